@@ -1,0 +1,41 @@
+"""The one family of errors: every message names the place, the limit and the way out.
+
+The command line prints the message and exits with code 2; nobody sees a traceback for a mistake of theirs.
+"""
+
+from __future__ import annotations
+
+
+class SpikdeployError(Exception):
+    """Something the user can mend: `place` says where, `problem` what and which limit, `way_out` what to do.
+
+    str(error) is "<place>: <problem>" and, on a second, indented line, the way out.
+    """
+
+    def __init__(self, place: str, problem: str, way_out: str = "") -> None:
+        self.place, self.problem, self.way_out = place, problem, way_out
+        super().__init__(f"{place}: {problem}" + (f"\n  {way_out}" if way_out else ""))
+
+
+class InputError(SpikdeployError):
+    """A file, an image, an option or a profile that cannot be used as it is."""
+
+
+class ModelError(SpikdeployError):
+    """A model that cannot be traced or loaded: an unsupported operation, a missing key, a mixed-up axis."""
+
+
+class QuantizeError(SpikdeployError):
+    """A layer that no integer arithmetic of the target can hold."""
+
+
+class MappingError(SpikdeployError):
+    """A network that does not fit the target: the message says what is needed and which board would hold it."""
+
+
+class ProgramError(SpikdeployError):
+    """A program file that is damaged, foreign or of another version."""
+
+
+class OverflowDetected(SpikdeployError):
+    """An integer left the width of the target's state during a run (a program marked `bounds: observed`)."""

@@ -1,0 +1,63 @@
+"""A network laid onto cores: which box of which population stands on which core, and the memory it takes there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape: TypeAlias = tuple[int, int, int]
+
+SECTIONS = ("axon_in", "neurons", "syn_mem", "axon_map", "axon_mem")
+"""Sections of a core's memory, in the order of the columns of Mapping.words."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """Something that occupies cores.
+
+    kind         "population": the neurons of population `population`;
+                 "attention": the counters of the attention whose target is population `population`
+    shape        (C, Y, X) of its neurons or counters
+    serial       "" | "tokens" (KV first, tokens in series) | "channels" (QK first, channels in series)
+    sub_steps    chip-wide sub-steps that one time step of this site takes (0 where it needs none)
+    """
+
+    name: str
+    kind: str
+    population: str
+    shape: Shape
+    serial: str = ""
+    sub_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mapping:
+    """Slices of sites on cores.
+
+    sites    in the order of the network's populations
+    boxes    (slices, 7) int64: site, c0, c1, y0, y1, x0, x1 (half-open); the boxes of a site tile its shape
+    cores    (slices,) int64: global core = chip * cores_per_chip + core within the chip
+    words    (slices, 5) int64: memory words per section (SECTIONS)
+    chips    number of chips used; cores_per_chip as the target has them
+    metrics  of the placement: packets * hops, mean and max link load, ... (name -> number)
+    """
+
+    sites: tuple[Site, ...]
+    boxes: NDArray[np.int64]
+    cores: NDArray[np.int64]
+    words: NDArray[np.int64]
+    chips: int
+    cores_per_chip: int
+    metrics: dict[str, float]
+
+    def slices_of(self, site: int) -> NDArray[np.int64]:
+        """Indices of the slices of site number `site`."""
+        return np.flatnonzero(self.boxes[:, 0] == site)
+
+    @property
+    def cores_used(self) -> int:
+        """Number of distinct cores."""
+        return int(np.unique(self.cores).size)

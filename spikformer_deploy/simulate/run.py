@@ -1,0 +1,44 @@
+"""The record of an execution: logits, spikes where asked for, and the activity from which all events are counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Activity:
+    """What one population sent, summed so that it stays small and all event counts can be had from it exactly.
+
+    messages  (images, T, slices, Y, X) int32: non-zero outputs, summed over each range of channels of `channel_cuts`
+    channel_cuts  (slices + 1,) int64: the ranges of channels, [0, ..., C]; those of the mapping, or [0, C]
+    fired     (T, C, Y, X) int64: non-zero outputs of every neuron, summed over the images
+    total     (T,) int64: sum of the values sent (equals the messages for binary spikes), over images and neurons
+    """
+
+    messages: NDArray[np.int32]
+    channel_cuts: NDArray[np.int64]
+    fired: NDArray[np.int64]
+    total: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Execution:
+    """What an executor gives back for a batch of images.
+
+    accumulators  (images, classes) int64: the integer result; logits = accumulators * scale of the network's head
+    activity      by population name (all but the Accumulator)
+    spikes        by population name, those recorded: (images, T, C, Y, X) uint8 or int32
+    membranes     by population name, those recorded: (images, T, C, Y, X) int32, after the reset
+    peak_state    by population name: largest |state| or |sum| met, for the check of bounds
+    kernels       which kernels ran ("int8", "fp32", "plain"), for the report
+    """
+
+    accumulators: NDArray[np.int64]
+    activity: dict[str, Activity]
+    spikes: dict[str, NDArray[np.integer]]
+    membranes: dict[str, NDArray[np.int32]]
+    peak_state: dict[str, int]
+    kernels: str

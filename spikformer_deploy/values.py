@@ -1,0 +1,51 @@
+"""What all values of the pipeline share: read-only arrays and a digest over content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def frozen(array: Any, dtype: Any = None) -> NDArray[Any]:
+    """A read-only, C-contiguous copy-if-needed view of `array` (with `dtype`, where given)."""
+    out = np.ascontiguousarray(array, dtype=dtype)
+    if out.flags.writeable:
+        out = out.copy() if out is array else out
+        out.setflags(write=False)
+    return out
+
+
+def digest(value: Any) -> str:
+    """sha256 over the content of a value (dataclasses, tuples, mappings, arrays, scalars), as hex."""
+    state = hashlib.sha256()
+    for piece in _pieces(value):
+        state.update(len(piece).to_bytes(8, "little"))
+        state.update(piece)
+    return state.hexdigest()
+
+
+def _pieces(value: Any) -> Iterator[bytes]:
+    if isinstance(value, np.ndarray):
+        yield f"{value.dtype.str}{value.shape}".encode()
+        yield np.ascontiguousarray(value).tobytes()
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield type(value).__name__.encode()
+        for field in fields(value):
+            yield field.name.encode()
+            yield from _pieces(getattr(value, field.name))
+    elif isinstance(value, dict):
+        yield f"dict{len(value)}".encode()
+        for key in sorted(value):
+            yield str(key).encode()
+            yield from _pieces(value[key])
+    elif isinstance(value, (tuple, list)):
+        yield f"tuple{len(value)}".encode()
+        for item in value:
+            yield from _pieces(item)
+    else:
+        yield repr(value).encode()

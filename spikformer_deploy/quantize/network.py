@@ -46,7 +46,8 @@ class Lif:
     kind "programmable" (Loihi 2 microcode):
         v = floor(v * decay / 4096) + (a << shift) + bias ;  s = v >= threshold ;  v = 0 where s
     kind "stock" (Loihi 1, lava.proc.lif with du = 4095, toward-zero decay, everything << 6):
-        v = sign(v) * (|v| * decay >> 12) + ((a << shift) << 6) + (bias << 6) ;  s = v > (threshold << 6) ;  v = 0 where s
+        v = sign(v) * (|v| * decay >> 12) + ((a << shift) << 6) + (bias << 6) ;  s = v > (threshold << 6)
+        v = 0 where s
 
     decay      numerator of decay / 4096 (2048 for tau = 2)
     shift      fractional bits of the input (B for "programmable", E for "stock")
@@ -134,14 +135,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Readout:
-    """Every position of channel c reaches target o with the same weight[o, c]: (C, Y, X) -> (O, 1, 1).  weight (O, C)."""
+    """Every position of channel c reaches target o with weight[o, c]: (C, Y, X) -> (O, 1, 1).  weight (O, C)."""
 
     weight: NDArray[np.integer]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attention:
-    """Spiking self-attention from (q, k, v) to a population of the same shape: weight * sum_m (sum_c q k) v per head."""
+    """Spiking self-attention from (q, k, v), all of the target's shape: weight * sum_m (sum_c q k) v per head."""
 
     heads: int
     weight: int = 1

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.errors import InputError
+from spikformer_deploy.quantize.network import Network, Source
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Activity:
@@ -42,3 +45,25 @@ class Execution:
     membranes: dict[str, NDArray[np.int32]]
     peak_state: dict[str, int]
     kernels: str
+
+
+def frames(network: Network, images: NDArray[np.integer]) -> NDArray[np.integer]:
+    """What the Source sends: (N, T, C, Y, X), a read-only view where one image serves all T steps.
+
+    Raises InputError for images of another shape, of a float dtype, or with pixels outside [0, max_value].
+    """
+    source, values = network.input, np.asarray(images)
+    assert isinstance(source.neuron, Source)
+    shape = (network.time_steps, *source.shape) if source.neuron.per_step else source.shape
+    expected = "x".join(map(str, shape))
+    if values.dtype.kind not in "ui":
+        raise InputError("input", f"images are {values.dtype}, and the program takes integer pixels", "Pass uint8.")
+    if values.shape[1:] != shape:
+        got = "x".join(map(str, values.shape[1:]))
+        raise InputError("input", f"images are {got}, and the program takes {expected}", "Resize them, or recompile.")
+    if values.size and (values.min() < 0 or values.max() > source.neuron.max_value):
+        low, high, limit = values.min(), values.max(), source.neuron.max_value
+        raise InputError("input", f"pixels are in [{low}, {high}], and the program takes [0, {limit}]")
+    if source.neuron.per_step:
+        return values
+    return np.broadcast_to(values[:, None], (len(values), *(network.time_steps, *source.shape)))

@@ -1,0 +1,205 @@
+"""Graph -> Network: walk the float graph in order and turn every neuron into an integer population."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from typing_extensions import assert_never
+
+from spikformer_deploy.errors import QuantizeError
+from spikformer_deploy.graph import ir
+from spikformer_deploy.hardware import CoreLimits
+from spikformer_deploy.quantize.calibrate import Calibration
+from spikformer_deploy.quantize.currents import (
+    AttentionTerm,
+    Current,
+    Signal,
+    Value,
+    add,
+    as_current,
+    as_signal,
+    convolve,
+    scaled,
+)
+from spikformer_deploy.quantize.network import Network, Or, Population, Projection, Source, Sum, Window
+from spikformer_deploy.quantize.neurons import Made, Settings, make_accumulator, make_lif
+from spikformer_deploy.values import frozen
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pixels:
+    """How the integer input relates to what the model was trained on: real = (pixel / max_value - mean) / std.
+
+    mean, std  (C,) float
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    max_value: int = 255
+
+
+@dataclass(slots=True)
+class _Walk:
+    """What the walk over the graph has made so far."""
+
+    graph: ir.Graph
+    pixels: Pixels
+    calibration: Calibration
+    limits: CoreLimits
+    settings: Settings
+    values: dict[str, Value] = field(default_factory=dict)
+    populations: list[Population] = field(default_factory=list)
+    projections: list[Projection] = field(default_factory=list)
+    proofs: list[tuple[str, float]] = field(default_factory=list)
+
+    def place(self, made: Made) -> Signal:
+        population, projections, proof, margin = made
+        self.populations.append(population)
+        self.projections.extend(projections)
+        self.proofs.append((proof, margin))
+        channels = population.shape[0]
+        return Signal((population.name,), population.shape, np.ones(channels), np.zeros(channels), population.max_out)
+
+
+def quantize(
+    graph: ir.Graph, pixels: Pixels, calibration: Calibration, limits: CoreLimits, settings: Settings
+) -> Network:
+    """The integer network of a folded and simplified `graph`.
+
+    Raises QuantizeError, naming the layer, where the target's integers cannot hold it.
+    """
+    if settings.weight_bits > limits.weight_bits:
+        problem = f"{settings.weight_bits} weight bits asked for, and the target has {limits.weight_bits}"
+        raise QuantizeError("--weight-bits", problem, f"Use --weight-bits {limits.weight_bits} or fewer.")
+    if settings.neuron == "programmable" and not limits.programmable:
+        raise QuantizeError("--neuron", "the target has no programmable neurons", "Use --neuron stock.")
+    walk = _Walk(graph, pixels, calibration, limits, settings)
+    for node in graph:
+        walk.values[node.name] = _value(walk, node)
+    static = all(proof == "static" for proof, _ in walk.proofs)
+    return Network(
+        populations=tuple(walk.populations),
+        projections=tuple(walk.projections),
+        time_steps=graph.time_steps,
+        state_bits=limits.state_bits,
+        weight_bits=settings.weight_bits,
+        bounds="static" if static else "observed",
+        margin=min(margin for _, margin in walk.proofs),
+        mean=frozen(pixels.mean, np.float64),
+        std=frozen(pixels.std, np.float64),
+    )
+
+
+def _value(walk: _Walk, node: ir.Node) -> Value:
+    name, inputs = node.name, [walk.values[i] for i in node.inputs]
+    match node.op:
+        case ir.Input():
+            return _input(walk, node, node.op)
+        case ir.Conv2d(weight, bias, stride, padding, groups):
+            return convolve(name, inputs[0], weight, bias, stride, padding, groups, node.shape)
+        case ir.Linear(weight, bias):
+            return convolve(name, inputs[0], weight[:, :, None, None], bias, (1, 1), (0, 0), 1, node.shape)
+        case ir.BatchNorm():
+            raise QuantizeError(name, "a batch normalisation is left", "Fold it into a layer before: it needs one.")
+        case ir.Lif():
+            observed = walk.calibration.currents[name]
+            current = as_current(name, inputs[0])
+            steps = walk.graph.time_steps
+            return walk.place(make_lif(name, node.op, current, observed, steps, walk.limits, walk.settings))
+        case ir.MaxPool2d(kernel, stride, padding):
+            return _or_pool(walk, node, as_signal(name, inputs[0]), Window(kernel, stride, padding))
+        case ir.AvgPool2d(kernel, stride):
+            return _sum_pool(walk, node, as_signal(name, inputs[0]), Window(kernel, stride))
+        case ir.Add():
+            return _residual(walk, node, inputs[0], inputs[1])
+        case ir.Scale(factor):
+            return scaled(inputs[0], factor)
+        case ir.Attention(heads, scale):
+            return _attention(node, [as_signal(name, i) for i in inputs], heads, scale)
+        case ir.Mean():
+            signal = as_signal(name, inputs[0])
+            return replace(signal, scale=signal.scale / (signal.shape[1] * signal.shape[2]), pooled=True)
+        case ir.Output():
+            observed = walk.calibration.currents[name]
+            current = as_current(name, inputs[0])
+            steps = walk.graph.time_steps
+            return walk.place(make_accumulator(name, current, observed, steps, walk.limits, walk.settings))
+        case _:
+            assert_never(node.op)
+
+
+def _input(walk: _Walk, node: ir.Node, op: ir.Input) -> Signal:
+    pixels, channels = walk.pixels, node.shape[0]
+    if len(pixels.mean) != channels or len(pixels.std) != channels:
+        problem = f"{len(pixels.mean)} means and {len(pixels.std)} stds for {channels} channels"
+        raise QuantizeError(node.name, problem, "Give one mean and one std a channel.")
+    if pixels.max_value >= 2**walk.limits.message_bits:
+        raise QuantizeError(
+            node.name,
+            f"pixels up to {pixels.max_value} need graded spikes, and the target sends {walk.limits.message_bits} bit",
+            "Use a target with graded spikes (loihi2), or a model of binary events.",
+        )
+    mean, std = np.asarray(pixels.mean, np.float64), np.asarray(pixels.std, np.float64)
+    walk.place(
+        (
+            Population(node.name, node.shape, Source(pixels.max_value, op.per_step), pixels.max_value),
+            (),
+            "static",
+            np.inf,
+        )
+    )
+    return Signal((node.name,), node.shape, 1 / (pixels.max_value * std), -mean / std, pixels.max_value)
+
+
+def _or_pool(walk: _Walk, node: ir.Node, signal: Signal, window: Window) -> Signal:
+    if signal.max_out != 1 or len(signal.populations) != 1:
+        raise QuantizeError(
+            node.name,
+            f"max-pooling of graded spikes (values up to {signal.max_out}) is no OR of spikes",
+            "Pool the spikes of one LIF, or use average pooling.",
+        )
+    projection = Projection(signal.populations, node.name, window)
+    return walk.place((Population(node.name, node.shape, Or(), 1), (projection,), "static", np.inf))
+
+
+def _sum_pool(walk: _Walk, node: ir.Node, signal: Signal, window: Window) -> Signal:
+    taps = window.kernel[0] * window.kernel[1]
+    if np.any(signal.offset):
+        raise QuantizeError(node.name, "average pooling of the raw image", "Pool after the first LIF.")
+    return replace(_sum(walk, node, [(signal, window)], signal.max_out * taps), scale=signal.scale / taps)
+
+
+def _residual(walk: _Walk, node: ir.Node, left: Value, right: Value) -> Value:
+    """Signals of one scale make a graded sum, or stay apart on a binary target; anything else adds as currents."""
+    if not (isinstance(left, Signal) and isinstance(right, Signal)) or left.pooled or right.pooled:
+        return add(node.name, left, right)
+    if not np.array_equal(left.scale, right.scale) or np.any(left.offset) or np.any(right.offset):
+        return add(node.name, left, right)
+    most = left.max_out + right.max_out
+    if walk.limits.message_bits == 1:
+        return replace(left, populations=left.populations + right.populations, max_out=most)
+    summed = _sum(walk, node, [(left, Window()), (right, Window())], most)
+    return replace(summed, scale=left.scale)
+
+
+def _sum(walk: _Walk, node: ir.Node, parts: list[tuple[Signal, Window]], most: int) -> Signal:
+    if most >= 2**walk.limits.message_bits:
+        problem = f"graded spikes up to {most}, and the target sends {walk.limits.message_bits} bits a message"
+        raise QuantizeError(node.name, problem, "Use a target with wider graded spikes.")
+    projections = tuple(Projection((p,), node.name, window) for signal, window in parts for p in signal.populations)
+    return walk.place((Population(node.name, node.shape, Sum(), most), projections, "static", np.inf))
+
+
+def _attention(node: ir.Node, qkv: list[Signal], heads: int, scale: float) -> Current:
+    channels, height, width = node.shape
+    for signal in qkv:
+        if len(signal.populations) != 1 or np.any(signal.offset) or np.ptp(signal.scale):
+            problem = "q, k and v must each be the spikes of one population"
+            raise QuantizeError(node.name, problem, "Put a LIF on each of q, k and v.")
+    factor = scale * float(np.prod([s.scale[0] for s in qkv]))
+    limit = int(np.prod([s.max_out for s in qkv])) * (channels // heads) * height * width
+    if factor <= 0:
+        raise QuantizeError(node.name, f"an attention scale of {factor}", "It must be positive.")
+    q, k, v = (s.populations[0] for s in qkv)
+    return Current((AttentionTerm((q, k, v), heads, factor, limit),), np.zeros(channels), node.shape)

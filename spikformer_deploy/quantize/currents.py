@@ -1,0 +1,181 @@
+"""The algebra between a float graph and integer populations: what a value of the graph is in terms of spikes.
+
+A value is a Signal (integers that populations send, with a scale) or a Current (synapses on signals, plus a bias).
+Linear operations stay symbolic here until a neuron takes the current: only then are scale and rounding chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.errors import QuantizeError
+from spikformer_deploy.quantize.network import Pair, Shape
+
+Array: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Signal:
+    """real[c] = scale[c] * (sum over `populations` of what they send) + offset[c].
+
+    More than one population: a residual that is distributed over its consumers (targets with binary spikes).
+    positions   1, or the number of positions that a token mean sums over (the 1 / positions is in `scale`)
+    """
+
+    populations: tuple[str, ...]
+    shape: Shape
+    scale: Array
+    offset: Array
+    max_out: int
+    pooled: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConvTerm:
+    """Convolution with real `weight` of the integers that `source` sends (scales already multiplied in)."""
+
+    source: str
+    weight: Array
+    stride: Pair
+    padding: Pair
+    groups: int
+    max_out: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadoutTerm:
+    """Real weight (O, C) on the sum over positions of the integers that `source` sends."""
+
+    source: str
+    weight: Array
+    positions: int
+    max_out: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionTerm:
+    """factor * (q k^T) v of integers; `limit` is the largest value of the integer product."""
+
+    sources: tuple[str, str, str]
+    heads: int
+    factor: float
+    limit: int
+
+
+Term: TypeAlias = ConvTerm | ReadoutTerm | AttentionTerm
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Current:
+    """Sum of terms and a bias, (C,) or (C, Y, X): what a neuron receives in a step."""
+
+    terms: tuple[Term, ...]
+    bias: Array
+    shape: Shape
+
+
+Value: TypeAlias = Signal | Current
+
+
+def convolve(
+    place: str,
+    value: Value,
+    weight: Array,
+    bias: Array,
+    stride: Pair,
+    padding: Pair,
+    groups: int,
+    shape: Shape,
+) -> Current:
+    """A convolution (or Linear: 1x1) of a signal; the offset of an image becomes a bias map, exact at the borders."""
+    signal = as_signal(place, value)
+    if signal.pooled:
+        return _read_out(place, signal, weight, bias, shape)
+    per_group = weight.shape[1]
+    scale = signal.scale.reshape(groups, per_group)[np.arange(weight.shape[0]) // (weight.shape[0] // groups)]
+    effective = weight * scale[:, :, None, None]
+    total = bias
+    if np.any(signal.offset):
+        total = bias[:, None, None] + _offset_map(signal, weight, stride, padding, groups, shape)
+        if np.all(total == total[:, :1, :1]):
+            total = np.ascontiguousarray(total[:, 0, 0])
+    terms = tuple(ConvTerm(p, effective, stride, padding, groups, _share(signal)) for p in signal.populations)
+    return Current(terms, total, shape)
+
+
+def add(place: str, left: Value, right: Value) -> Current:
+    """The sum of two values as a current (two signals are the business of the caller)."""
+    a, b = as_current(place, left), as_current(place, right)
+    bias = a.bias + b.bias if a.bias.ndim == b.bias.ndim else _map(a.bias) + _map(b.bias)
+    return Current(a.terms + b.terms, bias, a.shape)
+
+
+def scaled(value: Value, factor: float) -> Value:
+    """factor * value."""
+    if isinstance(value, Signal):
+        return replace(value, scale=value.scale * factor, offset=value.offset * factor)
+    return Current(tuple(_scaled_term(t, factor) for t in value.terms), value.bias * factor, value.shape)
+
+
+def as_signal(place: str, value: Value) -> Signal:
+    """`value`, where it is a signal; QuantizeError where it is a current (two synaptic layers in a row)."""
+    if isinstance(value, Current):
+        raise QuantizeError(
+            place,
+            "its input comes from another synaptic layer with no neuron in between",
+            "Put a LIF between the two layers, or merge them into one.",
+        )
+    return value
+
+
+def as_current(place: str, value: Value) -> Current:
+    """`value` as a current: a signal becomes unit synapses, channel by channel."""
+    if isinstance(value, Current):
+        return value
+    if value.pooled:
+        raise QuantizeError(place, "a token mean can only be read by the linear head", "Apply the LIF before the mean.")
+    ones = np.ones((value.shape[0], 1, 1, 1))
+    zero = np.zeros(value.shape[0])
+    return convolve(place, value, ones, zero, (1, 1), (0, 0), value.shape[0], value.shape)
+
+
+def _read_out(place: str, signal: Signal, weight: Array, bias: Array, shape: Shape) -> Current:
+    if np.any(signal.offset):
+        raise QuantizeError(place, "a token mean of the raw image has no spiking form", "Put a LIF before the mean.")
+    effective = weight[:, :, 0, 0] * signal.scale
+    positions = signal.shape[1] * signal.shape[2]
+    terms = tuple(ReadoutTerm(p, effective, positions, _share(signal)) for p in signal.populations)
+    return Current(terms, bias, shape)
+
+
+def _offset_map(signal: Signal, weight: Array, stride: Pair, padding: Pair, groups: int, shape: Shape) -> Array:
+    """Convolution of the constant offset with zero padding: (C_out, Y, X)."""
+    _, height, width = signal.shape
+    padded = np.pad(np.ones((height, width)), tuple((p, p) for p in padding))
+    out_channels, per_group = weight.shape[:2]
+    offsets = signal.offset.reshape(groups, per_group)[np.arange(out_channels) // (out_channels // groups)]
+    out = np.zeros(shape)
+    for ky, kx in np.ndindex(*weight.shape[2:]):
+        rows = slice(ky, ky + stride[0] * (shape[1] - 1) + 1, stride[0])
+        columns = slice(kx, kx + stride[1] * (shape[2] - 1) + 1, stride[1])
+        out += (weight[:, :, ky, kx] * offsets).sum(1)[:, None, None] * padded[rows, columns]
+    return out
+
+
+def _share(signal: Signal) -> int:
+    """Largest value of each population of a distributed signal."""
+    return -(-signal.max_out // len(signal.populations))
+
+
+def _map(bias: Array) -> Array:
+    return bias if bias.ndim == 3 else bias[:, None, None]
+
+
+def _scaled_term(term: Term, factor: float) -> Term:
+    if isinstance(term, AttentionTerm):
+        return replace(term, factor=term.factor * factor)
+    return replace(term, weight=term.weight * factor)

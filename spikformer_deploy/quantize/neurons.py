@@ -1,0 +1,309 @@
+"""From a real-valued current to an integer population: threshold, weights, bias and fractional bits that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.errors import QuantizeError
+from spikformer_deploy.graph import ir
+from spikformer_deploy.hardware import CoreLimits
+from spikformer_deploy.quantize.bounds import membrane_range, weighted_range
+from spikformer_deploy.quantize.currents import AttentionTerm, ConvTerm, Current, ReadoutTerm
+from spikformer_deploy.quantize.network import (
+    DECAY_ONE,
+    STOCK_SHIFT,
+    Accumulator,
+    Attention,
+    Conv,
+    Lif,
+    Population,
+    Projection,
+    Readout,
+    Synapse,
+)
+from spikformer_deploy.quantize.scales import largest_thresholds, scale_groups
+from spikformer_deploy.values import frozen
+
+Int: TypeAlias = NDArray[np.int64]
+Array: TypeAlias = NDArray[np.float64]
+Made: TypeAlias = tuple[Population, tuple[Projection, ...], str, float]
+"""(population, projections into it, "static" or "observed", bits of margin where observed)"""
+
+MOST_FRACTION_BITS = 12
+"""More fractional bits of a bias than this change no spike that the rounding of the weights would not."""
+OBSERVED_MARGIN = 2.0
+"""A range that is only observed must fit this many times over."""
+BIAS_HEADROOM_BITS = 4
+"""Bits of the state that a threshold or a bias alone leaves free (one is the sign)."""
+ATTENTION_ERROR = 2.0**-10
+"""Largest relative rounding of an attention threshold whose scale is no dyadic number."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Settings:
+    """What the user chose: weight bits, granularity of the scales ("group", "tensor", "channel"), kind of the LIF."""
+
+    weight_bits: int = 8
+    granularity: str = "group"
+    neuron: str = "programmable"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Decay:
+    """decay / 4096 and the fractional bits a state needs per step for an exact execution (None: never exact)."""
+
+    numerator: int
+    bits_per_step: int | None
+    floors_exactly: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attempt:
+    """One choice of thresholds and fractional bits, with the ranges it leads to (all in units of the state)."""
+
+    threshold: Int
+    shift: int
+    bias: Int
+    low: Int
+    high: Int
+
+
+def make_lif(
+    name: str,
+    lif: ir.Lif,
+    current: Current,
+    observed: tuple[float, float],
+    time_steps: int,
+    limits: CoreLimits,
+    settings: Settings,
+) -> Made:
+    """The integer LIF population `name` for a graph's Lif and the current it receives.
+
+    observed  (lowest, highest) current in calibration, for layers whose worst case does not fit
+    Raises QuantizeError where no choice of threshold and fractional bits fits the target.
+    """
+    if lif.v_threshold <= 0 or lif.tau < 1:
+        problem = f"tau = {lif.tau} and v_threshold = {lif.v_threshold} (tau >= 1 and v_threshold > 0 are needed)"
+        raise QuantizeError(name, problem)
+    decay = _decay(lif.tau)
+    gain = (1 / lif.tau if lif.decay_input else 1.0) / lif.v_threshold
+    if any(isinstance(term, AttentionTerm) for term in current.terms):
+        return _attention_lif(name, current, gain, decay, time_steps, limits, settings)
+    for halvings, shift, proven in _choices(settings.neuron, decay, time_steps):
+        thresholds = _thresholds(name, current, gain, halvings, shift, limits, settings)
+        weights = [_rounded(term, thresholds * gain) for term in _convs(name, current)]
+        ranges = None if proven else (observed[0] * OBSERVED_MARGIN, observed[1] * OBSERVED_MARGIN)
+        attempt = _attempt(current, weights, thresholds, gain, shift, decay, time_steps, settings.neuron, ranges)
+        if _fits(attempt, limits, settings.neuron):
+            neuron = _lif(attempt, decay, time_steps, settings.neuron)
+            bounds = (int(attempt.low.min()), int(attempt.high.max()))
+            population = Population(name, current.shape, neuron, 1, bounds)
+            projections = tuple(
+                Projection((term.source,), name, Conv(frozen(w, np.int8), term.stride, term.padding, term.groups))
+                for term, w in zip(_convs(name, current), weights, strict=True)
+            )
+            return population, projections, "static" if proven else "observed", _margin(bounds, limits)
+    raise QuantizeError(
+        name,
+        f"its sums do not fit {limits.state_bits} bits of state with weights of 4 bits or more",
+        "Reduce the fan-in of the layer, or use a target with a wider state.",
+    )
+
+
+def make_accumulator(
+    name: str,
+    current: Current,
+    observed: tuple[float, float],
+    time_steps: int,
+    limits: CoreLimits,
+    settings: Settings,
+) -> Made:
+    """The non-firing output population: logits = mean over T of the current = accumulator * scale.
+
+    One scale for all classes, so that the largest integer is the predicted class.
+    """
+    terms = [term for term in current.terms if isinstance(term, ReadoutTerm)]
+    if len(terms) != len(current.terms) or not terms:
+        raise QuantizeError(name, "the network must end in a token mean and one linear head")
+    peak = max(float(np.abs(term.weight).max(initial=0.0)) for term in terms) or 1.0
+    largest = 2 ** (settings.weight_bits - 1) - 1
+    scale = peak / largest
+    weights = [np.rint(term.weight / scale).astype(np.int64) for term in terms]
+    bias = np.rint(current.bias * time_steps / scale).astype(np.int64)
+    low, high = bias.copy(), bias.copy()
+    for term, weight in zip(terms, weights, strict=True):
+        least, most = weighted_range(weight, term.max_out * term.positions * time_steps)
+        low, high = low + least, high + most
+    bounds = (int(min(low.min(), 0)), int(max(high.max(), 0)))
+    proof = "static"
+    if not _within(bounds, limits.state_bits):
+        proof = "observed"
+        bounds = tuple(int(np.rint(x / scale * OBSERVED_MARGIN)) for x in observed)  # type: ignore[assignment]
+        if not _within(bounds, limits.state_bits):
+            problem = f"an accumulator of up to {max(map(abs, bounds))} does not fit {limits.state_bits} bits"
+            raise QuantizeError(name, problem, "Compile with fewer weight bits.")
+    scales = np.full(current.shape[0], scale / time_steps)
+    population = Population(name, current.shape, Accumulator(frozen(bias), frozen(scales)), 0, bounds)
+    projections = tuple(
+        Projection((term.source,), name, Readout(frozen(weight, np.int8)))
+        for term, weight in zip(terms, weights, strict=True)
+    )
+    return population, projections, proof, _margin(bounds, limits)
+
+
+def _decay(tau: float) -> _Decay:
+    exact = (1 - 1 / tau) * DECAY_ONE
+    numerator = round(exact)
+    if numerator != exact:
+        return _Decay(numerator, None, False)
+    if numerator == 0:
+        return _Decay(0, 0, True)
+    zeros = (numerator & -numerator).bit_length() - 1
+    return _Decay(numerator, 12 - zeros, numerator >> zeros == 1)
+
+
+def _choices(kind: str, decay: _Decay, time_steps: int) -> Iterator[tuple[int, int, bool]]:
+    """(halvings of the threshold, fractional bits, whether the range is proven), best first."""
+    if kind == "programmable":
+        yield from ((0, shift, True) for shift in range(MOST_FRACTION_BITS, -1, -1))
+        yield from ((0, shift, False) for shift in range(MOST_FRACTION_BITS, -1, -1))
+        yield from ((halvings, 0, True) for halvings in range(1, 5))
+        return
+    # stock: exact with (T - 1) * bits_per_step fractional bits; give up weight bits before exactness
+    most = (time_steps - 1) * (decay.bits_per_step if decay.bits_per_step is not None else MOST_FRACTION_BITS)
+    for shift in range(min(most, MOST_FRACTION_BITS), -1, -1):
+        yield from ((0, shift, True), (0, shift, False), (1, shift, True), (2, shift, True))
+
+
+def _convs(name: str, current: Current) -> list[ConvTerm]:
+    terms = [term for term in current.terms if isinstance(term, ConvTerm)]
+    if len(terms) != len(current.terms):
+        raise QuantizeError(name, "it adds a token mean to its input", "Only the linear head can read a token mean.")
+    return terms
+
+
+def _thresholds(
+    name: str,
+    current: Current,
+    gain: float,
+    halvings: int,
+    shift: int,
+    limits: CoreLimits,
+    settings: Settings,
+) -> Int:
+    """(C,) integer thresholds of the scale groups, before the shift; the halvings give up a weight bit each."""
+    peaks = np.max([np.abs(t.weight).reshape(len(t.weight), -1).max(1) for t in _convs(name, current)], axis=0)
+    largest = 2 ** (settings.weight_bits - 1) - 1
+    stock = settings.neuron == "stock"
+    width = limits.threshold_bits if stock else limits.state_bits - BIAS_HEADROOM_BITS
+    bias_limit = (2 ** (limits.bias_bits if stock else width) - 1) >> shift
+    # a large bias on tiny weights bounds the threshold as a large weight would
+    biases = np.abs(current.bias).reshape(len(current.bias), -1).max(1)
+    peaks = np.maximum(peaks, biases * (largest + 0.5) / max(bias_limit, 1))
+    groups = scale_groups(peaks, settings.granularity, limits.parameter_sets)
+    thresholds = largest_thresholds(peaks, groups, gain, largest, (2**width - 1) >> shift)
+    halved = thresholds >> halvings
+    if halved.min() < 1:
+        ratio = float(peaks.max() * gain)
+        raise QuantizeError(
+            name,
+            f"its largest weight is {ratio:.3g} times the threshold, and {settings.weight_bits}-bit weights of an "
+            f"integer threshold reach {largest}",
+            "Use --granularity channel, or more weight bits.",
+        )
+    return halved
+
+
+def _rounded(term: ConvTerm, factor: Array) -> Int:
+    return np.rint(term.weight * factor[:, None, None, None]).astype(np.int64)
+
+
+def _attempt(
+    current: Current,
+    weights: list[Int],
+    thresholds: Int,
+    gain: float,
+    shift: int,
+    decay: _Decay,
+    time_steps: int,
+    kind: str,
+    observed: tuple[float, float] | None,
+) -> _Attempt:
+    factor = thresholds * gain * 2.0**shift
+    bias = np.rint(current.bias * (factor if current.bias.ndim == 1 else factor[:, None, None])).astype(np.int64)
+    if observed is None:
+        flat = bias.reshape(len(bias), -1)
+        low, high = flat.min(1), flat.max(1)
+        for term, weight in zip(current.terms, weights, strict=True):
+            assert isinstance(term, ConvTerm)
+            least, most = weighted_range(weight, term.max_out)
+            low, high = low + (least << shift), high + (most << shift)
+    else:
+        low, high = (np.rint(x * factor).astype(np.int64) for x in observed)
+    threshold = thresholds << shift
+    if kind == "stock":
+        low, high = low << STOCK_SHIFT, high << STOCK_SHIFT
+        lowest, highest = membrane_range(low, high, threshold << STOCK_SHIFT, decay.numerator, time_steps)
+        return _Attempt(threshold - 1, shift, bias, lowest, highest)
+    lowest, highest = membrane_range(low, high, threshold, decay.numerator, time_steps)
+    return _Attempt(threshold, shift, bias, lowest, highest)
+
+
+def _fits(attempt: _Attempt, limits: CoreLimits, kind: str) -> bool:
+    bias_bits = limits.bias_bits if kind == "stock" else limits.state_bits - 1
+    return _within((int(attempt.low.min()), int(attempt.high.max())), limits.state_bits) and bool(
+        np.abs(attempt.bias).max(initial=0) < 2**bias_bits
+    )
+
+
+def _lif(attempt: _Attempt, decay: _Decay, time_steps: int, kind: str) -> Lif:
+    needed = None if decay.bits_per_step is None else (time_steps - 1) * decay.bits_per_step
+    exact = time_steps == 1 or (kind == "programmable" and decay.floors_exactly)
+    exact = exact or (needed is not None and attempt.shift >= needed)
+    return Lif(kind, decay.numerator, attempt.shift, frozen(attempt.threshold), frozen(attempt.bias), exact)
+
+
+def _attention_lif(
+    name: str,
+    current: Current,
+    gain: float,
+    decay: _Decay,
+    time_steps: int,
+    limits: CoreLimits,
+    settings: Settings,
+) -> Made:
+    """Attention has no weights to round: its scale goes into the threshold, exactly where that is a whole number."""
+    term = current.terms[0]
+    if len(current.terms) != 1 or not isinstance(term, AttentionTerm) or np.any(current.bias):
+        raise QuantizeError(name, "attention and other synapses or a bias reach the same neuron", "Add a LIF between.")
+    weight = 1
+    while abs(round(real := weight / (term.factor * gain)) - real) > ATTENTION_ERROR * real and weight < 2**12:
+        weight *= 2
+    thresholds = np.full(current.shape[0], max(1, round(real)), np.int64)
+    shifts = range((time_steps - 1) * (decay.bits_per_step or 0), -1, -1) if settings.neuron == "stock" else [0]
+    plain = replace(current, terms=(), bias=np.zeros(current.shape[0]))
+    for shift in shifts:
+        attempt = _attempt(plain, [], thresholds, gain, shift, decay, time_steps, settings.neuron, None)
+        scale = shift + (STOCK_SHIFT if settings.neuron == "stock" else 0)
+        attempt = replace(attempt, high=attempt.high + (term.limit * weight << scale))
+        if _fits(attempt, limits, settings.neuron):
+            bounds = (int(attempt.low.min()), int(attempt.high.max()))
+            neuron = _lif(attempt, decay, time_steps, settings.neuron)
+            projection = Projection(term.sources, name, Attention(term.heads, weight))
+            population = Population(name, current.shape, neuron, 1, bounds)
+            return population, (projection,), "static", _margin(bounds, limits)
+    raise QuantizeError(name, f"attention sums of up to {term.limit * weight} do not fit {limits.state_bits} bits")
+
+
+def _within(bounds: tuple[int, int], bits: int) -> bool:
+    return max(abs(bounds[0]), abs(bounds[1])) <= 2 ** (bits - 1) - 1
+
+
+def _margin(bounds: tuple[int, int], limits: CoreLimits) -> float:
+    """Largest state over the largest bound."""
+    return (2 ** (limits.state_bits - 1) - 1) / max(1, abs(bounds[0]), abs(bounds[1]))

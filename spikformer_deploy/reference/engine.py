@@ -1,0 +1,189 @@
+"""The definition of right: what an integer network does, bit for bit, in plain numpy int64.
+
+Every other executor (simulate/engine.py, Lava, ONNX Runtime) is compared with this file for equality.
+Loops run over time steps, populations and kernel taps; nothing here is clever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import assert_never
+
+from spikformer_deploy.errors import OverflowDetected
+from spikformer_deploy.quantize.network import (
+    STOCK_SHIFT,
+    Accumulator,
+    Attention,
+    Conv,
+    Lif,
+    Network,
+    Or,
+    Population,
+    Readout,
+    Source,
+    Sum,
+    Window,
+)
+from spikformer_deploy.simulate.run import Activity, Execution, frames
+
+Int = NDArray[np.int64]
+
+
+def execute(
+    network: Network,
+    images: NDArray[np.integer],
+    *,
+    record: Sequence[str] = (),
+    cuts: Mapping[str, NDArray[np.int64]] | None = None,
+) -> Execution:
+    """Run `images` through `network`, all populations of a time step in topological order, step after step.
+
+    images  (N, C, Y, X) pixels, or (N, T, C, Y, X) frames where the Source is `per_step`; integers
+    record  names of populations whose spikes and membrane potentials are kept
+    cuts    channel ranges of Activity.messages, by population
+    Raises InputError for images of another shape or range, OverflowDetected where a state leaves `network.state_bits`.
+    """
+    inputs = frames(network, images).astype(np.int64)
+    states: dict[str, Int] = {}
+    sent: dict[str, list[Int]] = {p.name: [] for p in network}
+    membranes: dict[str, list[Int]] = {name: [] for name in record}
+    peak = {p.name: 0 for p in network}
+    for t in range(network.time_steps):
+        now: dict[str, Int] = {network.input.name: inputs[:, t]}
+        for population in network:
+            total = np.zeros((len(inputs), *population.shape), np.int64)
+            for projection in network.into(population.name):
+                total += synaptic_sum(projection.synapse, [now[s] for s in projection.sources], population.shape)
+            state = states.get(population.name)
+            out, state, largest = step(population, total, state, now.get(population.name))
+            peak[population.name] = max(peak[population.name], largest)
+            _check(network, population, largest)
+            states[population.name] = state
+            now[population.name] = out
+            sent[population.name].append(out)
+            if population.name in membranes:
+                membranes[population.name].append(state)
+    activity = {
+        p.name: observe(np.stack(sent[p.name], 1), (cuts or {}).get(p.name))
+        for p in network
+        if not isinstance(p.neuron, Accumulator)
+    }
+    return Execution(
+        accumulators=states[network.output.name].reshape(len(inputs), -1),
+        activity=activity,
+        spikes={name: np.stack(sent[name], 1) for name in record},
+        membranes={name: np.stack(membranes[name], 1).astype(np.int32) for name in record},
+        peak_state=peak,
+        kernels="plain",
+    )
+
+
+def step(population: Population, total: Int, state: Int | None, given: Int | None) -> tuple[Int, Int, int]:
+    """One time step of one population: (what it sends, its new state, the largest magnitude met).
+
+    total  (N, C, Y, X) sum of all its synapses in this step;  given: the frame, for a Source
+    """
+    neuron = population.neuron
+    old = np.zeros_like(total) if state is None else state
+    match neuron:
+        case Source():
+            assert given is not None
+            return given, old, 0
+        case Or():
+            return (total != 0).astype(np.int64), old, _largest(total)
+        case Sum():
+            return total, old, _largest(total)
+        case Accumulator():
+            start = neuron.bias[:, None, None] if state is None else state
+            new = start + total
+            return np.zeros_like(total), new, max(_largest(new), _largest(total))
+        case Lif(kind="programmable"):
+            drive = (total << neuron.shift) + _over_positions(neuron.bias)
+            v = (old * neuron.decay >> 12) + drive
+            spikes = v >= _over_positions(neuron.threshold)
+            return spikes.astype(np.int64), np.where(spikes, 0, v), max(_largest(v), _largest(drive))
+        case Lif(kind="stock"):
+            drive = (total << (neuron.shift + STOCK_SHIFT)) + (_over_positions(neuron.bias) << STOCK_SHIFT)
+            v = np.sign(old) * (np.abs(old) * neuron.decay >> 12) + drive
+            spikes = v > (_over_positions(neuron.threshold) << STOCK_SHIFT)
+            return spikes.astype(np.int64), np.where(spikes, 0, v), max(_largest(v), _largest(drive))
+        case Lif():
+            raise ValueError(f"unknown kind of LIF: {neuron.kind}")
+        case _:
+            assert_never(neuron)
+
+
+def synaptic_sum(synapse: Conv | Window | Readout | Attention, sources: list[Int], shape: tuple[int, int, int]) -> Int:
+    """What one projection delivers to its target in one step: (N, C, Y, X) of the target's `shape`."""
+    match synapse:
+        case Conv():
+            return _convolution(synapse, sources[0], shape)
+        case Window():
+            return _window(synapse, sources[0], shape)
+        case Readout():
+            return (sources[0].sum((2, 3)) @ synapse.weight.astype(np.int64).T)[:, :, None, None]
+        case Attention():
+            q, k, v = (s.reshape(len(s), synapse.heads, -1, shape[1] * shape[2]) for s in sources)
+            scores = np.einsum("nhcp,nhcm->nhpm", q, k)
+            return synapse.weight * np.einsum("nhpm,nhcm->nhcp", scores, v).reshape(-1, *shape)
+        case _:
+            assert_never(synapse)
+
+
+def observe(sent: Int, cuts: NDArray[np.int64] | None) -> Activity:
+    """The Activity of one population from all it sent, (N, T, C, Y, X)."""
+    fired = sent != 0
+    edges = np.array([0, sent.shape[2]]) if cuts is None else np.asarray(cuts)
+    ranges = [fired[:, :, low:high].sum(2) for low, high in pairwise(edges)]
+    return Activity(np.stack(ranges, 2).astype(np.int32), edges.astype(np.int64), fired.sum(0), sent.sum((0, 2, 3, 4)))
+
+
+def _convolution(conv: Conv, x: Int, shape: tuple[int, int, int]) -> Int:
+    groups, (channels, height, width) = conv.groups, shape
+    per_group = x.shape[1] // groups
+    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in conv.padding)))
+    weight = conv.weight.astype(np.int64).reshape(groups, channels // groups, *conv.weight.shape[1:])
+    out = np.zeros((groups, channels // groups, len(x), height, width), np.int64)
+    for ky, kx in np.ndindex(*conv.weight.shape[2:]):
+        seen = _shifted(padded, ky, kx, conv.stride, (height, width))
+        for g in range(groups):
+            part = seen[:, g * per_group : (g + 1) * per_group]
+            out[g] += np.tensordot(weight[g, :, :, ky, kx], part, (1, 1))
+    return out.reshape(channels, len(x), height, width).swapaxes(0, 1)
+
+
+def _window(window: Window, x: Int, shape: tuple[int, int, int]) -> Int:
+    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in window.padding)))
+    taps = np.ndindex(*window.kernel)
+    return sum(  # type: ignore[return-value]
+        (_shifted(padded, ky, kx, window.stride, shape[1:]) for ky, kx in taps),
+        np.zeros((len(x), *shape), np.int64),
+    )
+
+
+def _shifted(padded: Int, ky: int, kx: int, stride: tuple[int, int], size: tuple[int, int]) -> Int:
+    """What kernel tap (ky, kx) sees at every output position."""
+    (sy, sx), (height, width) = stride, size
+    return padded[:, :, ky : ky + sy * (height - 1) + 1 : sy, kx : kx + sx * (width - 1) + 1 : sx]
+
+
+def _over_positions(parameter: Int) -> Int:
+    return parameter[:, None, None] if parameter.ndim == 1 else parameter
+
+
+def _largest(x: Int) -> int:
+    return int(np.abs(x).max(initial=0))
+
+
+def _check(network: Network, population: Population, largest: int) -> None:
+    limit = 2 ** (network.state_bits - 1) - 1
+    if largest > limit:
+        raise OverflowDetected(
+            population.name,
+            f"a state of {largest} does not fit {network.state_bits} bits (at most {limit})",
+            "Calibrate on images like these, or compile with fewer weight bits.",
+        )

@@ -1,7 +1,4 @@
-"""Float graph -> integer network: calibrate on images, choose scales at the thresholds, prove the bounds."""
+"""Float graph -> integer network: calibrate.py on images, build.py the walk, neurons.py scales and bounds.
 
-from spikformer_deploy.quantize.build import Pixels, quantize
-from spikformer_deploy.quantize.calibrate import Calibration, calibrate
-from spikformer_deploy.quantize.neurons import Settings
-
-__all__ = ["Calibration", "Pixels", "Settings", "calibrate", "quantize"]
+Nothing is imported here: network.py, the data types, must load without torch.
+"""

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from spikformer_deploy.errors import OverflowDetected
 from spikformer_deploy.quantize.network import (
     STOCK_SHIFT,
     Accumulator,
@@ -28,7 +27,7 @@ from spikformer_deploy.quantize.network import (
     Sum,
     Window,
 )
-from spikformer_deploy.simulate.run import Activity, Execution, frames
+from spikformer_deploy.simulate.run import Activity, Execution, check_state, frames
 
 Int = NDArray[np.int64]
 
@@ -61,7 +60,7 @@ def execute(
             state = states.get(population.name)
             out, state, largest = step(population, total, state, now.get(population.name))
             peak[population.name] = max(peak[population.name], largest)
-            _check(network, population, largest)
+            check_state(network, population, largest)
             states[population.name] = state
             now[population.name] = out
             sent[population.name].append(out)
@@ -177,13 +176,3 @@ def _over_positions(parameter: Int) -> Int:
 
 def _largest(x: Int) -> int:
     return int(np.abs(x).max(initial=0))
-
-
-def _check(network: Network, population: Population, largest: int) -> None:
-    limit = 2 ** (network.state_bits - 1) - 1
-    if largest > limit:
-        raise OverflowDetected(
-            population.name,
-            f"a state of {largest} does not fit {network.state_bits} bits (at most {limit})",
-            "Calibrate on images like these, or compile with fewer weight bits.",
-        )

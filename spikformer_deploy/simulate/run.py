@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.quantize.network import Network, Source
+from spikformer_deploy.errors import InputError, OverflowDetected
+from spikformer_deploy.quantize.network import Network, Population, Source
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,3 +67,14 @@ def frames(network: Network, images: NDArray[np.integer]) -> NDArray[np.integer]
     if source.neuron.per_step:
         return values
     return np.broadcast_to(values[:, None], (len(values), *(network.time_steps, *source.shape)))
+
+
+def check_state(network: Network, population: Population, largest: int) -> None:
+    """Raise OverflowDetected where `largest`, a magnitude met in `population`, leaves the state of the network."""
+    limit = 2 ** (network.state_bits - 1) - 1
+    if largest > limit:
+        raise OverflowDetected(
+            population.name,
+            f"a state of {largest} does not fit {network.state_bits} bits (at most {limit})",
+            "Calibrate on images like these, or compile with fewer weight bits.",
+        )

@@ -1,0 +1,101 @@
+"""The engine against its plain twin: equality of everything it gives back."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.networks import networks, random_images, random_network
+
+from spikformer_deploy.errors import InputError, OverflowDetected
+from spikformer_deploy.quantize.network import Network, Population
+from spikformer_deploy.reference import engine as reference
+from spikformer_deploy.simulate import engine
+from spikformer_deploy.simulate.run import Execution
+
+
+def assert_equal_executions(ours: Execution, theirs: Execution) -> None:
+    np.testing.assert_array_equal(ours.accumulators, theirs.accumulators)
+    assert ours.peak_state == theirs.peak_state
+    for name in theirs.spikes:
+        np.testing.assert_array_equal(ours.spikes[name], theirs.spikes[name], err_msg=name)
+        np.testing.assert_array_equal(ours.membranes[name], theirs.membranes[name], err_msg=name)
+    assert ours.activity.keys() == theirs.activity.keys()
+    for name, activity in theirs.activity.items():
+        for field in ("messages", "channel_cuts", "fired", "total"):
+            np.testing.assert_array_equal(getattr(ours.activity[name], field), getattr(activity, field), err_msg=name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(networks(), st.integers(0, 2**32 - 1))
+def test_engine_equals_reference(network: Network, seed: int) -> None:
+    images = random_images(network, seed)
+    names = [p.name for p in network]
+    cuts = {p.name: np.array([0, p.shape[0] // 2, p.shape[0]]) for p in network if p.shape[0] % 2 == 0}
+    assert_equal_executions(
+        engine.execute(network, images, record=names, cuts=cuts),
+        reference.execute(network, images, record=names, cuts=cuts),
+    )
+
+
+def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_network(3)
+    images = random_images(network, 3, 7)
+    names = [p.name for p in network]
+    whole = engine.execute(network, images, record=names)
+    monkeypatch.setattr(engine, "batch_size", lambda network: 3)
+    done: list[int] = []
+    assert_equal_executions(engine.execute(network, images, record=names, progress=done.append), whole)
+    assert done == [3, 3, 1]
+
+
+def test_random_networks_spike() -> None:
+    """The differential test means something: neurons fire in some steps, and not in all."""
+    rates = []
+    for seed in range(20):
+        network = random_network(seed)
+        run = engine.execute(network, random_images(network, seed))
+        rates += [run.activity[p.name].fired.mean() / 2 for p in network if p.name.endswith("lif")]
+    assert 0.1 < np.mean(rates) < 0.9
+    assert np.mean([0 < rate < 1 for rate in rates]) > 0.7
+
+
+def with_state_bits(network: Network, bits: int) -> Network:
+    n = network
+    return Network(n.populations, n.projections, n.time_steps, bits, 8, "observed", 1.0, n.mean, n.std)
+
+
+@pytest.mark.parametrize("executor", [engine, reference])
+def test_overflow_is_an_error_that_names_the_population(executor) -> None:  # noqa: ANN001
+    network = with_state_bits(random_network(1), 6)
+    with pytest.raises(OverflowDetected, match=r"stem\.0\.lif: a state of \d+ does not fit 6 bits"):
+        executor.execute(network, random_images(network, 1))
+
+
+@pytest.mark.parametrize("executor", [engine, reference])
+def test_images_are_checked(executor) -> None:  # noqa: ANN001
+    network = random_network(2)
+    images = random_images(network, 2)
+    with pytest.raises(InputError, match="takes integer pixels"):
+        executor.execute(network, images / 255)
+    with pytest.raises(InputError, match="and the program takes"):
+        executor.execute(network, images[..., :-1])
+    with pytest.raises(InputError, match="pixels are in"):
+        executor.execute(network, images.astype(np.int32) - 5)
+
+
+def test_wide_sums_leave_fp32() -> None:
+    """A sum beyond 2^24 is exact too: the engine takes fp64 there."""
+    network = random_network(5)
+    source = network.input
+    huge = Population(source.name, source.shape, type(source.neuron)(2**20, source.neuron.per_step), 2**20)
+    wide = with_state_bits(
+        Network(
+            (huge, *network.populations[1:]), network.projections, 3, 24, 8, "observed", 1.0, network.mean, network.std
+        ),
+        60,
+    )
+    images = random_images(network, 5).astype(np.int64) * 4001 + 1
+    names = [p.name for p in network][1:]
+    assert_equal_executions(
+        engine.execute(wide, images, record=[names[0]]), reference.execute(wide, images, record=[names[0]])
+    )

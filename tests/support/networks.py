@@ -1,0 +1,133 @@
+"""Random small integer networks and images for differential tests (hypothesis)."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from spikformer_deploy.quantize.network import (
+    Accumulator,
+    Attention,
+    Conv,
+    Lif,
+    Network,
+    Or,
+    Population,
+    Projection,
+    Readout,
+    Source,
+    Sum,
+    Synapse,
+    Window,
+)
+
+
+class Builder:
+    """Grows a random network population by population."""
+
+    def __init__(self, rng: np.random.Generator, time_steps: int, kind: str) -> None:
+        self.rng, self.time_steps, self.kind = rng, time_steps, kind
+        self.populations: list[Population] = []
+        self.projections: list[Projection] = []
+
+    def add(self, population: Population, *incoming: tuple[Synapse, tuple[str, ...]]) -> Population:
+        self.populations.append(population)
+        self.projections += [Projection(sources, population.name, synapse) for synapse, sources in incoming]
+        return population
+
+    def source(self, shape: tuple[int, int, int], max_value: int, per_step: bool) -> Population:
+        return self.add(Population("input", shape, Source(max_value, per_step), max_value))
+
+    def lif(self, name: str, shape: tuple[int, int, int], *incoming: tuple[Synapse, tuple[str, ...]]) -> Population:
+        rng, channels = self.rng, shape[0]
+        bias_shape = shape if rng.random() < 0.3 else (channels,)
+        neuron = Lif(
+            self.kind,
+            int(rng.choice([0, 1024, 2048, 3000])),
+            int(rng.integers(0, 4)),
+            rng.integers(1, 60, channels),
+            rng.integers(-20, 30, bias_shape),
+        )
+        return self.add(Population(name, shape, neuron, 1), *incoming)
+
+    def conv(
+        self, name: str, source: Population, channels: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> Population:
+        weight = self.rng.integers(-9, 12, (channels, source.shape[0] // groups, kernel, kernel)).astype(np.int8)
+        padding = kernel // 2
+        size = [(extent + 2 * padding - kernel) // stride + 1 for extent in source.shape[1:]]
+        synapse = Conv(weight, (stride, stride), (padding, padding), groups)
+        return self.lif(name, (channels, size[0], size[1]), (synapse, (source.name,)))
+
+    def window(self, name: str, kind: Or | Sum, sources: list[Population], window: Window) -> Population:
+        height, width = (
+            (extent + 2 * p - k) // s + 1
+            for extent, p, k, s in zip(sources[0].shape[1:], window.padding, window.kernel, window.stride, strict=True)
+        )
+        taps = window.kernel[0] * window.kernel[1]
+        most = 1 if isinstance(kind, Or) else sum(s.max_out for s in sources) * taps
+        shape = (sources[0].shape[0], height, width)
+        return self.add(Population(name, shape, kind, most), *((window, (s.name,)) for s in sources))
+
+    def attention(self, name: str, qkv: list[Population], heads: int) -> Population:
+        synapse = Attention(heads, int(self.rng.integers(1, 4)))
+        return self.lif(name, qkv[0].shape, (synapse, tuple(p.name for p in qkv)))
+
+    def finish(self, source: Population, classes: int, state_bits: int = 24) -> Network:
+        rng = self.rng
+        weight = rng.integers(-127, 128, (classes, source.shape[0])).astype(np.int8)
+        neuron = Accumulator(rng.integers(-99, 99, classes), np.full(classes, 0.5))
+        self.add(Population("output", (classes, 1, 1), neuron, 0), (Readout(weight), (source.name,)))
+        channels = self.populations[0].shape[0]
+        return Network(
+            tuple(self.populations),
+            tuple(self.projections),
+            self.time_steps,
+            state_bits,
+            8,
+            "static",
+            1.0,
+            np.zeros(channels),
+            np.ones(channels),
+        )
+
+
+def random_network(seed: int, time_steps: int = 3, kind: str = "programmable", blocks: int = 1) -> Network:
+    """A small Spikformer-shaped network: stem with OR-pool, residual stem conv, attention blocks, readout."""
+    rng = np.random.default_rng(seed)
+    b = Builder(rng, time_steps, kind)
+    size, channels = int(rng.integers(4, 9)), int(rng.choice([4, 8]))
+    per_step = bool(rng.random() < 0.3)
+    x = b.source((int(rng.integers(1, 4)), size, size + 1), 3 if per_step else 255, per_step)
+    x = b.conv("stem.0.lif", x, channels, 3, int(rng.integers(1, 3)))
+    x = b.window("stem.0.pool", Or(), [x], Window((3, 3), (2, 2), (1, 1)))
+    rpe = b.conv("stem.rpe.lif", x, channels, 3, groups=int(rng.choice([1, 2])))
+    x = b.window("stem.add", Sum(), [rpe, x], Window())
+    if rng.random() < 0.3:
+        x = b.window("stem.avg", Sum(), [x], Window((1, 2), (1, 2))) if x.shape[2] > 1 else x
+    for i in range(blocks):
+        qkv = [b.conv(f"block.{i}.attn.{name}_lif", x, channels, 1) for name in "qkv"]
+        attended = b.attention(f"block.{i}.attn.attn_lif", qkv, int(rng.choice([1, 2, 4])))
+        out = b.conv(f"block.{i}.attn.proj_lif", attended, channels, 1)
+        x = b.window(f"block.{i}.add", Sum(), [x, out], Window())
+    return b.finish(x, int(rng.integers(2, 5)))
+
+
+def random_images(network: Network, seed: int, count: int = 2) -> np.ndarray:
+    """Images (or frames) for `network`, with some zero pixels."""
+    rng, source = np.random.default_rng(seed), network.input
+    assert isinstance(source.neuron, Source)
+    shape = (network.time_steps, *source.shape) if source.neuron.per_step else source.shape
+    images = rng.integers(0, source.neuron.max_value + 1, (count, *shape))
+    return (images * (rng.random(images.shape) < 0.7)).astype(np.uint8)
+
+
+def networks() -> st.SearchStrategy[Network]:
+    """Random networks of one or two blocks, both kinds of LIF, T = 1 to 5."""
+    return st.builds(
+        random_network,
+        st.integers(0, 2**32 - 1),
+        st.integers(1, 5),
+        st.sampled_from(["programmable", "stock"]),
+        st.integers(0, 2),
+    )

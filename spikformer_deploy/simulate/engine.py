@@ -1,14 +1,15 @@
 """The fast exact executor: layer by layer, all time steps and images of a batch at once.
 
-Synaptic sums run as floating-point convolutions and matrix products whose every partial sum is an integer that the
-float type holds exactly (fp32 below 2^24, fp64 below 2^53); neurons run in compiled integer loops (kernels.py).
-Spikes, potentials and accumulators equal those of reference/engine.py, bit for bit.
+Synaptic sums are exact integer convolutions (synapses.py), neurons are compiled integer loops (kernels.py).
+Spikes, potentials, accumulators and activity equal those of reference/engine.py, bit for bit.
+Between layers every value is (images, T, P, C), P = Y * X; values that no time step changes have T = 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.quantize.network import (
+    DECAY_ONE,
     Accumulator,
     Attention,
     Conv,
@@ -29,33 +31,37 @@ from spikformer_deploy.quantize.network import (
     Sum,
     Window,
 )
-from spikformer_deploy.simulate import kernels
+from spikformer_deploy.simulate import kernels, synapses
 from spikformer_deploy.simulate.run import Activity, Execution, check_state, frames
 
-EXACT_FP32 = 2**24
-"""All integers up to here are exact in fp32, and so are all their sums that stay below it, in any order."""
+Sent: TypeAlias = NDArray[np.integer]
+
 BATCH_BYTES = 2**29
 """Images are cut into batches so that the arrays of the widest layer stay below this."""
+SMALL_SUM = 2**30
+"""Drives below this leave 32-bit integers no way to wrap."""
 
 
 @dataclass(slots=True)
 class _Batch:
-    """What is alive while one batch of images runs."""
+    """What is alive while one batch of images runs, and what is kept of it."""
 
     network: Network
     record: Sequence[str]
     cuts: Mapping[str, NDArray[np.int64]]
-    sent: dict[str, NDArray[np.integer]] = field(default_factory=dict)
+    convolutions: Mapping[Projection, Callable[[torch.Tensor], torch.Tensor]]
+    images: int
+    sent: dict[str, Sent] = field(default_factory=dict)
     activity: dict[str, Activity] = field(default_factory=dict)
-    spikes: dict[str, NDArray[np.integer]] = field(default_factory=dict)
+    spikes: dict[str, Sent] = field(default_factory=dict)
     membranes: dict[str, NDArray[np.int32]] = field(default_factory=dict)
     peak: dict[str, int] = field(default_factory=dict)
-    accumulators: NDArray[np.int64] | None = None
+    accumulators: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
 
 def execute(
     network: Network,
-    images: NDArray[np.integer],
+    images: Sent,
     *,
     record: Sequence[str] = (),
     cuts: Mapping[str, NDArray[np.int64]] | None = None,
@@ -66,133 +72,145 @@ def execute(
     progress  called with the number of images that each batch has finished
     """
     inputs = frames(network, images)
+    convolutions = _convolutions(network)
     size = batch_size(network)
     parts: list[_Batch] = []
     for start in range(0, max(1, len(inputs)), size):
         part = inputs[start : start + size]
-        parts.append(_run_batch(network, part, record, cuts or {}))
+        batch = _Batch(network, record, cuts or {}, convolutions, len(part))
+        _run_batch(batch, part)
+        parts.append(batch)
         if progress is not None:
             progress(len(part))
-    return _joined(network, parts)
+    return _joined(parts)
 
 
 def batch_size(network: Network) -> int:
-    """Images a batch, so that spikes and sums of the widest population stay below BATCH_BYTES."""
+    """Images a batch, so that messages and sums of the widest population stay below BATCH_BYTES."""
     widest = max(p.size for p in network)
     return max(1, BATCH_BYTES // (widest * network.time_steps * 8))
 
 
+def _convolutions(network: Network) -> dict[Projection, Callable[[torch.Tensor], torch.Tensor]]:
+    """The convolution of each Conv projection, weights packed once for all batches."""
+    out = {}
+    for projection in network.projections:
+        if isinstance(projection.synapse, Conv):
+            source = network[projection.sources[0]]
+            bound = _largest_sum(network, projection)
+            out[projection] = synapses.convolution(projection.synapse, source.shape, source.max_out, bound)
+    return out
+
+
 @torch.inference_mode()
-def _run_batch(
-    network: Network, inputs: NDArray[np.integer], record: Sequence[str], cuts: Mapping[str, NDArray[np.int64]]
-) -> _Batch:
-    batch = _Batch(network, record, cuts)
-    last_use = {s: p.target for p in network.projections for s in p.sources}
-    # projections are listed by target in topological order, so the last one listed is the last reader
-    for population in network:
+def _run_batch(batch: _Batch, inputs: Sent) -> None:
+    # projections stand in the order of their targets, so the last one that names a source is its last reader
+    last_reader = {source: p.target for p in batch.network.projections for source in p.sources}
+    for population in batch.network:
         _run_population(batch, population, inputs)
-        for name in [s for s, target in last_use.items() if target == population.name]:
+        for name in [source for source, reader in last_reader.items() if reader == population.name]:
             del batch.sent[name]
-    return batch
 
 
-def _run_population(batch: _Batch, population: Population, inputs: NDArray[np.integer]) -> None:
-    name, images, steps = population.name, len(inputs), batch.network.time_steps
-    neuron = population.neuron
+def _run_population(batch: _Batch, population: Population, inputs: Sent) -> None:
+    neuron, recorded = population.neuron, population.name in batch.record
     match neuron:
         case Source():
-            sent = np.ascontiguousarray(inputs if neuron.per_step else inputs[:, :1])
-            _keep(batch, population, sent.reshape(*sent.shape[:3], -1), None, 0)
+            steps = inputs if neuron.per_step else inputs[:, :1]
+            pixels = steps.reshape(*steps.shape[:3], -1).transpose(0, 1, 3, 2)
+            _keep(batch, population, _message_array(pixels, population.max_out), 0)
         case Lif():
-            sums = _sums(batch, population, images)
-            sent, membrane, peak = _lif(neuron, sums, (images, steps), name in batch.record)
-            _keep(batch, population, sent, membrane, peak)
-        case Or() | Sum():
-            total = _windows(batch, population, images)
-            peak = int(total.max(initial=0))
-            binary = isinstance(neuron, Or)
-            sent = (
-                (total != 0).view(np.uint8) if binary else total.astype(_message_type(population.max_out), copy=False)
-            )
-            _keep(batch, population, sent, np.zeros(sent.shape, np.int32) if name in batch.record else None, peak)
+            sent, membrane, peak = _lif(batch, population, neuron, recorded)
+            _keep(batch, population, sent, peak, membrane)
+        case Or():
+            total = _windows(batch, population)
+            _keep(batch, population, (total != 0).view(np.uint8), int(total.max(initial=0)))
+        case Sum():
+            total = _windows(batch, population)
+            _keep(batch, population, _message_array(total, population.max_out), int(total.max(initial=0)))
         case Accumulator():
-            _accumulate(batch, population, neuron, images)
+            _accumulate(batch, population, neuron, recorded)
         case _:
             assert_never(neuron)
 
 
 def _keep(
-    batch: _Batch, population: Population, sent: NDArray[np.integer], membrane: NDArray[np.int32] | None, peak: int
+    batch: _Batch, population: Population, sent: Sent, peak: int, membrane: NDArray[np.int32] | None = None
 ) -> None:
-    """Note what a population sent, (N, T or 1, C, P): for its readers, for the counts and, where asked for, as record."""
-    name, steps = population.name, batch.network.time_steps
+    """Note what a population sent: for its readers, for the counts and, where asked for, as a record."""
+    name, steps, shape = population.name, batch.network.time_steps, population.shape
     check_state(batch.network, population, peak)
     batch.peak[name] = peak
     batch.sent[name] = sent
-    cuts = np.asarray(batch.cuts.get(name, (0, population.shape[0])), np.int64)
-    images, _, channels, positions = sent.shape
-    messages = np.zeros((images, steps, len(cuts) - 1, positions), np.int32)
-    fired = np.zeros((steps, channels, positions), np.int64)
+    cuts = np.asarray(batch.cuts.get(name, (0, shape[0])), np.int64)
+    messages = np.zeros((batch.images, steps, len(cuts) - 1, sent.shape[2]), np.int32)
+    fired = np.zeros((steps, sent.shape[2], shape[0]), np.int64)
     kernels.count_messages(sent, cuts, messages, fired)
     values = sent.sum((0, 2, 3), dtype=np.int64) if population.max_out > 1 else fired.sum((1, 2))
-    total = np.broadcast_to(values, (steps,)).copy()
-    shape = population.shape
     batch.activity[name] = Activity(
-        messages.reshape(images, steps, -1, *shape[1:]), cuts, fired.reshape(steps, *shape), total
+        messages.reshape(*messages.shape[:3], *shape[1:]),
+        cuts,
+        fired.transpose(0, 2, 1).reshape(steps, *shape),
+        np.broadcast_to(values, (steps,)).copy(),
     )
     if name in batch.record:
-        full = np.broadcast_to(sent, (images, steps, channels, positions))
-        batch.spikes[name] = full.reshape(images, steps, *shape)
-        kept = np.zeros(full.shape, np.int32) if membrane is None else membrane
-        batch.membranes[name] = kept.reshape(images, steps, *shape)
+        batch.spikes[name] = _recorded(batch, population, sent)
+        batch.membranes[name] = _recorded(
+            batch, population, np.zeros_like(sent, np.int32) if membrane is None else membrane
+        )
+
+
+def _recorded(batch: _Batch, population: Population, values: NDArray[Any]) -> NDArray[Any]:
+    """(N, T, C, Y, X) from (N, T or 1, P, C)."""
+    full = np.broadcast_to(values, (batch.images, batch.network.time_steps, *values.shape[2:]))
+    return full.transpose(0, 1, 3, 2).reshape(batch.images, -1, *population.shape)
 
 
 def _lif(
-    neuron: Lif, sums: NDArray[np.float32 | np.float64], shape: tuple[int, int], record: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.int32], int]:
-    images, steps = shape
-    channels, positions = sums.shape[2:]
-    out = np.empty((images, steps, channels, positions), np.uint8)
+    batch: _Batch, population: Population, neuron: Lif, record: bool
+) -> tuple[Sent, NDArray[np.int32] | None, int]:
+    """Spikes (N, T, P, C), potentials where recorded, and the largest magnitude met."""
+    sums, bound = _sums(batch, population)
+    channels, positions = population.shape[0], population.shape[1] * population.shape[2]
+    out = np.empty((batch.images, batch.network.time_steps, positions, channels), np.uint8)
     membrane = np.empty(out.shape if record else (0, 0, 0, 0), np.int32)
-    peak = np.zeros((images, channels), np.int64)
-    update = kernels.lif_programmable if neuron.kind == "programmable" else kernels.lif_stock
-    update(sums, neuron.decay, neuron.shift, neuron.threshold, neuron.bias.reshape(channels, -1), out, membrane, peak)
-    return out, membrane, int(peak.max(initial=0))
+    peak = np.zeros((batch.images, -(-positions // kernels.BLOCK)), np.int64)
+    bias = np.ascontiguousarray(neuron.bias.reshape(channels, -1).T)
+    largest = (bound << neuron.shift) + int(np.abs(bias).max(initial=0))
+    if neuron.kind == "programmable" and neuron.decay == DECAY_ONE // 2 and largest < SMALL_SUM:
+        threshold = neuron.threshold.astype(np.int32)
+        kernels.lif_halving(sums, neuron.shift, threshold, bias.astype(np.int32), out, membrane, peak)
+    else:
+        stock = neuron.kind == "stock"
+        kernels.lif_any(sums, stock, neuron.decay, neuron.shift, neuron.threshold, bias, out, membrane, peak)
+    return out, membrane if record else None, int(peak.max(initial=0))
 
 
-def _sums(batch: _Batch, population: Population, images: int) -> NDArray[np.float32 | np.float64]:
-    """The synaptic sums of a LIF population: (N, T or 1, C, P) integers held exactly in floats."""
+def _sums(batch: _Batch, population: Population) -> tuple[NDArray[np.floating], int]:
+    """The synaptic sums of a LIF population, (N, T or 1, P, C) integers held exactly in floats, and their bound."""
     projections = batch.network.into(population.name)
-    bound = sum(_largest_sum(batch.network, p) for p in projections)
-    kind = torch.float32 if bound < EXACT_FP32 else torch.float64
-    total: torch.Tensor | None = None
-    for projection in projections:
-        sources = [_tensor(batch.sent[s]) for s in projection.sources]
-        part = _synaptic_sum(projection.synapse, sources, batch.network[projection.sources[0]].shape, kind)
-        part = part.reshape(images, -1, population.shape[0], population.shape[1] * population.shape[2])
-        total = part if total is None else total + part
-    assert total is not None
-    return total.numpy()
+    bounds = [_largest_sum(batch.network, projection) for projection in projections]
+    parts = [_projection_sum(batch, p, bound) for p, bound in zip(projections, bounds, strict=True)]
+    if sum(bounds) >= synapses.EXACT_FP32:
+        parts = [part.double() for part in parts]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total.numpy(), sum(bounds)
 
 
-def _synaptic_sum(
-    synapse: Conv | Window | Readout | Attention,
-    sources: list[torch.Tensor],
-    shape: tuple[int, int, int],
-    kind: torch.dtype,
-) -> torch.Tensor:
-    """Sum of one projection over `sources`, each (N, T, C, P): a tensor of N * T maps."""
-    match synapse:
-        case Conv(weight, stride, padding, groups):
-            maps = sources[0].reshape(-1, *shape).to(kind)
-            return torch.conv2d(maps, torch.tensor(weight, dtype=kind), None, stride, padding, 1, groups)
-        case Attention(heads, weight):
-            q, k, v = (s.reshape(len(s) * s.shape[1], heads, -1, s.shape[3]).to(kind) for s in sources)
-            return (v @ k.transpose(-1, -2)) @ q * weight
-        case Window() | Readout():
+def _projection_sum(batch: _Batch, projection: Projection, bound: int) -> torch.Tensor:
+    sources = [batch.sent[name] for name in projection.sources]
+    shape = batch.network[projection.sources[0]].shape
+    maps = [torch.from_numpy(s).reshape(-1, *shape[1:], shape[0]) for s in sources]
+    match projection.synapse:
+        case Conv():
+            out = batch.convolutions[projection](maps[0])
+        case Attention() as synapse:
+            out = synapses.attention(synapse, *maps, bound)
+        case synapse:
             raise TypeError(f"{type(synapse).__name__} does not reach a LIF")
-        case _:
-            assert_never(synapse)
+    return out.reshape(batch.images, -1, out.shape[1] * out.shape[2], out.shape[3])
 
 
 def _largest_sum(network: Network, projection: Projection) -> int:
@@ -209,66 +227,60 @@ def _largest_sum(network: Network, projection: Projection) -> int:
             raise TypeError(f"{type(synapse).__name__} does not reach a LIF")
 
 
-def _windows(batch: _Batch, population: Population, images: int) -> NDArray[np.int32]:
-    """Sums of unit synapses: (N, T or 1, C, P) int32."""
+def _windows(batch: _Batch, population: Population) -> NDArray[np.int32]:
+    """Sums of unit synapses: (N, T or 1, P, C) int32."""
     projections = batch.network.into(population.name)
     steps = max(batch.sent[p.sources[0]].shape[1] for p in projections)
     channels, height, width = population.shape
-    total = np.zeros((images * steps * channels, height, width), np.int32)
+    total = np.zeros((batch.images * steps, height, width, channels), np.int32)
     for projection in projections:
         window, sent = projection.synapse, batch.sent[projection.sources[0]]
         assert isinstance(window, Window)
-        maps = np.broadcast_to(sent, (images, steps, *sent.shape[2:])).reshape(
-            -1, *batch.network[projection.sources[0]].shape[1:]
-        )
+        source = batch.network[projection.sources[0]].shape
+        maps = np.broadcast_to(sent, (batch.images, steps, *sent.shape[2:])).reshape(-1, *source[1:], channels)
         kernels.window_sum(maps, window.kernel, window.stride, window.padding, total)
-    return total.reshape(images, steps, channels, height * width)
+    return total.reshape(batch.images, steps, height * width, channels)
 
 
-def _accumulate(batch: _Batch, population: Population, neuron: Accumulator, images: int) -> None:
-    total = np.zeros((images, batch.network.time_steps, population.shape[0]), np.int64)
+def _accumulate(batch: _Batch, population: Population, neuron: Accumulator, record: bool) -> None:
+    total = np.zeros((batch.images, batch.network.time_steps, population.shape[0]), np.int64)
     for projection in batch.network.into(population.name):
         readout = projection.synapse
         assert isinstance(readout, Readout)
-        total += batch.sent[projection.sources[0]].sum(3, dtype=np.int64) @ readout.weight.astype(np.int64).T
+        total += batch.sent[projection.sources[0]].sum(2, dtype=np.int64) @ readout.weight.astype(np.int64).T
     states = neuron.bias + total.cumsum(1)
     peak = max(int(np.abs(states).max(initial=0)), int(np.abs(total).max(initial=0)))
     check_state(batch.network, population, peak)
     batch.peak[population.name] = peak
     batch.accumulators = states[:, -1]
-    if population.name in batch.record:
-        shape = (images, batch.network.time_steps, *population.shape)
-        batch.spikes[population.name] = np.zeros(shape, np.uint8)
-        batch.membranes[population.name] = states.reshape(shape).astype(np.int32)
+    if record:
+        states = states.reshape(batch.images, -1, *population.shape).astype(np.int32)
+        batch.membranes[population.name] = states
+        batch.spikes[population.name] = np.zeros_like(states)
 
 
-def _tensor(array: NDArray[np.integer]) -> torch.Tensor:
-    """The same memory as a tensor; a copy where the array is read-only, which torch does not know."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+def _message_array(values: NDArray[Any], max_out: int) -> Sent:
+    """A contiguous, writable array of the narrowest type that holds messages up to `max_out`."""
+    return np.array(values, np.uint8 if max_out < 256 else np.int32, order="C")
 
 
-def _message_type(max_out: int) -> type[np.integer]:
-    return np.uint8 if max_out < 256 else np.int32
-
-
-def _joined(network: Network, parts: list[_Batch]) -> Execution:
+def _joined(parts: list[_Batch]) -> Execution:
     """One Execution from the batches, in order."""
-    firsts = parts[0]
+    first = parts[0]
     activity = {
         name: Activity(
             np.concatenate([p.activity[name].messages for p in parts]),
-            first.channel_cuts,
-            sum((p.activity[name].fired for p in parts[1:]), first.fired),
-            sum((p.activity[name].total for p in parts[1:]), first.total),
+            start.channel_cuts,
+            sum((p.activity[name].fired for p in parts[1:]), start.fired),
+            sum((p.activity[name].total for p in parts[1:]), start.total),
         )
-        for name, first in firsts.activity.items()
+        for name, start in first.activity.items()
     }
-    accumulators = [p.accumulators for p in parts if p.accumulators is not None]
     return Execution(
-        accumulators=np.concatenate(accumulators),
+        accumulators=np.concatenate([p.accumulators for p in parts]),
         activity=activity,
-        spikes={name: np.concatenate([p.spikes[name] for p in parts]) for name in firsts.spikes},
-        membranes={name: np.concatenate([p.membranes[name] for p in parts]) for name in firsts.membranes},
-        peak_state={name: max(p.peak[name] for p in parts) for name in firsts.peak},
-        kernels="fp32",
+        spikes={name: np.concatenate([p.spikes[name] for p in parts]) for name in first.spikes},
+        membranes={name: np.concatenate([p.membranes[name] for p in parts]) for name in first.membranes},
+        peak_state={name: max(p.peak[name] for p in parts) for name in first.peak},
+        kernels=synapses.kernels(),
     )

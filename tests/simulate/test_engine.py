@@ -1,5 +1,8 @@
 """The engine against its plain twin: equality of everything it gives back."""
 
+import os
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +12,7 @@ from support.networks import networks, random_images, random_network
 from spikformer_deploy.errors import InputError, OverflowDetected
 from spikformer_deploy.quantize.network import Network, Population
 from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate import engine
+from spikformer_deploy.simulate import engine, synapses
 from spikformer_deploy.simulate.run import Execution
 
 
@@ -25,16 +28,28 @@ def assert_equal_executions(ours: Execution, theirs: Execution) -> None:
             np.testing.assert_array_equal(getattr(ours.activity[name], field), getattr(activity, field), err_msg=name)
 
 
-@settings(max_examples=60, deadline=None)
-@given(networks(), st.integers(0, 2**32 - 1))
-def test_engine_equals_reference(network: Network, seed: int) -> None:
+KERNELS = ["plain", *(["int8"] if synapses.int8_works() else [])]
+
+
+@settings(max_examples=80, deadline=None)
+@given(networks(), st.integers(0, 2**32 - 1), st.sampled_from(KERNELS))
+def test_engine_equals_reference(network: Network, seed: int, kind: str) -> None:
     images = random_images(network, seed)
     names = [p.name for p in network]
     cuts = {p.name: np.array([0, p.shape[0] // 2, p.shape[0]]) for p in network if p.shape[0] % 2 == 0}
-    assert_equal_executions(
-        engine.execute(network, images, record=names, cuts=cuts),
-        reference.execute(network, images, record=names, cuts=cuts),
-    )
+    with mock.patch.dict(os.environ, SPIKDEPLOY_KERNELS=kind):
+        ours = engine.execute(network, images, record=names, cuts=cuts)
+    assert_equal_executions(ours, reference.execute(network, images, record=names, cuts=cuts))
+    assert ours.kernels == {"plain": "fp32", "int8": "int8"}[kind]
+
+
+def test_unknown_kernels_are_refused() -> None:
+    network = random_network(2)
+    with (
+        mock.patch.dict(os.environ, SPIKDEPLOY_KERNELS="fast"),
+        pytest.raises(InputError, match="SPIKDEPLOY_KERNELS: 'fast' is no kind"),
+    ):
+        engine.execute(network, random_images(network, 2))
 
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,14 +80,14 @@ def with_state_bits(network: Network, bits: int) -> Network:
 
 
 @pytest.mark.parametrize("executor", [engine, reference])
-def test_overflow_is_an_error_that_names_the_population(executor) -> None:  # noqa: ANN001
+def test_overflow_is_an_error_that_names_the_population(executor) -> None:
     network = with_state_bits(random_network(1), 6)
     with pytest.raises(OverflowDetected, match=r"stem\.0\.lif: a state of \d+ does not fit 6 bits"):
         executor.execute(network, random_images(network, 1))
 
 
 @pytest.mark.parametrize("executor", [engine, reference])
-def test_images_are_checked(executor) -> None:  # noqa: ANN001
+def test_images_are_checked(executor) -> None:
     network = random_network(2)
     images = random_images(network, 2)
     with pytest.raises(InputError, match="takes integer pixels"):

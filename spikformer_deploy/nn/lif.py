@@ -1,0 +1,89 @@
+"""The leaky integrate-and-fire neuron over all time steps, as one operator that survives torch.export as one node."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.library.custom_op("spikformer::lif", mutates_args=())
+def lif(x: Tensor, tau: float, v_threshold: float, decay_input: bool, alpha: float) -> Tensor:
+    """Spikes of a LIF with hard reset to zero, for all T steps of `x`.
+
+        h[t] = v[t-1] + (x[t] - v[t-1]) / tau      (decay_input; else v[t-1] * (1 - 1 / tau) + x[t])
+        s[t] = h[t] >= v_threshold ;  v[t] = (1 - s[t]) * h[t] ;  v[-1] = 0
+
+    x (T, ...) float; returns s (T, ...) of x's dtype, 0 or 1.  The gradient is that of backpropagation through time
+    with the reset detached and the sigmoid surrogate of slope `alpha` for the comparison.
+    Source: Zhou et al. 2023 (Spikformer), eq. 1-3; settings of the official code.
+    """
+    spikes, v = torch.empty_like(x), torch.zeros_like(x[0])
+    for t in range(len(x)):
+        h = _charge(v, x[t], tau, decay_input)
+        spikes[t] = h >= v_threshold
+        v = h.masked_fill(spikes[t].bool(), 0.0)
+    return spikes
+
+
+def _charge(v: Tensor, x: Tensor, tau: float, decay_input: bool) -> Tensor:
+    return v + (x - v) / tau if decay_input else v * (1.0 - 1.0 / tau) + x
+
+
+@lif.register_fake
+def _(x: Tensor, tau: float, v_threshold: float, decay_input: bool, alpha: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("spikformer::lif_backward", mutates_args=())
+def _lif_backward(
+    grad: Tensor, x: Tensor, spikes: Tensor, tau: float, v_threshold: float, decay_input: bool, alpha: float
+) -> Tensor:
+    """Gradient of `lif` with respect to x: the potentials are computed again, which costs less than keeping them."""
+    h, v = torch.empty_like(x), torch.zeros_like(x[0])
+    for t in range(len(x)):
+        h[t] = _charge(v, x[t], tau, decay_input)
+        v = h[t] * (1 - spikes[t])
+    slope = torch.sigmoid(alpha * (h - v_threshold))
+    out = grad * (alpha * slope * (1 - slope))
+    decay, gain = 1.0 - 1.0 / tau, 1.0 / tau if decay_input else 1.0
+    carried = torch.zeros_like(v)
+    for t in reversed(range(len(x))):
+        out[t] += carried * (1 - spikes[t])
+        carried = out[t] * decay
+    return out.mul_(gain)
+
+
+@_lif_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, spikes: Tensor, tau: float, v_threshold: float, decay_input: bool, alpha: float
+) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, *ctx.settings = inputs
+    ctx.save_for_backward(x, output)
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    x, spikes = ctx.saved_tensors
+    return _lif_backward(grad, x, spikes, *ctx.settings), None, None, None, None
+
+
+lif.register_autograd(_backward, setup_context=_setup_context)
+
+
+class LIF(nn.Module):
+    """A layer of LIF neurons without parameters: (T, ...) currents -> (T, ...) spikes.  See `lif`."""
+
+    def __init__(
+        self, tau: float = 2.0, v_threshold: float = 1.0, decay_input: bool = True, alpha: float = 4.0
+    ) -> None:
+        super().__init__()
+        self.tau, self.v_threshold, self.decay_input, self.alpha = tau, v_threshold, decay_input, alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        return lif(x, self.tau, self.v_threshold, self.decay_input, self.alpha)
+
+    def extra_repr(self) -> str:
+        return f"tau={self.tau}, v_threshold={self.v_threshold}"

@@ -48,7 +48,7 @@ class Conv2d:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear:
-    """y[:, p] = weight @ x[:, p] + bias at every position p: a 1x1 convolution.  weight (C_out, C_in), bias (C_out,)."""
+    """y[:, p] = weight @ x[:, p] + bias at every position p.  weight (C_out, C_in), bias (C_out,)."""
 
     weight: Array
     bias: Array

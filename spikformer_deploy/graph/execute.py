@@ -1,0 +1,100 @@
+"""The float executor of a graph in torch: the reference with which the integers are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import torch
+from torch.nn import functional as F
+from typing_extensions import assert_never
+
+from spikformer_deploy.graph.ir import (
+    Add,
+    Attention,
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Graph,
+    Input,
+    Lif,
+    Linear,
+    MaxPool2d,
+    Mean,
+    Node,
+    Output,
+    Scale,
+)
+from spikformer_deploy.nn.lif import lif
+
+Tensor = torch.Tensor
+
+
+@torch.inference_mode()
+def execute(
+    graph: Graph, images: Tensor, *, dtype: torch.dtype = torch.float32, record: Set[str] | None = None
+) -> dict[str, Tensor]:
+    """The values of the nodes in `record` (default: every Lif) and of the Output, for normalised `images`.
+
+    images   (B, C, Y, X), or (B, T, C, Y, X) where the input is per step
+    returns  node name -> (B, T, C, Y, X) of `dtype` (spikes as uint8), and the Output's name -> (B, C)
+    Inside, time steps stand before images, as in the models, so that sums run in the same order.
+    """
+    wanted = {n.name for n in graph.of(Lif)} if record is None else set(record)
+    last_reader = {i: node.name for node in graph for i in node.inputs}
+    values: dict[str, Tensor] = {}
+    out: dict[str, Tensor] = {}
+    count = len(images)
+    for node in graph:
+        inputs = [values[i] for i in node.inputs]
+        value = _input(graph, images.to(dtype), node.op) if isinstance(node.op, Input) else _value(graph, node, inputs)
+        values[node.name] = value
+        if isinstance(node.op, Output):
+            out[node.name] = value.unflatten(0, (graph.time_steps, count)).mean(0).flatten(1)
+        elif node.name in wanted:
+            kept = value.to(torch.uint8) if isinstance(node.op, Lif) else value
+            out[node.name] = kept.unflatten(0, (graph.time_steps, count)).transpose(0, 1).contiguous()
+        for name in [i for i in node.inputs if last_reader[i] == node.name]:
+            values.pop(name, None)
+    return out
+
+
+def _input(graph: Graph, images: Tensor, op: Input) -> Tensor:
+    """(T * B, C, Y, X)."""
+    frames = images.transpose(0, 1) if op.per_step else images.unsqueeze(0).expand(graph.time_steps, *images.shape)
+    return frames.flatten(0, 1)
+
+
+def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
+    x = inputs[0]
+    match node.op:
+        case Input() | Output():
+            return x
+        case Conv2d(weight, bias, stride, padding, groups):
+            return F.conv2d(x, _parameter(weight, x), _parameter(bias, x), stride, padding, 1, groups)
+        case Linear(weight, bias):
+            tokens = F.linear(x.flatten(2).transpose(1, 2), _parameter(weight, x), _parameter(bias, x))
+            return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+        case BatchNorm(gamma, beta, mean, var, eps):
+            parameters = (_parameter(p, x) for p in (mean, var, gamma, beta))
+            return F.batch_norm(x, *parameters, False, 0.0, eps)
+        case Lif(tau, v_threshold, decay_input):
+            return lif(x.unflatten(0, (graph.time_steps, -1)), tau, v_threshold, decay_input, 4.0).flatten(0, 1)
+        case MaxPool2d(kernel, stride, padding):
+            return F.max_pool2d(x, kernel, stride, padding)
+        case AvgPool2d(kernel, stride):
+            return F.avg_pool2d(x, kernel, stride)
+        case Add():
+            return x + inputs[1]
+        case Scale(factor):
+            return x * factor
+        case Attention(heads, scale):
+            q, k, v = (i.flatten(2).unflatten(1, (heads, -1)) for i in inputs)
+            return ((v @ k.transpose(2, 3)) @ q).flatten(1, 2).unflatten(2, x.shape[2:]) * scale
+        case Mean():
+            return x.mean((2, 3), keepdim=True)
+        case _:
+            assert_never(node.op)
+
+
+def _parameter(array: object, like: Tensor) -> Tensor:
+    return torch.tensor(array, dtype=like.dtype)

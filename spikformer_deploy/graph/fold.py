@@ -1,0 +1,44 @@
+"""Fold every batch normalisation into the synaptic layer before it, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from spikformer_deploy.errors import ModelError
+from spikformer_deploy.graph.ir import BatchNorm, Conv2d, Graph, Linear, Node
+from spikformer_deploy.values import frozen
+
+
+def fold_batch_norm(graph: Graph) -> Graph:
+    """The same function with BatchNorm(layer(x)) as one layer; the node keeps the layer's name.
+
+    Raises ModelError for a batch normalisation that follows no layer, or whose layer has other readers too.
+    """
+    folded: dict[str, Node] = {}
+    renamed: dict[str, str] = {}
+    for norm in graph.of(BatchNorm):
+        layer = graph[norm.inputs[0]]
+        if not isinstance(layer.op, (Conv2d, Linear)) or len(graph.consumers(layer.name)) != 1:
+            raise ModelError(
+                norm.name,
+                f"this batch normalisation follows {layer.name}, and only one right after a layer can be folded",
+                "Place it directly after a Conv or Linear whose result nothing else reads.",
+            )
+        assert isinstance(norm.op, BatchNorm)
+        folded[layer.name] = replace(layer, op=_folded(layer.op, norm.op))
+        renamed[norm.name] = layer.name
+    nodes = [
+        replace(node, inputs=tuple(renamed.get(i, i) for i in node.inputs))
+        for node in (folded.get(n.name, n) for n in graph)
+        if node.name not in renamed
+    ]
+    return Graph(tuple(nodes), graph.time_steps)
+
+
+def _folded(layer: Conv2d | Linear, norm: BatchNorm) -> Conv2d | Linear:
+    scale = norm.gamma / np.sqrt(norm.var + norm.eps)
+    weight = layer.weight * scale.reshape(-1, *(1,) * (layer.weight.ndim - 1))
+    bias = (layer.bias - norm.mean) * scale + norm.beta
+    return replace(layer, weight=frozen(weight), bias=frozen(bias))

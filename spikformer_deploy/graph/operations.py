@@ -1,0 +1,368 @@
+"""What each exported operation means: a node of the graph, or only another layout of a value.
+
+A handler takes a Call and returns the Value (or Product) that the operation makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from spikformer_deploy.errors import ModelError
+from spikformer_deploy.graph import axes, ir
+from spikformer_deploy.graph.axes import Dims, axis
+from spikformer_deploy.values import frozen
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A node's value as the model lays it out."""
+
+    name: str
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Half of an attention: q k^T ("scores") or k^T v ("memory"), waiting for the other factor."""
+
+    kind: str
+    left: Value
+    right: Value
+    factor: float
+    dims: Dims
+
+
+@dataclass(slots=True)
+class Batch:
+    """The nodes made so far."""
+
+    time_steps: int
+    nodes: list[ir.Node] = field(default_factory=list)
+
+    def shape(self, name: str) -> ir.Shape:
+        return next(node.shape for node in reversed(self.nodes) if node.name == name)
+
+
+@dataclass(slots=True)
+class Call:
+    """One exported operation: its arguments (Values, tensors, numbers) and the shape of its result."""
+
+    batch: Batch
+    unique_name: Callable[[], str]
+    node: torch.fx.Node
+    args: tuple[Any, ...]
+    shape: tuple[int, ...]
+    line: str
+
+    def argument(self, index: int, default: Any = None) -> Any:
+        return self.args[index] if index < len(self.args) and self.args[index] is not None else default
+
+    def refuse(self, problem: str, way_out: str = "") -> ModelError:
+        where = f" ({self.line})" if self.line else ""
+        return ModelError(self.unique_name(), problem + where, way_out)
+
+    def value(self, index: int = 0) -> Value:
+        """Argument `index` where it is a value of the graph."""
+        value = self.argument(index)
+        if not isinstance(value, Value):
+            kind = "half an attention product" if isinstance(value, Product) else "a constant"
+            raise self.refuse(f"{self.node.target} of {kind} is not supported", "Only activations can stand here.")
+        return value
+
+    def add(self, op: ir.Op, inputs: tuple[str, ...], shape: ir.Shape, dims: Dims) -> Value:
+        """A new node, laid out as `dims`."""
+        name = self.unique_name()
+        self.batch.nodes.append(ir.Node(name, op, inputs, shape, self.line))
+        return Value(name, dims)
+
+
+# --- layout ---------------------------------------------------------------------------------------------------
+
+
+def _same(call: Call) -> Any:
+    return call.args[0]
+
+
+def _reshape(call: Call) -> Value:
+    value = call.value()
+    return replace(value, dims=axes.reshape(value.dims, call.shape))
+
+
+def _permute(call: Call) -> Value:
+    value, rank = call.value(), len(call.shape)
+    return replace(value, dims=axes.permute(value.dims, tuple(d % rank for d in call.args[1])))
+
+
+def _transpose(call: Call) -> Value:
+    value, order = call.value(), list(range(len(call.shape)))
+    first, second = (order[0], order[1]) if len(call.args) == 1 else (call.args[1], call.args[2])
+    order[first], order[second] = order[second], order[first]
+    return replace(value, dims=axes.permute(value.dims, tuple(order)))
+
+
+def _expand(call: Call) -> Value:
+    """Repetition along a new dimension makes the time axis; any other repetition is refused."""
+    value = call.value()
+    old = ((),) * (len(call.shape) - len(value.dims)) + value.dims
+    dims = []
+    for dim, extent in zip(old, call.shape, strict=True):
+        if axes.size(dim) == extent:
+            dims.append(dim)
+        elif dim or any("T" in axes.roles(d) for d in old) or extent != call.batch.time_steps:
+            raise call.refuse(
+                f"a repetition of {axes.show(value.dims)} to {call.shape} is no time axis of {call.batch.time_steps}",
+                "Give the number of time steps that the model was built with (--time-steps).",
+            )
+        else:
+            dims.append(axis("T", extent))
+    return replace(value, dims=tuple(dims))
+
+
+# --- layers ---------------------------------------------------------------------------------------------------
+
+
+def _float64(tensor: torch.Tensor) -> Any:
+    return frozen(tensor.detach().to(torch.float64).numpy())
+
+
+def _bias(call: Call, index: int, channels: int) -> Any:
+    bias = call.argument(index)
+    return _float64(bias) if bias is not None else frozen(np.zeros(channels))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return (int(values[0]), int(values[-1]))
+
+
+def _maps(call: Call, value: Value) -> ir.Shape:
+    """The (C, Y, X) of a value that is laid out as images (batch, C, Y, X); refused where it is not."""
+    shape = call.batch.shape(value.name)
+    wanted = tuple(axis(role, extent) for role, extent in zip("CYX", shape, strict=True))
+    if len(value.dims) != 4 or value.dims[1:] != wanted or not axes.roles(value.dims[0]) <= {"T", "B"}:
+        raise call.refuse(f"{call.node.target} sees {axes.show(value.dims)} instead of (T*B, C, Y, X)")
+    return shape
+
+
+def _conv2d(call: Call) -> Value:
+    value = call.value()
+    _maps(call, value)
+    weight = call.args[1]
+    if not isinstance(weight, torch.Tensor):
+        raise call.refuse("a convolution with computed weights is not supported")
+    if _pair(call.argument(5, 1)) != (1, 1):
+        raise call.refuse(f"dilation {call.argument(5)} is not supported", "Use dilation 1.")
+    if isinstance(call.argument(4), str):
+        raise call.refuse(f"padding '{call.argument(4)}' is not supported", "Give the padding as numbers.")
+    stride, padding = _pair(call.argument(3, 1)), _pair(call.argument(4, 0))
+    op = ir.Conv2d(_float64(weight), _bias(call, 2, len(weight)), stride, padding, int(call.argument(6, 1)))
+    return _spatial(call, op, value, len(weight))
+
+
+def _spatial(call: Call, op: ir.Op, value: Value, channels: int) -> Value:
+    height, width = call.shape[2:]
+    dims = (value.dims[0], axis("C", channels), axis("Y", height), axis("X", width))
+    return call.add(op, (value.name,), (channels, height, width), dims)
+
+
+def _linear(call: Call) -> Value:
+    return _dense(call, call.value(), call.args[1], len(call.value().dims) - 1)
+
+
+def _conv1d(call: Call) -> Value:
+    weight = call.args[1]
+    if weight.shape[2] != 1 or _pair(call.argument(3, 1)) != (1, 1) or int(call.argument(6, 1)) != 1:
+        raise call.refuse("Conv1d is supported as a linear layer over tokens only", "Use kernel 1, stride 1, groups 1.")
+    return _dense(call, call.value(), weight[:, :, 0], 1)
+
+
+def _dense(call: Call, value: Value, weight: torch.Tensor, at: int) -> Value:
+    """A linear layer over dimension `at`, which must be the whole channel axis."""
+    channels, height, width = call.batch.shape(value.name)
+    if value.dims[at] != axis("C", channels):
+        raise call.refuse(f"a linear layer over dimension {at} of {axes.show(value.dims)} mixes axes")
+    op = ir.Linear(_float64(weight), _bias(call, 2, len(weight)))
+    dims = (*value.dims[:at], axis("C", len(weight)), *value.dims[at + 1 :])
+    return call.add(op, (value.name,), (len(weight), height, width), dims)
+
+
+def _batch_norm(call: Call) -> Value:
+    value = call.value()
+    gamma, beta, mean, var = call.args[1:5]
+    shape = call.batch.shape(value.name)
+    if call.argument(5) or mean is None or var is None:
+        raise call.refuse("batch normalisation without running statistics", "Call model.eval() before compiling.")
+    if value.dims[1] != axis("C", shape[0]):
+        raise call.refuse(f"batch normalisation over dimension 1 of {axes.show(value.dims)} mixes axes")
+    if bool((var < 0).any()):
+        raise call.refuse("a negative running variance")
+    gamma = torch.ones_like(mean) if gamma is None else gamma
+    beta = torch.zeros_like(mean) if beta is None else beta
+    op = ir.BatchNorm(_float64(gamma), _float64(beta), _float64(mean), _float64(var), float(call.args[7]))
+    return call.add(op, (value.name,), shape, value.dims)
+
+
+def _lif(call: Call) -> Value:
+    value = call.value()
+    if value.dims[0] != axis("T", call.batch.time_steps):
+        raise call.refuse(f"the LIF sees {axes.show(value.dims)}: its first dimension must be the time axis alone")
+    op = ir.Lif(*call.args[1:4])
+    return call.add(op, (value.name,), call.batch.shape(value.name), value.dims)
+
+
+def _max_pool2d(call: Call) -> Value:
+    value = call.value()
+    channels = _maps(call, value)[0]
+    if _pair(call.argument(4, 1)) != (1, 1) or call.argument(5, False):
+        raise call.refuse("max-pooling with dilation or ceil_mode is not supported")
+    kernel = _pair(call.args[1])
+    op = ir.MaxPool2d(kernel, _pair(call.argument(2) or kernel), _pair(call.argument(3, 0)))
+    return _spatial(call, op, value, channels)
+
+
+def _avg_pool2d(call: Call) -> Value:
+    value = call.value()
+    channels = _maps(call, value)[0]
+    if _pair(call.argument(3, 0)) != (0, 0) or call.argument(4, False) or call.argument(6) is not None:
+        raise call.refuse("average pooling with padding, ceil_mode or a divisor is not supported")
+    kernel = _pair(call.args[1])
+    return _spatial(call, ir.AvgPool2d(kernel, _pair(call.argument(2) or kernel)), value, channels)
+
+
+def _adaptive_avg_pool2d(call: Call) -> Value:
+    value = call.value()
+    channels = _maps(call, value)[0]
+    if _pair(call.args[1]) != (1, 1):
+        raise call.refuse(f"adaptive pooling to {call.args[1]} is not supported", "Pool to 1x1, or use AvgPool2d.")
+    return call.add(ir.Mean(), (value.name,), (channels, 1, 1), (*value.dims[:2], (), ()))
+
+
+def _mean(call: Call) -> Value:
+    """A mean over whole axes: positions give a Mean node, time steps leave the graph (Output averages over them)."""
+    value, rank = call.value(), len(call.value().dims)
+    over = call.args[1] if isinstance(call.args[1], (list, tuple)) else [call.args[1]]
+    reduced = {d % rank for d in over}
+    keep = bool(call.argument(2, False))
+    left = [dim for i, dim in enumerate(value.dims) if i not in reduced]
+    dims = tuple(() if i in reduced else dim for i, dim in enumerate(value.dims)) if keep else tuple(left)
+    atoms = {atom for i in reduced for atom in value.dims[i]}
+    channels, height, width = call.batch.shape(value.name)
+    positions = {*axis("Y", height), *axis("X", width)}
+    if atoms - positions - {*axis("T", call.batch.time_steps)} or atoms & positions not in (positions, set()):
+        raise call.refuse(
+            f"a mean over dimensions {sorted(reduced)} of {axes.show(value.dims)}: only whole time or all tokens"
+        )
+    if atoms & positions:
+        return call.add(ir.Mean(), (value.name,), (channels, 1, 1), dims)
+    return replace(value, dims=dims)
+
+
+# --- arithmetic -----------------------------------------------------------------------------------------------
+
+
+def _add(call: Call) -> Value:
+    left, right = call.value(0), call.value(1)
+    if left.dims != right.dims or call.shape != tuple(axes.size(d) for d in left.dims):
+        raise call.refuse(f"a sum of {axes.show(left.dims)} and {axes.show(right.dims)} mixes axes")
+    return call.add(ir.Add(), (left.name, right.name), call.batch.shape(left.name), left.dims)
+
+
+def _multiply(call: Call) -> Value | Product:
+    factors = [a for a in call.args[:2] if isinstance(a, (int, float))]
+    if len(factors) != 1:
+        raise call.refuse("a product of two activations is not supported", "Only q, k, v products of an attention are.")
+    other = call.args[0] if not isinstance(call.args[0], (int, float)) else call.args[1]
+    return _scaled(call, other, float(factors[0]))
+
+
+def _divide(call: Call) -> Value | Product:
+    if not isinstance(call.args[1], (int, float)) or call.args[1] == 0:
+        raise call.refuse("a division by something else than a constant is not supported")
+    return _scaled(call, call.args[0], 1.0 / call.args[1])
+
+
+def _scaled(call: Call, value: Any, factor: float) -> Value | Product:
+    if isinstance(value, Product):
+        return replace(value, factor=value.factor * factor)
+    if not isinstance(value, Value):
+        raise call.refuse("arithmetic between constants is not supported")
+    return call.add(ir.Scale(factor), (value.name,), call.batch.shape(value.name), value.dims)
+
+
+def _matmul(call: Call) -> Value | Product:
+    left, right = call.args[:2]
+    if not isinstance(left, (Value, Product)) or not isinstance(right, (Value, Product)):
+        raise call.refuse("a matrix product with a constant is not supported", "Use nn.Linear for learned weights.")
+    if left.dims[:-2] != right.dims[:-2] or left.dims[-1] != right.dims[-2]:
+        raise call.refuse(f"the matrix product of {axes.show(left.dims)} and {axes.show(right.dims)} mixes axes")
+    dims = (*left.dims[:-1], right.dims[-1])
+    if isinstance(left, Value) and isinstance(right, Value):
+        kind = {"C": "scores", "Y": "memory", "X": "memory"}.get(_role(left.dims[-1]))
+        if kind is None:
+            raise call.refuse(f"the matrix product over {axes.show(left.dims)} is no part of an attention")
+        return Product(kind, left, right, 1.0, dims)
+    if isinstance(left, Product) and left.kind == "scores" and isinstance(right, Value):
+        return _attention(call, left.left, left.right, right, left.factor, dims)
+    if isinstance(right, Product) and right.kind == "memory" and isinstance(left, Value):
+        return _attention(call, left, right.left, right.right, right.factor, dims)
+    raise call.refuse("three products in a row are no attention")
+
+
+def _attention(call: Call, q: Value, k: Value, v: Value, factor: float, dims: Dims) -> Value:
+    """Attention of three equal shapes; the heads follow from the channels that the product runs over."""
+    shapes = {call.batch.shape(x.name) for x in (q, k, v)}
+    if len(shapes) != 1:
+        raise call.refuse("q, k and v of different shapes are not supported")
+    (shape,) = shapes
+    per_head = axes.size(q.dims[-1])
+    tokens = (*axis("Y", shape[1]), *axis("X", shape[2]))
+    if q.dims[-2] != tokens or v.dims[-2] != tokens or shape[0] % per_head or q.dims[-1] != v.dims[-1]:
+        raise call.refuse(f"the attention over {axes.show(q.dims)} is not one of tokens and channels of a head")
+    return call.add(ir.Attention(shape[0] // per_head, factor), (q.name, k.name, v.name), shape, dims)
+
+
+def _role(dim: axes.Dim) -> str:
+    return dim[0].role if dim else ""
+
+
+OPERATIONS: dict[str, Callable[[Call], Any]] = {
+    "aten.conv2d": _conv2d,
+    "aten.conv1d": _conv1d,
+    "aten.linear": _linear,
+    "aten.batch_norm": _batch_norm,
+    "spikformer.lif": _lif,
+    "aten.max_pool2d": _max_pool2d,
+    "aten.avg_pool2d": _avg_pool2d,
+    "aten.adaptive_avg_pool2d": _adaptive_avg_pool2d,
+    "aten.mean": _mean,
+    "aten.add": _add,
+    "aten.add_": _add,
+    "aten.mul": _multiply,
+    "aten.mul_": _multiply,
+    "aten.div": _divide,
+    "aten.matmul": _matmul,
+    "aten.reshape": _reshape,
+    "aten.view": _reshape,
+    "aten.flatten": _reshape,
+    "aten.unflatten": _reshape,
+    "aten.squeeze": _reshape,
+    "aten.unsqueeze": _reshape,
+    "aten.permute": _permute,
+    "aten.transpose": _transpose,
+    "aten.t": _transpose,
+    "aten.expand": _expand,
+    "aten.repeat": _expand,
+    "aten.contiguous": _same,
+    "aten.clone": _same,
+    "aten.detach": _same,
+    "aten.alias": _same,
+    "aten.dropout": _same,
+    "aten.to": _same,
+    "aten._assert_tensor_metadata": _same,
+}
+"""Exported operation -> handler; squeeze and unsqueeze are reshapes, since a size of 1 holds no atoms."""

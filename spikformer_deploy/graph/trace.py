@@ -1,0 +1,194 @@
+"""PyTorch module -> Graph: torch.export, then every exported operation as a node or as a change of layout."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from spikformer_deploy.errors import ModelError
+from spikformer_deploy.graph import axes, ir
+from spikformer_deploy.graph.operations import OPERATIONS, Batch, Call, Value
+from spikformer_deploy.nn import lif as _registers_the_operator  # noqa: F401
+
+BATCH = 1_000_003
+"""The size that stands for the symbolic batch: a prime, so that no reshape can hide a part of it elsewhere."""
+
+
+def trace(module: nn.Module, input_shape: tuple[int, int, int], *, time_steps: int, per_step: bool = False) -> ir.Graph:
+    """The float graph of `module` for images (B, C, Y, X), or frames (B, T, C, Y, X) where `per_step`.
+
+    The graph is raw: batch normalisation and scales still stand in it (fold.py, simplify.py).
+    Raises ModelError where the model cannot be exported, holds state, or has an operation that no chip of ours runs.
+    """
+    exported = export(module, (time_steps, *input_shape) if per_step else input_shape)
+    _refuse_state(exported)
+    return _Tracer(exported, input_shape, time_steps, per_step).graph()
+
+
+def export(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
+    """torch.export of `module` in evaluation mode with a dynamic batch; ModelError with torch's reason where it fails."""
+    example = torch.zeros(2, *shape)
+    try:
+        with torch.no_grad():
+            return torch.export.export(module.eval(), (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            "model",
+            f"torch.export cannot trace it for images of {'x'.join(map(str, shape))}: {reason}",
+            "The forward pass must work for any batch size, and must not branch on values.",
+        ) from error
+
+
+def _refuse_state(exported: ExportedProgram) -> None:
+    signature = exported.graph_signature
+    if signature.inputs_to_lifted_tensor_constants or signature.buffers_to_mutate:
+        names = [*signature.inputs_to_lifted_tensor_constants.values(), *signature.buffers_to_mutate.values()]
+        raise ModelError(
+            names[0],
+            "a tensor that is no parameter is baked into the model (the state of an earlier run?)",
+            "Reset the neurons before compiling (spikingjelly: functional.reset_net(model)).",
+        )
+
+
+class _Tracer:
+    """Walks the exported graph once; `values` says what each exported node is in terms of the Graph."""
+
+    def __init__(
+        self, exported: ExportedProgram, input_shape: tuple[int, int, int], time_steps: int, per_step: bool
+    ) -> None:
+        self.exported, self.time_steps, self.per_step = exported, time_steps, per_step
+        self.values: dict[torch.fx.Node, Any] = {}
+        self.batch = Batch(time_steps)
+        self.batch.nodes.append(ir.Node("input", ir.Input(per_step), (), input_shape))
+        self.counts: Counter[str] = Counter({"input": 1})
+
+    def graph(self) -> ir.Graph:
+        for node in self.exported.graph.nodes:
+            match node.op:
+                case "placeholder":
+                    self.values[node] = self._placeholder(node)
+                case "call_function":
+                    self.values[node] = self._call(node)
+                case "output":
+                    self._finish(node)
+        return ir.Graph(tuple(self.batch.nodes), self.time_steps)
+
+    def _placeholder(self, node: torch.fx.Node) -> Any:
+        signature, state = self.exported.graph_signature, self.exported.state_dict
+        target = signature.inputs_to_parameters.get(node.name) or signature.inputs_to_buffers.get(node.name)
+        if target is not None:
+            return _checked(target, state[target])
+        channels, height, width = self.batch.nodes[0].shape
+        time = (axes.axis("T", self.time_steps),) if self.per_step else ()
+        image = (axes.axis("C", channels), axes.axis("Y", height), axes.axis("X", width))
+        return Value("input", (axes.axis("B", BATCH), *time, *image))
+
+    def _call(self, node: torch.fx.Node) -> Any:
+        target = str(node.target).removesuffix(".default").split(".")
+        name = ".".join(target[:2])
+        handler: Callable[[Call], Any] | None = OPERATIONS.get(name)
+        call = Call(
+            self.batch, lambda: self._unique(node), node, self._arguments(node), shape_of(node), source_line(node)
+        )
+        if handler is None:
+            if not isinstance(node.meta.get("val"), torch.Tensor):
+                return node.meta.get("val")
+            raise self._unsupported(node, name, call)
+        try:
+            return handler(call)
+        except axes.MixedAxesError as error:
+            shapes = ", ".join(axes.show(v.dims) for v in call.args if isinstance(v, Value))
+            raise ModelError(
+                module_path(node),
+                f"{name} of {shapes} mixes axes: {error}{_at(call.line)}",
+                "Keep time, batch, channels and positions apart when reshaping.",
+            ) from None
+
+    def _arguments(self, node: torch.fx.Node) -> tuple[Any, ...]:
+        return tuple(torch.fx.node.map_arg((*node.args, *node.kwargs.values()), lambda n: self.values[n]))
+
+    def _unsupported(self, node: torch.fx.Node, name: str, call: Call) -> ModelError:
+        shapes = ", ".join(axes.show(v.dims) for v in call.args if isinstance(v, Value)) or "constants"
+        known = sorted({key.split(".")[1] for key in OPERATIONS})
+        return ModelError(
+            module_path(node),
+            f"operation {name} of {shapes} is not supported{_at(call.line)}",
+            f"Supported: {', '.join(known)}.",
+        )
+
+    def _unique(self, node: torch.fx.Node) -> str:
+        """The module path of a node, with the operation where the module is a container, and a number where taken."""
+        path = module_path(node)
+        operation = str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
+        kind = _module_type(node)
+        name = path if kind is not None and _is_leaf(kind, operation) else ".".join(filter(None, (path, operation)))
+        self.counts[name] += 1
+        return name if self.counts[name] == 1 else f"{name}.{self.counts[name] - 1}"
+
+    def _finish(self, node: torch.fx.Node) -> None:
+        results = [self.values[a] for a in node.args[0] if isinstance(a, torch.fx.Node)]
+        if len(results) != 1 or not isinstance(results[0], Value):
+            raise ModelError("model", f"it returns {len(results)} tensors", "It must return the logits alone.")
+        value = results[0]
+        if any("T" in axes.roles(dim) for dim in value.dims):
+            raise ModelError(
+                "model", f"its result is {axes.show(value.dims)}", "It must return the mean over the time steps."
+            )
+        self.batch.nodes.append(ir.Node("output", ir.Output(), (value.name,), self.batch.shape(value.name)))
+
+
+def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise ModelError(name, "it holds NaN or infinite values", "The training diverged, or the file is damaged.")
+    return tensor
+
+
+def shape_of(node: torch.fx.Node) -> tuple[int, ...]:
+    """The shape of a node's value with BATCH for the symbolic batch; () where it is no tensor."""
+    value = node.meta.get("val")
+    return tuple(_concrete(extent) for extent in value.shape) if isinstance(value, torch.Tensor) else ()
+
+
+def _concrete(extent: Any) -> int:
+    if isinstance(extent, int):
+        return extent
+    expression = extent.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, BATCH)))
+
+
+def module_path(node: torch.fx.Node) -> str:
+    """Where in the module tree a node was made, "block.0.attn"."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def _module_type(node: torch.fx.Node) -> str | None:
+    stack = node.meta.get("nn_module_stack") or {}
+    kind = list(stack.values())[-1][1] if stack else None
+    return kind if isinstance(kind, str) or kind is None else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_leaf(kind: str, operation: str) -> bool:
+    """Whether the module is the operation itself (torch.nn.Conv2d, our LIF), so that its path is name enough."""
+    return kind.startswith("torch.nn.modules") or operation == "lif"
+
+
+def source_line(node: torch.fx.Node) -> str:
+    """The innermost line of the model's source, "model.py:12: x = ..."; "" where torch does not know."""
+    found = re.findall(r'File "([^"]*)", line (\d+), in \w+\n\s*(.*)', node.meta.get("stack_trace") or "")
+    found = [f for f in found if "/torch/" not in f[0]]
+    if not found:
+        return ""
+    path, line, code = found[-1]
+    return f"{path.rsplit('/', 1)[-1]}:{line}: {code.strip()}"
+
+
+def _at(line: str) -> str:
+    return f" ({line})" if line else ""

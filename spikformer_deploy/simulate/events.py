@@ -6,12 +6,24 @@ A message is a non-zero output on its way to one core: a spike that serves sever
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import assert_never
 
-Counts = NDArray[np.int64]
+from spikformer_deploy.errors import InputError
+from spikformer_deploy.mapping.mapping import Mapping
+from spikformer_deploy.quantize.network import Accumulator, Attention, Conv, Network, Projection, Readout, Window
+from spikformer_deploy.simulate.reach import axes_of, channel_cuts, fan_of_channels, reached
+from spikformer_deploy.simulate.run import Activity, Execution
+from spikformer_deploy.simulate.slices import SliceEvents, count_slices
+
+__all__ = ["Events", "PopulationEvents", "ProjectionEvents", "SliceEvents", "channel_cuts", "count", "join"]
+
+Int: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,14 +33,19 @@ class PopulationEvents:
     updates   (T,) neuron updates: every neuron once a step
     spikes    (T,) non-zero outputs
     messages  (T,) one for each spike and each core it is sent to; equal to `spikes` where there is no mapping
-    silent    neurons that sent nothing in any step of any image
+    fired     (T, C, Y, X) spikes of every neuron; zero for the Accumulator
     """
 
     name: str
-    updates: Counts
-    spikes: Counts
-    messages: Counts
-    silent: int
+    updates: Int
+    spikes: Int
+    messages: Int
+    fired: Int
+
+    @property
+    def silent(self) -> int:
+        """Neurons that sent nothing in any step of any image."""
+        return int((self.fired.sum(0) == 0).sum())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,52 +54,25 @@ class ProjectionEvents:
 
     kind          "conv" | "window" | "readout" | "attention"
     graded        some source sends values beyond 1
-    synops        (T,) synaptic operations; of an attention: those at its counters (facts of the mapping: see attention)
-    delivered     (T,) graded values that an attention's counters send to the target, at most; zero for other kinds
-    coincidences  (T,) pairs of spikes k[n, c], v[n, c'] of one token and head: the additions that K^T V needs;
-                  zero for other kinds
-    products      (T,) d * (min(spikes of k, spikes of v) + spikes of q), d channels a head: the additions of an attention
-                  that skips zeros of one operand (the count of the syops tool, with exact spikes); zero for other kinds
-    dense         multiply-accumulates of one image and step where no zero is skipped
+    synops        (T,) synaptic operations; of an attention: those at its counters, where each spike of q, k and v costs
+                  d (KV first, tokens in series) or N (QK first); d channels a head, N tokens
+    The next three are zero for other kinds than attention:
+    delivered     (T,) graded values that the counters send on to the target: at most, as counters at zero send none
+    coincidences  (T,) pairs of spikes k[n, c], v[n, c'] of one token and head: the additions that K^T V needs
+    products      (T,) d * (min(spikes of k, spikes of v) + spikes of q): the additions of q (K^T V) where zeros of
+                  one operand are skipped; the count of the syops tool, here with exact spikes
+    dense         multiply-accumulates of one image and step where nothing is skipped: see dense_macs
     """
 
     sources: tuple[str, ...]
     target: str
     kind: str
     graded: bool
-    synops: Counts
-    delivered: Counts
-    coincidences: Counts
-    products: Counts
+    synops: Int
+    delivered: Int
+    coincidences: Int
+    products: Int
     dense: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SliceEvents:
-    """Events of each slice of the mapping, in the order of Mapping.boxes.
-
-    sites         (slices,) index of the site; cores (slices,) global core: as in the mapping
-    neurons       (slices,) neurons (or attention counters) that are updated in each step
-    spikes        (images, T, slices) non-zero outputs; of attention counters: graded values delivered, at most
-    messages_out  (images, T, slices) one for each spike and destination core
-    messages_in   (images, T, slices); a message that serves several slices of a core counts at the first of them
-    synops        (images, T, slices)
-    """
-
-    sites: Counts
-    cores: Counts
-    neurons: Counts
-    spikes: Counts
-    messages_out: Counts
-    messages_in: Counts
-    synops: Counts
-
-    def by_core(self, values: Counts) -> tuple[Counts, Counts]:
-        """The cores in use, ascending, and `values` (..., slices) summed over the slices of each: (..., cores)."""
-        cores, index = np.unique(self.cores, return_inverse=True)
-        out = np.zeros((*values.shape[:-1], len(cores)), values.dtype)
-        np.add.at(out, (..., index), values)
-        return cores, out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,5 +97,132 @@ class Events:
 
     @property
     def dense_macs(self) -> int:
-        """Multiply-accumulates of one image where no zero is skipped: all projections, all time steps."""
+        """Multiply-accumulates of one image where nothing is skipped: all projections, all time steps."""
         return sum(p.dense for p in self.projections) * self.time_steps
+
+
+def count(network: Network, mapping: Mapping | None, execution: Execution) -> Events:
+    """All events of `execution`: per population and projection, and per slice of `mapping` where there is one.
+
+    Raises InputError where the execution was not asked for the ranges of channels that `channel_cuts` names.
+    """
+    _check_cuts(network, mapping, execution)
+    images = len(execution.accumulators)
+    slices = None if mapping is None else count_slices(network, mapping, execution)
+    serial = {} if mapping is None else {s.population: s.serial for s in mapping.sites if s.kind == "attention"}
+    populations = {p.name: _population(network, p.name, execution, images) for p in network}
+    if mapping is not None and slices is not None:
+        for index, site in enumerate(mapping.sites):
+            if site.kind == "population":
+                sent = slices.messages_out[..., mapping.slices_of(index)].sum((0, 2))
+                populations[site.population] = replace(populations[site.population], messages=sent)
+    projections = tuple(_projection(network, p, execution.activity, serial.get(p.target)) for p in network.projections)
+    return Events(images, network.time_steps, populations, projections, slices)
+
+
+def join(parts: Sequence[Events]) -> Events:
+    """The events of consecutive batches of one program as one; `parts` must not be empty."""
+    first = parts[0]
+    populations = {
+        name: PopulationEvents(
+            name,
+            *(sum(getattr(e.populations[name], f) for e in parts) for f in ("updates", "spikes", "messages", "fired")),
+        )
+        for name in first.populations
+    }
+    summed = ("synops", "delivered", "coincidences", "products")
+    projections = tuple(
+        replace(p, **{f: sum(getattr(e.projections[i], f) for e in parts) for f in summed})
+        for i, p in enumerate(first.projections)
+    )
+    slices = None
+    if first.slices is not None:
+        every = [e.slices for e in parts if e.slices is not None]
+        stacked = ("spikes", "messages_out", "messages_in", "synops")
+        slices = replace(first.slices, **{f: np.concatenate([getattr(s, f) for s in every]) for f in stacked})
+    return Events(sum(e.images for e in parts), first.time_steps, populations, projections, slices)
+
+
+def _check_cuts(network: Network, mapping: Mapping | None, execution: Execution) -> None:
+    for name, cuts in channel_cuts(network, mapping).items():
+        if not np.isin(cuts, execution.activity[name].channel_cuts).all():
+            raise InputError(
+                name,
+                f"its activity was summed over channels cut at {execution.activity[name].channel_cuts.tolist()}, "
+                f"and the counts need {cuts.tolist()}",
+                "Run the images with cuts=channel_cuts(network, mapping).",
+            )
+
+
+def _population(network: Network, name: str, execution: Execution, images: int) -> PopulationEvents:
+    population, steps = network[name], network.time_steps
+    updates = np.full(steps, population.size * images, np.int64)
+    if isinstance(population.neuron, Accumulator):
+        none = np.zeros(steps, np.int64)
+        return PopulationEvents(name, updates, none, none, np.zeros((steps, *population.shape), np.int64))
+    fired = execution.activity[name].fired
+    spikes = fired.sum((1, 2, 3))
+    return PopulationEvents(name, updates, spikes, spikes, fired)
+
+
+def _projection(
+    network: Network, projection: Projection, activity: dict[str, Activity], serial: str | None
+) -> ProjectionEvents:
+    graded = any(network[s].max_out > 1 for s in projection.sources)
+    place = (projection.sources, projection.target)
+    if isinstance(projection.synapse, Attention):
+        figures = _attention(network, projection, projection.synapse, activity, serial)
+        return ProjectionEvents(*place, "attention", graded, *figures, dense_macs(network, projection))
+    source, target, synapse = network[projection.sources[0]].shape, network[projection.target].shape, projection.synapse
+    (ky, sy, py), (kx, sx, px) = axes_of(synapse, source)
+    fan = np.zeros(source[0], np.int64)
+    for first, end, targets in fan_of_channels(synapse, source, 0, target[0]):
+        fan[first:end] = targets
+    rows, columns = reached(source[1], 0, target[1], ky, sy, py), reached(source[2], 0, target[2], kx, sx, px)
+    synops = np.einsum("tcyx,c,y,x->t", activity[projection.sources[0]].fired, fan, rows, columns, optimize=True)
+    none = np.zeros_like(synops)
+    kind = type(synapse).__name__.lower()
+    return ProjectionEvents(*place, kind, graded, synops, none, none, none, dense_macs(network, projection))
+
+
+def _attention(
+    network: Network, projection: Projection, attention: Attention, activity: dict[str, Activity], serial: str | None
+) -> tuple[Int, Int, Int, Int]:
+    """(synops, delivered, coincidences, products), (T,) each: see ProjectionEvents."""
+    channels, height, width = network[projection.target].shape
+    depth, tokens = channels // attention.heads, height * width
+    tokens_in_series = serial == "tokens" if serial else depth <= tokens
+    per_spike = depth if tokens_in_series else tokens
+    q, k, v = (activity[s].fired.sum((1, 2, 3)) for s in projection.sources)
+    delivered = per_spike * (q if tokens_in_series else v)
+    meeting = [_of_heads(activity[s], attention.heads) for s in projection.sources[1:]]
+    coincidences = np.einsum("nthp,nthp->t", *meeting)
+    return per_spike * (q + k + v), delivered, coincidences, depth * (np.minimum(k, v) + q)
+
+
+def _of_heads(activity: Activity, heads: int) -> Int:
+    """(images, T, heads, positions) messages of each head."""
+    maps, cuts = activity.messages.astype(np.int64), activity.channel_cuts
+    starts = np.searchsorted(cuts, np.arange(heads) * (cuts[-1] // heads))
+    return np.add.reduceat(maps, starts, axis=2).reshape(*maps.shape[:2], heads, -1)
+
+
+def dense_macs(network: Network, projection: Projection) -> int:
+    """Multiply-accumulates of one image and step where nothing is skipped, as papers count them.
+
+    Zero padding is included; of an attention both products in the cheaper order; a readout works on the pooled map;
+    windows (pooling, residual sums) multiply nothing.
+    """
+    channels, height, width = network[projection.target].shape
+    positions = height * width
+    match projection.synapse:
+        case Conv(weight=weight):
+            return weight.size * positions
+        case Readout(weight=weight):
+            return weight.size
+        case Attention(heads=heads):
+            return 2 * positions * channels * min(channels // heads, positions)
+        case Window():
+            return 0
+        case _:
+            assert_never(projection.synapse)

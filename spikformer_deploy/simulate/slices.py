@@ -1,0 +1,173 @@
+"""Event counts of each slice of a mapping: sums of message maps over boxes, all slices of a site at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.mapping.mapping import Mapping
+from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.simulate.reach import Inlet, inlets
+from spikformer_deploy.simulate.run import Activity, Execution
+
+Int: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SliceEvents:
+    """Events of each slice of the mapping, in the order of Mapping.boxes.
+
+    sites         (slices,) index of the site; cores (slices,) global core: as in the mapping
+    neurons       (slices,) neurons (or attention counters) of the slice, each updated once a step
+    spikes        (images, T, slices) non-zero outputs; of attention counters: graded values sent, at most
+    messages_out  (images, T, slices) one for each spike and destination core
+    messages_in   (images, T, slices); a message that serves several slices of a core counts at the first of them
+    synops        (images, T, slices) synaptic operations; an attention's both at its counters and at its target
+    """
+
+    sites: Int
+    cores: Int
+    neurons: Int
+    spikes: Int
+    messages_out: Int
+    messages_in: Int
+    synops: Int
+
+    def by_core(self, values: Int) -> tuple[Int, Int]:
+        """The cores in use, ascending, and `values` (..., slices) summed over the slices of each: (..., cores)."""
+        cores, index = np.unique(self.cores, return_inverse=True)
+        out = np.zeros((len(cores), *values.shape[:-1]), np.int64)
+        np.add.at(out, index, np.moveaxis(values, -1, 0))
+        return cores, np.moveaxis(out, 0, -1)
+
+
+def count_slices(network: Network, mapping: Mapping, execution: Execution) -> SliceEvents:
+    """Events of every slice; the Activity must have (at least) the channel cuts of reach.channel_cuts."""
+    images = len(execution.accumulators)
+    shape = (images, network.time_steps, len(mapping.boxes))
+    spikes, out, arrived, synops = (np.zeros(shape, np.int64) for _ in range(4))
+    by_source: dict[str, list[Inlet]] = {}
+    for inlet in inlets(network, mapping):
+        by_source.setdefault(inlet.source, []).append(inlet)
+    sites = {site.population: i for i, site in enumerate(mapping.sites) if site.kind == "population"}
+    for name, reached in by_source.items():
+        maps = _Maps(execution.activity[name])
+        fan_out = _receive(maps, reached, mapping.cores, arrived, synops, spikes)
+        own = mapping.slices_of(sites[name])
+        spikes[..., own] = maps.in_boxes(maps.prefix, mapping.boxes[own, 1:])
+        out[..., own] = maps.in_boxes(_prefix(maps.messages * fan_out), mapping.boxes[own, 1:])
+    counters = np.isin(mapping.boxes[:, 0], [i for i, s in enumerate(mapping.sites) if s.kind == "attention"])
+    out[..., counters] = spikes[..., counters]
+    edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)
+    neurons = np.prod(edges[:, :, 1] - edges[:, :, 0], 1)
+    return SliceEvents(mapping.boxes[:, 0], mapping.cores, neurons, spikes, out, arrived, synops)
+
+
+class _Maps:
+    """The message maps of one population: sums over any range of channels that begins and ends at a cut."""
+
+    def __init__(self, activity: Activity) -> None:
+        self.messages = activity.messages.astype(np.int64)
+        self.cuts = activity.channel_cuts
+        self.prefix = _prefix(self.messages)
+
+    def of_channels(self, first: int, end: int, prefix: Int | None = None) -> Int:
+        """(images, T, Y, X) messages of the channels [first, end)."""
+        values = self.prefix if prefix is None else prefix
+        low, high = np.searchsorted(self.cuts, (first, end))
+        return values[:, :, high] - values[:, :, low]
+
+    def in_boxes(self, prefix: Int, boxes: Int) -> Int:
+        """(images, T, boxes) sums over boxes c0, c1, y0, y1, x0, x1 of the population."""
+        out = np.zeros((*prefix.shape[:2], len(boxes)), np.int64)
+        for first, end in {(int(c0), int(c1)) for c0, c1 in boxes[:, :2]}:
+            chosen = np.flatnonzero((boxes[:, 0] == first) & (boxes[:, 1] == end))
+            area = np.pad(self.of_channels(first, end, prefix).cumsum(2).cumsum(3), ((0, 0), (0, 0), (1, 0), (1, 0)))
+            _, _, y0, y1, x0, x1 = boxes[chosen].T
+            out[..., chosen] = area[..., y1, x1] - area[..., y0, x1] - area[..., y1, x0] + area[..., y0, x0]
+        return out
+
+
+def _prefix(maps: Int) -> Int:
+    """(images, T, slices + 1, Y, X): running sums over the slices of channels."""
+    return np.pad(maps.cumsum(2), ((0, 0), (0, 0), (1, 0), (0, 0), (0, 0)))
+
+
+def _receive(maps: _Maps, reached: list[Inlet], cores: Int, arrived: Int, synops: Int, spikes: Int) -> Int:
+    """Add what one population's messages cause at all slices; return (slices of channels, Y, X) cores reached."""
+    multicast = [inlet for inlet in reached if not inlet.unicast]
+    targets = cores[np.concatenate([inlet.slices for inlet in multicast])] if multicast else np.zeros(0, np.int64)
+    core, times = np.unique(targets, return_counts=True)
+    shared = {int(c): np.zeros(maps.messages.shape[2:], bool) for c in core[times > 1]}
+    fan_out = np.zeros(maps.messages.shape[2:], np.int64)
+    for inlet in reached:
+        work, messages = _sums(maps, inlet)
+        synops[..., inlet.slices] += work
+        if inlet.replay:
+            spikes[..., inlet.slices] += work
+        if inlet.unicast:
+            arrived[..., inlet.slices] += work
+            continue
+        alone = ~np.isin(cores[inlet.slices], list(shared))
+        arrived[..., inlet.slices[alone]] += messages[..., alone]
+        fan_out += _fan_out(maps, inlet, np.flatnonzero(alone))
+        for i in np.flatnonzero(~alone).tolist():
+            seen, mask = shared[int(cores[inlet.slices[i]])], _mask(maps, inlet, i)
+            arrived[..., inlet.slices[i]] += (maps.messages * (mask & ~seen)).sum((2, 3, 4))
+            seen |= mask
+    return sum(shared.values(), fan_out)
+
+
+def _sums(maps: _Maps, inlet: Inlet) -> tuple[Int, Int]:
+    """(images, T, S) synaptic operations at each slice of `inlet`, and messages that reach it."""
+    rows, row_of = np.unique(inlet.rows, axis=0, return_inverse=True)
+    columns, column_of = np.unique(inlet.columns, axis=0, return_inverse=True)
+    work = np.zeros((*maps.messages.shape[:2], len(inlet.slices)), np.int64)
+    messages = np.zeros_like(work)
+    users: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for i, segments in enumerate(inlet.segments):
+        for first, end, fan in segments:
+            users.setdefault((first, end), []).append((i, fan))
+    for (first, end), slices in users.items():
+        chosen = np.array([i for i, _ in slices])
+        fans = np.array([fan for _, fan in slices])
+        seen = maps.of_channels(first, end)
+        seen = seen.reshape(*seen.shape[:2], rows.shape[1], columns.shape[1])
+        at = (..., row_of.ravel()[chosen], column_of.ravel()[chosen])
+        work[..., chosen] += fans * _separable(rows, seen, columns)[at]
+        messages[..., chosen] += _separable(rows > 0, seen, columns > 0)[at]
+    return work, messages
+
+
+def _separable(rows: NDArray[Any], maps: Int, columns: NDArray[Any]) -> Int:
+    """rows @ map @ columns^T of every map; exact, as all sums stay below 2^53."""
+    return np.rint(rows.astype(np.float64) @ maps.astype(np.float64) @ columns.T.astype(np.float64)).astype(np.int64)
+
+
+def _channels(maps: _Maps, segments: tuple[tuple[int, int, int], ...]) -> NDArray[np.bool_]:
+    """(slices of channels,) whether the segments hold it."""
+    held = np.zeros(len(maps.cuts) - 1, bool)
+    for first, end, _ in segments:
+        low, high = np.searchsorted(maps.cuts, (first, end))
+        held[low:high] = True
+    return held
+
+
+def _mask(maps: _Maps, inlet: Inlet, i: int) -> NDArray[np.bool_]:
+    """(slices of channels, Y, X) whose messages reach slice number `i` of the inlet."""
+    positions = (inlet.rows[i][:, None] > 0) & (inlet.columns[i] > 0)
+    shape = maps.messages.shape[3:]
+    return _channels(maps, inlet.segments[i])[:, None, None] & positions.reshape(shape)
+
+
+def _fan_out(maps: _Maps, inlet: Inlet, chosen: Int) -> Int:
+    """(slices of channels, Y, X) how many of the chosen slices a message from there reaches."""
+    if not chosen.size:
+        return np.zeros(maps.messages.shape[2:], np.int64)
+    held = np.stack([_channels(maps, inlet.segments[i]) for i in chosen]).astype(np.float64)
+    rows, columns = (inlet.rows[chosen] > 0).astype(np.float64), (inlet.columns[chosen] > 0).astype(np.float64)
+    counts = np.einsum("sc,sy,sx->cyx", held, rows, columns, optimize=True)
+    return np.rint(counts).astype(np.int64).reshape(maps.messages.shape[2:])

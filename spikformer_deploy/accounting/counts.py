@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import assert_never
 
-from spikformer_deploy.quantize.network import Shape
+from spikformer_deploy.quantize.network import (
+    Accumulator,
+    Conv,
+    Lif,
+    Network,
+    Neuron,
+    Or,
+    Readout,
+    Shape,
+    Source,
+    Sum,
+)
+from spikformer_deploy.simulate.events import Events
+
+Kind: TypeAlias = Literal["source", "lif", "or", "sum", "accumulator"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerCounts:
     """One population and the synapses that reach it.
 
-    kind        "source" | "lif" | "or" | "sum" | "accumulator"
     rate        (T,) share of the neurons that send something in a step, mean over the images
     synops      (T,) synaptic operations that reach the layer, mean over the images
-    dense_macs  multiply-accumulates of the layer for one image and step where no zero is skipped
+    dense_macs  multiply-accumulates of the layer for one image and step where nothing is skipped
     silent      neurons that sent nothing in any step of any image
     graded      it sends values beyond 1
     """
 
     name: str
-    kind: str
+    kind: Kind
     shape: Shape
     neurons: int
     rate: NDArray[np.float64]
@@ -35,11 +50,11 @@ class LayerCounts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sparsity:
-    """Shares of zeros, as NeuroBench defines them (Yik et al., arXiv 2304.04640), and the mean firing rate.
+    """Shares of zeros as NeuroBench defines them (Yik et al., arXiv 2304.04640), and the firing of LIF neurons.
 
     activation  zeros among all outputs of all LIF neurons, steps and images
     connection  zeros among all stored weights
-    rate        mean share of LIF neurons that fire in a step (1 - activation)
+    rate        share of LIF neurons that fire in a step, 1 - activation
     silent      share of LIF neurons that never fired
     """
 
@@ -47,3 +62,59 @@ class Sparsity:
     connection: float
     rate: float
     silent: float
+
+
+def layers(network: Network, events: Events) -> tuple[LayerCounts, ...]:
+    """The counts of every population, in the order of the network."""
+    out = []
+    for population in network:
+        counted = events.populations[population.name]
+        incoming = [p for p in events.projections if p.target == population.name]
+        synops = sum((p.synops for p in incoming), np.zeros(events.time_steps, np.int64))
+        out.append(
+            LayerCounts(
+                population.name,
+                kind_of(population.neuron),
+                population.shape,
+                population.size,
+                counted.spikes / (events.images * population.size),
+                synops / events.images,
+                sum(p.dense for p in incoming),
+                counted.silent,
+                population.max_out > 1,
+            )
+        )
+    return tuple(out)
+
+
+def sparsity(network: Network, events: Events) -> Sparsity:
+    """Sparsity of activations and weights, and the shares of firing and silent LIF neurons."""
+    lifs = [(p.size, events.populations[p.name]) for p in network if isinstance(p.neuron, Lif)]
+    neurons = sum(size for size, _ in lifs)
+    spikes = sum(int(counted.spikes.sum()) for _, counted in lifs)
+    rate = spikes / (neurons * events.time_steps * events.images)
+    weights = [p.synapse.weight for p in network.projections if isinstance(p.synapse, (Conv, Readout))]
+    zeros = sum(int((w == 0).sum()) for w in weights)
+    return Sparsity(
+        activation=1 - rate,
+        connection=zeros / sum(w.size for w in weights),
+        rate=rate,
+        silent=sum(counted.silent for _, counted in lifs) / neurons,
+    )
+
+
+def kind_of(neuron: Neuron) -> Kind:
+    """The kind of a population, as a word."""
+    match neuron:
+        case Source():
+            return "source"
+        case Lif():
+            return "lif"
+        case Or():
+            return "or"
+        case Sum():
+            return "sum"
+        case Accumulator():
+            return "accumulator"
+        case _:
+            assert_never(neuron)

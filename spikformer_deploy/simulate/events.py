@@ -32,6 +32,7 @@ class PopulationEvents:
 
     updates   (T,) neuron updates: every neuron once a step
     spikes    (T,) non-zero outputs
+    values    (T,) sum of the values sent; equal to `spikes` for binary spikes
     messages  (T,) one for each spike and each core it is sent to; equal to `spikes` where there is no mapping
     fired     (T, C, Y, X) spikes of every neuron; zero for the Accumulator
     """
@@ -39,6 +40,7 @@ class PopulationEvents:
     name: str
     updates: Int
     spikes: Int
+    values: Int
     messages: Int
     fired: Int
 
@@ -126,7 +128,10 @@ def join(parts: Sequence[Events]) -> Events:
     populations = {
         name: PopulationEvents(
             name,
-            *(sum(getattr(e.populations[name], f) for e in parts) for f in ("updates", "spikes", "messages", "fired")),
+            *(
+                sum(getattr(e.populations[name], f) for e in parts)
+                for f in ("updates", "spikes", "values", "messages", "fired")
+            ),
         )
         for name in first.populations
     }
@@ -159,10 +164,10 @@ def _population(network: Network, name: str, execution: Execution, images: int) 
     updates = np.full(steps, population.size * images, np.int64)
     if isinstance(population.neuron, Accumulator):
         none = np.zeros(steps, np.int64)
-        return PopulationEvents(name, updates, none, none, np.zeros((steps, *population.shape), np.int64))
+        return PopulationEvents(name, updates, none, none, none, np.zeros((steps, *population.shape), np.int64))
     fired = execution.activity[name].fired
     spikes = fired.sum((1, 2, 3))
-    return PopulationEvents(name, updates, spikes, spikes, fired)
+    return PopulationEvents(name, updates, spikes, execution.activity[name].total, spikes, fired)
 
 
 def _projection(

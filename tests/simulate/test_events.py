@@ -192,6 +192,7 @@ def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int
         spikes = execution.spikes[name] != 0
         np.testing.assert_array_equal(population.spikes, spikes.sum((0, 2, 3, 4)))
         np.testing.assert_array_equal(population.messages, population.spikes)
+        np.testing.assert_array_equal(population.values, execution.spikes[name].sum((0, 2, 3, 4)))
         assert population.silent == (~spikes.any((0, 1))).sum()
 
 

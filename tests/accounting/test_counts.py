@@ -1,0 +1,47 @@
+"""Counts a layer against the recorded spikes."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.networks import networks, random_images
+
+from spikformer_deploy.accounting import counts
+from spikformer_deploy.quantize.network import Accumulator, Conv, Lif, Network, Readout
+from spikformer_deploy.reference import engine as reference
+from spikformer_deploy.simulate import events
+
+
+@settings(max_examples=20, deadline=None)
+@given(networks(), st.integers(0, 2**32 - 1))
+def test_counts_equal_the_spikes(network: Network, seed: int) -> None:
+    names = [p.name for p in network]
+    cuts = events.channel_cuts(network, None)
+    run = reference.execute(network, random_images(network, seed), record=names, cuts=cuts)
+    found = events.count(network, None, run)
+    layers = counts.layers(network, found)
+    assert [layer.name for layer in layers] == names
+    for layer, population in zip(layers, network, strict=True):
+        fired = run.spikes[layer.name] != 0
+        np.testing.assert_allclose(layer.rate, fired.mean((0, 2, 3, 4)), rtol=1e-12)
+        assert layer.silent == (~fired.any((0, 1))).sum()
+        assert layer.graded == (population.max_out > 1)
+        if isinstance(population.neuron, Accumulator):
+            assert (layer.kind, layer.rate.sum()) == ("accumulator", 0)
+    total = sum(layer.synops.sum() for layer in layers)
+    np.testing.assert_allclose(total, found.synops, rtol=1e-12)
+    assert sum(layer.dense_macs for layer in layers) * network.time_steps == found.dense_macs
+
+
+@settings(max_examples=10, deadline=None)
+@given(networks(), st.integers(0, 2**32 - 1))
+def test_sparsity(network: Network, seed: int) -> None:
+    lifs = [p.name for p in network if isinstance(p.neuron, Lif)]
+    cuts = events.channel_cuts(network, None)
+    run = reference.execute(network, random_images(network, seed), record=lifs, cuts=cuts)
+    found = counts.sparsity(network, events.count(network, None, run))
+    outputs = np.concatenate([run.spikes[name].reshape(2, network.time_steps, -1) for name in lifs], 2)
+    weights = [p.synapse.weight.ravel() for p in network.projections if isinstance(p.synapse, Conv | Readout)]
+    np.testing.assert_allclose(found.activation, (outputs == 0).mean(), rtol=1e-12)
+    np.testing.assert_allclose(found.rate, 1 - found.activation, atol=1e-12)
+    np.testing.assert_allclose(found.silent, (outputs == 0).all((0, 1)).mean(), atol=1e-12)
+    np.testing.assert_allclose(found.connection, (np.concatenate(weights) == 0).mean(), rtol=1e-12)

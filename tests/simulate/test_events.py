@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.networks import networks, random_images, random_network
+from support.networks import random_images, random_network
 
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.mapping.mapping import Mapping, Site
@@ -16,6 +16,7 @@ from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import events
 from spikformer_deploy.simulate.run import Execution
 
+NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
 Where = tuple[int, int, int]
 
 
@@ -151,7 +152,7 @@ def stacked(found: dict[int, np.ndarray], count: int, like: np.ndarray) -> np.nd
 
 
 @settings(max_examples=40, deadline=None)
-@given(networks(), st.integers(0, 2**32 - 1))
+@given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> None:
     mapping = random_mapping(network, seed)
     execution = executed(network, mapping, seed)
@@ -176,7 +177,7 @@ def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> 
 
 
 @settings(max_examples=20, deadline=None)
-@given(networks(), st.integers(0, 2**32 - 1))
+@given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int) -> None:
     execution = executed(network, None, seed)
     found = events.count(network, None, execution)
@@ -197,7 +198,7 @@ def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int
 
 
 @settings(max_examples=20, deadline=None)
-@given(networks(), st.integers(0, 2**32 - 1))
+@given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_attention_additions(network: Network, seed: int) -> None:
     execution = executed(network, None, seed)
     found = events.count(network, None, execution)

@@ -95,7 +95,9 @@ def make_lif(
     if any(isinstance(term, AttentionTerm) for term in current.terms):
         return _attention_lif(name, current, gain, decay, time_steps, limits, settings)
     for halvings, shift, proven in _choices(settings.neuron, decay, time_steps):
-        thresholds = _thresholds(name, current, gain, halvings, shift, limits, settings)
+        # a stock threshold is narrow: it makes room for the bits of an exact decay; else those take what is left
+        reserved = shift if settings.neuron == "stock" else 0
+        thresholds = _thresholds(name, current, gain, halvings, reserved, limits, settings)
         weights = [_rounded(term, thresholds * gain) for term in _convs(name, current)]
         ranges = None if proven else (observed[0] * OBSERVED_MARGIN, observed[1] * OBSERVED_MARGIN)
         attempt = _attempt(current, weights, thresholds, gain, shift, decay, time_steps, settings.neuron, ranges)
@@ -256,8 +258,10 @@ def _attempt(
 
 def _fits(attempt: _Attempt, limits: CoreLimits, kind: str) -> bool:
     bias_bits = limits.bias_bits if kind == "stock" else limits.state_bits - 1
-    return _within((int(attempt.low.min()), int(attempt.high.max())), limits.state_bits) and bool(
-        np.abs(attempt.bias).max(initial=0) < 2**bias_bits
+    return (
+        _within((int(attempt.low.min()), int(attempt.high.max())), limits.state_bits)
+        and _within((0, int(attempt.threshold.max())), limits.state_bits)
+        and bool(np.abs(attempt.bias).max(initial=0) < 2**bias_bits)
     )
 
 

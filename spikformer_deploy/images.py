@@ -1,0 +1,285 @@
+"""Images and labels from what users have: folders, zip files, arrays, idx and CIFAR files, and scikit-learn's digits.
+
+Pixels are uint8 (C, Y, X) of the size that the model takes; nothing is resized, cropped or normalised silently.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+DIGITS_TEST_IMAGES = 360
+DIGITS_SEED = 0
+SHUFFLE_SEED = 0
+"""Folders are sorted by class, so a `limit` takes the first images of one fixed shuffle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """What a model takes: real input = (pixel / max_value - mean) / std.
+
+    channels, size  of the square images; mean, std  one a channel
+    """
+
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    max_value: int = 255
+
+    def normalised(self, pixels: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Real input of the float model, (..., C, Y, X) float32."""
+        shape = (-1, 1, 1)
+        mean, std = np.reshape(self.mean, shape), np.reshape(self.std, shape)
+        return ((pixels / self.max_value - mean) / std).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageSet:
+    """Images that are read when they are asked for.
+
+    labels  (N,) int64 class indices, or None; names: class names in the order of their indices (may be empty)
+    """
+
+    count: int
+    labels: NDArray[np.int64] | None
+    names: tuple[str, ...]
+    _read: Callable[[slice], NDArray[np.uint8]] = field(repr=False)
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """All images, (N, C, Y, X) or (N, T, C, Y, X) uint8."""
+        return self._read(slice(0, self.count))
+
+    def batches(self, size: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64] | None]]:
+        """Images and labels, `size` at a time, in order."""
+        for start in range(0, self.count, size):
+            part = slice(start, min(start + size, self.count))
+            yield self._read(part), None if self.labels is None else self.labels[part]
+
+
+def read(
+    data: str | Path | NDArray[Any], preprocess: Preprocess, *, limit: int | None = None, split: str = "test"
+) -> ImageSet:
+    """The images of `data` for a model that takes `preprocess`.
+
+    data   "digits", an array, a folder or zip of images (class sub-folders are labels), .npz (images, labels), .npy,
+           an idx file (labels beside it), or a CIFAR-10/100 binary batch
+    limit  at most so many images: the first ones, of one fixed shuffle where they are sorted by class
+    split  "train" or "test", for digits alone
+    Raises InputError for anything that is missing, damaged, or of another shape.
+    """
+    if limit is not None and limit < 1:
+        raise InputError("--limit", f"{limit} images", "Give a number of at least 1.")
+    if isinstance(data, np.ndarray):
+        return _in_memory("images", data, None, (), preprocess, limit)
+    if str(data) == "digits":
+        return _digits(preprocess, limit, split)
+    path = Path(data)
+    if not path.exists():
+        raise InputError(str(path), "there is no such file or folder", "Give images, or the word digits.")
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        names = [str(p.relative_to(path)) for p in files]
+        return _files(path, names, lambda name: (path / name).read_bytes(), preprocess, limit)
+    return _file(path, preprocess, limit)
+
+
+def _file(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
+    """A single file; its kind is told by its first bytes, where they tell."""
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    if head.startswith(b"PK"):
+        return _zip(path, preprocess, limit)
+    if head.startswith(b"\x93NUMPY"):
+        return _in_memory(str(path), _array(path), None, (), preprocess, limit)
+    if head.startswith(b"\x1f\x8b") or head[:3] == b"\x00\x00\x08":
+        return _idx(path, preprocess, limit)
+    if path.suffix.lower() in SUFFIXES:
+        return _files(path, [path.name], lambda _: path.read_bytes(), preprocess, limit)
+    if path.suffix == ".bin":
+        return _cifar(path, preprocess, limit)
+    raise InputError(
+        str(path),
+        "its kind of file is not known",
+        "Give a folder or zip of images, .npz, .npy, idx, a CIFAR .bin, or the word digits.",
+    )
+
+
+def _array(path: Path) -> NDArray[Any]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(str(path), f"it cannot be read: {error}", "Save plain numeric arrays.") from None
+    return np.asarray(loaded)
+
+
+def _zip(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
+    """An .npz of arrays, or a zip of images in class folders."""
+    try:
+        archive = zipfile.ZipFile(path)
+        names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise InputError(str(path), f"it is no readable zip file: {error}") from None
+    if names and all(name.endswith(".npy") for name in names):
+        return _npz(path, preprocess, limit)
+    images = sorted(name for name in names if name.lower().endswith(SUFFIXES))
+    return _files(path, images, archive.read, preprocess, limit)
+
+
+def _npz(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(str(path), f"it cannot be read: {error}", "Save plain numeric arrays.") from None
+    images = next((found[k] for k in ("images", "x") if k in found), None)
+    if images is None:
+        raise InputError(str(path), f"it holds {', '.join(found)}", "Name the images 'images' and the labels 'labels'.")
+    labels = next((found[k] for k in ("labels", "y") if k in found), None)
+    return _in_memory(str(path), images, labels, (), preprocess, limit)
+
+
+def _idx(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
+    """An idx file of images (MNIST and kin); the labels stand beside it under the usual name."""
+    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    labels = _idx_array(beside) if beside != path and beside.exists() else None
+    return _in_memory(str(path), _idx_array(path), labels, (), preprocess, limit)
+
+
+def _idx_array(path: Path) -> NDArray[np.uint8]:
+    raw = path.read_bytes()
+    try:
+        raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
+    except (OSError, EOFError) as error:
+        raise InputError(str(path), f"it is no readable gzip file: {error}") from None
+    if raw[:3] != b"\x00\x00\x08":
+        raise InputError(str(path), "it is no idx file of unsigned bytes")
+    rank = raw[3]
+    shape = tuple(np.frombuffer(raw, ">i4", rank, 4).tolist())
+    if len(raw) != 4 + 4 * rank + int(np.prod(shape)):
+        raise InputError(str(path), f"it is truncated: {shape} values announced, {len(raw) - 4 - 4 * rank} there")
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def _cifar(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
+    """A CIFAR binary batch: records of 1 (CIFAR-10) or 2 (CIFAR-100) label bytes and 3 x 32 x 32 pixels."""
+    raw = np.fromfile(path, np.uint8)
+    for label_bytes in (1, 2):
+        if raw.size and raw.size % (label_bytes + 3072) == 0:
+            records = raw.reshape(-1, label_bytes + 3072)
+            images = records[:, label_bytes:].reshape(-1, 3, 32, 32)
+            return _in_memory(str(path), images, records[:, label_bytes - 1], (), preprocess, limit)
+    raise InputError(str(path), f"{raw.size} bytes are no whole number of CIFAR records (3,073 or 3,074 bytes)")
+
+
+def _digits(preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels 0..16, as 0..255, each pixel repeated up to the model's size.
+
+    360 of them, stratified by class, are the test split; they are never trained on.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    if preprocess.channels != 1 or preprocess.size % 8:
+        needed = f"1x{preprocess.size}x{preprocess.size}"
+        raise InputError("digits", f"they are 1x8x8 and the model takes {preprocess.channels} channels of {needed[2:]}")
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * 255 / 16).astype(np.uint8)
+    pixels = pixels.repeat(preprocess.size // 8, 1).repeat(preprocess.size // 8, 2)[:, None]
+    labels = bunch.target.astype(np.int64)
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=DIGITS_TEST_IMAGES, stratify=labels, random_state=DIGITS_SEED
+    )
+    chosen = {"train": train, "test": test}[split]
+    return _in_memory("digits", pixels[chosen], labels[chosen], tuple("0123456789"), preprocess, limit)
+
+
+def _in_memory(
+    place: str,
+    images: NDArray[Any],
+    labels: NDArray[Any] | None,
+    names: tuple[str, ...],
+    preprocess: Preprocess,
+    limit: int | None,
+) -> ImageSet:
+    pixels = _as_pixels(place, images, preprocess)[:limit]
+    if labels is not None:
+        if labels.shape != (len(images),) or labels.dtype.kind not in "ui":
+            problem = f"labels of shape {labels.shape} and type {labels.dtype} for {len(images)} images"
+            raise InputError(place, problem, "Give one integer label an image.")
+        labels = labels[:limit].astype(np.int64)
+    return ImageSet(len(pixels), labels, names, lambda part: pixels[part])
+
+
+def _as_pixels(place: str, images: NDArray[Any], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """(N, C, Y, X) or (N, T, C, Y, X) uint8 from (N, Y, X), (N, Y, X, C) or those; InputError where it is none."""
+    channels, size = preprocess.channels, preprocess.size
+    expected = f"(images, {channels}, {size}, {size})"
+    if images.dtype.kind not in "ui" or not images.size:
+        raise InputError(place, f"{images.shape} values of type {images.dtype}", f"Give uint8 pixels {expected}.")
+    if images.min() < 0 or images.max() > preprocess.max_value:
+        raise InputError(
+            place, f"pixels in [{images.min()}, {images.max()}], and the model takes 0..{preprocess.max_value}"
+        )
+    if images.ndim == 3 and channels == 1:
+        images = images[:, None]
+    if images.ndim == 4 and images.shape[3] == channels and images.shape[1] != channels:
+        images = images.transpose(0, 3, 1, 2)
+    if images.ndim not in (4, 5) or images.shape[-3:] != (channels, size, size):
+        raise InputError(place, f"images of shape {images.shape[1:]}", f"The model takes {expected}; resize them.")
+    return np.ascontiguousarray(images, np.uint8)
+
+
+def _files(
+    path: Path, names: list[str], load: Callable[[str], bytes], preprocess: Preprocess, limit: int | None
+) -> ImageSet:
+    """Image files decoded in batches; the folder right above a file is its class."""
+    if not names:
+        raise InputError(str(path), f"no images in it (looked for {', '.join(SUFFIXES)})")
+    folders = [Path(name).parent.name for name in names]
+    classes = sorted(set(folders))
+    labels = np.array([classes.index(f) for f in folders], np.int64) if "" not in classes else None
+    order = np.arange(len(names))
+    if limit is not None and limit < len(names):
+        order = np.sort(np.random.default_rng(SHUFFLE_SEED).permutation(len(names))[:limit])
+
+    def read_part(part: slice) -> NDArray[np.uint8]:
+        return np.stack([_decode(names[i], load(names[i]), preprocess) for i in order[part]])
+
+    kept = None if labels is None else labels[order]
+    return ImageSet(len(order), kept, tuple(classes) if labels is not None else (), read_part)
+
+
+def _decode(name: str, raw: bytes, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """One image as (C, Y, X) uint8, in the model's number of channels (1: luminance, 3: RGB)."""
+    from PIL import Image, UnidentifiedImageError
+
+    modes = {1: "L", 3: "RGB"}
+    if preprocess.channels not in modes:
+        raise InputError(
+            name, f"an image file for a model of {preprocess.channels} channels", "Give an .npz of frames."
+        )
+    try:
+        image = np.asarray(Image.open(io.BytesIO(raw)).convert(modes[preprocess.channels]))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(name, f"it cannot be decoded: {error}") from None
+    if image.shape[:2] != (preprocess.size, preprocess.size):
+        height, width = image.shape[:2]
+        problem = f"it is {height}x{width}, and the model takes {preprocess.size}x{preprocess.size}"
+        raise InputError(name, problem, "Resize the images before.")
+    return np.ascontiguousarray(image.reshape(*image.shape[:2], -1).transpose(2, 0, 1))

@@ -188,7 +188,7 @@ def _cifar(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
 
 
 def _digits(preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels 0..16, as 0..255, each pixel repeated up to the model's size.
+    """scikit-learn's 1,797 digits of 8x8 pixels 0..16, as 0..255, each pixel repeated up to the model's size.
 
     360 of them, stratified by class, are the test split; they are never trained on.
     """

@@ -1,0 +1,294 @@
+"""Checkpoints: ours (safetensors with the configuration inside) and the official Spikformer V1 files.
+
+A file is told by its content.  No pickle is executed unless the user says so: torch reads with weights_only, and what
+a refused file would have called is listed in the error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import nn
+
+from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.files import write_whole
+from spikformer_deploy.images import Preprocess
+from spikformer_deploy.nn.zoo import ModelConfig, build, named
+
+ENTRY = "spikformer_deploy"
+VERSION = 1
+
+BUNDLED = {"digits-v1": "digits_v1.safetensors", "digits-v2": "digits_v2.safetensors"}
+"""Trained models that come with the package, by the name that stands for them on the command line."""
+
+CIFAR10 = Preprocess(3, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+IMAGENET = Preprocess(3, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+DVS = Preprocess(2, 128, (0.0, 0.0), (1 / 255, 1 / 255))
+"""Event frames are counts: a standard deviation of 1 / 255 makes the real input the count itself."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """A model with its weights, in evaluation mode, and what its file says about it.
+
+    sha256  of the file; notes: what had to be assumed
+    """
+
+    module: nn.Module
+    config: ModelConfig
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+    sha256: str
+    training: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, Y, X) of an image."""
+        return (self.preprocess.channels, self.preprocess.size, self.preprocess.size)
+
+
+def load(
+    path: str | Path,
+    *,
+    arch: str | None = None,
+    heads: int | None = None,
+    time_steps: int | None = None,
+    allow_pickle: bool = False,
+) -> Loaded:
+    """The model in a checkpoint file, or a bundled one by name ("digits-v2").
+
+    arch, heads, time_steps  where an official file does not tell: "v1-4-384", 12, 4
+    Raises InputError for a file that cannot be read, ModelError for one that holds no Spikformer of ours.
+    """
+    path = bundled(str(path)) if str(path) in BUNDLED else Path(path)
+    if not path.is_file():
+        raise InputError(str(path), "there is no such file", f"Bundled models: {', '.join(BUNDLED)}.")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    tensors, header, arguments = _read(path, allow_pickle)
+    if header:
+        config, preprocess, labels, training = _from_header(path, header)
+        notes: tuple[str, ...] = ()
+    else:
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+        config, notes = _recognised(path, tensors, arguments, arch)
+        preprocess, labels, training = _usual_preprocess(config), (), {}
+    config = replace(config, heads=heads or config.heads, time_steps=time_steps or config.time_steps)
+    return Loaded(_module(path, config, tensors), config, preprocess, labels, sha256, training, notes)
+
+
+def save(
+    path: str | Path,
+    module: nn.Module,
+    config: ModelConfig,
+    preprocess: Preprocess,
+    labels: tuple[str, ...],
+    training: dict[str, Any],
+) -> None:
+    """Write our checkpoint: the state_dict as safetensors, the rest as one JSON entry.  Same input, same bytes."""
+    header = {
+        "kind": "checkpoint",
+        "version": VERSION,
+        "config": asdict(config),
+        "preprocess": asdict(preprocess),
+        "labels": list(labels),
+        "training": training,
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    write_whole(Path(path), safetensors_bytes(tensors, {ENTRY: json.dumps(header, sort_keys=True)}))
+
+
+def bundled(name: str) -> Path:
+    """The file of a bundled model."""
+    return Path(str(files("spikformer_deploy"))) / "bundled" / BUNDLED[name]
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, allow_pickle: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any], Mapping[str, Any]]:
+    """(tensors, our header or nothing, the arguments of the training script or nothing)."""
+    with path.open("rb") as stream:
+        head = stream.read(9)
+    if len(head) == 9 and head[8:9] == b"{":
+        tensors, header = _safetensors(path)
+        return tensors, header, {}
+    if head.startswith((b"PK", b"\x80")):
+        return _torch_file(path, allow_pickle)
+    raise InputError(
+        str(path), "it is no model file that is known here", "Give a safetensors or torch checkpoint of a Spikformer."
+    )
+
+
+def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as archive:
+            metadata = archive.metadata() or {}
+            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
+        header = json.loads(metadata.get(ENTRY, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(str(path), f"it is damaged: {error}", "Copy the file again.") from None
+    if header and header.get("kind") != "checkpoint":
+        raise InputError(str(path), f"it holds a {header.get('kind', 'foreign file')}, not a model")
+    if header and header.get("version") != VERSION:
+        raise InputError(str(path), f"it is of version {header.get('version')}, and {VERSION} is known here", "Update.")
+    return tensors, header
+
+
+def _torch_file(path: Path, allow_pickle: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any], Mapping[str, Any]]:
+    """A file of torch.save: a bare state_dict, timm's wrapper or the DVS trainer's."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+    except pickle.UnpicklingError as error:
+        raise _refused(path, error) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(str(path), f"it is damaged: {str(error).splitlines()[0]}", "Copy the file again.") from None
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    if not isinstance(content, Mapping):
+        raise InputError(str(path), f"it holds a {type(content).__name__}, not a checkpoint")
+    state = next((content[k] for k in ("state_dict_ema", "state_dict", "model") if content.get(k)), content)
+    state = state.state_dict() if isinstance(state, nn.Module) else state
+    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise InputError(str(path), f"no state_dict in it (keys: {', '.join(map(str, list(content)[:8]))})")
+    arguments = content.get("args") if state is not content else None
+    return dict(state), {}, vars(arguments) if isinstance(arguments, argparse.Namespace) else (arguments or {})
+
+
+def _refused(path: Path, error: Exception) -> InputError:
+    try:
+        calls = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        calls = []
+    if not calls:
+        return InputError(str(path), f"it is no readable checkpoint: {str(error).splitlines()[0]}")
+    return InputError(
+        str(path),
+        f"loading it would run code of the file: {', '.join(sorted(calls))}",
+        "Save the state_dict alone, or, if you trust the file, give --allow-pickle.",
+    )
+
+
+# --- what model it is -------------------------------------------------------------------------------------------
+
+
+def _from_header(path: Path, header: dict[str, Any]) -> tuple[ModelConfig, Preprocess, tuple[str, ...], dict[str, Any]]:
+    with _clear_errors(path):
+        config = ModelConfig(**header["config"])
+        for field in fields(config):
+            value = getattr(config, field.name)
+            if field.type == "int" and not (isinstance(value, int) and 0 < value < 2**20):
+                raise ValueError(f"{field.name} = {value!r}")
+        raw = header["preprocess"]
+        mean, std = (tuple(float(x) for x in raw[key]) for key in ("mean", "std"))
+        preprocess = Preprocess(int(raw["channels"]), int(raw["size"]), mean, std, int(raw["max_value"]))
+        if len(mean) != preprocess.channels or len(std) != preprocess.channels or not all(s > 0 for s in std):
+            raise ValueError("one mean and one positive std a channel")
+        return config, preprocess, tuple(map(str, header["labels"])), dict(header["training"])
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(str(path), f"its header is damaged: {error}", "Copy the file again.") from None
+
+
+def _recognised(
+    path: Path, tensors: Mapping[str, torch.Tensor], arguments: Mapping[str, Any], arch: str | None
+) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The configuration of an official V1 state_dict, from its keys and shapes; what they do not tell is noted."""
+    found = _shapes(path, tensors)
+    config = named(arch) if arch else _published_defaults(found)
+    told = {"heads": ("num_heads", "heads"), "time_steps": ("time_step", "time_steps", "timestep", "T")}
+    notes = []
+    for name, keys in told.items():
+        value = next((arguments[k] for k in keys if isinstance(arguments.get(k), int)), None)
+        if value is not None:
+            config = replace(config, **{name: value})
+        elif arch is None:
+            option = name.replace("_", "-")
+            notes.append(
+                f"{name} = {getattr(config, name)} is the paper's default: the file does not tell (--{option})"
+            )
+    return replace(config, **found), tuple(notes)
+
+
+def _shapes(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """The fields of a ModelConfig that the shapes of an official state_dict tell."""
+    form = next(
+        (
+            form
+            for key, rank, form in (("fc1_linear", 2, "cifar"), ("fc1_conv", 4, "imagenet"), ("fc1_conv", 3, "dvs"))
+            if (weight := tensors.get(f"block.0.mlp.{key}.weight")) is not None and weight.ndim == rank
+        ),
+        None,
+    )
+    needed = ("patch_embed.proj_conv.weight", "patch_embed.proj_conv3.weight", "head.weight")
+    if form is None or any(key not in tensors for key in needed):
+        some = ", ".join(list(tensors)[:4])
+        raise ModelError(str(path), f"its keys are not those of a Spikformer V1 ({some}, ...)", "Known: official V1.")
+    mlp = tensors["block.0.mlp.fc1_linear.weight" if form == "cifar" else "block.0.mlp.fc1_conv.weight"]
+    dim = tensors["patch_embed.proj_conv3.weight"].shape[0]
+    return {
+        "family": "v1",
+        "form": form,
+        "dim": dim,
+        "depth": len({key.split(".")[1] for key in tensors if key.startswith("block.")}),
+        "in_channels": tensors["patch_embed.proj_conv.weight"].shape[1],
+        "num_classes": tensors["head.weight"].shape[0],
+        "mlp_ratio": mlp.shape[0] // dim,
+    }
+
+
+def _published_defaults(found: Mapping[str, Any]) -> ModelConfig:
+    """The paper's heads and time steps: 32 channels a head on CIFAR, 64 on ImageNet, 16 heads and T = 16 on DVS."""
+    match found["form"]:
+        case "cifar":
+            return named("v1-4-384", heads=max(1, found["dim"] // 32))
+        case "dvs":
+            return named("v1-2-256-dvs")
+        case _:
+            return named("v1-8-512", heads=max(1, found["dim"] // 64))
+
+
+def _usual_preprocess(config: ModelConfig) -> Preprocess:
+    """The normalisation of the official training scripts."""
+    return {"cifar": CIFAR10, "imagenet": IMAGENET, "dvs": DVS}[config.form]
+
+
+def _module(path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The module of `config` with `tensors` as its weights; every mismatch is named."""
+    with torch.device("meta"):
+        module = build(config)
+    expected = module.state_dict()
+    counters = {key for key in expected if key.endswith("num_batches_tracked")}
+    if unknown := sorted(set(tensors) - set(expected)):
+        raise ModelError(str(path), f"unknown keys: {', '.join(unknown[:8])}", "They belong to another architecture.")
+    if missing := sorted(set(expected) - set(tensors) - counters):
+        raise ModelError(str(path), f"missing keys: {', '.join(missing[:8])}", "The checkpoint is incomplete.")
+    state = {}
+    for key, wanted in expected.items():
+        value = tensors.get(key, torch.zeros(wanted.shape, dtype=wanted.dtype))
+        if value.shape != wanted.shape:
+            raise ModelError(key, f"its shape is {tuple(value.shape)}, and the model has {tuple(wanted.shape)}")
+        if wanted.is_floating_point() and not (value.is_floating_point() and bool(torch.isfinite(value).all())):
+            raise ModelError(key, f"{value.dtype} values that are not all finite numbers", "The file is damaged.")
+        state[key] = value.to(wanted.dtype)
+    module.load_state_dict(state, assign=True)
+    return module.eval()

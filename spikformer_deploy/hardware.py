@@ -1,0 +1,278 @@
+"""Hardware profiles: TOML files whose every number carries unit, kind, source and range, validated as a whole.
+
+The profiles that come with the package are in hw_profiles/; a path to a file of one's own works in their place.
+A board inherits from a chip (`base = "loihi2"`), section by section and number by number.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cattrs
+import cattrs.v
+from attrs import field, frozen
+
+from spikformer_deploy.errors import InputError
+from spikformer_deploy.quantity import Quantity
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def _of(unit: str) -> Any:
+    """A field that must be a Quantity of this unit."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Quantity], value: Quantity) -> None:
+        if value.unit != unit:
+            raise ValueError(f"unit '{value.unit}' instead of '{unit}'")
+
+    return field(validator=check, metadata={"unit": unit})
+
+
+@frozen
+class Chip:
+    """The mesh of one chip: routers in a grid, each with some cores; `reserved_cores` are not used by programs."""
+
+    tiles_x: Quantity = _of("tiles")
+    tiles_y: Quantity = _of("tiles")
+    cores_per_tile: Quantity = _of("cores")
+    reserved_cores: Quantity = _of("cores")
+
+
+@frozen
+class Core:
+    """What one core holds.  Words are 64 bits."""
+
+    memory_words: Quantity = _of("words")
+    section_words: Quantity = _of("words")
+    neurons: Quantity = _of("neurons")
+    parameter_sets: Quantity = _of("sets")
+    programmable: Quantity = _of("yes/no")
+    message_bits: Quantity = _of("bits")
+    weight_bits: Quantity = _of("bits")
+    state_bits: Quantity = _of("bits")
+    threshold_bits: Quantity = _of("bits")
+    bias_bits: Quantity = _of("bits")
+    list_header_bits: Quantity = _of("bits")
+    index_bits: Quantity = _of("bits")
+    sparse_synapse_bits: Quantity = _of("bits")
+    input_axons: Quantity = _of("axons")
+    output_axons: Quantity = _of("axons")
+
+
+@frozen
+class Time:
+    """Durations of single events.  The barrier grows from one tile to all of a chip, and with the diameter of a board."""
+
+    synapse_conv: Quantity = _of("ns")
+    synapse_dense: Quantity = _of("ns")
+    synapse_sparse: Quantity = _of("ns")
+    neuron_idle: Quantity = _of("ns")
+    neuron_update: Quantity = _of("ns")
+    spike_out: Quantity = _of("ns")
+    axon_in: Quantity = _of("ns")
+    hop_east_west: Quantity = _of("ns")
+    hop_north_south: Quantity = _of("ns")
+    link_rate: Quantity = _of("messages/ns")
+    barrier_one_tile: Quantity = _of("ns")
+    barrier_chip: Quantity = _of("ns")
+    barrier_board: Quantity = _of("ns")
+    barrier_chip_hop: Quantity = _of("ns")
+    chip_link_rate: Quantity = _of("messages/ns")
+
+
+@frozen
+class Energy:
+    """Energies of single events: the nominal corner; other corners stand in Profile.corners."""
+
+    synapse: Quantity = _of("pJ")
+    neuron_idle: Quantity = _of("pJ")
+    neuron_update: Quantity = _of("pJ")
+    spike_out: Quantity = _of("pJ")
+    hop_east_west: Quantity = _of("pJ")
+    hop_north_south: Quantity = _of("pJ")
+
+
+@frozen
+class Power:
+    """Power that flows whatever the chip does."""
+
+    static_chip: Quantity = _of("mW")
+    static_board: Quantity = _of("mW")
+
+
+@frozen
+class Board:
+    """How many chips, in how many columns of a grid."""
+
+    chips: Quantity = _of("chips")
+    columns: Quantity = _of("chips")
+
+
+@dataclass(frozen=True, slots=True)
+class CoreLimits:
+    """What the quantizer must know of a core.
+
+    message_bits  payload of a message; 1 means binary spikes
+    bias_bits     magnitude bits of a stock neuron's bias, in units of the threshold's lowest bit
+    """
+
+    programmable: bool
+    weight_bits: int
+    state_bits: int
+    threshold_bits: int
+    bias_bits: int
+    parameter_sets: int
+    message_bits: int
+
+
+@frozen
+class Profile:
+    """A target.  `corner` names the nominal energies, `corners` holds all of them by name."""
+
+    name: str
+    description: str
+    corner: str
+    chip: Chip
+    core: Core
+    time: Time
+    power: Power
+    board: Board
+    corners: dict[str, Energy]
+
+    @property
+    def energy(self) -> Energy:
+        """The nominal energies."""
+        return self.corners[self.corner]
+
+    @property
+    def cores_per_chip(self) -> int:
+        """Cores that a program can use on one chip."""
+        return int(self.chip.tiles_x) * int(self.chip.tiles_y) * int(self.chip.cores_per_tile) - int(
+            self.chip.reserved_cores
+        )
+
+    @property
+    def cores(self) -> int:
+        """Cores that a program can use on the whole board."""
+        return self.cores_per_chip * int(self.board.chips)
+
+    @property
+    def limits(self) -> CoreLimits:
+        """What the quantizer must know."""
+        core = self.core
+        return CoreLimits(
+            programmable=bool(core.programmable.value),
+            weight_bits=int(core.weight_bits),
+            state_bits=int(core.state_bits),
+            threshold_bits=int(core.threshold_bits),
+            bias_bits=int(core.bias_bits),
+            parameter_sets=int(core.parameter_sets),
+            message_bits=int(core.message_bits),
+        )
+
+
+def profile_names() -> tuple[str, ...]:
+    """The targets that come with the package."""
+    folder = files("spikformer_deploy") / "hw_profiles"
+    return tuple(sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")))
+
+
+def load_profile(target: str | Path) -> Profile:
+    """The profile of a known target, or of a TOML file.
+
+    Raises InputError that lists every error of the file with its path.
+    """
+    raw = _raw(str(target))
+    corners = raw.pop("energy", {})
+    raw["corners"] = corners
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    try:
+        profile = converter.structure(raw, Profile)
+    except (cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError) as error:
+        problems = "\n  ".join(_problems(error))
+        raise InputError(str(target), f"the profile has errors:\n  {problems}", "See docs/profiles.md.") from None
+    if profile.corner not in profile.corners:
+        known = ", ".join(profile.corners)
+        raise InputError(str(target), f"its nominal corner '{profile.corner}' is none of {known}")
+    return profile
+
+
+def from_dict(raw: dict[str, Any]) -> Profile:
+    """The profile that `to_dict` wrote.  Raises InputError where it is damaged."""
+    try:
+        return cattrs.Converter(forbid_extra_keys=True).structure(raw, Profile)
+    except (cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError) as error:
+        raise InputError("profile", "; ".join(_problems(error))) from None
+
+
+def to_dict(profile: Profile) -> dict[str, Any]:
+    """The profile as plain values, for a program file."""
+    return cattrs.Converter(unstruct_collection_overrides={tuple: list}).unstructure(profile)
+
+
+def quantities(profile: Profile) -> Iterator[tuple[str, Quantity]]:
+    """Every number of a profile with its path ("time.synapse_conv")."""
+    sections: list[tuple[str, Any]] = [
+        (name, getattr(profile, name)) for name in ("chip", "core", "time", "power", "board")
+    ]
+    sections += [(f"energy.{name}", energy) for name, energy in profile.corners.items()]
+    for path, section in sections:
+        for attribute in attrs.fields(type(section)):
+            yield f"{path}.{attribute.name}", getattr(section, attribute.name)
+
+
+def _problems(error: BaseException) -> list[str]:
+    """Every error of a profile with its path; a number's own checks in their own words."""
+
+    def words(problem: BaseException, kind: type | None) -> str:
+        return str(problem) if isinstance(problem, ValueError) else cattrs.v.format_exception(problem, kind)
+
+    return cattrs.transform_error(error, format_exception=words)
+
+
+def _raw(target: str) -> dict[str, Any]:
+    """The tables of a profile, those of its base underneath."""
+    raw = _read(target)
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str) or base not in profile_names():
+        raise InputError(target, f"its base {base!r} is no known target", f"Known: {', '.join(profile_names())}.")
+    return _merged(_raw(base), raw)
+
+
+def _read(target: str) -> dict[str, Any]:
+    resource = files("spikformer_deploy") / "hw_profiles" / f"{target}.toml"
+    if target in profile_names():
+        text = resource.read_text(encoding="utf-8")
+    elif target.endswith(".toml") or "/" in target:
+        try:
+            text = Path(target).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(target, f"the profile cannot be read: {error}") from None
+    else:
+        raise InputError(
+            "--target", f"no target is called '{target}'", f"Known: {', '.join(profile_names())}; or a .toml file."
+        )
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(target, f"it is no readable TOML: {error}") from None
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Tables merge; a number (a table with a value) is replaced as a whole."""
+    out = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _merged(out[key], value) if both and "value" not in value else value
+    return out

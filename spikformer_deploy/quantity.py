@@ -1,0 +1,52 @@
+"""A number of the hardware with everything that belongs to it: unit, kind, source and range."""
+
+from __future__ import annotations
+
+import math
+
+from attrs import Attribute, field, frozen, validators
+
+KINDS = ("measured", "datasheet", "simulated", "fitted", "derived", "guess")
+"""Where a number comes from, from silicon to nothing: measured on silicon; stated by the vendor; a simulation before
+silicon (Davies et al. 2018, table 2); fitted to silicon; computed from such numbers; guessed."""
+
+
+def _finite(instance: Quantity, attribute: Attribute[float], value: float) -> None:
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{value} (a finite number of at least 0 is needed)")
+
+
+def _around(
+    instance: Quantity, attribute: Attribute[tuple[float, float] | None], value: tuple[float, float] | None
+) -> None:
+    if value is not None and not (math.isfinite(value[1]) and 0 <= value[0] <= instance.value <= value[1]):
+        raise ValueError(f"range {list(value)} does not hold the value {instance.value}")
+
+
+def _said(instance: Quantity, attribute: Attribute[str], value: str) -> None:
+    if not value.strip():
+        raise ValueError(f"an empty {attribute.name}")
+
+
+@frozen
+class Quantity:
+    """`value` in `unit`; `kind` is one of KINDS; `range` is (low, high) where the number is not sure."""
+
+    value: float = field(validator=_finite)
+    unit: str = field(validator=_said)
+    kind: str = field(validator=validators.in_(KINDS))
+    source: str = field(validator=_said)
+    range: tuple[float, float] | None = field(default=None, validator=_around)
+
+    @property
+    def low(self) -> float:
+        """The lowest value it may have."""
+        return self.value if self.range is None else self.range[0]
+
+    @property
+    def high(self) -> float:
+        """The highest value it may have."""
+        return self.value if self.range is None else self.range[1]
+
+    def __int__(self) -> int:
+        return round(self.value)

@@ -27,6 +27,10 @@ else:
     import tomli as tomllib
 
 
+OPERATIONS = "asic45nm"
+"""The file of operation energies: no target."""
+
+
 def _of(unit: str) -> Any:
     """A field that must be a Quantity of this unit."""
 
@@ -70,7 +74,7 @@ class Core:
 
 @frozen
 class Time:
-    """Durations of single events.  The barrier grows from one tile to all of a chip, and with the diameter of a board."""
+    """Durations of single events.  The barrier grows with the tiles used, and with the diameter of a board."""
 
     synapse_conv: Quantity = _of("ns")
     synapse_dense: Quantity = _of("ns")
@@ -183,7 +187,8 @@ class Profile:
 def profile_names() -> tuple[str, ...]:
     """The targets that come with the package."""
     folder = files("spikformer_deploy") / "hw_profiles"
-    return tuple(sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")))
+    names = {p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")}
+    return tuple(sorted(names - {OPERATIONS}))
 
 
 def load_profile(target: str | Path) -> Profile:
@@ -206,6 +211,12 @@ def load_profile(target: str | Path) -> Profile:
     return profile
 
 
+def operation_energies() -> dict[str, Quantity]:
+    """Energies of single operations in 45 nm, by name: the constants of the accounting conventions."""
+    raw = tomllib.loads((files("spikformer_deploy") / "hw_profiles" / f"{OPERATIONS}.toml").read_text(encoding="utf-8"))
+    return cattrs.structure(raw["operations"], dict[str, Quantity])
+
+
 def from_dict(raw: dict[str, Any]) -> Profile:
     """The profile that `to_dict` wrote.  Raises InputError where it is damaged."""
     try:
@@ -221,9 +232,8 @@ def to_dict(profile: Profile) -> dict[str, Any]:
 
 def quantities(profile: Profile) -> Iterator[tuple[str, Quantity]]:
     """Every number of a profile with its path ("time.synapse_conv")."""
-    sections: list[tuple[str, Any]] = [
-        (name, getattr(profile, name)) for name in ("chip", "core", "time", "power", "board")
-    ]
+    names = ("chip", "core", "time", "power", "board")
+    sections: list[tuple[str, Any]] = [(name, getattr(profile, name)) for name in names]
     sections += [(f"energy.{name}", energy) for name, energy in profile.corners.items()]
     for path, section in sections:
         for attribute in attrs.fields(type(section)):
@@ -234,7 +244,7 @@ def _problems(error: BaseException) -> list[str]:
     """Every error of a profile with its path; a number's own checks in their own words."""
 
     def words(problem: BaseException, kind: type | None) -> str:
-        return str(problem) if isinstance(problem, ValueError) else cattrs.v.format_exception(problem, kind)
+        return str(problem.args[0]) if isinstance(problem, ValueError) else cattrs.v.format_exception(problem, kind)
 
     return cattrs.transform_error(error, format_exception=words)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,12 +36,17 @@ class SliceEvents:
     messages_in: Int
     synops: Int
 
-    def by_core(self, values: Int) -> tuple[Int, Int]:
+    def by_core(self, values: NDArray[Any]) -> tuple[Int, NDArray[Any]]:
         """The cores in use, ascending, and `values` (..., slices) summed over the slices of each: (..., cores)."""
-        cores, index = np.unique(self.cores, return_inverse=True)
-        out = np.zeros((len(cores), *values.shape[:-1]), np.int64)
-        np.add.at(out, index, np.moveaxis(values, -1, 0))
-        return cores, np.moveaxis(out, 0, -1)
+        order = np.argsort(self.cores, kind="stable")
+        cores, starts = np.unique(self.cores[order], return_index=True)
+        if not cores.size:
+            return cores, values
+        return cores, np.add.reduceat(values[..., order], starts, axis=-1)
+
+    def of(self, chosen: NDArray[Any]) -> SliceEvents:
+        """The chosen slices alone (indices or a mask)."""
+        return SliceEvents(*(getattr(self, f.name)[..., chosen] for f in fields(self)))
 
 
 def count_slices(network: Network, mapping: Mapping, execution: Execution) -> SliceEvents:

@@ -1,0 +1,79 @@
+"""The durations of a profile as arrays of three corners: every number at its low end, its value, its high end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.hardware import Profile
+from spikformer_deploy.mapping.mapping import Mapping
+from spikformer_deploy.quantity import Quantity
+
+Times: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Latencies:
+    """Durations in ns, (3,) each: low, nominal, high.
+
+    neuron, idle_neuron  a neuron's update in the sweep, and a visit that finds nothing to do
+    spike_out            added where the neuron fires
+    synop                (3, kinds) one synaptic operation, by the kinds of KINDS
+    message_in           one message at the core that receives it
+    link                 the heaviest link's time for the messages of a step; 0 where the mapping has no such metric
+    barrier              the end of a step, for the tiles and chips that the mapping uses
+    """
+
+    KINDS: ClassVar[tuple[str, ...]] = ("convolution", "dense", "sparse")
+
+    neuron: Times
+    idle_neuron: Times
+    spike_out: Times
+    synop: Times
+    message_in: Times
+    link: Times
+    barrier: Times
+
+
+def latencies(profile: Profile, mapping: Mapping) -> Latencies:
+    """The durations of `profile` for the tiles and chips of `mapping`."""
+    time = profile.time
+    synapses = (time.synapse_conv, time.synapse_dense, time.synapse_sparse)
+    load = mapping.metrics.get("max_link_load", 0.0)
+    return Latencies(
+        neuron=corners(time.neuron_update),
+        idle_neuron=corners(time.neuron_idle),
+        spike_out=corners(time.spike_out),
+        synop=np.stack([corners(q) for q in synapses], 1),
+        message_in=corners(time.axon_in),
+        link=load / corners(time.link_rate)[::-1],
+        barrier=_barrier(profile, mapping),
+    )
+
+
+def corners(quantity: Quantity) -> Times:
+    """(3,) low, nominal, high."""
+    return np.array([quantity.low, quantity.value, quantity.high], np.float64)
+
+
+def _barrier(profile: Profile, mapping: Mapping) -> Times:
+    """On a chip it grows linearly with the tiles in use; a board adds a constant and a time for each hop across."""
+    time, chip = profile.time, profile.chip
+    tiles, most = tiles_used(profile, mapping), int(chip.tiles_x) * int(chip.tiles_y)
+    share = (tiles - 1) / (most - 1) if most > 1 else 0.0
+    on_chip = (1 - share) * corners(time.barrier_one_tile) + share * corners(time.barrier_chip)
+    if mapping.chips == 1:
+        return on_chip
+    columns = min(int(profile.board.columns), mapping.chips)
+    diameter = columns - 1 + -(-mapping.chips // columns) - 1
+    return on_chip + corners(time.barrier_board) + diameter * corners(time.barrier_chip_hop)
+
+
+def tiles_used(profile: Profile, mapping: Mapping) -> int:
+    """Tiles in use on the chip that uses most of them."""
+    chips, local = np.divmod(np.unique(mapping.cores), mapping.cores_per_chip)
+    tiles = np.unique(np.stack([chips, local // int(profile.chip.cores_per_tile)]), axis=1)
+    return int(np.bincount(tiles[0]).max())

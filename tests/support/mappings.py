@@ -1,0 +1,32 @@
+"""Random mappings of small networks: any boxes on any cores, nothing that a chip's limits would have to say about."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spikformer_deploy.mapping.mapping import Mapping, Site
+from spikformer_deploy.quantize.network import Attention, Network
+
+
+def random_mapping(network: Network, seed: int) -> Mapping:
+    """Every population and attention cut into a grid of boxes; some cores hold several slices."""
+    rng = np.random.default_rng(seed)
+    sites = [Site(p.name, "population", p.name, p.shape) for p in network]
+    for projection in network.projections:
+        if isinstance(projection.synapse, Attention):
+            channels, height, width = network[projection.target].shape
+            heads, tokens = projection.synapse.heads, height * width
+            depth = channels // heads
+            serial = str(rng.choice(["tokens", "channels"]))
+            shape = (channels, 1, depth) if serial == "tokens" else (heads, tokens, tokens)
+            steps = 2 * (tokens if serial == "tokens" else depth)
+            sites.append(Site("counters", "attention", projection.target, shape, serial, steps))
+    boxes = []
+    for index, site in enumerate(sites):
+        edges = [sorted({0, n, *rng.integers(0, n + 1, 2).tolist()}) for n in site.shape]
+        for c, y, x in np.ndindex(*(len(e) - 1 for e in edges)):
+            c, y, x = int(c), int(y), int(x)
+            boxes.append([index, *edges[0][c : c + 2], *edges[1][y : y + 2], *edges[2][x : x + 2]])
+    table = np.array(boxes, np.int64)
+    cores = rng.permutation(len(table)) if rng.random() < 0.5 else rng.integers(0, max(2, len(table) // 2), len(table))
+    return Mapping(tuple(sites), table, cores.astype(np.int64), np.zeros((len(table), 5), np.int64), 1, 4096, {})

@@ -1,1 +1,90 @@
+"""Network -> Mapping: partition.py cuts populations into boxes, place.py puts them on cores, memory.py and rules.py say
+what a core holds, route.py what the messages cost."""
 
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.errors import MappingError
+from spikformer_deploy.hardware import Profile
+from spikformer_deploy.mapping.mapping import SECTIONS, Mapping, Site
+from spikformer_deploy.mapping.memory import BoxSizes, words
+from spikformer_deploy.mapping.partition import partition, sites_of
+from spikformer_deploy.mapping.place import Placer, hilbert
+from spikformer_deploy.mapping.route import destinations, metrics, nets_of
+from spikformer_deploy.mapping.rules import first_violation
+from spikformer_deploy.quantize.network import Attention, Network
+
+Int: TypeAlias = NDArray[np.int64]
+
+__all__ = ["Mapping", "map_network", "verify_mapping"]
+
+
+def map_network(network: Network, profile: Profile, rates: dict[str, float], placer: Placer = hilbert) -> Mapping:
+    """Lay `network` onto the cores of `profile`.
+
+    rates  messages a neuron and step of each population, from calibration
+    Raises MappingError, naming the layer and the limit, where it does not fit.
+    """
+    _check_neurons(network, profile)
+    sites = sites_of(network)
+    boxes = partition(network, sites, profile, rates)
+    cores = placer(len(boxes), profile)
+    nets = nets_of(network, sites, boxes, rates)
+    needed = _words(network, sites, boxes, profile)
+    needed[:, SECTIONS.index("axon_mem")] = destinations(nets, len(boxes))
+    chips = len(np.unique(cores // profile.cores_per_chip))
+    mapping = Mapping(sites, boxes, cores, needed, chips, profile.cores_per_chip, metrics(nets, cores, profile))
+    verify_mapping(mapping, network, profile)
+    return mapping
+
+
+def verify_mapping(mapping: Mapping, network: Network, profile: Profile) -> None:
+    """Raise MappingError where boxes do not tile, a core is used twice, or words exceed a limit."""
+    for index, site in enumerate(mapping.sites):
+        covered = np.zeros(site.shape, np.int64)
+        for _, c0, c1, y0, y1, x0, x1 in mapping.boxes[mapping.slices_of(index)]:
+            covered[c0:c1, y0:y1, x0:x1] += 1
+        if (covered != 1).any():
+            raise MappingError(site.name, "its boxes do not cover every neuron exactly once")
+    if mapping.cores_used != len(mapping.cores) or mapping.cores.min() < 0 or mapping.cores.max() >= profile.cores:
+        raise MappingError("mapping", f"{len(mapping.cores)} slices on {mapping.cores_used} of {profile.cores} cores")
+    again = _words(network, mapping.sites, mapping.boxes, profile)
+    again[:, -1] = mapping.words[:, -1]
+    if not np.array_equal(again, mapping.words):
+        raise MappingError("mapping", "its memory words are not those of its boxes")
+    for box, needed in zip(mapping.boxes, mapping.words, strict=True):
+        if broken := first_violation(needed, profile.core):
+            raise MappingError(mapping.sites[box[0]].name, f"a slice breaks a limit of the core: {broken}")
+
+
+def _words(network: Network, sites: tuple[Site, ...], boxes: Int, profile: Profile) -> Int:
+    """(slices, 5) words of every box."""
+    out = np.zeros((len(boxes), len(SECTIONS)), np.int64)
+    for index, site in enumerate(sites):
+        chosen = np.flatnonzero(boxes[:, 0] == index)
+        edges = boxes[chosen][:, 1:].reshape(-1, 3, 2)
+        channels, rows, columns = (edges[:, :, 1] - edges[:, :, 0]).T
+        out[chosen] = words(network, site, BoxSizes(channels, rows, columns), profile.core)
+    return out
+
+
+def _check_neurons(network: Network, profile: Profile) -> None:
+    limits = profile.limits
+    for population in network:
+        attends = any(isinstance(p.synapse, Attention) for p in network.into(population.name))
+        if attends and not limits.programmable:
+            raise MappingError(
+                population.name,
+                f"spiking self-attention needs programmable neurons, and target '{profile.name}' has none",
+                "Use --target loihi2.",
+            )
+        if population.max_out >= 2**limits.message_bits:
+            raise MappingError(
+                population.name,
+                f"it sends up to {population.max_out}, and target '{profile.name}' sends {limits.message_bits} bit",
+                "Use a target with graded spikes (loihi2).",
+            )

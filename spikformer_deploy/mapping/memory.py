@@ -1,0 +1,124 @@
+"""Words of 64 bits that a box of neurons needs in a core, section by section.
+
+The rules for Loihi 2 are those that reproduce the rows printed by Intel's compiler (tests/mapping); what those rows do
+not show is marked as a guess below.  All functions take box sizes as arrays, so that a search evaluates many at once.
+
+    neurons   1 word a neuron (fitted); 2 where every channel has a threshold of its own, beyond the parameter sets
+    syn_mem   shared weights: one list for each kernel position and input channel, of all output channels of the box
+              (fitted); unit weights of pooling and identity: one word a kernel position and channel (guess)
+    axon_in   2 words a convolution (fitted: 1 to 2); 1 for each channel that a readout or an attention reads (guess)
+    axon_map  1 word a position where convolutions read the box, 1 a neuron where anything else does (fitted)
+    axon_mem  1 word a destination core (guess; added after the partition, see route.py)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import assert_never
+
+from spikformer_deploy.hardware import Core
+from spikformer_deploy.mapping.mapping import Site
+from spikformer_deploy.quantize.network import Attention, Conv, Lif, Network, Projection, Readout, Window
+
+Int: TypeAlias = NDArray[np.int64]
+WORD = 64
+CONV_AXON_WORDS = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoxSizes:
+    """Channels, rows and columns of boxes, broadcastable int64 arrays."""
+
+    channels: Int
+    rows: Int
+    columns: Int
+
+    @property
+    def neurons(self) -> Int:
+        """Neurons of each box."""
+        return self.channels * self.rows * self.columns
+
+    @property
+    def positions(self) -> Int:
+        """Positions of each box."""
+        return self.rows * self.columns
+
+
+def words(network: Network, site: Site, box: BoxSizes, core: Core) -> Int:
+    """(..., 5) words in each section (mapping.SECTIONS) of boxes of `site`; axon_mem is 0 here."""
+    if site.kind == "attention":
+        axons, lists = _counters(network, site, box, core)
+    else:
+        axons, lists = np.zeros_like(box.neurons), np.zeros_like(box.neurons)
+        for projection in network.into(site.population):
+            more_axons, more_lists = _incoming(network, projection, box, core)
+            axons, lists = axons + more_axons, lists + more_lists
+    neurons = box.neurons * _words_a_neuron(network, site, core)
+    parts = np.broadcast_arrays(axons, neurons, lists, _axon_map(network, site, box), np.zeros_like(neurons))
+    return np.stack(parts, -1)
+
+
+def list_words(targets: Int, bits: int, core: Core) -> Int:
+    """Words of one synapse list: `bits` for each target and the header, rounded up to words."""
+    return -(-(targets * bits + int(core.list_header_bits)) // WORD)
+
+
+def _incoming(network: Network, projection: Projection, box: BoxSizes, core: Core) -> tuple[Int, Int]:
+    """(axon words, synapse words) of one projection into boxes of its target."""
+    source = network[projection.sources[0]]
+    bits = network.weight_bits + int(core.index_bits)
+    match projection.synapse:
+        case Conv(weight=weight, groups=groups):
+            inside = len(weight) // groups
+            touched = np.minimum(groups, -(-box.channels // inside) + (groups > 1))
+            lists = weight.shape[1] * weight.shape[2] * weight.shape[3] * touched
+            return np.full_like(box.neurons, CONV_AXON_WORDS), lists * list_words(
+                np.minimum(box.channels, inside), bits, core
+            )
+        case Window(kernel=kernel):
+            return np.full_like(box.neurons, CONV_AXON_WORDS), box.channels * kernel[0] * kernel[1]
+        case Readout():
+            channels = np.full_like(box.neurons, source.shape[0])
+            return channels, channels * list_words(box.channels, bits, core)
+        case Attention():
+            return box.channels + 0 * box.neurons, box.channels + 0 * box.neurons
+        case _:
+            assert_never(projection.synapse)
+
+
+def _counters(network: Network, site: Site, box: BoxSizes, core: Core) -> tuple[Int, Int]:
+    """Axons and lists of attention counters: one operand reaches rows, one columns, the third replays rows.
+
+    tokens in series: rows are channels of k (and of the replayed q), columns channels of v within the head
+    channels in series: rows are tokens of q (and of the replayed v), columns tokens of k
+    """
+    bits = network.weight_bits + int(core.index_bits)
+    if site.serial == "tokens":
+        depth = site.shape[2]
+        rows, heads = box.channels, -(-box.channels // depth) + 1
+        across, along = np.minimum(box.channels, depth), box.columns
+    else:
+        rows, heads = box.channels * box.rows, box.channels
+        across, along = box.rows, box.columns
+    axons = 2 * rows + heads * box.columns
+    return axons, 2 * rows * list_words(along, bits, core) + heads * box.columns * list_words(across, bits, core)
+
+
+def _words_a_neuron(network: Network, site: Site, core: Core) -> int:
+    neuron = network[site.population].neuron
+    own = isinstance(neuron, Lif) and len(np.unique(neuron.threshold)) > int(core.parameter_sets)
+    return 2 if own and site.kind == "population" else 1
+
+
+def _axon_map(network: Network, site: Site, box: BoxSizes) -> Int:
+    if site.kind == "attention":
+        return box.neurons
+    total = np.zeros_like(box.neurons)
+    for projection in network.out_of(site.population):
+        shared = isinstance(projection.synapse, (Conv, Window))
+        total = total + (box.positions if shared else box.neurons)
+    return total

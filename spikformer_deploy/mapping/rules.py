@@ -1,0 +1,77 @@
+"""The limits of a core, each a small function: words of boxes in, the excess or nothing out.
+
+The partitioner asks `fits` of thousands of candidate boxes; `first_violation` names the limit for an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.hardware import Core
+from spikformer_deploy.mapping.mapping import SECTIONS
+
+Int: TypeAlias = NDArray[np.int64]
+Rule: TypeAlias = Callable[[Int, Core], tuple[Int, int]]
+"""(words (..., 5), core) -> (what is used (...), the limit)"""
+
+
+def total_memory(words: Int, core: Core) -> tuple[Int, int]:
+    """All sections share the memory of the core."""
+    return words.sum(-1), int(core.memory_words)
+
+
+def neuron_count(words: Int, core: Core) -> tuple[Int, int]:
+    """A core has so many neurons (one word each)."""
+    return words[..., SECTIONS.index("neurons")], int(core.neurons)
+
+
+def synapse_memory(words: Int, core: Core) -> tuple[Int, int]:
+    """Synapse lists have a section of limited size."""
+    return words[..., SECTIONS.index("syn_mem")], int(core.section_words)
+
+
+def axon_map_memory(words: Int, core: Core) -> tuple[Int, int]:
+    """So have the entries that lead from neurons to axons."""
+    return words[..., SECTIONS.index("axon_map")], int(core.section_words)
+
+
+def input_axons(words: Int, core: Core) -> tuple[Int, int]:
+    """A core listens to so many axons."""
+    return words[..., SECTIONS.index("axon_in")], min(int(core.input_axons), int(core.section_words))
+
+
+def output_axons(words: Int, core: Core) -> tuple[Int, int]:
+    """A core sends on so many axons."""
+    return words[..., SECTIONS.index("axon_mem")], min(int(core.output_axons), int(core.section_words))
+
+
+RULES: tuple[Rule, ...] = (
+    total_memory,
+    neuron_count,
+    synapse_memory,
+    axon_map_memory,
+    input_axons,
+    output_axons,
+)
+
+
+def fits(words: Int, core: Core) -> NDArray[np.bool_]:
+    """Whether boxes that need `words` (..., 5) fit a core."""
+    out = np.ones(words.shape[:-1], bool)
+    for rule in RULES:
+        used, limit = rule(words, core)
+        out &= used <= limit
+    return out
+
+
+def first_violation(words: Int, core: Core) -> str | None:
+    """What a box that needs `words` (5,) breaks: "synapse memory: 20,000 of 16,000"; None where it fits."""
+    for rule in RULES:
+        used, limit = rule(words, core)
+        if used > limit:
+            return f"{rule.__name__.replace('_', ' ')}: {int(used):,} of {limit:,}"
+    return None

@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from spikformer_deploy.accounting import conventions
+from spikformer_deploy.accounting.target import on_target
+from spikformer_deploy.accounting.uncertainty import Energy, Part, Range
+from spikformer_deploy.hardware import Profile
+from spikformer_deploy.mapping.mapping import Mapping
+from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.simulate.estimate import StepTimes
+from spikformer_deploy.simulate.events import Events
 
-from spikformer_deploy.accounting.uncertainty import Range
+__all__ = ["Energy", "Part", "Range", "account"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """One summand: `events` of a kind an image, each at a cost.
+def account(
+    network: Network,
+    events: Events,
+    mapping: Mapping | None = None,
+    profile: Profile | None = None,
+    times: StepTimes | None = None,
+) -> tuple[Energy, ...]:
+    """The energy of an image under every convention, in this order:
 
-    events  mean an image (seconds for static power); energy in mJ an image
-    kind    kind of the constant: measured, datasheet, simulated, fitted, derived, guess; source: where it is from
+    spikformer-paper         the paper's constants on exact synaptic operations
+    spikformer-paper-approx  the same on the paper's approximation, firing rate * T * FLOPs
+    syops                    layers that read graded values count as dense MACs
+    ann-equivalent-fp32, ann-equivalent-int8   the same layers as an ANN in one pass
+    memory-aware, memory-aware-ann-int8        integer arithmetic and memory, of the network and of that ANN
+    profile, profile:<corner>                  the target's events and static power; with mapping, profile and times
     """
-
-    name: str
-    events: float
-    energy: Range
-    kind: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Energy:
-    """Energy of one image, mean over the images, in mJ.
-
-    convention  "spikformer-paper" | "syops" | "ann-equivalent-fp32" | "ann-equivalent-int8" | "memory-aware" |
-                "profile" | "profile:<corner>"
-    boundary    what is inside and what is left out, one sentence
-    """
-
-    convention: str
-    boundary: str
-    parts: tuple[Part, ...]
-
-    @property
-    def total(self) -> Range:
-        """Sum of the parts in mJ."""
-        return sum((part.energy for part in self.parts), Range(0.0, 0.0, 0.0))
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of the nominal total that rests on each kind of number, by kind."""
-        total, out = self.total.nominal, dict[str, float]()
-        for part in self.parts:
-            share = part.energy.nominal / total if total else 0.0
-            out[part.kind] = out.get(part.kind, 0.0) + share
+    macs, dense = conventions.first_macs(network), conventions.ann_macs(network)
+    approximate = conventions.approximate_sops(network, events)
+    out = (
+        conventions.paper(macs, conventions.exact_sops(network, events)),
+        conventions.paper(macs, approximate, "spikformer-paper-approx"),
+        conventions.syops(events),
+        conventions.ann(dense, "fp32"),
+        conventions.ann(dense, "int8"),
+        conventions.memory_aware(network, events),
+        conventions.memory_aware_ann(network),
+    )
+    if mapping is None or profile is None or times is None:
         return out
+    return (*out, *on_target(events, mapping, profile, times))

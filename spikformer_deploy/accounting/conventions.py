@@ -1,0 +1,181 @@
+"""Energy from operation counts and the cost of one operation in 45 nm: the conventions of papers and tools.
+
+They differ by what they call an operation and by what they leave out; so each figure carries its convention's name.
+All constants are those of hw_profiles/asic45nm.toml (Horowitz, ISSCC 2014).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.accounting.uncertainty import Energy, Part, priced
+from spikformer_deploy.hardware import operation_energies
+from spikformer_deploy.quantity import Quantity
+from spikformer_deploy.quantize.network import Attention, Network, Projection, Source
+from spikformer_deploy.simulate.events import Events, ProjectionEvents, dense_macs
+
+WORD_BITS = 64
+"""Width of the words that the memory energies of asic45nm.toml are for."""
+ANN_BITS = 8
+
+
+@cache
+def _cost(operation: str) -> Quantity:
+    """Energy in pJ of one operation in 45 nm, by its name in asic45nm.toml."""
+    return operation_energies()[operation]
+
+
+# --- arithmetic alone ----------------------------------------------------------------------------------------------
+
+
+def paper(macs: float, sops: float, name: str = "spikformer-paper") -> Energy:
+    """4.6 pJ for each MAC of the first convolution, 0.9 pJ for each synaptic operation of all other layers.
+
+    macs, sops  an image, over all T steps
+    Source: Zhou et al. 2023 (Spikformer), App. C.2.
+    """
+    parts = (*_macs("first convolution", macs, "fp32_multiply", "fp32_add"), _additions("synaptic operations", sops))
+    return Energy(name, "Arithmetic in 45 nm fp32; no memory, no neurons, no messages, no static power.", parts)
+
+
+def syops(events: Events) -> Energy:
+    """As the paper, but a layer that reads values other than 0 and 1 counts all its MACs in every step.
+
+    That is the rule of syops-counter and of Spikingformer's energy tool: the integer residual stream of Spikformer
+    makes MAC layers of those that read it; the head reads a mean, and once.  (The 12.43, 18.82 and 32.07 mJ that
+    Spikingformer prints for V1 cannot be derived from what is published: they need the firing rate of every layer.)
+    """
+    head = sum(p.dense for p in events.projections if p.kind == "readout")
+    layers = [p for p in events.projections if p.kind in ("conv", "attention")]
+    macs = sum(p.dense for p in layers if p.graded) * events.time_steps + head
+    sops = sum(int(additions(p).sum()) for p in layers if not p.graded) / events.images
+    parts = (
+        *_macs("layers that read graded values", macs, "fp32_multiply", "fp32_add"),
+        _additions("layers that read binary spikes", sops),
+    )
+    boundary = "Arithmetic in 45 nm fp32, layers with graded inputs dense; no memory, neurons, messages, static power."
+    return Energy("syops", boundary, parts)
+
+
+def ann(macs: float, number: str) -> Energy:
+    """The ANN that one would run instead: one pass, no time steps, every MAC dense.  number "fp32" | "int8"."""
+    adder = "fp32_add" if number == "fp32" else "int32_add"
+    parts = _macs("all layers", macs, f"{number}_multiply", adder)
+    boundary = f"Arithmetic in 45 nm {number} of the same layers in one dense pass; no memory, no static power."
+    return Energy(f"ann-equivalent-{number}", boundary, parts)
+
+
+def _macs(name: str, count: float, multiply: str, add: str) -> tuple[Part, Part]:
+    return (
+        priced(f"{name}: multiplications", count, _cost(multiply)),
+        priced(f"{name}: additions", count, _cost(add)),
+    )
+
+
+def _additions(name: str, count: float) -> Part:
+    return priced(name, count, _cost("fp32_add"))
+
+
+# --- with memory -----------------------------------------------------------------------------------------------------
+
+
+def memory_aware(network: Network, events: Events) -> Energy:
+    """Integer arithmetic and every access to on-chip memory, weights and states resident.
+
+    A synaptic operation reads its weight and reads and writes its neuron's sum (32 KB banks); an update reads and
+    writes the state (8 KB banks); a message is written and read once, a word each.
+    """
+    table, images = events.projections, events.images
+    weighted = [p for p in table if p.kind in ("conv", "readout")]
+    weights = sum(int(p.synops.sum()) for p in weighted) / images
+    operations = sum(int(additions(p).sum()) for p in table) / images
+    products = sum(int(p.synops.sum()) for p in weighted if p.graded) / images
+    updates = sum(int(p.updates.sum()) for p in events.populations.values()) / images
+    messages = sum(int(p.spikes.sum()) for p in events.populations.values()) / images
+    state = 2 * network.state_bits / WORD_BITS
+    parts = (
+        priced("multiplications of graded values", products, _cost("int8_multiply")),
+        priced("additions", operations, _cost("int32_add")),
+        priced("weight reads", weights, _cost("sram_32kb"), network.weight_bits / WORD_BITS),
+        priced("sums read and written", operations, _cost("sram_32kb"), state),
+        priced("neuron updates", updates, _cost("int32_add")),
+        priced("states read and written", updates, _cost("sram_8kb"), state),
+        priced("messages written and read", messages, _cost("sram_8kb"), 2),
+    )
+    boundary = "Integer arithmetic and on-chip SRAM in 45 nm; no network on chip, no DRAM, no static power."
+    return Energy("memory-aware", boundary, parts)
+
+
+def memory_aware_ann(network: Network) -> Energy:
+    """The int8 ANN with the same memories: a MAC reads a weight and an activation, an output is written once."""
+    macs = ann_macs(network)
+    outputs = sum(p.size for p in network)
+    share = ANN_BITS / WORD_BITS
+    parts = (
+        *_macs("all layers", macs, "int8_multiply", "int32_add"),
+        priced("weight reads", macs, _cost("sram_32kb"), share),
+        priced("activation reads", macs, _cost("sram_32kb"), share),
+        priced("outputs written", outputs, _cost("sram_32kb"), share),
+    )
+    boundary = "Integer arithmetic and on-chip SRAM in 45 nm, sums in registers, no reuse of operands; no DRAM."
+    return Energy("memory-aware-ann-int8", boundary, parts)
+
+
+# --- counts ----------------------------------------------------------------------------------------------------------
+
+
+def first_macs(network: Network) -> int:
+    """MACs of the layers that read the image, in all T steps of an image (so the papers count them)."""
+    return sum(dense_macs(network, p) for p in network.projections if _reads_image(network, p)) * network.time_steps
+
+
+def exact_sops(network: Network, events: Events) -> float:
+    """Synaptic operations an image of all layers behind the first, spike by spike, borders exact.
+
+    As in the paper, pooling and residual sums are no operations; an attention counts `products`.
+    """
+    return sum(int(additions(p).sum()) for p in _behind(network, events)) / events.images
+
+
+def approximate_sops(network: Network, events: Events) -> float:
+    """The paper's approximation of the same: sum over layers of fr * T * FLOPs, fr the mean value of an input element.
+
+    It takes borders for interior, a graded spike for as many spikes as its value, and the head to read pooled spikes.
+    """
+    total = 0.0
+    for p in _behind(network, events):
+        if p.kind == "attention":
+            total += int(p.products.sum()) / events.images
+        else:
+            values = int(events.populations[p.sources[0]].values.sum())
+            total += values / (network[p.sources[0]].size * events.images) * p.dense
+    return total
+
+
+def ann_macs(network: Network) -> int:
+    """MACs of the network as an ANN in one pass: layers dense, attention as q k^T and A v (softmax fixes the order)."""
+    total = 0
+    for p in network.projections:
+        if isinstance(p.synapse, Attention):
+            channels, height, width = network[p.target].shape
+            total += 2 * (height * width) ** 2 * channels
+        else:
+            total += dense_macs(network, p)
+    return total
+
+
+def additions(projection: ProjectionEvents) -> NDArray[np.int64]:
+    """(T,) additions of an engine that skips zeros: an attention's `products`, else the synaptic operations."""
+    return projection.products if projection.kind == "attention" else projection.synops
+
+
+def _behind(network: Network, events: Events) -> list[ProjectionEvents]:
+    """The projections that the paper counts as synaptic operations."""
+    return [p for p in events.projections if p.kind != "window" and not _reads_image(network, p)]
+
+
+def _reads_image(network: Network, projection: Projection | ProjectionEvents) -> bool:
+    return isinstance(network[projection.sources[0]].neuron, Source)

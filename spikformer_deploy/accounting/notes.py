@@ -1,0 +1,84 @@
+"""What must be said beside the figures, where it applies to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from spikformer_deploy.accounting.counts import sparsity
+from spikformer_deploy.accounting.uncertainty import Energy
+from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.simulate.events import Events
+
+WINNING_STEPS, WINNING_RATE = 5, 0.06
+"""Where a spiking network was found to beat a matched quantized ANN: arXiv 2409.08290."""
+GUESSED_SHARE = 0.1
+SILENT_SHARE = 0.1
+
+
+def notes(network: Network, events: Events, energies: Sequence[Energy]) -> tuple[str, ...]:
+    """Statements about the measured figures for a person to read, most important first."""
+    by_name = {energy.convention: energy for energy in energies}
+    return (
+        *_against_ann(network, events),
+        *_operation_counts(by_name),
+        *_target(by_name),
+        *_attention(events),
+        *_silent(network, events),
+    )
+
+
+def _against_ann(network: Network, events: Events) -> Iterator[str]:
+    rate, steps = sparsity(network, events).rate, events.time_steps
+    inside = "inside" if steps <= WINNING_STEPS and rate < WINNING_RATE else "outside"
+    yield (
+        f"With T = {steps} and a mean firing rate of {rate:.1%} this network is {inside} the region where a spiking "
+        f"network was found to win against a matched quantized ANN: T <= {WINNING_STEPS} and firing rates under about "
+        f"{WINNING_RATE:.0%} (arXiv 2409.08290)."
+    )
+
+
+def _operation_counts(energies: dict[str, Energy]) -> Iterator[str]:
+    spiking, dense = energies["spikformer-paper"].total.nominal, energies["ann-equivalent-fp32"].total.nominal
+    small = energies["ann-equivalent-int8"].total.nominal
+    if spiking < dense:
+        yield (
+            f"By operation counts alone this network takes {dense / spiking:.1f} times less energy than its fp32 ANN; "
+            "such counts overstate gains 2x to 12x (arXiv 2309.03388), as they leave memory and data movement out."
+        )
+    if small < spiking:
+        yield (
+            f"The same layers as an int8 ANN take {small:.3g} mJ of arithmetic, less than the {spiking:.3g} mJ of the "
+            "paper's convention, which charges a synaptic operation as an fp32 addition."
+        )
+    ours, theirs = energies["memory-aware"].total.nominal, energies["memory-aware-ann-int8"].total.nominal
+    relation = f"{ours / theirs:.1f} times more" if ours > theirs else f"{theirs / ours:.1f} times less"
+    yield f"With on-chip memory counted, this network takes {relation} energy than the same layers as an int8 ANN."
+
+
+def _target(energies: dict[str, Energy]) -> Iterator[str]:
+    corners = [energy for name, energy in energies.items() if name.split(":")[0] == "profile"]
+    if not corners:
+        return
+    yield "Times and energies on the target are estimates from a profile, not measurements."
+    total, shares = corners[0].total, corners[0].shares
+    if shares.get("guess", 0.0) > GUESSED_SHARE:
+        yield (
+            f"{shares['guess']:.0%} of the target's energy rests on guesses; with all numbers at their ends it is "
+            f"{total.low:.3g} to {total.high:.3g} mJ."
+        )
+
+
+def _attention(events: Events) -> Iterator[str]:
+    delivered = sum(int(p.delivered.sum()) for p in events.projections) / events.images
+    if events.slices is not None and delivered:
+        share = delivered * events.images / int(events.slices.synops.sum())
+        yield (
+            f"{delivered:,.0f} graded values an image from attention counters ({share:.0%} of the synaptic operations) "
+            "are an upper bound: counters at zero send none."
+        )
+
+
+def _silent(network: Network, events: Events) -> Iterator[str]:
+    silent = sparsity(network, events).silent
+    if silent > SILENT_SHARE:
+        yield f"{silent:.0%} of the neurons never fired on these {events.images} images."

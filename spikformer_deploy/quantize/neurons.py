@@ -24,7 +24,6 @@ from spikformer_deploy.quantize.network import (
     Population,
     Projection,
     Readout,
-    Synapse,
 )
 from spikformer_deploy.quantize.scales import largest_thresholds, scale_groups
 from spikformer_deploy.values import frozen

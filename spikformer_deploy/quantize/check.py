@@ -1,0 +1,112 @@
+"""The written law of an integer network: names, order, shapes, types and ranges.  For networks that come from files."""
+
+from __future__ import annotations
+
+import numpy as np
+from typing_extensions import assert_never
+
+from spikformer_deploy.quantize.network import (
+    DECAY_ONE,
+    Accumulator,
+    Attention,
+    Conv,
+    Lif,
+    Network,
+    Or,
+    Population,
+    Projection,
+    Readout,
+    Shape,
+    Source,
+    Sum,
+    Window,
+)
+
+
+def check_network(network: Network) -> None:
+    """Raise ValueError, naming the population, where a network cannot run or does not mean what it says."""
+    names = [p.name for p in network]
+    _demand(len(set(names)) == len(names), "network", "two populations share a name")
+    kinds = [type(p.neuron) for p in network]
+    single = kinds.count(Source) == kinds.count(Accumulator) == 1
+    _demand(single and isinstance(network.input.neuron, Source), "network", "it needs one Source, first")
+    _demand(isinstance(network.output.neuron, Accumulator), "network", "it needs one Accumulator, last")
+    _demand(1 <= network.time_steps <= 1024, "network", f"{network.time_steps} time steps")
+    _demand(2 <= network.state_bits <= 32, "network", f"{network.state_bits} state bits")
+    place = {name: i for i, name in enumerate(names)}
+    order = [place.get(p.target, -1) for p in network.projections]
+    _demand(order == sorted(order) and -1 not in order, "network", "projections out of the order of their targets")
+    for projection in network.projections:
+        for source in projection.sources:
+            _demand(place.get(source, len(names)) < place[projection.target], projection.target, f"it reads {source}")
+        _check_projection(network, projection)
+    for population in network:
+        _check_population(network, population)
+
+
+def _check_population(network: Network, population: Population) -> None:
+    name, channels = population.name, population.shape[0]
+    _demand(min(population.shape) >= 1 and population.size < 2**31, name, f"its shape is {population.shape}")
+    incoming = {type(p.synapse) for p in network.into(name)}
+    match population.neuron:
+        case Source(max_value=most):
+            _demand(not incoming and 0 < most == population.max_out, name, "a Source that receives or sends wrongly")
+        case Lif() as lif:
+            _demand(bool(incoming) and incoming <= {Conv, Attention}, name, "a LIF without synapses of its kind")
+            _demand(lif.kind in ("programmable", "stock"), name, f"kind {lif.kind}")
+            _demand(0 <= lif.decay <= DECAY_ONE and 0 <= lif.shift <= 31, name, f"decay {lif.decay}, shift {lif.shift}")
+            _demand(lif.threshold.shape == (channels,) and lif.threshold.dtype == np.int64, name, "its thresholds")
+            good = lif.bias.shape in ((channels,), population.shape) and lif.bias.dtype == np.int64
+            _demand(good, name, f"biases of shape {lif.bias.shape} and type {lif.bias.dtype}")
+            _demand(population.max_out == 1, name, "a LIF that sends more than spikes")
+        case Or() | Sum():
+            _demand(incoming == {Window}, name, "it needs unit synapses")
+            sent = sum(_most(network, p) for p in network.into(name))
+            _demand(population.max_out == (1 if isinstance(population.neuron, Or) else sent), name, "its largest value")
+        case Accumulator(bias=bias, scale=scale):
+            _demand(incoming == {Readout} and population.max_out == 0, name, "it needs a readout")
+            shapes = bias.shape == scale.shape == (channels,) and population.shape == (channels, 1, 1)
+            _demand(shapes and bias.dtype == np.int64 and bool(np.isfinite(scale).all()), name, "its bias or scale")
+        case _:
+            assert_never(population.neuron)
+
+
+def _most(network: Network, projection: Projection) -> int:
+    window = projection.synapse
+    taps = window.kernel[0] * window.kernel[1] if isinstance(window, Window) else 0
+    return network[projection.sources[0]].max_out * taps
+
+
+def _check_projection(network: Network, projection: Projection) -> None:
+    name, target = projection.target, network[projection.target].shape
+    shapes = [network[s].shape for s in projection.sources]
+    match projection.synapse:
+        case Conv(weight, stride, padding, groups):
+            good = weight.ndim == 4 and weight.dtype == np.int8 and groups >= 1
+            _demand(good, name, f"weights of shape {weight.shape} and type {weight.dtype}")
+            fits = shapes[0][0] == weight.shape[1] * groups and len(weight) % groups == 0 and len(weight) == target[0]
+            _demand(fits and len(shapes) == 1, name, f"weights {weight.shape} in {groups} groups on {shapes[0]}")
+            _demand(_windows(shapes[0], weight.shape[2:], stride, padding) == target[1:], name, "its size")
+        case Window(kernel, stride, padding):
+            _demand(len(shapes) == 1 and shapes[0][0] == target[0], name, f"channels {shapes[0][0]} and {target[0]}")
+            _demand(_windows(shapes[0], kernel, stride, padding) == target[1:], name, "its size")
+        case Readout(weight):
+            good = weight.shape == (target[0], shapes[0][0]) and weight.dtype == np.int8 and len(shapes) == 1
+            _demand(good, name, f"a readout of shape {weight.shape} on {shapes[0]}")
+        case Attention(heads, weight):
+            good = len(shapes) == 3 and set(shapes) == {target} and heads >= 1 and target[0] % heads == 0
+            _demand(good and 0 < weight < 2**20, name, f"an attention of {heads} heads over {shapes}")
+        case _:
+            assert_never(projection.synapse)
+
+
+def _windows(shape: Shape, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Shape:
+    sane = min(*kernel, *stride) >= 1 and min(padding) >= 0 and max(*kernel, *stride, *padding) < 2**16
+    _demand(sane, "network", f"kernel {kernel}, stride {stride}, padding {padding}")
+    sizes = [(e + 2 * p - k) // s + 1 for e, k, s, p in zip(shape[1:], kernel, stride, padding, strict=True)]
+    return tuple(sizes)  # type: ignore[return-value]
+
+
+def _demand(holds: bool, place: str, problem: str) -> None:
+    if not holds:
+        raise ValueError(f"{place}: {problem}")

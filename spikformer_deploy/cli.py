@@ -1,0 +1,287 @@
+"""The command line: thin.  It parses, calls the API, prints tables with rich or JSON, and turns errors into exit codes.
+
+0 done, 1 a check failed, 2 bad input (one clear message, no traceback), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spikformer_deploy.errors import SpikdeployError
+
+
+def main() -> None:
+    """Entry point of `spikdeploy`."""
+    try:
+        cli.main(standalone_mode=False)
+    except SpikdeployError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: nothing half-written is left behind", err=True)
+        sys.exit(130)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="spikformer-deploy")
+def cli() -> None:
+    """Compile trained Spikformers for neuromorphic chips, run them in exact integers, account for time and energy."""
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else there.")
+input_option = click.option(
+    "--input", "data", required=True, help="Folder or zip of images, .npz, .npy, idx, CIFAR .bin, or the word digits."
+)
+limit_option = click.option("--limit", type=int, help="Use at most so many images.")
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that tell what an official checkpoint does not."""
+    for option in (
+        click.option("--arch", help="Published size, v1-4-384, where the file does not tell."),
+        click.option("--heads", type=int, help="Attention heads, where the file does not tell."),
+        click.option("--time-steps", type=int, help="Time steps T, where the file does not tell."),
+        click.option(
+            "--allow-pickle", is_flag=True, help="Load files that run code when loaded; only if you trust them."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+# --- commands ---------------------------------------------------------------------------------------------------
+
+
+@cli.command("compile")
+@click.argument("model")
+@click.option(
+    "--target", default="loihi2", show_default=True, help="A target (see `spikdeploy targets`) or a .toml file."
+)
+@click.option("--calibrate", "calibrate_on", help="Images to calibrate on (as --input of run).")
+@click.option("--weight-bits", default=8, show_default=True, type=click.IntRange(2, 8))
+@click.option("--granularity", default="group", show_default=True, type=click.Choice(["group", "tensor", "channel"]))
+@click.option("--neuron", type=click.Choice(["programmable", "stock"]), help="Kind of the LIF; default: the target's.")
+@click.option(
+    "--check/--no-check", default=True, show_default=True, help="Compare spikes with the model after each pass."
+)
+@click.option("--dump-ir", type=click.Path(file_okay=False), help="A folder that gets every stage as text.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Program file; default: the model's name + .spk.")
+@model_options
+@as_json
+def compile_command(model: str, target: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """Compile MODEL (a checkpoint, or digits-v1, digits-v2) to a program file."""
+    from spikformer_deploy.inference import peak_memory_mib
+    from spikformer_deploy.pipeline import compile_model
+    from spikformer_deploy.report.tables import compile_summary
+
+    path = Path(output or f"{Path(model).name.split('.')[0]}.spk")
+    compiled = compile_model(model, target, report=None if as_json else _print_step, **options)
+    compiled.program.save(path)
+    summary = compile_summary(compiled.program, str(path), compiled.seconds, peak_memory_mib())
+    for note in compiled.notes:
+        click.echo(f"note: {note}", err=True)
+    _show(summary, as_json, f"{path}")
+
+
+@cli.command("run")
+@click.argument("program")
+@input_option
+@click.option("--backend", default="engine", show_default=True, type=click.Choice(["engine", "reference"]))
+@click.option("--timing", default="estimate", show_default=True, type=click.Choice(["estimate", "none"]))
+@limit_option
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the JSON to a file too.")
+@as_json
+def run_command(program: str, data: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """Run PROGRAM on images: exact integers, accuracy, time and energy."""
+    from spikformer_deploy.files import write_whole
+    from spikformer_deploy.report.tables import run_tables
+
+    result = _run(program, data, as_json, **options)
+    values = result.to_dict()
+    if output:
+        write_whole(Path(output), (json.dumps(values, indent=2) + "\n").encode())
+    if as_json:
+        _print_json(values)
+    else:
+        _print_tables(run_tables(result))
+
+
+@cli.command("report")
+@click.argument("program")
+@input_option
+@limit_option
+@click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(dir_okay=False))
+@click.option(
+    "--json",
+    "json_file",
+    is_flag=False,
+    flag_value="-",
+    help="Write the report as JSON too; alone: to standard output.",
+)
+def report_command(program: str, data: str, limit: int | None, output: str, json_file: str | None) -> None:
+    """Write the energy and sparsity report of PROGRAM on images."""
+    from spikformer_deploy.files import write_whole
+    from spikformer_deploy.report import report_data
+
+    quiet = json_file == "-"
+    result = _run(program, data, quiet, limit=limit)
+    result.report(output)
+    if quiet:
+        _print_json(report_data(result))
+        return
+    if json_file:
+        write_whole(Path(json_file), (json.dumps(report_data(result), indent=2) + "\n").encode())
+    click.echo(f"wrote {output}" + (f" and {json_file}" if json_file else ""))
+
+
+@cli.command("verify")
+@click.argument("program")
+@click.argument("model", required=False)
+@input_option
+@limit_option
+@model_options
+@as_json
+def verify_command(
+    program: str, model: str | None, data: str, limit: int | None, as_json: bool, **loading: Any
+) -> None:
+    """Compare PROGRAM with its float MODEL, layer by layer, and the engine with the plain reference."""
+    from spikformer_deploy.converters.checkpoint import load
+    from spikformer_deploy.program import Program
+    from spikformer_deploy.report.tables import verify_tables
+    from spikformer_deploy.verify import verify
+
+    loaded = load(model, **loading) if model else None
+    compiled = Program.load(program)
+    with _progress("verify", as_json) as advance:
+        verdict = verify(compiled, data, model=loaded, limit=limit, progress=advance)
+    if as_json:
+        _print_json(verdict.to_dict())
+    else:
+        _print_tables(verify_tables(verdict))
+    if not verdict.passed:
+        sys.exit(1)
+
+
+@cli.command("inspect")
+@click.argument("file")
+@model_options
+@as_json
+def inspect_command(file: str, as_json: bool, **loading: Any) -> None:
+    """Show what is in FILE: a program, a model or a hardware profile."""
+    from spikformer_deploy.report.inspect import inspect_file
+
+    tables, values = inspect_file(file, loading)
+    if as_json:
+        _print_json(values)
+    else:
+        _print_tables(tables)
+
+
+@cli.command("targets")
+@click.argument("name", required=False)
+@as_json
+def targets_command(name: str | None, as_json: bool) -> None:
+    """List the targets, or every number of target NAME with its kind and source."""
+    from spikformer_deploy.report.targets import target_tables
+
+    tables, values = target_tables(name)
+    if as_json:
+        _print_json(values)
+    else:
+        _print_tables(tables)
+
+
+@cli.command("train")
+@click.argument("recipe", type=click.Path(dir_okay=False))
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Checkpoint; default: the recipe's.")
+@as_json
+def train_command(recipe: str, output: str | None, as_json: bool) -> None:
+    """Train a Spikformer by a TOML RECIPE; an interrupted training goes on where it stopped."""
+    from spikformer_deploy.training.supervised import train
+
+    with _progress("train", as_json) as advance:
+        result = train(recipe, output, report=lambda done, total, loss: advance(done, total))
+    _show(result, as_json, result["output"])
+
+
+@cli.command("demo")
+@click.option("--model", default="digits-v2", show_default=True, type=click.Choice(["digits-v1", "digits-v2"]))
+@click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(dir_okay=False))
+@as_json
+def demo_command(model: str, output: str, as_json: bool) -> None:
+    """The whole story: compile a bundled trained model, run it on real images, verify it, write the report."""
+    from spikformer_deploy.demo import demo
+
+    with _progress("verify", as_json) as advance:
+        result, tables = demo(model, Path(output), None if as_json else _print_step, advance)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_tables(tables)
+        click.echo(f"wrote {output}")
+    if not result["passed"]:
+        sys.exit(1)
+
+
+# --- printing ---------------------------------------------------------------------------------------------------
+
+
+def _run(program: str, data: str, quiet: bool, **options: Any) -> Any:
+    from spikformer_deploy.inference import run
+    from spikformer_deploy.program import Program
+
+    loaded = Program.load(program)
+    with _progress("run", quiet) as advance:
+        return run(loaded, data, progress=advance, **options)
+
+
+def _print_step(step: Any) -> None:
+    from spikformer_deploy.pipeline import STAGES
+
+    remark = f"  {step.remark}" if step.remark else ""
+    click.echo(f"{step.name:<10} [{step.number}/{len(STAGES)}] {step.seconds:7.2f} s{remark}", err=True)
+
+
+@contextmanager
+def _progress(word: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error; nothing where `quiet`."""
+    if quiet:
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(word, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _show(values: dict[str, Any], as_json: bool, title: str) -> None:
+    from spikformer_deploy.report.tables import facts_table
+
+    if as_json:
+        _print_json(values)
+    else:
+        _print_tables([facts_table(title, values)])
+
+
+def _print_json(values: Any) -> None:
+    click.echo(json.dumps(values, indent=2, allow_nan=False))
+
+
+def _print_tables(tables: list[Any]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table)

@@ -1,0 +1,36 @@
+"""The whole story on a bundled model: compile, run on the held-out digits, verify every spike, write the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spikformer_deploy.converters.checkpoint import load
+from spikformer_deploy.inference import run
+from spikformer_deploy.pipeline import Step, compile_model
+from spikformer_deploy.report.tables import compile_summary, facts_table, run_tables, verify_tables
+from spikformer_deploy.verify import verify
+
+
+def demo(
+    model: str, output: Path, report: Callable[[Step], None] | None, progress: Callable[[int, int], None]
+) -> tuple[dict[str, Any], list[Any]]:
+    """Everything as plain values, and as tables; the report goes to `output`."""
+    start = time.monotonic()
+    loaded = load(model)
+    compiled = compile_model(loaded, "loihi2", report=report)
+    result = run(compiled.program, "digits")
+    verdict = verify(compiled.program, "digits", model=loaded, progress=progress)
+    result.report(output, verdict.float_accuracy)
+    summary = compile_summary(compiled.program, model, compiled.seconds, result.peak_memory_mib)
+    values = {
+        "compile": summary,
+        "run": result.to_dict(),
+        "verify": verdict.to_dict(),
+        "report": str(output),
+        "seconds": time.monotonic() - start,
+        "passed": verdict.passed,
+    }
+    return values, [facts_table(model, summary), *run_tables(result), *verify_tables(verdict)]

@@ -1,0 +1,242 @@
+"""The one ordered list of stages from a model to a program, and the runner that times, checks and dumps each."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spikformer_deploy import hardware
+from spikformer_deploy.converters.checkpoint import Loaded, load
+from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.graph.check import check as check_law
+from spikformer_deploy.graph.execute import execute
+from spikformer_deploy.graph.fold import fold_batch_norm
+from spikformer_deploy.graph.ir import Graph, Lif
+from spikformer_deploy.graph.simplify import simplify
+from spikformer_deploy.graph.trace import trace
+from spikformer_deploy.images import ImageSet, read
+from spikformer_deploy.mapping import map_network
+from spikformer_deploy.nn.lif import LIF
+from spikformer_deploy.program import Program
+from spikformer_deploy.quantize.build import Pixels, quantize
+from spikformer_deploy.quantize.calibrate import calibrate
+from spikformer_deploy.quantize.neurons import Settings
+
+STAGES = ("trace", "fold", "simplify", "calibrate", "quantize", "map")
+CALIBRATION_IMAGES = 64
+CHECK_IMAGES = 4
+FLIPPED_SHARE = 1e-4
+"""A pass that flips more spikes than this is wrong; float rounding at the threshold flips about one in 10^8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A stage that has finished: its name and number, how long it took, and what its check found."""
+
+    name: str
+    number: int
+    seconds: float
+    remark: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compiled:
+    """A program, the folded float graph that it came from, and what had to be assumed on the way."""
+
+    program: Program
+    graph: Graph
+    notes: tuple[str, ...]
+    seconds: float
+
+
+def compile_model(
+    model: str | Path | Loaded,
+    target: str = "loihi2",
+    *,
+    calibrate_on: str | Path | np.ndarray | None = None,
+    weight_bits: int = 8,
+    granularity: str = "group",
+    neuron: str | None = None,
+    check: bool = True,
+    dump_ir: str | Path | None = None,
+    report: Callable[[Step], None] | None = None,
+    **loading: Any,
+) -> Compiled:
+    """Compile a model file (or a bundled model by name) for a target.
+
+    target        a name of `profile_names()` or a TOML file
+    calibrate_on  images as in images.read; by default the training images of a bundled recipe, else random pixels
+    neuron        "programmable" or "stock"; by default what the target offers
+    check         compare the spikes of every LIF with the eager model's after each pass over the graph
+    dump_ir       a folder that gets each stage as text
+    report        called after every stage
+    loading       arch, heads, time_steps, allow_pickle: see converters.checkpoint.load
+    Raises the errors of errors.py, each naming the place, the limit and the way out.
+    """
+    start = time.monotonic()
+    profile = hardware.load_profile(target)
+    loaded = model if isinstance(model, Loaded) else load(model, **loading)
+    images, remark = calibration_images(loaded, calibrate_on)
+    settings = Settings(
+        weight_bits, granularity, neuron or ("programmable" if profile.limits.programmable else "stock")
+    )
+    run = _Runner(report, Path(dump_ir) if dump_ir else None)
+    real = torch.from_numpy(loaded.preprocess.normalised(images))
+    checks = _Checks(loaded, real[:CHECK_IMAGES]) if check else None
+    raw = run("trace", lambda: _traced(loaded), checks.against_model if checks else None)
+    folded = run("fold", lambda: check_law(fold_batch_norm(raw)), checks.against_last if checks else None)
+    graph = run("simplify", lambda: check_law(simplify(folded)), checks.against_last if checks else None)
+    batch = max(1, 2**24 // max(n.shape[0] * n.shape[1] * n.shape[2] * graph.time_steps for n in graph))
+    statistics = run("calibrate", lambda: calibrate(graph, real, min(batch, 16)))
+    pixels = Pixels(loaded.preprocess.mean, loaded.preprocess.std, loaded.preprocess.max_value)
+    network = run("quantize", lambda: quantize(graph, pixels, statistics, profile.limits, settings))
+    mapping = run("map", lambda: map_network(network, profile, statistics.rates))
+    provenance = {
+        "model_sha256": loaded.sha256,
+        "training": loaded.training,
+        "settings": {
+            "target": profile.name,
+            "weight_bits": weight_bits,
+            "granularity": granularity,
+            "neuron": settings.neuron,
+        },
+        "calibration": {"images": len(images), "data": remark},
+        "versions": _versions(),
+    }
+    program = Program(network, mapping, profile, loaded.preprocess, loaded.labels, provenance)
+    notes = loaded.notes if calibrate_on or remark != "random pixels" else (*loaded.notes, RANDOM_NOTE)
+    return Compiled(program, graph, notes, time.monotonic() - start)
+
+
+RANDOM_NOTE = "calibrated on random pixels: firing rates, and bounds that are only observed, are not those of your data"
+
+
+def float_graph(loaded: Loaded) -> Graph:
+    """The folded float graph of a model, that the integers are compared with."""
+    return check_law(simplify(fold_batch_norm(_traced(loaded))))
+
+
+def calibration_images(loaded: Loaded, data: str | Path | np.ndarray | None) -> tuple[np.ndarray, str]:
+    """Images to calibrate on, uint8, and a word on what they are."""
+    if data is not None:
+        return _some(read(data, loaded.preprocess, limit=CALIBRATION_IMAGES, split="train")), Path(str(data)).name[:80]
+    source = loaded.training.get("recipe", {}).get("data", {}).get("source")
+    if source == "digits":
+        return _some(
+            read("digits", loaded.preprocess, limit=CALIBRATION_IMAGES, split="train")
+        ), "digits, training split"
+    steps = (loaded.config.time_steps,) if loaded.config.per_step else ()
+    rng = np.random.default_rng(0)
+    largest = 2 if loaded.config.per_step else loaded.preprocess.max_value + 1
+    return rng.integers(0, largest, (CHECK_IMAGES, *steps, *loaded.input_shape)).astype(np.uint8), "random pixels"
+
+
+def _some(images: ImageSet) -> np.ndarray:
+    return images.pixels
+
+
+def _traced(loaded: Loaded) -> Graph:
+    config = loaded.config
+    return check_law(trace(loaded.module, loaded.input_shape, time_steps=config.time_steps, per_step=config.per_step))
+
+
+@dataclass(slots=True)
+class _Runner:
+    report: Callable[[Step], None] | None
+    dump: Path | None
+    done: int = 0
+
+    def __call__(self, name: str, stage: Callable[[], Any], check: Callable[[str, Any], str] | None = None) -> Any:
+        """Run the next stage of STAGES, check and dump what it made, and report."""
+        assert STAGES[self.done] == name
+        start = time.monotonic()
+        value = stage()
+        remark = check(name, value) if check else ""
+        self.done += 1
+        if self.dump is not None:
+            self._write(name, value)
+        if self.report is not None:
+            self.report(Step(name, self.done, time.monotonic() - start, remark))
+        return value
+
+    def _write(self, name: str, value: Any) -> None:
+        assert self.dump is not None
+        try:
+            self.dump.mkdir(parents=True, exist_ok=True)
+            text = value.dump() if hasattr(value, "dump") else f"{value}\n"
+            (self.dump / f"{self.done}-{name}.txt").write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(str(self.dump), f"it cannot be written: {error.strerror}") from None
+
+
+class _Checks:
+    """Spikes of a few images after every pass: the traced graph against the model, each pass against the last."""
+
+    def __init__(self, loaded: Loaded, images: torch.Tensor) -> None:
+        self.loaded, self.images = loaded, images
+        self.last: dict[str, torch.Tensor] = {}
+
+    def against_model(self, name: str, graph: Graph) -> str:
+        """Spikes of each LIF module in every step and image, and the logits."""
+        counts: dict[str, torch.Tensor] = {}
+        hooks = [
+            module.register_forward_hook(lambda _m, _i, out, path=path: counts.__setitem__(path, _per_step(out)))
+            for path, module in self.loaded.module.named_modules()
+            if isinstance(module, LIF)
+        ]
+        with torch.inference_mode():
+            logits = self.loaded.module(self.images)
+        for hook in hooks:
+            hook.remove()
+        self.last = execute(graph, self.images)
+        differ = {
+            n: int((counts[n] - _per_step(self.last[n].transpose(0, 1))).abs().sum()) for n in counts if n in self.last
+        }
+        total = sum(self.last[n].numel() for n in differ)
+        remark = self._verdict(name, differ, total)
+        worst = float((self.last[graph.nodes[-1].name] - logits).abs().max())
+        if worst > 1e-3 * max(1.0, float(logits.abs().max())) and not any(differ.values()):
+            raise ModelError(name, f"the logits of the graph differ from the model's by {worst:.3g}")
+        return remark
+
+    def against_last(self, name: str, graph: Graph) -> str:
+        """Every spike of every LIF."""
+        now = execute(graph, self.images)
+        lifs = [n.name for n in graph.of(Lif)]
+        differ = {n: int((now[n] != self.last[n]).sum()) for n in lifs}
+        self.last = now
+        return self._verdict(name, differ, sum(now[n].numel() for n in lifs))
+
+    def _verdict(self, name: str, differ: dict[str, int], total: int) -> str:
+        flipped = sum(differ.values())
+        if flipped > FLIPPED_SHARE * total:
+            worst = max(differ, key=lambda n: differ[n])
+            raise ModelError(
+                worst,
+                f"the pass '{name}' flips {flipped} of {total} spikes, {differ[worst]} of them here",
+                "This is an error of the compiler; --no-check compiles all the same. Please report it.",
+            )
+        return f"{flipped} of {total:,} spikes flipped"
+
+
+def _per_step(spikes: torch.Tensor) -> torch.Tensor:
+    """(T, B) number of spikes."""
+    return spikes.flatten(2).sum(2, dtype=torch.float64)
+
+
+def _versions() -> dict[str, str]:
+    out = {"python": platform.python_version()}
+    for package in ("spikformer-deploy", "torch", "numpy"):
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            out[package] = "unknown"
+    return out

@@ -1,0 +1,114 @@
+"""Tables for the terminal (rich), and the short summaries that go with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from spikformer_deploy.accounting.counts import layers
+from spikformer_deploy.program import Program
+
+if TYPE_CHECKING:
+    from spikformer_deploy.inference import Run
+    from spikformer_deploy.verify import Verdict
+
+
+def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib: float) -> dict[str, Any]:
+    """The JSON of `spikdeploy compile`."""
+    mapping, network = program.mapping, program.network
+    return {
+        "program": path,
+        "target": program.profile.name,
+        "cores": mapping.cores_used,
+        "chips": mapping.chips,
+        "neurons": sum(p.size for p in network),
+        "weights": sum(w.size for w in weights_of(program)),
+        "memory_words": int(mapping.words.sum()),
+        "busiest_core_words": int(mapping.words.sum(1).max()),
+        "exact": network.exact,
+        "bounds": network.bounds,
+        "margin": network.margin,
+        "mean_hops": mapping.metrics["mean_hops"],
+        "max_link_load": mapping.metrics["max_link_load"],
+        "seconds": seconds,
+        "peak_memory_mib": peak_memory_mib,
+    }
+
+
+def weights_of(program: Program) -> list[np.ndarray]:
+    """All weight arrays of a program."""
+    synapses = [p.synapse for p in program.network.projections]
+    return [s.weight for s in synapses if isinstance(getattr(s, "weight", None), np.ndarray)]  # type: ignore[union-attr]
+
+
+def facts_table(title: str, values: dict[str, Any]) -> Table:
+    """Name and value, a row each."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in values.items():
+        table.add_row(name.replace("_", " "), number(value))
+    return table
+
+
+def run_tables(result: Run) -> list[Table]:
+    """Accuracy and time, the layers, and the energies."""
+    values = result.to_dict()
+    shown = ("images", "accuracy", "synaptic_ops", "dense_macs", "firing_rate", "backend", "kernels", "seconds")
+    facts = facts_table("run", {name: values[name] for name in shown})
+    if result.times is not None:
+        low, nominal, high = result.times.step_us_mean
+        facts.add_row("step time (estimate)", f"{number(nominal)} us  [{number(low)} to {number(high)}]")
+        facts.add_row("latency, pipelined (estimate)", f"{number(values['time']['latency_us'])} us")
+        facts.add_row("images a second (estimate)", number(values["time"]["images_per_second"]))
+    return [facts, _layer_table(result), _energy_table(result)]
+
+
+def _layer_table(result: Run) -> Table:
+    table = Table(title="layers (an image)", title_justify="left")
+    for name in ("layer", "shape", "kind", "firing rate", "synaptic ops", "dense MACs", "ratio"):
+        table.add_column(name, justify="left" if name in ("layer", "kind") else "right")
+    for layer in layers(result.program.network, result.events):
+        dense, synops = layer.dense_macs * result.events.time_steps, float(layer.synops.sum())
+        shape = "x".join(map(str, layer.shape))
+        ratio = f"{synops / dense:.1%}" if dense else ""
+        table.add_row(layer.name, shape, layer.kind, f"{layer.rate.mean():.1%}", number(synops), number(dense), ratio)
+    return table
+
+
+def _energy_table(result: Run) -> Table:
+    table = Table(title="energy an image, by convention (mJ, estimates)", title_justify="left")
+    for name in ("convention", "low", "nominal", "high", "on guesses"):
+        table.add_column(name, justify="left" if name == "convention" else "right")
+    for energy in result.energies:
+        total = energy.total
+        guessed = f"{energy.shares.get('guess', 0.0):.0%}"
+        table.add_row(energy.convention, number(total.low), number(total.nominal), number(total.high), guessed)
+    return table
+
+
+def verify_tables(verdict: Verdict) -> list[Table]:
+    """Accuracies and backends, then the share of equal spikes of each layer."""
+    values = verdict.to_dict()
+    facts = facts_table("verify", {n: values[n] for n in ("images", "float_accuracy", "integer_accuracy")})
+    for name, state in values["backends"].items():
+        facts.add_row(f"engine = {name}", state)
+    if not verdict.equal_spikes:
+        return [facts]
+    table = Table(title="equal spikes, float against integer", title_justify="left")
+    table.add_column("layer")
+    table.add_column("equal", justify="right")
+    for name, share in verdict.equal_spikes.items():
+        table.add_row(name, f"{share:.3%}")
+    return [facts, table]
+
+
+def number(value: Any) -> str:
+    """A value for a person: four significant digits, thousands apart."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, (int, np.integer)):
+        return f"{value:,}"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    return str(value)

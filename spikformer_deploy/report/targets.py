@@ -1,0 +1,55 @@
+"""The targets as tables: a line each, or every number of one with its kind and source.  Needs no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from spikformer_deploy.hardware import load_profile, profile_names, quantities
+
+
+def target_tables(name: str | None) -> tuple[list[Table], Any]:
+    """(tables, plain values) of all targets, or of the one called `name`."""
+    return _all() if name is None else _one(name)
+
+
+def _all() -> tuple[list[Table], Any]:
+    table = Table(title="targets", title_justify="left")
+    for column in ("name", "chips", "cores", "description"):
+        table.add_column(column, justify="right" if column in ("chips", "cores") else "left")
+    values = []
+    for name in profile_names():
+        profile = load_profile(name)
+        chips = int(profile.board.chips)
+        table.add_row(name, f"{chips:,}", f"{profile.cores:,}", profile.description)
+        values.append({"name": name, "chips": chips, "cores": profile.cores, "description": profile.description})
+    return [table], values
+
+
+def _one(name: str) -> tuple[list[Table], Any]:
+    profile = load_profile(name)
+    table = Table(title=f"{profile.name}: {profile.description}", title_justify="left")
+    for column in ("number", "value", "range", "unit", "kind", "source"):
+        table.add_column(column, justify="right" if column in ("value", "range") else "left")
+    values = []
+    for path, q in quantities(profile):
+        span = f"{q.low:g} to {q.high:g}" if q.range else ""
+        table.add_row(path, f"{q.value:g}", span, q.unit, q.kind, q.source)
+        values.append(
+            {
+                "path": path,
+                "value": q.value,
+                "low": q.low,
+                "high": q.high,
+                "unit": q.unit,
+                "kind": q.kind,
+                "source": q.source,
+            }
+        )
+    return [table], {
+        "name": profile.name,
+        "description": profile.description,
+        "corner": profile.corner,
+        "numbers": values,
+    }

@@ -1,0 +1,124 @@
+"""Is the program right?  Integers against the float model layer by layer, and the engine against its plain twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spikformer_deploy.errors import InputError
+from spikformer_deploy.images import ImageSet, read
+from spikformer_deploy.program import Program
+from spikformer_deploy.quantize.network import Lif
+from spikformer_deploy.reference import engine as reference
+from spikformer_deploy.simulate import engine
+from spikformer_deploy.simulate.run import Execution
+
+BATCH = 8
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a verification found.
+
+    equal_spikes  share of equal spikes of each LIF population, float against integer; empty without a model
+    backends      "reference" -> whether spikes, potentials and accumulators of every image equal the engine's
+    """
+
+    images: int = 0
+    float_accuracy: float | None = None
+    integer_accuracy: float | None = None
+    equal_spikes: dict[str, float] = field(default_factory=dict)
+    backends: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all backends agree."""
+        return all(self.backends.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `spikdeploy verify`."""
+        return {
+            "images": self.images,
+            "float_accuracy": self.float_accuracy,
+            "integer_accuracy": self.integer_accuracy,
+            "layers": [{"name": name, "equal_spikes": share} for name, share in self.equal_spikes.items()],
+            "backends": {name: "equal" if equal else "different" for name, equal in self.backends.items()},
+            "passed": self.passed,
+        }
+
+
+def verify(
+    program: Program,
+    data: str | Path | np.ndarray | ImageSet,
+    *,
+    model: Any = None,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verdict:
+    """Compare a program with its float model (`model`: checkpoint.Loaded, or None), engine with reference.
+
+    Raises InputError where the model is not the one that the program was compiled from.
+    """
+    images = data if isinstance(data, ImageSet) else read(data, program.preprocess, limit=limit)
+    lifs = [p.name for p in program.network if isinstance(p.neuron, Lif)]
+    verdict = Verdict(len(images), backends={"reference": True})
+    float_run = None if model is None else _FloatRun(program, model, lifs)
+    integers: list[np.ndarray] = []
+    for pixels, _ in images.batches(BATCH):
+        ours = engine.execute(program.network, pixels, record=lifs)
+        verdict.backends["reference"] &= equal(ours, reference.execute(program.network, pixels, record=lifs))
+        integers.append(ours.accumulators.argmax(1))
+        if float_run is not None:
+            float_run.compare(pixels, ours)
+        if progress is not None:
+            progress(sum(map(len, integers)), len(images))
+    if images.labels is not None:
+        verdict.integer_accuracy = float((np.concatenate(integers) == images.labels).mean())
+    if float_run is not None:
+        verdict.equal_spikes = float_run.shares()
+        if images.labels is not None:
+            verdict.float_accuracy = float((np.concatenate(float_run.predictions) == images.labels).mean())
+    return verdict
+
+
+def equal(ours: Execution, theirs: Execution) -> bool:
+    """Whether two executions agree in accumulators, and in the spikes and potentials of every recorded population."""
+    same = np.array_equal(ours.accumulators, theirs.accumulators)
+    for name, spikes in theirs.spikes.items():
+        same = same and np.array_equal(ours.spikes[name], spikes)
+        same = same and np.array_equal(ours.membranes[name], theirs.membranes[name])
+    return same
+
+
+class _FloatRun:
+    """The folded float graph beside the integers: equal spikes a layer, and predictions."""
+
+    def __init__(self, program: Program, model: Any, lifs: list[str]) -> None:
+        from spikformer_deploy.pipeline import float_graph
+
+        if program.provenance.get("model_sha256") != model.sha256:
+            raise InputError(
+                "MODEL", "the program was compiled from another model file", "Give that one, or compile it."
+            )
+        self.graph, self.preprocess, self.lifs = float_graph(model), program.preprocess, lifs
+        self.right = dict.fromkeys(lifs, 0)
+        self.total = dict.fromkeys(lifs, 0)
+        self.predictions: list[np.ndarray] = []
+
+    def compare(self, pixels: np.ndarray, ours: Execution) -> None:
+        import torch
+
+        from spikformer_deploy.graph.execute import execute
+
+        values = execute(self.graph, torch.from_numpy(self.preprocess.normalised(pixels)))
+        self.predictions.append(values[self.graph.nodes[-1].name].argmax(1).numpy())
+        for name in self.lifs:
+            self.right[name] += int((values[name].numpy() == ours.spikes[name]).sum())
+            self.total[name] += ours.spikes[name].size
+
+    def shares(self) -> dict[str, float]:
+        return {name: self.right[name] / self.total[name] for name in self.lifs}

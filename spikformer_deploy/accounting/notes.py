@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from spikformer_deploy.accounting.counts import sparsity
 from spikformer_deploy.accounting.uncertainty import Energy
 from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.simulate.estimate import StepTimes
 from spikformer_deploy.simulate.events import Events
 
 WINNING_STEPS, WINNING_RATE = 5, 0.06
@@ -15,13 +16,16 @@ GUESSED_SHARE = 0.1
 SILENT_SHARE = 0.1
 
 
-def notes(network: Network, events: Events, energies: Sequence[Energy]) -> tuple[str, ...]:
-    """Statements about the measured figures for a person to read, most important first."""
+def notes(
+    network: Network, events: Events, energies: Sequence[Energy], times: StepTimes | None = None
+) -> tuple[str, ...]:
+    """Statements about the counted figures for a person to read, most important first."""
     by_name = {energy.convention: energy for energy in energies}
     return (
         *_against_ann(network, events),
         *_operation_counts(by_name),
         *_target(by_name),
+        *_sub_steps(times),
         *_attention(events),
         *_silent(network, events),
     )
@@ -68,12 +72,21 @@ def _target(energies: dict[str, Energy]) -> Iterator[str]:
         )
 
 
+def _sub_steps(times: StepTimes | None) -> Iterator[str]:
+    if times is not None and times.bound == "sub_steps":
+        share = times.parts_ns["sub_steps"] / 1e3 / times.step_us_mean[1]
+        yield (
+            f"The sub-steps that put spiking self-attention onto threshold neurons take {share:.0%} of a step: in each "
+            "of them every core of the chip sweeps its neurons."
+        )
+
+
 def _attention(events: Events) -> Iterator[str]:
     delivered = sum(int(p.delivered.sum()) for p in events.projections) / events.images
     if events.slices is not None and delivered:
         share = delivered * events.images / int(events.slices.synops.sum())
         yield (
-            f"{delivered:,.0f} graded values an image from attention counters ({share:.0%} of the synaptic operations) "
+            f"{delivered:,.0f} graded values an image from attention counters ({share:.1%} of the synaptic operations) "
             "are an upper bound: counters at zero send none."
         )
 

@@ -183,7 +183,8 @@ def _projection(
     fan = np.zeros(source[0], np.int64)
     for first, end, targets in fan_of_channels(synapse, source, 0, target[0]):
         fan[first:end] = targets
-    rows, columns = reached(source[1], 0, target[1], ky, sy, py), reached(source[2], 0, target[2], kx, sx, px)
+    start, height, width = (np.array([extent]) for extent in (0, *target[1:]))
+    rows, columns = reached(source[1], start, height, ky, sy, py)[0], reached(source[2], start, width, kx, sx, px)[0]
     synops = np.einsum("tcyx,c,y,x->t", activity[projection.sources[0]].fired, fan, rows, columns, optimize=True)
     none = np.zeros_like(synops)
     kind = type(synapse).__name__.lower()

@@ -67,8 +67,8 @@ def _barrier(profile: Profile, mapping: Mapping) -> Times:
     on_chip = (1 - share) * corners(time.barrier_one_tile) + share * corners(time.barrier_chip)
     if mapping.chips == 1:
         return on_chip
-    columns = min(int(profile.board.columns), mapping.chips)
-    diameter = columns - 1 + -(-mapping.chips // columns) - 1
+    rows, columns = np.divmod(np.unique(mapping.cores // mapping.cores_per_chip), int(profile.board.columns))
+    diameter = np.ptp(rows) + np.ptp(columns)
     return on_chip + corners(time.barrier_board) + diameter * corners(time.barrier_chip_hop)
 
 

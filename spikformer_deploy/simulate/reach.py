@@ -70,13 +70,15 @@ def grouped(targets: int, sources: int, first: int, end: int) -> tuple[Segment, 
     return tuple(out)
 
 
-def reached(extent: int, first: int, end: int, kernel: int, stride: int, padding: int) -> Int:
-    """(extent,) how many of the target positions [first, end) of one axis each source position reaches."""
-    out = np.zeros(extent, np.int64)
-    for target in range(first, end):
-        start = target * stride - padding
-        out[max(0, start) : max(0, start + kernel)] += 1
-    return out
+def reached(extent: int, first: Int, end: Int, kernel: int = 1, stride: int = 1, padding: int = 0) -> Int:
+    """(boxes, extent) how many of the target positions [first, end) of one axis each source position reaches.
+
+    first, end  (boxes,); source position p lies in the windows of the targets ceil((p + padding - kernel + 1) / stride)
+    to floor((p + padding) / stride)
+    """
+    shifted = np.arange(extent) + padding
+    lowest, highest = -(-(shifted - kernel + 1) // stride), shifted // stride
+    return np.clip(np.minimum(highest, end[:, None] - 1) - np.maximum(lowest, first[:, None]) + 1, 0, None)
 
 
 def axes_of(synapse: Conv | Window | Readout, source: Shape) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -111,14 +113,15 @@ def _ordinary(
     network: Network, mapping: Mapping, projection: Projection, synapse: Conv | Window | Readout, slices: Int
 ) -> Inlet:
     name = projection.sources[0]
-    source, boxes = network[name].shape, mapping.boxes[slices, 1:].tolist()
+    source = network[name].shape
     rows, columns = axes_of(synapse, source)
+    c0, c1, y0, y1, x0, x1 = mapping.boxes[slices, 1:].T
     return Inlet(
         name,
         slices,
-        tuple(fan_of_channels(synapse, source, box[0], box[1]) for box in boxes),
-        _table([reached(source[1], box[2], box[3], *rows) for box in boxes]),
-        _table([reached(source[2], box[4], box[5], *columns) for box in boxes]),
+        tuple(fan_of_channels(synapse, source, int(a), int(b)) for a, b in zip(c0, c1, strict=True)),
+        reached(source[1], y0, y1, *rows),
+        reached(source[2], x0, x1, *columns),
     )
 
 
@@ -131,25 +134,26 @@ def _attention(
     boxes, targets = mapping.boxes[counters, 1:].tolist(), mapping.boxes[target, 1:].tolist()
     depth = shape[0] // attention.heads
     if mapping.sites[index].serial == "tokens":
-        lines = tuple(((c0, c1, x1 - x0),) for c0, c1, _, _, x0, x1 in boxes)
+        lines = tuple(((box[0], box[1], box[5] - box[4]),) for box in boxes)
         crossings = tuple(_crossings(depth, box) for box in boxes)
         whole = np.ones((len(boxes), shape[1]), np.int64), np.ones((len(boxes), shape[2]), np.int64)
         yield Inlet(k, counters, lines, *whole)
         yield Inlet(v, counters, crossings, *whole)
         yield Inlet(q, counters, lines, *whole, replay=True)
         fans = tuple(grouped(depth, depth, box[0], box[1]) for box in targets)
-        yield Inlet(q, target, fans, *_positions(shape, targets), unicast=True)
+        y0, y1, x0, x1 = mapping.boxes[target, 3:].T
+        yield Inlet(q, target, fans, reached(shape[1], y0, y1), reached(shape[2], x0, x1), unicast=True)
     else:
         tokens = shape[1] * shape[2]
         one = np.ones((len(boxes), 1), np.int64)
-        queries = _table([_inside(tokens, box[2], box[3]) for box in boxes])
-        keys = _table([_inside(tokens, box[4], box[5]) for box in boxes])
-        across = tuple(((c0 * depth, c1 * depth, x1 - x0),) for c0, c1, _, _, x0, x1 in boxes)
-        down = tuple(((c0 * depth, c1 * depth, y1 - y0),) for c0, c1, y0, y1, _, _ in boxes)
+        y0, y1, x0, x1 = mapping.boxes[counters, 3:].T
+        queries, keys = reached(tokens, y0, y1), reached(tokens, x0, x1)
+        across = tuple(((box[0] * depth, box[1] * depth, box[5] - box[4]),) for box in boxes)
+        down = tuple(((box[0] * depth, box[1] * depth, box[3] - box[2]),) for box in boxes)
         yield Inlet(q, counters, across, one, queries, flat=True)
         yield Inlet(k, counters, down, one, keys, flat=True)
         yield Inlet(v, counters, down, one, keys, flat=True, replay=True)
-        fans = tuple(((c0, c1, (y1 - y0) * (x1 - x0)),) for c0, c1, y0, y1, x0, x1 in targets)
+        fans = tuple(((box[0], box[1], (box[3] - box[2]) * (box[5] - box[4])),) for box in targets)
         whole = np.ones((len(targets), shape[1]), np.int64), np.ones((len(targets), shape[2]), np.int64)
         yield Inlet(v, target, fans, *whole, unicast=True)
 
@@ -159,20 +163,6 @@ def _crossings(depth: int, box: list[int]) -> tuple[Segment, ...]:
     c0, c1, _, _, x0, x1 = box
     heads = range(c0 // depth, -(-c1 // depth))
     return tuple((h * depth + x0, h * depth + x1, min(c1, (h + 1) * depth) - max(c0, h * depth)) for h in heads)
-
-
-def _positions(shape: Shape, boxes: list[list[int]]) -> tuple[Int, Int]:
-    rows = [_inside(shape[1], box[2], box[3]) for box in boxes]
-    return _table(rows), _table([_inside(shape[2], box[4], box[5]) for box in boxes])
-
-
-def _inside(extent: int, first: int, end: int) -> Int:
-    """(extent,) 1 in [first, end), else 0."""
-    return reached(extent, first, end, 1, 1, 0)
-
-
-def _table(rows: list[Int]) -> Int:
-    return np.stack(rows)
 
 
 def channel_cuts(network: Network, mapping: Mapping | None) -> dict[str, Int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -10,10 +11,13 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.network import Network
-from spikformer_deploy.simulate.reach import Inlet, inlets
+from spikformer_deploy.simulate.reach import Inlet, inlets, reached
 from spikformer_deploy.simulate.run import Activity, Execution
 
 Int: TypeAlias = NDArray[np.int64]
+
+BATCH_BYTES = 2**27
+"""Message maps are worked on for so many images at once that they stay below this, as doubles."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,12 +62,14 @@ def count_slices(network: Network, mapping: Mapping, execution: Execution) -> Sl
     for inlet in inlets(network, mapping):
         by_source.setdefault(inlet.source, []).append(inlet)
     sites = {site.population: i for i, site in enumerate(mapping.sites) if site.kind == "population"}
-    for name, reached in by_source.items():
-        maps = _Maps(execution.activity[name])
-        fan_out = _receive(maps, reached, mapping.cores, arrived, synops, spikes)
-        own = mapping.slices_of(sites[name])
-        spikes[..., own] = maps.in_boxes(maps.prefix, mapping.boxes[own, 1:])
-        out[..., own] = maps.in_boxes(_prefix(maps.messages * fan_out), mapping.boxes[own, 1:])
+    for name, arriving in by_source.items():
+        own = _own_boxes(network, mapping, name, sites[name])
+        for part in _batches(execution.activity[name]):
+            maps = _Maps(execution.activity[name].messages[part], execution.activity[name].channel_cuts)
+            fan_out = _receive(maps, arriving, mapping.cores, arrived[part], synops[part], spikes[part])
+            spikes[part, :, own.slices] = _sums(maps, own)[0]
+            sent = _sums(_Maps(maps.messages * fan_out, maps.cuts), own)[0]
+            out[part, :, own.slices] = sent
     counters = np.isin(mapping.boxes[:, 0], [i for i, s in enumerate(mapping.sites) if s.kind == "attention"])
     out[..., counters] = spikes[..., counters]
     edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)
@@ -71,44 +77,42 @@ def count_slices(network: Network, mapping: Mapping, execution: Execution) -> Sl
     return SliceEvents(mapping.boxes[:, 0], mapping.cores, neurons, spikes, out, arrived, synops)
 
 
+def _own_boxes(network: Network, mapping: Mapping, name: str, site: int) -> Inlet:
+    """The slices of the population itself, as if each received what it sends."""
+    slices, (_, height, width) = mapping.slices_of(site), network[name].shape
+    c0, c1, y0, y1, x0, x1 = mapping.boxes[slices, 1:].T
+    segments = tuple(((int(first), int(end), 1),) for first, end in zip(c0, c1, strict=True))
+    return Inlet(name, slices, segments, reached(height, y0, y1), reached(width, x0, x1))
+
+
+def _batches(activity: Activity) -> Iterator[slice]:
+    """Ranges of images whose message maps stay below BATCH_BYTES in double precision."""
+    images = len(activity.messages)
+    size = max(1, BATCH_BYTES // (8 * max(1, activity.messages[:1].size)))
+    return (slice(start, start + size) for start in range(0, images, size))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Maps:
-    """The message maps of one population: sums over any range of channels that begins and ends at a cut."""
+    """Message maps of one population, (images, T, slices of channels, Y, X); `cuts` are the slices' ends."""
 
-    def __init__(self, activity: Activity) -> None:
-        self.messages = activity.messages.astype(np.int64)
-        self.cuts = activity.channel_cuts
-        self.prefix = _prefix(self.messages)
+    messages: NDArray[np.integer[Any]]
+    cuts: Int
 
-    def of_channels(self, first: int, end: int, prefix: Int | None = None) -> Int:
-        """(images, T, Y, X) messages of the channels [first, end)."""
-        values = self.prefix if prefix is None else prefix
+    def of_channels(self, first: int, end: int) -> NDArray[np.float64]:
+        """(images, T, Y, X) messages of the channels [first, end), both of them cuts; doubles hold them exactly."""
         low, high = np.searchsorted(self.cuts, (first, end))
-        return values[:, :, high] - values[:, :, low]
-
-    def in_boxes(self, prefix: Int, boxes: Int) -> Int:
-        """(images, T, boxes) sums over boxes c0, c1, y0, y1, x0, x1 of the population."""
-        out = np.zeros((*prefix.shape[:2], len(boxes)), np.int64)
-        for first, end in {(int(c0), int(c1)) for c0, c1 in boxes[:, :2]}:
-            chosen = np.flatnonzero((boxes[:, 0] == first) & (boxes[:, 1] == end))
-            area = np.pad(self.of_channels(first, end, prefix).cumsum(2).cumsum(3), ((0, 0), (0, 0), (1, 0), (1, 0)))
-            _, _, y0, y1, x0, x1 = boxes[chosen].T
-            out[..., chosen] = area[..., y1, x1] - area[..., y0, x1] - area[..., y1, x0] + area[..., y0, x0]
-        return out
+        return self.messages[:, :, low:high].sum(2, dtype=np.float64)
 
 
-def _prefix(maps: Int) -> Int:
-    """(images, T, slices + 1, Y, X): running sums over the slices of channels."""
-    return np.pad(maps.cumsum(2), ((0, 0), (0, 0), (1, 0), (0, 0), (0, 0)))
-
-
-def _receive(maps: _Maps, reached: list[Inlet], cores: Int, arrived: Int, synops: Int, spikes: Int) -> Int:
+def _receive(maps: _Maps, inlets_of: list[Inlet], cores: Int, arrived: Int, synops: Int, spikes: Int) -> Int:
     """Add what one population's messages cause at all slices; return (slices of channels, Y, X) cores reached."""
-    multicast = [inlet for inlet in reached if not inlet.unicast]
+    multicast = [inlet for inlet in inlets_of if not inlet.unicast]
     targets = cores[np.concatenate([inlet.slices for inlet in multicast])] if multicast else np.zeros(0, np.int64)
     core, times = np.unique(targets, return_counts=True)
     shared = {int(c): np.zeros(maps.messages.shape[2:], bool) for c in core[times > 1]}
     fan_out = np.zeros(maps.messages.shape[2:], np.int64)
-    for inlet in reached:
+    for inlet in inlets_of:
         work, messages = _sums(maps, inlet)
         synops[..., inlet.slices] += work
         if inlet.replay:
@@ -130,6 +134,7 @@ def _sums(maps: _Maps, inlet: Inlet) -> tuple[Int, Int]:
     """(images, T, S) synaptic operations at each slice of `inlet`, and messages that reach it."""
     rows, row_of = np.unique(inlet.rows, axis=0, return_inverse=True)
     columns, column_of = np.unique(inlet.columns, axis=0, return_inverse=True)
+    once = rows.max() <= 1 and columns.max() <= 1
     work = np.zeros((*maps.messages.shape[:2], len(inlet.slices)), np.int64)
     messages = np.zeros_like(work)
     users: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -142,14 +147,15 @@ def _sums(maps: _Maps, inlet: Inlet) -> tuple[Int, Int]:
         seen = maps.of_channels(first, end)
         seen = seen.reshape(*seen.shape[:2], rows.shape[1], columns.shape[1])
         at = (..., row_of.ravel()[chosen], column_of.ravel()[chosen])
-        work[..., chosen] += fans * _separable(rows, seen, columns)[at]
-        messages[..., chosen] += _separable(rows > 0, seen, columns > 0)[at]
+        operations = _separable(rows, seen, columns)[at]
+        work[..., chosen] += fans * operations
+        messages[..., chosen] += operations if once else _separable(rows > 0, seen, columns > 0)[at]
     return work, messages
 
 
-def _separable(rows: NDArray[Any], maps: Int, columns: NDArray[Any]) -> Int:
+def _separable(rows: NDArray[Any], maps: NDArray[np.float64], columns: NDArray[Any]) -> Int:
     """rows @ map @ columns^T of every map; exact, as all sums stay below 2^53."""
-    return np.rint(rows.astype(np.float64) @ maps.astype(np.float64) @ columns.T.astype(np.float64)).astype(np.int64)
+    return np.rint(rows.astype(np.float64) @ maps @ columns.T.astype(np.float64)).astype(np.int64)
 
 
 def _channels(maps: _Maps, segments: tuple[tuple[int, int, int], ...]) -> NDArray[np.bool_]:

@@ -109,6 +109,12 @@ def test_the_heaviest_link_can_rule() -> None:
     assert times.step_ns[1].min() > 7e9 / 3.5
 
 
+def test_the_measured_step_of_pilotnet_lies_within_the_range_of_synaptic_times() -> None:
+    """PilotNet on one Loihi 2: 152.8 us a step, about 1.51e5 synaptic operations on the busiest core (convolution)."""
+    time = LOIHI2.time.synapse_conv
+    assert 1.51e5 * time.low / 1e3 < 152.8 < 1.51e5 * time.high / 1e3
+
+
 def test_events_without_a_mapping_are_refused() -> None:
     network = random_network(4)
     mapping = random_mapping(network, 4)

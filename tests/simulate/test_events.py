@@ -14,7 +14,7 @@ from spikformer_deploy.errors import InputError
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.network import Attention, Conv, Network, Readout, Window
 from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate import events
+from spikformer_deploy.simulate import events, slices
 from spikformer_deploy.simulate.run import Execution
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
@@ -134,23 +134,23 @@ def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> 
     mapping = random_mapping(network, seed)
     execution = executed(network, mapping, seed)
     found, twin = events.count(network, mapping, execution), Twin(network, mapping, execution)
-    slices, count = found.slices, len(mapping.boxes)
-    assert slices is not None
-    like = np.zeros(slices.synops.shape[:2], np.int64)
-    np.testing.assert_array_equal(slices.synops, stacked(twin.synops, count, like))
-    np.testing.assert_array_equal(slices.spikes, stacked(twin.spikes, count, like))
-    np.testing.assert_array_equal(slices.messages_out, stacked(twin.out, count, like))
-    cores, arrived = slices.by_core(slices.messages_in)
-    _, expected = slices.by_core(stacked(twin.arrived, count, like))
+    sliced, count = found.slices, len(mapping.boxes)
+    assert sliced is not None
+    like = np.zeros(sliced.synops.shape[:2], np.int64)
+    np.testing.assert_array_equal(sliced.synops, stacked(twin.synops, count, like))
+    np.testing.assert_array_equal(sliced.spikes, stacked(twin.spikes, count, like))
+    np.testing.assert_array_equal(sliced.messages_out, stacked(twin.out, count, like))
+    cores, arrived = sliced.by_core(sliced.messages_in)
+    _, expected = sliced.by_core(stacked(twin.arrived, count, like))
     np.testing.assert_array_equal(arrived, expected)
     np.testing.assert_array_equal(cores, np.unique(mapping.cores))
     for number, projection in enumerate(found.projections):
         np.testing.assert_array_equal(projection.synops, twin.of_projection.get(number, like).sum(0))
         np.testing.assert_array_equal(projection.delivered, twin.delivered.get(number, like).sum(0))
     # what is sent arrives, what arrives was sent
-    assert slices.messages_in.sum() == slices.messages_out.sum()
-    assert slices.synops.sum() == sum(p.synops.sum() + p.delivered.sum() for p in found.projections)
-    assert slices.neurons.sum() == sum(np.prod(site.shape) for site in mapping.sites)
+    assert sliced.messages_in.sum() == sliced.messages_out.sum()
+    assert sliced.synops.sum() == sum(p.synops.sum() + p.delivered.sum() for p in found.projections)
+    assert sliced.neurons.sum() == sum(np.prod(site.shape) for site in mapping.sites)
 
 
 @settings(max_examples=20, deadline=None)
@@ -208,6 +208,19 @@ def test_batches_join() -> None:
     for name, population in whole.populations.items():
         np.testing.assert_array_equal(joined.populations[name].messages, population.messages)
         assert joined.populations[name].silent == population.silent
+
+
+def test_images_in_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_network(9)
+    mapping = random_mapping(network, 9)
+    execution = executed(network, mapping, 9)
+    whole = events.count(network, mapping, execution).slices
+    monkeypatch.setattr(slices, "BATCH_BYTES", 1)
+    parts = events.count(network, mapping, execution).slices
+    assert whole is not None
+    assert parts is not None
+    for field in ("spikes", "messages_out", "messages_in", "synops"):
+        np.testing.assert_array_equal(getattr(parts, field), getattr(whole, field))
 
 
 def test_missing_cuts_are_refused() -> None:

@@ -16,6 +16,8 @@ import click
 
 from spikformer_deploy.errors import SpikdeployError
 
+WIDE = 160
+
 
 def main() -> None:
     """Entry point of `spikdeploy`."""
@@ -282,6 +284,7 @@ def _print_json(values: Any) -> None:
 def _print_tables(tables: list[Any]) -> None:
     from rich.console import Console
 
-    console = Console()
+    # a pipe has no width: nothing is cut there
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     for table in tables:
         console.print(table)

@@ -1,0 +1,202 @@
+"""What a report says, as plain values: the one source of the HTML page and of its JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spikformer_deploy.accounting.counts import layers, sparsity
+from spikformer_deploy.accounting.energy import Energy
+from spikformer_deploy.accounting.notes import notes
+from spikformer_deploy.hardware import quantities
+from spikformer_deploy.mapping.mapping import SECTIONS
+from spikformer_deploy.mapping.route import coordinates
+from spikformer_deploy.quantity import KINDS
+from spikformer_deploy.report.tables import compile_summary
+
+if TYPE_CHECKING:
+    from spikformer_deploy.inference import Run
+
+
+def gather(run: Run, float_accuracy: float | None) -> dict[str, Any]:
+    """All content of the report of `run`; means are over its images."""
+    program = run.program
+    summary = compile_summary(program, "", 0.0, 0.0)
+    for name in ("program", "seconds", "peak_memory_mib"):
+        summary.pop(name)
+    return {
+        "title": f"{_model_name(run)} on {program.profile.name}",
+        "estimate": True,
+        "program": {**summary, "description": program.profile.description, "state_bits": program.network.state_bits},
+        "accuracy": {"integer": run.accuracy, "float": float_accuracy, "images": len(run.accumulators)},
+        "run": {k: v for k, v in run.to_dict().items() if k != "predictions"},
+        "layers": _layers(run),
+        "sparsity": _sparsity(run),
+        "steps": _steps(run),
+        "time": _time(run),
+        "energies": [_energy(e) for e in run.energies],
+        "cores": _cores(run),
+        "notes": list(notes(program.network, run.events, run.energies)),
+        "constants": [
+            {
+                "path": path,
+                "value": q.value,
+                "low": q.low,
+                "high": q.high,
+                "unit": q.unit,
+                "kind": q.kind,
+                "source": q.source,
+            }
+            for path, q in quantities(program.profile)
+        ],
+        "provenance": _provenance(run),
+    }
+
+
+def _model_name(run: Run) -> str:
+    recipe = run.program.provenance.get("training", {}).get("recipe", {})
+    model = recipe.get("model", {})
+    if not model:
+        return "A Spikformer"
+    return f"Spikformer {str(model.get('family')).upper()}-{model.get('depth')}-{model.get('dim')}"
+
+
+def _layers(run: Run) -> list[dict[str, Any]]:
+    mapping, steps = run.program.mapping, run.events.time_steps
+    slices = {site.population: 0 for site in mapping.sites}
+    for index, site in enumerate(mapping.sites):
+        slices[site.population] += len(mapping.slices_of(index))
+    out = []
+    for layer in layers(run.program.network, run.events):
+        sends = layer.kind != "accumulator"
+        dense, synops = layer.dense_macs * steps, float(layer.synops.sum())
+        out.append(
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "shape": list(layer.shape),
+                "neurons": layer.neurons,
+                "firing_rate": float(layer.rate.mean()) if sends else None,
+                "rate_by_step": layer.rate.tolist(),
+                "spikes": float(layer.rate.sum() * layer.neurons),
+                "synaptic_ops": synops,
+                "dense_macs": dense,
+                "ratio": synops / dense if dense else None,
+                "silent": layer.silent if sends else None,
+                "cores": slices[layer.name],
+                "graded": layer.graded,
+            }
+        )
+    return out
+
+
+def _sparsity(run: Run) -> dict[str, float]:
+    found = sparsity(run.program.network, run.events)
+    return {
+        "activation": found.activation,
+        "connection": found.connection,
+        "firing_rate": found.rate,
+        "silent": found.silent,
+    }
+
+
+def _steps(run: Run) -> list[dict[str, float]]:
+    """Synaptic operations and spikes of each time step, an image."""
+    events = run.events
+    synops = sum((p.synops for p in events.projections), np.zeros(events.time_steps, np.int64))
+    spikes = sum((p.spikes for p in events.populations.values()), np.zeros(events.time_steps, np.int64))
+    return [
+        {"step": t, "synaptic_ops": float(synops[t]) / events.images, "spikes": float(spikes[t]) / events.images}
+        for t in range(events.time_steps)
+    ]
+
+
+def _time(run: Run) -> dict[str, Any] | None:
+    times = run.times
+    if times is None:
+        return None
+    return {
+        "model": "closed form: busiest core or heaviest link, then the barrier (after arXiv 2601.10035)",
+        "step_us": dict(zip(("low", "nominal", "high"), times.step_us_mean.tolist(), strict=True)),
+        "step_us_by_step": (times.step_ns[1].mean(0) / 1e3).tolist(),
+        "latency_us": dict(zip(("low", "nominal", "high"), times.latency_us.tolist(), strict=True)),
+        "fall_through_us": dict(zip(("low", "nominal", "high"), times.fall_through_us.tolist(), strict=True)),
+        "images_per_second": dict(zip(("low", "nominal", "high"), times.images_per_second.tolist(), strict=True)),
+        "parts_us": {name: value / 1e3 for name, value in times.parts_ns.items()},
+        "bound": times.bound,
+        "busiest_core": times.busiest_core,
+        "busiest_population": times.busiest_population,
+        "depth": times.depth,
+    }
+
+
+def _energy(energy: Energy) -> dict[str, Any]:
+    total, shares = energy.total, energy.shares
+    return {
+        "convention": energy.convention,
+        "boundary": energy.boundary,
+        "low": total.low,
+        "nominal": total.nominal,
+        "high": total.high,
+        "shares": {kind: shares[kind] for kind in KINDS if kind in shares},
+        "parts": [
+            {
+                "name": part.name,
+                "events": part.events,
+                "nominal": part.energy.nominal,
+                "low": part.energy.low,
+                "high": part.energy.high,
+                "kind": part.kind,
+                "source": part.source,
+            }
+            for part in energy.parts
+        ],
+    }
+
+
+def _cores(run: Run) -> dict[str, Any]:
+    """Every core in use: where it stands, what stands on it, its work and its memory."""
+    program, slices = run.program, run.events.slices
+    mapping, profile = program.mapping, program.profile
+    assert slices is not None
+    x, y = coordinates(profile, mapping.cores)
+    synops = slices.synops.mean((0, 1))
+    names = [mapping.sites[site].name for site in mapping.boxes[:, 0]]
+    rows = [
+        {
+            "core": int(mapping.cores[i]),
+            "x": int(x[i]),
+            "y": int(y[i]),
+            "site": names[i],
+            "synaptic_ops_per_step": float(synops[i]),
+            "words": int(mapping.words[i].sum()),
+        }
+        for i in range(len(names))
+    ]
+    return {
+        "memory_words": int(profile.core.memory_words),
+        "cores_per_tile": int(profile.chip.cores_per_tile),
+        "tiles": [int(profile.chip.tiles_x), int(profile.chip.tiles_y)],
+        "sections": {s: int(w) for s, w in zip(SECTIONS, mapping.words.sum(0), strict=True)},
+        "metrics": mapping.metrics,
+        "used": rows,
+    }
+
+
+def _provenance(run: Run) -> dict[str, str]:
+    source = run.program.provenance
+    settings = ", ".join(f"{k} = {v}" for k, v in source.get("settings", {}).items())
+    calibration = source.get("calibration", {})
+    versions = ", ".join(f"{k} {v}" for k, v in source.get("versions", {}).items())
+    network = run.program.network
+    bounds = "proven for every possible input" if network.bounds == "static" else "observed on the calibration images"
+    return {
+        "model, sha256": str(source.get("model_sha256", "")),
+        "settings": settings,
+        "calibrated on": f"{calibration.get('images')} images: {calibration.get('data')}",
+        "integer ranges": f"{bounds}; the state is {network.margin:.2f} times the largest bound",
+        "exact execution of the quantized network": "yes" if network.exact else "no: the decay needs more bits",
+        "executor": f"{run.backend}, {run.kernels} kernels",
+        "versions": versions,
+    }

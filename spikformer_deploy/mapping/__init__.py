@@ -30,7 +30,7 @@ def map_network(network: Network, profile: Profile, rates: dict[str, float], pla
     Raises MappingError, naming the layer and the limit, where it does not fit.
     """
     _check_neurons(network, profile)
-    sites = sites_of(network)
+    sites = sites_of(network, profile.core)
     boxes = partition(network, sites, profile, rates)
     cores = placer(len(boxes), profile)
     nets = nets_of(network, sites, boxes, rates)

@@ -19,9 +19,11 @@ class Site:
     """Something that occupies cores.
 
     kind         "population": the neurons of population `population`;
-                 "attention": the counters of the attention whose target is population `population`
+                 "attention": the counters of the attention whose target is population `population`;
+                 "partial": sums over a part of the fan-in of population `population`, sent on to it as graded values
     shape        (C, Y, X) of its neurons or counters
     serial       "" | "tokens" (KV first, tokens in series) | "channels" (QK first, channels in series)
+    part         (first, end) source channels whose synapses stand here, where a fan-in is split; (0, 0): all
     sub_steps    chip-wide sub-steps that one time step of this site takes (0 where it needs none)
     """
 
@@ -31,6 +33,11 @@ class Site:
     shape: Shape
     serial: str = ""
     sub_steps: int = 0
+    part: tuple[int, int] = (0, 0)
+
+    def channels(self, sources: int) -> tuple[int, int]:
+        """The range of source channels, of `sources`, whose synapses stand here."""
+        return self.part if self.part != (0, 0) else (0, sources)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

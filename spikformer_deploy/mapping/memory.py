@@ -4,6 +4,7 @@ The rules for Loihi 2 are those that reproduce the rows printed by Intel's compi
 not show is marked as a guess below.  All functions take box sizes as arrays, so that a search evaluates many at once.
 
     neurons   1 word a neuron (fitted); 2 where every channel has a threshold of its own, beyond the parameter sets
+              a fan-in that no core holds is split: partial sums go on as graded values (partition.py)
     syn_mem   shared weights: one list for each kernel position and input channel, of all output channels of the box
               (fitted); unit weights of pooling and identity: one word a kernel position and channel (guess)
     axon_in   2 words a convolution (fitted: 1 to 2); 1 for each channel that a readout or an attention reads (guess)
@@ -55,7 +56,7 @@ def words(network: Network, site: Site, box: BoxSizes, core: Core) -> Int:
     else:
         axons, lists = np.zeros_like(box.neurons), np.zeros_like(box.neurons)
         for projection in network.into(site.population):
-            more_axons, more_lists = _incoming(network, projection, box, core)
+            more_axons, more_lists = _incoming(network, site, projection, box, core)
             axons, lists = axons + more_axons, lists + more_lists
     neurons = box.neurons * _words_a_neuron(network, site, core)
     parts = np.broadcast_arrays(axons, neurons, lists, _axon_map(network, site, box), np.zeros_like(neurons))
@@ -67,7 +68,7 @@ def list_words(targets: Int, bits: int, core: Core) -> Int:
     return -(-(targets * bits + int(core.list_header_bits)) // WORD)
 
 
-def _incoming(network: Network, projection: Projection, box: BoxSizes, core: Core) -> tuple[Int, Int]:
+def _incoming(network: Network, site: Site, projection: Projection, box: BoxSizes, core: Core) -> tuple[Int, Int]:
     """(axon words, synapse words) of one projection into boxes of its target."""
     source = network[projection.sources[0]]
     bits = network.weight_bits + int(core.index_bits)
@@ -75,10 +76,12 @@ def _incoming(network: Network, projection: Projection, box: BoxSizes, core: Cor
         case Conv(weight=weight, groups=groups):
             inside = len(weight) // groups
             touched = np.minimum(groups, -(-box.channels // inside) + (groups > 1))
-            lists = weight.shape[1] * weight.shape[2] * weight.shape[3] * touched
-            return np.full_like(box.neurons, CONV_AXON_WORDS), lists * list_words(
-                np.minimum(box.channels, inside), bits, core
-            )
+            first, end = site.channels(weight.shape[1])
+            lists = (end - first) * weight.shape[2] * weight.shape[3] * touched
+            # where the fan-in is split, the last part also takes the sums of the others, channel by channel
+            gathered = box.channels if site.kind == "population" and first else 0 * box.channels
+            lengths = list_words(np.minimum(box.channels, inside), bits, core)
+            return np.full_like(box.neurons, CONV_AXON_WORDS) + gathered, lists * lengths + gathered
         case Window(kernel=kernel):
             return np.full_like(box.neurons, CONV_AXON_WORDS), box.channels * kernel[0] * kernel[1]
         case Readout():
@@ -115,7 +118,7 @@ def _words_a_neuron(network: Network, site: Site, core: Core) -> int:
 
 
 def _axon_map(network: Network, site: Site, box: BoxSizes) -> Int:
-    if site.kind == "attention":
+    if site.kind != "population":
         return box.neurons
     total = np.zeros_like(box.neurons)
     for projection in network.out_of(site.population):

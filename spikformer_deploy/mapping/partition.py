@@ -7,14 +7,14 @@ core is made as small as possible: a bisection over that work, each site taking 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.errors import MappingError
-from spikformer_deploy.hardware import Profile, load_profile, profile_names
+from spikformer_deploy.hardware import Core, Profile, load_profile, profile_names
 from spikformer_deploy.mapping.mapping import Site
 from spikformer_deploy.mapping.memory import BoxSizes, words
 from spikformer_deploy.mapping.rules import first_violation, fits
@@ -32,8 +32,12 @@ class Cut:
     work: float
 
 
-def sites_of(network: Network) -> tuple[Site, ...]:
-    """What needs cores: every population, and the counters of every attention right before its target.
+SPLIT_SHARE = 3
+"""A split fan-in leaves room in the synapse section for at least so many words a list."""
+
+
+def sites_of(network: Network, core: Core) -> tuple[Site, ...]:
+    """What needs cores: every population, and right before it the counters of its attention or its partial sums.
 
     KV first with tokens in series keeps heads * d * d counters and 2 N sub-steps; QK first with channels in series
     heads * N * N and 2 d.  The one with the fewer sub-steps is also the one with fewer messages: QK first where N < d.
@@ -43,8 +47,24 @@ def sites_of(network: Network) -> tuple[Site, ...]:
         for projection in network.into(population.name):
             if isinstance(projection.synapse, Attention):
                 out.append(_counters(population.name, population.shape, projection.synapse.heads))
-        out.append(Site(population.name, "population", population.name, population.shape))
+        *parts, own = fan_in_parts(network, population.name, core)
+        for number, part in enumerate(parts):
+            out.append(Site(f"{population.name}.part{number}", "partial", population.name, population.shape, part=part))
+        out.append(Site(population.name, "population", population.name, population.shape, part=own))
     return tuple(out)
+
+
+def fan_in_parts(network: Network, name: str, core: Core) -> list[tuple[int, int]]:
+    """Ranges of source channels of the convolution into a population: one, (0, 0), where a core holds all its lists."""
+    incoming = [p.synapse for p in network.into(name) if isinstance(p.synapse, Conv)]
+    if len(incoming) != 1 or incoming[0].groups != 1:
+        return [(0, 0)]
+    channels, taps = incoming[0].weight.shape[1], incoming[0].weight.shape[2] * incoming[0].weight.shape[3]
+    if channels * taps <= int(core.section_words):
+        return [(0, 0)]
+    count = -(-channels * taps * SPLIT_SHARE // int(core.section_words))
+    edges = np.linspace(0, channels, count + 1).astype(int).tolist()
+    return list(pairwise(edges))
 
 
 def _counters(name: str, shape: tuple[int, int, int], heads: int) -> Site:
@@ -113,10 +133,11 @@ def expected_work(
         rate = rates.get(source.name, 1.0)
         match projection.synapse:
             case Conv(weight=weight, stride=stride, groups=groups):
-                taps = weight.shape[1] * weight.shape[2] * weight.shape[3]
+                first, end = site.channels(weight.shape[1])
+                taps = (end - first) * weight.shape[2] * weight.shape[3]
                 seen = _seen(box.rows, weight.shape[2], stride[0]) * _seen(box.columns, weight.shape[3], stride[1])
                 synops = synops + rate * taps * box.neurons
-                messages = messages + rate * weight.shape[1] * groups * seen
+                messages = messages + rate * (end - first) * groups * seen
             case Window(kernel=kernel, stride=stride):
                 seen = _seen(box.rows, kernel[0], stride[0]) * _seen(box.columns, kernel[1], stride[1])
                 synops = synops + rate * kernel[0] * kernel[1] * box.neurons
@@ -127,6 +148,9 @@ def expected_work(
             case Attention():
                 synops = synops + box.neurons
                 messages = messages + box.neurons
+    if site.kind == "population" and site.part[0]:
+        gathered = box.neurons * (len(fan_in_parts(network, site.population, profile.core)) - 1)
+        synops, messages = synops + gathered, messages + gathered
     return np.maximum.reduce([neurons, synops * time.synapse_conv.value, messages * time.axon_in.value])
 
 

@@ -27,7 +27,7 @@ class Nets:
 
 def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[str, float]) -> Nets:
     """All pairs of slices that talk, with the messages that the firing rates let expect."""
-    place = {(site.kind, site.population): i for i, site in enumerate(sites)}
+    place = {(site.kind, site.population): i for i, site in enumerate(sites) if site.kind != "partial"}
     parts: list[tuple[Int, Int, Float]] = []
     for projection in network.projections:
         target = place["population", projection.target]
@@ -37,13 +37,24 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
                 parts.append(_all_pairs(boxes, place["population", name], counters, rates.get(name, 1.0), heads=True))
             parts.append(_all_pairs(boxes, counters, target, 1.0, heads=True))
         else:
-            source = place["population", projection.sources[0]]
-            parts.append(_pairs(boxes, projection, source, target, rates.get(projection.sources[0], 1.0)))
+            source, rate = place["population", projection.sources[0]], rates.get(projection.sources[0], 1.0)
+            parts.append(_pairs(boxes, projection, source, target, rate, sites[target].part))
+            for index, site in enumerate(sites):
+                if site.kind == "partial" and site.population == projection.target:
+                    parts.append(_pairs(boxes, projection, source, index, rate, site.part))
+                    parts.append(_pairs(boxes, ONE_TO_ONE, index, target, 1.0))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return Nets(*columns)
 
 
-def _pairs(boxes: Int, projection: Projection, source: int, target: int, rate: float) -> tuple[Int, Int, Float]:
+ONE_TO_ONE = Projection((), "", Window())
+"""From partial sums to the neurons that they belong to."""
+
+
+def _pairs(
+    boxes: Int, projection: Projection, source: int, target: int, rate: float, part: tuple[int, int] = (0, 0)
+) -> tuple[Int, Int, Float]:
+    """Slices of site `source` that reach slices of site `target`; `part`: only from this range of source channels."""
     match projection.synapse:
         case Conv(weight=weight, stride=stride, padding=padding, groups=groups):
             kernel, channels = (weight.shape[2], weight.shape[3]), (len(weight) // groups, weight.shape[1])
@@ -56,6 +67,8 @@ def _pairs(boxes: Int, projection: Projection, source: int, target: int, rate: f
     # what each receiver sees, as intervals of the sender's channels, rows and columns
     low = [got[:, 1] // channels[0] * channels[1]]
     high = [((got[:, 2] - 1) // channels[0] + 1) * channels[1]]
+    if part != (0, 0):
+        low, high = [np.maximum(low[0], part[0])], [np.minimum(high[0], part[1])]
     for axis in (0, 1):
         low.append(got[:, 3 + 2 * axis] * stride[axis] - padding[axis])
         high.append((got[:, 4 + 2 * axis] - 1) * stride[axis] - padding[axis] + kernel[axis])

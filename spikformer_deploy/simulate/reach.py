@@ -99,27 +99,38 @@ def axes_of(synapse: Conv | Window | Readout, source: Shape) -> tuple[tuple[int,
 def inlets(network: Network, mapping: Mapping) -> Iterator[Inlet]:
     """Everything that arrives at the slices of `mapping`, in the order of the network's projections."""
     sites = {(site.kind, site.population): index for index, site in enumerate(mapping.sites)}
+    partial: dict[str, list[int]] = {}
+    for index, site in enumerate(mapping.sites):
+        if site.kind == "partial":
+            partial.setdefault(site.population, []).append(index)
     for projection in network.projections:
-        slices = mapping.slices_of(sites["population", projection.target])
+        own = sites["population", projection.target]
+        slices = mapping.slices_of(own)
         match projection.synapse:
             case Attention() as attention:
                 index = sites["attention", projection.target]
                 yield from _attention(network, mapping, projection, attention, index, slices)
             case synapse:
-                yield _ordinary(network, mapping, projection, synapse, slices)
+                for index in (*partial.get(projection.target, ()), own):
+                    yield _ordinary(network, mapping, projection, synapse, index)
 
 
 def _ordinary(
-    network: Network, mapping: Mapping, projection: Projection, synapse: Conv | Window | Readout, slices: Int
+    network: Network, mapping: Mapping, projection: Projection, synapse: Conv | Window | Readout, index: int
 ) -> Inlet:
     name = projection.sources[0]
     source = network[name].shape
+    site, slices = mapping.sites[index], mapping.slices_of(index)
+    first, end = site.channels(source[0])
     rows, columns = axes_of(synapse, source)
     c0, c1, y0, y1, x0, x1 = mapping.boxes[slices, 1:].T
     return Inlet(
         name,
         slices,
-        tuple(fan_of_channels(synapse, source, int(a), int(b)) for a, b in zip(c0, c1, strict=True)),
+        tuple(
+            tuple((max(low, first), min(high, end), fan) for low, high, fan in segments)
+            for segments in (fan_of_channels(synapse, source, int(a), int(b)) for a, b in zip(c0, c1, strict=True))
+        ),
         reached(source[1], y0, y1, *rows),
         reached(source[2], x0, x1, *columns),
     )

@@ -26,7 +26,8 @@ class SliceEvents:
 
     sites         (slices,) index of the site; cores (slices,) global core: as in the mapping
     neurons       (slices,) neurons (or attention counters) of the slice, each updated once a step
-    spikes        (images, T, slices) non-zero outputs; of attention counters: graded values sent, at most
+    spikes        (images, T, slices) non-zero outputs; of attention counters: graded values sent, at most;
+                  of partial sums of a split fan-in too
     messages_out  (images, T, slices) one for each spike and destination core
     messages_in   (images, T, slices); a message that serves several slices of a core counts at the first of them
     synops        (images, T, slices) synaptic operations; an attention's both at its counters and at its target
@@ -74,7 +75,20 @@ def count_slices(network: Network, mapping: Mapping, execution: Execution) -> Sl
     out[..., counters] = spikes[..., counters]
     edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)
     neurons = np.prod(edges[:, :, 1] - edges[:, :, 0], 1)
+    _gather(mapping, sites, neurons, spikes, out, arrived, synops)
     return SliceEvents(mapping.boxes[:, 0], mapping.cores, neurons, spikes, out, arrived, synops)
+
+
+def _gather(
+    mapping: Mapping, own: dict[str, int], neurons: Int, spikes: Int, out: Int, arrived: Int, synops: Int
+) -> None:
+    """Add the partial sums of split fan-ins: each goes on to its neuron in every step (at most: zeros stay at home)."""
+    for index, site in enumerate(mapping.sites):
+        if site.kind == "partial":
+            senders, receivers = mapping.slices_of(index), mapping.slices_of(own[site.population])
+            spikes[..., senders] = out[..., senders] = neurons[senders]
+            arrived[..., receivers] += neurons[receivers]
+            synops[..., receivers] += neurons[receivers]
 
 
 def _own_boxes(network: Network, mapping: Mapping, name: str, site: int) -> Inlet:

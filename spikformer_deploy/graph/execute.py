@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 import torch
 from torch.nn import functional as F
@@ -31,12 +31,19 @@ Tensor = torch.Tensor
 
 @torch.inference_mode()
 def execute(
-    graph: Graph, images: Tensor, *, dtype: torch.dtype = torch.float32, record: Set[str] | None = None
+    graph: Graph,
+    images: Tensor,
+    *,
+    dtype: torch.dtype = torch.float32,
+    record: Set[str] | None = None,
+    forced: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The values of the nodes in `record` (default: every Lif) and of the Output, for normalised `images`.
 
     images   (B, C, Y, X), or (B, T, C, Y, X) where the input is per step
     returns  node name -> (B, T, C, Y, X) of `dtype` (spikes as uint8), and the Output's name -> (B, C)
+    forced   spikes (B, T, C, Y, X) of some Lifs, that their readers see in place of what they computed: so each layer
+             can be compared on equal inputs, and one flipped spike does not cascade
     Inside, time steps stand before images, as in the models, so that sums run in the same order.
     """
     wanted = {n.name for n in graph.of(Lif)} if record is None else set(record)
@@ -53,6 +60,8 @@ def execute(
         elif node.name in wanted:
             kept = value.to(torch.uint8) if isinstance(node.op, Lif) else value
             out[node.name] = kept.unflatten(0, (graph.time_steps, count)).transpose(0, 1).contiguous()
+        if forced is not None and node.name in forced:
+            values[node.name] = forced[node.name].transpose(0, 1).flatten(0, 1).to(dtype)
         for name in [i for i in node.inputs if last_reader[i] == node.name]:
             values.pop(name, None)
     return out

@@ -24,7 +24,7 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int], *, time_steps: i
     """The float graph of `module` for images (B, C, Y, X), or frames (B, T, C, Y, X) where `per_step`.
 
     The graph is raw: batch normalisation and scales still stand in it (fold.py, simplify.py).
-    Raises ModelError where the model cannot be exported, holds state, or has an operation that no chip of ours runs.
+    Raises ModelError where the model cannot be exported, holds state, or has an operation that is not supported.
     """
     exported = export(module, (time_steps, *input_shape) if per_step else input_shape)
     _refuse_state(exported)

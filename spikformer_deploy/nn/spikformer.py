@@ -23,7 +23,7 @@ class LinearMLP(nn.Module):
 
 
 class ConvMLP(nn.Module):
-    """D -> ratio D -> D as 1x1 convolutions with bias, BN, LIF; `rank` 2: maps (T, B, D, Y, X), 1: tokens (T, B, D, N)."""
+    """D -> ratio D -> D as 1x1 convolutions, BN, LIF; `rank` 2: maps (T, B, D, Y, X), 1: tokens (T, B, D, N)."""
 
     def __init__(self, dim: int, ratio: int, rank: int) -> None:
         super().__init__()

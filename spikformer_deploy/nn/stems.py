@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from spikformer_deploy.nn.lif import LIF
@@ -78,7 +80,7 @@ class SCS(nn.Module):
     def __init__(self, in_channels: int, dim: int, stages: int = 4) -> None:
         super().__init__()
         widths = [in_channels, *(dim >> i for i in reversed(range(stages)))]
-        self.stages = nn.Sequential(*(SCSStage(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)))
+        self.stages = nn.Sequential(*(SCSStage(a, b) for a, b in pairwise(widths)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stages(x)

@@ -39,6 +39,8 @@ OBSERVED_MARGIN = 2.0
 """A range that is only observed must fit this many times over."""
 BIAS_HEADROOM_BITS = 4
 """Bits of the state that a threshold or a bias alone leaves free (one is the sign)."""
+FEWEST_HEAD_BITS = 4
+"""A head gives up weight bits down to here where its accumulators are too wide."""
 ATTENTION_ERROR = 2.0**-10
 """Largest relative rounding of an attention threshold whose scale is no dyadic number."""
 
@@ -131,30 +133,38 @@ def make_accumulator(
     terms = [term for term in current.terms if isinstance(term, ReadoutTerm)]
     if len(terms) != len(current.terms) or not terms:
         raise QuantizeError(name, "the network must end in a token mean and one linear head")
+    for bits in range(settings.weight_bits, FEWEST_HEAD_BITS - 1, -1):
+        scale, weights, bias = _readout(terms, current, time_steps, bits)
+        proven = _readout_range(terms, weights, bias, time_steps)
+        seen = tuple(int(np.rint(x / scale * OBSERVED_MARGIN)) for x in observed)
+        for proof, bounds in (("static", proven), ("observed", (min(seen[0], 0), max(seen[1], 0)))):
+            if _within(bounds, limits.state_bits):
+                neuron = Accumulator(frozen(bias), frozen(np.full(current.shape[0], scale / time_steps)))
+                population = Population(name, current.shape, neuron, 0, bounds)
+                projections = tuple(
+                    Projection((term.source,), name, Readout(frozen(weight, np.int8)))
+                    for term, weight in zip(terms, weights, strict=True)
+                )
+                return population, projections, proof, _margin(bounds, limits)
+    problem = f"its accumulators do not fit {limits.state_bits} bits with weights of {FEWEST_HEAD_BITS} bits"
+    raise QuantizeError(name, problem, "Reduce the tokens or the time steps, or use a target with a wider state.")
+
+
+def _readout(terms: list[ReadoutTerm], current: Current, time_steps: int, bits: int) -> tuple[float, list[Int], Int]:
+    """(scale, weights, bias) of a head with so many weight bits: real sum over the steps = integer * scale."""
     peak = max(float(np.abs(term.weight).max(initial=0.0)) for term in terms) or 1.0
-    largest = 2 ** (settings.weight_bits - 1) - 1
-    scale = peak / largest
+    scale = peak / (2 ** (bits - 1) - 1)
     weights = [np.rint(term.weight / scale).astype(np.int64) for term in terms]
-    bias = np.rint(current.bias * time_steps / scale).astype(np.int64)
-    low, high = bias.copy(), bias.copy()
+    return scale, weights, np.rint(current.bias * time_steps / scale).astype(np.int64)
+
+
+def _readout_range(terms: list[ReadoutTerm], weights: list[Int], bias: Int, time_steps: int) -> tuple[int, int]:
+    """Worst case of the accumulators at any time, over all classes."""
+    low, high = np.minimum(bias, 0), np.maximum(bias, 0)
     for term, weight in zip(terms, weights, strict=True):
         least, most = weighted_range(weight, term.max_out * term.positions * time_steps)
         low, high = low + least, high + most
-    bounds = (int(min(low.min(), 0)), int(max(high.max(), 0)))
-    proof = "static"
-    if not _within(bounds, limits.state_bits):
-        proof = "observed"
-        bounds = tuple(int(np.rint(x / scale * OBSERVED_MARGIN)) for x in observed)  # type: ignore[assignment]
-        if not _within(bounds, limits.state_bits):
-            problem = f"an accumulator of up to {max(map(abs, bounds))} does not fit {limits.state_bits} bits"
-            raise QuantizeError(name, problem, "Compile with fewer weight bits.")
-    scales = np.full(current.shape[0], scale / time_steps)
-    population = Population(name, current.shape, Accumulator(frozen(bias), frozen(scales)), 0, bounds)
-    projections = tuple(
-        Projection((term.source,), name, Readout(frozen(weight, np.int8)))
-        for term, weight in zip(terms, weights, strict=True)
-    )
-    return population, projections, proof, _margin(bounds, limits)
+    return int(low.min()), int(high.max())
 
 
 def _decay(tau: float) -> _Decay:

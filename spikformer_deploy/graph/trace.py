@@ -32,7 +32,7 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int], *, time_steps: i
 
 
 def export(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
-    """torch.export of `module` in evaluation mode with a dynamic batch; ModelError with torch's reason where it fails."""
+    """torch.export of `module` in evaluation mode with a dynamic batch; ModelError where it fails."""
     example = torch.zeros(2, *shape)
     try:
         with torch.no_grad():

@@ -1,0 +1,130 @@
+"""Traced graphs compute what the models compute: every spike of every LIF, through every pass."""
+
+import pytest
+import torch
+from support.models import SMALL, model_and_images
+from torch import nn
+
+from spikformer_deploy.errors import ModelError
+from spikformer_deploy.graph.check import check
+from spikformer_deploy.graph.execute import execute
+from spikformer_deploy.graph.fold import fold_batch_norm
+from spikformer_deploy.graph.ir import Attention, BatchNorm, Graph, Input, Lif, Scale
+from spikformer_deploy.graph.simplify import simplify
+from spikformer_deploy.graph.trace import trace
+from spikformer_deploy.nn.lif import LIF
+from spikformer_deploy.nn.zoo import ModelConfig
+
+
+def traced(module: nn.Module, config: ModelConfig) -> Graph:
+    shape = (config.in_channels, config.image_size, config.image_size)
+    return check(trace(module, shape, time_steps=config.time_steps, per_step=config.per_step))
+
+
+def eager_spikes(module: nn.Module, images: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Spikes of every LIF module, (T, B, ...), and the logits."""
+    spikes: dict[str, torch.Tensor] = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, LIF):
+            layer.register_forward_hook(lambda _m, _i, out, name=name: spikes.__setitem__(name, out))
+    with torch.no_grad():
+        return spikes, module(images)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_graph_equals_the_model(name: str) -> None:
+    config = SMALL[name]
+    module, images = model_and_images(config)
+    raw = traced(module, config)
+    spikes, logits = eager_spikes(module, images)
+    values = execute(raw, images)
+    assert {n.name for n in raw.of(Lif)} == spikes.keys()
+    rates = []
+    for lif, expected in spikes.items():
+        ours = values[lif].transpose(0, 1)
+        if name == "cifar" and expected.ndim == 4:
+            expected = expected.transpose(2, 3)
+        assert torch.equal(ours.flatten(2).float(), expected.flatten(2)), lif
+        rates.append(float(ours.float().mean()))
+    assert 0.02 < sum(rates) / len(rates) < 0.6
+    torch.testing.assert_close(values["output"], logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_passes_flip_no_spike_in_float64(name: str) -> None:
+    config = SMALL[name]
+    module, images = model_and_images(config)
+    raw = traced(module, config)
+    folded = check(simplify(check(fold_batch_norm(raw))))
+    assert not list(folded.of(BatchNorm, Scale))
+    assert [n.op.scale for n in folded.of(Attention)] == [0.25 if name == "dvs" else 0.125]
+    before, after = (execute(g, images, dtype=torch.float64) for g in (raw, folded))
+    for lif in folded.of(Lif):
+        assert torch.equal(before[lif.name], after[lif.name]), lif.name
+    torch.testing.assert_close(before["output"], after["output"], rtol=1e-12, atol=1e-12)
+
+
+def test_forced_spikes_stop_a_cascade() -> None:
+    """With the spikes of another run forced, each layer is computed from those and none is compared twice."""
+    config = SMALL["cifar"]
+    module, images = model_and_images(config)
+    graph = traced(module, config)
+    spikes = execute(graph, images)
+    names = [n.name for n in graph.of(Lif)]
+    altered = {n: torch.zeros_like(spikes[n]) for n in names}
+    silent = execute(graph, images, forced=altered)
+    assert torch.equal(silent[names[0]], spikes[names[0]])
+    assert int(silent[names[-1]].sum()) != int(spikes[names[-1]].sum())
+
+
+def test_dump_names_every_node() -> None:
+    module, _ = model_and_images(SMALL["cifar"])
+    graph = traced(module, SMALL["cifar"])
+    lines = graph.dump().splitlines()
+    assert lines[0] == f"graph T=4 nodes={len(graph)}"
+    assert len(lines) == len(graph) + 1
+    assert any(line.startswith("  block.0.attn.attn_lif: 32x4x4 = Lif[tau=2.0 v_threshold=0.5") for line in lines)
+    assert graph.digest() == traced(module, SMALL["cifar"]).digest()
+    assert isinstance(graph.nodes[0].op, Input)
+
+
+class Wrapped(nn.Module):
+    """A model of one function of the repeated image, for errors."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function, self.lif = function, LIF()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(self, x.unsqueeze(0).repeat(2, 1, 1, 1, 1))
+
+
+def head(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(3).mean(3).mean(0)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda m, x: head(torch.softmax(m.lif(x), 2)), "operation aten.softmax .* is not supported"),
+        (lambda m, x: head(m.lif(x.flatten(0, 1).unflatten(0, (-1, 2)))), "mixes axes"),
+        (lambda m, x: head(m.lif(x.transpose(0, 1))), "first dimension must be the time axis"),
+        (lambda m, x: head(m.lif(x) * m.lif(x)), "a product of two activations is not supported"),
+        (lambda m, x: m.lif(x).flatten(3).mean(3), "must return the mean over the time steps"),
+        (lambda m, x: head(m.lif(x) if x.sum() > 0 else x), "torch.export cannot trace it"),
+        (lambda m, x: head(m.lif(x) + torch.ones(1)), "baked into the model|is not supported"),
+        (lambda m, x: head(m.lif(x).flatten(0, 1)[:, :1].unflatten(0, (2, -1))), "is not supported"),
+    ],
+)
+def test_what_cannot_be_compiled_is_named(function, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        trace(Wrapped(function), (3, 8, 8), time_steps=2)
+
+
+def test_nan_weights_are_refused() -> None:
+    module = Wrapped(lambda m, x: head(m.lif(m.conv(x.flatten(0, 1)).unflatten(0, (2, -1)))))
+    with torch.no_grad():
+        module.conv.weight[0] = float("nan")
+    with pytest.raises(ModelError, match=r"conv\.weight: it holds NaN"):
+        trace(module, (3, 8, 8), time_steps=2)

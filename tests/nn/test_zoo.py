@@ -1,0 +1,75 @@
+"""Parameter counts and keys of the published models (facts of the papers and of the official code)."""
+
+import pytest
+import torch
+
+from spikformer_deploy.errors import InputError
+from spikformer_deploy.nn.zoo import PUBLISHED, build, named
+
+# (all parameters, without those that no forward pass uses); V2 from its paper's tables, to 0.02 M
+V1_COUNTS = {
+    "v1-4-256": (4_159_274, 4_155_178),
+    "v1-2-384": (5_768_122, 5_765_050),
+    "v1-4-384": (9_330_874, 9_324_730),
+    "v1-8-384": (16_828_312, 16_816_024),
+    "v1-6-512": (23_385_640, 23_373_352),
+    "v1-8-512": (29_705_768, 29_689_384),
+    "v1-10-512": (36_025_896, 36_005_416),
+    "v1-8-768": (66_363_208, 66_338_632),
+    "v1-2-256-dvs": (2_585_610, 2_566_666),
+}
+V2_MILLIONS = {"v2-8-384": 29.11, "v2-8-512": 51.55, "v2-8-768": 115.51, "v2-16-768": 172.28}
+UNUSED = ("norm1.", "norm2.", "pos_embed", "norm.weight", "norm.bias")
+
+
+def on_meta(name: str) -> torch.nn.Module:
+    with torch.device("meta"):
+        return build(named(name))
+
+
+@pytest.mark.parametrize("name", V1_COUNTS)
+def test_v1_parameters(name: str) -> None:
+    counts = {key: p.numel() for key, p in on_meta(name).named_parameters()}
+    used = sum(n for key, n in counts.items() if not any(part in key for part in UNUSED))
+    assert (sum(counts.values()), used) == V1_COUNTS[name]
+
+
+@pytest.mark.parametrize("name", V2_MILLIONS)
+def test_v2_parameters(name: str) -> None:
+    count = sum(p.numel() for p in on_meta(name).parameters())
+    assert abs(count / 1e6 - V2_MILLIONS[name]) < 0.02
+
+
+def test_every_published_size_is_tested() -> None:
+    assert {*V1_COUNTS, *V2_MILLIONS} == set(PUBLISHED)
+
+
+def test_official_keys() -> None:
+    state = on_meta("v1-4-384").state_dict()
+    assert len(state) == 216
+    shapes = {
+        "patch_embed.proj_conv.weight": (48, 3, 3, 3),
+        "patch_embed.proj_bn3.running_var": (384,),
+        "patch_embed.rpe_conv.weight": (384, 384, 3, 3),
+        "block.3.norm2.bias": (384,),
+        "block.0.attn.q_linear.bias": (384,),
+        "block.0.mlp.fc1_linear.weight": (1536, 384),
+        "head.weight": (10, 384),
+    }
+    assert {key: tuple(state[key].shape) for key in shapes} == shapes
+    imagenet = on_meta("v1-8-512").state_dict()
+    assert len(imagenet) == 376
+    assert tuple(imagenet["block.0.attn.q_conv.weight"].shape) == (512, 512, 1)
+    assert tuple(imagenet["block.0.mlp.fc1_conv.weight"].shape) == (2048, 512, 1, 1)
+    assert "block.0.attn.q_conv.bias" not in imagenet
+    assert "block.0.attn.proj_conv.bias" in imagenet
+    dvs = on_meta("v1-2-256-dvs").state_dict()
+    assert tuple(dvs["pos_embed"].shape) == (1, 64, 256)
+    assert tuple(dvs["block.0.mlp.fc1_conv.weight"].shape) == (1024, 256, 1)
+
+
+def test_unknown_sizes_are_refused() -> None:
+    with pytest.raises(InputError, match="no published size is called 'v3-1-1'"):
+        named("v3-1-1")
+    with pytest.raises(InputError, match="384 channels do not divide into 7 heads"):
+        build(named("v1-4-384", heads=7))

@@ -1,0 +1,32 @@
+"""Small models with the structure of the published ones, and weights under which neurons fire."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from spikformer_deploy.nn.zoo import ModelConfig, build, named
+
+SMALL: dict[str, ModelConfig] = {
+    "cifar": named("v1-4-384", dim=32, depth=1, heads=4, image_size=16),
+    "imagenet": named("v1-8-512", dim=32, depth=1, heads=2, image_size=32, num_classes=7),
+    "dvs": named("v1-2-256-dvs", dim=32, depth=1, heads=4, image_size=32, time_steps=3),
+    "v2": named("v2-8-512", dim=32, depth=1, heads=4, image_size=16, num_classes=5, stem_stages=2),
+}
+
+
+def model_and_images(config: ModelConfig, seed: int = 0, count: int = 4) -> tuple[nn.Module, torch.Tensor]:
+    """A model whose batch normalisations are calibrated on the images, shifted so that neurons fire."""
+    torch.manual_seed(seed)
+    module = build(config)
+    steps = (config.time_steps,) if config.per_step else ()
+    images = torch.randn(count, *steps, config.in_channels, config.image_size, config.image_size)
+    images = (images > 0.5).float() if config.per_step else images
+    for layer in module.modules():
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            layer.momentum = 1.0
+            nn.init.constant_(layer.bias, 0.4)
+    module.train()
+    with torch.no_grad():
+        module(images)
+    return module.eval(), images

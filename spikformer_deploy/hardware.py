@@ -15,11 +15,11 @@ from typing import Any
 
 import attrs
 import cattrs
-import cattrs.v
 from attrs import field, frozen
 
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.quantity import Quantity
+from spikformer_deploy.validation import problems
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,13 +32,8 @@ OPERATIONS = "asic45nm"
 
 
 def _of(unit: str) -> Any:
-    """A field that must be a Quantity of this unit."""
-
-    def check(instance: Any, attribute: attrs.Attribute[Quantity], value: Quantity) -> None:
-        if value.unit != unit:
-            raise ValueError(f"unit '{value.unit}' instead of '{unit}'")
-
-    return field(validator=check, metadata={"unit": unit})
+    """A field that must be a Quantity of this unit (checked by `_wrong_units`, for all fields at once)."""
+    return field(metadata={"unit": unit})
 
 
 @frozen
@@ -203,8 +198,10 @@ def load_profile(target: str | Path) -> Profile:
     try:
         profile = converter.structure(raw, Profile)
     except (cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError) as error:
-        problems = "\n  ".join(_problems(error))
-        raise InputError(str(target), f"the profile has errors:\n  {problems}", "See docs/profiles.md.") from None
+        found = "\n  ".join(problems(error))
+        raise InputError(str(target), f"the profile has errors:\n  {found}", "See docs/profiles.md.") from None
+    if wrong := _wrong_units(profile):
+        raise InputError(str(target), "the profile has errors:\n  " + "\n  ".join(wrong), "See docs/profiles.md.")
     if profile.corner not in profile.corners:
         known = ", ".join(profile.corners)
         raise InputError(str(target), f"its nominal corner '{profile.corner}' is none of {known}")
@@ -222,12 +219,24 @@ def from_dict(raw: dict[str, Any]) -> Profile:
     try:
         return cattrs.Converter(forbid_extra_keys=True).structure(raw, Profile)
     except (cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError) as error:
-        raise InputError("profile", "; ".join(_problems(error))) from None
+        raise InputError("profile", "; ".join(problems(error))) from None
 
 
 def to_dict(profile: Profile) -> dict[str, Any]:
     """The profile as plain values, for a program file."""
     return cattrs.Converter(unstruct_collection_overrides={tuple: list}).unstructure(profile)
+
+
+def _wrong_units(profile: Profile) -> list[str]:
+    """Every number whose unit is not that of its field, with its path."""
+    sections = {name: getattr(profile, name) for name in ("chip", "core", "time", "power", "board")}
+    sections |= {f"energy.{name}": energy for name, energy in profile.corners.items()}
+    return [
+        f"unit '{value.unit}' instead of '{attribute.metadata['unit']}' @ $.{path}.{attribute.name}"
+        for path, section in sections.items()
+        for attribute in attrs.fields(type(section))
+        if (value := getattr(section, attribute.name)).unit != attribute.metadata["unit"]
+    ]
 
 
 def quantities(profile: Profile) -> Iterator[tuple[str, Quantity]]:
@@ -238,15 +247,6 @@ def quantities(profile: Profile) -> Iterator[tuple[str, Quantity]]:
     for path, section in sections:
         for attribute in attrs.fields(type(section)):
             yield f"{path}.{attribute.name}", getattr(section, attribute.name)
-
-
-def _problems(error: BaseException) -> list[str]:
-    """Every error of a profile with its path; a number's own checks in their own words."""
-
-    def words(problem: BaseException, kind: type | None) -> str:
-        return str(problem.args[0]) if isinstance(problem, ValueError) else cattrs.v.format_exception(problem, kind)
-
-    return cattrs.transform_error(error, format_exception=words)
 
 
 def _raw(target: str) -> dict[str, Any]:

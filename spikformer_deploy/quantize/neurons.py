@@ -99,6 +99,8 @@ def make_lif(
         # a stock threshold is narrow: it makes room for the bits of an exact decay; else those take what is left
         reserved = shift if settings.neuron == "stock" else 0
         thresholds = _thresholds(name, current, gain, halvings, reserved, limits, settings)
+        if thresholds is None:
+            continue
         weights = [_rounded(term, thresholds * gain) for term in _convs(name, current)]
         ranges = None if proven else (observed[0] * OBSERVED_MARGIN, observed[1] * OBSERVED_MARGIN)
         attempt = _attempt(current, weights, thresholds, gain, shift, decay, time_steps, settings.neuron, ranges)
@@ -206,8 +208,11 @@ def _thresholds(
     shift: int,
     limits: CoreLimits,
     settings: Settings,
-) -> Int:
-    """(C,) integer thresholds of the scale groups, before the shift; the halvings give up a weight bit each."""
+) -> Int | None:
+    """(C,) integer thresholds of the scale groups, before the shift; the halvings give up a weight bit each.
+
+    None where a group would have none left; QuantizeError where not even the first choice has one.
+    """
     peaks = np.max([np.abs(t.weight).reshape(len(t.weight), -1).max(1) for t in _convs(name, current)], axis=0)
     largest = 2 ** (settings.weight_bits - 1) - 1
     stock = settings.neuron == "stock"
@@ -219,6 +224,8 @@ def _thresholds(
     groups = scale_groups(peaks, settings.granularity, limits.parameter_sets)
     thresholds = largest_thresholds(peaks, groups, gain, largest, (2**width - 1) >> shift)
     halved = thresholds >> halvings
+    if halved.min() < 1 and (halvings or shift):
+        return None
     if halved.min() < 1:
         ratio = float(peaks.max() * gain)
         raise QuantizeError(

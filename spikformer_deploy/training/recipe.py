@@ -11,6 +11,7 @@ import cattrs
 from attrs import field, frozen, validators
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.validation import problems
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -83,8 +84,8 @@ def read_recipe(path: str | Path) -> Recipe:
     try:
         return converter.structure(raw, Recipe)
     except cattrs.BaseValidationError as error:
-        problems = "; ".join(cattrs.transform_error(error))
-        raise InputError(str(path), problems, "See examples/digits_v2.toml for a complete recipe.") from None
+        found = "; ".join(problems(error))
+        raise InputError(str(path), found, "See examples/digits_v2.toml for a complete recipe.") from None
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

@@ -1,0 +1,132 @@
+"""Checkpoints come in as they are in the wild, and nothing in them is executed."""
+
+import argparse
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from support.models import SMALL
+
+from spikformer_deploy.converters.checkpoint import CIFAR10, load, save
+from spikformer_deploy.errors import InputError, ModelError, SpikdeployError
+from spikformer_deploy.images import Preprocess
+from spikformer_deploy.nn.zoo import build, named
+
+OFFICIAL = {
+    "cifar": named("v1-4-384", dim=64, depth=1, heads=2),
+    "imagenet": named("v1-8-512", dim=64, depth=1, heads=1, num_classes=10),
+    "dvs": named("v1-2-256-dvs", dim=64, depth=1),
+}
+
+
+def test_ours_comes_back_with_everything(tmp_path: Path) -> None:
+    config = SMALL["v2"]
+    module = build(config)
+    preprocess = Preprocess(3, 16, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    for name in ("a", "b"):
+        save(tmp_path / name, module, config, preprocess, ("x", "y"), {"seed": 3})
+    loaded = load(tmp_path / "a")
+    assert (loaded.config, loaded.preprocess, loaded.labels) == (config, preprocess, ("x", "y"))
+    assert loaded.training == {"seed": 3}
+    assert not loaded.module.training
+    for key, value in module.state_dict().items():
+        assert torch.equal(loaded.module.state_dict()[key], value), key
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("form", OFFICIAL)
+@pytest.mark.parametrize("wrapper", ["bare", "timm", "ema", "parallel", "dvs trainer"])
+def test_official_v1(tmp_path: Path, form: str, wrapper: str) -> None:
+    config = OFFICIAL[form]
+    state = build(config).state_dict()
+    arguments = argparse.Namespace(num_heads=config.heads, T=config.time_steps)
+    content = {
+        "bare": state,
+        "timm": {"epoch": 3, "state_dict": state, "optimizer": {}, "args": arguments, "version": 2},
+        "ema": {"state_dict": {}, "state_dict_ema": state, "args": arguments},
+        "parallel": {f"module.{key}": value for key, value in state.items()},
+        "dvs trainer": {"model": state, "epoch": 3, "args": arguments, "max_test_acc1": 80.9},
+    }[wrapper]
+    torch.save(content, tmp_path / "model.pth")
+    loaded = load(tmp_path / "model.pth")
+    assert loaded.config == config
+    told = wrapper in ("timm", "ema", "dvs trainer")
+    assert len(loaded.notes) == (0 if told else 2)
+    assert torch.equal(loaded.module.state_dict()["head.weight"], state["head.weight"])
+
+
+def test_options_win_over_the_paper(tmp_path: Path) -> None:
+    torch.save(build(OFFICIAL["cifar"]).state_dict(), tmp_path / "model.pth")
+    loaded = load(tmp_path / "model.pth", heads=4, time_steps=6)
+    assert (loaded.config.heads, loaded.config.time_steps, loaded.preprocess) == (4, 6, CIFAR10)
+
+
+class Payload:
+    """A pickle that would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.path}",))
+
+
+def test_a_pickle_with_code_is_listed_and_never_run(tmp_path: Path) -> None:
+    state = build(OFFICIAL["cifar"]).state_dict()
+    torch.save({"state_dict": state, "extra": Payload(tmp_path / "executed")}, tmp_path / "model.pth")
+    with pytest.raises(InputError, match=r"would run code of the file: (posix|nt)\.system"):
+        load(tmp_path / "model.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+def state_with(**changes) -> dict[str, torch.Tensor]:
+    state = dict(build(OFFICIAL["cifar"]).state_dict())
+    for key, value in changes.items():
+        state[key.replace("__", ".")] = value
+    return {key: value for key, value in state.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (state_with(head__weight=torch.full((10, 64), float("nan"))), "head.weight: .* not all finite"),
+        (state_with(head__bias=torch.ones(10, dtype=torch.int64)), "head.bias: torch.int64 values"),
+        (state_with(head__bias=torch.ones(11)), r"head.bias: its shape is \(11,\)"),
+        (state_with(block__0__attn__q_linear__bias=None), "missing keys: block.0.attn.q_linear.bias"),
+        (state_with(extra=torch.ones(1)), "unknown keys: extra"),
+        ({"conv1.weight": torch.ones(1)}, "not those of a Spikformer V1"),
+    ],
+)
+def test_wrong_contents_are_named(tmp_path: Path, state: dict, message: str) -> None:
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(ModelError, match=message):
+        load(tmp_path / "model.pth")
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "ours", build(SMALL["cifar"]), SMALL["cifar"], CIFAR10, (), {})
+    torch.save(build(OFFICIAL["cifar"]).state_dict(), tmp_path / "official")
+    for name in ("ours", "official"):
+        content = (tmp_path / name).read_bytes()
+        for length in (0, 1, 8, 9, 100, len(content) // 2, len(content) - 1):
+            (tmp_path / "cut").write_bytes(content[:length])
+            with pytest.raises(SpikdeployError):
+                load(tmp_path / "cut")
+    with pytest.raises(InputError, match="there is no such file"):
+        load(tmp_path / "missing")
+
+
+def test_a_header_with_absurd_sizes_is_refused(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    module = build(SMALL["cifar"])
+    save(tmp_path / "huge", module, replace(SMALL["cifar"], dim=2**30), CIFAR10, (), {})
+    with pytest.raises(InputError, match="dim = 1073741824"):
+        load(tmp_path / "huge")
+
+
+def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be written"):
+        save(tmp_path / "nowhere" / "model", build(SMALL["cifar"]), SMALL["cifar"], CIFAR10, (), {})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,105 @@
+"""The program file: everything comes back, the same bytes for the same program, and no damage goes unseen."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.networks import random_images, random_network
+
+from spikformer_deploy.errors import InputError, ProgramError
+from spikformer_deploy.hardware import load_profile
+from spikformer_deploy.images import Preprocess
+from spikformer_deploy.mapping import map_network
+from spikformer_deploy.program import Program, from_bytes, is_program, to_bytes
+from spikformer_deploy.simulate import engine
+from spikformer_deploy.values import digest
+
+
+def program_of(seed: int, blocks: int = 1) -> Program:
+    network = random_network(seed, blocks=blocks)
+    profile = load_profile("kapoho_point")
+    mapping = map_network(network, profile, {})
+    channels = network.input.shape[0]
+    preprocess = Preprocess(channels, network.input.shape[1], (0.0,) * channels, (1.0,) * channels)
+    return Program(network, mapping, profile, preprocess, ("a", "b"), {"settings": {"weight_bits": 8}})
+
+
+SMALL = to_bytes(program_of(1, blocks=0))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.integers(0, 2))
+def test_everything_comes_back(seed: int, blocks: int) -> None:
+    program = program_of(seed, blocks)
+    content = to_bytes(program)
+    again = from_bytes(content, "file")
+    assert to_bytes(again) == content
+    assert again.network.digest() == program.network.digest()
+    assert digest(again.mapping) == digest(program.mapping)
+    assert again.profile == program.profile
+    images = random_images(program.network, seed)
+    np.testing.assert_array_equal(
+        engine.execute(again.network, images).accumulators, engine.execute(program.network, images).accumulators
+    )
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    program = program_of(2)
+    for name in ("a.spk", "b.spk"):
+        program.save(tmp_path / name)
+    assert (tmp_path / "a.spk").read_bytes() == (tmp_path / "b.spk").read_bytes()
+    assert Program.load(tmp_path / "a.spk").digest() == program.digest()
+    assert is_program(tmp_path / "a.spk")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.spk", "b.spk"]
+    with pytest.raises(InputError, match="cannot be written"):
+        program.save(tmp_path / "missing" / "a.spk")
+    with pytest.raises(InputError, match="cannot be read"):
+        Program.load(tmp_path / "c.spk")
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(0, len(SMALL) * 8 - 1))
+def test_every_flipped_bit_is_found(bit: int) -> None:
+    damaged = bytearray(SMALL)
+    damaged[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(ProgramError):
+        from_bytes(bytes(damaged), "file")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, len(SMALL) - 1))
+def test_every_truncation_is_found(length: int) -> None:
+    with pytest.raises(ProgramError):
+        from_bytes(SMALL[:length], "file")
+
+
+def test_added_bytes_are_found() -> None:
+    with pytest.raises(ProgramError):
+        from_bytes(SMALL + b"\0", "file")
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    from safetensors.numpy import save
+
+    with pytest.raises(ProgramError, match="something else"):
+        from_bytes(save({"x": np.zeros(3)}), "file")
+    with pytest.raises(ProgramError, match="no readable program"):
+        from_bytes(b"PK\x03\x04" + bytes(100), "file")
+    with pytest.raises(ProgramError, match="a model, not a program"):
+        from_bytes(save({"x": np.zeros(3)}, {"spikformer_deploy": '{"kind": "checkpoint"}'}), "file")
+    with pytest.raises(ProgramError, match="format 99"):
+        from_bytes(save({"x": np.zeros(3)}, {"spikformer_deploy": '{"format": 99}'}), "file")
+
+
+def test_a_program_that_contradicts_itself_is_refused() -> None:
+    """A well-formed file with a valid checksum, whose network reads a population that does not exist."""
+    program = program_of(1, blocks=0)
+    network = program.network
+    first = replace(network.projections[0], sources=("nobody",))
+    fields = {n: getattr(network, n) for n in network.__dataclass_fields__ if not n.startswith("_")}
+    broken = type(network)(**(fields | {"projections": (first, *network.projections[1:])}))
+    with pytest.raises(ProgramError, match="contradicts itself"):
+        from_bytes(to_bytes(replace(program, network=broken)), "file")

@@ -23,7 +23,6 @@ from spikformer_deploy.simulate.estimate import StepTimes, estimate
 from spikformer_deploy.simulate.events import Events, count, join
 from spikformer_deploy.simulate.reach import channel_cuts
 
-BACKENDS = ("engine", "reference")
 BATCH = 32
 
 
@@ -137,13 +136,13 @@ def peak_memory_mib() -> float:
 
 
 def _executor(backend: str) -> Callable[..., Any]:
-    if backend == "engine":
-        from spikformer_deploy.simulate.engine import execute
-    elif backend == "reference":
-        from spikformer_deploy.reference.engine import execute
-    else:
-        raise InputError("--backend", f"'{backend}' is none of {', '.join(BACKENDS)}")
-    return execute
+    from spikformer_deploy.reference import engine as reference
+    from spikformer_deploy.simulate import engine
+
+    executors: dict[str, Callable[..., Any]] = {"engine": engine.execute, "reference": reference.execute}
+    if backend not in executors:
+        raise InputError("--backend", f"'{backend}' is none of {', '.join(executors)}")
+    return executors[backend]
 
 
 def _batch(program: Program, backend: str) -> int:

@@ -84,8 +84,8 @@ def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
             tokens = F.linear(x.flatten(2).transpose(1, 2), _parameter(weight, x), _parameter(bias, x))
             return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
         case BatchNorm(gamma, beta, mean, var, eps):
-            parameters = (_parameter(p, x) for p in (mean, var, gamma, beta))
-            return F.batch_norm(x, *parameters, False, 0.0, eps)
+            statistics, affine = [[_parameter(p, x) for p in pair] for pair in ((mean, var), (gamma, beta))]
+            return F.batch_norm(x, statistics[0], statistics[1], affine[0], affine[1], False, 0.0, eps)
         case Lif(tau, v_threshold, decay_input):
             return lif(x.unflatten(0, (graph.time_steps, -1)), tau, v_threshold, decay_input, 4.0).flatten(0, 1)
         case MaxPool2d(kernel, stride, padding):

@@ -133,7 +133,7 @@ class _Tracer:
         return name if self.counts[name] == 1 else f"{name}.{self.counts[name] - 1}"
 
     def _finish(self, node: torch.fx.Node) -> None:
-        results = [self.values[a] for a in node.args[0] if isinstance(a, torch.fx.Node)]
+        results = [self.values[a] for a in node.all_input_nodes]
         if len(results) != 1 or not isinstance(results[0], Value):
             raise ModelError("model", f"it returns {len(results)} tensors", "It must return the logits alone.")
         value = results[0]

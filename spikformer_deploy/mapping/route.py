@@ -43,8 +43,8 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
                 if site.kind == "partial" and site.population == projection.target:
                     parts.append(_pairs(boxes, projection, source, index, rate, site.part))
                     parts.append(_pairs(boxes, ONE_TO_ONE, index, target, 1.0))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Nets(*columns)
+    source, target, messages = ([part[i] for part in parts] for i in range(3))
+    return Nets(np.concatenate(source), np.concatenate(target), np.concatenate(messages))
 
 
 ONE_TO_ONE = Projection((), "", Window())
@@ -77,7 +77,8 @@ def _pairs(
         first, end = sent[:, 1 + 2 * axis], sent[:, 2 + 2 * axis]
         shared *= np.clip(np.minimum(high[axis][:, None], end) - np.maximum(low[axis][:, None], first), 0, None)
     to, origin = np.nonzero(shared)
-    return senders[origin], receivers[to], rate * shared[to, origin]
+    messages: Float = rate * shared[to, origin].astype(np.float64)
+    return senders[origin].astype(np.int64), receivers[to].astype(np.int64), messages
 
 
 def _all_pairs(boxes: Int, source: int, target: int, rate: float, heads: bool = False) -> tuple[Int, Int, Float]:

@@ -101,7 +101,7 @@ def make_lif(
         thresholds = _thresholds(name, current, gain, halvings, reserved, limits, settings)
         if thresholds is None:
             continue
-        weights = [_rounded(term, thresholds * gain) for term in _convs(name, current)]
+        weights = [_rounded(term, thresholds.astype(np.float64) * gain) for term in _convs(name, current)]
         ranges = None if proven else (observed[0] * OBSERVED_MARGIN, observed[1] * OBSERVED_MARGIN)
         attempt = _attempt(current, weights, thresholds, gain, shift, decay, time_steps, settings.neuron, ranges)
         if _fits(attempt, limits, settings.neuron):

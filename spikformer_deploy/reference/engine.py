@@ -158,7 +158,7 @@ def _convolution(conv: Conv, x: Int, shape: tuple[int, int, int]) -> Int:
 def _window(window: Window, x: Int, shape: tuple[int, int, int]) -> Int:
     padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in window.padding)))
     taps = np.ndindex(*window.kernel)
-    return sum(  # type: ignore[return-value]
+    return sum(
         (_shifted(padded, ky, kx, window.stride, shape[1:]) for ky, kx in taps),
         np.zeros((len(x), *shape), np.int64),
     )

@@ -16,9 +16,10 @@ def render(data: dict[str, Any]) -> str:
         loader=PackageLoader("spikformer_deploy.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"si": svg.si, "percent": _percent, "joules": _joules, "micro": _micro}
+    target = _on_target(data)
     pictures = {
         "energy": svg.bars([_bar(e) for e in data["energies"]], "mJ"),
-        "shares": svg.shares(_on_target(data)["shares"]) if _on_target(data) else "",
+        "shares": svg.shares(target["shares"]) if target else "",
         "cores": svg.core_map(data["cores"]),
         "scale": svg.scale(),
         "steps": svg.columns(
@@ -28,7 +29,7 @@ def render(data: dict[str, Any]) -> str:
     }
     rates = {layer["name"]: Markup(svg.rates(layer["rate_by_step"])) for layer in data["layers"]}
     return environment.get_template("report.html.j2").render(
-        data, target=_on_target(data), rates=rates, pictures={k: Markup(v) for k, v in pictures.items()}
+        data, target=target, rates=rates, pictures={k: Markup(v) for k, v in pictures.items()}
     )
 
 

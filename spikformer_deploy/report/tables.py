@@ -9,6 +9,7 @@ from rich.table import Table
 
 from spikformer_deploy.accounting.counts import layers
 from spikformer_deploy.program import Program
+from spikformer_deploy.quantize.network import Conv, Readout
 
 if TYPE_CHECKING:
     from spikformer_deploy.inference import Run
@@ -39,8 +40,7 @@ def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib
 
 def weights_of(program: Program) -> list[np.ndarray]:
     """All weight arrays of a program."""
-    synapses = [p.synapse for p in program.network.projections]
-    return [s.weight for s in synapses if isinstance(getattr(s, "weight", None), np.ndarray)]  # type: ignore[union-attr]
+    return [p.synapse.weight for p in program.network.projections if isinstance(p.synapse, (Conv, Readout))]
 
 
 def facts_table(title: str, values: dict[str, Any]) -> Table:
@@ -110,5 +110,5 @@ def number(value: Any) -> str:
     if isinstance(value, (int, np.integer)):
         return f"{value:,}"
     if isinstance(value, (float, np.floating)):
-        return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+        return f"{value:,.0f}" if abs(float(value)) >= 1e4 else f"{value:.4g}"
     return str(value)

@@ -207,7 +207,7 @@ def _projection_sum(batch: _Batch, projection: Projection, bound: int) -> torch.
         case Conv():
             out = batch.convolutions[projection](maps[0])
         case Attention() as synapse:
-            out = synapses.attention(synapse, *maps, bound)
+            out = synapses.attention(synapse, maps[0], maps[1], maps[2], bound)
         case synapse:
             raise TypeError(f"{type(synapse).__name__} does not reach a LIF")
     return out.reshape(batch.images, -1, out.shape[1] * out.shape[2], out.shape[3])

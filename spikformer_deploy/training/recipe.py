@@ -18,8 +18,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-positive = validators.gt(0)
-share = validators.and_(validators.ge(0), validators.lt(1))
+positive: Any = validators.gt(0)
+share: Any = validators.and_(validators.ge(0), validators.lt(1))
 
 
 @frozen

@@ -1,0 +1,63 @@
+"""The wheel holds what the checkout has, and works outside of it."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pytest.importorskip("setuptools", minversion="77", reason="building a wheel without network needs setuptools >= 77")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(folder),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return next(folder.glob("*.whl"))
+
+
+def test_every_package_is_listed() -> None:
+    from spikformer_deploy.hardware import tomllib
+
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "spikformer_deploy").rglob("__init__.py")}
+    found |= {"spikformer_deploy.converters", "spikformer_deploy.hw_profiles"}
+    assert listed == found
+
+
+def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    for needed in ("hw_profiles/loihi2.toml", "bundled/digits_v2.safetensors", "report/templates/report.html.j2"):
+        assert f"spikformer_deploy/{needed}" in names
+    assert not any(name.startswith(("converters/", "tests/")) for name in names)
+    code = (
+        "import spikformer_deploy, spikformer_deploy.converters.checkpoint as c\n"
+        "from spikformer_deploy.hardware import load_profile\n"
+        "print(spikformer_deploy.__file__, load_profile('loihi2').cores, c.load('digits-v2').config.dim)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "site") in done.stdout
+    assert done.stdout.split()[1:] == ["120", "48"]

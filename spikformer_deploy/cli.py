@@ -86,7 +86,7 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
     from spikformer_deploy.pipeline import compile_model
     from spikformer_deploy.report.tables import compile_summary
 
-    path = Path(output or f"{Path(model).name.split('.')[0]}.spk")
+    path = _output(output or f"{Path(model).name.split('.')[0]}.spk")
     compiled = compile_model(model, target, report=None if as_json else _print_step, **options)
     compiled.program.save(path)
     summary = compile_summary(compiled.program, str(path), compiled.seconds, peak_memory_mib())
@@ -108,10 +108,11 @@ def run_command(program: str, data: str, output: str | None, as_json: bool, **op
     from spikformer_deploy.files import write_whole
     from spikformer_deploy.report.tables import run_tables
 
+    path = _output(output) if output else None
     result = _run(program, data, as_json, **options)
     values = result.to_dict()
-    if output:
-        write_whole(Path(output), (json.dumps(values, indent=2) + "\n").encode())
+    if path:
+        write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
     if as_json:
         _print_json(values)
     else:
@@ -136,8 +137,11 @@ def report_command(program: str, data: str, limit: int | None, output: str, json
     from spikformer_deploy.report import report_data
 
     quiet = json_file == "-"
+    path = _output(output)
+    if json_file and not quiet:
+        _output(json_file)
     result = _run(program, data, quiet, limit=limit)
-    result.report(output)
+    result.report(path)
     if quiet:
         _print_json(report_data(result))
         return
@@ -211,6 +215,8 @@ def train_command(recipe: str, output: str | None, as_json: bool) -> None:
     """Train a Spikformer by a TOML RECIPE; an interrupted training goes on where it stopped."""
     from spikformer_deploy.training.supervised import train
 
+    if output:
+        _output(output)
     with _progress("train", as_json) as advance:
         result = train(recipe, output, report=lambda done, total, loss: advance(done, total))
     _show(result, as_json, result["output"])
@@ -225,7 +231,7 @@ def demo_command(model: str, output: str, as_json: bool) -> None:
     from spikformer_deploy.demo import demo
 
     with _progress("verify", as_json) as advance:
-        result, tables = demo(model, Path(output), None if as_json else _print_step, advance)
+        result, tables = demo(model, _output(output), None if as_json else _print_step, advance)
     if as_json:
         _print_json(result)
     else:
@@ -236,6 +242,14 @@ def demo_command(model: str, output: str, as_json: bool) -> None:
 
 
 # --- printing ---------------------------------------------------------------------------------------------------
+
+
+def _output(path: str) -> Path:
+    """A path to write to; InputError before any work where its folder is missing."""
+    from spikformer_deploy.files import check_folder
+
+    check_folder(Path(path))
+    return Path(path)
 
 
 def _run(program: str, data: str, quiet: bool, **options: Any) -> Any:

@@ -9,6 +9,14 @@ from pathlib import Path
 from spikformer_deploy.errors import InputError
 
 
+def check_folder(path: Path) -> None:
+    """Raise InputError where the folder of `path` is missing: better before the work than after it."""
+    if not path.parent.is_dir():
+        raise InputError(
+            str(path), "it cannot be written: there is no such folder", "Give a path in an existing folder."
+        )
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write `content` to a temporary name in the same folder and move it into place.
 

@@ -43,8 +43,11 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
                 if site.kind == "partial" and site.population == projection.target:
                     parts.append(_pairs(boxes, projection, source, index, rate, site.part))
                     parts.append(_pairs(boxes, ONE_TO_ONE, index, target, 1.0))
-    source, target, messages = ([part[i] for part in parts] for i in range(3))
-    return Nets(np.concatenate(source), np.concatenate(target), np.concatenate(messages))
+    return Nets(
+        np.concatenate([source for source, _, _ in parts]),
+        np.concatenate([target for _, target, _ in parts]),
+        np.concatenate([messages for _, _, messages in parts]),
+    )
 
 
 ONE_TO_ONE = Projection((), "", Window())

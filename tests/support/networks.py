@@ -73,7 +73,7 @@ class Builder:
         synapse = Attention(heads, int(self.rng.integers(1, 4)))
         return self.lif(name, qkv[0].shape, (synapse, tuple(p.name for p in qkv)))
 
-    def finish(self, source: Population, classes: int, state_bits: int = 24) -> Network:
+    def finish(self, source: Population, classes: int, state_bits: int = 32) -> Network:
         rng = self.rng
         weight = rng.integers(-127, 128, (classes, source.shape[0])).astype(np.int8)
         neuron = Accumulator(rng.integers(-99, 99, classes), np.full(classes, 0.5))

@@ -14,11 +14,14 @@ from spikformer_deploy.mapping.mapping import SECTIONS, Mapping, Site
 from spikformer_deploy.mapping.memory import BoxSizes, words
 from spikformer_deploy.mapping.partition import partition, sites_of
 from spikformer_deploy.mapping.place import Placer, hilbert
-from spikformer_deploy.mapping.route import destinations, metrics, nets_of
-from spikformer_deploy.mapping.rules import first_violation
+from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
+from spikformer_deploy.mapping.rules import first_violation, fits
 from spikformer_deploy.quantize.network import Attention, Network
 
 Int: TypeAlias = NDArray[np.int64]
+
+MOST_CUTS = 8
+"""Rounds of cutting with room for destinations; what does not fit then is an error."""
 
 __all__ = ["Mapping", "map_network", "verify_mapping"]
 
@@ -31,15 +34,32 @@ def map_network(network: Network, profile: Profile, rates: dict[str, float], pla
     """
     _check_neurons(network, profile)
     sites = sites_of(network, profile.core)
-    boxes = partition(network, sites, profile, rates)
+    boxes, nets, needed = _cut(network, sites, profile, rates)
     cores = placer(len(boxes), profile)
-    nets = nets_of(network, sites, boxes, rates)
-    needed = _words(network, sites, boxes, profile)
-    needed[:, SECTIONS.index("axon_mem")] = destinations(nets, len(boxes))
     chips = len(np.unique(cores // profile.cores_per_chip))
     mapping = Mapping(sites, boxes, cores, needed, chips, profile.cores_per_chip, metrics(nets, cores, profile))
     verify_mapping(mapping, network, profile)
     return mapping
+
+
+def _cut(network: Network, sites: tuple[Site, ...], profile: Profile, rates: dict[str, float]) -> tuple[Int, Nets, Int]:
+    """(boxes, nets, words); the axon memory of a slice shows only once all the sites that it sends to are cut.
+
+    Where it exceeds a core, the site is cut again with that room kept free.
+    """
+    reserved: dict[str, int] = {}
+    for _ in range(MOST_CUTS):
+        boxes = partition(network, sites, profile, rates, reserved)
+        nets = nets_of(network, sites, boxes, rates)
+        needed = _words(network, sites, boxes, profile)
+        needed[:, SECTIONS.index("axon_mem")] = destinations(nets, len(boxes))
+        over = np.flatnonzero(~fits(needed, profile.core))
+        if not over.size:
+            break
+        for slice_ in over:
+            name = sites[boxes[slice_, 0]].name
+            reserved[name] = max(reserved.get(name, 0), int(needed[slice_, SECTIONS.index("axon_mem")]))
+    return boxes, nets, needed
 
 
 def verify_mapping(mapping: Mapping, network: Network, profile: Profile) -> None:

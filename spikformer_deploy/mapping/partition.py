@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.errors import MappingError
 from spikformer_deploy.hardware import Core, Profile, load_profile, profile_names
-from spikformer_deploy.mapping.mapping import Site
+from spikformer_deploy.mapping.mapping import SECTIONS, Site
 from spikformer_deploy.mapping.memory import BoxSizes, words
 from spikformer_deploy.mapping.rules import first_violation, fits
 from spikformer_deploy.quantize.network import Attention, Conv, Network, Readout, Window
@@ -74,13 +74,20 @@ def _counters(name: str, shape: tuple[int, int, int], heads: int) -> Site:
     return Site(f"{name}.counters", "attention", name, (shape[0], 1, depth), "tokens", 2 * tokens)
 
 
-def partition(network: Network, sites: tuple[Site, ...], profile: Profile, rates: dict[str, float]) -> Int:
+def partition(
+    network: Network,
+    sites: tuple[Site, ...],
+    profile: Profile,
+    rates: dict[str, float],
+    reserved: dict[str, int] | None = None,
+) -> Int:
     """(slices, 7) boxes: site, c0, c1, y0, y1, x0, x1, in the order of the sites.
 
-    rates  messages a neuron and step, by population
+    rates     messages a neuron and step, by population
+    reserved  words of axon memory to keep free in each core of a site, by site
     Raises MappingError where a single neuron does not fit a core, or the board has too few cores.
     """
-    choices = [cuts(network, site, profile, rates) for site in sites]
+    choices = [cuts(network, site, profile, rates, (reserved or {}).get(site.name, 0)) for site in sites]
     fewest = [min(cut.cores for cut in options) for options in choices]
     _check_board(sites, fewest, profile)
     budget = -(-sum(fewest) // profile.cores_per_chip) * profile.cores_per_chip
@@ -88,13 +95,17 @@ def partition(network: Network, sites: tuple[Site, ...], profile: Profile, rates
     return np.array([row for i, cut in enumerate(chosen) for row in _boxes(i, sites[i].shape, cut.box)], np.int64)
 
 
-def cuts(network: Network, site: Site, profile: Profile, rates: dict[str, float]) -> list[Cut]:
-    """The cuts of a site that fit, none of which another beats in both cores and work; fewest cores first."""
+def cuts(network: Network, site: Site, profile: Profile, rates: dict[str, float], reserved: int = 0) -> list[Cut]:
+    """The cuts of a site that fit, none of which another beats in both cores and work; fewest cores first.
+
+    reserved  words of axon memory that the destinations of a slice take
+    """
     channels, rows, columns = (np.array(_sizes(extent), np.int64) for extent in site.shape)
     if site.kind == "attention":
         rows, columns = rows[-1:], columns[-1:]
     box = BoxSizes(channels[:, None, None], rows[None, :, None], columns[None, None, :])
     needed = words(network, site, box, profile.core)
+    needed[..., SECTIONS.index("axon_mem")] = reserved
     good = fits(needed, profile.core)
     if not good.any():
         problem = first_violation(needed.reshape(-1, 5)[needed.sum(-1).argmin()], profile.core)

@@ -13,7 +13,7 @@ from spikformer_deploy.graph.ir import Attention, BatchNorm, Graph, Input, Lif, 
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.nn.lif import LIF
-from spikformer_deploy.nn.zoo import ModelConfig
+from spikformer_deploy.nn.zoo import ModelConfig, build, named
 
 
 def traced(module: nn.Module, config: ModelConfig) -> Graph:
@@ -128,3 +128,14 @@ def test_nan_weights_are_refused() -> None:
         module.conv.weight[0] = float("nan")
     with pytest.raises(ModelError, match=r"conv\.weight: it holds NaN"):
         trace(module, (3, 8, 8), time_steps=2)
+
+
+@pytest.mark.parametrize("name", ["v1-4-384", "v1-8-512", "v1-2-256-dvs", "v2-8-512"])
+def test_published_sizes_trace(name: str) -> None:
+    """One of each form at its real size; the graph has every layer of the model once."""
+    config = named(name)
+    graph = traced(build(config), config)
+    lifs = {path for path, layer in build(config).named_modules() if isinstance(layer, LIF)}
+    assert {n.name for n in graph.of(Lif)} == lifs
+    assert len(list(graph.of(Attention))) == config.depth
+    assert graph.nodes[-1].shape == (config.num_classes, 1, 1)

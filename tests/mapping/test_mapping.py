@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.networks import random_network
+from support.profiles import smaller
 
 from spikformer_deploy.errors import MappingError
 from spikformer_deploy.hardware import from_dict, load_profile, to_dict
@@ -21,14 +22,6 @@ from spikformer_deploy.quantize.network import Conv, Lif, Network, Population, P
 
 ROWS = list(csv.DictReader(line for line in (Path(__file__).parent / "core_rows.csv").open() if line[0] != "#"))
 LOIHI2 = load_profile("loihi2")
-
-
-def smaller(memory: int, neurons: int, section: int):
-    """loihi2 on a large board with less of everything in a core."""
-    raw = to_dict(load_profile("hala_point"))
-    for name, value in (("memory_words", memory), ("neurons", neurons), ("section_words", section)):
-        raw["core"][name] |= {"value": float(value), "range": None}
-    return from_dict(raw)
 
 
 @settings(deadline=None, max_examples=40)
@@ -221,3 +214,14 @@ def test_coordinates_follow_tiles_and_chips() -> None:
     board = load_profile("kapoho_point")
     x, y = coordinates(board, np.array([0, 3, 4, 31, 32, 120, 480]))
     assert list(zip(x.tolist(), y.tolist(), strict=True)) == [(0, 0), (0, 0), (1, 0), (7, 0), (0, 1), (8, 0), (0, 4)]
+
+
+def test_room_for_destinations_is_kept_free() -> None:
+    """A core whose memory is just full without the entries for its destinations is cut again, not refused."""
+    network = random_network(7, blocks=1)
+    rates = {p.name: 0.2 for p in network}
+    for memory in range(400, 700, 20):
+        profile = smaller(memory, 300, 300)
+        mapping = map_network(network, profile, rates)
+        assert (mapping.words.sum(1) <= memory).all()
+        assert (mapping.words[:, 4] > 0).any()

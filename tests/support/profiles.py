@@ -1,0 +1,13 @@
+"""Targets with small cores, so that small networks are cut as large ones are."""
+
+from __future__ import annotations
+
+from spikformer_deploy.hardware import Profile, from_dict, load_profile, to_dict
+
+
+def smaller(memory: int, neurons: int, section: int) -> Profile:
+    """loihi2 on a large board with less of everything in a core."""
+    raw = to_dict(load_profile("hala_point"))
+    for name, value in (("memory_words", memory), ("neurons", neurons), ("section_words", section)):
+        raw["core"][name] |= {"value": float(value), "range": None}
+    return from_dict(raw)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from spikformer_deploy.hardware import Profile, from_dict, load_profile, to_dict
 
 
-def smaller(memory: int, neurons: int, section: int) -> Profile:
-    """loihi2 on a large board with less of everything in a core."""
+def smaller(memory: int, neurons: int, section: int, tiles: int = 8) -> Profile:
+    """loihi2 on a large board with less of everything in a core, and `tiles` x 4 tiles of 4 cores a chip (8 unused)."""
     raw = to_dict(load_profile("hala_point"))
+    raw["chip"]["tiles_x"] |= {"value": float(tiles)}
     for name, value in (("memory_words", memory), ("neurons", neurons), ("section_words", section)):
         raw["core"][name] |= {"value": float(value), "range": None}
     return from_dict(raw)

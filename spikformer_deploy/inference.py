@@ -20,8 +20,7 @@ from spikformer_deploy.images import ImageSet, read
 from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.network import Accumulator
 from spikformer_deploy.simulate.estimate import StepTimes, estimate
-from spikformer_deploy.simulate.events import Events, count, join
-from spikformer_deploy.simulate.reach import channel_cuts
+from spikformer_deploy.simulate.events import Events, count, geometry, join
 
 BATCH = 32
 
@@ -108,11 +107,11 @@ def run(
     """
     execute = _executor(backend)
     images = data if isinstance(data, ImageSet) else read(data, program.preprocess, limit=limit)
-    cuts = channel_cuts(program.network, program.mapping)
+    there = geometry(program.network, program.mapping)
     start, parts, accumulators, kernels = time.monotonic(), [], [], ""
     for pixels, _ in images.batches(_batch(program, backend)):
-        execution = execute(program.network, pixels, cuts=cuts)
-        parts.append(count(program.network, program.mapping, execution))
+        execution = execute(program.network, pixels, cells=there.cells)
+        parts.append(count(there, execution))
         accumulators.append(execution.accumulators)
         kernels = execution.kernels
         if progress is not None:
@@ -148,8 +147,9 @@ def _executor(backend: str) -> Callable[..., Any]:
 def _batch(program: Program, backend: str) -> int:
     """Images a batch: bounded in memory, and small enough for progress to be seen."""
     from spikformer_deploy.simulate.engine import batch_size
+    from spikformer_deploy.simulate.plan import make_plan
 
-    size = batch_size(program.network)
+    size = batch_size(make_plan(program.network))
     return max(1, min(BATCH, size if backend == "engine" else size // 8))
 
 

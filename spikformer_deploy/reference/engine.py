@@ -7,7 +7,6 @@ Loops run over time steps, populations and kernel taps; nothing here is clever.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from spikformer_deploy.quantize.network import (
     Sum,
     Window,
 )
-from spikformer_deploy.simulate.run import Activity, Execution, check_state, frames
+from spikformer_deploy.simulate.run import Activity, Cells, Execution, check_state, frames, one_cell
 
 Int = NDArray[np.int64]
 
@@ -37,13 +36,13 @@ def execute(
     images: NDArray[np.integer],
     *,
     record: Sequence[str] = (),
-    cuts: Mapping[str, NDArray[np.int64]] | None = None,
+    cells: Mapping[str, Cells] | None = None,
 ) -> Execution:
     """Run `images` through `network`, all populations of a time step in topological order, step after step.
 
     images  (N, C, Y, X) pixels, or (N, T, C, Y, X) frames where the Source is `per_step`; integers
     record  names of populations whose spikes and membrane potentials are kept
-    cuts    channel ranges of Activity.messages, by population
+    cells   the grids of Activity.messages, by population; one cell each where nothing is said
     Raises InputError for images of another shape or range, OverflowDetected where a state leaves `network.state_bits`.
     """
     inputs = frames(network, images).astype(np.int64)
@@ -67,7 +66,7 @@ def execute(
             if population.name in membranes:
                 membranes[population.name].append(state)
     activity = {
-        p.name: observe(np.stack(sent[p.name], 1), (cuts or {}).get(p.name))
+        p.name: observe(np.stack(sent[p.name], 1), (cells or {}).get(p.name, one_cell(p.shape)))
         for p in network
         if not isinstance(p.neuron, Accumulator)
     }
@@ -133,12 +132,14 @@ def synaptic_sum(synapse: Conv | Window | Readout | Attention, sources: list[Int
             assert_never(synapse)
 
 
-def observe(sent: Int, cuts: NDArray[np.int64] | None) -> Activity:
+def observe(sent: Int, cells: Cells) -> Activity:
     """The Activity of one population from all it sent, (N, T, C, Y, X)."""
-    fired = sent != 0
-    edges = np.array([0, sent.shape[2]]) if cuts is None else np.asarray(cuts)
-    ranges = [fired[:, :, low:high].sum(2) for low, high in pairwise(edges)]
-    return Activity(np.stack(ranges, 2).astype(np.int32), edges.astype(np.int64), fired.sum(0), sent.sum((0, 2, 3, 4)))
+    slices, rows, columns = cells.shape
+    messages = np.zeros((*sent.shape[:2], slices, rows, columns), np.int32)
+    for s, y, x in np.ndindex(slices, *sent.shape[3:]):
+        fired = sent[:, :, cells.channels[s] : cells.channels[s + 1], y, x] != 0
+        messages[:, :, s, cells.rows[y], cells.columns[x]] += fired.sum(2)
+    return Activity(messages, cells, (sent != 0).any((0, 1)), sent.sum((0, 2, 3, 4)))
 
 
 def _convolution(conv: Conv, x: Int, shape: tuple[int, int, int]) -> Int:

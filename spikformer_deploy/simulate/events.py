@@ -15,13 +15,21 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.network import Accumulator, Attention, Conv, Network, Projection, Readout, Window
-from spikformer_deploy.simulate.reach import axes_of, channel_cuts, fan_of_channels, reached
+from spikformer_deploy.simulate.reach import whole_reach
 from spikformer_deploy.simulate.run import Activity, Execution
-from spikformer_deploy.simulate.slices import SliceEvents, count_slices
+from spikformer_deploy.simulate.slices import Geometry, SliceEvents, count_slices, geometry
 
-__all__ = ["Events", "PopulationEvents", "ProjectionEvents", "SliceEvents", "channel_cuts", "count", "join"]
+__all__ = [
+    "Events",
+    "Geometry",
+    "PopulationEvents",
+    "ProjectionEvents",
+    "SliceEvents",
+    "count",
+    "geometry",
+    "join",
+]
 
 Int: TypeAlias = NDArray[np.int64]
 
@@ -34,7 +42,7 @@ class PopulationEvents:
     spikes    (T,) non-zero outputs
     values    (T,) sum of the values sent; equal to `spikes` for binary spikes
     messages  (T,) one for each spike and each core it is sent to; equal to `spikes` where there is no mapping
-    fired     (T, C, Y, X) spikes of every neuron; zero for the Accumulator
+    active    (C, Y, X) neurons that sent anything in any step of any image; none of the Accumulator
     """
 
     name: str
@@ -42,12 +50,12 @@ class PopulationEvents:
     spikes: Int
     values: Int
     messages: Int
-    fired: Int
+    active: NDArray[np.bool_]
 
     @property
     def silent(self) -> int:
         """Neurons that sent nothing in any step of any image."""
-        return int((self.fired.sum(0) == 0).sum())
+        return int((~self.active).sum())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,14 +111,15 @@ class Events:
         return sum(p.dense for p in self.projections) * self.time_steps
 
 
-def count(network: Network, mapping: Mapping | None, execution: Execution) -> Events:
-    """All events of `execution`: per population and projection, and per slice of `mapping` where there is one.
+def count(geometry: Geometry, execution: Execution) -> Events:
+    """All events of `execution`: per population and projection, and per slice of the mapping where there is one.
 
-    Raises InputError where the execution was not asked for the ranges of channels that `channel_cuts` names.
+    Raises InputError where the execution was not asked for the cells of the geometry.
     """
-    _check_cuts(network, mapping, execution)
+    network, mapping = geometry.network, geometry.mapping
+    _check_cells(geometry, execution)
     images = len(execution.accumulators)
-    slices = None if mapping is None else count_slices(network, mapping, execution)
+    slices = None if mapping is None else count_slices(geometry, execution.activity, images)
     serial = {} if mapping is None else {s.population: s.serial for s in mapping.sites if s.kind == "attention"}
     populations = {p.name: _population(network, p.name, execution, images) for p in network}
     if mapping is not None and slices is not None:
@@ -125,15 +134,14 @@ def count(network: Network, mapping: Mapping | None, execution: Execution) -> Ev
 def join(parts: Sequence[Events]) -> Events:
     """The events of consecutive batches of one program as one; `parts` must not be empty."""
     first = parts[0]
+    added = ("updates", "spikes", "values", "messages")
     populations = {
-        name: PopulationEvents(
-            name,
-            *(
-                sum(getattr(e.populations[name], f) for e in parts)
-                for f in ("updates", "spikes", "values", "messages", "fired")
-            ),
+        name: replace(
+            start,
+            active=np.logical_or.reduce([e.populations[name].active for e in parts]),
+            **{f: sum(getattr(e.populations[name], f) for e in parts) for f in added},
         )
-        for name in first.populations
+        for name, start in first.populations.items()
     }
     summed = ("synops", "delivered", "coincidences", "products")
     projections = tuple(
@@ -148,14 +156,15 @@ def join(parts: Sequence[Events]) -> Events:
     return Events(sum(e.images for e in parts), first.time_steps, populations, projections, slices)
 
 
-def _check_cuts(network: Network, mapping: Mapping | None, execution: Execution) -> None:
-    for name, cuts in channel_cuts(network, mapping).items():
-        if not np.isin(cuts, execution.activity[name].channel_cuts).all():
+def _check_cells(geometry: Geometry, execution: Execution) -> None:
+    for name, cells in geometry.cells.items():
+        got = execution.activity[name].cells
+        if not all(np.array_equal(getattr(got, f), getattr(cells, f)) for f in ("channels", "rows", "columns")):
             raise InputError(
                 name,
-                f"its activity was summed over channels cut at {execution.activity[name].channel_cuts.tolist()}, "
-                f"and the counts need {cuts.tolist()}",
-                "Run the images with cuts=channel_cuts(network, mapping).",
+                f"its activity was summed over {' x '.join(map(str, got.shape))} cells of channels, rows and columns, "
+                f"and the counts need {' x '.join(map(str, cells.shape))} of their own",
+                "Run the images with cells=geometry(network, mapping).cells.",
             )
 
 
@@ -164,10 +173,10 @@ def _population(network: Network, name: str, execution: Execution, images: int) 
     updates = np.full(steps, population.size * images, np.int64)
     if isinstance(population.neuron, Accumulator):
         none = np.zeros(steps, np.int64)
-        return PopulationEvents(name, updates, none, none, none, np.zeros((steps, *population.shape), np.int64))
-    fired = execution.activity[name].fired
-    spikes = fired.sum((1, 2, 3))
-    return PopulationEvents(name, updates, spikes, execution.activity[name].total, spikes, fired)
+        return PopulationEvents(name, updates, none, none, none, np.zeros(population.shape, bool))
+    activity = execution.activity[name]
+    spikes = activity.messages.sum((0, 2, 3, 4), dtype=np.int64)
+    return PopulationEvents(name, updates, spikes, activity.total, spikes, activity.active)
 
 
 def _projection(
@@ -178,16 +187,21 @@ def _projection(
     if isinstance(projection.synapse, Attention):
         figures = _attention(network, projection, projection.synapse, activity, serial)
         return ProjectionEvents(*place, "attention", graded, *figures, dense_macs(network, projection))
-    source, target, synapse = network[projection.sources[0]].shape, network[projection.target].shape, projection.synapse
-    (ky, sy, py), (kx, sx, px) = axes_of(synapse, source)
-    fan = np.zeros(source[0], np.int64)
-    for first, end, targets in fan_of_channels(synapse, source, 0, target[0]):
-        fan[first:end] = targets
-    start, height, width = (np.array([extent]) for extent in (0, *target[1:]))
-    rows, columns = reached(source[1], start, height, ky, sy, py)[0], reached(source[2], start, width, kx, sx, px)[0]
-    synops = np.einsum("tcyx,c,y,x->t", activity[projection.sources[0]].fired, fan, rows, columns, optimize=True)
+    activity_of_source = activity[projection.sources[0]]
+    cells = activity_of_source.cells
+    fans, rows, columns = whole_reach(network, projection, projection.synapse)
+    fan = np.zeros(cells.shape[0], np.int64)
+    for first, end, targets in fans:
+        low, high = np.searchsorted(cells.channels, (first, end))
+        fan[low:high] = targets
+    weights = (
+        axis[0, np.unique(classes, return_index=True)[1]]
+        for axis, classes in ((rows, cells.rows), (columns, cells.columns))
+    )
+    per_step = activity_of_source.messages.sum(0, dtype=np.int64)
+    synops = np.einsum("tsrq,s,r,q->t", per_step, fan, *weights, optimize=True)
     none = np.zeros_like(synops)
-    kind = type(synapse).__name__.lower()
+    kind = type(projection.synapse).__name__.lower()
     return ProjectionEvents(*place, kind, graded, synops, none, none, none, dense_macs(network, projection))
 
 
@@ -199,7 +213,7 @@ def _attention(
     depth, tokens = channels // attention.heads, height * width
     tokens_in_series = serial == "tokens" if serial else depth <= tokens
     per_spike = depth if tokens_in_series else tokens
-    q, k, v = (activity[s].fired.sum((1, 2, 3)) for s in projection.sources)
+    q, k, v = (activity[s].messages.sum((0, 2, 3, 4), dtype=np.int64) for s in projection.sources)
     delivered = per_spike * (q if tokens_in_series else v)
     meeting = [_of_heads(activity[s], attention.heads) for s in projection.sources[1:]]
     coincidences = np.einsum("nthp,nthp->t", *meeting)
@@ -208,7 +222,7 @@ def _attention(
 
 def _of_heads(activity: Activity, heads: int) -> Int:
     """(images, T, heads, positions) messages of each head."""
-    maps, cuts = activity.messages.astype(np.int64), activity.channel_cuts
+    maps, cuts = activity.messages.astype(np.int64), activity.cells.channels
     starts = np.searchsorted(cuts, np.arange(heads) * (cuts[-1] // heads))
     return np.add.reduceat(maps, starts, axis=2).reshape(*maps.shape[:2], heads, -1)
 

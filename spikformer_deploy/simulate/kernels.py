@@ -1,4 +1,4 @@
-"""Compiled loops of the engine: neuron updates, windows and the counting of messages (numba, parallel, integers only).
+"""Compiled loops of the engine: neuron updates, windows, attention and the counting of messages (numba, integers only).
 
 Arrays are (images, T, P, C), P = Y * X positions, C contiguous: the layout in which convolutions read and write.
 A population that is constant over the time steps has T = 1.  reference/engine.py is the plain twin of each loop.
@@ -22,35 +22,48 @@ BLOCK = 64
 
 @njit(parallel=True, cache=True, nogil=True)
 def lif_halving(
-    sums: Array, shift: int, threshold: Array, bias: Array, out: Array, membrane: Array, peak: Array
+    sums: Array,
+    shift: int,
+    threshold: Array,
+    bias: Array,
+    bias_of: Array,
+    out: Array,
+    first: int,
+    membrane: Array,
+    peak: Array,
 ) -> None:
     """Programmable LIF with decay 1/2 in 32 bits: v = (v >> 1) + (sums << shift) + bias, fire at v >= threshold.
 
-    sums       (N, T or 1, P, C) integers in any number type, |sums << shift| + |bias| < 2^30
-    threshold  (C,) int32; bias (1 or P, C) int32
+    sums       (N, T or 1, p, C) of p positions from `first`, integers in any type, |sums << shift| + |bias| < 2^30
+    threshold  (C,) int32; bias (K, C) int32, its row at position p is bias_of[p]
+    out        (N, T, P, C) uint8: the spikes of all positions, those of this call are written
     membrane   (N, T, P, C) int32 to keep the potentials after the reset, or an empty array
-    peak       (N, blocks) int64: largest magnitude of drive and potential met
+    peak       (N, blocks of p) int64: largest magnitude of drive and potential met
     """
-    images, steps, positions, channels = out.shape
+    images, steps, _, channels = out.shape
+    given, positions = sums.shape[1], sums.shape[2]
     blocks = peak.shape[1]
     for index in prange(images * blocks):
-        n, first = index // blocks, index % blocks * BLOCK
-        v = np.zeros((min(BLOCK, positions - first), channels), np.int32)
+        n, start = index // blocks, index % blocks * BLOCK
+        size = min(BLOCK, positions - start)
+        v = np.zeros((size, channels), np.int32)
         largest = np.int32(0)
         for t in range(steps):
-            step = t % sums.shape[1]
-            for i in range(v.shape[0]):
-                p = first + i
-                row = bias[p % bias.shape[0]]
+            step = min(t, given - 1)
+            for i in range(size):
+                row = sums[n, step, start + i]
+                offset = bias[bias_of[first + start + i]]
+                spikes = out[n, t, first + start + i]
+                state = v[i]
                 for c in range(channels):
-                    drive = (np.int32(sums[n, step, p, c]) << np.int32(shift)) + row[c]
-                    h = (v[i, c] >> np.int32(1)) + drive
+                    drive = (np.int32(row[c]) << np.int32(shift)) + offset[c]
+                    h = (state[c] >> np.int32(1)) + drive
                     largest = max(largest, max(abs(h), abs(drive)))
                     fires = h >= threshold[c]
-                    out[n, t, p, c] = fires
-                    v[i, c] = np.int32(0) if fires else h
+                    spikes[c] = fires
+                    state[c] = np.int32(0) if fires else h
             if membrane.size:
-                membrane[n, t, first : first + v.shape[0]] = v
+                membrane[n, t, first + start : first + start + size] = v
         peak[n, index % blocks] = largest
 
 
@@ -62,7 +75,9 @@ def lif_any(
     shift: int,
     threshold: Array,
     bias: Array,
+    bias_of: Array,
     out: Array,
+    first: int,
     membrane: Array,
     peak: Array,
 ) -> None:
@@ -72,28 +87,31 @@ def lif_any(
     stock         v = sign(v) * (|v| * decay >> 12) + (sums << shift << 6) + (bias << 6), fire at v > threshold << 6
     Arrays as in lif_halving, threshold and bias int64.
     """
-    images, steps, positions, channels = out.shape
+    images, steps, _, channels = out.shape
+    given, positions = sums.shape[1], sums.shape[2]
     blocks = peak.shape[1]
     extra = STOCK_SHIFT if stock else 0
     for index in prange(images * blocks):
-        n, first = index // blocks, index % blocks * BLOCK
-        v = np.zeros((min(BLOCK, positions - first), channels), np.int64)
+        n, start = index // blocks, index % blocks * BLOCK
+        size = min(BLOCK, positions - start)
+        v = np.zeros((size, channels), np.int64)
         largest = np.int64(0)
         for t in range(steps):
-            step = t % sums.shape[1]
-            for i in range(v.shape[0]):
-                p = first + i
+            step = min(t, given - 1)
+            for i in range(size):
+                place = first + start + i
                 for c in range(channels):
-                    drive = ((np.int64(sums[n, step, p, c]) << shift) + bias[p % bias.shape[0], c]) << extra
+                    total = np.int64(sums[n, step, start + i, c])
+                    drive = ((total << shift) + bias[bias_of[place], c]) << extra
                     old = v[i, c]
                     kept = -((-old * decay) >> 12) if stock and old < 0 else (old * decay) >> 12
                     h = kept + drive
                     largest = max(largest, max(abs(h), abs(drive)))
                     fires = h > (threshold[c] << extra) if stock else h >= threshold[c]
-                    out[n, t, p, c] = fires
+                    out[n, t, place, c] = fires
                     v[i, c] = 0 if fires else h
             if membrane.size:
-                membrane[n, t, first : first + v.shape[0]] = v
+                membrane[n, t, first + start : first + start + size] = v
         peak[n, index % blocks] = largest
 
 
@@ -101,31 +119,121 @@ def lif_any(
 def window_sum(
     sent: Array, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], out: Array
 ) -> None:
-    """out[m, y, x, c] += sum of sent over the window at (y, x); maps (M, Y, X, C), zero padding, out int32."""
+    """out[m, y, x, c] += sum of sent over the window at (y, x); maps (M, Y, X, C), zero padding.
+
+    out  uint8 where no sum exceeds 255, else int32
+    """
     maps, height, width, channels = out.shape
     for index in prange(maps * height):
         m, y = index // height, index % height
         first_y = y * stride[0] - padding[0]
         for x in range(width):
             first_x = x * stride[1] - padding[1]
+            total = out[m, y, x]
             for ky in range(max(0, first_y), min(sent.shape[1], first_y + kernel[0])):
                 for kx in range(max(0, first_x), min(sent.shape[2], first_x + kernel[1])):
+                    row = sent[m, ky, kx]
                     for c in range(channels):
-                        out[m, y, x, c] += sent[m, ky, kx, c]
+                        total[c] += row[c]
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def count_messages(sent: Array, cuts: Array, messages: Array, fired: Array) -> None:
-    """Non-zero outputs: messages[n, t, s, p] over the channels cuts[s]..cuts[s + 1], fired[t, p, c] over the images."""
-    images, steps, slices, positions = messages.shape
-    for index in prange(steps * positions):
-        t, p = index // positions, index % positions
-        step = t % sent.shape[1]
-        for n in range(images):
-            for s in range(slices):
-                count = np.int32(0)
-                for c in range(cuts[s], cuts[s + 1]):
-                    one = np.int32(sent[n, step, p, c] != 0)
-                    count += one
-                    fired[t, p, c] += one
-                messages[n, t, s, p] = count
+def fire_where_any(values: Array, peak: Array) -> None:
+    """values (M, P, C) -> 1 where not zero, in place; peak (M,) int64 is the largest value of each map."""
+    for m in prange(values.shape[0]):
+        flat = values[m].reshape(-1)
+        largest = values.dtype.type(0)
+        for i in range(flat.size):
+            largest = max(largest, flat[i])
+            flat[i] = flat[i] != 0
+        peak[m] = largest
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def attend(q: Array, k: Array, v: Array, heads: int, weight: int, out: Array) -> None:
+    """out = weight * q (k^T v), head by head: (M, P, C) messages of any integer type -> (M, P, C) int32 or int64.
+
+    Only channels that sent something cost time: rows of v are added where k is not zero, rows of k^T v where q is not.
+    """
+    maps, positions, channels = q.shape
+    depth = channels // heads
+    for index in prange(maps * heads):
+        m, low = index // heads, index % heads * depth
+        table = np.zeros((depth, depth), out.dtype)
+        active = np.empty(depth, np.int64)
+        for p in range(positions):
+            keys, values = k[m, p, low : low + depth], v[m, p, low : low + depth]
+            for i in range(_nonzero(keys, active)):
+                factor, row = out.dtype.type(keys[active[i]]), table[active[i]]
+                for c in range(depth):
+                    row[c] += factor * values[c]
+        for p in range(positions):
+            queries, total = q[m, p, low : low + depth], out[m, p, low : low + depth]
+            total[:] = 0
+            for i in range(_nonzero(queries, active)):
+                factor, row = out.dtype.type(queries[active[i]]) * out.dtype.type(weight), table[active[i]]
+                for c in range(depth):
+                    total[c] += factor * row[c]
+
+
+@njit(cache=True, nogil=True)
+def _nonzero(values: Array, where: Array) -> int:
+    """Write the indices of values that are not zero to `where`; return how many there are."""
+    count = 0
+    for c in range(values.size):
+        where[count] = c
+        count += values[c] != 0
+    return count
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def sum_over_positions(sent: Array, out: Array) -> None:
+    """out[m, c] = sum over the positions of sent (M, P, C), int64."""
+    for m in prange(sent.shape[0]):
+        total = np.zeros(sent.shape[2], np.int32)
+        for p in range(sent.shape[1]):
+            row = sent[m, p]
+            for c in range(total.size):
+                total[c] += row[c]
+        out[m] = total
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def count_messages(
+    sent: Array, row_order: Array, row_starts: Array, column_of: Array, channel_cuts: Array, messages: Array
+) -> None:
+    """Non-zero outputs of maps (M, Y, X, C) in every cell: messages (M, slices, rows, columns) int32 (see run.Cells).
+
+    row_order, row_starts  the rows of class r are row_order[row_starts[r] : row_starts[r + 1]]
+    column_of  (X,) the class of every column
+    """
+    maps, _, width, channels = sent.shape
+    _, slices, rows, columns = messages.shape
+    for m in prange(maps):
+        count = np.empty((columns, channels), np.int32)
+        for r in range(rows):
+            count[:] = 0
+            for index in range(row_starts[r], row_starts[r + 1]):
+                y = row_order[index]
+                for x in range(width):
+                    row, total = sent[m, y, x], count[column_of[x]]
+                    for c in range(channels):
+                        total[c] += row[c] != 0
+            for column in range(columns):
+                for s in range(slices):
+                    part = count[column, channel_cuts[s] : channel_cuts[s + 1]]
+                    total_of_slice = np.int32(0)
+                    for c in range(part.size):
+                        total_of_slice += part[c]
+                    messages[m, s, r, column] = total_of_slice
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def mark_active(sent: Array, active: Array) -> None:
+    """active[p, c] becomes 1 where any map of sent (M, P, C) is not zero; uint8."""
+    for p in prange(sent.shape[1]):
+        mark = active[p]
+        for m in range(sent.shape[0]):
+            row = sent[m, p]
+            for c in range(mark.size):
+                mark[c] |= row[c] != 0

@@ -6,7 +6,7 @@ where fan is constant over a few ranges of channels (Segment): group, head and b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection, Readout, Shape, Window
+from spikformer_deploy.simulate.run import Cells
 
 Int: TypeAlias = NDArray[np.int64]
 Segment: TypeAlias = tuple[int, int, int]
@@ -27,9 +28,10 @@ class Inlet:
     """How the messages of one source population reach the slices of one site.
 
     slices    (S,) indices into the mapping
-    segments  (S,) ranges of source channels and their fan
-    rows      (S, Y) targets reached in row direction; columns (S, X)
-    flat      the source's positions count as one row of tokens: rows (S, 1), columns (S, Y * X)
+    segments  the different ranges of source channels with their fan; segments_of (S,) says which a slice has
+    rows      (i, Y) the different numbers of targets reached in row direction; rows_of (S,)
+    columns   (j, X) likewise; columns_of (S,)
+    flat      the source's positions count as one row of tokens: rows (i, 1), columns (j, Y * X)
     unicast   every synaptic operation is a message of its own (the graded values that attention counters send)
     replay    every synaptic operation makes the attention counter send a graded value, if it holds one
     """
@@ -37,8 +39,11 @@ class Inlet:
     source: str
     slices: Int
     segments: tuple[tuple[Segment, ...], ...]
+    segments_of: Int
     rows: Int
+    rows_of: Int
     columns: Int
+    columns_of: Int
     flat: bool = False
     unicast: bool = False
     replay: bool = False
@@ -105,14 +110,39 @@ def inlets(network: Network, mapping: Mapping) -> Iterator[Inlet]:
             partial.setdefault(site.population, []).append(index)
     for projection in network.projections:
         own = sites["population", projection.target]
-        slices = mapping.slices_of(own)
         match projection.synapse:
             case Attention() as attention:
                 index = sites["attention", projection.target]
-                yield from _attention(network, mapping, projection, attention, index, slices)
+                yield from _attention(network, mapping, projection, attention, index, mapping.slices_of(own))
             case synapse:
                 for index in (*partial.get(projection.target, ()), own):
                     yield _ordinary(network, mapping, projection, synapse, index)
+
+
+def own_inlet(network: Network, mapping: Mapping, name: str) -> Inlet:
+    """The slices of the population itself, as if each received what it sends."""
+    index = next(i for i, s in enumerate(mapping.sites) if s.kind == "population" and s.population == name)
+    slices, (_, height, width) = mapping.slices_of(index), network[name].shape
+    boxes = mapping.boxes[slices, 1:]
+    return Inlet(
+        name,
+        slices,
+        *_segments(boxes[:, :2], lambda first, end: ((first, end, 1),)),
+        *_reached(height, boxes[:, 2:4]),
+        *_reached(width, boxes[:, 4:]),
+    )
+
+
+def _segments(keys: Int, build: Callable[..., tuple[Segment, ...]]) -> tuple[tuple[tuple[Segment, ...], ...], Int]:
+    """`build` of every different row of `keys`, and which each row has."""
+    distinct, which = np.unique(keys, axis=0, return_inverse=True)
+    return tuple(build(*key) for key in distinct.tolist()), which.ravel()
+
+
+def _reached(extent: int, edges: Int, axis: tuple[int, int, int] = (1, 1, 0)) -> tuple[Int, Int]:
+    """`reached` of every different row of `edges` (boxes, 2), and which each box has."""
+    distinct, which = np.unique(edges, axis=0, return_inverse=True)
+    return reached(extent, distinct[:, 0], distinct[:, 1], *axis), which.ravel()
 
 
 def _ordinary(
@@ -123,16 +153,18 @@ def _ordinary(
     site, slices = mapping.sites[index], mapping.slices_of(index)
     first, end = site.channels(source[0])
     rows, columns = axes_of(synapse, source)
-    c0, c1, y0, y1, x0, x1 = mapping.boxes[slices, 1:].T
+    boxes = mapping.boxes[slices, 1:]
+
+    def fan(c0: int, c1: int) -> tuple[Segment, ...]:
+        ranges = fan_of_channels(synapse, source, c0, c1)
+        return tuple((max(low, first), min(high, end), targets) for low, high, targets in ranges)
+
     return Inlet(
         name,
         slices,
-        tuple(
-            tuple((max(low, first), min(high, end), fan) for low, high, fan in segments)
-            for segments in (fan_of_channels(synapse, source, int(a), int(b)) for a, b in zip(c0, c1, strict=True))
-        ),
-        reached(source[1], y0, y1, *rows),
-        reached(source[2], x0, x1, *columns),
+        *_segments(boxes[:, :2], fan),
+        *_reached(source[1], boxes[:, 2:4], rows),
+        *_reached(source[2], boxes[:, 4:], columns),
     )
 
 
@@ -142,53 +174,84 @@ def _attention(
     """q, k and v at the counters of site `index`, and what the counters send on to the target's slices."""
     q, k, v = projection.sources
     shape, counters = network[projection.target].shape, mapping.slices_of(index)
-    boxes, targets = mapping.boxes[counters, 1:].tolist(), mapping.boxes[target, 1:].tolist()
-    depth = shape[0] // attention.heads
+    boxes, targets = mapping.boxes[counters, 1:], mapping.boxes[target, 1:]
+    depth, tokens = shape[0] // attention.heads, shape[1] * shape[2]
+    none = np.zeros(len(boxes), np.int64)
     if mapping.sites[index].serial == "tokens":
-        lines = tuple(((box[0], box[1], box[5] - box[4]),) for box in boxes)
-        crossings = tuple(_crossings(depth, box) for box in boxes)
-        whole = np.ones((len(boxes), shape[1]), np.int64), np.ones((len(boxes), shape[2]), np.int64)
-        yield Inlet(k, counters, lines, *whole)
-        yield Inlet(v, counters, crossings, *whole)
-        yield Inlet(q, counters, lines, *whole, replay=True)
-        fans = tuple(grouped(depth, depth, box[0], box[1]) for box in targets)
-        y0, y1, x0, x1 = mapping.boxes[target, 3:].T
-        yield Inlet(q, target, fans, reached(shape[1], y0, y1), reached(shape[2], x0, x1), unicast=True)
-    else:
-        tokens = shape[1] * shape[2]
-        one = np.ones((len(boxes), 1), np.int64)
-        y0, y1, x0, x1 = mapping.boxes[counters, 3:].T
-        queries, keys = reached(tokens, y0, y1), reached(tokens, x0, x1)
-        across = tuple(((box[0] * depth, box[1] * depth, box[5] - box[4]),) for box in boxes)
-        down = tuple(((box[0] * depth, box[1] * depth, box[3] - box[2]),) for box in boxes)
-        yield Inlet(q, counters, across, one, queries, flat=True)
-        yield Inlet(k, counters, down, one, keys, flat=True)
-        yield Inlet(v, counters, down, one, keys, flat=True, replay=True)
-        fans = tuple(((box[0], box[1], (box[3] - box[2]) * (box[5] - box[4])),) for box in targets)
-        whole = np.ones((len(targets), shape[1]), np.int64), np.ones((len(targets), shape[2]), np.int64)
-        yield Inlet(v, target, fans, *whole, unicast=True)
+        whole = np.ones((1, shape[1]), np.int64), none, np.ones((1, shape[2]), np.int64), none
+        lines = _segments(boxes, lambda c0, c1, y0, y1, x0, x1: ((c0, c1, x1 - x0),))
+        yield Inlet(k, counters, *lines, *whole)
+        yield Inlet(v, counters, *_segments(boxes, lambda *box: _crossings(depth, box)), *whole)
+        yield Inlet(q, counters, *lines, *whole, replay=True)
+        fans = _segments(targets[:, :2], lambda c0, c1: grouped(depth, depth, c0, c1))
+        places = *_reached(shape[1], targets[:, 2:4]), *_reached(shape[2], targets[:, 4:])
+        yield Inlet(q, target, *fans, *places, unicast=True)
+        return
+    row = np.ones((1, 1), np.int64), none
+    queries, keys = _reached(tokens, boxes[:, 2:4]), _reached(tokens, boxes[:, 4:])
+    across = _segments(boxes, lambda c0, c1, y0, y1, x0, x1: ((c0 * depth, c1 * depth, x1 - x0),))
+    down = _segments(boxes, lambda c0, c1, y0, y1, x0, x1: ((c0 * depth, c1 * depth, y1 - y0),))
+    yield Inlet(q, counters, *across, *row, *queries, flat=True)
+    yield Inlet(k, counters, *down, *row, *keys, flat=True)
+    yield Inlet(v, counters, *down, *row, *keys, flat=True, replay=True)
+    fans = _segments(targets, lambda c0, c1, y0, y1, x0, x1: ((c0, c1, (y1 - y0) * (x1 - x0)),))
+    here = np.zeros(len(targets), np.int64)
+    whole = np.ones((1, shape[1]), np.int64), here, np.ones((1, shape[2]), np.int64), here
+    yield Inlet(v, target, *fans, *whole, unicast=True)
 
 
-def _crossings(depth: int, box: list[int]) -> tuple[Segment, ...]:
+def _crossings(depth: int, box: tuple[int, ...]) -> tuple[Segment, ...]:
     """Channels of v that cross the counter rows [c0, c1) of a box, head by head, in its columns [x0, x1)."""
     c0, c1, _, _, x0, x1 = box
     heads = range(c0 // depth, -(-c1 // depth))
     return tuple((h * depth + x0, h * depth + x1, min(c1, (h + 1) * depth) - max(c0, h * depth)) for h in heads)
 
 
-def channel_cuts(network: Network, mapping: Mapping | None) -> dict[str, Int]:
-    """The ranges of channels that `count` needs of each population's Activity: pass them as `cuts` to the executor."""
-    edges: dict[str, set[int]] = {p.name: {0, p.shape[0]} for p in network if p is not network.output}
-    for projection in network.projections:
-        if isinstance(projection.synapse, Attention):
-            for name in projection.sources:
-                channels = network[name].shape[0]
-                edges[name].update(range(0, channels, channels // projection.synapse.heads))
-    if mapping is not None:
-        for index, site in enumerate(mapping.sites):
-            if site.kind == "population" and site.population in edges:
-                edges[site.population].update(mapping.boxes[mapping.slices_of(index), 1:3].ravel().tolist())
-        for inlet in inlets(network, mapping):
-            for segments in set(inlet.segments):
-                edges[inlet.source].update(edge for segment in segments for edge in segment[:2])
-    return {name: np.array(sorted(values), np.int64) for name, values in edges.items()}
+def cells_of(network: Network, arriving: dict[str, list[Inlet]]) -> dict[str, Cells]:
+    """The coarsest grid of each population that counting needs: all neurons of a cell reach the same synapses.
+
+    arriving  everything that arrives somewhere, by source; the population's own slices among it
+    The sources of an attention keep every position, and each head apart: their coincidences are counted.
+    """
+    out = {}
+    for population in network:
+        if population is network.output:
+            continue
+        channels, height, width = population.shape
+        edges, rows, columns = {0, channels}, [np.zeros((1, height), np.int64)], [np.zeros((1, width), np.int64)]
+        for projection in network.out_of(population.name):
+            if isinstance(projection.synapse, Attention):
+                edges.update(range(0, channels, channels // projection.synapse.heads))
+                rows.append(np.arange(height)[None])
+                columns.append(np.arange(width)[None])
+            else:
+                fans, seen_rows, seen_columns = whole_reach(network, projection, projection.synapse)
+                edges.update(edge for segment in fans for edge in segment[:2])
+                rows.append(seen_rows)
+                columns.append(seen_columns)
+        for inlet in arriving.get(population.name, ()):
+            edges.update(edge for segments in inlet.segments for segment in segments for edge in segment[:2])
+            if not inlet.flat:
+                rows.append(inlet.rows)
+                columns.append(inlet.columns)
+        cuts = np.array(sorted(edges), np.int64)
+        out[population.name] = Cells(cuts, _classes(np.concatenate(rows)), _classes(np.concatenate(columns)))
+    return out
+
+
+def whole_reach(
+    network: Network, projection: Projection, synapse: Conv | Window | Readout
+) -> tuple[tuple[Segment, ...], Int, Int]:
+    """(fans, rows (1, Y), columns (1, X)) of a source neuron into the whole target."""
+    source, target = network[projection.sources[0]].shape, network[projection.target].shape
+    rows, columns = axes_of(synapse, source)
+    start, height, width = (np.array([extent]) for extent in (0, *target[1:]))
+    fans = fan_of_channels(synapse, source, 0, target[0])
+    return fans, reached(source[1], start, height, *rows), reached(source[2], start, width, *columns)
+
+
+def _classes(weights: Int) -> Int:
+    """(extent,) the class of each position, in order of appearance: equal where all `weights` (n, extent) are."""
+    _, first, which = np.unique(weights, axis=1, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))
+    return order[which.ravel()].astype(np.int64)

@@ -12,18 +12,42 @@ from spikformer_deploy.quantize.network import Network, Population, Source
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """A grid over the neurons of a population, as fine as the counting of events needs it.
+
+    channels  (slices + 1,) int64 edges of ranges of channels, [0, ..., C]
+    rows      (Y,) int64 the class 0, 1, ... of every row; the rows of a class need not be neighbours
+    columns   (X,) int64 likewise
+    """
+
+    channels: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Ranges of channels, classes of rows, classes of columns."""
+        return len(self.channels) - 1, int(self.rows.max()) + 1, int(self.columns.max()) + 1
+
+
+def one_cell(shape: tuple[int, int, int]) -> Cells:
+    """The coarsest grid of a population (C, Y, X)."""
+    return Cells(np.array([0, shape[0]]), np.zeros(shape[1], np.int64), np.zeros(shape[2], np.int64))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Activity:
     """What one population sent, summed so that it stays small and all event counts can be had from it exactly.
 
-    messages  (images, T, slices, Y, X) int32: non-zero outputs, summed over each range of channels of `channel_cuts`
-    channel_cuts  (slices + 1,) int64: the ranges of channels, [0, ..., C]; those of the mapping, or [0, C]
-    fired     (T, C, Y, X) int64: non-zero outputs of every neuron, summed over the images
+    messages  (images, T, slices, rows, columns) int32: non-zero outputs in each cell
+    cells     what the last three axes are
+    active    (C, Y, X) bool: neurons that sent anything in any step of any image
     total     (T,) int64: sum of the values sent (equals the messages for binary spikes), over images and neurons
     """
 
     messages: NDArray[np.int32]
-    channel_cuts: NDArray[np.int64]
-    fired: NDArray[np.int64]
+    cells: Cells
+    active: NDArray[np.bool_]
     total: NDArray[np.int64]
 
 

@@ -1,4 +1,4 @@
-"""Event counts of each slice of a mapping: sums of message maps over boxes, all slices of a site at once."""
+"""Event counts of each slice of a mapping: sums of messages over cells, all slices of a site at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.network import Network
-from spikformer_deploy.simulate.reach import Inlet, inlets, reached
-from spikformer_deploy.simulate.run import Activity, Execution
+from spikformer_deploy.simulate.reach import Inlet, cells_of, inlets, own_inlet
+from spikformer_deploy.simulate.run import Activity, Cells
 
 Int: TypeAlias = NDArray[np.int64]
+Real: TypeAlias = NDArray[np.float64]
+"""Integers held exactly: every sum of counts stays below 2^53."""
 
 BATCH_BYTES = 2**27
 """Message maps are worked on for so many images at once that they stay below this, as doubles."""
@@ -54,49 +56,141 @@ class SliceEvents:
         return SliceEvents(*(getattr(self, f.name)[..., chosen] for f in fields(self)))
 
 
-def count_slices(network: Network, mapping: Mapping, execution: Execution) -> SliceEvents:
-    """Events of every slice; the Activity must have (at least) the channel cuts of reach.channel_cuts."""
-    images = len(execution.accumulators)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Weights:
+    """An Inlet on the cells of its source: operations of a message are channels * rows * columns of its cell.
+
+    channels (k, slices), rows (i, R), columns (j, Q) of doubles; at: which of each a slice has, three (S,)
+    """
+
+    inlet: Inlet
+    channels: Real
+    rows: Real
+    columns: Real
+    at: tuple[Int, Int, Int]
+
+    def reach(self) -> _Weights:
+        """Ones where a message makes any operations: who gets it."""
+        channels, rows, columns = ((w > 0).astype(np.float64) for w in (self.channels, self.rows, self.columns))
+        return _Weights(self.inlet, channels, rows, columns, self.at)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Outlet:
+    """What happens with the messages of one population.
+
+    own      its own slices
+    arriving  where it sends to: (operations there, messages there)
+    fan_out  (slices, R, Q) cores that a message of each cell goes to
+    seen     for each slice that shares its core with another one, by index into the mapping: the cells (slices, R, Q)
+             whose messages no earlier slice of that core has taken
+    """
+
+    own: _Weights
+    arriving: tuple[tuple[_Weights, _Weights], ...]
+    fan_out: Real
+    seen: dict[int, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Geometry:
+    """All that counting needs to know of a network on a mapping, worked out once.
+
+    cells    by population: pass them to the executor
+    outlets  by population; none where there is no mapping
+    """
+
+    network: Network
+    mapping: Mapping | None
+    cells: dict[str, Cells]
+    outlets: dict[str, _Outlet]
+
+
+def geometry(network: Network, mapping: Mapping | None) -> Geometry:
+    """The geometry of `network` on `mapping`, or of the network alone."""
+    if mapping is None:
+        return Geometry(network, None, cells_of(network, {}), {})
+    arriving: dict[str, list[Inlet]] = {}
+    for inlet in inlets(network, mapping):
+        arriving.setdefault(inlet.source, []).append(inlet)
+    own = {name: own_inlet(network, mapping, name) for name in arriving}
+    cells = cells_of(network, {name: [own[name], *found] for name, found in arriving.items()})
+    outlets = {name: _outlet(own[name], found, cells[name], mapping) for name, found in arriving.items()}
+    return Geometry(network, mapping, cells, outlets)
+
+
+def _outlet(own: Inlet, arriving: list[Inlet], cells: Cells, mapping: Mapping) -> _Outlet:
+    weights = tuple(_weights(inlet, cells) for inlet in arriving)
+    multicast = [w for w in weights if not w.inlet.unicast]
+    targets = mapping.cores[np.concatenate([w.inlet.slices for w in multicast])] if multicast else np.zeros(0, np.int64)
+    core, times = np.unique(targets, return_counts=True)
+    shared = {int(c): np.zeros(cells.shape, bool) for c in core[times > 1]}
+    fan_out = np.zeros(cells.shape)
+    seen: dict[int, NDArray[np.bool_]] = {}
+    for w in multicast:
+        alone = ~np.isin(mapping.cores[w.inlet.slices], list(shared))
+        fan_out += _fan_out(w, np.flatnonzero(alone), cells)
+        for i in np.flatnonzero(~alone).tolist():
+            slice_ = int(w.inlet.slices[i])
+            taken, mask = shared[int(mapping.cores[slice_])], _fan_out(w, np.array([i]), cells) > 0
+            seen[slice_] = seen.get(slice_, np.zeros(cells.shape, bool)) | (mask & ~taken)
+            taken |= mask
+    pairs = tuple((w, w.reach()) for w in weights)
+    return _Outlet(_weights(own, cells), pairs, fan_out + sum(shared.values(), np.zeros(cells.shape)), seen)
+
+
+def _weights(inlet: Inlet, cells: Cells) -> _Weights:
+    channels = np.zeros((len(inlet.segments), cells.shape[0]))
+    for k, segments in enumerate(inlet.segments):
+        for first, end, fan in segments:
+            low, high = np.searchsorted(cells.channels, (first, end))
+            channels[k, low:high] += fan
+    rows, columns = inlet.rows, inlet.columns
+    if not inlet.flat:
+        rows = rows[:, np.unique(cells.rows, return_index=True)[1]]
+        columns = columns[:, np.unique(cells.columns, return_index=True)[1]]
+    at = inlet.segments_of, inlet.rows_of, inlet.columns_of
+    return _Weights(inlet, channels, rows.astype(np.float64), columns.astype(np.float64), at)
+
+
+def _fan_out(weights: _Weights, chosen: Int, cells: Cells) -> Real:
+    """(slices, R, Q) how many of the chosen slices a message of each cell reaches."""
+    reach = np.zeros((len(weights.channels), len(weights.rows), len(weights.columns)))
+    np.add.at(reach, tuple(which[chosen] for which in weights.at), 1.0)
+    axes = (weights.channels > 0, weights.rows > 0, weights.columns > 0)
+    return np.einsum("kij,ks,ir,jq->srq", reach, *axes, optimize=True).reshape(cells.shape)
+
+
+def count_slices(geometry: Geometry, activity: dict[str, Activity], images: int) -> SliceEvents:
+    """Events of every slice; the Activity must be that of geometry.cells."""
+    network, mapping = geometry.network, geometry.mapping
+    assert mapping is not None
     shape = (images, network.time_steps, len(mapping.boxes))
     spikes, out, arrived, synops = (np.zeros(shape, np.int64) for _ in range(4))
-    by_source: dict[str, list[Inlet]] = {}
-    for inlet in inlets(network, mapping):
-        by_source.setdefault(inlet.source, []).append(inlet)
-    sites = {site.population: i for i, site in enumerate(mapping.sites) if site.kind == "population"}
-    for name, arriving in by_source.items():
-        own = _own_boxes(network, mapping, name, sites[name])
-        for part in _batches(execution.activity[name]):
-            maps = _Maps(execution.activity[name].messages[part], execution.activity[name].channel_cuts)
-            fan_out = _receive(maps, arriving, mapping.cores, arrived[part], synops[part], spikes[part])
-            spikes[part, :, own.slices] = _sums(maps, own)[0]
-            sent = _sums(_Maps(maps.messages * fan_out, maps.cuts), own)[0]
-            out[part, :, own.slices] = sent
+    for name, outlet in geometry.outlets.items():
+        for part in _batches(activity[name]):
+            messages = activity[name].messages[part].astype(np.float64)
+            own = outlet.own.inlet.slices
+            spikes[part, :, own] = _sums(messages, outlet.own)
+            out[part, :, own] = _sums(messages * outlet.fan_out, outlet.own)
+            _receive(messages, outlet, arrived[part], synops[part], spikes[part])
     counters = np.isin(mapping.boxes[:, 0], [i for i, s in enumerate(mapping.sites) if s.kind == "attention"])
     out[..., counters] = spikes[..., counters]
     edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)
     neurons = np.prod(edges[:, :, 1] - edges[:, :, 0], 1)
-    _gather(mapping, sites, neurons, spikes, out, arrived, synops)
+    _gather(mapping, neurons, spikes, out, arrived, synops)
     return SliceEvents(mapping.boxes[:, 0], mapping.cores, neurons, spikes, out, arrived, synops)
 
 
-def _gather(
-    mapping: Mapping, own: dict[str, int], neurons: Int, spikes: Int, out: Int, arrived: Int, synops: Int
-) -> None:
+def _gather(mapping: Mapping, neurons: Int, spikes: Int, out: Int, arrived: Int, synops: Int) -> None:
     """Add the partial sums of split fan-ins: each goes on to its neuron in every step (at most: zeros stay at home)."""
+    own = {site.population: i for i, site in enumerate(mapping.sites) if site.kind == "population"}
     for index, site in enumerate(mapping.sites):
         if site.kind == "partial":
             senders, receivers = mapping.slices_of(index), mapping.slices_of(own[site.population])
             spikes[..., senders] = out[..., senders] = neurons[senders]
             arrived[..., receivers] += neurons[receivers]
             synops[..., receivers] += neurons[receivers]
-
-
-def _own_boxes(network: Network, mapping: Mapping, name: str, site: int) -> Inlet:
-    """The slices of the population itself, as if each received what it sends."""
-    slices, (_, height, width) = mapping.slices_of(site), network[name].shape
-    c0, c1, y0, y1, x0, x1 = mapping.boxes[slices, 1:].T
-    segments = tuple(((int(first), int(end), 1),) for first, end in zip(c0, c1, strict=True))
-    return Inlet(name, slices, segments, reached(height, y0, y1), reached(width, x0, x1))
 
 
 def _batches(activity: Activity) -> Iterator[slice]:
@@ -106,93 +200,28 @@ def _batches(activity: Activity) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, images, size))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Maps:
-    """Message maps of one population, (images, T, slices of channels, Y, X); `cuts` are the slices' ends."""
-
-    messages: NDArray[np.integer[Any]]
-    cuts: Int
-
-    def of_channels(self, first: int, end: int) -> NDArray[np.float64]:
-        """(images, T, Y, X) messages of the channels [first, end), both of them cuts; doubles hold them exactly."""
-        low, high = np.searchsorted(self.cuts, (first, end))
-        return self.messages[:, :, low:high].sum(2, dtype=np.float64)
-
-
-def _receive(maps: _Maps, inlets_of: list[Inlet], cores: Int, arrived: Int, synops: Int, spikes: Int) -> Int:
-    """Add what one population's messages cause at all slices; return (slices of channels, Y, X) cores reached."""
-    multicast = [inlet for inlet in inlets_of if not inlet.unicast]
-    targets = cores[np.concatenate([inlet.slices for inlet in multicast])] if multicast else np.zeros(0, np.int64)
-    core, times = np.unique(targets, return_counts=True)
-    shared = {int(c): np.zeros(maps.messages.shape[2:], bool) for c in core[times > 1]}
-    fan_out = np.zeros(maps.messages.shape[2:], np.int64)
-    for inlet in inlets_of:
-        work, messages = _sums(maps, inlet)
-        synops[..., inlet.slices] += work
-        if inlet.replay:
-            spikes[..., inlet.slices] += work
-        if inlet.unicast:
-            arrived[..., inlet.slices] += work
+def _receive(messages: Real, outlet: _Outlet, arrived: Int, synops: Int, spikes: Int) -> None:
+    """Add what one population's messages (images, T, slices, R, Q) cause at all slices."""
+    for weights, reach in outlet.arriving:
+        slices = weights.inlet.slices
+        work = _sums(messages, weights)
+        synops[..., slices] += work
+        if weights.inlet.replay:
+            spikes[..., slices] += work
+        if weights.inlet.unicast:
+            arrived[..., slices] += work
             continue
-        alone = ~np.isin(cores[inlet.slices], list(shared))
-        arrived[..., inlet.slices[alone]] += messages[..., alone]
-        fan_out += _fan_out(maps, inlet, np.flatnonzero(alone))
-        for i in np.flatnonzero(~alone).tolist():
-            seen, mask = shared[int(cores[inlet.slices[i]])], _mask(maps, inlet, i)
-            arrived[..., inlet.slices[i]] += (maps.messages * (mask & ~seen)).sum((2, 3, 4))
-            seen |= mask
-    return sum(shared.values(), fan_out)
+        alone = np.array([s not in outlet.seen for s in slices.tolist()])
+        arrived[..., slices[alone]] += _sums(messages, reach)[..., alone]
+    for slice_, mask in outlet.seen.items():
+        arrived[..., slice_] += (messages * mask).sum((2, 3, 4)).astype(np.int64)
 
 
-def _sums(maps: _Maps, inlet: Inlet) -> tuple[Int, Int]:
-    """(images, T, S) synaptic operations at each slice of `inlet`, and messages that reach it."""
-    rows, row_of = np.unique(inlet.rows, axis=0, return_inverse=True)
-    columns, column_of = np.unique(inlet.columns, axis=0, return_inverse=True)
-    once = rows.max() <= 1 and columns.max() <= 1
-    work = np.zeros((*maps.messages.shape[:2], len(inlet.slices)), np.int64)
-    messages = np.zeros_like(work)
-    users: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for i, segments in enumerate(inlet.segments):
-        for first, end, fan in segments:
-            users.setdefault((first, end), []).append((i, fan))
-    for (first, end), slices in users.items():
-        chosen = np.array([i for i, _ in slices])
-        fans = np.array([fan for _, fan in slices])
-        seen = maps.of_channels(first, end)
-        seen = seen.reshape(*seen.shape[:2], rows.shape[1], columns.shape[1])
-        at = (..., row_of.ravel()[chosen], column_of.ravel()[chosen])
-        operations = _separable(rows, seen, columns)[at]
-        work[..., chosen] += fans * operations
-        messages[..., chosen] += operations if once else _separable(rows > 0, seen, columns > 0)[at]
-    return work, messages
-
-
-def _separable(rows: NDArray[Any], maps: NDArray[np.float64], columns: NDArray[Any]) -> Int:
-    """rows @ map @ columns^T of every map; exact, as all sums stay below 2^53."""
-    return np.rint(rows.astype(np.float64) @ maps @ columns.T.astype(np.float64)).astype(np.int64)
-
-
-def _channels(maps: _Maps, segments: tuple[tuple[int, int, int], ...]) -> NDArray[np.bool_]:
-    """(slices of channels,) whether the segments hold it."""
-    held = np.zeros(len(maps.cuts) - 1, bool)
-    for first, end, _ in segments:
-        low, high = np.searchsorted(maps.cuts, (first, end))
-        held[low:high] = True
-    return held
-
-
-def _mask(maps: _Maps, inlet: Inlet, i: int) -> NDArray[np.bool_]:
-    """(slices of channels, Y, X) whose messages reach slice number `i` of the inlet."""
-    positions = (inlet.rows[i][:, None] > 0) & (inlet.columns[i] > 0)
-    shape = maps.messages.shape[3:]
-    return _channels(maps, inlet.segments[i])[:, None, None] & positions.reshape(shape)
-
-
-def _fan_out(maps: _Maps, inlet: Inlet, chosen: Int) -> Int:
-    """(slices of channels, Y, X) how many of the chosen slices a message from there reaches."""
-    if not chosen.size:
-        return np.zeros(maps.messages.shape[2:], np.int64)
-    held = np.stack([_channels(maps, inlet.segments[i]) for i in chosen]).astype(np.float64)
-    rows, columns = (inlet.rows[chosen] > 0).astype(np.float64), (inlet.columns[chosen] > 0).astype(np.float64)
-    counts = np.einsum("sc,sy,sx->cyx", held, rows, columns, optimize=True)
-    return np.rint(counts).astype(np.int64).reshape(maps.messages.shape[2:])
+def _sums(messages: Real, weights: _Weights) -> Int:
+    """(images, T, S) the weighted sum of the messages (images, T, slices, R, Q) for each slice of the inlet."""
+    images, steps, slices = messages.shape[:3]
+    maps = messages.reshape(images * steps, slices, -1)
+    seen = (weights.channels @ maps).reshape(-1, weights.rows.shape[1], weights.columns.shape[1])
+    summed = (weights.rows @ seen) @ weights.columns.T
+    summed = summed.reshape(images, steps, len(weights.channels), *summed.shape[1:])
+    return summed[(..., *weights.at)].astype(np.int64)

@@ -1,4 +1,4 @@
-"""Exact integer convolutions and attention on torch's fast kernels, for the engine.
+"""Exact integer convolutions on torch's fast kernels, for the engine.
 
 Three kinds of arithmetic give the same integers:
     int8  oneDNN's quantized convolution: uint8 messages, int8 weights, int32 sums, delivered as fp32 (exact below 2^24)
@@ -11,49 +11,54 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import TypeAlias
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.quantize.network import Attention, Conv
+from spikformer_deploy.quantize.network import Conv
 
 Maps: TypeAlias = torch.Tensor
 """(N * T, Y, X, C) contiguous."""
+Convolve: TypeAlias = Callable[[Maps, int, int], Maps]
+"""(messages of all rows, first row, end row) -> sums of these rows."""
 
+PACKINGS = 2
+"""Packed weights kept: one for whole batches, one for the rest of the images."""
 EXACT_FP32 = 2**24
 """All integers up to here are exact in fp32, and so are all their sums that stay below it, in any order."""
 
 
-def convolution(conv: Conv, shape: tuple[int, int, int], max_in: int, largest_sum: int) -> Callable[[Maps], Maps]:
-    """The function from uint8 or int32 messages (M, Y, X, C_in) to sums (M, Y', X', C_out), float but exact.
+def convolution(
+    conv: Conv, shape: tuple[int, int, int], max_in: int, largest_sum: int, rows: tuple[int, int]
+) -> Convolve:
+    """The function from uint8 or int32 messages (M, Y, X, C_in) to sums (M, end - first, X', C_out), float but exact.
 
     shape        (C, Y, X) of the source; max_in: its largest message
     largest_sum  bound of every partial sum
+    rows         (rows that one call computes, rows of the target)
     """
-    if conv.weight.dtype == np.int8 and max_in < 256 and largest_sum < EXACT_FP32 and kernels() == "int8":
-        return _int8_convolution(conv, shape)
-    kind = torch.float32 if largest_sum < EXACT_FP32 else torch.float64
-    weight = torch.tensor(conv.weight, dtype=kind).to(memory_format=torch.channels_last)
+    banded = rows[0] < rows[1]
+    padding = (0, conv.padding[1]) if banded else conv.padding
+    kernel, stride = conv.weight.shape[2], conv.stride[0]
+    height = (rows[0] - 1) * stride + kernel if banded else shape[1]
+    small = conv.weight.dtype.itemsize == 1 and max_in < 256 and largest_sum < EXACT_FP32
+    if small and kernels() == "int8":
+        run = _int8_convolution(conv, (shape[0], height, shape[2]), padding)
+    else:
+        run = _float_convolution(conv, torch.float32 if largest_sum < EXACT_FP32 else torch.float64, padding)
+    if not banded:
+        return lambda maps, first, end: run(maps)
 
-    def run(maps: Maps) -> Maps:
-        channels_first = maps.permute(0, 3, 1, 2).to(kind)
-        out = torch.conv2d(channels_first, weight, None, conv.stride, conv.padding, 1, conv.groups)
-        return out.permute(0, 2, 3, 1).contiguous()
+    def run_band(maps: Maps, first: int, end: int) -> Maps:
+        low = first * stride - conv.padding[0]
+        high = (end - 1) * stride - conv.padding[0] + kernel
+        seen = maps[:, max(0, low) : min(high, shape[1])]
+        return run(F.pad(seen, (0, 0, 0, 0, max(0, -low), max(0, high - shape[1]))).contiguous())
 
-    return run
-
-
-def attention(synapse: Attention, q: Maps, k: Maps, v: Maps, largest_sum: int) -> Maps:
-    """weight * q (k^T v) per head, from messages (M, Y, X, C) to sums of the same shape, float but exact."""
-    kind = torch.float32 if largest_sum < EXACT_FP32 else torch.float64
-    maps, height, width, channels = q.shape
-    heads = (maps, height * width, synapse.heads, channels // synapse.heads)
-    query, key, value = (x.to(kind).reshape(heads).transpose(1, 2) for x in (q, k, v))
-    out = query @ (key.transpose(2, 3) @ value)
-    return (out * synapse.weight).transpose(1, 2).reshape(q.shape)
+    return run_band
 
 
 def kernels() -> str:
@@ -72,35 +77,46 @@ def kernels() -> str:
 @cache
 def int8_works() -> bool:
     """Whether oneDNN's int8 convolution gives exact integers here, extreme and random operands alike."""
-    rng = np.random.default_rng(0)
-    weight = rng.integers(-127, 128, (24, 40, 3, 3)).astype(np.int8)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-127, 128, (24, 40, 3, 3), generator=generator, dtype=torch.int8)
     weight[0], weight[1] = 127, -127
-    images = rng.integers(0, 256, (2, 9, 8, 40)).astype(np.uint8)
+    images = torch.randint(0, 256, (2, 9, 8, 40), generator=generator, dtype=torch.uint8)
     images[0] = 255
-    conv = Conv(weight, (1, 1), (1, 1))
+    conv = Conv(weight.numpy(), (1, 1), (1, 1))
     try:
-        found = _int8_convolution(conv, (40, 9, 8))(torch.from_numpy(images))
+        found = _int8_convolution(conv, (40, 9, 8), conv.padding)(images)
     except (RuntimeError, AttributeError):
         return False
-    channels_first = torch.from_numpy(images).permute(0, 3, 1, 2).double()
-    right = torch.conv2d(channels_first, torch.from_numpy(weight).double(), None, 1, 1)
+    right = torch.conv2d(images.permute(0, 3, 1, 2).double(), weight.double(), None, 1, 1)
     return bool((found.permute(0, 3, 1, 2) == right).all())
 
 
-def _int8_convolution(conv: Conv, shape: tuple[int, int, int]) -> Callable[[Maps], Maps]:
+def _int8_convolution(conv: Conv, shape: tuple[int, int, int], padding: tuple[int, int]) -> Callable[[Maps], Maps]:
     onednn = torch.ops.onednn
     outputs = len(conv.weight)
     ones, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
-    stride, padding = list(conv.stride), list(conv.padding)
-    weight = torch.tensor(conv.weight)
-    packed = onednn.qconv_prepack(weight, ones, 1.0, 0, stride, padding, [1, 1], conv.groups, [1, *shape])
+    geometry = list(conv.stride), list(padding), [1, 1], conv.groups
+
+    @lru_cache(maxsize=PACKINGS)
+    def packed(maps: int) -> torch.Tensor:
+        # the layout that oneDNN chooses depends on the number of maps, and a wrong one costs up to 50 times the time
+        return onednn.qconv_prepack(torch.tensor(conv.weight), ones, 1.0, 0, *geometry, [maps, *shape])
 
     def run(maps: Maps) -> Maps:
-        channels_first = maps.permute(0, 3, 1, 2)
         out = onednn.qconv_pointwise(
-            channels_first, 1.0, 0, packed, ones, zeros, None, stride, padding, [1, 1], conv.groups, 1.0, 0,
-            torch.float32, "none", [], "",
+            maps.permute(0, 3, 1, 2), 1.0, 0, packed(len(maps)), ones, zeros, None, *geometry, 1.0, 0, torch.float32,
+            "none", [], "",
         )  # fmt: skip
+        return out.permute(0, 2, 3, 1).contiguous()
+
+    return run
+
+
+def _float_convolution(conv: Conv, kind: torch.dtype, padding: tuple[int, int]) -> Callable[[Maps], Maps]:
+    weight = torch.tensor(conv.weight).to(kind).to(memory_format=torch.channels_last)
+
+    def run(maps: Maps) -> Maps:
+        out = torch.conv2d(maps.permute(0, 3, 1, 2).to(kind), weight, None, conv.stride, padding, 1, conv.groups)
         return out.permute(0, 2, 3, 1).contiguous()
 
     return run

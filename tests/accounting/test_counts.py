@@ -17,9 +17,9 @@ NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4
 @given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_counts_equal_the_spikes(network: Network, seed: int) -> None:
     names = [p.name for p in network]
-    cuts = events.channel_cuts(network, None)
-    run = reference.execute(network, random_images(network, seed), record=names, cuts=cuts)
-    found = events.count(network, None, run)
+    whole = events.geometry(network, None)
+    run = reference.execute(network, random_images(network, seed), record=names, cells=whole.cells)
+    found = events.count(whole, run)
     layers = counts.layers(network, found)
     assert [layer.name for layer in layers] == names
     for layer, population in zip(layers, network, strict=True):
@@ -38,9 +38,9 @@ def test_counts_equal_the_spikes(network: Network, seed: int) -> None:
 @given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_sparsity(network: Network, seed: int) -> None:
     lifs = [p.name for p in network if isinstance(p.neuron, Lif)]
-    cuts = events.channel_cuts(network, None)
-    run = reference.execute(network, random_images(network, seed), record=lifs, cuts=cuts)
-    found = counts.sparsity(network, events.count(network, None, run))
+    whole = events.geometry(network, None)
+    run = reference.execute(network, random_images(network, seed), record=lifs, cells=whole.cells)
+    found = counts.sparsity(network, events.count(whole, run))
     outputs = np.concatenate([run.spikes[name].reshape(2, network.time_steps, -1) for name in lifs], 2)
     weights = [p.synapse.weight.ravel() for p in network.projections if isinstance(p.synapse, Conv | Readout)]
     np.testing.assert_allclose(found.activation, (outputs == 0).mean(), rtol=1e-12)

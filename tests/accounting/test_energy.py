@@ -126,8 +126,8 @@ def test_the_ann_row_of_8_512() -> None:
 
 
 def counted(network: Network, seed: int) -> events.Events:
-    cuts = events.channel_cuts(network, None)
-    return events.count(network, None, reference.execute(network, random_images(network, seed), cuts=cuts))
+    whole = events.geometry(network, None)
+    return events.count(whole, reference.execute(network, random_images(network, seed), cells=whole.cells))
 
 
 @settings(max_examples=15, deadline=None)
@@ -189,8 +189,8 @@ def test_the_approximation_is_the_count_where_there_are_no_borders() -> None:
 @given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_energy_on_a_target(network: Network, seed: int) -> None:
     mapping = random_mapping(network, seed)
-    cuts = events.channel_cuts(network, mapping)
-    found = events.count(network, mapping, reference.execute(network, random_images(network, seed), cuts=cuts))
+    there = events.geometry(network, mapping)
+    found = events.count(there, reference.execute(network, random_images(network, seed), cells=there.cells))
     times = estimate(found, network, mapping, LOIHI2)
     energies = account(network, found, mapping, LOIHI2, times)[7:]
     assert [energy.convention for energy in energies] == ["profile", "profile:loihi1-carryover"]
@@ -211,11 +211,11 @@ def test_energy_on_a_target(network: Network, seed: int) -> None:
 def test_a_target_needs_a_mapping() -> None:
     network = random_network(3)
     mapping = random_mapping(network, 3)
-    cuts = events.channel_cuts(network, mapping)
-    execution = reference.execute(network, random_images(network, 3), cuts=cuts)
-    times = estimate(events.count(network, mapping, execution), network, mapping, LOIHI2)
+    there, images = events.geometry(network, mapping), random_images(network, 3)
+    found = events.count(there, reference.execute(network, images, cells=there.cells))
+    times = estimate(found, network, mapping, LOIHI2)
     with pytest.raises(InputError, match="counted without a mapping"):
-        account(network, events.count(network, None, execution), mapping, LOIHI2, times)
+        account(network, counted(network, 3), mapping, LOIHI2, times)
 
 
 def test_notes_say_what_applies() -> None:

@@ -23,8 +23,8 @@ NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3
 
 
 def counted(network: Network, mapping: Mapping, seed: int) -> events.Events:
-    cuts = events.channel_cuts(network, mapping)
-    return events.count(network, mapping, reference.execute(network, random_images(network, seed), cuts=cuts))
+    there = events.geometry(network, mapping)
+    return events.count(there, reference.execute(network, random_images(network, seed), cells=there.cells))
 
 
 def plain_step(found: events.Events, network: Network, mapping: Mapping, n: int, t: int) -> tuple[float, float]:
@@ -118,7 +118,7 @@ def test_the_measured_step_of_pilotnet_lies_within_the_range_of_synaptic_times()
 def test_events_without_a_mapping_are_refused() -> None:
     network = random_network(4)
     mapping = random_mapping(network, 4)
-    cuts = events.channel_cuts(network, None)
-    found = events.count(network, None, reference.execute(network, random_images(network, 4), cuts=cuts))
+    whole = events.geometry(network, None)
+    found = events.count(whole, reference.execute(network, random_images(network, 4), cells=whole.cells))
     with pytest.raises(InputError, match="counted without a mapping"):
         estimate(found, network, mapping, LOIHI2)

@@ -121,7 +121,7 @@ class Twin:
 def executed(network: Network, mapping: Mapping | None, seed: int) -> Execution:
     images = random_images(network, seed)
     names = [p.name for p in network]
-    return reference.execute(network, images, record=names, cuts=events.channel_cuts(network, mapping))
+    return reference.execute(network, images, record=names, cells=events.geometry(network, mapping).cells)
 
 
 def stacked(found: dict[int, np.ndarray], count: int, like: np.ndarray) -> np.ndarray:
@@ -133,7 +133,7 @@ def stacked(found: dict[int, np.ndarray], count: int, like: np.ndarray) -> np.nd
 def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> None:
     mapping = random_mapping(network, seed)
     execution = executed(network, mapping, seed)
-    found, twin = events.count(network, mapping, execution), Twin(network, mapping, execution)
+    found, twin = events.count(events.geometry(network, mapping), execution), Twin(network, mapping, execution)
     sliced, count = found.slices, len(mapping.boxes)
     assert sliced is not None
     like = np.zeros(sliced.synops.shape[:2], np.int64)
@@ -157,9 +157,9 @@ def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> 
 @given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int) -> None:
     execution = executed(network, None, seed)
-    found = events.count(network, None, execution)
+    found = events.count(events.geometry(network, None), execution)
     mapping = random_mapping(network, seed)
-    mapped = events.count(network, mapping, executed(network, mapping, seed))
+    mapped = events.count(events.geometry(network, mapping), executed(network, mapping, seed))
     assert found.slices is None
     for ours, theirs in zip(found.projections, mapped.projections, strict=True):
         if ours.kind != "attention":
@@ -178,7 +178,7 @@ def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int
 @given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_attention_additions(network: Network, seed: int) -> None:
     execution = executed(network, None, seed)
-    found = events.count(network, None, execution)
+    found = events.count(events.geometry(network, None), execution)
     for projection, counted in zip(network.projections, found.projections, strict=True):
         if not isinstance(projection.synapse, Attention):
             continue
@@ -197,10 +197,10 @@ def test_batches_join() -> None:
     network = random_network(7)
     mapping = random_mapping(network, 7)
     images = random_images(network, 7, 5)
-    cuts = events.channel_cuts(network, mapping)
-    whole = events.count(network, mapping, reference.execute(network, images, cuts=cuts))
-    halves = [reference.execute(network, part, cuts=cuts) for part in (images[:2], images[2:])]
-    joined = events.join([events.count(network, mapping, half) for half in halves])
+    there = events.geometry(network, mapping)
+    whole = events.count(there, reference.execute(network, images, cells=there.cells))
+    halves = [reference.execute(network, part, cells=there.cells) for part in (images[:2], images[2:])]
+    joined = events.join([events.count(there, half) for half in halves])
     assert (joined.images, joined.synops, joined.dense_macs) == (5, whole.synops, whole.dense_macs)
     assert whole.slices is not None
     assert joined.slices is not None
@@ -214,18 +214,18 @@ def test_images_in_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     network = random_network(9)
     mapping = random_mapping(network, 9)
     execution = executed(network, mapping, 9)
-    whole = events.count(network, mapping, execution).slices
+    whole = events.count(events.geometry(network, mapping), execution).slices
     monkeypatch.setattr(slices, "BATCH_BYTES", 1)
-    parts = events.count(network, mapping, execution).slices
+    parts = events.count(events.geometry(network, mapping), execution).slices
     assert whole is not None
     assert parts is not None
     for field in ("spikes", "messages_out", "messages_in", "synops"):
         np.testing.assert_array_equal(getattr(parts, field), getattr(whole, field))
 
 
-def test_missing_cuts_are_refused() -> None:
+def test_missing_cells_are_refused() -> None:
     network = random_network(1)
     mapping = random_mapping(network, 1)
-    execution = reference.execute(network, random_images(network, 1), cuts={"stem.0.lif": np.array([0, 1])})
-    with pytest.raises(InputError, match=r"stem\.0\.lif: its activity was summed over channels cut at \[0, 1\]"):
-        events.count(network, mapping, execution)
+    execution = reference.execute(network, random_images(network, 1), cells=events.geometry(network, None).cells)
+    with pytest.raises(InputError, match=r"its activity was summed over \d+ x \d+ x \d+ cells"):
+        events.count(events.geometry(network, mapping), execution)

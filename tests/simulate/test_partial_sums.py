@@ -10,8 +10,7 @@ from spikformer_deploy.mapping import map_network
 from spikformer_deploy.quantize.network import Network, Or, Window
 from spikformer_deploy.simulate import engine
 from spikformer_deploy.simulate.estimate import estimate
-from spikformer_deploy.simulate.events import count
-from spikformer_deploy.simulate.reach import channel_cuts
+from spikformer_deploy.simulate.events import count, geometry
 
 
 def two_convolutions(seed: int) -> Network:
@@ -30,8 +29,8 @@ def test_split_fan_ins_count_the_same_operations(seed: int) -> None:
     profile = smaller(3000, 300, 60)
     mapping = map_network(network, profile, {p.name: 0.2 for p in network})
     parts = {i: site for i, site in enumerate(mapping.sites) if site.kind == "partial"}
-    execution = engine.execute(network, random_images(network, seed), cuts=channel_cuts(network, mapping))
-    events = count(network, mapping, execution)
+    there = geometry(network, mapping)
+    events = count(there, engine.execute(network, random_images(network, seed), cells=there.cells))
     assert parts
     for population in network:
         chosen = [i for i, site in enumerate(mapping.sites) if site.population == population.name]

@@ -1,0 +1,195 @@
+"""What the engine works out once for a network: packed weights, parameters in the layout of the loops, how to cut.
+
+Synaptic sums are the widest values of a run (4 bytes a neuron and step against 1 of a spike).  They are computed for a
+few images, or for a band of rows of one image, so that they stay in the last-level cache until the neurons read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.quantize.network import (
+    DECAY_ONE,
+    Accumulator,
+    Attention,
+    Conv,
+    Lif,
+    Network,
+    Population,
+    Projection,
+    Source,
+)
+from spikformer_deploy.simulate import kernels, synapses
+from spikformer_deploy.simulate.run import Cells, one_cell
+
+SUMS_BYTES = 2**23
+"""Synaptic sums worked on at once: with the messages that they come from they fit a last-level cache."""
+SMALL_SUM = 2**30
+"""Drives below this leave 32-bit integers no way to wrap."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """Cells of a population as kernels.count_messages takes them."""
+
+    cells: Cells
+    row_order: NDArray[np.int64]
+    row_starts: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LifPlan:
+    """How a population of LIF neurons is computed.
+
+    convolve   the convolution of each projection; None for attention
+    bound      of every synaptic sum; bounds: of each projection alone
+    images     so many at once; rows: so many at once of each
+    halving    the 32-bit loop serves
+    threshold  (C,); bias (K, C), its row at position p is bias_of[p]
+    """
+
+    projections: tuple[Projection, ...]
+    convolve: tuple[synapses.Convolve | None, ...]
+    bounds: tuple[int, ...]
+    images: int
+    rows: int
+    halving: bool
+    threshold: NDArray[np.integer]
+    bias: NDArray[np.integer]
+    bias_of: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A network ready to run.
+
+    last_read   the populations whose messages nobody needs after each population
+    image_bytes most bytes of messages that are alive at once, an image; fixed_bytes: of weights and sums
+    """
+
+    network: Network
+    lifs: dict[str, LifPlan]
+    grids: dict[str, Grid]
+    last_read: dict[str, list[str]]
+    image_bytes: int
+    fixed_bytes: int
+
+
+def make_plan(network: Network, cells: Mapping[str, Cells] | None = None) -> Plan:
+    """The plan of `network`; its messages are counted in `cells`, or in one cell a population."""
+    counted = {p.name: (cells or {}).get(p.name, one_cell(p.shape)) for p in network if p is not network.output}
+    last_read = _last_read(network)
+    weights = sum(p.synapse.weight.nbytes for p in network.projections if isinstance(p.synapse, Conv))
+    return Plan(
+        network,
+        {p.name: _lif_plan(network, p, p.neuron) for p in network if isinstance(p.neuron, Lif)},
+        {name: _grid(c) for name, c in counted.items()},
+        last_read,
+        _image_bytes(network, counted, last_read),
+        2 * weights + 4 * SUMS_BYTES,
+    )
+
+
+def message_type(population: Population) -> type[np.uint8] | type[np.int32]:
+    """The narrowest type that holds what the population sends."""
+    return np.uint8 if population.max_out < 256 else np.int32
+
+
+def steps_of(network: Network, population: Population) -> int:
+    """Time steps in which the population sends something of its own: 1 for an image that all steps share."""
+    return 1 if isinstance(population.neuron, Source) and not population.neuron.per_step else network.time_steps
+
+
+def _lif_plan(network: Network, population: Population, neuron: Lif) -> LifPlan:
+    incoming = network.into(population.name)
+    bounds = tuple(_largest_sum(network, projection) for projection in incoming)
+    images, rows = _cut(network, population, incoming)
+    bias = np.ascontiguousarray(neuron.bias.reshape(len(neuron.bias), -1).T)
+    distinct, bias_of = np.unique(bias, axis=0, return_inverse=True)
+    if len(distinct) == 1:
+        bias_of = np.zeros(population.shape[1] * population.shape[2], np.int64)
+    largest = (sum(bounds) << neuron.shift) + int(np.abs(bias).max(initial=0))
+    halving = neuron.kind == "programmable" and neuron.decay == DECAY_ONE // 2 and largest < SMALL_SUM
+    kind = np.int32 if halving else np.int64
+    return LifPlan(
+        incoming,
+        tuple(_convolve(network, p, population, bound, rows) for p, bound in zip(incoming, bounds, strict=True)),
+        bounds,
+        images,
+        rows,
+        halving,
+        np.minimum(neuron.threshold, np.iinfo(kind).max).astype(kind),
+        distinct.astype(kind),
+        bias_of.ravel().astype(np.int64),
+    )
+
+
+def _convolve(
+    network: Network, projection: Projection, target: Population, bound: int, rows: int
+) -> synapses.Convolve | None:
+    if not isinstance(projection.synapse, Conv):
+        return None
+    source = network[projection.sources[0]]
+    return synapses.convolution(projection.synapse, source.shape, source.max_out, bound, (rows, target.shape[1]))
+
+
+def _cut(network: Network, population: Population, incoming: tuple[Projection, ...]) -> tuple[int, int]:
+    """(images, rows) whose synaptic sums stay below SUMS_BYTES; all rows where a whole image does."""
+    steps = max(steps_of(network, network[p.sources[0]]) for p in incoming)
+    size = 4 * population.size * steps
+    if size <= SUMS_BYTES or any(isinstance(p.synapse, Attention) for p in incoming):
+        return max(1, SUMS_BYTES // size), population.shape[1]
+    return 1, max(1, population.shape[1] * SUMS_BYTES // size)
+
+
+def _largest_sum(network: Network, projection: Projection) -> int:
+    """A bound of every partial sum of one projection, whatever the order of summation."""
+    source = network[projection.sources[0]]
+    match projection.synapse:
+        case Conv(weight):
+            return int(np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(1).max()) * source.max_out
+        case Attention(heads, weight):
+            channels, height, width = source.shape
+            most = int(np.prod([network[s].max_out for s in projection.sources]))
+            return channels // heads * height * width * most * weight
+        case synapse:
+            raise TypeError(f"{type(synapse).__name__} does not reach a LIF")
+
+
+def _last_read(network: Network) -> dict[str, list[str]]:
+    # projections stand in the order of their targets, so the last one that names a source is its last reader
+    last = {source: p.target for p in network.projections for source in p.sources}
+    out: dict[str, list[str]] = {}
+    for source, reader in last.items():
+        out.setdefault(reader, []).append(source)
+    return out
+
+
+def _grid(cells: Cells) -> Grid:
+    order = np.argsort(cells.rows, kind="stable")
+    starts = np.searchsorted(cells.rows[order], np.arange(cells.shape[1] + 1))
+    return Grid(cells, order, starts)
+
+
+def _image_bytes(network: Network, cells: Mapping[str, Cells], last_read: dict[str, list[str]]) -> int:
+    alive, most, counts = 0, 0, 0
+    size = {}
+    for population in network:
+        if isinstance(population.neuron, Accumulator):
+            continue
+        steps = steps_of(network, population)
+        size[population.name] = population.size * steps * np.dtype(message_type(population)).itemsize
+        counts += 4 * int(np.prod(cells[population.name].shape)) * network.time_steps
+        alive += size[population.name]
+        most = max(most, alive)
+        alive -= sum(size[name] for name in last_read.get(population.name, ()))
+    return most + counts
+
+
+def blocks(positions: int) -> int:
+    """Tasks that a LIF loop makes of so many positions."""
+    return -(-positions // kernels.BLOCK)

@@ -6,10 +6,14 @@ Pixels are uint8 (C, Y, X) of the size that the model takes; nothing is resized,
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
+import json
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +53,14 @@ class Preprocess:
 class ImageSet:
     """Images that are read when they are asked for.
 
-    labels  (N,) int64 class indices, or None; names: class names in the order of their indices (may be empty)
+    labels    (N,) int64 class indices, or None; names: class names in the order of their indices (may be empty)
+    identity  sha256 that tells these images from others (of files: names and sizes, not the content)
     """
 
     count: int
     labels: NDArray[np.int64] | None
     names: tuple[str, ...]
+    identity: str
     _read: Callable[[slice], NDArray[np.uint8]] = field(repr=False)
 
     def __len__(self) -> int:
@@ -65,11 +71,16 @@ class ImageSet:
         """All images, (N, C, Y, X) or (N, T, C, Y, X) uint8."""
         return self._read(slice(0, self.count))
 
-    def batches(self, size: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64] | None]]:
-        """Images and labels, `size` at a time, in order."""
-        for start in range(0, self.count, size):
-            part = slice(start, min(start + size, self.count))
-            yield self._read(part), None if self.labels is None else self.labels[part]
+    def batches(self, size: int, start: int = 0) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64] | None]]:
+        """Images and labels from image `start` on, `size` at a time, in order; the next ones are read meanwhile."""
+        parts = [slice(first, min(first + size, self.count)) for first in range(start, self.count, size)]
+        with ThreadPoolExecutor(1) as reader:
+            reading = [reader.submit(self._read, part) for part in parts[:1]]
+            for part, following in zip_longest(parts, parts[1:]):
+                pixels = reading.pop().result()
+                if following is not None:
+                    reading.append(reader.submit(self._read, following))
+                yield pixels, None if self.labels is None else self.labels[part]
 
 
 def read(
@@ -94,8 +105,8 @@ def read(
         raise InputError(str(path), "there is no such file or folder", "Give images, or the word digits.")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        names = [str(p.relative_to(path)) for p in files]
-        return _files(path, names, lambda name: (path / name).read_bytes(), preprocess, limit)
+        sizes = {str(p.relative_to(path)): p.stat().st_size for p in files}
+        return _files(path, sizes, lambda name: (path / name).read_bytes(), preprocess, limit)
     return _file(path, preprocess, limit)
 
 
@@ -110,7 +121,7 @@ def _file(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
     if head.startswith(b"\x1f\x8b") or head[:3] == b"\x00\x00\x08":
         return _idx(path, preprocess, limit)
     if path.suffix.lower() in SUFFIXES:
-        return _files(path, [path.name], lambda _: path.read_bytes(), preprocess, limit)
+        return _files(path, {path.name: path.stat().st_size}, lambda _: path.read_bytes(), preprocess, limit)
     if path.suffix == ".bin":
         return _cifar(path, preprocess, limit)
     raise InputError(
@@ -137,7 +148,7 @@ def _zip(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
         raise InputError(str(path), f"it is no readable zip file: {error}") from None
     if names and all(name.endswith(".npy") for name in names):
         return _npz(path, preprocess, limit)
-    images = sorted(name for name in names if name.lower().endswith(SUFFIXES))
+    images = {name: archive.getinfo(name).CRC for name in sorted(names) if name.lower().endswith(SUFFIXES)}
     return _files(path, images, archive.read, preprocess, limit)
 
 
@@ -223,7 +234,8 @@ def _in_memory(
             problem = f"labels of shape {labels.shape} and type {labels.dtype} for {len(images)} images"
             raise InputError(place, problem, "Give one integer label an image.")
         labels = labels[:limit].astype(np.int64)
-    return ImageSet(len(pixels), labels, names, lambda part: pixels[part])
+    identity = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    return ImageSet(len(pixels), labels, names, identity, lambda part: pixels[part])
 
 
 def _as_pixels(place: str, images: NDArray[Any], preprocess: Preprocess) -> NDArray[np.uint8]:
@@ -246,9 +258,13 @@ def _as_pixels(place: str, images: NDArray[Any], preprocess: Preprocess) -> NDAr
 
 
 def _files(
-    path: Path, names: list[str], load: Callable[[str], bytes], preprocess: Preprocess, limit: int | None
+    path: Path, files: dict[str, int], load: Callable[[str], bytes], preprocess: Preprocess, limit: int | None
 ) -> ImageSet:
-    """Image files decoded in batches; the folder right above a file is its class."""
+    """Image files decoded in batches by several threads; the folder right above a file is its class.
+
+    files  the names, in order, and a number (size or checksum) that tells a file from another of its name
+    """
+    names = list(files)
     if not names:
         raise InputError(str(path), f"no images in it (looked for {', '.join(SUFFIXES)})")
     folders = [Path(name).parent.name for name in names]
@@ -259,10 +275,12 @@ def _files(
         order = np.sort(np.random.default_rng(SHUFFLE_SEED).permutation(len(names))[:limit])
 
     def read_part(part: slice) -> NDArray[np.uint8]:
-        return np.stack([_decode(names[i], load(names[i]), preprocess) for i in order[part]])
+        with ThreadPoolExecutor() as workers:
+            return np.stack(list(workers.map(lambda i: _decode(names[i], load(names[i]), preprocess), order[part])))
 
+    identity = hashlib.sha256(json.dumps([[names[i], files[names[i]]] for i in order]).encode()).hexdigest()
     kept = None if labels is None else labels[order]
-    return ImageSet(len(order), kept, tuple(classes) if labels is not None else (), read_part)
+    return ImageSet(len(order), kept, tuple(classes) if labels is not None else (), identity, read_part)
 
 
 def _decode(name: str, raw: bytes, preprocess: Preprocess) -> NDArray[np.uint8]:

@@ -112,7 +112,7 @@ def compile_model(
         "versions": _versions(),
     }
     program = Program(network, mapping, profile, loaded.preprocess, loaded.labels, provenance)
-    notes = loaded.notes if calibrate_on or remark != "random pixels" else (*loaded.notes, RANDOM_NOTE)
+    notes = loaded.notes if remark != "random pixels" else (*loaded.notes, RANDOM_NOTE)
     return Compiled(program, graph, notes, time.monotonic() - start)
 
 
@@ -127,7 +127,8 @@ def float_graph(loaded: Loaded) -> Graph:
 def calibration_images(loaded: Loaded, data: str | Path | np.ndarray | None) -> tuple[np.ndarray, str]:
     """Images to calibrate on, uint8, and a word on what they are."""
     if data is not None:
-        return _some(read(data, loaded.preprocess, limit=CALIBRATION_IMAGES, split="train")), Path(str(data)).name[:80]
+        remark = "an array" if isinstance(data, np.ndarray) else Path(data).name[:80]
+        return _some(read(data, loaded.preprocess, limit=CALIBRATION_IMAGES, split="train")), remark
     source = loaded.training.get("recipe", {}).get("data", {}).get("source")
     if source == "digits":
         return _some(

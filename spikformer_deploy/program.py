@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
@@ -22,6 +20,7 @@ from safetensors.numpy import save as save_tensors
 from spikformer_deploy import hardware
 from spikformer_deploy.errors import InputError, MappingError, ProgramError
 from spikformer_deploy.files import write_whole
+from spikformer_deploy.flat import built, checksum, flat
 from spikformer_deploy.hardware import Profile
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.mapping import verify_mapping
@@ -77,14 +76,14 @@ def to_bytes(program: Program) -> bytes:
     tensors: dict[str, NDArray[Any]] = {}
     structure = {
         "format": FORMAT,
-        "network": _flat(program.network, "network", tensors),
-        "mapping": _flat(program.mapping, "mapping", tensors),
+        "network": flat(program.network, "network", tensors),
+        "mapping": flat(program.mapping, "mapping", tensors),
         "profile": hardware.to_dict(program.profile),
-        "preprocess": _flat(program.preprocess, "preprocess", tensors),
+        "preprocess": flat(program.preprocess, "preprocess", tensors),
         "labels": list(program.labels),
         "provenance": program.provenance,
     }
-    structure["sha256"] = _checksum(structure, tensors)
+    structure["sha256"] = checksum(structure, tensors)
     text = json.dumps(structure, sort_keys=True, allow_nan=False)
     return save_tensors(tensors, {ENTRY: text})
 
@@ -99,7 +98,7 @@ def from_bytes(content: bytes, place: str) -> Program:
         problem = f"it has format {structure.get('format')}, and this version reads {FORMAT}"
         raise ProgramError(place, problem, "Update, or compile it again.")
     told = structure.pop("sha256", None)
-    if told != _checksum(structure, tensors):
+    if told != checksum(structure, tensors):
         raise ProgramError(place, "its content does not match its checksum: it is damaged", "Copy or compile it again.")
     try:
         program = _program(structure, tensors)
@@ -143,69 +142,10 @@ def _program(structure: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Pro
     for array in tensors.values():
         array.setflags(write=False)
     return Program(
-        network=_built(Network, structure["network"], tensors),
-        mapping=_built(Mapping, structure["mapping"], tensors),
+        network=built(Network, structure["network"], tensors),
+        mapping=built(Mapping, structure["mapping"], tensors),
         profile=hardware.from_dict(structure["profile"]),
-        preprocess=_built(Preprocess, structure["preprocess"], tensors),
+        preprocess=built(Preprocess, structure["preprocess"], tensors),
         labels=tuple(str(label) for label in structure["labels"]),
         provenance=dict(structure["provenance"]),
     )
-
-
-def _checksum(structure: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> str:
-    state = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
-    for name in sorted(tensors):
-        array = tensors[name]
-        state.update(f"{name}{array.dtype.str}{array.shape}".encode())
-        state.update(np.ascontiguousarray(array).tobytes())
-    return state.hexdigest()
-
-
-# --- dataclasses to JSON and tensors, and back --------------------------------------------------------------------
-
-
-def _flat(value: Any, path: str, tensors: dict[str, NDArray[Any]]) -> Any:
-    """Plain JSON for `value`; arrays go to `tensors` under their path, and leave {"tensor": path}."""
-    if isinstance(value, np.ndarray):
-        tensors[path] = value
-        return {"tensor": path}
-    if is_dataclass(value):
-        kept = {f.name: _flat(getattr(value, f.name), f"{path}.{f.name}", tensors) for f in fields(value) if f.init}
-        return {"type": type(value).__name__, **kept}
-    if isinstance(value, (tuple, list)):
-        return [_flat(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]
-    if isinstance(value, dict):
-        return {str(key): _flat(item, f"{path}.{key}", tensors) for key, item in value.items()}
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
-
-
-def _built(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]]) -> Any:
-    """A value of the annotated type `kind` from what _flat wrote; ValueError or KeyError where it does not fit."""
-    origin = get_origin(kind)
-    if isinstance(raw, dict) and set(raw) == {"tensor"}:
-        return tensors[raw["tensor"]]
-    if origin in (Union, UnionType):
-        return _built(next(k for k in get_args(kind) if getattr(k, "__name__", "") == raw["type"]), raw, tensors)
-    if is_dataclass(kind):
-        return _dataclass(kind, raw, tensors)
-    if origin is tuple:
-        inner = get_args(kind)
-        kinds = [inner[0]] * len(raw) if inner[-1] is Ellipsis else inner
-        return tuple(_built(k, item, tensors) for k, item in zip(kinds, raw, strict=True))
-    if origin is dict:
-        return {key: _built(get_args(kind)[1], item, tensors) for key, item in raw.items()}
-    if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
-        return float(raw)
-    if kind in (int, float, str, bool) and type(raw) is kind:
-        return raw
-    raise ValueError(f"{raw!r} instead of {getattr(kind, '__name__', kind)}")
-
-
-def _dataclass(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]]) -> Any:
-    hints = get_type_hints(kind)
-    wanted = [f.name for f in fields(kind) if f.init]
-    if set(raw) != {"type", *wanted} or raw["type"] != kind.__name__:
-        raise ValueError(f"fields {sorted(raw)} instead of those of {kind.__name__}")
-    return kind(**{name: _built(hints[name], raw[name], tensors) for name in wanted})

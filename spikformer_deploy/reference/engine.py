@@ -75,6 +75,11 @@ def execute(
         activity=activity,
         spikes={name: np.stack(sent[name], 1) for name in record},
         membranes={name: np.stack(membranes[name], 1).astype(np.int32) for name in record},
+        coincidences={
+            p.target: coincidences(p.synapse.heads, *(np.stack(sent[name], 1) for name in p.sources[1:]))
+            for p in network.projections
+            if isinstance(p.synapse, Attention)
+        },
         peak_state=peak,
         kernels="plain",
     )
@@ -140,6 +145,12 @@ def observe(sent: Int, cells: Cells) -> Activity:
         fired = sent[:, :, cells.channels[s] : cells.channels[s + 1], y, x] != 0
         messages[:, :, s, cells.rows[y], cells.columns[x]] += fired.sum(2)
     return Activity(messages, cells, (sent != 0).any((0, 1)), sent.sum((0, 2, 3, 4)))
+
+
+def coincidences(heads: int, k: Int, v: Int) -> Int:
+    """(T,) pairs of messages k[n, c], v[n, c'] of one token and head, from all that was sent (N, T, C, Y, X)."""
+    count_k, count_v = ((s != 0).reshape(*s.shape[:2], heads, -1, s.shape[3] * s.shape[4]).sum(3) for s in (k, v))
+    return (count_k * count_v).sum((0, 2, 3))
 
 
 def _convolution(conv: Conv, x: Int, shape: tuple[int, int, int]) -> Int:

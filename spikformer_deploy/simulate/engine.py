@@ -73,6 +73,7 @@ class _Batch:
     activity: dict[str, Activity] = field(default_factory=dict)
     spikes: dict[str, Sent] = field(default_factory=dict)
     membranes: dict[str, NDArray[np.int32]] = field(default_factory=dict)
+    coincidences: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     peak: dict[str, int] = field(default_factory=dict)
     accumulators: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
@@ -241,8 +242,13 @@ def _attention(batch: _Batch, projection: Projection, bound: int, part: slice) -
     assert isinstance(synapse, Attention)
     q, k, v = (batch.sent[name][part] for name in projection.sources)
     out = np.empty(q.shape, np.int32 if bound < 2**31 else np.int64)
+    pairs = np.empty((q.shape[0] * q.shape[1], synapse.heads), np.int64)
     maps = (-1, *q.shape[2:])
-    kernels.attend(q.reshape(maps), k.reshape(maps), v.reshape(maps), synapse.heads, synapse.weight, out.reshape(maps))
+    kernels.attend(
+        q.reshape(maps), k.reshape(maps), v.reshape(maps), synapse.heads, synapse.weight, out.reshape(maps), pairs
+    )
+    met = batch.coincidences.setdefault(projection.target, np.zeros(q.shape[1], np.int64))
+    met += pairs.reshape(*q.shape[:2], -1).sum((0, 2))
     return out
 
 
@@ -316,6 +322,9 @@ def _joined(parts: list[_Batch]) -> Execution:
         activity=activity,
         spikes={name: np.concatenate([p.spikes[name] for p in parts]) for name in first.spikes},
         membranes={name: np.concatenate([p.membranes[name] for p in parts]) for name in first.membranes},
+        coincidences={
+            name: sum((p.coincidences[name] for p in parts[1:]), c) for name, c in first.coincidences.items()
+        },
         peak_state={name: max(p.peak[name] for p in parts) for name in first.peak},
         kernels=synapses.kernels(),
     )

@@ -16,8 +16,7 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.quantize.network import Accumulator, Attention, Conv, Network, Projection, Readout, Window
-from spikformer_deploy.simulate.reach import whole_reach
-from spikformer_deploy.simulate.run import Activity, Execution
+from spikformer_deploy.simulate.run import Execution
 from spikformer_deploy.simulate.slices import Geometry, SliceEvents, count_slices, geometry
 
 __all__ = [
@@ -121,13 +120,17 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     images = len(execution.accumulators)
     slices = None if mapping is None else count_slices(geometry, execution.activity, images)
     serial = {} if mapping is None else {s.population: s.serial for s in mapping.sites if s.kind == "attention"}
-    populations = {p.name: _population(network, p.name, execution, images) for p in network}
+    sent = {name: a.messages.sum(0, dtype=np.int64) for name, a in execution.activity.items()}
+    populations = {p.name: _population(network, p.name, execution, sent, images) for p in network}
     if mapping is not None and slices is not None:
         for index, site in enumerate(mapping.sites):
             if site.kind == "population":
-                sent = slices.messages_out[..., mapping.slices_of(index)].sum((0, 2))
-                populations[site.population] = replace(populations[site.population], messages=sent)
-    projections = tuple(_projection(network, p, execution.activity, serial.get(p.target)) for p in network.projections)
+                messages = slices.messages_out[..., mapping.slices_of(index)].sum((0, 2))
+                populations[site.population] = replace(populations[site.population], messages=messages)
+    projections = tuple(
+        _projection(network, p, whole, execution, sent, serial.get(p.target))
+        for p, whole in zip(network.projections, geometry.wholes, strict=True)
+    )
     return Events(images, network.time_steps, populations, projections, slices)
 
 
@@ -159,7 +162,9 @@ def join(parts: Sequence[Events]) -> Events:
 def _check_cells(geometry: Geometry, execution: Execution) -> None:
     for name, cells in geometry.cells.items():
         got = execution.activity[name].cells
-        if not all(np.array_equal(getattr(got, f), getattr(cells, f)) for f in ("channels", "rows", "columns")):
+        if got is not cells and not all(
+            np.array_equal(getattr(got, f), getattr(cells, f)) for f in ("channels", "rows", "columns")
+        ):
             raise InputError(
                 name,
                 f"its activity was summed over {' x '.join(map(str, got.shape))} cells of channels, rows and columns, "
@@ -168,63 +173,59 @@ def _check_cells(geometry: Geometry, execution: Execution) -> None:
             )
 
 
-def _population(network: Network, name: str, execution: Execution, images: int) -> PopulationEvents:
+def _population(
+    network: Network, name: str, execution: Execution, sent: dict[str, Int], images: int
+) -> PopulationEvents:
     population, steps = network[name], network.time_steps
     updates = np.full(steps, population.size * images, np.int64)
     if isinstance(population.neuron, Accumulator):
         none = np.zeros(steps, np.int64)
         return PopulationEvents(name, updates, none, none, none, np.zeros(population.shape, bool))
+    spikes = sent[name].sum((1, 2, 3))
     activity = execution.activity[name]
-    spikes = activity.messages.sum((0, 2, 3, 4), dtype=np.int64)
     return PopulationEvents(name, updates, spikes, activity.total, spikes, activity.active)
 
 
 def _projection(
-    network: Network, projection: Projection, activity: dict[str, Activity], serial: str | None
+    network: Network,
+    projection: Projection,
+    whole: tuple[Int, Int, Int] | None,
+    execution: Execution,
+    sent: dict[str, Int],
+    serial: str | None,
 ) -> ProjectionEvents:
+    """sent  by population: (T, slices, rows, columns) messages in each cell, summed over the images; whole: Geometry."""
     graded = any(network[s].max_out > 1 for s in projection.sources)
     place = (projection.sources, projection.target)
-    if isinstance(projection.synapse, Attention):
-        figures = _attention(network, projection, projection.synapse, activity, serial)
-        return ProjectionEvents(*place, "attention", graded, *figures, dense_macs(network, projection))
-    activity_of_source = activity[projection.sources[0]]
-    cells = activity_of_source.cells
-    fans, rows, columns = whole_reach(network, projection, projection.synapse)
-    fan = np.zeros(cells.shape[0], np.int64)
-    for first, end, targets in fans:
-        low, high = np.searchsorted(cells.channels, (first, end))
-        fan[low:high] = targets
-    weights = (
-        axis[0, np.unique(classes, return_index=True)[1]]
-        for axis, classes in ((rows, cells.rows), (columns, cells.columns))
-    )
-    per_step = activity_of_source.messages.sum(0, dtype=np.int64)
-    synops = np.einsum("tsrq,s,r,q->t", per_step, fan, *weights, optimize=True)
+    dense = dense_macs(network, projection)
+    if whole is None:
+        return ProjectionEvents(
+            *place, "attention", graded, *_attention(network, projection, execution, sent, serial), dense
+        )
+    fan, rows, columns = whole
+    synops = sent[projection.sources[0]] @ columns @ rows @ fan
     none = np.zeros_like(synops)
-    kind = type(projection.synapse).__name__.lower()
-    return ProjectionEvents(*place, kind, graded, synops, none, none, none, dense_macs(network, projection))
+    return ProjectionEvents(*place, type(projection.synapse).__name__.lower(), graded, synops, none, none, none, dense)
 
 
 def _attention(
-    network: Network, projection: Projection, attention: Attention, activity: dict[str, Activity], serial: str | None
+    network: Network,
+    projection: Projection,
+    execution: Execution,
+    sent: dict[str, Int],
+    serial: str | None,
 ) -> tuple[Int, Int, Int, Int]:
     """(synops, delivered, coincidences, products), (T,) each: see ProjectionEvents."""
+    attention = projection.synapse
+    assert isinstance(attention, Attention)
     channels, height, width = network[projection.target].shape
     depth, tokens = channels // attention.heads, height * width
     tokens_in_series = serial == "tokens" if serial else depth <= tokens
     per_spike = depth if tokens_in_series else tokens
-    q, k, v = (activity[s].messages.sum((0, 2, 3, 4), dtype=np.int64) for s in projection.sources)
+    q, k, v = (sent[s].sum((1, 2, 3)) for s in projection.sources)
     delivered = per_spike * (q if tokens_in_series else v)
-    meeting = [_of_heads(activity[s], attention.heads) for s in projection.sources[1:]]
-    coincidences = np.einsum("nthp,nthp->t", *meeting)
+    coincidences = execution.coincidences[projection.target]
     return per_spike * (q + k + v), delivered, coincidences, depth * (np.minimum(k, v) + q)
-
-
-def _of_heads(activity: Activity, heads: int) -> Int:
-    """(images, T, heads, positions) messages of each head."""
-    maps, cuts = activity.messages.astype(np.int64), activity.cells.channels
-    starts = np.searchsorted(cuts, np.arange(heads) * (cuts[-1] // heads))
-    return np.add.reduceat(maps, starts, axis=2).reshape(*maps.shape[:2], heads, -1)
 
 
 def dense_macs(network: Network, projection: Projection) -> int:

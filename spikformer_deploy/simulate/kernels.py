@@ -150,9 +150,10 @@ def fire_where_any(values: Array, peak: Array) -> None:
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def attend(q: Array, k: Array, v: Array, heads: int, weight: int, out: Array) -> None:
+def attend(q: Array, k: Array, v: Array, heads: int, weight: int, out: Array, pairs: Array) -> None:
     """out = weight * q (k^T v), head by head: (M, P, C) messages of any integer type -> (M, P, C) int32 or int64.
 
+    pairs  (M, heads) int64: how often a channel of k and one of v sent something at one position
     Only channels that sent something cost time: rows of v are added where k is not zero, rows of k^T v where q is not.
     """
     maps, positions, channels = q.shape
@@ -161,12 +162,17 @@ def attend(q: Array, k: Array, v: Array, heads: int, weight: int, out: Array) ->
         m, low = index // heads, index % heads * depth
         table = np.zeros((depth, depth), out.dtype)
         active = np.empty(depth, np.int64)
+        met = 0
         for p in range(positions):
             keys, values = k[m, p, low : low + depth], v[m, p, low : low + depth]
-            for i in range(_nonzero(keys, active)):
+            count = _nonzero(keys, active)
+            for c in range(depth * (count > 0)):
+                met += count * (values[c] != 0)
+            for i in range(count):
                 factor, row = out.dtype.type(keys[active[i]]), table[active[i]]
                 for c in range(depth):
                     row[c] += factor * values[c]
+        pairs[m, index % heads] = met
         for p in range(positions):
             queries, total = q[m, p, low : low + depth], out[m, p, low : low + depth]
             total[:] = 0

@@ -109,9 +109,7 @@ def _lif_plan(network: Network, population: Population, neuron: Lif) -> LifPlan:
     bounds = tuple(_largest_sum(network, projection) for projection in incoming)
     images, rows = _cut(network, population, incoming)
     bias = np.ascontiguousarray(neuron.bias.reshape(len(neuron.bias), -1).T)
-    distinct, bias_of = np.unique(bias, axis=0, return_inverse=True)
-    if len(distinct) == 1:
-        bias_of = np.zeros(population.shape[1] * population.shape[2], np.int64)
+    distinct, bias_of = _distinct_rows(bias)
     largest = (sum(bounds) << neuron.shift) + int(np.abs(bias).max(initial=0))
     halving = neuron.kind == "programmable" and neuron.decay == DECAY_ONE // 2 and largest < SMALL_SUM
     kind = np.int32 if halving else np.int64
@@ -124,8 +122,18 @@ def _lif_plan(network: Network, population: Population, neuron: Lif) -> LifPlan:
         halving,
         np.minimum(neuron.threshold, np.iinfo(kind).max).astype(kind),
         distinct.astype(kind),
-        bias_of.ravel().astype(np.int64),
+        np.broadcast_to(bias_of, population.shape[1] * population.shape[2]).copy(),
     )
+
+
+def _distinct_rows(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different rows of a table, and which of them each row is."""
+    # numbers that stand for rows: sorting whole rows of an image takes a second
+    keys = table @ np.random.default_rng(0).integers(1, 2**40, table.shape[1])
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    if np.array_equal(table[first][which], table):
+        return table[first], which
+    return table, np.arange(len(table))
 
 
 def _convolve(

@@ -211,7 +211,6 @@ def cells_of(network: Network, arriving: dict[str, list[Inlet]]) -> dict[str, Ce
     """The coarsest grid of each population that counting needs: all neurons of a cell reach the same synapses.
 
     arriving  everything that arrives somewhere, by source; the population's own slices among it
-    The sources of an attention keep every position, and each head apart: their coincidences are counted.
     """
     out = {}
     for population in network:
@@ -220,20 +219,16 @@ def cells_of(network: Network, arriving: dict[str, list[Inlet]]) -> dict[str, Ce
         channels, height, width = population.shape
         edges, rows, columns = {0, channels}, [np.zeros((1, height), np.int64)], [np.zeros((1, width), np.int64)]
         for projection in network.out_of(population.name):
-            if isinstance(projection.synapse, Attention):
-                edges.update(range(0, channels, channels // projection.synapse.heads))
-                rows.append(np.arange(height)[None])
-                columns.append(np.arange(width)[None])
-            else:
+            if not isinstance(projection.synapse, Attention):
                 fans, seen_rows, seen_columns = whole_reach(network, projection, projection.synapse)
                 edges.update(edge for segment in fans for edge in segment[:2])
                 rows.append(seen_rows)
                 columns.append(seen_columns)
         for inlet in arriving.get(population.name, ()):
             edges.update(edge for segments in inlet.segments for segment in segments for edge in segment[:2])
-            if not inlet.flat:
-                rows.append(inlet.rows)
-                columns.append(inlet.columns)
+            # boxes of tokens do not respect rows: every position is apart
+            rows.append(np.arange(height)[None] if inlet.flat else inlet.rows)
+            columns.append(np.arange(width)[None] if inlet.flat else inlet.columns)
         cuts = np.array(sorted(edges), np.int64)
         out[population.name] = Cells(cuts, _classes(np.concatenate(rows)), _classes(np.concatenate(columns)))
     return out

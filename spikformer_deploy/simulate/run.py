@@ -59,6 +59,7 @@ class Execution:
     activity      by population name (all but the Accumulator)
     spikes        by population name, those recorded: (images, T, C, Y, X) uint8 or int32
     membranes     by population name, those recorded: (images, T, C, Y, X) int32, after the reset
+    coincidences  by target of an attention: (T,) int64 pairs of messages k[n, c], v[n, c'] of one token and head
     peak_state    by population name: largest |state| or |sum| met, for the check of bounds
     kernels       which kernels ran ("int8", "fp32", "plain"), for the report
     """
@@ -67,6 +68,7 @@ class Execution:
     activity: dict[str, Activity]
     spikes: dict[str, NDArray[np.integer]]
     membranes: dict[str, NDArray[np.int32]]
+    coincidences: dict[str, NDArray[np.int64]]
     peak_state: dict[str, int]
     kernels: str
 

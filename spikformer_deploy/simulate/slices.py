@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.mapping.mapping import Mapping
-from spikformer_deploy.quantize.network import Network
-from spikformer_deploy.simulate.reach import Inlet, cells_of, inlets, own_inlet
+from spikformer_deploy.quantize.network import Attention, Network
+from spikformer_deploy.simulate.reach import Inlet, cells_of, inlets, own_inlet, whole_reach
 from spikformer_deploy.simulate.run import Activity, Cells
 
 Int: TypeAlias = NDArray[np.int64]
@@ -76,18 +76,32 @@ class _Weights:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Arrival:
+    """Synaptic operations at the slices of an inlet, and the messages that reach them.
+
+    alone        (S,) slices that share their core with no other one
+    per_message  (S,) operations of every message; None where messages differ
+    """
+
+    operations: _Weights
+    reach: _Weights
+    alone: NDArray[np.bool_]
+    per_message: Int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Outlet:
     """What happens with the messages of one population.
 
     own      its own slices
-    arriving  where it sends to: (operations there, messages there)
+    arriving  where it sends to
     fan_out  (slices, R, Q) cores that a message of each cell goes to
     seen     for each slice that shares its core with another one, by index into the mapping: the cells (slices, R, Q)
              whose messages no earlier slice of that core has taken
     """
 
     own: _Weights
-    arriving: tuple[tuple[_Weights, _Weights], ...]
+    arriving: tuple[_Arrival, ...]
     fan_out: Real
     seen: dict[int, NDArray[np.bool_]]
 
@@ -97,26 +111,47 @@ class Geometry:
     """All that counting needs to know of a network on a mapping, worked out once.
 
     cells    by population: pass them to the executor
+    wholes   by projection, in the order of the network's: (fan (slices,), rows (R,), columns (Q,)) whose product says
+             how many synaptic operations a message of each cell makes in all; None for an attention
     outlets  by population; none where there is no mapping
     """
 
     network: Network
     mapping: Mapping | None
     cells: dict[str, Cells]
+    wholes: tuple[tuple[Int, Int, Int] | None, ...]
     outlets: dict[str, _Outlet]
 
 
 def geometry(network: Network, mapping: Mapping | None) -> Geometry:
     """The geometry of `network` on `mapping`, or of the network alone."""
     if mapping is None:
-        return Geometry(network, None, cells_of(network, {}), {})
+        cells = cells_of(network, {})
+        return Geometry(network, None, cells, _wholes(network, cells), {})
     arriving: dict[str, list[Inlet]] = {}
     for inlet in inlets(network, mapping):
         arriving.setdefault(inlet.source, []).append(inlet)
     own = {name: own_inlet(network, mapping, name) for name in arriving}
     cells = cells_of(network, {name: [own[name], *found] for name, found in arriving.items()})
     outlets = {name: _outlet(own[name], found, cells[name], mapping) for name, found in arriving.items()}
-    return Geometry(network, mapping, cells, outlets)
+    return Geometry(network, mapping, cells, _wholes(network, cells), outlets)
+
+
+def _wholes(network: Network, cells: dict[str, Cells]) -> tuple[tuple[Int, Int, Int] | None, ...]:
+    out: list[tuple[Int, Int, Int] | None] = []
+    for projection in network.projections:
+        if isinstance(projection.synapse, Attention):
+            out.append(None)
+            continue
+        grid = cells[projection.sources[0]]
+        segments, rows, columns = whole_reach(network, projection, projection.synapse)
+        fan = np.zeros(grid.shape[0], np.int64)
+        for first, end, targets in segments:
+            low, high = np.searchsorted(grid.channels, (first, end))
+            fan[low:high] = targets
+        at_rows, at_columns = (np.unique(classes, return_index=True)[1] for classes in (grid.rows, grid.columns))
+        out.append((fan, rows[0, at_rows], columns[0, at_columns]))
+    return tuple(out)
 
 
 def _outlet(own: Inlet, arriving: list[Inlet], cells: Cells, mapping: Mapping) -> _Outlet:
@@ -135,8 +170,17 @@ def _outlet(own: Inlet, arriving: list[Inlet], cells: Cells, mapping: Mapping) -
             taken, mask = shared[int(mapping.cores[slice_])], _fan_out(w, np.array([i]), cells) > 0
             seen[slice_] = seen.get(slice_, np.zeros(cells.shape, bool)) | (mask & ~taken)
             taken |= mask
-    pairs = tuple((w, w.reach()) for w in weights)
-    return _Outlet(_weights(own, cells), pairs, fan_out + sum(shared.values(), np.zeros(cells.shape)), seen)
+    arrivals = tuple(_arrival(w, seen) for w in weights)
+    return _Outlet(_weights(own, cells), arrivals, fan_out + sum(shared.values(), np.zeros(cells.shape)), seen)
+
+
+def _arrival(weights: _Weights, seen: dict[int, NDArray[np.bool_]]) -> _Arrival:
+    alone = np.array([s not in seen for s in weights.inlet.slices.tolist()], bool)
+    fans = weights.channels.max(1, initial=0)
+    even = ((weights.channels == 0) | (weights.channels == fans[:, None])).all() and fans.min(initial=1) > 0
+    if even and max(weights.rows.max(initial=0), weights.columns.max(initial=0)) <= 1:
+        return _Arrival(weights, weights.reach(), alone, fans[weights.at[0]].astype(np.int64))
+    return _Arrival(weights, weights.reach(), alone, None)
 
 
 def _weights(inlet: Inlet, cells: Cells) -> _Weights:
@@ -202,17 +246,17 @@ def _batches(activity: Activity) -> Iterator[slice]:
 
 def _receive(messages: Real, outlet: _Outlet, arrived: Int, synops: Int, spikes: Int) -> None:
     """Add what one population's messages (images, T, slices, R, Q) cause at all slices."""
-    for weights, reach in outlet.arriving:
-        slices = weights.inlet.slices
-        work = _sums(messages, weights)
-        synops[..., slices] += work
-        if weights.inlet.replay:
-            spikes[..., slices] += work
-        if weights.inlet.unicast:
-            arrived[..., slices] += work
+    for arrival in outlet.arriving:
+        inlet = arrival.operations.inlet
+        work = _sums(messages, arrival.operations)
+        synops[..., inlet.slices] += work
+        if inlet.replay:
+            spikes[..., inlet.slices] += work
+        if inlet.unicast:
+            arrived[..., inlet.slices] += work
             continue
-        alone = np.array([s not in outlet.seen for s in slices.tolist()])
-        arrived[..., slices[alone]] += _sums(messages, reach)[..., alone]
+        came = _sums(messages, arrival.reach) if arrival.per_message is None else work // arrival.per_message
+        arrived[..., inlet.slices[arrival.alone]] += came[..., arrival.alone]
     for slice_, mask in outlet.seen.items():
         arrived[..., slice_] += (messages * mask).sum((2, 3, 4)).astype(np.int64)
 

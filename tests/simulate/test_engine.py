@@ -23,6 +23,9 @@ def assert_equal_executions(ours: Execution, theirs: Execution) -> None:
         np.testing.assert_array_equal(ours.spikes[name], theirs.spikes[name], err_msg=name)
         np.testing.assert_array_equal(ours.membranes[name], theirs.membranes[name], err_msg=name)
     assert ours.activity.keys() == theirs.activity.keys()
+    assert ours.coincidences.keys() == theirs.coincidences.keys()
+    for name, pairs in theirs.coincidences.items():
+        np.testing.assert_array_equal(ours.coincidences[name], pairs, err_msg=name)
     for name, activity in theirs.activity.items():
         for field in ("messages", "active", "total"):
             np.testing.assert_array_equal(getattr(ours.activity[name], field), getattr(activity, field), err_msg=name)

@@ -1,0 +1,186 @@
+"""The integer engine against the float PyTorch model that the program came from, in one run on the same threads.
+
+    python benchmarks/engine.py [--quick] [--json FILE] [--threads N]
+
+Time is the best of several rounds in which the contestants take turns.  The engine counts all events (messages,
+synaptic operations, neuron updates of every core and step), PyTorch computes logits alone.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent))
+from models import images, model, program
+
+from spikformer_deploy.files import write_whole
+from spikformer_deploy.simulate import engine, synapses
+from spikformer_deploy.simulate.events import count, geometry
+from spikformer_deploy.simulate.plan import make_plan
+
+CASES = (("v1-4-384", "kapoho_point"), ("v1-8-512", "hala_point"), ("v2-8-512", "hala_point"))
+BATCHES = (1, 16)
+Contestant = Callable[[], Any]
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="V1-4-384 alone, few rounds.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the figures here too.")
+@click.option("--threads", default=torch.get_num_threads(), show_default=True)
+def main(quick: bool, json_file: str | None, threads: int) -> None:
+    """Measure, print a table, write JSON."""
+    torch.set_num_threads(threads)
+    rows = []
+    for name, target in CASES[:1] if quick else CASES:
+        for batch in BATCHES:
+            rows.append(measure(name, target, batch, rounds=3 if quick else 7))
+            Console(stderr=True).print(rows[-1])
+    Console().print(table(rows))
+    figures = {
+        "cpu": cpu(),
+        "threads": threads,
+        "kernels": synapses.kernels(),
+        "torch": torch.__version__,
+        "rows": rows,
+    }
+    if json_file:
+        write_whole(Path(json_file), (json.dumps(figures, indent=2) + "\n").encode())
+
+
+def measure(name: str, target: str, batch: int, rounds: int) -> dict[str, Any]:
+    """Seconds of every contestant, ratios to the best eager one, peak memory of a process of its own."""
+    best = take_turns({kind: contestant(kind, name, target, batch) for kind in ("engine", *peers(name))}, rounds)
+    eager = min(best["eager"], best["eager channels_last"])
+    found = {"model": name, "batch": batch, "seconds": best, "ratio": eager / best["engine"]}
+    found["ratio_without_counts"] = eager / best["engine without counts"]
+    found["count_share"] = best["engine"] / best["engine without counts"] - 1
+    if "compiled" in best:
+        found["ratio_compiled"] = best["compiled"] / best["engine"]
+    found["firing_rate"] = firing_rate(name, target)
+    found["peak_mib"] = {k: in_own_process(k, name, target, batch) for k in ("engine", "eager")}
+    return found
+
+
+def peers(name: str) -> list[str]:
+    """Who runs besides the engine; torch.compile where it compiles this model at all."""
+    kinds = ["engine without counts", "eager", "eager channels_last"]
+    try:
+        contestant("compiled", name, "", 1)()
+    except Exception as error:  # whatever inductor raises: its reason is printed, the others run
+        Console(stderr=True).print(f"torch.compile: {type(error).__name__}: {str(error)[:200]}")
+        return kinds
+    return [*kinds, "compiled"]
+
+
+def contestant(kind: str, name: str, target: str, batch: int) -> Contestant:
+    """A function that runs one batch."""
+    if kind.startswith("engine"):
+        compiled = program(name, target)
+        pixels = images(compiled.preprocess.channels, compiled.preprocess.size, batch)
+        there = geometry(compiled.network, compiled.mapping)
+        plan, buffers = make_plan(compiled.network, there.cells), engine.Buffers()
+        if kind == "engine":
+            return lambda: count(there, engine.run(plan, pixels, buffers))
+        return lambda: engine.run(plan, pixels, buffers)
+    loaded = model(name)
+    pixels = images(loaded.config.in_channels, loaded.config.image_size, batch)
+    layout = torch.contiguous_format if kind == "eager" else torch.channels_last
+    module = loaded.module.to(memory_format=layout)
+    real = torch.from_numpy(loaded.preprocess.normalised(pixels)).contiguous(memory_format=layout)
+    return inferring(torch.compile(module) if kind == "compiled" else module, real, layout)
+
+
+def inferring(module: Callable[..., Any], real: torch.Tensor, layout: torch.memory_format) -> Contestant:
+    """The module on `real` without gradients; the weights in `layout` (contestants share the module)."""
+
+    def run() -> Any:
+        if isinstance(module, torch.nn.Module):
+            module.to(memory_format=layout)
+        with torch.inference_mode():
+            return module(real)
+
+    return run
+
+
+def take_turns(contestants: dict[str, Contestant], rounds: int) -> dict[str, float]:
+    """Seconds of the best of `rounds` runs of each, after one that does not count."""
+    times: dict[str, list[float]] = {kind: [] for kind in contestants}
+    for number in range(rounds + 1):
+        for kind, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            if number:
+                times[kind].append(time.perf_counter() - start)
+    return {kind: min(values) for kind, values in times.items()}
+
+
+def firing_rate(name: str, target: str) -> float:
+    """Spikes a LIF neuron and step."""
+    network = program(name, target).network
+    source = network.input.shape
+    activity = engine.execute(network, images(source[0], source[1], 1)).activity
+    lifs = [p for p in network if p.max_out == 1]
+    spikes = sum(int(activity[p.name].total.sum()) for p in lifs)
+    return spikes / (sum(p.size for p in lifs) * network.time_steps)
+
+
+def in_own_process(kind: str, name: str, target: str, batch: int) -> float:
+    """Peak resident MiB of a fresh process that runs one batch."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (kind, name, target, batch))
+
+
+def _peak(kind: str, name: str, target: str, batch: int) -> float:
+    run = contestant(kind, name, target, batch)
+    before = Path("/proc/self/clear_refs")
+    if before.exists():
+        before.write_text("5")  # the peak of building the contestant does not count
+    run()
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """The rows for a person."""
+    out = Table(title="seconds a batch, T = 4; ratio: best eager PyTorch over the engine with counts")
+    for column in ("model", "batch", "engine", "counts", "eager", "channels_last", "compiled", "ratio", "peak MiB"):
+        out.add_column(column, justify="left" if column == "model" else "right")
+    for row in rows:
+        s, peak = row["seconds"], row["peak_mib"]
+        out.add_row(
+            row["model"], str(row["batch"]), f"{s['engine']:.4f}", f"{row['count_share']:+.0%}", f"{s['eager']:.3f}",
+            f"{s['eager channels_last']:.3f}", f"{s['compiled']:.3f}" if "compiled" in s else "-",
+            f"{row['ratio']:.1f}", f"{peak['engine']:.0f} : {peak['eager']:.0f}",
+        )  # fmt: skip
+    return out
+
+
+def cpu() -> str:
+    """The name of the processor."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

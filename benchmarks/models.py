@@ -1,0 +1,47 @@
+"""Networks to measure: published sizes with random weights that fire about as trained models do."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from spikformer_deploy.converters.checkpoint import CIFAR10, IMAGENET, Loaded
+from spikformer_deploy.nn.zoo import build, named
+from spikformer_deploy.pipeline import compile_model
+from spikformer_deploy.program import Program
+
+BIAS = 0.3
+"""Of every BatchNorm, with weight 1: rates come out at 0.1 to 0.2, those of the bundled trained models."""
+
+
+@cache
+def model(name: str) -> Loaded:
+    """A published size, weights from seed 0, BatchNorm calibrated on two random images."""
+    config = named(name)
+    torch.manual_seed(0)
+    module = build(config)
+    norms = [m for m in module.modules() if isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        torch.nn.init.ones_(norm.weight)
+        torch.nn.init.constant_(norm.bias, BIAS)
+    preprocess = CIFAR10 if config.form == "cifar" else IMAGENET
+    pixels = images(config.in_channels, config.image_size, 2)
+    with torch.no_grad():
+        module.train()(torch.from_numpy(preprocess.normalised(pixels)))
+    return Loaded(module.eval(), config, preprocess, (), "", {}, ())
+
+
+@cache
+def program(name: str, target: str) -> Program:
+    """The model compiled for a target."""
+    loaded = model(name)
+    pixels = images(loaded.config.in_channels, loaded.config.image_size, 4)
+    return compile_model(loaded, target, calibrate_on=pixels, check=False).program
+
+
+def images(channels: int, size: int, count: int) -> np.ndarray:
+    """Random pixels from seed 0, (count, C, Y, X) uint8."""
+    return np.random.default_rng(0).integers(0, 256, (count, channels, size, size)).astype(np.uint8)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: nothing half-written is left behind", err=True)
+        click.echo("interrupted: no file is half-written; a run with -o goes on with --resume", err=True)
         sys.exit(130)
 
 
@@ -45,6 +46,21 @@ input_option = click.option(
     "--input", "data", required=True, help="Folder or zip of images, .npz, .npy, idx, CIFAR .bin, or the word digits."
 )
 limit_option = click.option("--limit", type=int, help="Use at most so many images.")
+
+
+def _bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """1500MiB, 2GiB or plain bytes."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"'{value}' is no size; give 2GiB or 800MiB")
+    return int(float(match[1]) * 2 ** (10 * " KMGT".index(match[2].upper() or " ")))
+
+
+memory_option = click.option(
+    "--memory-limit", callback=_bytes, metavar="SIZE", help="What the process may take, 2GiB; batches are cut to fit."
+)
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,18 +117,27 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
 @click.option("--backend", default="engine", show_default=True, type=click.Choice(["engine", "reference"]))
 @click.option("--timing", default="estimate", show_default=True, type=click.Choice(["estimate", "none"]))
 @limit_option
+@memory_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the JSON to a file too.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run that had the same -o.")
 @as_json
-def run_command(program: str, data: str, output: str | None, as_json: bool, **options: Any) -> None:
-    """Run PROGRAM on images: exact integers, accuracy, time and energy."""
+def run_command(program: str, data: str, output: str | None, resume: bool, as_json: bool, **options: Any) -> None:
+    """Run PROGRAM on images: exact integers, accuracy, time and energy.
+
+    With -o FILE what has been found so far is kept in FILE.partial, from which --resume goes on.
+    """
     from spikformer_deploy.files import write_whole
     from spikformer_deploy.report.tables import run_tables
 
+    if resume and not output:
+        raise click.UsageError("--resume needs the -o of the interrupted run")
     path = _output(output) if output else None
-    result = _run(program, data, as_json, **options)
+    unfinished = path.with_name(f"{path.name}.partial") if path else None
+    result = _run(program, data, as_json, unfinished=unfinished, resume=resume, **options)
     values = result.to_dict()
-    if path:
+    if path and unfinished:
         write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
+        unfinished.unlink(missing_ok=True)
     if as_json:
         _print_json(values)
     else:
@@ -269,17 +294,19 @@ def _print_step(step: Any) -> None:
 
 
 @contextmanager
-def _progress(word: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error; nothing where `quiet`."""
+def _progress(word: str, quiet: bool) -> Iterator[Callable[..., None]]:
+    """A function of (done, total, remark) that moves a bar on standard error; nothing where `quiet`."""
     if quiet:
-        yield lambda done, total: None
+        yield lambda done, total, remark="": None
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(word, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total, remark="": bar.update(
+            task, completed=done, total=total, description=f"{word}  {remark}" if remark else word
+        )
 
 
 def _show(values: dict[str, Any], as_json: bool, title: str) -> None:

@@ -1,4 +1,7 @@
-"""Run a program on images: stream batches through an executor, count events, estimate time, account for energy."""
+"""Run a program on images: stream batches through an executor, count events, estimate time, account for energy.
+
+What has been found so far can be kept in a file as the run goes, and an interrupted run goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy import tally as tally_file
 from spikformer_deploy.accounting.energy import Energy, account
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.images import ImageSet, read
 from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.network import Accumulator
 from spikformer_deploy.simulate.estimate import StepTimes, estimate
-from spikformer_deploy.simulate.events import Events, count, geometry, join
+from spikformer_deploy.simulate.events import Events, Geometry, count, geometry
+from spikformer_deploy.simulate.run import Execution
+from spikformer_deploy.tally import Tally
+
+if TYPE_CHECKING:
+    from spikformer_deploy.simulate.plan import Plan
 
 BATCH = 32
+"""Images at once, where memory allows: enough to keep the cores busy, few enough for progress to be seen."""
+SAVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +88,7 @@ class Run:
             "synaptic_ops": self.events.synops,
             "dense_macs": self.events.dense_macs,
             "firing_rate": spikes / (neurons * self.events.time_steps * self.events.images),
-            "time": None if self.times is None else _time(self.times),
+            "time": None if self.times is None else _time(self.times, self.program),
             "energy_mj": {e.convention: _range(e.total) for e in self.energies},
             "seconds": self.seconds,
             "peak_memory_mib": self.peak_memory_mib,
@@ -97,35 +108,60 @@ def run(
     backend: str = "engine",
     timing: str = "estimate",
     limit: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    memory_limit: int | None = None,
+    unfinished: Path | None = None,
+    resume: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Run:
     """Run `program` on `data` (see images.read), in batches so that memory stays bounded.
 
-    backend   "engine" or "reference"; timing: "estimate" or "none"
-    progress  called with (images done, images in all)
-    Raises InputError for images that do not fit, OverflowDetected where a state leaves its bits.
+    backend       "engine" or "reference"; timing: "estimate" or "none"
+    memory_limit  bytes that the process may take
+    unfinished    a file that holds what has been found so far, every few seconds; the caller removes it at the end
+    resume        go on from that file, where there is one
+    progress      called with (images done, images in all, a remark)
+    Raises InputError for images that do not fit, a limit that is too low, or a file of another run; OverflowDetected
+    where a state leaves its bits.
     """
-    execute = _executor(backend)
     images = data if isinstance(data, ImageSet) else read(data, program.preprocess, limit=limit)
-    there = geometry(program.network, program.mapping)
-    start, parts, accumulators, kernels = time.monotonic(), [], [], ""
-    for pixels, _ in images.batches(_batch(program, backend)):
-        execution = execute(program.network, pixels, cells=there.cells)
-        parts.append(count(there, execution))
-        accumulators.append(execution.accumulators)
-        kernels = execution.kernels
-        if progress is not None:
-            progress(sum(map(len, accumulators)), len(images))
-    if not parts:
+    if not len(images):
         raise InputError("input", "there are no images", "Give at least one.")
-    events = join(parts)
-    times = estimate(events, program.network, program.mapping, program.profile) if timing != "none" else None
-    mapped = (program.mapping, program.profile, times) if times else (None, None, None)
-    energies = account(program.network, events, *mapped)
+    there = geometry(program.network, program.mapping)
+    execute, batch = _executor(backend, program, there, memory_limit)
+    identity = {"program": program.digest(), "images": images.identity, "backend": backend, "timing": timing}
+    tally = tally_file.load(unfinished, identity) if resume and unfinished and unfinished.exists() else None
+    start = saved = time.monotonic()
+    try:
+        for pixels, _ in images.batches(batch, 0 if tally is None else len(tally.accumulators)):
+            tally = tally_file.added(tally, _batch(program, there, execute(pixels), timing))
+            if progress is not None:
+                progress(len(tally.accumulators), len(images), _remark(tally, images))
+            if unfinished and time.monotonic() - saved > SAVE_SECONDS:
+                tally_file.save(tally, unfinished, identity)
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        if unfinished and tally is not None:
+            tally_file.save(tally, unfinished, identity)
+        raise
+    assert tally is not None
+    mapped = (program.mapping, program.profile, tally.times) if tally.times else (None, None, None)
     return Run(
-        program, backend, kernels, np.concatenate(accumulators), images.labels, events, times, energies,
-        time.monotonic() - start, peak_memory_mib(),
+        program, backend, tally.kernels, tally.accumulators, images.labels, tally.events, tally.times,
+        account(program.network, tally.events, *mapped), time.monotonic() - start, peak_memory_mib(),
     )  # fmt: skip
+
+
+def _batch(program: Program, there: Geometry, execution: Execution, timing: str) -> Tally:
+    events = count(there, execution)
+    times = estimate(events, program.network, program.mapping, program.profile) if timing != "none" else None
+    return Tally(execution.accumulators, events, times, execution.kernels)
+
+
+def _remark(tally: Tally, images: ImageSet) -> str:
+    if images.labels is None:
+        return ""
+    done = len(tally.accumulators)
+    return f"accuracy {(tally.accumulators.argmax(1) == images.labels[:done]).mean():.2%}"
 
 
 def peak_memory_mib() -> float:
@@ -134,26 +170,40 @@ def peak_memory_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _executor(backend: str) -> Callable[..., Any]:
+def _executor(
+    backend: str, program: Program, there: Geometry, memory_limit: int | None
+) -> tuple[Callable[[NDArray[Any]], Execution], int]:
+    """What runs a batch of images, and how many it takes."""
     from spikformer_deploy.reference import engine as reference
     from spikformer_deploy.simulate import engine
-
-    executors: dict[str, Callable[..., Any]] = {"engine": engine.execute, "reference": reference.execute}
-    if backend not in executors:
-        raise InputError("--backend", f"'{backend}' is none of {', '.join(executors)}")
-    return executors[backend]
-
-
-def _batch(program: Program, backend: str) -> int:
-    """Images a batch: bounded in memory, and small enough for progress to be seen."""
-    from spikformer_deploy.simulate.engine import batch_size
     from spikformer_deploy.simulate.plan import make_plan
 
-    size = batch_size(make_plan(program.network))
-    return max(1, min(BATCH, size if backend == "engine" else size // 8))
+    if backend not in ("engine", "reference"):
+        raise InputError("--backend", f"'{backend}' is none of engine, reference")
+    plan = make_plan(program.network, there.cells)
+    batch = min(BATCH, engine.batch_size(plan))
+    if memory_limit is not None:
+        batch = min(batch, _fitting(plan, memory_limit))
+    if backend == "reference":
+        return lambda pixels: reference.execute(program.network, pixels, cells=there.cells), max(1, batch // 8)
+    buffers = engine.Buffers()
+    return lambda pixels: engine.run(plan, pixels, buffers), batch
 
 
-def _time(times: StepTimes) -> dict[str, Any]:
+def _fitting(plan: Plan, memory_limit: int) -> int:
+    """Images a batch within `memory_limit` bytes of the process."""
+    left = memory_limit - int(peak_memory_mib() * 2**20) - plan.fixed_bytes
+    if left < plan.image_bytes:
+        needed = (memory_limit - left + plan.image_bytes) / 2**20
+        raise InputError(
+            "--memory-limit",
+            f"{memory_limit / 2**20:,.0f} MiB, and one image at a time takes {needed:,.0f} MiB",
+            "Give at least that.",
+        )
+    return left // plan.image_bytes
+
+
+def _time(times: StepTimes, program: Program) -> dict[str, Any]:
     low, nominal, high = times.step_us_mean.tolist()
     return {
         "model": "estimate",
@@ -164,7 +214,7 @@ def _time(times: StepTimes) -> dict[str, Any]:
         "images_per_second": float(times.images_per_second[1]),
         "bound": times.bound,
         "busiest_core": times.busiest_core,
-        "busiest_population": times.busiest_population,
+        "busiest_population": program.mapping.population_on(times.busiest_core),
     }
 
 

@@ -15,6 +15,7 @@ from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.network import Lif
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import engine
+from spikformer_deploy.simulate.plan import make_plan
 from spikformer_deploy.simulate.run import Execution
 
 BATCH = 8
@@ -67,9 +68,10 @@ def verify(
     lifs = [p.name for p in program.network if isinstance(p.neuron, Lif)]
     verdict = Verdict(len(images), backends={"reference": True})
     float_run = None if model is None else _FloatRun(program, model, lifs)
+    plan, buffers = make_plan(program.network), engine.Buffers()
     integers: list[np.ndarray] = []
     for pixels, _ in images.batches(BATCH):
-        ours = engine.execute(program.network, pixels, record=lifs)
+        ours = engine.run(plan, pixels, buffers, lifs)
         verdict.backends["reference"] &= equal(ours, reference.execute(program.network, pixels, record=lifs))
         integers.append(ours.accumulators.argmax(1))
         if float_run is not None:

@@ -60,6 +60,10 @@ class Mapping:
     cores_per_chip: int
     metrics: dict[str, float]
 
+    def population_on(self, core: int) -> str:
+        """The population that stands on a core (where slices share one: that of the first)."""
+        return self.sites[self.boxes[int(np.flatnonzero(self.cores == core)[0]), 0]].population
+
     def slices_of(self, site: int) -> NDArray[np.int64]:
         """Indices of the slices of site number `site`."""
         return np.flatnonzero(self.boxes[:, 0] == site)

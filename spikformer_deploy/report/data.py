@@ -126,7 +126,7 @@ def _time(run: Run) -> dict[str, Any] | None:
         "parts_us": {name: value / 1e3 for name, value in times.parts_ns.items()},
         "bound": times.bound,
         "busiest_core": times.busiest_core,
-        "busiest_population": times.busiest_population,
+        "busiest_population": run.program.mapping.population_on(times.busiest_core),
         "depth": times.depth,
     }
 
@@ -161,7 +161,7 @@ def _cores(run: Run) -> dict[str, Any]:
     mapping, profile = program.mapping, program.profile
     assert slices is not None
     x, y = coordinates(profile, mapping.cores)
-    synops = slices.synops.mean((0, 1))
+    synops = slices.synops.sum((0, 1)) / (run.events.images * run.events.time_steps)
     names = [mapping.sites[site].name for site in mapping.boxes[:, 0]]
     rows = [
         {

@@ -36,18 +36,25 @@ class StepTimes:
     fall_through_ns    (3, images, T) one step that passes all layers one after the other
     parts_ns           mean nominal time of each thing that can rule a step ("neurons", "synapses", "messages", "link")
                        and of what is added ("barrier", "sub_steps")
-    bound              the largest of parts_ns
-    busiest_core       the core with most work in most steps; busiest_population what stands on it
+    busiest            (images, T) the core with most work
     depth              layers that a spike passes from the Source to the Accumulator
     """
 
     step_ns: Times
     fall_through_ns: Times
     parts_ns: dict[str, float]
-    bound: str
-    busiest_core: int
-    busiest_population: str
+    busiest: NDArray[np.int64]
     depth: int
+
+    @property
+    def bound(self) -> str:
+        """The largest of parts_ns."""
+        return max(self.parts_ns, key=lambda name: self.parts_ns[name])
+
+    @property
+    def busiest_core(self) -> int:
+        """The core with most work in most steps."""
+        return int(np.bincount(self.busiest.ravel()).argmax())
 
     @property
     def step_us_mean(self) -> Times:
@@ -83,16 +90,18 @@ def estimate(events: Events, network: Network, mapping: Mapping, profile: Profil
     corners = [_corner(slices, layout, table, corner) for corner in range(len(CORNERS))]
     nominal = corners[CORNERS.index("nominal")]
     step, fall = (np.stack([getattr(c, f) for c in corners]) for f in ("step", "fall_through"))
-    busiest = int(np.bincount(nominal.busiest.ravel()).argmax())
-    heaviest = max(np.flatnonzero(slices.cores == busiest), key=lambda s: slices.synops[..., s].sum())
+    return StepTimes(step, fall, nominal.parts, nominal.busiest, layout.depth)
+
+
+def join_times(first: StepTimes, more: StepTimes) -> StepTimes:
+    """The times of the images of both."""
+    share = first.step_ns.shape[1] / (first.step_ns.shape[1] + more.step_ns.shape[1])
     return StepTimes(
-        step,
-        fall,
-        nominal.parts,
-        max(nominal.parts, key=lambda name: nominal.parts[name]),
-        busiest,
-        mapping.sites[slices.sites[heaviest]].population,
-        layout.depth,
+        np.concatenate([first.step_ns, more.step_ns], 1),
+        np.concatenate([first.fall_through_ns, more.fall_through_ns], 1),
+        {name: share * first.parts_ns[name] + (1 - share) * more.parts_ns[name] for name in first.parts_ns},
+        np.concatenate([first.busiest, more.busiest]),
+        first.depth,
     )
 
 

@@ -17,7 +17,7 @@ from typing_extensions import assert_never
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.quantize.network import Accumulator, Attention, Conv, Network, Projection, Readout, Window
 from spikformer_deploy.simulate.run import Execution
-from spikformer_deploy.simulate.slices import Geometry, SliceEvents, count_slices, geometry
+from spikformer_deploy.simulate.slices import PER_IMAGE, Geometry, SliceEvents, count_slices, geometry
 
 __all__ = [
     "Events",
@@ -25,6 +25,7 @@ __all__ = [
     "PopulationEvents",
     "ProjectionEvents",
     "SliceEvents",
+    "condensed",
     "count",
     "geometry",
     "join",
@@ -154,9 +155,16 @@ def join(parts: Sequence[Events]) -> Events:
     slices = None
     if first.slices is not None:
         every = [e.slices for e in parts if e.slices is not None]
-        stacked = ("spikes", "messages_out", "messages_in", "synops")
-        slices = replace(first.slices, **{f: np.concatenate([getattr(s, f) for s in every]) for f in stacked})
+        slices = replace(first.slices, **{f: np.concatenate([getattr(s, f) for s in every]) for f in PER_IMAGE})
     return Events(sum(e.images for e in parts), first.time_steps, populations, projections, slices)
+
+
+def condensed(events: Events) -> Events:
+    """The same events with those of the slices summed over the images: their size no longer grows with the images."""
+    if events.slices is None:
+        return events
+    summed = {f: getattr(events.slices, f).sum(0, keepdims=True) for f in PER_IMAGE}
+    return replace(events, slices=replace(events.slices, **summed))
 
 
 def _check_cells(geometry: Geometry, execution: Execution) -> None:
@@ -194,7 +202,7 @@ def _projection(
     sent: dict[str, Int],
     serial: str | None,
 ) -> ProjectionEvents:
-    """sent  by population: (T, slices, rows, columns) messages in each cell, summed over the images; whole: Geometry."""
+    """sent  by population: (T, slices, rows, columns) messages in each cell, of all images; whole: see Geometry."""
     graded = any(network[s].max_out > 1 for s in projection.sources)
     place = (projection.sources, projection.target)
     dense = dense_macs(network, projection)

@@ -22,9 +22,13 @@ BATCH_BYTES = 2**27
 """Message maps are worked on for so many images at once that they stay below this, as doubles."""
 
 
+PER_IMAGE = ("spikes", "messages_out", "messages_in", "synops")
+"""The fields of SliceEvents that images have one by one."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SliceEvents:
-    """Events of each slice of the mapping, in the order of Mapping.boxes.
+    """Events of each slice of the mapping, in the order of Mapping.boxes; events.condensed makes one image of all.
 
     sites         (slices,) index of the site; cores (slices,) global core: as in the mapping
     neurons       (slices,) neurons (or attention counters) of the slice, each updated once a step

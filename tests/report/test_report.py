@@ -54,7 +54,7 @@ def run_of(network: Network, target: str = "loihi2") -> Run:
     from spikformer_deploy.images import ImageSet
 
     images = random_images(network, 0, 3)
-    return run(program, ImageSet(3, np.array([0, 1, 0]), (), lambda part: images[part]))
+    return run(program, ImageSet(3, np.array([0, 1, 0]), (), "", lambda part: images[part]))
 
 
 @pytest.fixture(scope="module")

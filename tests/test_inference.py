@@ -1,0 +1,127 @@
+"""Runs over data sets: interrupted ones go on, memory stays bounded, and neither changes a figure."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.networks import random_images, random_network
+
+from spikformer_deploy import inference, tally
+from spikformer_deploy.errors import InputError
+from spikformer_deploy.hardware import load_profile
+from spikformer_deploy.images import ImageSet, Preprocess
+from spikformer_deploy.inference import Run, run
+from spikformer_deploy.mapping import map_network
+from spikformer_deploy.program import Program
+
+LOIHI2 = load_profile("loihi2")
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    network = random_network(11, blocks=1)
+    channels = network.input.shape[0]
+    preprocess = Preprocess(channels, network.input.shape[1], (0.0,) * channels, (1.0,) * channels)
+    return Program(network, map_network(network, LOIHI2, {}), LOIHI2, preprocess, (), {})
+
+
+def image_set(program: Program, count: int, identity: str = "these") -> ImageSet:
+    pixels = random_images(program.network, 3, count)
+    return ImageSet(count, np.arange(count) % 2, (), identity, lambda part: pixels[part])
+
+
+def figures(found: Run) -> dict:
+    """Everything that a run says, but how long it took."""
+    return {k: v for k, v in found.to_dict().items() if k not in ("seconds", "peak_memory_mib")}
+
+
+def interrupted_after(images: int, program: Program, unfinished: Path) -> None:
+    def stop(done: int, total: int, remark: str) -> None:
+        assert remark.startswith("accuracy ")
+        if done >= images:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(program, image_set(program, 11), unfinished=unfinished, progress=stop)
+
+
+@pytest.mark.parametrize("images", [3, 6, 11])
+def test_an_interrupted_run_goes_on(
+    program: Program, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost, nothing counted twice: also where the last batch was done."""
+    monkeypatch.setattr(inference, "BATCH", 3)
+    whole = run(program, image_set(program, 11))
+    interrupted_after(images, program, tmp_path / "run.partial")
+    done: list[int] = []
+    resumed = run(
+        program,
+        image_set(program, 11),
+        unfinished=tmp_path / "run.partial",
+        resume=True,
+        progress=lambda count, total, remark: done.append(count),
+    )
+    assert all(count > images for count in done)
+    assert figures(resumed) == figures(whole)
+    for name, population in whole.events.populations.items():
+        np.testing.assert_array_equal(resumed.events.populations[name].active, population.active)
+    assert whole.events.slices is not None
+    assert resumed.events.slices is not None
+    np.testing.assert_array_equal(resumed.events.slices.synops, whole.events.slices.synops)
+
+
+def test_batches_change_no_figure(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(program, image_set(program, 7))
+    monkeypatch.setattr(inference, "BATCH", 2)
+    parts = run(program, image_set(program, 7))
+    np.testing.assert_array_equal(parts.accumulators, whole.accumulators)
+    assert (parts.events.synops, parts.events.images) == (whole.events.synops, 7)
+    assert parts.times is not None
+    assert whole.times is not None
+    for name in ("step_ns", "fall_through_ns", "busiest"):
+        np.testing.assert_array_equal(getattr(parts.times, name), getattr(whole.times, name))
+    assert parts.times.parts_ns == pytest.approx(whole.times.parts_ns, rel=1e-12)
+    for ours, theirs in zip(parts.energies, whole.energies, strict=True):
+        assert ours.total.nominal == pytest.approx(theirs.total.nominal, rel=1e-12)
+
+
+def test_files_of_other_runs_are_refused(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "BATCH", 3)
+    path = tmp_path / "run.partial"
+    interrupted_after(6, program, path)
+    with pytest.raises(InputError, match=r"run\.partial: it is of another run: images is these, now others"):
+        run(program, image_set(program, 11, "others"), unfinished=path, resume=True)
+    with pytest.raises(InputError, match=r"another run: timing is estimate, now none"):
+        run(program, image_set(program, 11), timing="none", unfinished=path, resume=True)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match="does not match its checksum"):
+        tally.load(path, {})
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="no readable unfinished run"):
+        tally.load(path, {})
+
+
+def test_memory_limit(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = figures(run(program, image_set(program, 5)))
+    sizes: list[int] = []
+    monkeypatch.setattr(inference, "_fitting", lambda plan, limit: sizes.append(limit) or 2)
+    assert figures(run(program, image_set(program, 5), memory_limit=12345))["logits_sha256"] == whole["logits_sha256"]
+    assert sizes == [12345]
+
+
+def test_a_limit_that_is_too_low_is_refused(program: Program) -> None:
+    with pytest.raises(InputError, match=r"--memory-limit: 1 MiB, and one image at a time takes [\d,]+ MiB"):
+        run(program, image_set(program, 5), memory_limit=2**20)
+    with pytest.raises(InputError, match="there are no images"):
+        run(program, image_set(program, 0))
+
+
+def test_images_a_batch_follow_the_limit(program: Program) -> None:
+    from spikformer_deploy.simulate.plan import make_plan
+
+    plan = make_plan(program.network)
+    used = int(inference.peak_memory_mib() * 2**20) + plan.fixed_bytes
+    slack = 2**24  # the process itself may have grown meanwhile
+    assert inference._fitting(plan, used + slack + 5 * plan.image_bytes) >= 5
+    assert inference._fitting(plan, used + slack) <= slack // plan.image_bytes

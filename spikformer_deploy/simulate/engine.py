@@ -8,9 +8,12 @@ Between layers every value is (images, T, P, C), P = Y * X; values that no time 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeAlias
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -45,6 +48,12 @@ class Buffers:
 
     def __init__(self) -> None:
         self._free: list[NDArray[np.uint8]] = []
+        self._parts: list[Buffers] = []
+
+    def parts(self, count: int) -> list[Buffers]:
+        """Buffers for each of so many threads, the same ones every time."""
+        self._parts += [Buffers() for _ in range(count - len(self._parts))]
+        return self._parts[:count]
 
     def take(self, shape: tuple[int, ...], dtype: type[np.integer]) -> Sent:
         """An array with unknown content, from the smallest free buffer that holds it."""
@@ -61,16 +70,30 @@ class Buffers:
         self._free.append(owner.reshape(-1).view(np.uint8))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Counts:
+    """Of one population in all images: messages (N, T or 1, slices, rows, columns), values (N, T or 1, rows)."""
+
+    messages: NDArray[np.int32]
+    total: NDArray[np.int64]
+
+
 @dataclass(slots=True)
 class _Batch:
-    """What is alive while one batch of images runs, and what is kept of it."""
+    """What is alive while some images run, and what is kept of them.
+
+    place   where the images stand among all
+    counts  of all images, by population: those of this batch are written
+    active  (Y, X, C) neurons that sent anything, by population
+    """
 
     plan: Plan
     record: Sequence[str]
-    images: int
+    place: slice
     buffers: Buffers
+    counts: Mapping[str, _Counts]
     sent: dict[str, Sent] = field(default_factory=dict)
-    activity: dict[str, Activity] = field(default_factory=dict)
+    active: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     spikes: dict[str, Sent] = field(default_factory=dict)
     membranes: dict[str, NDArray[np.int32]] = field(default_factory=dict)
     coincidences: dict[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -80,6 +103,10 @@ class _Batch:
     @property
     def network(self) -> Network:
         return self.plan.network
+
+    @property
+    def images(self) -> int:
+        return self.place.stop - self.place.start
 
 
 def execute(
@@ -98,15 +125,53 @@ def run(plan: Plan, images: Sent, buffers: Buffers, record: Sequence[str] = ()) 
 
     Result and errors as reference.engine.execute.
     """
-    inputs = frames(plan.network, images)
-    size = batch_size(plan)
-    parts = []
-    for start in range(0, max(1, len(inputs)), size):
-        part = inputs[start : start + size]
-        batch = _Batch(plan, record, len(part), buffers)
-        _run_batch(batch, part)
-        parts.append(batch)
-    return _joined(parts)
+    inputs, threads = frames(plan.network, images), torch.get_num_threads()
+    counts = _empty_counts(plan, len(inputs))
+    batches: list[_Batch] = []
+    for first, end in _edges(len(inputs), -(-len(inputs) // batch_size(plan))):
+        if 1 < threads <= end - first and kernels.threads_may_share():
+            edges = _edges(end - first, threads)
+            places = [slice(first + a, first + b) for a, b in edges]
+            parts = [
+                _Batch(plan, record, p, own, counts) for p, own in zip(places, buffers.parts(threads), strict=True)
+            ]
+            _run_by_threads(parts, inputs)
+        else:
+            parts = [_Batch(plan, record, slice(first, end), buffers, counts)]
+            _run_batch(parts[0], inputs)
+        batches += parts
+    return _joined(batches)
+
+
+def _edges(count: int, parts: int) -> list[tuple[int, int]]:
+    """`count` things in near-equal parts, at least one (maybe empty)."""
+    cuts = np.linspace(0, count, max(1, parts) + 1).astype(int).tolist()
+    return list(pairwise(cuts))
+
+
+def _empty_counts(plan: Plan, images: int) -> dict[str, _Counts]:
+    out = {}
+    for name, grid in plan.grids.items():
+        lead = (images, steps_of(plan.network, plan.network[name]))
+        out[name] = _Counts(np.empty((*lead, *grid.shape), np.int32), np.empty((*lead, grid.shape[1]), np.int64))
+    return out
+
+
+def _run_by_threads(batches: list[_Batch], inputs: Sent) -> None:
+    """Images shared out to threads that never wait for each other; the loops of each run on that thread alone."""
+    threads = len(batches)
+    try:
+        with ThreadPoolExecutor(threads, initializer=_alone) as pool:
+            running = [pool.submit(_run_batch, batch, inputs) for batch in batches]
+            for batch in running:
+                batch.result()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _alone() -> None:
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
 
 
 def batch_size(plan: Plan) -> int:
@@ -117,7 +182,7 @@ def batch_size(plan: Plan) -> int:
 @torch.inference_mode()
 def _run_batch(batch: _Batch, inputs: Sent) -> None:
     for population in batch.network:
-        _run_population(batch, population, inputs)
+        _run_population(batch, population, inputs[batch.place])
         for name in batch.plan.last_read.get(population.name, ()):
             batch.buffers.give(batch.sent.pop(name))
 
@@ -151,7 +216,7 @@ def _keep(
     check_state(batch.network, population, peak)
     batch.peak[name] = peak
     batch.sent[name] = sent
-    batch.activity[name] = _activity(batch, population, sent)
+    _observe(batch, population, sent)
     if name in batch.record:
         batch.spikes[name] = _recorded(batch, population, sent)
         batch.membranes[name] = _recorded(
@@ -159,27 +224,22 @@ def _keep(
         )
 
 
-def _activity(batch: _Batch, population: Population, sent: Sent) -> Activity:
-    grid, steps = batch.plan.grids[population.name], batch.network.time_steps
-    images, own_steps, positions, channels = sent.shape
-    maps = sent.reshape(-1, *population.shape[1:], channels)
-    messages = np.empty((len(maps), *grid.cells.shape), np.int32)
-    kernels.count_messages(maps, grid.row_order, grid.row_starts, grid.cells.columns, grid.cells.channels, messages)
-    active = np.zeros((positions, channels), np.uint8)
-    kernels.mark_active(sent.reshape(-1, positions, channels), active)
-    messages = messages.reshape(images, own_steps, *grid.cells.shape)
-    if population.max_out == 1:
-        total = messages.sum((0, 2, 3, 4), dtype=np.int64)
-    else:
-        sums = np.empty((len(maps), channels), np.int64)
-        kernels.sum_over_positions(sent.reshape(-1, positions, channels), sums)
-        total = sums.reshape(images, own_steps, -1).sum((0, 2))
-    return Activity(
-        np.broadcast_to(messages, (images, steps, *grid.cells.shape)),
-        grid.cells,
-        active.T.reshape(population.shape).astype(bool),
-        np.broadcast_to(total, (steps,)),
+def _observe(batch: _Batch, population: Population, sent: Sent) -> None:
+    """Count what was sent, in the cells of the plan."""
+    grid, counts = batch.plan.grids[population.name], batch.counts[population.name]
+    channels, height, width = population.shape
+    active = np.zeros((height, width, channels), np.uint8)
+    kernels.observe(
+        sent.reshape(-1, height, width, channels),
+        grid.row_order,
+        grid.row_starts,
+        grid.cells.columns,
+        grid.cells.channels,
+        counts.messages[batch.place].reshape(-1, *grid.shape),
+        active,
+        counts.total[batch.place].reshape(-1, grid.shape[1]),
     )
+    batch.active[population.name] = active
 
 
 def _recorded(batch: _Batch, population: Population, values: NDArray[Any]) -> NDArray[Any]:
@@ -196,11 +256,11 @@ def _lif(
     shape = (batch.images, batch.network.time_steps, height * width, channels)
     out = batch.buffers.take(shape, np.uint8)
     membrane = np.empty(shape, np.int32) if record else NOTHING
-    largest = 0
-    for start in range(0, batch.images, plan.images):
-        part = slice(start, start + plan.images)
-        for first in range(0, height, plan.rows):
-            sums = _sums(batch, plan, part, first, min(first + plan.rows, height))
+    largest, (images, rows) = 0, plan.cut(torch.get_num_threads())
+    for start in range(0, batch.images, images):
+        part = slice(start, start + images)
+        for first in range(0, height, rows):
+            sums = _sums(batch, plan, part, first, min(first + rows, height))
             peak = np.zeros((len(sums), blocks(sums.shape[2])), np.int64)
             place = (out[part], first * width, membrane[part] if record else NOTHING, peak)
             if plan.halving:
@@ -301,30 +361,30 @@ def _accumulate(batch: _Batch, population: Population, neuron: Accumulator, reco
         batch.spikes[population.name] = np.zeros_like(states)
 
 
-def _joined(parts: list[_Batch]) -> Execution:
+def _joined(batches: list[_Batch]) -> Execution:
     """One Execution from the batches, in order."""
-    first = parts[0]
-    activity = (
-        first.activity
-        if len(parts) == 1
-        else {
-            name: Activity(
-                np.concatenate([p.activity[name].messages for p in parts]),
-                start.cells,
-                np.logical_or.reduce([p.activity[name].active for p in parts]),
-                sum((p.activity[name].total for p in parts[1:]), start.total),
-            )
-            for name, start in first.activity.items()
-        }
-    )
+    first = batches[0]
     return Execution(
-        accumulators=np.concatenate([p.accumulators for p in parts]),
-        activity=activity,
-        spikes={name: np.concatenate([p.spikes[name] for p in parts]) for name in first.spikes},
-        membranes={name: np.concatenate([p.membranes[name] for p in parts]) for name in first.membranes},
+        accumulators=np.concatenate([b.accumulators for b in batches]),
+        activity={name: _activity(first.plan, name, batches) for name in first.counts},
+        spikes={name: np.concatenate([b.spikes[name] for b in batches]) for name in first.spikes},
+        membranes={name: np.concatenate([b.membranes[name] for b in batches]) for name in first.membranes},
         coincidences={
-            name: sum((p.coincidences[name] for p in parts[1:]), c) for name, c in first.coincidences.items()
+            name: sum((b.coincidences[name] for b in batches[1:]), met) for name, met in first.coincidences.items()
         },
-        peak_state={name: max(p.peak[name] for p in parts) for name in first.peak},
+        peak_state={name: max(b.peak[name] for b in batches) for name in first.peak},
         kernels=synapses.kernels(),
+    )
+
+
+def _activity(plan: Plan, name: str, batches: list[_Batch]) -> Activity:
+    grid, counts, steps = plan.grids[name], batches[0].counts[name], plan.network.time_steps
+    active = batches[0].active[name]
+    for batch in batches[1:]:
+        active |= batch.active[name]
+    return Activity(
+        np.broadcast_to(counts.messages, (len(counts.messages), steps, *grid.shape)),
+        grid.cells,
+        np.ascontiguousarray(active.transpose(2, 0, 1)).view(bool),
+        np.broadcast_to(counts.total.sum((0, 2)), (steps,)),
     )

@@ -6,8 +6,10 @@ A population that is constant over the time steps has T = 1.  reference/engine.p
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import numba
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
@@ -18,6 +20,13 @@ Array = NDArray[Any]
 
 BLOCK = 64
 """Positions that one task updates together over all time steps: their potentials stay in the nearest cache."""
+
+
+@cache
+def threads_may_share() -> bool:
+    """Whether several Python threads may run these loops at once: not on numba's own work queue."""
+    fire_where_any(np.zeros((1, 1, 1), np.uint8), np.zeros(1, np.int64))  # the first loop chooses the layer
+    return numba.threading_layer() != "workqueue"
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -205,41 +214,47 @@ def sum_over_positions(sent: Array, out: Array) -> None:
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def count_messages(
-    sent: Array, row_order: Array, row_starts: Array, column_of: Array, channel_cuts: Array, messages: Array
+def observe(
+    sent: Array,
+    row_order: Array,
+    row_starts: Array,
+    column_of: Array,
+    channel_cuts: Array,
+    messages: Array,
+    active: Array,
+    total: Array,
 ) -> None:
-    """Non-zero outputs of maps (M, Y, X, C) in every cell: messages (M, slices, rows, columns) int32 (see run.Cells).
+    """What maps (M, Y, X, C) hold, cell by cell (see run.Cells); a task takes one class of rows of all maps.
 
     row_order, row_starts  the rows of class r are row_order[row_starts[r] : row_starts[r + 1]]
     column_of  (X,) the class of every column
+    messages   (M, slices, rows, columns) int32: non-zero values of each cell
+    active     (Y, X, C) uint8: becomes 1 where any map is not zero
+    total      (M, rows) int64: sum of the values
     """
     maps, _, width, channels = sent.shape
     _, slices, rows, columns = messages.shape
-    for m in prange(maps):
+    for r in prange(rows):
         count = np.empty((columns, channels), np.int32)
-        for r in range(rows):
+        for m in range(maps):
             count[:] = 0
+            values = np.int64(0)
             for index in range(row_starts[r], row_starts[r + 1]):
                 y = row_order[index]
                 for x in range(width):
-                    row, total = sent[m, y, x], count[column_of[x]]
+                    row, number, mark = sent[m, y, x], count[column_of[x]], active[y, x]
+                    some = np.int32(0)
                     for c in range(channels):
-                        total[c] += row[c] != 0
+                        fired = row[c] != 0
+                        number[c] += fired
+                        mark[c] |= fired
+                        some += row[c]
+                    values += some
+            total[m, r] = values
             for column in range(columns):
                 for s in range(slices):
                     part = count[column, channel_cuts[s] : channel_cuts[s + 1]]
-                    total_of_slice = np.int32(0)
+                    of_slice = np.int32(0)
                     for c in range(part.size):
-                        total_of_slice += part[c]
-                    messages[m, s, r, column] = total_of_slice
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def mark_active(sent: Array, active: Array) -> None:
-    """active[p, c] becomes 1 where any map of sent (M, P, C) is not zero; uint8."""
-    for p in prange(sent.shape[1]):
-        mark = active[p]
-        for m in range(sent.shape[0]):
-            row = sent[m, p]
-            for c in range(mark.size):
-                mark[c] |= row[c] != 0
+                        of_slice += part[c]
+                    messages[m, s, r, column] = of_slice

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from spikformer_deploy.quantize.network import (
@@ -26,17 +27,18 @@ from spikformer_deploy.quantize.network import (
 from spikformer_deploy.simulate import kernels, synapses
 from spikformer_deploy.simulate.run import Cells, one_cell
 
-SUMS_BYTES = 2**23
-"""Synaptic sums worked on at once: with the messages that they come from they fit a last-level cache."""
+SUMS_BYTES = 2**22
+"""Synaptic sums that a thread works on at once: with the messages that they come from they fit its share of a cache."""
 SMALL_SUM = 2**30
 """Drives below this leave 32-bit integers no way to wrap."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """Cells of a population as kernels.count_messages takes them."""
+    """Cells of a population as kernels.observe takes them; shape: Cells.shape."""
 
     cells: Cells
+    shape: tuple[int, int, int]
     row_order: NDArray[np.int64]
     row_starts: NDArray[np.int64]
 
@@ -47,7 +49,8 @@ class LifPlan:
 
     convolve   the convolution of each projection; None for attention
     bound      of every synaptic sum; bounds: of each projection alone
-    images     so many at once; rows: so many at once of each
+    row_bytes  of the synaptic sums of one row of an image, all steps; height: rows
+    banded     rows may be computed apart
     halving    the 32-bit loop serves
     threshold  (C,); bias (K, C), its row at position p is bias_of[p]
     """
@@ -55,12 +58,20 @@ class LifPlan:
     projections: tuple[Projection, ...]
     convolve: tuple[synapses.Convolve | None, ...]
     bounds: tuple[int, ...]
-    images: int
-    rows: int
+    row_bytes: int
+    height: int
+    banded: bool
     halving: bool
     threshold: NDArray[np.integer]
     bias: NDArray[np.integer]
     bias_of: NDArray[np.int64]
+
+    def cut(self, threads: int) -> tuple[int, int]:
+        """(images, rows) that are computed at once by so many threads: all rows where whole images fit the cache."""
+        room, size = threads * SUMS_BYTES, self.row_bytes * self.height
+        if size <= room or not self.banded:
+            return max(1, room // size), self.height
+        return 1, max(1, room // self.row_bytes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +101,7 @@ def make_plan(network: Network, cells: Mapping[str, Cells] | None = None) -> Pla
         {name: _grid(c) for name, c in counted.items()},
         last_read,
         _image_bytes(network, counted, last_read),
-        2 * weights + 4 * SUMS_BYTES,
+        2 * weights + 2 * torch.get_num_threads() * SUMS_BYTES,
     )
 
 
@@ -107,7 +118,8 @@ def steps_of(network: Network, population: Population) -> int:
 def _lif_plan(network: Network, population: Population, neuron: Lif) -> LifPlan:
     incoming = network.into(population.name)
     bounds = tuple(_largest_sum(network, projection) for projection in incoming)
-    images, rows = _cut(network, population, incoming)
+    steps = max(steps_of(network, network[p.sources[0]]) for p in incoming)
+    channels, height, width = population.shape
     bias = np.ascontiguousarray(neuron.bias.reshape(len(neuron.bias), -1).T)
     distinct, bias_of = _distinct_rows(bias)
     largest = (sum(bounds) << neuron.shift) + int(np.abs(bias).max(initial=0))
@@ -115,14 +127,15 @@ def _lif_plan(network: Network, population: Population, neuron: Lif) -> LifPlan:
     kind = np.int32 if halving else np.int64
     return LifPlan(
         incoming,
-        tuple(_convolve(network, p, population, bound, rows) for p, bound in zip(incoming, bounds, strict=True)),
+        tuple(_convolve(network, p, bound) for p, bound in zip(incoming, bounds, strict=True)),
         bounds,
-        images,
-        rows,
+        4 * channels * width * steps,
+        height,
+        all(isinstance(p.synapse, Conv) for p in incoming),
         halving,
         np.minimum(neuron.threshold, np.iinfo(kind).max).astype(kind),
         distinct.astype(kind),
-        np.broadcast_to(bias_of, population.shape[1] * population.shape[2]).copy(),
+        np.broadcast_to(bias_of, height * width).copy(),
     )
 
 
@@ -136,22 +149,11 @@ def _distinct_rows(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray
     return table, np.arange(len(table))
 
 
-def _convolve(
-    network: Network, projection: Projection, target: Population, bound: int, rows: int
-) -> synapses.Convolve | None:
+def _convolve(network: Network, projection: Projection, bound: int) -> synapses.Convolve | None:
     if not isinstance(projection.synapse, Conv):
         return None
     source = network[projection.sources[0]]
-    return synapses.convolution(projection.synapse, source.shape, source.max_out, bound, (rows, target.shape[1]))
-
-
-def _cut(network: Network, population: Population, incoming: tuple[Projection, ...]) -> tuple[int, int]:
-    """(images, rows) whose synaptic sums stay below SUMS_BYTES; all rows where a whole image does."""
-    steps = max(steps_of(network, network[p.sources[0]]) for p in incoming)
-    size = 4 * population.size * steps
-    if size <= SUMS_BYTES or any(isinstance(p.synapse, Attention) for p in incoming):
-        return max(1, SUMS_BYTES // size), population.shape[1]
-    return 1, max(1, population.shape[1] * SUMS_BYTES // size)
+    return synapses.convolution(projection.synapse, source.shape, source.max_out, bound)
 
 
 def _largest_sum(network: Network, projection: Projection) -> int:
@@ -180,7 +182,7 @@ def _last_read(network: Network) -> dict[str, list[str]]:
 def _grid(cells: Cells) -> Grid:
     order = np.argsort(cells.rows, kind="stable")
     starts = np.searchsorted(cells.rows[order], np.arange(cells.shape[1] + 1))
-    return Grid(cells, order, starts)
+    return Grid(cells, cells.shape, order, starts)
 
 
 def _image_bytes(network: Network, cells: Mapping[str, Cells], last_read: dict[str, list[str]]) -> int:

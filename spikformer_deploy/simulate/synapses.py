@@ -24,41 +24,38 @@ Maps: TypeAlias = torch.Tensor
 """(N * T, Y, X, C) contiguous."""
 Convolve: TypeAlias = Callable[[Maps, int, int], Maps]
 """(messages of all rows, first row, end row) -> sums of these rows."""
+Convolution: TypeAlias = Callable[[Maps, tuple[int, int]], Maps]
+"""(messages, padding) -> sums."""
 
-PACKINGS = 2
-"""Packed weights kept: one for whole batches, one for the rest of the images."""
+PACKINGS = 6
+"""Packed weights kept: parts of two sizes, each cut into whole ones and a rest, of images or of rows."""
 EXACT_FP32 = 2**24
 """All integers up to here are exact in fp32, and so are all their sums that stay below it, in any order."""
 
 
-def convolution(
-    conv: Conv, shape: tuple[int, int, int], max_in: int, largest_sum: int, rows: tuple[int, int]
-) -> Convolve:
+def convolution(conv: Conv, shape: tuple[int, int, int], max_in: int, largest_sum: int) -> Convolve:
     """The function from uint8 or int32 messages (M, Y, X, C_in) to sums (M, end - first, X', C_out), float but exact.
 
     shape        (C, Y, X) of the source; max_in: its largest message
     largest_sum  bound of every partial sum
-    rows         (rows that one call computes, rows of the target)
     """
-    banded = rows[0] < rows[1]
-    padding = (0, conv.padding[1]) if banded else conv.padding
-    kernel, stride = conv.weight.shape[2], conv.stride[0]
-    height = (rows[0] - 1) * stride + kernel if banded else shape[1]
+    height, (kernel, stride, padding) = shape[1], (conv.weight.shape[2], conv.stride[0], conv.padding[0])
+    rows = (height + 2 * padding - kernel) // stride + 1
     small = conv.weight.dtype.itemsize == 1 and max_in < 256 and largest_sum < EXACT_FP32
     if small and kernels() == "int8":
-        run = _int8_convolution(conv, (shape[0], height, shape[2]), padding)
+        run = _int8_convolution(conv)
     else:
-        run = _float_convolution(conv, torch.float32 if largest_sum < EXACT_FP32 else torch.float64, padding)
-    if not banded:
-        return lambda maps, first, end: run(maps)
+        run = _float_convolution(conv, torch.float32 if largest_sum < EXACT_FP32 else torch.float64)
 
-    def run_band(maps: Maps, first: int, end: int) -> Maps:
-        low = first * stride - conv.padding[0]
-        high = (end - 1) * stride - conv.padding[0] + kernel
-        seen = maps[:, max(0, low) : min(high, shape[1])]
-        return run(F.pad(seen, (0, 0, 0, 0, max(0, -low), max(0, high - shape[1]))).contiguous())
+    def convolve(maps: Maps, first: int, end: int) -> Maps:
+        if (first, end) == (0, rows):
+            return run(maps, conv.padding)
+        low, high = first * stride - padding, (end - 1) * stride - padding + kernel
+        seen = maps[:, max(0, low) : min(high, height)]
+        band = F.pad(seen, (0, 0, 0, 0, max(0, -low), max(0, high - height))).contiguous()
+        return run(band, (0, conv.padding[1]))
 
-    return run_band
+    return convolve
 
 
 def kernels() -> str:
@@ -84,38 +81,40 @@ def int8_works() -> bool:
     images[0] = 255
     conv = Conv(weight.numpy(), (1, 1), (1, 1))
     try:
-        found = _int8_convolution(conv, (40, 9, 8), conv.padding)(images)
+        found = _int8_convolution(conv)(images, conv.padding)
     except (RuntimeError, AttributeError):
         return False
     right = torch.conv2d(images.permute(0, 3, 1, 2).double(), weight.double(), None, 1, 1)
     return bool((found.permute(0, 3, 1, 2) == right).all())
 
 
-def _int8_convolution(conv: Conv, shape: tuple[int, int, int], padding: tuple[int, int]) -> Callable[[Maps], Maps]:
+def _int8_convolution(conv: Conv) -> Convolution:
     onednn = torch.ops.onednn
     outputs = len(conv.weight)
     ones, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
-    geometry = list(conv.stride), list(padding), [1, 1], conv.groups
+    stride = list(conv.stride)
 
     @lru_cache(maxsize=PACKINGS)
-    def packed(maps: int) -> torch.Tensor:
-        # the layout that oneDNN chooses depends on the number of maps, and a wrong one costs up to 50 times the time
-        return onednn.qconv_prepack(torch.tensor(conv.weight), ones, 1.0, 0, *geometry, [maps, *shape])
+    def packed(shape: tuple[int, ...], padding: tuple[int, int]) -> torch.Tensor:
+        # the layout that oneDNN chooses depends on the shape, and that of another one costs up to 50 times the time
+        geometry = stride, list(padding), [1, 1], conv.groups
+        return onednn.qconv_prepack(torch.tensor(conv.weight), ones, 1.0, 0, *geometry, list(shape))
 
-    def run(maps: Maps) -> Maps:
+    def run(maps: Maps, padding: tuple[int, int]) -> Maps:
+        channels_first = maps.permute(0, 3, 1, 2)
         out = onednn.qconv_pointwise(
-            maps.permute(0, 3, 1, 2), 1.0, 0, packed(len(maps)), ones, zeros, None, *geometry, 1.0, 0, torch.float32,
-            "none", [], "",
+            channels_first, 1.0, 0, packed(tuple(channels_first.shape), padding), ones, zeros, None, stride,
+            list(padding), [1, 1], conv.groups, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
         return out.permute(0, 2, 3, 1).contiguous()
 
     return run
 
 
-def _float_convolution(conv: Conv, kind: torch.dtype, padding: tuple[int, int]) -> Callable[[Maps], Maps]:
+def _float_convolution(conv: Conv, kind: torch.dtype) -> Convolution:
     weight = torch.tensor(conv.weight).to(kind).to(memory_format=torch.channels_last)
 
-    def run(maps: Maps) -> Maps:
+    def run(maps: Maps, padding: tuple[int, int]) -> Maps:
         out = torch.conv2d(maps.permute(0, 3, 1, 2).to(kind), weight, None, conv.stride, padding, 1, conv.groups)
         return out.permute(0, 2, 3, 1).contiguous()
 

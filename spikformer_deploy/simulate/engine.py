@@ -72,7 +72,7 @@ class Buffers:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Counts:
-    """Of one population in all images: messages (N, T or 1, slices, rows, columns), values (N, T or 1, rows)."""
+    """Of one population in all images: messages (N, T or 1, slices, rows, columns), values (N, T or 1, rows, slabs)."""
 
     messages: NDArray[np.int32]
     total: NDArray[np.int64]
@@ -153,7 +153,7 @@ def _empty_counts(plan: Plan, images: int) -> dict[str, _Counts]:
     out = {}
     for name, grid in plan.grids.items():
         lead = (images, steps_of(plan.network, plan.network[name]))
-        out[name] = _Counts(np.empty((*lead, *grid.shape), np.int32), np.empty((*lead, grid.shape[1]), np.int64))
+        out[name] = _Counts(np.empty((*lead, *grid.shape), np.int32), np.empty((*lead, grid.shape[1], len(grid.slabs) - 1), np.int64))
     return out
 
 
@@ -235,9 +235,10 @@ def _observe(batch: _Batch, population: Population, sent: Sent) -> None:
         grid.row_starts,
         grid.cells.columns,
         grid.cells.channels,
+        grid.slabs,
         counts.messages[batch.place].reshape(-1, *grid.shape),
         active,
-        counts.total[batch.place].reshape(-1, grid.shape[1]),
+        counts.total[batch.place].reshape(-1, *counts.total.shape[2:]),
     )
     batch.active[population.name] = active
 
@@ -261,7 +262,7 @@ def _lif(
         part = slice(start, start + images)
         for first in range(0, height, rows):
             sums = _sums(batch, plan, part, first, min(first + rows, height))
-            peak = np.zeros((len(sums), blocks(sums.shape[2])), np.int64)
+            peak = np.zeros((len(sums), blocks(sums.shape[2], len(sums))), np.int64)
             place = (out[part], first * width, membrane[part] if record else NOTHING, peak)
             if plan.halving:
                 kernels.lif_halving(sums, neuron.shift, plan.threshold, plan.bias, plan.bias_of, *place)
@@ -385,6 +386,6 @@ def _activity(plan: Plan, name: str, batches: list[_Batch]) -> Activity:
     return Activity(
         np.broadcast_to(counts.messages, (len(counts.messages), steps, *grid.shape)),
         grid.cells,
-        np.ascontiguousarray(active.transpose(2, 0, 1)).view(bool),
-        np.broadcast_to(counts.total.sum((0, 2)), (steps,)),
+        active.view(bool).transpose(2, 0, 1),
+        np.broadcast_to(counts.total.sum((0, 2, 3)), (steps,)),
     )

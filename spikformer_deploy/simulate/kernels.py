@@ -19,7 +19,7 @@ from spikformer_deploy.quantize.network import STOCK_SHIFT
 Array = NDArray[Any]
 
 BLOCK = 64
-"""Positions that one task updates together over all time steps: their potentials stay in the nearest cache."""
+"""Positions at most that one task updates over all time steps: their potentials stay in the nearest cache."""
 
 
 @cache
@@ -47,14 +47,14 @@ def lif_halving(
     threshold  (C,) int32; bias (K, C) int32, its row at position p is bias_of[p]
     out        (N, T, P, C) uint8: the spikes of all positions, those of this call are written
     membrane   (N, T, P, C) int32 to keep the potentials after the reset, or an empty array
-    peak       (N, blocks of p) int64: largest magnitude of drive and potential met
+    peak       (N, blocks) int64: largest magnitude of drive and potential met; positions are cut into so many tasks
     """
     images, steps, _, channels = out.shape
     given, positions = sums.shape[1], sums.shape[2]
     blocks = peak.shape[1]
     for index in prange(images * blocks):
-        n, start = index // blocks, index % blocks * BLOCK
-        size = min(BLOCK, positions - start)
+        n, start = index // blocks, index % blocks * positions // blocks
+        size = (index % blocks + 1) * positions // blocks - start
         v = np.zeros((size, channels), np.int32)
         largest = np.int32(0)
         for t in range(steps):
@@ -101,8 +101,8 @@ def lif_any(
     blocks = peak.shape[1]
     extra = STOCK_SHIFT if stock else 0
     for index in prange(images * blocks):
-        n, start = index // blocks, index % blocks * BLOCK
-        size = min(BLOCK, positions - start)
+        n, start = index // blocks, index % blocks * positions // blocks
+        size = (index % blocks + 1) * positions // blocks - start
         v = np.zeros((size, channels), np.int64)
         largest = np.int64(0)
         for t in range(steps):
@@ -220,40 +220,45 @@ def observe(
     row_starts: Array,
     column_of: Array,
     channel_cuts: Array,
+    slabs: Array,
     messages: Array,
     active: Array,
     total: Array,
 ) -> None:
-    """What maps (M, Y, X, C) hold, cell by cell (see run.Cells); a task takes one class of rows of all maps.
+    """What maps (M, Y, X, C) hold, cell by cell (see run.Cells); a task takes one class of rows and one slab.
 
     row_order, row_starts  the rows of class r are row_order[row_starts[r] : row_starts[r + 1]]
     column_of  (X,) the class of every column
+    slabs      (b + 1,) edges of ranges of slices
     messages   (M, slices, rows, columns) int32: non-zero values of each cell
     active     (Y, X, C) uint8: becomes 1 where any map is not zero
-    total      (M, rows) int64: sum of the values
+    total      (M, rows, b) int64: sum of the values
     """
-    maps, _, width, channels = sent.shape
-    _, slices, rows, columns = messages.shape
-    for r in prange(rows):
-        count = np.empty((columns, channels), np.int32)
+    maps, _, width, _ = sent.shape
+    _, _, rows, columns = messages.shape
+    parts = len(slabs) - 1
+    for task in prange(rows * parts):
+        r, b = task // parts, task % parts
+        low, high = channel_cuts[slabs[b]], channel_cuts[slabs[b + 1]]
+        count = np.empty((columns, high - low), np.int32)
         for m in range(maps):
             count[:] = 0
             values = np.int64(0)
             for index in range(row_starts[r], row_starts[r + 1]):
                 y = row_order[index]
                 for x in range(width):
-                    row, number, mark = sent[m, y, x], count[column_of[x]], active[y, x]
+                    row, number, mark = sent[m, y, x, low:high], count[column_of[x]], active[y, x, low:high]
                     some = np.int32(0)
-                    for c in range(channels):
+                    for c in range(high - low):
                         fired = row[c] != 0
                         number[c] += fired
                         mark[c] |= fired
                         some += row[c]
                     values += some
-            total[m, r] = values
+            total[m, r, b] = values
             for column in range(columns):
-                for s in range(slices):
-                    part = count[column, channel_cuts[s] : channel_cuts[s + 1]]
+                for s in range(slabs[b], slabs[b + 1]):
+                    part = count[column, channel_cuts[s] - low : channel_cuts[s + 1] - low]
                     of_slice = np.int32(0)
                     for c in range(part.size):
                         of_slice += part[c]

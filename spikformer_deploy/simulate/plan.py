@@ -29,16 +29,19 @@ from spikformer_deploy.simulate.run import Cells, one_cell
 
 SUMS_BYTES = 2**22
 """Synaptic sums that a thread works on at once: with the messages that they come from they fit its share of a cache."""
+SLAB = 128
+"""Channels at least that a task counts the messages of, where there are so many."""
 SMALL_SUM = 2**30
 """Drives below this leave 32-bit integers no way to wrap."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """Cells of a population as kernels.observe takes them; shape: Cells.shape."""
+    """Cells of a population as kernels.observe takes them; shape: Cells.shape, slabs: edges of ranges of slices."""
 
     cells: Cells
     shape: tuple[int, int, int]
+    slabs: NDArray[np.int64]
     row_order: NDArray[np.int64]
     row_starts: NDArray[np.int64]
 
@@ -182,7 +185,17 @@ def _last_read(network: Network) -> dict[str, list[str]]:
 def _grid(cells: Cells) -> Grid:
     order = np.argsort(cells.rows, kind="stable")
     starts = np.searchsorted(cells.rows[order], np.arange(cells.shape[1] + 1))
-    return Grid(cells, cells.shape, order, starts)
+    return Grid(cells, cells.shape, _slabs(cells.channels), order, starts)
+
+
+def _slabs(channel_cuts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Edges of ranges of slices that hold SLAB channels or more each, so that loops over channels are long."""
+    edges, start = [0], 0
+    for index, end in enumerate(channel_cuts[1:].tolist(), 1):
+        if end - start >= SLAB or index == len(channel_cuts) - 1:
+            edges.append(index)
+            start = end
+    return np.array(edges)
 
 
 def _image_bytes(network: Network, cells: Mapping[str, Cells], last_read: dict[str, list[str]]) -> int:
@@ -200,6 +213,6 @@ def _image_bytes(network: Network, cells: Mapping[str, Cells], last_read: dict[s
     return most + counts
 
 
-def blocks(positions: int) -> int:
-    """Tasks that a LIF loop makes of so many positions."""
-    return -(-positions // kernels.BLOCK)
+def blocks(positions: int, images: int) -> int:
+    """Tasks that a LIF loop makes of so many positions of each of so many images."""
+    return min(positions, max(-(-positions // kernels.BLOCK), torch.get_num_threads() // images))

@@ -115,6 +115,7 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
 @click.argument("program")
 @input_option
 @click.option("--backend", default="engine", show_default=True, type=click.Choice(["engine", "reference"]))
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Of the engine.")
 @click.option("--timing", default="estimate", show_default=True, type=click.Choice(["estimate", "none"]))
 @limit_option
 @memory_option

@@ -106,6 +106,7 @@ def run(
     data: str | Path | NDArray[Any] | ImageSet,
     *,
     backend: str = "engine",
+    device: str = "cpu",
     timing: str = "estimate",
     limit: int | None = None,
     memory_limit: int | None = None,
@@ -116,6 +117,7 @@ def run(
     """Run `program` on `data` (see images.read), in batches so that memory stays bounded.
 
     backend       "engine" or "reference"; timing: "estimate" or "none"
+    device        "cpu", or "cuda" for the engine on a GPU: the same integers
     memory_limit  bytes that the process may take
     unfinished    a file that holds what has been found so far, every few seconds; the caller removes it at the end
     resume        go on from that file, where there is one
@@ -127,7 +129,7 @@ def run(
     if not len(images):
         raise InputError("input", "there are no images", "Give at least one.")
     there = geometry(program.network, program.mapping)
-    execute, batch = _executor(backend, program, there, memory_limit)
+    execute, batch = _executor(backend, device, program, there, memory_limit)
     identity = {"program": program.digest(), "images": images.identity, "backend": backend, "timing": timing}
     tally = tally_file.load(unfinished, identity) if resume and unfinished and unfinished.exists() else None
     start = saved = time.monotonic()
@@ -171,7 +173,7 @@ def peak_memory_mib() -> float:
 
 
 def _executor(
-    backend: str, program: Program, there: Geometry, memory_limit: int | None
+    backend: str, device: str, program: Program, there: Geometry, memory_limit: int | None
 ) -> tuple[Callable[[NDArray[Any]], Execution], int]:
     """What runs a batch of images, and how many it takes."""
     from spikformer_deploy.reference import engine as reference
@@ -180,14 +182,28 @@ def _executor(
 
     if backend not in ("engine", "reference"):
         raise InputError("--backend", f"'{backend}' is none of engine, reference")
+    if device not in ("cpu", "cuda") or (device == "cuda" and backend != "engine"):
+        raise InputError("--device", f"there is no {backend} on '{device}'", "Use cpu, or cuda with the engine.")
     plan = make_plan(program.network, there.cells)
     batch = min(BATCH, engine.batch_size(plan))
     if memory_limit is not None:
         batch = min(batch, _fitting(plan, memory_limit))
     if backend == "reference":
         return lambda pixels: reference.execute(program.network, pixels, cells=there.cells), max(1, batch // 8)
+    if device == "cuda":
+        return _on_gpu(plan)
     buffers = engine.Buffers()
     return lambda pixels: engine.run(plan, pixels, buffers), batch
+
+
+def _on_gpu(plan: Plan) -> tuple[Callable[[NDArray[Any]], Execution], int]:
+    import torch
+
+    from spikformer_deploy.simulate import device as gpu
+
+    loaded = gpu.load(plan, gpu.cuda())
+    batch = gpu.batch_size(loaded, torch.cuda.mem_get_info()[0])
+    return lambda pixels: gpu.run(loaded, pixels), min(8 * BATCH, batch)
 
 
 def _fitting(plan: Plan, memory_limit: int) -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.networks import random_images, random_network
 
 from spikformer_deploy import inference, tally
@@ -13,6 +14,7 @@ from spikformer_deploy.images import ImageSet, Preprocess
 from spikformer_deploy.inference import Run, run
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.program import Program
+from spikformer_deploy.simulate import device
 
 LOIHI2 = load_profile("loihi2")
 
@@ -125,3 +127,20 @@ def test_images_a_batch_follow_the_limit(program: Program) -> None:
     slack = 2**24  # the process itself may have grown meanwhile
     assert inference._fitting(plan, used + slack + 5 * plan.image_bytes) >= 5
     assert inference._fitting(plan, used + slack) <= slack // plan.image_bytes
+
+
+def test_a_gpu_changes_no_figure(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of --device cuda, with the CPU in its place where there is no GPU."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(device, "cuda", lambda: torch.device("cpu"))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**32, 2**32))
+    ours = figures(run(program, image_set(program, 7), device="cuda"))
+    assert ours.pop("kernels") == ("cuda fp32" if torch.cuda.is_available() else "cpu fp32")
+    theirs = figures(run(program, image_set(program, 7)))
+    theirs.pop("kernels")
+    assert ours == theirs
+
+
+def test_the_reference_has_no_device(program: Program) -> None:
+    with pytest.raises(InputError, match="--device: there is no reference on 'cuda'"):
+        run(program, image_set(program, 2), device="cuda", backend="reference")

@@ -153,7 +153,9 @@ def _empty_counts(plan: Plan, images: int) -> dict[str, _Counts]:
     out = {}
     for name, grid in plan.grids.items():
         lead = (images, steps_of(plan.network, plan.network[name]))
-        out[name] = _Counts(np.empty((*lead, *grid.shape), np.int32), np.empty((*lead, grid.shape[1], len(grid.slabs) - 1), np.int64))
+        out[name] = _Counts(
+            np.empty((*lead, *grid.shape), np.int32), np.empty((*lead, grid.shape[1], len(grid.slabs) - 1), np.int64)
+        )
     return out
 
 

@@ -1,0 +1,37 @@
+"""What tests of executors share."""
+
+import numpy as np
+
+from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.simulate.run import Cells, Execution
+
+
+def assert_equal_executions(ours: Execution, theirs: Execution) -> None:
+    np.testing.assert_array_equal(ours.accumulators, theirs.accumulators)
+    assert ours.peak_state == theirs.peak_state
+    for name in theirs.spikes:
+        np.testing.assert_array_equal(ours.spikes[name], theirs.spikes[name], err_msg=name)
+        np.testing.assert_array_equal(ours.membranes[name], theirs.membranes[name], err_msg=name)
+    assert ours.activity.keys() == theirs.activity.keys()
+    assert ours.coincidences.keys() == theirs.coincidences.keys()
+    for name, pairs in theirs.coincidences.items():
+        np.testing.assert_array_equal(ours.coincidences[name], pairs, err_msg=name)
+    for name, activity in theirs.activity.items():
+        for field in ("messages", "active", "total"):
+            np.testing.assert_array_equal(getattr(ours.activity[name], field), getattr(activity, field), err_msg=name)
+
+
+def random_cells(network: Network, seed: int) -> dict[str, Cells]:
+    """Any grid: ranges of channels, classes of rows and columns in any order."""
+    rng, out = np.random.default_rng(seed), {}
+    for population in network:
+        channels, height, width = population.shape
+        cuts = np.array(sorted({0, channels, *rng.integers(0, channels, 2).tolist()}))
+        rows, columns = (np.unique(rng.integers(0, 3, n), return_inverse=True)[1] for n in (height, width))
+        out[population.name] = Cells(cuts, rows, columns)
+    return out
+
+
+def with_state_bits(network: Network, bits: int) -> Network:
+    n = network
+    return Network(n.populations, n.projections, n.time_steps, bits, 8, "observed", 1.0, n.mean, n.std)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import platform
-import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +27,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from models import images, model, program
 
 from spikformer_deploy.files import write_whole
+from spikformer_deploy.inference import peak_memory_mib
+from spikformer_deploy.nn.zoo import build, named
+from spikformer_deploy.program import Program
 from spikformer_deploy.simulate import engine, synapses
 from spikformer_deploy.simulate.events import count, geometry
 from spikformer_deploy.simulate.plan import make_plan
@@ -70,7 +73,7 @@ def measure(name: str, target: str, batch: int, rounds: int) -> dict[str, Any]:
     if "compiled" in best:
         found["ratio_compiled"] = best["compiled"] / best["engine"]
     found["firing_rate"] = firing_rate(name, target)
-    found["peak_mib"] = {k: in_own_process(k, name, target, batch) for k in ("engine", "eager")}
+    found["peak_mib"] = peaks(name, target, batch)
     return found
 
 
@@ -137,36 +140,46 @@ def firing_rate(name: str, target: str) -> float:
     return spikes / (sum(p.size for p in lifs) * network.time_steps)
 
 
-def in_own_process(kind: str, name: str, target: str, batch: int) -> float:
-    """Peak resident MiB of a fresh process that runs one batch."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (kind, name, target, batch))
+def peaks(name: str, target: str, batch: int) -> dict[str, float]:
+    """Peak resident MiB of a fresh process that runs one batch, of both."""
+    with tempfile.TemporaryDirectory() as folder:
+        program(name, target).save(Path(folder) / "program.spk")
+        jobs = {"engine": (_run_engine, f"{folder}/program.spk"), "eager": (_run_eager, name)}
+        found = {}
+        for kind, (job, what) in jobs.items():
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                found[kind] = pool.apply(job, (what, batch))
+        return found
 
 
-def _peak(kind: str, name: str, target: str, batch: int) -> float:
-    run = contestant(kind, name, target, batch)
-    before = Path("/proc/self/clear_refs")
-    if before.exists():
-        before.write_text("5")  # the peak of building the contestant does not count
-    run()
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _run_engine(path: str, batch: int) -> float:
+    loaded = Program.load(Path(path))
+    there = geometry(loaded.network, loaded.mapping)
+    pixels = images(loaded.preprocess.channels, loaded.preprocess.size, batch)
+    count(there, engine.run(make_plan(loaded.network, there.cells), pixels, engine.Buffers()))
+    return peak_memory_mib()
+
+
+def _run_eager(name: str, batch: int) -> float:
+    config = named(name)
+    module, pixels = build(config).eval(), images(config.in_channels, config.image_size, batch)
+    with torch.inference_mode():
+        module(torch.from_numpy(pixels).float() / 255)
+    return peak_memory_mib()
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """The rows for a person."""
-    out = Table(title="seconds a batch, T = 4; ratio: best eager PyTorch over the engine with counts")
-    for column in ("model", "batch", "engine", "counts", "eager", "channels_last", "compiled", "ratio", "peak MiB"):
-        out.add_column(column, justify="left" if column == "model" else "right")
+    out = Table(title="milliseconds a batch, T = 4; ratio: best eager PyTorch over the engine with counts")
+    for column in ("model", "batch", "engine", "counts", "eager", "ch. last", "compiled", "ratio", "MiB", "eager MiB"):
+        out.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for row in rows:
         s, peak = row["seconds"], row["peak_mib"]
+        shown = (s["engine"], s["eager"], s["eager channels_last"], s.get("compiled"))
+        engine_ms, *others = (f"{1000 * x:,.0f}" if x else "-" for x in shown)
         out.add_row(
-            row["model"], str(row["batch"]), f"{s['engine']:.4f}", f"{row['count_share']:+.0%}", f"{s['eager']:.3f}",
-            f"{s['eager channels_last']:.3f}", f"{s['compiled']:.3f}" if "compiled" in s else "-",
-            f"{row['ratio']:.1f}", f"{peak['engine']:.0f} : {peak['eager']:.0f}",
+            row["model"], str(row["batch"]), engine_ms, f"{row['count_share']:+.0%}", *others,
+            f"{row['ratio']:.1f}", f"{peak['engine']:,.0f}", f"{peak['eager']:,.0f}",
         )  # fmt: skip
     return out
 

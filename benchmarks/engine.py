@@ -178,8 +178,8 @@ def _run_eager(name: str, batch: int) -> float:
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """The rows for a person."""
-    out = Table(title="milliseconds a batch, T = 4; ratio: best eager PyTorch over the engine with counts")
-    for column in ("model", "batch", "engine", "counts", "eager", "ch. last", "compiled", "ratio", "MiB", "eager MiB"):
+    out = Table(title="milliseconds a batch of n, T = 4; ratio: best eager PyTorch over the engine with counts")
+    for column in ("model", "n", "engine", "counts", "eager", "ch. last", "compiled", "ratio", "MiB", "eager MiB"):
         out.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for row in rows:
         s, peak = row["seconds"], row["peak_mib"]

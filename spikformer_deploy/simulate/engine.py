@@ -296,7 +296,8 @@ def _convolution(
     name = projection.sources[0]
     sent, shape = batch.sent[name][part], batch.network[name].shape
     maps = torch.from_numpy(sent).reshape(-1, *shape[1:], shape[0])
-    out = convolve(maps, first, end).numpy()
+    total = int(batch.counts[name].total[batch.place][part].sum())
+    out = convolve(maps, total, first, end).numpy()
     return out.reshape(*sent.shape[:2], -1, out.shape[3])
 
 

@@ -114,7 +114,7 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
 @cli.command("run")
 @click.argument("program")
 @input_option
-@click.option("--backend", default="engine", show_default=True, type=click.Choice(["engine", "reference"]))
+@click.option("--backend", default="engine", show_default=True, type=click.Choice(["engine", "reference", "lava"]))
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Of the engine.")
 @click.option("--timing", default="estimate", show_default=True, type=click.Choice(["estimate", "none"]))
 @limit_option
@@ -180,13 +180,31 @@ def report_command(program: str, data: str, limit: int | None, output: str, json
 @click.argument("program")
 @click.argument("model", required=False)
 @input_option
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    default=("reference",),
+    show_default=True,
+    type=click.Choice(["reference", "lava"]),
+    help="What the engine is compared with; may be given twice.",
+)
 @limit_option
 @model_options
 @as_json
 def verify_command(
-    program: str, model: str | None, data: str, limit: int | None, as_json: bool, **loading: Any
+    program: str,
+    model: str | None,
+    data: str,
+    backends: tuple[str, ...],
+    limit: int | None,
+    as_json: bool,
+    **loading: Any,
 ) -> None:
-    """Compare PROGRAM with its float MODEL, layer by layer, and the engine with the plain reference."""
+    """Compare PROGRAM with its float MODEL, layer by layer, and the engine with other executors.
+
+    Spikes and membrane potentials of every LIF neuron and all logits must be equal.
+    """
     from spikformer_deploy.converters.checkpoint import load
     from spikformer_deploy.program import Program
     from spikformer_deploy.report.tables import verify_tables
@@ -195,13 +213,26 @@ def verify_command(
     loaded = load(model, **loading) if model else None
     compiled = Program.load(program)
     with _progress("verify", as_json) as advance:
-        verdict = verify(compiled, data, model=loaded, limit=limit, progress=advance)
+        verdict = verify(compiled, data, model=loaded, backends=backends, limit=limit, progress=advance)
     if as_json:
         _print_json(verdict.to_dict())
     else:
         _print_tables(verify_tables(verdict))
     if not verdict.passed:
         sys.exit(1)
+
+
+@cli.command("export")
+@click.argument("program")
+@click.option("--to", required=True, type=click.Choice(["lava"]), help="lava: a folder that runs with lava-nc alone.")
+@click.option("-o", "--output", required=True, type=click.Path())
+def export_command(program: str, to: str, output: str) -> None:
+    """Write PROGRAM in another form."""
+    from spikformer_deploy.lava_backend.export import export
+    from spikformer_deploy.program import Program
+
+    export(Program.load(program).network, Path(output))
+    click.echo(f"wrote {output}")
 
 
 @cli.command("inspect")

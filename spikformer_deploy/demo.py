@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,12 @@ from spikformer_deploy.pipeline import Step, compile_model
 from spikformer_deploy.report.tables import compile_summary, facts_table, run_tables, verify_tables
 from spikformer_deploy.verify import verify
 
+LAVA_IMAGES = 32
+"""Lava is a thousand times slower than the engine."""
+
 
 def demo(
-    model: str, output: Path, report: Callable[[Step], None] | None, progress: Callable[[int, int], None]
+    model: str, output: Path, report: Callable[[Step], None] | None, progress: Callable[[int, int, str], None]
 ) -> tuple[dict[str, Any], list[Any]]:
     """Everything as plain values, and as tables; the report goes to `output`."""
     start = time.monotonic()
@@ -23,6 +27,9 @@ def demo(
     compiled = compile_model(loaded, "loihi2", report=report)
     result = run(compiled.program, "digits")
     verdict = verify(compiled.program, "digits", model=loaded, progress=progress)
+    if importlib.util.find_spec("lava") is not None:
+        in_lava = verify(compiled.program, "digits", backends=("lava",), limit=LAVA_IMAGES, progress=progress)
+        verdict.backends[f"lava ({LAVA_IMAGES} images)"] = in_lava.passed
     result.report(output, verdict.float_accuracy)
     summary = compile_summary(compiled.program, model, compiled.seconds, result.peak_memory_mib)
     values = {

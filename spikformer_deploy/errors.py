@@ -39,3 +39,7 @@ class ProgramError(SpikdeployError):
 
 class OverflowDetected(SpikdeployError):
     """An integer left the width of the target's state during a run (a program marked `bounds: observed`)."""
+
+
+class BackendError(SpikdeployError):
+    """An executor in a process of its own that failed: Lava, ONNX Runtime."""

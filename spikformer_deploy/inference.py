@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 BATCH = 32
 """Images at once, where memory allows: enough to keep the cores busy, few enough for progress to be seen."""
 SAVE_SECONDS = 5.0
+BACKENDS = ("engine", "reference", "lava")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +117,7 @@ def run(
 ) -> Run:
     """Run `program` on `data` (see images.read), in batches so that memory stays bounded.
 
-    backend       "engine" or "reference"; timing: "estimate" or "none"
+    backend       "engine", "reference" or "lava"; timing: "estimate" or "none"
     device        "cpu", or "cuda" for the engine on a GPU: the same integers
     memory_limit  bytes that the process may take
     unfinished    a file that holds what has been found so far, every few seconds; the caller removes it at the end
@@ -129,7 +130,12 @@ def run(
     if not len(images):
         raise InputError("input", "there are no images", "Give at least one.")
     there = geometry(program.network, program.mapping)
-    execute, batch = _executor(backend, device, program, there, memory_limit)
+
+    def tell(remark: str) -> None:
+        if progress is not None:
+            progress(0 if tally is None else len(tally.accumulators), len(images), remark)
+
+    execute, batch = _executor(backend, device, program, there, memory_limit, tell)
     identity = {"program": program.digest(), "images": images.identity, "backend": backend, "timing": timing}
     tally = tally_file.load(unfinished, identity) if resume and unfinished and unfinished.exists() else None
     start = saved = time.monotonic()
@@ -178,15 +184,15 @@ def peak_memory_mib() -> float:
 
 
 def _executor(
-    backend: str, device: str, program: Program, there: Geometry, memory_limit: int | None
+    backend: str, device: str, program: Program, there: Geometry, memory_limit: int | None, tell: Callable[[str], None]
 ) -> tuple[Callable[[NDArray[Any]], Execution], int]:
     """What runs a batch of images, and how many it takes."""
     from spikformer_deploy.reference import engine as reference
     from spikformer_deploy.simulate import engine
     from spikformer_deploy.simulate.plan import make_plan
 
-    if backend not in ("engine", "reference"):
-        raise InputError("--backend", f"'{backend}' is none of engine, reference")
+    if backend not in BACKENDS:
+        raise InputError("--backend", f"'{backend}' is none of {', '.join(BACKENDS)}")
     if device not in ("cpu", "cuda") or (device == "cuda" and backend != "engine"):
         raise InputError("--device", f"there is no {backend} on '{device}'", "Use cpu, or cuda with the engine.")
     plan = make_plan(program.network, there.cells)
@@ -195,6 +201,12 @@ def _executor(
         batch = min(batch, _fitting(plan, memory_limit))
     if backend == "reference":
         return lambda pixels: reference.execute(program.network, pixels, cells=there.cells), max(1, batch // 8)
+    if backend == "lava":
+        from spikformer_deploy.lava_backend import execute as lava
+
+        lava.check_installed()
+        network = program.network
+        return lambda pixels: lava.execute(network, pixels, cells=there.cells, tell=tell), lava.batch_size(network)
     if device == "cuda":
         return _on_gpu(plan)
     buffers = engine.Buffers()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from spikformer_deploy.simulate.plan import make_plan
 from spikformer_deploy.simulate.run import Execution
 
 BATCH = 8
+LAVA_BATCH = 32
+"""Lava takes seconds to start."""
 
 
 @dataclass(slots=True)
@@ -26,7 +29,7 @@ class Verdict:
     """What a verification found.
 
     equal_spikes  share of equal spikes of each LIF population, float against integer; empty without a model
-    backends      "reference" -> whether spikes, potentials and accumulators of every image equal the engine's
+    backends      "reference", "lava" -> whether spikes, potentials and accumulators of every image equal the engine's
     """
 
     images: int = 0
@@ -57,27 +60,34 @@ def verify(
     data: str | Path | np.ndarray | ImageSet,
     *,
     model: Any = None,
+    backends: Sequence[str] = ("reference",),
     limit: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Verdict:
-    """Compare a program with its float model (`model`: checkpoint.Loaded, or None), engine with reference.
+    """Compare a program with its float model (`model`: checkpoint.Loaded, or None), engine with other `backends`.
 
     Raises InputError where the model is not the one that the program was compiled from.
     """
     images = data if isinstance(data, ImageSet) else read(data, program.preprocess, limit=limit)
     lifs = [p.name for p in program.network if isinstance(p.neuron, Lif)]
-    verdict = Verdict(len(images), backends={"reference": True})
+    verdict = Verdict(len(images), backends=dict.fromkeys(backends, True))
+
+    def tell(remark: str) -> None:
+        if progress is not None:
+            progress(sum(map(len, integers)), len(images), remark)
+
+    executors = {name: _executor(name, tell) for name in backends}
     float_run = None if model is None else _FloatRun(program, model, lifs)
     plan, buffers = make_plan(program.network), engine.Buffers()
     integers: list[np.ndarray] = []
-    for pixels, _ in images.batches(BATCH):
+    for pixels, _ in images.batches(LAVA_BATCH if "lava" in backends else BATCH):
         ours = engine.run(plan, pixels, buffers, lifs)
-        verdict.backends["reference"] &= equal(ours, reference.execute(program.network, pixels, record=lifs))
+        for name, execute in executors.items():
+            verdict.backends[name] &= equal(ours, execute(program.network, pixels, record=lifs))
         integers.append(ours.accumulators.argmax(1))
         if float_run is not None:
             float_run.compare(pixels, ours)
-        if progress is not None:
-            progress(sum(map(len, integers)), len(images))
+        tell("")
     if images.labels is not None:
         verdict.integer_accuracy = float((np.concatenate(integers) == images.labels).mean())
     if float_run is not None:
@@ -85,6 +95,19 @@ def verify(
         if images.labels is not None:
             verdict.float_accuracy = float((np.concatenate(float_run.predictions) == images.labels).mean())
     return verdict
+
+
+def _executor(backend: str, tell: Callable[[str], None]) -> Callable[..., Execution]:
+    match backend:
+        case "reference":
+            return reference.execute
+        case "lava":
+            from spikformer_deploy.lava_backend import execute as lava
+
+            lava.check_installed()
+            return partial(lava.execute, tell=tell)
+        case _:
+            raise InputError("--backend", f"'{backend}' is none of reference, lava")
 
 
 def equal(ours: Execution, theirs: Execution) -> bool:

@@ -7,6 +7,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection
+
 Int: TypeAlias = NDArray[np.int64]
 
 
@@ -28,3 +30,17 @@ def membrane_range(low: Int, high: Int, threshold: Int, decay: int, time_steps: 
     for _ in range(time_steps):
         lowest = (lowest * decay >> 12) + np.minimum(low, 0)
     return lowest, highest
+
+
+def largest_sum(network: Network, projection: Projection) -> int:
+    """A bound of every partial sum of one projection, whatever the order of summation."""
+    source = network[projection.sources[0]]
+    match projection.synapse:
+        case Conv(weight):
+            return int(np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(1).max()) * source.max_out
+        case Attention(heads, weight):
+            channels, height, width = source.shape
+            most = int(np.prod([network[s].max_out for s in projection.sources]))
+            return channels // heads * height * width * most * weight
+        case synapse:
+            raise TypeError(f"{type(synapse).__name__} does not reach a LIF")

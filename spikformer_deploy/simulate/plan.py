@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spikformer_deploy.quantize.bounds import largest_sum
 from spikformer_deploy.quantize.network import (
     DECAY_ONE,
     Accumulator,
-    Attention,
     Conv,
     Lif,
     Network,
@@ -120,7 +120,7 @@ def steps_of(network: Network, population: Population) -> int:
 
 def _lif_plan(network: Network, population: Population, neuron: Lif) -> LifPlan:
     incoming = network.into(population.name)
-    bounds = tuple(_largest_sum(network, projection) for projection in incoming)
+    bounds = tuple(largest_sum(network, projection) for projection in incoming)
     steps = max(steps_of(network, network[p.sources[0]]) for p in incoming)
     channels, height, width = population.shape
     bias = np.ascontiguousarray(neuron.bias.reshape(len(neuron.bias), -1).T)
@@ -157,20 +157,6 @@ def _convolve(network: Network, projection: Projection, bound: int) -> synapses.
         return None
     source = network[projection.sources[0]]
     return synapses.convolution(projection.synapse, source.shape, source.max_out, bound)
-
-
-def _largest_sum(network: Network, projection: Projection) -> int:
-    """A bound of every partial sum of one projection, whatever the order of summation."""
-    source = network[projection.sources[0]]
-    match projection.synapse:
-        case Conv(weight):
-            return int(np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(1).max()) * source.max_out
-        case Attention(heads, weight):
-            channels, height, width = source.shape
-            most = int(np.prod([network[s].max_out for s in projection.sources]))
-            return channels // heads * height * width * most * weight
-        case synapse:
-            raise TypeError(f"{type(synapse).__name__} does not reach a LIF")
 
 
 def _last_read(network: Network) -> dict[str, list[str]]:

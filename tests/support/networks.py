@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -23,14 +25,15 @@ from spikformer_deploy.quantize.network import (
 
 
 class Builder:
-    """Grows a random network population by population."""
+    """Grows a random network population by population; names get the prefix."""
 
     def __init__(self, rng: np.random.Generator, time_steps: int, kind: str) -> None:
-        self.rng, self.time_steps, self.kind = rng, time_steps, kind
+        self.rng, self.time_steps, self.kind, self.prefix = rng, time_steps, kind, ""
         self.populations: list[Population] = []
         self.projections: list[Projection] = []
 
     def add(self, population: Population, *incoming: tuple[Synapse, tuple[str, ...]]) -> Population:
+        population = replace(population, name=self.prefix + population.name)
         self.populations.append(population)
         self.projections += [Projection(sources, population.name, synapse) for synapse, sources in incoming]
         return population
@@ -99,7 +102,29 @@ def random_network(seed: int, time_steps: int = 3, kind: str = "programmable", b
     size, channels = int(rng.integers(4, 9)), int(rng.choice([4, 8]))
     per_step = bool(rng.random() < 0.3)
     x = b.source((int(rng.integers(1, 4)), size, size + 1), 3 if per_step else 255, per_step)
+    return b.finish(_grow(b, x, channels, blocks), int(rng.integers(2, 5)))
+
+
+def random_networks_in_one(seed: int, count: int, time_steps: int = 2) -> Network:
+    """Many small networks that read the same frames, as one: for executors that are slow to start.
+
+    The last one alone ends in the accumulator; both kinds of LIF, blocks of attention in some.
+    """
+    rng = np.random.default_rng(seed)
+    b = Builder(rng, time_steps, "")
+    source = b.source((2, 4, 5), 3, True)
+    for i in range(count):
+        b.prefix, b.kind = f"{i}.", str(rng.choice(["programmable", "stock"]))
+        x = _grow(b, source, 4, int(rng.random() < 0.3), short=bool(rng.random() < 0.7))
+    return b.finish(x, 3)
+
+
+def _grow(b: Builder, x: Population, channels: int, blocks: int, short: bool = False) -> Population:
+    """Stem with OR-pool, residual stem convolution and attention blocks; short: the stem's first half alone."""
+    rng = b.rng
     x = b.conv("stem.0.lif", x, channels, 3, int(rng.integers(1, 3)))
+    if short:
+        return b.conv("stem.1.lif", x, channels, 1)
     x = b.window("stem.0.pool", Or(), [x], Window((3, 3), (2, 2), (1, 1)))
     rpe = b.conv("stem.rpe.lif", x, channels, 3, groups=int(rng.choice([1, 2])))
     x = b.window("stem.add", Sum(), [rpe, x], Window())
@@ -110,7 +135,7 @@ def random_network(seed: int, time_steps: int = 3, kind: str = "programmable", b
         attended = b.attention(f"block.{i}.attn.attn_lif", qkv, int(rng.choice([1, 2, 4])))
         out = b.conv(f"block.{i}.attn.proj_lif", attended, channels, 1)
         x = b.window(f"block.{i}.add", Sum(), [x, out], Window())
-    return b.finish(x, int(rng.integers(2, 5)))
+    return x
 
 
 def random_images(network: Network, seed: int, count: int = 2) -> np.ndarray:

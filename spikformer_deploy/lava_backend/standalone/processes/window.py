@@ -1,0 +1,57 @@
+"""Unit synapses from a window of positions of the same channel: pooling."""
+
+import numpy as np
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+
+
+class Window(AbstractProcess):
+    """Sums over windows, with zeros beyond the border.
+
+    shapes                   of the two ports
+    maps                     (images, Y, X, C) of what comes in and of what goes out
+    kernel, stride, padding  (y, x)
+    """
+
+    def __init__(
+        self,
+        *,
+        shapes: tuple[tuple[int, ...], tuple[int, ...]],
+        maps: tuple[tuple[int, ...], tuple[int, ...]],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        **other: object,
+    ) -> None:
+        super().__init__(maps=maps, kernel=kernel, stride=stride, padding=padding, **other)
+        self.s_in = InPort(shapes[0])
+        self.a_out = OutPort(shapes[1])
+
+
+@implements(proc=Window, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class WindowModel(PyLoihiProcessModel):
+    """One addition for each position of the window."""
+
+    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: dict) -> None:
+        super().__init__(proc_params)
+        self.maps, self.kernel = proc_params["maps"], proc_params["kernel"]
+        self.stride, self.padding = proc_params["stride"], proc_params["padding"]
+
+    def run_spk(self) -> None:
+        (height, width), (sy, sx), (py, px) = self.maps[1][1:3], self.stride, self.padding
+        x = np.pad(self.s_in.recv().reshape(self.maps[0]), ((0, 0), (py, py), (px, px), (0, 0)))
+        total = np.zeros(self.maps[1], np.int32)
+        for i, j in np.ndindex(*self.kernel):
+            total += x[:, i : i + sy * (height - 1) + 1 : sy, j : j + sx * (width - 1) + 1 : sx]
+        self.a_out.send(total.reshape(self.a_out.shape))

@@ -1,0 +1,130 @@
+"""Runs the network of this folder in Lava, on a CPU, with nothing but lava-nc and numpy.
+
+    python run.py images.npy -o results/
+
+images.npy holds unsigned integers (images, C, Y, X), or (images, T, C, Y, X) where the network takes frames.
+results/accumulators.npy will hold what every class has gathered in the last time step, (images, classes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+# every layer is a process of its own: more threads in each would only wait for each other
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.dont_write_bytecode = True
+
+import numpy as np  # noqa: E402
+from shim import find_models_once, make_importable  # noqa: E402
+
+make_importable()
+from assemble import assemble, images_at_once  # noqa: E402
+from lava.magma.core.run_conditions import RunSteps  # noqa: E402
+from lava.magma.core.run_configs import Loihi1SimCfg  # noqa: E402
+from lava.magma.runtime.message_infrastructure.multiprocessing import SystemProcess  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    """Read the arguments, run, write and print the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("-o", "--output", type=Path, default=Path("results"))
+    parser.add_argument("--at-once", type=int, default=1, help="images that go through side by side")
+    parser.add_argument("--record", choices=("none", "spikes", "all"), default="none", help="of every population")
+    given = parser.parse_args()
+    given.output.mkdir(parents=True, exist_ok=True)
+    network = json.loads((HERE / "network.json").read_text())
+    with np.load(HERE / "weights.npz") as file:
+        arrays = dict(file)
+    images = np.load(given.images)
+    at_once = images_at_once(network, min(given.at_once, len(images)))
+    start = time.monotonic()
+    process, steps = assemble(network, arrays, in_batches(network, images, at_once), str(given.output), given.record)
+    code = run(process, steps, network["time_steps"], given.output, start)
+    if code == 0:
+        head = len(network["populations"]) - 1
+        last = np.load(given.output / f"{head}.sent.npy")[network["time_steps"] - 1 :: network["time_steps"]]
+        last = last[: -(-len(images) // at_once)].reshape(-1, network["populations"][-1]["shape"][0])
+        found = last[: len(images)].astype(np.int64)
+        np.save(given.output / "accumulators.npy", found)
+        print("classes", *(found * arrays[network["populations"][-1]["scale"]]).argmax(1), flush=True)
+    os._exit(code)  # Lava's threads wait for ever for processes that are no more
+
+
+def in_batches(network: dict[str, Any], images: np.ndarray, at_once: int) -> np.ndarray:
+    """(batches, at_once, T or 1, C, Y, X): the last batch is filled up with zeros."""
+    frames = images if network["populations"][0]["per_step"] else images[:, None]
+    missing = -len(frames) % at_once
+    full = np.concatenate([frames, np.zeros((missing, *frames.shape[1:]), frames.dtype)])
+    return full.reshape(-1, at_once, *frames.shape[1:])
+
+
+def run(process: Any, steps: int, stride: int, output: Path, start: float) -> int:
+    """Run so many steps, with a line of progress after every `stride` of them, and end Lava; the exit code."""
+    error = output / "error.txt"
+    error.unlink(missing_ok=True)
+    _tell_of_errors(error)
+    find_models_once()
+    config = Loihi1SimCfg(select_tag="fixed_pt")
+    try:
+        for done in range(0, steps, stride):
+            process.run(RunSteps(min(stride, steps - done)), config)
+            print(f"step {min(done + stride, steps)} of {steps} {time.monotonic() - start:.3f} s", flush=True)
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        sys.stderr.write(error.read_text() if error.exists() else traceback.format_exc())
+        sys.stderr.flush()
+        return 1
+    finally:
+        _end(process.runtime)
+    return 0
+
+
+def _tell_of_errors(file: Path) -> None:
+    """Let the first Process that fails say why in a file, and end the run: Lava would wait for all that wait for it."""
+    main = os.getpid()
+
+    def failed(*_: object) -> NoReturn:
+        raise RuntimeError("a Process failed")
+
+    def report(self: Any) -> None:
+        try:
+            multiprocessing.Process.run(self)
+            self._cconn.send(None)
+        except Exception as problem:
+            if not file.exists():
+                file.write_text(traceback.format_exc())
+            self._cconn.send((problem, traceback.format_exc()))
+            os.kill(main, signal.SIGUSR1)
+
+    SystemProcess.run = report
+    signal.signal(signal.SIGUSR1, failed)
+
+
+def _end(runtime: Any) -> None:
+    """End all of Lava's processes and give their shared memory back; its own way may wait for one of them for ever."""
+    if runtime is None or runtime._messaging_infrastructure is None:
+        return
+    actors = runtime._messaging_infrastructure.actors
+    for actor in actors:
+        actor.kill()
+    for actor in actors:
+        multiprocessing.Process.join(actor)
+    runtime._messaging_infrastructure.smm.shutdown()
+
+
+if __name__ == "__main__":
+    main()

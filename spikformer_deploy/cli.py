@@ -97,13 +97,22 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @model_options
 @as_json
 def compile_command(model: str, target: str, output: str | None, as_json: bool, **options: Any) -> None:
-    """Compile MODEL (a checkpoint, or digits-v1, digits-v2) to a program file."""
+    """Compile MODEL (a checkpoint, a .net of lava-dl, or digits-v1, digits-v2) to a program file.
+
+    The integers and the neurons of a .net are taken as they are.
+    """
+    from spikformer_deploy.converters.netx import is_netx
     from spikformer_deploy.inference import peak_memory_mib
-    from spikformer_deploy.pipeline import compile_model
+    from spikformer_deploy.pipeline import compile_model, compile_netx
     from spikformer_deploy.report.tables import compile_summary
 
     path = _output(output or f"{Path(model).name.split('.')[0]}.spk")
-    compiled = compile_model(model, target, report=None if as_json else _print_step, **options)
+    report = None if as_json else _print_step
+    if is_netx(Path(model)):
+        kept = {name: options[name] for name in ("calibrate_on", "time_steps", "dump_ir")}
+        compiled = compile_netx(model, target, report=report, **kept)
+    else:
+        compiled = compile_model(model, target, report=report, **options)
     compiled.program.save(path)
     summary = compile_summary(compiled.program, str(path), compiled.seconds, peak_memory_mib())
     for note in compiled.notes:
@@ -319,10 +328,8 @@ def _run(program: str, data: str, quiet: bool, **options: Any) -> Any:
 
 
 def _print_step(step: Any) -> None:
-    from spikformer_deploy.pipeline import STAGES
-
     remark = f"  {step.remark}" if step.remark else ""
-    click.echo(f"{step.name:<10} [{step.number}/{len(STAGES)}] {step.seconds:7.2f} s{remark}", err=True)
+    click.echo(f"{step.name:<10} [{step.number}/{step.of}] {step.seconds:7.2f} s{remark}", err=True)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ SHUFFLE_SEED = 0
 class Preprocess:
     """What a model takes: real input = (pixel / max_value - mean) / std.
 
-    channels, size  of the square images; mean, std  one a channel
+    channels, size  of the images; width where they are not square, else 0; mean, std  one a channel
     """
 
     channels: int
@@ -41,6 +41,12 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     max_value: int = 255
+    width: int = 0
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.size, self.width or self.size
 
     def normalised(self, pixels: NDArray[np.integer]) -> NDArray[np.float32]:
         """Real input of the float model, (..., C, Y, X) float32."""
@@ -206,9 +212,10 @@ def _digits(preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    if preprocess.channels != 1 or preprocess.size % 8:
-        needed = f"1x{preprocess.size}x{preprocess.size}"
-        raise InputError("digits", f"they are 1x8x8 and the model takes {preprocess.channels} channels of {needed[2:]}")
+    height, width = preprocess.extent
+    if preprocess.channels != 1 or height % 8 or height != width:
+        needed = f"{preprocess.channels} channels of {height}x{width}"
+        raise InputError("digits", f"they are 1x8x8 and the model takes {needed}")
     bunch = load_digits()
     pixels = np.rint(bunch.images * 255 / 16).astype(np.uint8)
     pixels = pixels.repeat(preprocess.size // 8, 1).repeat(preprocess.size // 8, 2)[:, None]
@@ -240,8 +247,8 @@ def _in_memory(
 
 def _as_pixels(place: str, images: NDArray[Any], preprocess: Preprocess) -> NDArray[np.uint8]:
     """(N, C, Y, X) or (N, T, C, Y, X) uint8 from (N, Y, X), (N, Y, X, C) or those; InputError where it is none."""
-    channels, size = preprocess.channels, preprocess.size
-    expected = f"(images, {channels}, {size}, {size})"
+    channels, (height, width) = preprocess.channels, preprocess.extent
+    expected = f"(images, {channels}, {height}, {width})"
     if images.dtype.kind not in "ui" or not images.size:
         raise InputError(place, f"{images.shape} values of type {images.dtype}", f"Give uint8 pixels {expected}.")
     if images.min() < 0 or images.max() > preprocess.max_value:
@@ -252,7 +259,7 @@ def _as_pixels(place: str, images: NDArray[Any], preprocess: Preprocess) -> NDAr
         images = images[:, None]
     if images.ndim == 4 and images.shape[3] == channels and images.shape[1] != channels:
         images = images.transpose(0, 3, 1, 2)
-    if images.ndim not in (4, 5) or images.shape[-3:] != (channels, size, size):
+    if images.ndim not in (4, 5) or images.shape[-3:] != (channels, height, width):
         raise InputError(place, f"images of shape {images.shape[1:]}", f"The model takes {expected}; resize them.")
     return np.ascontiguousarray(images, np.uint8)
 
@@ -296,8 +303,8 @@ def _decode(name: str, raw: bytes, preprocess: Preprocess) -> NDArray[np.uint8]:
         image = np.asarray(Image.open(io.BytesIO(raw)).convert(modes[preprocess.channels]))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(name, f"it cannot be decoded: {error}") from None
-    if image.shape[:2] != (preprocess.size, preprocess.size):
-        height, width = image.shape[:2]
-        problem = f"it is {height}x{width}, and the model takes {preprocess.size}x{preprocess.size}"
+    if image.shape[:2] != preprocess.extent:
+        (height, width), needed = image.shape[:2], preprocess.extent
+        problem = f"it is {height}x{width}, and the model takes {needed[0]}x{needed[1]}"
         raise InputError(name, problem, "Resize the images before.")
     return np.ascontiguousarray(image.reshape(*image.shape[:2], -1).transpose(2, 0, 1))

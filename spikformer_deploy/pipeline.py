@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 
 from spikformer_deploy import hardware
 from spikformer_deploy.converters.checkpoint import Loaded, load
+from spikformer_deploy.converters.netx import read_network
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.graph.check import check as check_law
 from spikformer_deploy.graph.execute import execute
@@ -22,15 +24,18 @@ from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.ir import Graph, Lif
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.images import ImageSet, read
+from spikformer_deploy.images import ImageSet, Preprocess, read
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.build import Pixels, quantize
 from spikformer_deploy.quantize.calibrate import calibrate
+from spikformer_deploy.quantize.network import Network, Source
 from spikformer_deploy.quantize.neurons import Settings
+from spikformer_deploy.simulate import engine
 
 STAGES = ("trace", "fold", "simplify", "calibrate", "quantize", "map")
+NETX_STAGES = ("read", "calibrate", "map")
 CALIBRATION_IMAGES = 64
 CHECK_IMAGES = 4
 FLIPPED_SHARE = 1e-5
@@ -39,20 +44,21 @@ FLIPPED_SHARE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A stage that has finished: its name and number, how long it took, and what its check found."""
+    """A stage that has finished: its name, number and of how many, how long it took, and what its check found."""
 
     name: str
     number: int
+    of: int
     seconds: float
     remark: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compiled:
-    """A program, the folded float graph that it came from, and what had to be assumed on the way."""
+    """A program, the folded float graph that it came from (none of a .net), and what had to be assumed on the way."""
 
     program: Program
-    graph: Graph
+    graph: Graph | None
     notes: tuple[str, ...]
     seconds: float
 
@@ -116,6 +122,49 @@ def compile_model(
     return Compiled(program, graph, notes, time.monotonic() - start)
 
 
+def compile_netx(
+    path: str | Path,
+    target: str = "loihi2",
+    *,
+    calibrate_on: str | Path | np.ndarray | None = None,
+    time_steps: int | None = None,
+    dump_ir: str | Path | None = None,
+    report: Callable[[Step], None] | None = None,
+) -> Compiled:
+    """Compile a .net file of lava-dl, its integers and its neurons as they are; arguments as compile_model."""
+    start = time.monotonic()
+    profile = hardware.load_profile(target)
+    run = _Runner(report, Path(dump_ir) if dump_ir else None, NETX_STAGES)
+    network = run("read", lambda: read_network(path, time_steps))
+    channels, height, width = network.input.shape
+    source = network.input.neuron
+    assert isinstance(source, Source)
+    preprocess = Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, source.max_value, width)
+    if calibrate_on is None:
+        shape = (network.time_steps, *network.input.shape) if source.per_step else network.input.shape
+        images = np.random.default_rng(0).integers(0, source.max_value + 1, (CHECK_IMAGES, *shape)).astype(np.uint8)
+    else:
+        images = _some(read(calibrate_on, preprocess, limit=CALIBRATION_IMAGES))
+    mapping_rates = run("calibrate", lambda: firing_rates(network, images))
+    mapping = run("map", lambda: map_network(network, profile, mapping_rates))
+    provenance = {
+        "model_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        "training": {},
+        "settings": {"target": profile.name, "weights": "as in the .net file", "neuron": "stock"},
+        "calibration": {"images": len(images), "data": "random pixels" if calibrate_on is None else "images"},
+        "versions": _versions(),
+    }
+    program = Program(network, mapping, profile, preprocess, (), provenance)
+    return Compiled(program, None, () if calibrate_on is not None else (RANDOM_NOTE,), time.monotonic() - start)
+
+
+def firing_rates(network: Network, images: np.ndarray) -> dict[str, float]:
+    """Share of non-zero outputs per neuron and step, by population, of an integer network on some images."""
+    steps = len(images) * network.time_steps
+    activity = engine.execute(network, images).activity
+    return {name: float(a.messages.sum()) / (network[name].size * steps) for name, a in activity.items()}
+
+
 RANDOM_NOTE = "calibrated on random pixels: firing rates, and bounds that are only observed, are not those of your data"
 
 
@@ -153,11 +202,12 @@ def _traced(loaded: Loaded) -> Graph:
 class _Runner:
     report: Callable[[Step], None] | None
     dump: Path | None
+    stages: tuple[str, ...] = STAGES
     done: int = 0
 
     def __call__(self, name: str, stage: Callable[[], Any], check: Callable[[str, Any], str] | None = None) -> Any:
-        """Run the next stage of STAGES, check and dump what it made, and report."""
-        assert STAGES[self.done] == name
+        """Run the next stage, check and dump what it made, and report."""
+        assert self.stages[self.done] == name
         start = time.monotonic()
         value = stage()
         remark = check(name, value) if check else ""
@@ -165,7 +215,7 @@ class _Runner:
         if self.dump is not None:
             self._write(name, value)
         if self.report is not None:
-            self.report(Step(name, self.done, time.monotonic() - start, remark))
+            self.report(Step(name, self.done, len(self.stages), time.monotonic() - start, remark))
         return value
 
     def _write(self, name: str, value: Any) -> None:

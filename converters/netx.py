@@ -1,0 +1,287 @@
+"""Read networks of lava-dl's netx (.net, HDF5): a chain of convolutions and dense layers of CUBA neurons.
+
+Weights, biases, decays and thresholds in the file are integers of lava.proc.lif already, so that nothing is quantized:
+the network is the one that Lava runs, spike for spike.  A layer that netx knows and we do not is refused by name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.quantize.bounds import membrane_range, weighted_range
+from spikformer_deploy.quantize.network import (
+    STOCK_SHIFT,
+    Accumulator,
+    Conv,
+    Lif,
+    Network,
+    Population,
+    Projection,
+    Readout,
+    Shape,
+    Source,
+)
+from spikformer_deploy.values import frozen
+
+Int: TypeAlias = NDArray[np.int64]
+
+LARGEST_BYTES = 2**31
+"""Of all arrays of a file together."""
+STATE_BITS = 24
+"""Of u and v in lava.proc.lif; both are compared in units shifted left by 6 bits."""
+LARGEST_MANTISSA = 127
+CLEARED = 4096
+"""iDecay with which the current is forgotten every step."""
+
+
+def is_netx(path: Path) -> bool:
+    """Whether the file is HDF5, told by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def read_network(path: str | Path, time_steps: int | None = None) -> Network:
+    """The network of a .net file; its accumulators count the output's spikes.
+
+    time_steps  of an image; by default what the file says (simulation/tSample)
+    Pixels are the integers that lava-dl's input layer would inject, weight * x + bias in its own normalisation.
+    Raises InputError for a file that is damaged or foreign, ModelError for a layer that we do not have.
+    """
+    path = Path(path)
+    layers, simulation = _read(path)
+    steps = time_steps or simulation.get("tSample")
+    if steps is None:
+        raise ModelError(str(path), "it does not say how many time steps an image has", "Give --time-steps.")
+    chain = _Chain(int(steps))
+    for index, layer in enumerate(layers):
+        chain.add(f"layer.{index}", layer)
+    return chain.finish()
+
+
+class _Chain:
+    """Populations one after the other."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.populations: list[Population] = []
+        self.projections: list[Projection] = []
+
+    def add(self, name: str, layer: dict[str, Any]) -> None:
+        kind = layer["type"]
+        if (kind == "input") == bool(self.populations):
+            raise ModelError(name, "the input must be the first layer, and only that")
+        match kind:
+            case "input":
+                self._input(name, layer)
+            case "conv":
+                self._conv(name, layer)
+            case "dense":
+                self._dense(name, layer)
+            case "flatten":
+                pass  # the weights of the next dense layer stand in the order (C, Y, X)
+            case _:
+                raise ModelError(
+                    name,
+                    f"layers of type '{kind}' are not supported",
+                    "Chains of input, conv, flatten and dense layers are.",
+                )
+
+    def _input(self, name: str, layer: dict[str, Any]) -> None:
+        shape = _shape(name, layer)
+        neuron = layer.get("neuron")
+        largest = 1 if neuron is None else 255
+        self.populations.append(Population(name, shape, Source(largest, per_step=neuron is None), largest))
+        if neuron is not None:  # pixels are the bias of neurons, which turn them into spikes
+            ones = np.ones((shape[0], 1, 1, 1), np.int8)
+            self._lif(f"{name}.lif", shape, Conv(frozen(ones), groups=shape[0]), {"neuron": neuron})
+
+    def _conv(self, name: str, layer: dict[str, Any]) -> None:
+        weight = _integers(f"{name}.weight", layer["weight"])
+        if weight.ndim == 5 and weight.shape[4] == 1:
+            weight = weight[..., 0]
+        if weight.ndim != 4:
+            raise ModelError(name, f"weights of shape {weight.shape}, not (out, in, height, width)")
+        if _pair(layer.get("dilation", 1)) != (1, 1):
+            raise ModelError(name, f"dilation {_pair(layer['dilation'])} is not supported", "Train it without.")
+        stride, padding = _pair(layer.get("stride", 1)), _pair(layer.get("padding", 0))
+        mantissa, shift = _mantissa(name, weight, _exponent(name, layer))
+        conv = Conv(mantissa, stride, padding, int(layer.get("groups", 1)))
+        channels, height, width = self.populations[-1].shape
+        if weight.shape[1] * conv.groups != channels:
+            raise ModelError(name, f"weights for {weight.shape[1] * conv.groups} channels, and {channels} come in")
+        size = [
+            (extent + 2 * p - k) // s + 1
+            for extent, p, k, s in zip((height, width), padding, weight.shape[2:], stride, strict=True)
+        ]
+        self._lif(name, (len(weight), size[0], size[1]), conv, layer, shift)
+
+    def _dense(self, name: str, layer: dict[str, Any]) -> None:
+        weight = _integers(f"{name}.weight", layer["weight"])
+        channels, height, width = self.populations[-1].shape
+        rows = weight.reshape(int(layer["outFeatures"]), -1)
+        if rows.shape[1] != channels * height * width:
+            raise ModelError(name, f"weights for {rows.shape[1]} inputs, and {channels}x{height}x{width} come in", "")
+        if np.any(layer.get("delay", 0)):
+            raise ModelError(name, "delays of synapses are not supported", "Train it without.")
+        kernel, shift = _mantissa(name, rows.reshape(-1, channels, height, width), _exponent(name, layer))
+        self._lif(name, (len(kernel), 1, 1), Conv(kernel), layer, shift)
+
+    def _lif(self, name: str, shape: Shape, conv: Conv, layer: dict[str, Any], shift: int = 0) -> None:
+        neuron, source = layer["neuron"], self.populations[-1]
+        lif = _neuron(name, neuron, shape, layer, shift)
+        low, high = weighted_range(conv.weight, source.max_out)
+        low, high = (((x << shift) + lif.bias) << STOCK_SHIFT for x in (low, high))
+        floor, ceiling = membrane_range(low, high, lif.threshold << STOCK_SHIFT, lif.decay, self.steps)
+        bounds = (int(floor.min()), int(ceiling.max()))
+        self.populations.append(Population(name, shape, lif, 1, bounds))
+        self.projections.append(Projection((source.name,), name, conv))
+
+    def finish(self) -> Network:
+        if len(self.populations) < 2:
+            raise ModelError("network", "it has no layer of neurons")
+        last = self.populations[-1]
+        classes = last.shape[0]
+        head = Accumulator(frozen(np.zeros(classes, np.int64)), frozen(np.ones(classes)))
+        most = self.steps * last.shape[1] * last.shape[2]
+        self.populations.append(Population("counts", (classes, 1, 1), head, 0, (0, most)))
+        self.projections.append(Projection((last.name,), "counts", Readout(frozen(np.eye(classes, dtype=np.int8)))))
+        limit = 2 ** (STATE_BITS - 1) - 1
+        proven = all(max(-p.bounds[0], p.bounds[1]) <= limit for p in self.populations)
+        channels = self.populations[0].shape[0]
+        return Network(
+            tuple(self.populations),
+            tuple(self.projections),
+            self.steps,
+            STATE_BITS,
+            8,
+            "static" if proven else "observed",
+            1.0,
+            frozen(np.zeros(channels)),
+            frozen(np.ones(channels)),
+        )
+
+
+def _neuron(name: str, neuron: dict[str, Any], shape: Shape, layer: dict[str, Any], shift: int) -> Lif:
+    kind = str(neuron.get("type", "")).upper()
+    if kind not in ("CUBA", "LOIHI"):
+        raise ModelError(name, f"neurons of type '{kind}' are not supported", "CUBA (LOIHI) neurons are.")
+    if int(neuron["iDecay"]) != CLEARED:
+        raise ModelError(
+            name,
+            f"a synaptic current that decays over several steps (iDecay {int(neuron['iDecay'])}) is not supported",
+            "Train it with a current decay of 1 (iDecay 4096).",
+        )
+    if int(neuron.get("refDelay", 1)) != 1:
+        raise ModelError(name, f"a refractory delay of {int(neuron['refDelay'])} is not supported", "Use 1.")
+    bias = _integers(f"{name}.bias", np.asarray(layer.get("bias", 0))).reshape(-1)
+    threshold = np.full(shape[0], int(neuron["vThMant"]), np.int64)
+    return Lif(
+        "stock",
+        4096 - int(neuron["vDecay"]),
+        shift,
+        frozen(threshold),
+        frozen(np.broadcast_to(bias, shape[0]).astype(np.int64)),
+    )
+
+
+def _exponent(name: str, layer: dict[str, Any]) -> int:
+    exponent = int(layer["neuron"].get("wgtExp", 0))
+    if not 0 <= exponent <= 7:
+        raise ModelError(name, f"a weight exponent of {exponent} is not supported", "Use 0 to 7.")
+    return exponent
+
+
+def _mantissa(name: str, weight: Int, exponent: int) -> tuple[NDArray[np.int8], int]:
+    """(weights of 8 bits, exponent) with the same product, as on the chip: mantissas share one exponent."""
+    while np.abs(weight).max(initial=0) > LARGEST_MANTISSA and not (weight & 1).any():
+        weight, exponent = weight >> 1, exponent + 1
+    if np.abs(weight).max(initial=0) > LARGEST_MANTISSA:
+        largest = np.abs(weight).max()
+        raise ModelError(name, f"weights up to {largest} have more than 8 bits", "Train it with fewer weight bits.")
+    return frozen(weight, np.int8), exponent
+
+
+def _integers(name: str, values: NDArray[Any]) -> Int:
+    whole = np.rint(np.asarray(values, np.float64))
+    if not np.array_equal(whole, values) or np.abs(whole).max(initial=0) > 2**15 - 1:
+        raise ModelError(name, "values are no integers of 16 bits", "Export the quantized network (export_hdf5).")
+    return whole.astype(np.int64)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = np.broadcast_to(np.asarray(value).reshape(-1), 2).tolist()
+    return int(first), int(second)
+
+
+def _shape(name: str, layer: dict[str, Any]) -> Shape:
+    shape = np.asarray(layer["shape"]).reshape(-1).tolist()
+    if len(shape) != 3 or min(shape) < 1:
+        raise ModelError(name, f"a shape of {shape}, not (channels, height, width)")
+    return int(shape[0]), int(shape[1]), int(shape[2])
+
+
+# --- the file ---------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(layers in order, simulation) as nested dicts of arrays and strings."""
+    try:
+        import h5py
+    except ImportError:
+        raise InputError(str(path), "reading .net files needs h5py", "pip install h5py") from None
+    try:
+        with h5py.File(path, "r") as file:
+            left = [LARGEST_BYTES]
+            found = {name: _tree(h5py, file, name, left) for name in ("layer", "simulation") if name in file}
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise InputError(str(path), f"it cannot be read as HDF5: {error}") from None
+    layers = found.get("layer")
+    if not isinstance(layers, dict) or sorted(layers) != sorted(map(str, range(len(layers)))) or not layers:
+        raise InputError(str(path), "it has no layers 0, 1, ... as netx writes them", "Give a .net of lava-dl.")
+    ordered = [layers[str(i)] for i in range(len(layers))]
+    for index, layer in enumerate(ordered):
+        _complete(f"layer.{index}", layer)
+    simulation = found.get("simulation", {})
+    return ordered, simulation if isinstance(simulation, dict) else {}
+
+
+NEEDED = {"input": ("shape",), "conv": ("weight", "neuron"), "dense": ("weight", "neuron", "outFeatures")}
+
+
+def _complete(name: str, layer: Any) -> None:
+    if not isinstance(layer, dict) or not isinstance(layer.get("type"), str):
+        raise InputError(name, "it has no type")
+    neuron = layer.get("neuron", {"iDecay": 0, "vDecay": 0, "vThMant": 0})
+    missing = [key for key in NEEDED.get(layer["type"], ()) if key not in layer]
+    if isinstance(neuron, dict):
+        missing += [f"neuron/{key}" for key in ("iDecay", "vDecay", "vThMant") if key not in neuron]
+    if missing or not isinstance(neuron, dict):
+        raise InputError(name, f"'{layer['type']}' lacks {', '.join(missing) or 'a neuron'}")
+
+
+def _tree(h5py: Any, group: Any, name: str, left: list[int]) -> Any:
+    """Datasets of one member of a group; nothing that stands in another file is followed."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"'{name}' is a link")
+    item = group[name]
+    if isinstance(item, h5py.Group):
+        return {child: _tree(h5py, item, child, left) for child in item}
+    if item.external or item.is_virtual:
+        raise ValueError(f"'{name}' stands in another file")
+    left[0] -= item.size * item.dtype.itemsize
+    if left[0] < 0:
+        raise ValueError(f"its arrays are larger than {LARGEST_BYTES:,} bytes")
+    value = item[()]
+    first = value.reshape(-1)[0] if isinstance(value, np.ndarray) and value.dtype.kind in "SO" and value.size else value
+    if isinstance(first, bytes):
+        return first.decode("utf-8", "replace")
+    if np.asarray(value).dtype.kind not in "iufb":
+        raise ValueError(f"'{name}' is neither numbers nor a word")
+    return value

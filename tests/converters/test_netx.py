@@ -1,0 +1,195 @@
+"""lava-dl's .net files: golden spikes of a trained PilotNet, random chains, and files that are refused."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from spikformer_deploy.cli import cli
+from spikformer_deploy.converters.netx import read_network
+from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.quantize.network import Lif, Network
+from spikformer_deploy.reference import engine as reference
+from spikformer_deploy.simulate import engine
+
+h5py = pytest.importorskip("h5py")
+PILOTNET = Path(__file__).resolve().parents[3] / "shared" / "data" / "pilotnet_lif"
+GOLDEN = {
+    "layer.0.lif": "input",
+    **{f"layer.{i + 1}": f"conv-{i}" for i in range(5)},
+    **{f"layer.{i + 7}": f"fc-{i}" for i in range(3)},
+    "layer.10": "fc-3-s",
+}
+
+
+@pytest.fixture(scope="module")
+def pilotnet() -> tuple[Network, np.ndarray]:
+    if not PILOTNET.exists():
+        warnings.warn(f"PilotNet's golden spikes are not tested: {PILOTNET} is missing", stacklevel=1)
+        pytest.skip(f"{PILOTNET} is missing")
+    image = np.load(PILOTNET / "image.npy").transpose(2, 1, 0)[None]
+    return read_network(PILOTNET / "network.net"), image.astype(np.uint8)
+
+
+def golden(name: str, late: int, steps: int) -> np.ndarray:
+    """(T, C, Y, X); Lava's synapses deliver a step later, so that layer k begins after k steps."""
+    values = np.load(PILOTNET / f"{name}.npy")
+    maps = values.transpose(3, 2, 1, 0) if values.ndim == 4 else values.T[:, :, None, None]
+    return maps[late : late + steps]
+
+
+@pytest.mark.parametrize("executor", ["engine", "lava"])
+def test_pilotnet_fires_as_in_lava(executor: str, pilotnet: tuple[Network, np.ndarray]) -> None:
+    """Every spike of all ten layers, and every potential of neurons that do not fire (the file has no other)."""
+    network, image = pilotnet
+    assert network.time_steps == 16
+    if executor == "lava":
+        pytest.importorskip("lava")
+        from spikformer_deploy.lava_backend import execute as run
+    else:
+        run = engine
+    found = run.execute(network, image, record=list(GOLDEN))
+    for late, (name, file) in enumerate(GOLDEN.items()):
+        right = golden(file, late, network.time_steps)
+        spikes = found.spikes[name][0, : len(right)]
+        np.testing.assert_array_equal(spikes, right, err_msg=name)
+        if (PILOTNET / f"{file}-v.npy").exists():
+            potentials, silent = golden(f"{file}-v", late, network.time_steps), right == 0
+            np.testing.assert_array_equal(found.membranes[name][0, : len(right)][silent], potentials[silent])
+    assert found.spikes["layer.7"].any()
+
+
+def write(path: Path, layers: list[dict[str, Any]], steps: int | None = 3) -> Path:
+    def put(group: Any, values: dict[str, Any]) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                put(group.create_group(key), value)
+            else:
+                group[key] = np.bytes_(value) if isinstance(value, str) else value
+
+    with h5py.File(path, "w") as file:
+        put(file, {"layer": {str(i): layer for i, layer in enumerate(layers)}})
+        if steps:
+            put(file, {"simulation": {"tSample": steps}})
+    return path
+
+
+NEURON = {"type": "CUBA", "iDecay": 4096, "vDecay": 1024, "vThMant": 30}
+
+
+def chain(seed: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    conv = {"type": "conv", "weight": rng.integers(-20, 30, (4, 2, 3, 3)).astype(np.float32), "neuron": NEURON}
+    dense = {"type": "dense", "weight": 2 * rng.integers(-127, 127, (3, 4 * 2 * 3)), "outFeatures": 3, "neuron": NEURON}
+    return [
+        {"type": "input", "shape": [2, 4, 5], "neuron": NEURON},
+        {**conv, "stride": [2, 2], "padding": [1, 1], "bias": rng.integers(-5, 5, 4).astype(np.float32)},
+        {"type": "flatten", "shape": [1, 1, 24]},
+        dense,
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_chains_are_read_as_written(seed: int, tmp_path: Path) -> None:
+    layers = chain(seed)
+    network = read_network(write(tmp_path / "a.net", layers))
+    pixels = np.random.default_rng(seed).integers(0, 60, (2, 2, 4, 5)).astype(np.uint8)
+    ours = engine.execute(network, pixels, record=[p.name for p in network])
+    right = reference.execute(network, pixels, record=[p.name for p in network])
+    for population in network:
+        np.testing.assert_array_equal(ours.spikes[population.name], right.spikes[population.name])
+        low, high = population.bounds
+        if isinstance(population.neuron, Lif):
+            assert low <= right.membranes[population.name].min() <= right.membranes[population.name].max() <= high
+    # the dense layer, from its definition: weights in the order (C, Y, X) of the flattened map
+    flat = right.spikes["layer.1"].reshape(2, 3, -1)
+    v = np.zeros((2, 3), np.int64)
+    for t in range(3):
+        v = np.sign(v) * (np.abs(v) * 3072 >> 12) + (flat[:, t] @ layers[3]["weight"].T << 6)
+        spikes = v > 30 << 6
+        v[spikes] = 0
+        np.testing.assert_array_equal(right.spikes["layer.3"][:, t, :, 0, 0], spikes)
+    np.testing.assert_array_equal(ours.accumulators, right.spikes["layer.3"].sum((1, 3, 4)))
+
+
+def changed(index: int, **values: Any) -> list[dict[str, Any]]:
+    layers = chain(0)
+    layers[index] = {**layers[index], **values}
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (changed(1, type="average"), "layer.1: layers of type 'average' are not supported"),
+        (changed(1, type="attention"), "layer.1: layers of type 'attention' are not supported"),
+        (changed(1, type="input", shape=[2, 4, 5]), "layer.1: the input must be the first layer"),
+        (changed(1, dilation=2), "layer.1: dilation"),
+        (changed(1, weight=np.full((4, 2, 3, 3), 0.5)), "layer.1.weight: values are no integers"),
+        (changed(1, weight=np.full((4, 2, 3, 3), np.nan)), "layer.1.weight: values are no integers"),
+        (changed(1, weight=np.full((4, 2, 3, 3), 129)), "layer.1: weights up to 129 have more than 8 bits"),
+        (changed(1, weight=np.ones((4, 5, 3, 3))), "layer.1: weights for 5 channels, and 2 come in"),
+        (changed(1, weight=np.ones((4, 2))), "layer.1: weights of shape"),
+        (changed(3, weight=np.ones((3, 7))), "layer.3: weights for 7 inputs, and 4x2x3 come in"),
+        (changed(3, delay=np.ones(24)), "layer.3: delays of synapses"),
+        (changed(1, neuron={**NEURON, "type": "SDNN"}), "layer.1: neurons of type 'SDNN'"),
+        (changed(1, neuron={**NEURON, "iDecay": 1024}), "layer.1: a synaptic current that decays"),
+        (changed(1, neuron={**NEURON, "refDelay": 2}), "layer.1: a refractory delay"),
+        (changed(1, neuron={**NEURON, "wgtExp": 9}), "layer.1: a weight exponent"),
+        (changed(0, shape=[3, 0, 5]), "layer.0: a shape of"),
+    ],
+)
+def test_what_we_do_not_have_is_refused_by_name(layers: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        read_network(write(tmp_path / "a.net", layers))
+    assert str(caught.value).startswith(message)
+
+
+def test_files_that_are_no_networks(tmp_path: Path) -> None:
+    path = tmp_path / "a.net"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(InputError, match="cannot be read as HDF5"):
+        read_network(path)
+    with h5py.File(path, "w") as file:
+        file["x"] = 1
+    with pytest.raises(InputError, match="has no layers"):
+        read_network(path)
+    with pytest.raises(InputError, match="lacks neuron/vDecay"):
+        read_network(write(path, changed(1, neuron={"type": "CUBA", "iDecay": 1, "vThMant": 1})))
+    with pytest.raises(ModelError, match="--time-steps"):
+        read_network(write(path, chain(0), steps=None))
+    assert read_network(path, 5).time_steps == 5
+
+
+def test_nothing_outside_the_file_is_read(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(range(64)))
+    for name in ("link", "external", "soft"):
+        path = write(tmp_path / f"{name}.net", chain(0))
+        with h5py.File(path, "a") as file:
+            del file["layer/1/bias"]
+            if name == "link":
+                file["layer/1/bias"] = h5py.ExternalLink(str(secret), "/x")
+            elif name == "soft":
+                file["layer/1/bias"] = h5py.SoftLink("/layer/3/weight")
+            else:
+                file.create_dataset("layer/1/bias", (4,), "u1", external=[(str(secret), 0, 4)])
+        with pytest.raises(InputError, match=r"is a link|stands in another file"):
+            read_network(path)
+
+
+def test_the_command_line_takes_it(tmp_path: Path) -> None:
+    runner, path = CliRunner(), write(tmp_path / "a.net", chain(1))
+    done = runner.invoke(cli, ["compile", str(path), "-o", str(tmp_path / "a.spk"), "--json"])
+    assert done.exit_code == 0, done.output
+    pixels = np.random.default_rng(0).integers(0, 60, (3, 2, 4, 5)).astype(np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    given = ["run", str(tmp_path / "a.spk"), "--input", str(tmp_path / "x.npy"), "--json"]
+    done = runner.invoke(cli, given)
+    assert done.exit_code == 0, done.output
+    right = reference.execute(read_network(path), pixels).accumulators.argmax(1)
+    assert json.loads(done.stdout)["predictions"] == right.tolist()

@@ -1,4 +1,4 @@
-"""Read networks of lava-dl's netx (.net, HDF5): a chain of convolutions and dense layers of CUBA neurons.
+"""Networks of lava-dl's netx (.net, HDF5), read and written: chains of convolutions and dense layers of CUBA neurons.
 
 Weights, biases, decays and thresholds in the file are integers of lava.proc.lif already, so that nothing is quantized:
 the network is the one that Lava runs, spike for spike.  A layer that netx knows and we do not is refused by name.
@@ -6,6 +6,7 @@ the network is the one that Lava runs, spike for spike.  A layer that netx knows
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.files import write_whole
 from spikformer_deploy.quantize.bounds import membrane_range, weighted_range
 from spikformer_deploy.quantize.network import (
     STOCK_SHIFT,
@@ -35,6 +37,7 @@ LARGEST_BYTES = 2**31
 STATE_BITS = 24
 """Of u and v in lava.proc.lif; both are compared in units shifted left by 6 bits."""
 LARGEST_MANTISSA = 127
+LARGEST_VTH = 2**17
 CLEARED = 4096
 """iDecay with which the current is forgotten every step."""
 
@@ -111,7 +114,7 @@ class _Chain:
         if _pair(layer.get("dilation", 1)) != (1, 1):
             raise ModelError(name, f"dilation {_pair(layer['dilation'])} is not supported", "Train it without.")
         stride, padding = _pair(layer.get("stride", 1)), _pair(layer.get("padding", 0))
-        mantissa, shift = _mantissa(name, weight, _exponent(name, layer))
+        mantissa, shift = _mantissa(name, weight)
         conv = Conv(mantissa, stride, padding, int(layer.get("groups", 1)))
         channels, height, width = self.populations[-1].shape
         if weight.shape[1] * conv.groups != channels:
@@ -130,7 +133,7 @@ class _Chain:
             raise ModelError(name, f"weights for {rows.shape[1]} inputs, and {channels}x{height}x{width} come in", "")
         if np.any(layer.get("delay", 0)):
             raise ModelError(name, "delays of synapses are not supported", "Train it without.")
-        kernel, shift = _mantissa(name, rows.reshape(-1, channels, height, width), _exponent(name, layer))
+        kernel, shift = _mantissa(name, rows.reshape(-1, channels, height, width))
         self._lif(name, (len(kernel), 1, 1), Conv(kernel), layer, shift)
 
     def _lif(self, name: str, shape: Shape, conv: Conv, layer: dict[str, Any], shift: int = 0) -> None:
@@ -178,6 +181,8 @@ def _neuron(name: str, neuron: dict[str, Any], shape: Shape, layer: dict[str, An
             f"a synaptic current that decays over several steps (iDecay {int(neuron['iDecay'])}) is not supported",
             "Train it with a current decay of 1 (iDecay 4096).",
         )
+    if int(neuron.get("wgtExp", 0)) != 0:  # lava-dl's own reader does not look at it
+        raise ModelError(name, f"a weight exponent of {int(neuron['wgtExp'])} is not supported", "Use 0.")
     if int(neuron.get("refDelay", 1)) != 1:
         raise ModelError(name, f"a refractory delay of {int(neuron['refDelay'])} is not supported", "Use 1.")
     bias = _integers(f"{name}.bias", np.asarray(layer.get("bias", 0))).reshape(-1)
@@ -191,15 +196,9 @@ def _neuron(name: str, neuron: dict[str, Any], shape: Shape, layer: dict[str, An
     )
 
 
-def _exponent(name: str, layer: dict[str, Any]) -> int:
-    exponent = int(layer["neuron"].get("wgtExp", 0))
-    if not 0 <= exponent <= 7:
-        raise ModelError(name, f"a weight exponent of {exponent} is not supported", "Use 0 to 7.")
-    return exponent
-
-
-def _mantissa(name: str, weight: Int, exponent: int) -> tuple[NDArray[np.int8], int]:
+def _mantissa(name: str, weight: Int) -> tuple[NDArray[np.int8], int]:
     """(weights of 8 bits, exponent) with the same product, as on the chip: mantissas share one exponent."""
+    exponent = 0
     while np.abs(weight).max(initial=0) > LARGEST_MANTISSA and not (weight & 1).any():
         weight, exponent = weight >> 1, exponent + 1
     if np.abs(weight).max(initial=0) > LARGEST_MANTISSA:
@@ -225,6 +224,128 @@ def _shape(name: str, layer: dict[str, Any]) -> Shape:
     if len(shape) != 3 or min(shape) < 1:
         raise ModelError(name, f"a shape of {shape}, not (channels, height, width)")
     return int(shape[0]), int(shape[1]), int(shape[2])
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def write_network(network: Network, path: Path) -> None:
+    """Write a chain of convolutions and dense layers as a .net that lava-dl reads: same weights, same spikes.
+
+    Accumulators that only count the last layer's spikes are not written: netx gives out these spikes.
+    Raises ModelError for anything that netx cannot hold, by name.
+    """
+    import h5py
+
+    layers = [_written_input(network)]
+    last = network.input
+    for population in network.populations[1:-1]:
+        if population.name == f"{network.input.name}.lif" and _turns_pixels_into_spikes(network, population):
+            layers[0]["neuron"] = _written_neuron(population)
+        else:
+            if len(layers) > 1 and layers[-1]["type"] == "conv" and _reads_all(network, population, last):
+                layers.append({"type": "flatten", "shape": [1, 1, last.size]})
+            layers.append(_written_layer(network, population, last))
+        last = population
+    _check_head(network, last)
+
+    def put(group: Any, values: dict[str, Any]) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                put(group.create_group(key), value)
+            else:
+                group[key] = np.bytes_(value) if isinstance(value, str) else value
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        numbered = {str(i): layer for i, layer in enumerate(layers)}
+        put(file, {"layer": numbered, "simulation": {"Ts": 1, "tSample": network.time_steps}})
+    write_whole(path, buffer.getvalue())
+
+
+def _written_input(network: Network) -> dict[str, Any]:
+    return {"type": "input", "shape": list(network.input.shape), "weight": 1, "bias": 0}
+
+
+def _turns_pixels_into_spikes(network: Network, population: Population) -> bool:
+    """Whether it is the input's own neurons: one synapse of weight 1 from each pixel, no bias."""
+    incoming = network.into(population.name)
+    synapse = incoming[0].synapse if len(incoming) == 1 else None
+    return (
+        isinstance(synapse, Conv)
+        and synapse.groups == population.shape[0] == network.input.shape[0]
+        and synapse.weight.shape[1:] == (1, 1, 1)
+        and bool((synapse.weight == 1).all())
+        and isinstance(population.neuron, Lif)
+        and population.neuron.shift == 0
+        and not population.neuron.bias.any()
+    )
+
+
+def _reads_all(network: Network, population: Population, source: Population) -> bool:
+    """Whether one synapse from every position of the source reaches each neuron: a dense layer."""
+    synapse = network.into(population.name)[0].synapse
+    return (
+        isinstance(synapse, Conv)
+        and synapse.weight.shape[1:] == source.shape
+        and population.shape[1:] == (1, 1)
+        and synapse.padding == (0, 0)
+    )
+
+
+def _written_layer(network: Network, population: Population, source: Population) -> dict[str, Any]:
+    name, neuron = population.name, population.neuron
+    incoming = network.into(name)
+    if len(incoming) != 1 or incoming[0].sources != (source.name,) or not isinstance(incoming[0].synapse, Conv):
+        kinds = ", ".join(type(p.synapse).__name__.lower() for p in incoming)
+        raise ModelError(name, f"netx holds chains of conv and dense layers, and this one has inputs by {kinds}")
+    if not isinstance(neuron, Lif):
+        raise ModelError(name, f"netx has no layer for {type(neuron).__name__.lower()} neurons")
+    conv = incoming[0].synapse
+    weight = conv.weight.astype(np.int64) << neuron.shift
+    if np.abs(weight).max(initial=0) > LARGEST_MANTISSA:
+        raise ModelError(
+            name,
+            f"netx has no exponent for weights, and with their {neuron.shift} fractional bits they need more than 8",
+            "Compile with fewer weight bits.",
+        )
+    if neuron.bias.ndim > 1 and (neuron.bias != neuron.bias[:, :1, :1]).any():
+        raise ModelError(name, "netx has one bias a channel, and this layer a map of them (padding of the input)")
+    bias = neuron.bias if neuron.bias.ndim == 1 else neuron.bias[:, 0, 0]
+    common = {"shape": list(population.shape), "bias": bias, "neuron": _written_neuron(population)}
+    if _reads_all(network, population, source):
+        sizes = {"inFeatures": source.size, "outFeatures": population.size}
+        return {"type": "dense", "weight": weight.reshape(len(weight), -1), **sizes, **common}
+    geometry = {"stride": list(conv.stride), "padding": list(conv.padding), "dilation": [1, 1], "groups": conv.groups}
+    channels = {"inChannels": source.shape[0], "outChannels": population.shape[0]}
+    kernel = {"kernelSize": list(weight.shape[2:])}
+    return {"type": "conv", "weight": weight, **geometry, **channels, **kernel, **common}
+
+
+def _written_neuron(population: Population) -> dict[str, Any]:
+    neuron = population.neuron
+    assert isinstance(neuron, Lif)
+    if neuron.kind != "stock":
+        raise ModelError(population.name, "netx has CUBA neurons alone", "Compile with --neuron stock.")
+    thresholds = np.unique(neuron.threshold)
+    if len(thresholds) > 1 or not 0 <= thresholds[0] < LARGEST_VTH:
+        problem = f"netx has one threshold a layer below {LARGEST_VTH}, and this one has {thresholds[:4].tolist()}"
+        raise ModelError(population.name, problem, "Compile with --granularity tensor.")
+    decays = {"iDecay": CLEARED, "vDecay": 4096 - neuron.decay, "vThMant": int(thresholds[0])}
+    return {"type": "CUBA", "refDelay": 1, "wgtExp": 0, **decays}
+
+
+def _check_head(network: Network, last: Population) -> None:
+    head, incoming = network.output, network.into(network.output.name)
+    assert isinstance(head.neuron, Accumulator)
+    counts = incoming[0].synapse if len(incoming) == 1 and incoming[0].sources == (last.name,) else None
+    plain = isinstance(counts, Readout) and np.array_equal(counts.weight, np.eye(last.shape[0]))
+    if not plain or head.neuron.bias.any():
+        raise ModelError(
+            head.name,
+            "netx has no accumulators with weights and a bias of their own",
+            "Export a chain that ends in spikes.",
+        )
 
 
 # --- the file ---------------------------------------------------------------------------------------------------

@@ -233,14 +233,21 @@ def verify_command(
 
 @cli.command("export")
 @click.argument("program")
-@click.option("--to", required=True, type=click.Choice(["lava"]), help="lava: a folder that runs with lava-nc alone.")
+@click.option(
+    "--to",
+    required=True,
+    type=click.Choice(["lava", "netx"]),
+    help="lava: a folder that runs with lava-nc alone. netx: a .net for lava-dl, of what it can hold.",
+)
 @click.option("-o", "--output", required=True, type=click.Path())
 def export_command(program: str, to: str, output: str) -> None:
     """Write PROGRAM in another form."""
+    from spikformer_deploy.converters.netx import write_network
     from spikformer_deploy.lava_backend.export import export
     from spikformer_deploy.program import Program
 
-    export(Program.load(program).network, Path(output))
+    write = {"lava": export, "netx": write_network}[to]
+    write(Program.load(program).network, _output(output))
     click.echo(f"wrote {output}")
 
 

@@ -2,17 +2,19 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support.networks import Builder
 
 from spikformer_deploy.cli import cli
-from spikformer_deploy.converters.netx import read_network
+from spikformer_deploy.converters.netx import read_network, write_network
 from spikformer_deploy.errors import InputError, ModelError
-from spikformer_deploy.quantize.network import Lif, Network
+from spikformer_deploy.quantize.network import Lif, Network, Or, Sum, Window
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import engine
 
@@ -180,6 +182,60 @@ def test_nothing_outside_the_file_is_read(tmp_path: Path) -> None:
                 file.create_dataset("layer/1/bias", (4,), "u1", external=[(str(secret), 0, 4)])
         with pytest.raises(InputError, match=r"is a link|stands in another file"):
             read_network(path)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_written_is_read_back(seed: int, tmp_path: Path) -> None:
+    layers = chain(seed)
+    layers[3]["weight"] = layers[3]["weight"] // 2
+    first = read_network(write(tmp_path / "a.net", layers))
+    write_network(first, tmp_path / "b.net")
+    second = read_network(tmp_path / "b.net")
+    pixels = np.random.default_rng(seed).integers(0, 60, (2, 2, 4, 5)).astype(np.uint8)
+    ours, theirs = (reference.execute(n, pixels, record=["layer.1", "layer.3"]) for n in (first, second))
+    for name in ("layer.1", "layer.3"):
+        np.testing.assert_array_equal(ours.spikes[name], theirs.spikes[name])
+    write_network(second, tmp_path / "c.net")
+    assert first.digest() == second.digest() == read_network(tmp_path / "c.net").digest()
+
+
+def plain_neurons(network: Network) -> Network:
+    """The same with one threshold, no bias and no fractional bits in each layer."""
+    even = {"shift": 0, "bias": np.zeros(4, np.int64), "threshold": np.full(4, 9)}
+    plain = [replace(p, neuron=replace(p.neuron, **even)) if isinstance(p.neuron, Lif) else p for p in network]
+    return replace(network, populations=tuple(plain))
+
+
+def chain_with(layer: str) -> Network:
+    """A chain with something that netx cannot hold."""
+    b = Builder(np.random.default_rng(0), 3, "programmable" if layer == "programmable" else "stock")
+    x = b.source((2, 4, 5), 3, True)
+    x = b.conv("a", x, 4, 3)
+    if layer == "pool":
+        x = b.window("pool", Or(), [x], Window((2, 2), (2, 2)))
+    if layer == "residual":
+        x = b.window("add", Sum(), [x, b.conv("b", x, 4, 3)], Window())
+    if layer == "attention":
+        x = b.attention("att", [b.conv(f"{n}", x, 4, 1) for n in "qkv"], 2)
+    network = b.finish(x, 3)
+    return network if layer in ("programmable", "thresholds") else plain_neurons(network)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("programmable", "a: netx has CUBA neurons alone"),
+        ("thresholds", "a: netx has one threshold a layer"),
+        ("head", "output: netx has no accumulators with weights"),
+        ("pool", "pool: netx holds chains of conv and dense layers, and this one has inputs by window"),
+        ("residual", "add: netx holds chains of conv and dense layers"),
+        ("attention", "k: netx holds chains of conv and dense layers"),
+    ],
+)
+def test_what_netx_cannot_hold_is_refused(layer: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=message):
+        write_network(chain_with(layer), tmp_path / "a.net")
+    assert not (tmp_path / "a.net").exists()
 
 
 def test_the_command_line_takes_it(tmp_path: Path) -> None:

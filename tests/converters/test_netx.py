@@ -1,6 +1,8 @@
 """lava-dl's .net files: golden spikes of a trained PilotNet, random chains, and files that are refused."""
 
 import json
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +16,22 @@ from support.networks import Builder
 from spikformer_deploy.cli import cli
 from spikformer_deploy.converters.netx import read_network, write_network
 from spikformer_deploy.errors import InputError, ModelError
-from spikformer_deploy.quantize.network import Lif, Network, Or, Sum, Window
+from spikformer_deploy.quantize.network import (
+    Accumulator,
+    Conv,
+    Lif,
+    Network,
+    Or,
+    Population,
+    Readout,
+    Sum,
+    Window,
+)
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import engine
 
 h5py = pytest.importorskip("h5py")
+LAVA_DL = Path(__file__).resolve().parents[1] / "support" / "lava_dl.py"
 PILOTNET = Path(__file__).resolve().parents[3] / "shared" / "data" / "pilotnet_lif"
 GOLDEN = {
     "layer.0.lif": "input",
@@ -236,6 +249,36 @@ def test_what_netx_cannot_hold_is_refused(layer: str, message: str, tmp_path: Pa
     with pytest.raises(ModelError, match=message):
         write_network(chain_with(layer), tmp_path / "a.net")
     assert not (tmp_path / "a.net").exists()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 4, 5])
+def test_lava_dl_reads_what_is_written(seed: int, tmp_path: Path) -> None:
+    """Convolutions and dense layers in lava-dl's own reader: the spikes of the last layer are ours."""
+    pytest.importorskip("lava")
+    rng = np.random.default_rng(seed)
+    b = Builder(rng, 4, "stock")
+    b.conv("b", b.conv("a", b.source((2, 7, 9), 1, True), 8, 3, 2), 6, 3)
+    b.lif("c", (5, 1, 1), (Conv(rng.integers(-9, 11, (5, 6, 4, 5)).astype(np.int8)), ("b",)))
+    b.lif("d", (4, 1, 1), (Conv(rng.integers(-60, 90, (4, 5, 1, 1)).astype(np.int8)), ("c",)))
+    for index, population in enumerate(b.populations[1:], 1):
+        channels = population.shape[0]
+        threshold, bias = np.full(channels, int(rng.integers(18, 50))), rng.integers(-3, 9, channels)
+        b.populations[index] = replace(population, neuron=Lif("stock", 2048, 0, threshold, bias))
+    head = Population("counts", (4, 1, 1), Accumulator(np.zeros(4, np.int64), np.ones(4)), 0)
+    b.add(head, (Readout(np.eye(4, dtype=np.int8)), ("d",)))
+    network = b.network()
+    frames = (rng.random((1, 4, 2, 7, 9)) < 0.5).astype(np.uint8)
+    right = reference.execute(network, frames, record=["d"]).spikes["d"][0, :, :, 0, 0]
+    assert 0.1 < right.mean() < 0.9
+    write_network(network, tmp_path / "a.net")
+    np.save(tmp_path / "frames.npy", frames[0])
+    files = [str(tmp_path / "a.net"), str(tmp_path / "frames.npy"), "4", str(tmp_path / "out.npy")]
+    child = subprocess.run([sys.executable, "-B", str(LAVA_DL), *files], capture_output=True, text=True, timeout=120)
+    if child.returncode == 77:
+        warnings.warn("files for lava-dl are not tested with lava-dl: it is not installed", stacklevel=1)
+        pytest.skip("lava-dl is not installed")
+    assert child.returncode == 0, child.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy").T, right)
 
 
 def test_the_command_line_takes_it(tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ class Builder:
         weight = rng.integers(-127, 128, (classes, source.shape[0])).astype(np.int8)
         neuron = Accumulator(rng.integers(-99, 99, classes), np.full(classes, 0.5))
         self.add(Population("output", (classes, 1, 1), neuron, 0), (Readout(weight), (source.name,)))
+        return self.network(state_bits)
+
+    def network(self, state_bits: int = 32) -> Network:
         channels = self.populations[0].shape[0]
         return Network(
             tuple(self.populations),

@@ -123,7 +123,9 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
 @cli.command("run")
 @click.argument("program")
 @input_option
-@click.option("--backend", default="engine", show_default=True, type=click.Choice(["engine", "reference", "lava"]))
+@click.option(
+    "--backend", default="engine", show_default=True, type=click.Choice(["engine", "reference", "lava", "onnx"])
+)
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Of the engine.")
 @click.option("--timing", default="estimate", show_default=True, type=click.Choice(["estimate", "none"]))
 @limit_option
@@ -195,8 +197,8 @@ def report_command(program: str, data: str, limit: int | None, output: str, json
     multiple=True,
     default=("reference",),
     show_default=True,
-    type=click.Choice(["reference", "lava"]),
-    help="What the engine is compared with; may be given twice.",
+    type=click.Choice(["reference", "lava", "onnx"]),
+    help="What the engine is compared with; may be given several times.",
 )
 @limit_option
 @model_options
@@ -236,17 +238,19 @@ def verify_command(
 @click.option(
     "--to",
     required=True,
-    type=click.Choice(["lava", "netx"]),
-    help="lava: a folder that runs with lava-nc alone. netx: a .net for lava-dl, of what it can hold.",
+    type=click.Choice(["lava", "netx", "onnx"]),
+    help="lava: a folder that runs with lava-nc alone. netx: a .net for lava-dl, of what it can hold. "
+    "onnx: the integers in standard operators.",
 )
 @click.option("-o", "--output", required=True, type=click.Path())
 def export_command(program: str, to: str, output: str) -> None:
     """Write PROGRAM in another form."""
+    from spikformer_deploy.converters import onnx
     from spikformer_deploy.converters.netx import write_network
     from spikformer_deploy.lava_backend.export import export
     from spikformer_deploy.program import Program
 
-    write = {"lava": export, "netx": write_network}[to]
+    write = {"lava": export, "netx": write_network, "onnx": onnx.write_program}[to]
     write(Program.load(program).network, _output(output))
     click.echo(f"wrote {output}")
 

@@ -26,7 +26,7 @@ def demo(
     loaded = load(model)
     compiled = compile_model(loaded, "loihi2", report=report)
     result = run(compiled.program, "digits")
-    verdict = verify(compiled.program, "digits", model=loaded, progress=progress)
+    verdict = verify(compiled.program, "digits", model=loaded, backends=_here(), progress=progress)
     if importlib.util.find_spec("lava") is not None:
         in_lava = verify(compiled.program, "digits", backends=("lava",), limit=LAVA_IMAGES, progress=progress)
         verdict.backends[f"lava ({LAVA_IMAGES} images)"] = in_lava.passed
@@ -41,3 +41,9 @@ def demo(
         "passed": verdict.passed,
     }
     return values, [facts_table(model, summary), *run_tables(result), *verify_tables(verdict)]
+
+
+def _here() -> tuple[str, ...]:
+    """The executors beside the engine that this machine has, other than Lava."""
+    there = all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime"))
+    return ("reference", "onnx") if there else ("reference",)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 BATCH = 32
 """Images at once, where memory allows: enough to keep the cores busy, few enough for progress to be seen."""
 SAVE_SECONDS = 5.0
-BACKENDS = ("engine", "reference", "lava")
+BACKENDS = ("engine", "reference", "lava", "onnx")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +117,7 @@ def run(
 ) -> Run:
     """Run `program` on `data` (see images.read), in batches so that memory stays bounded.
 
-    backend       "engine", "reference" or "lava"; timing: "estimate" or "none"
+    backend       "engine", "reference", "lava" or "onnx"; timing: "estimate" or "none"
     device        "cpu", or "cuda" for the engine on a GPU: the same integers
     memory_limit  bytes that the process may take
     unfinished    a file that holds what has been found so far, every few seconds; the caller removes it at the end
@@ -207,6 +207,12 @@ def _executor(
         lava.check_installed()
         network = program.network
         return lambda pixels: lava.execute(network, pixels, cells=there.cells, tell=tell), lava.batch_size(network)
+    if backend == "onnx":
+        from spikformer_deploy import onnx_backend
+
+        onnx_backend.check_installed()
+        size = min(batch, onnx_backend.batch_size(program.network))
+        return lambda pixels: onnx_backend.execute(program.network, pixels, cells=there.cells), size
     if device == "cuda":
         return _on_gpu(plan)
     buffers = engine.Buffers()

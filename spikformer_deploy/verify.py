@@ -29,7 +29,7 @@ class Verdict:
     """What a verification found.
 
     equal_spikes  share of equal spikes of each LIF population, float against integer; empty without a model
-    backends      "reference", "lava" -> whether spikes, potentials and accumulators of every image equal the engine's
+    backends      by name: whether spikes, potentials and accumulators of every image equal the engine's
     """
 
     images: int = 0
@@ -106,8 +106,13 @@ def _executor(backend: str, tell: Callable[[str], None]) -> Callable[..., Execut
 
             lava.check_installed()
             return partial(lava.execute, tell=tell)
+        case "onnx":
+            from spikformer_deploy import onnx_backend
+
+            onnx_backend.check_installed()
+            return onnx_backend.execute
         case _:
-            raise InputError("--backend", f"'{backend}' is none of reference, lava")
+            raise InputError("--backend", f"'{backend}' is none of reference, lava, onnx")
 
 
 def equal(ours: Execution, theirs: Execution) -> bool:

@@ -15,16 +15,15 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.errors import BackendError, InputError, OverflowDetected
 from spikformer_deploy.lava_backend.export import write
-from spikformer_deploy.quantize.network import Accumulator, Attention, Lif, Network
-from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate.run import Cells, Execution, frames, one_cell
+from spikformer_deploy.quantize.network import Lif, Network
+from spikformer_deploy.reference.recorded import execution
+from spikformer_deploy.simulate.run import Cells, Execution, frames
 
 AT_ONCE = 8
 """Images that go through Lava's Processes side by side: messages cost more than what they carry."""
@@ -62,7 +61,7 @@ def execute(
 ) -> Execution:
     """Run `images` in Lava; arguments and result as reference.engine.execute.
 
-    peak_state is the largest potential after a reset, of recorded populations alone.
+    peak_state is the largest potential after a reset, of recorded populations and the accumulator alone.
     Raises InputError where lava-nc is missing or images do not fit, OverflowDetected where a potential leaves its bits,
     BackendError where Lava fails.
     """
@@ -149,30 +148,12 @@ def _execution(
     sent = {p.name: _load(network, results, i, "sent", images) for i, p in enumerate(network)}
     potentials = {
         p.name: _load(network, results, i, "potentials", images)
-        if isinstance(p.neuron, Lif)
-        else _without_potentials(p.neuron, sent[p.name])
         for i, p in enumerate(network)
-        if p.name in record
+        if p.name in record and isinstance(p.neuron, Lif)
     }
-    head = network.output.name
-    activity = {
-        p.name: reference.observe(sent[p.name], (cells or {}).get(p.name, one_cell(p.shape)))
-        for p in network
-        if p.name != head
-    }
-    return Execution(
-        accumulators=np.load(results / "accumulators.npy"),
-        activity=activity,
-        spikes={name: np.zeros_like(sent[name]) if name == head else sent[name] for name in record},
-        membranes={name: values.astype(np.int32) for name, values in potentials.items()},
-        coincidences={
-            p.target: reference.coincidences(p.synapse.heads, *(sent[name] for name in p.sources[1:]))
-            for p in network.projections
-            if isinstance(p.synapse, Attention)
-        },
-        peak_state={p.name: int(np.abs(potentials.get(p.name, 0)).max(initial=0)) for p in network},
-        kernels="lava.magma fixed_pt",
-    )
+    potentials[network.output.name] = sent.pop(network.output.name)  # an accumulator sends its state
+    found = np.load(results / "accumulators.npy")
+    return execution(network, found, sent, potentials, record, cells, "lava.magma fixed_pt")
 
 
 def _load(network: Network, results: Path, index: int, what: str, images: int) -> NDArray[np.int64]:
@@ -181,8 +162,3 @@ def _load(network: Network, results: Path, index: int, what: str, images: int) -
     values = np.load(results / f"{index}.{what}.npy")
     by_batch = values.reshape(-1, steps, values[0].size // (channels * height * width), height, width, channels)
     return by_batch.transpose(0, 2, 1, 5, 3, 4).reshape(-1, steps, channels, height, width)[:images].astype(np.int64)
-
-
-def _without_potentials(neuron: Any, sent: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What executors record as the state of neurons that are no LIF: sums of an Accumulator, else nothing."""
-    return sent if isinstance(neuron, Accumulator) else np.zeros_like(sent)

@@ -1,0 +1,336 @@
+"""An integer program as ONNX: standard operators alone, so that ONNX Runtime gives the same spikes, bit for bit.
+
+Messages are floats that hold small integers; sums of them stay below 2^24 (2^53 in double), where they are exact.
+Neurons are updated in int64, time step after time step, by one Scan a population.  Maps are (T, N, C, Y, X).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import assert_never
+
+from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.files import write_whole
+from spikformer_deploy.quantize.bounds import largest_sum
+from spikformer_deploy.quantize.network import (
+    STOCK_SHIFT,
+    Accumulator,
+    Attention,
+    Conv,
+    Lif,
+    Network,
+    Or,
+    Population,
+    Projection,
+    Readout,
+    Source,
+    Sum,
+    Window,
+)
+
+OPSET = 17
+IR_VERSION = 8
+EXACT_FP32 = 2**24
+EXACT_FP64 = 2**53
+NIBBLE = 16
+"""Where a convolution is too wide for fp32, its weights are taken apart: w = 16 * high + low."""
+
+
+def write_program(network: Network, path: Path) -> None:
+    """Write `network` as an .onnx file: pixels in, accumulators (int64) and logits (double) out.
+
+    Raises ModelError for a layer whose sums no float of ONNX Runtime's convolutions holds exactly.
+    """
+    write_whole(path, to_model(network).SerializeToString())
+
+
+def to_model(network: Network, record: Sequence[str] = ()) -> Any:
+    """The ModelProto; `record` names populations whose messages and potentials become outputs too.
+
+    Inputs   pixels (N, C, Y, X) uint8, or (N, T, C, Y, X) where the network takes frames
+    Outputs  accumulators (N, classes) int64; logits (N, classes) double; for each recorded population `name`
+             sent/name and potential/name (N, T, C, Y, X) float and int64, potentials of LIFs and accumulators alone
+    """
+    import onnx
+
+    graph = _Graph(network)
+    graph.source()
+    for population in network.populations[1:]:
+        graph.population(population)
+    outputs = graph.outputs(record)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(graph.nodes, "spiking_network", [graph.pixels()], outputs, graph.constants),
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        producer_name="spikformer_deploy",
+        ir_version=IR_VERSION,
+        doc_string=f"Integer spiking network, T = {network.time_steps}; sha256 {network.digest()}",
+    )
+    onnx.checker.check_model(model, full_check=False)
+    return model
+
+
+class _Graph:
+    """Nodes of the graph as it grows; names of values are those of populations."""
+
+    def __init__(self, network: Network) -> None:
+        import onnx
+
+        self.onnx, self.network = onnx, network
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.sent: dict[str, str] = {}
+        self.potentials: dict[str, str] = {}
+        self.count = 0
+
+    # --- small things ---
+
+    def constant(self, values: Any, dtype: Any) -> str:
+        """An initializer."""
+        name = f"constant{len(self.constants)}"
+        self.constants.append(self.onnx.numpy_helper.from_array(np.array(values, dtype, order="C"), name))
+        return name
+
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """A node with one output; its name."""
+        name = f"{operator.lower()}{self.count}"
+        self.count += 1
+        self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [name], **attributes))
+        return name
+
+    def cast(self, value: str, dtype: type[np.generic]) -> str:
+        """The value as another type."""
+        kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return self.node("Cast", value, to=kind)
+
+    def shaped(self, value: str, *shape: int) -> str:
+        """The value in another shape; one extent may be -1."""
+        return self.node("Reshape", value, self.constant(shape, np.int64))
+
+    # --- populations ---
+
+    def pixels(self) -> Any:
+        """The description of the input."""
+        steps = [self.network.time_steps] if _per_step(self.network) else []
+        shape: list[Any] = ["N", *steps, *self.network.input.shape]
+        return self.onnx.helper.make_tensor_value_info("pixels", self.onnx.TensorProto.UINT8, shape)
+
+    def source(self) -> None:
+        """What the input sends, in every time step."""
+        steps, shape = self.network.time_steps, self.network.input.shape
+        real = self.cast("pixels", np.float32)
+        if _per_step(self.network):
+            frames = self.node("Transpose", real, perm=[1, 0, 2, 3, 4])
+        else:
+            once = self.shaped(real, 1, -1, *shape)
+            frames = self.node("Expand", once, self.constant([steps, 1, 1, 1, 1], np.int64))
+        self.sent[self.network.input.name] = frames
+
+    def population(self, population: Population) -> None:
+        """Its synaptic sums and what its neurons make of them."""
+        total = self.total(population)
+        match population.neuron:
+            case Or():
+                fired = self.node("Not", self.node("Equal", total, self.constant(0, np.int64)))
+                self.sent[population.name] = self.cast(fired, np.float32)
+            case Sum():
+                self.sent[population.name] = self.cast(total, np.float32)
+            case Lif() as lif:
+                spikes, states = self.lif(lif, total)
+                self.sent[population.name] = self.cast(spikes, np.float32)
+                self.potentials[population.name] = states
+            case Accumulator() as head:
+                running = self.node("CumSum", total, self.constant(0, np.int64))
+                self.potentials[population.name] = self.node("Add", running, self.over_positions(head.bias))
+            case Source():
+                raise ModelError(population.name, "an input in the middle of the network")
+            case _:
+                assert_never(population.neuron)
+
+    def over_positions(self, values: NDArray[np.int64]) -> str:
+        """(C,) or (C, Y, X) parameters, as a constant that broadcasts over maps."""
+        return self.constant(values.reshape(-1, 1, 1) if values.ndim == 1 else values, np.int64)
+
+    def lif(self, lif: Lif, total: str) -> tuple[str, str]:
+        """(spikes, potentials after the reset) of all time steps, from the sums."""
+        extra = STOCK_SHIFT if lif.kind == "stock" else 0
+        scaled = self.node("Mul", total, self.constant(2 ** (lif.shift + extra), np.int64))
+        drive = self.node("Add", scaled, self.over_positions(lif.bias << extra))
+        first = self.node("Gather", drive, self.constant(0, np.int64), axis=0)
+        rest = self.node("Mul", first, self.constant(0, np.int64))
+        names = [f"{kind}{self.count}" for kind in ("last", "spikes", "states")]
+        self.count += 1
+        body = _update(self.onnx, lif, self.over_positions(lif.threshold << extra))
+        self.nodes.append(self.onnx.helper.make_node("Scan", [rest, drive], names, num_scan_inputs=1, body=body))
+        return names[1], names[2]
+
+    # --- synapses ---
+
+    def total(self, population: Population) -> str:
+        """Sum of all synapses in every step, int64."""
+        parts = [self.synapse(p, population) for p in self.network.into(population.name)]
+        total = parts[0]
+        for part in parts[1:]:
+            total = self.node("Add", total, part)
+        return total
+
+    def synapse(self, projection: Projection, target: Population) -> str:
+        """What one projection delivers, (T, N, C, Y, X) int64."""
+        source = self.network[projection.sources[0]]
+        messages = self.sent[source.name]
+        match projection.synapse:
+            case Conv() as conv:
+                return self.convolution(projection, conv, messages, source, target)
+            case Window() as window:
+                return self.window(window, messages, source, target)
+            case Attention() as attention:
+                return self.attention(projection, attention, target)
+            case Readout() as readout:
+                counts = self.node(
+                    "ReduceSum", self.cast(messages, np.float64), self.constant([3, 4], np.int64), keepdims=0
+                )
+                sums = self.node("MatMul", counts, self.constant(readout.weight.T, np.float64))
+                return self.shaped(self.cast(sums, np.int64), self.network.time_steps, -1, *target.shape)
+            case _:
+                assert_never(projection.synapse)
+
+    def convolution(
+        self, projection: Projection, conv: Conv, messages: str, source: Population, target: Population
+    ) -> str:
+        bound = largest_sum(self.network, projection)
+        if bound < EXACT_FP32:
+            return self.convolved(conv, conv.weight, messages, source, target)
+        high = conv.weight // NIBBLE
+        parts = [_with_weight(conv, w) for w in (high, conv.weight - NIBBLE * high)]
+        reach = [int(np.abs(c.weight.astype(np.int64)).reshape(len(c.weight), -1).sum(1).max()) for c in parts]
+        if max(reach) * source.max_out >= EXACT_FP32:
+            raise ModelError(
+                target.name,
+                f"sums of up to {bound:,} are not exact in ONNX Runtime's convolutions (fp32, below {EXACT_FP32:,})",
+                "Compile with fewer weight bits.",
+            )
+        upper, lower = (self.convolved(c, c.weight, messages, source, target) for c in parts)
+        return self.node("Add", self.node("Mul", upper, self.constant(NIBBLE, np.int64)), lower)
+
+    def convolved(
+        self, conv: Conv, weight: NDArray[np.integer], messages: str, source: Population, target: Population
+    ) -> str:
+        merged = self.shaped(messages, -1, *source.shape)
+        (py, px), geometry = conv.padding, {"kernel_shape": list(weight.shape[2:]), "strides": list(conv.stride)}
+        real = self.cast(self.constant(weight, weight.dtype), np.float32)
+        out = self.node("Conv", merged, real, pads=[py, px, py, px], group=conv.groups, **geometry)
+        return self.cast(self.shaped(out, self.network.time_steps, -1, *target.shape), np.int64)
+
+    def window(self, window: Window, messages: str, source: Population, target: Population) -> str:
+        if (window.kernel, window.stride, window.padding) == ((1, 1), (1, 1), (0, 0)):
+            return self.cast(messages, np.int64)
+        channels = source.shape[0]
+        ones = np.ones((channels, 1, *window.kernel), np.int8)
+        conv = Conv(ones, window.stride, window.padding, channels)
+        return self.convolved(conv, ones, messages, source, target)
+
+    def attention(self, projection: Projection, attention: Attention, target: Population) -> str:
+        """weight * q (K^T V), head by head: channels x tokens."""
+        bound = largest_sum(self.network, projection)
+        if bound >= EXACT_FP64:
+            raise ModelError(target.name, f"sums of up to {bound:,} are not exact in double", "Use fewer tokens.")
+        kind = np.float32 if bound < EXACT_FP32 else np.float64
+        channels, height, width = target.shape
+        depth, steps = channels // attention.heads, self.network.time_steps
+        q, k, v = (
+            self.shaped(self.cast(self.sent[s], kind), steps, -1, attention.heads, depth, height * width)
+            for s in projection.sources
+        )
+        pairs = self.node("MatMul", v, self.node("Transpose", k, perm=[0, 1, 2, 4, 3]))
+        out = self.cast(self.node("MatMul", pairs, q), np.int64)
+        weighted = self.node("Mul", out, self.constant(attention.weight, np.int64))
+        return self.shaped(weighted, steps, -1, *target.shape)
+
+    # --- outputs ---
+
+    def outputs(self, record: Sequence[str]) -> list[Any]:
+        """Descriptions of the outputs, and the nodes that make them."""
+        head = self.network.output
+        assert isinstance(head.neuron, Accumulator)
+        last = self.node("Gather", self.potentials[head.name], self.constant(-1, np.int64), axis=0)
+        self.nodes.append(
+            self.onnx.helper.make_node(
+                "Reshape", [last, self.constant([-1, head.shape[0]], np.int64)], ["accumulators"]
+            )
+        )
+        real, scale = self.cast("accumulators", np.float64), self.constant(head.neuron.scale, np.float64)
+        self.nodes.append(self.onnx.helper.make_node("Mul", [real, scale], ["logits"]))
+        kinds = self.onnx.TensorProto
+        shape: list[Any] = ["N", head.shape[0]]
+        out = [
+            self.onnx.helper.make_tensor_value_info("accumulators", kinds.INT64, shape),
+            self.onnx.helper.make_tensor_value_info("logits", kinds.DOUBLE, shape),
+        ]
+        for name in record:
+            maps: list[Any] = ["N", self.network.time_steps, *self.network[name].shape]
+            for what, values, kind in (
+                ("sent", self.sent, kinds.FLOAT), ("potential", self.potentials, kinds.INT64)
+            ):  # fmt: skip
+                if name in values:
+                    place = f"{what}/{name}"
+                    transposed = self.onnx.helper.make_node("Transpose", [values[name]], [place], perm=[1, 0, 2, 3, 4])
+                    self.nodes.append(transposed)
+                    out.append(self.onnx.helper.make_tensor_value_info(place, kind, maps))
+        return out
+
+
+def _update(onnx: Any, lif: Lif, threshold: str) -> Any:
+    """The body of a Scan: one time step of a LIF, (state, drive) -> (state, spikes, state)."""
+    node, integer = onnx.helper.make_node, onnx.TensorProto.INT64
+    held = {"decay": lif.decay, "one": 4096, "zero": 0}
+    constants = [onnx.numpy_helper.from_array(np.array(v, np.int64), k) for k, v in held.items()]
+    if lif.kind == "programmable":  # floor: Mod of a positive divisor is never negative
+        leak = [
+            node("Mul", ["v", "decay"], ["product"]),
+            node("Mod", ["product", "one"], ["remainder"]),
+            node("Sub", ["product", "remainder"], ["whole"]),
+            node("Div", ["whole", "one"], ["leaked"]),
+        ]
+        fires = "GreaterOrEqual"
+    else:  # toward zero
+        leak = [
+            node("Abs", ["v"], ["size"]),
+            node("Mul", ["size", "decay"], ["product"]),
+            node("Div", ["product", "one"], ["whole"]),
+            node("Sign", ["v"], ["sign"]),
+            node("Mul", ["whole", "sign"], ["leaked"]),
+        ]
+        fires = "Greater"
+    rest = [
+        node("Add", ["leaked", "x"], ["h"]),
+        node(fires, ["h", threshold], ["spikes"]),
+        node("Where", ["spikes", "zero", "h"], ["state"]),
+        node("Identity", ["state"], ["kept"]),
+    ]
+    info = onnx.helper.make_tensor_value_info
+    given = [info("v", integer, None), info("x", integer, None)]
+    made = [info("state", integer, None), info("spikes", onnx.TensorProto.BOOL, None), info("kept", integer, None)]
+    return onnx.helper.make_graph([*leak, *rest], "step", given, made, constants)
+
+
+def _with_weight(conv: Conv, weight: NDArray[np.integer]) -> Conv:
+    """The same geometry with other weights."""
+    return Conv(weight.astype(np.int8), conv.stride, conv.padding, conv.groups)
+
+
+def _per_step(network: Network) -> bool:
+    assert isinstance(network.input.neuron, Source)
+    return network.input.neuron.per_step
+
+
+def check_installed() -> None:
+    """Raise InputError where onnx or ONNX Runtime is missing."""
+    from importlib.util import find_spec
+
+    missing = [package for package in ("onnx", "onnxruntime") if find_spec(package) is None]
+    if missing:
+        raise InputError("onnx", f"{' and '.join(missing)} cannot be imported", f"pip install {' '.join(missing)}")

@@ -1,0 +1,58 @@
+"""Run a network in ONNX Runtime: an executor that shares no arithmetic with the engine, the reference or Lava."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.converters.onnx import check_installed, to_model
+from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.reference.recorded import execution
+from spikformer_deploy.simulate.run import Cells, Execution, frames
+
+BATCH_BYTES = 2**29
+"""Images are run in batches whose messages and potentials stay below this."""
+
+
+def batch_size(network: Network) -> int:
+    """Images at once."""
+    return max(1, BATCH_BYTES // (12 * network.time_steps * sum(p.size for p in network)))
+
+
+def execute(
+    network: Network,
+    images: NDArray[np.integer],
+    *,
+    record: Sequence[str] = (),
+    cells: Mapping[str, Cells] | None = None,
+) -> Execution:
+    """Run `images` in ONNX Runtime on the CPU; arguments and result as reference.engine.execute.
+
+    peak_state is the largest potential after a reset.
+    Raises InputError where ONNX Runtime is missing or images do not fit, OverflowDetected where a potential leaves its
+    bits, ModelError for sums that it cannot hold.
+    """
+    check_installed()
+    frames(network, images)
+    session = _session(network)
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(names, {"pixels": images.astype(np.uint8)}), strict=True))
+    sent, potentials = (
+        {name.removeprefix(what): values.astype(np.int64) for name, values in found.items() if name.startswith(what)}
+        for what in ("sent/", "potential/")
+    )
+    return execution(network, found["accumulators"], sent, potentials, record, cells, "onnxruntime")
+
+
+@lru_cache(maxsize=1)
+def _session(network: Network) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    model = to_model(network, [p.name for p in network]).SerializeToString()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,53 @@
+"""An Execution from all that the populations sent: for executors that know nothing of cells and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.quantize.network import Attention, Network
+from spikformer_deploy.reference.engine import coincidences, observe
+from spikformer_deploy.simulate.run import Cells, Execution, check_state, one_cell
+
+Int = NDArray[np.int64]
+
+
+def execution(
+    network: Network,
+    accumulators: Int,
+    sent: Mapping[str, Int],
+    potentials: Mapping[str, Int],
+    record: Sequence[str],
+    cells: Mapping[str, Cells] | None,
+    kernels: str,
+) -> Execution:
+    """What reference.engine.execute would give for the same messages.
+
+    sent        (N, T, C, Y, X) of every population but the accumulator
+    potentials  (N, T, C, Y, X) after the reset, of recorded LIFs and of the accumulator where it is recorded
+    peak_state is that of `potentials`.  Raises OverflowDetected where one of them leaves its bits.
+    """
+    peak = {p.name: int(np.abs(potentials.get(p.name, 0)).max(initial=0)) for p in network}
+    for population in network:
+        check_state(network, population, peak[population.name])
+    head = network.output.name
+    states = {name: potentials[name] if name in potentials else np.zeros_like(sent[name]) for name in record}
+    return Execution(
+        accumulators=accumulators,
+        activity={
+            p.name: observe(sent[p.name], (cells or {}).get(p.name, one_cell(p.shape)))
+            for p in network
+            if p.name != head
+        },
+        spikes={name: np.zeros_like(states[name]) if name == head else sent[name] for name in record},
+        membranes={name: values.astype(np.int32) for name, values in states.items()},
+        coincidences={
+            p.target: coincidences(p.synapse.heads, *(sent[name] for name in p.sources[1:]))
+            for p in network.projections
+            if isinstance(p.synapse, Attention)
+        },
+        peak_state=peak,
+        kernels=kernels,
+    )

@@ -234,24 +234,30 @@ def verify_command(
 
 
 @cli.command("export")
-@click.argument("program")
+@click.argument("file")
 @click.option(
     "--to",
     required=True,
     type=click.Choice(["lava", "netx", "onnx"]),
     help="lava: a folder that runs with lava-nc alone. netx: a .net for lava-dl, of what it can hold. "
-    "onnx: the integers in standard operators.",
+    "onnx: standard operators, the integers of a program or a float model.",
 )
 @click.option("-o", "--output", required=True, type=click.Path())
-def export_command(program: str, to: str, output: str) -> None:
-    """Write PROGRAM in another form."""
-    from spikformer_deploy.converters import onnx
-    from spikformer_deploy.converters.netx import write_network
+@model_options
+def export_command(file: str, to: str, output: str, **loading: Any) -> None:
+    """Write FILE, a program or (for onnx) a float model, in another form."""
+    from spikformer_deploy.converters import netx, onnx_model, onnx_program
+    from spikformer_deploy.converters.checkpoint import load
     from spikformer_deploy.lava_backend.export import export
-    from spikformer_deploy.program import Program
+    from spikformer_deploy.pipeline import float_graph
+    from spikformer_deploy.program import Program, is_program
 
-    write = {"lava": export, "netx": write_network, "onnx": onnx.write_program}[to]
-    write(Program.load(program).network, _output(output))
+    path = _output(output)
+    if to == "onnx" and not (Path(file).is_file() and is_program(Path(file))):
+        onnx_model.write_model(float_graph(load(file, **loading)), path)
+    else:
+        write = {"lava": export, "netx": netx.write_network, "onnx": onnx_program.write_program}[to]
+        write(Program.load(file).network, path)
     click.echo(f"wrote {output}")
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.converters.onnx_nodes import Nodes
+from spikformer_deploy.errors import ModelError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.quantize.bounds import largest_sum
 from spikformer_deploy.quantize.network import (
@@ -33,8 +34,6 @@ from spikformer_deploy.quantize.network import (
     Window,
 )
 
-OPSET = 17
-IR_VERSION = 8
 EXACT_FP32 = 2**24
 EXACT_FP64 = 2**53
 NIBBLE = 16
@@ -56,60 +55,22 @@ def to_model(network: Network, record: Sequence[str] = ()) -> Any:
     Outputs  accumulators (N, classes) int64; logits (N, classes) double; for each recorded population `name`
              sent/name and potential/name (N, T, C, Y, X) float and int64, potentials of LIFs and accumulators alone
     """
-    import onnx
-
     graph = _Graph(network)
     graph.source()
     for population in network.populations[1:]:
         graph.population(population)
-    outputs = graph.outputs(record)
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(graph.nodes, "spiking_network", [graph.pixels()], outputs, graph.constants),
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        producer_name="spikformer_deploy",
-        ir_version=IR_VERSION,
-        doc_string=f"Integer spiking network, T = {network.time_steps}; sha256 {network.digest()}",
-    )
-    onnx.checker.check_model(model, full_check=False)
-    return model
+    about = f"Integer spiking network, T = {network.time_steps}; sha256 {network.digest()}"
+    return graph.model("spiking_network", graph.pixels(), graph.outputs(record), about)
 
 
-class _Graph:
-    """Nodes of the graph as it grows; names of values are those of populations."""
+class _Graph(Nodes):
+    """The graph as it grows; messages and potentials by population."""
 
     def __init__(self, network: Network) -> None:
-        import onnx
-
-        self.onnx, self.network = onnx, network
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
+        super().__init__()
+        self.network = network
         self.sent: dict[str, str] = {}
         self.potentials: dict[str, str] = {}
-        self.count = 0
-
-    # --- small things ---
-
-    def constant(self, values: Any, dtype: Any) -> str:
-        """An initializer."""
-        name = f"constant{len(self.constants)}"
-        self.constants.append(self.onnx.numpy_helper.from_array(np.array(values, dtype, order="C"), name))
-        return name
-
-    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """A node with one output; its name."""
-        name = f"{operator.lower()}{self.count}"
-        self.count += 1
-        self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [name], **attributes))
-        return name
-
-    def cast(self, value: str, dtype: type[np.generic]) -> str:
-        """The value as another type."""
-        kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        return self.node("Cast", value, to=kind)
-
-    def shaped(self, value: str, *shape: int) -> str:
-        """The value in another shape; one extent may be -1."""
-        return self.node("Reshape", value, self.constant(shape, np.int64))
 
     # --- populations ---
 
@@ -117,7 +78,7 @@ class _Graph:
         """The description of the input."""
         steps = [self.network.time_steps] if _per_step(self.network) else []
         shape: list[Any] = ["N", *steps, *self.network.input.shape]
-        return self.onnx.helper.make_tensor_value_info("pixels", self.onnx.TensorProto.UINT8, shape)
+        return self.info("pixels", np.uint8, shape)
 
     def source(self) -> None:
         """What the input sends, in every time step."""
@@ -162,8 +123,7 @@ class _Graph:
         drive = self.node("Add", scaled, self.over_positions(lif.bias << extra))
         first = self.node("Gather", drive, self.constant(0, np.int64), axis=0)
         rest = self.node("Mul", first, self.constant(0, np.int64))
-        names = [f"{kind}{self.count}" for kind in ("last", "spikes", "states")]
-        self.count += 1
+        names = [self.fresh(kind) for kind in ("last", "spikes", "states")]
         body = _update(self.onnx, lif, self.over_positions(lif.threshold << extra))
         self.nodes.append(self.onnx.helper.make_node("Scan", [rest, drive], names, num_scan_inputs=1, body=body))
         return names[1], names[2]
@@ -220,7 +180,8 @@ class _Graph:
         self, conv: Conv, weight: NDArray[np.integer], messages: str, source: Population, target: Population
     ) -> str:
         merged = self.shaped(messages, -1, *source.shape)
-        (py, px), geometry = conv.padding, {"kernel_shape": list(weight.shape[2:]), "strides": list(conv.stride)}
+        py, px = conv.padding
+        geometry: dict[str, Any] = {"kernel_shape": list(weight.shape[2:]), "strides": list(conv.stride)}
         real = self.cast(self.constant(weight, weight.dtype), np.float32)
         out = self.node("Conv", merged, real, pads=[py, px, py, px], group=conv.groups, **geometry)
         return self.cast(self.shaped(out, self.network.time_steps, -1, *target.shape), np.int64)
@@ -257,29 +218,19 @@ class _Graph:
         head = self.network.output
         assert isinstance(head.neuron, Accumulator)
         last = self.node("Gather", self.potentials[head.name], self.constant(-1, np.int64), axis=0)
-        self.nodes.append(
-            self.onnx.helper.make_node(
-                "Reshape", [last, self.constant([-1, head.shape[0]], np.int64)], ["accumulators"]
-            )
-        )
+        self.node("Reshape", last, self.constant([-1, head.shape[0]], np.int64), name="accumulators")
         real, scale = self.cast("accumulators", np.float64), self.constant(head.neuron.scale, np.float64)
-        self.nodes.append(self.onnx.helper.make_node("Mul", [real, scale], ["logits"]))
-        kinds = self.onnx.TensorProto
+        self.node("Mul", real, scale, name="logits")
         shape: list[Any] = ["N", head.shape[0]]
-        out = [
-            self.onnx.helper.make_tensor_value_info("accumulators", kinds.INT64, shape),
-            self.onnx.helper.make_tensor_value_info("logits", kinds.DOUBLE, shape),
-        ]
+        out = [self.info("accumulators", np.int64, shape), self.info("logits", np.float64, shape)]
         for name in record:
             maps: list[Any] = ["N", self.network.time_steps, *self.network[name].shape]
             for what, values, kind in (
-                ("sent", self.sent, kinds.FLOAT), ("potential", self.potentials, kinds.INT64)
+                ("sent", self.sent, np.float32), ("potential", self.potentials, np.int64)
             ):  # fmt: skip
                 if name in values:
-                    place = f"{what}/{name}"
-                    transposed = self.onnx.helper.make_node("Transpose", [values[name]], [place], perm=[1, 0, 2, 3, 4])
-                    self.nodes.append(transposed)
-                    out.append(self.onnx.helper.make_tensor_value_info(place, kind, maps))
+                    place = self.node("Transpose", values[name], name=f"{what}/{name}", perm=[1, 0, 2, 3, 4])
+                    out.append(self.info(place, kind, maps))
         return out
 
 
@@ -325,12 +276,3 @@ def _with_weight(conv: Conv, weight: NDArray[np.integer]) -> Conv:
 def _per_step(network: Network) -> bool:
     assert isinstance(network.input.neuron, Source)
     return network.input.neuron.per_step
-
-
-def check_installed() -> None:
-    """Raise InputError where onnx or ONNX Runtime is missing."""
-    from importlib.util import find_spec
-
-    missing = [package for package in ("onnx", "onnxruntime") if find_spec(package) is None]
-    if missing:
-        raise InputError("onnx", f"{' and '.join(missing)} cannot be imported", f"pip install {' '.join(missing)}")

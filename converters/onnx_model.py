@@ -1,0 +1,166 @@
+"""A float model as ONNX: its folded graph in standard operators, each LIF a call of a local function of these.
+
+The LIF function is a Scan over time in the order of operations of nn/lif.py, so that ONNX Runtime's spikes are torch's
+wherever the sums before them round alike.  Values are (T * N, C, Y, X), as in graph/execute.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typing_extensions import assert_never
+
+from spikformer_deploy.converters.onnx_nodes import LOCAL, OPSET, Nodes
+from spikformer_deploy.files import write_whole
+from spikformer_deploy.graph.ir import (
+    Add,
+    Attention,
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Graph,
+    Input,
+    Lif,
+    Linear,
+    MaxPool2d,
+    Mean,
+    Node,
+    Output,
+    Scale,
+)
+
+
+def write_model(graph: Graph, path: Path) -> None:
+    """Write the graph as an .onnx file: normalised images in, logits out, any number of images."""
+    write_whole(path, to_model(graph).SerializeToString())
+
+
+def to_model(graph: Graph, record: Sequence[str] = ()) -> Any:
+    """The ModelProto; `record` names LIFs whose spikes become outputs too.
+
+    Inputs   images (N, C, Y, X) float32, normalised as in training, or (N, T, C, Y, X) where the model takes frames
+    Outputs  logits (N, classes) float32; for each recorded LIF its spikes, under its name, (N, T, C, Y, X) float32
+    """
+    nodes = Nodes()
+    values: dict[str, str] = {}
+    for node in graph:
+        values[node.name] = _value(nodes, graph, node, [values[i] for i in node.inputs])
+    first, last = graph.nodes[0], graph.nodes[-1]
+    assert isinstance(first.op, Input)
+    steps = [graph.time_steps] if first.op.per_step else []
+    given = nodes.info("images", np.float32, ["N", *steps, *first.shape])
+    made = [nodes.info("logits", np.float32, ["N", last.shape[0]])]
+    for name in record:
+        maps = nodes.shaped(values[name], graph.time_steps, -1, *graph[name].shape)
+        nodes.node("Transpose", maps, name=name, perm=[1, 0, 2, 3, 4])
+        made.append(nodes.info(name, np.float32, ["N", graph.time_steps, *graph[name].shape]))
+    kinds = sorted({node.op.decay_input for node in graph.of(Lif) if isinstance(node.op, Lif)})
+    functions = tuple(_function(nodes.onnx, decay_input) for decay_input in kinds)
+    about = f"Spiking network, T = {graph.time_steps}, batch normalisation folded; sha256 {graph.digest()}"
+    return nodes.model("spiking_model", given, made, about, functions)
+
+
+def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
+    """The nodes of one operation; the name of its value."""
+    steps = graph.time_steps
+    match node.op:
+        case Input(per_step):
+            if per_step:
+                return nodes.shaped(nodes.node("Transpose", "images", perm=[1, 0, 2, 3, 4]), -1, *node.shape)
+            once = nodes.shaped("images", 1, -1, *node.shape)
+            frames = nodes.node("Expand", once, nodes.constant([steps, 1, 1, 1, 1], np.int64))
+            return nodes.shaped(frames, -1, *node.shape)
+        case Conv2d(weight, bias, stride, (py, px), groups):
+            parameters = (nodes.constant(weight, np.float32), nodes.constant(bias, np.float32))
+            geometry: dict[str, Any] = {
+                "kernel_shape": list(weight.shape[2:]),
+                "strides": list(stride),
+                "pads": [py, px, py, px],
+            }
+            return nodes.node("Conv", inputs[0], *parameters, group=groups, **geometry)
+        case Linear(weight, bias):
+            parameters = (nodes.constant(weight[:, :, None, None], np.float32), nodes.constant(bias, np.float32))
+            return nodes.node("Conv", inputs[0], *parameters, kernel_shape=[1, 1])
+        case BatchNorm(gamma, beta, mean, var, eps):
+            statistics = [nodes.constant(p, np.float32) for p in (gamma, beta, mean, var)]
+            return nodes.node("BatchNormalization", inputs[0], *statistics, epsilon=eps)
+        case Lif(tau, v_threshold, decay_input):
+            by_step = nodes.shaped(inputs[0], steps, -1, *node.shape)
+            called: dict[str, Any] = {"domain": LOCAL, "tau": tau, "v_threshold": v_threshold}
+            return nodes.shaped(nodes.node(_name(decay_input), by_step, **called), -1, *node.shape)
+        case MaxPool2d(kernel, stride, (py, px)):
+            pads = [py, px, py, px]
+            return nodes.node("MaxPool", inputs[0], kernel_shape=list(kernel), strides=list(stride), pads=pads)
+        case AvgPool2d(kernel, stride):
+            return nodes.node("AveragePool", inputs[0], kernel_shape=list(kernel), strides=list(stride))
+        case Add():
+            return nodes.node("Add", *inputs)
+        case Scale(factor):
+            return nodes.node("Mul", inputs[0], nodes.constant(factor, np.float32))
+        case Attention(heads, scale):
+            return _attention(nodes, node, heads, scale, inputs)
+        case Mean():
+            return nodes.node("ReduceMean", inputs[0], axes=[2, 3], keepdims=1)
+        case Output():
+            by_step = nodes.shaped(inputs[0], steps, -1, node.shape[0])
+            return nodes.node("ReduceMean", by_step, name="logits", axes=[0], keepdims=0)
+        case _:
+            assert_never(node.op)
+
+
+def _attention(nodes: Nodes, node: Node, heads: int, scale: float, inputs: list[str]) -> str:
+    channels, height, width = node.shape
+    q, k, v = (nodes.shaped(i, -1, heads, channels // heads, height * width) for i in inputs)
+    pairs = nodes.node("MatMul", v, nodes.node("Transpose", k, perm=[0, 1, 3, 2]))
+    merged = nodes.shaped(nodes.node("MatMul", pairs, q), -1, *node.shape)
+    return nodes.node("Mul", merged, nodes.constant(scale, np.float32))
+
+
+def _name(decay_input: bool) -> str:
+    return "LifHardResetDecayInput" if decay_input else "LifHardReset"
+
+
+def _function(onnx: Any, decay_input: bool) -> Any:
+    """LIF as a local function: x (T, N, C, Y, X) float32 -> spikes; attributes tau, v_threshold (see graph.ir.Lif)."""
+    node, info, real = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    if decay_input:
+        charge = [
+            node("Sub", ["x_t", "v"], ["difference"]),
+            node("Div", ["difference", "tau"], ["share"]),
+            node("Add", ["v", "share"], ["h"]),
+        ]
+    else:
+        charge = [node("Mul", ["v", "decay"], ["kept"]), node("Add", ["kept", "x_t"], ["h"])]
+    fire = [
+        node("GreaterOrEqual", ["h", "threshold"], ["fired"]),
+        node("Where", ["fired", "zero", "h"], ["after"]),
+        node("Cast", ["fired"], ["s"], to=real),
+    ]
+    step = onnx.helper.make_graph(
+        [*charge, *fire], "step", [info("v", real, None), info("x_t", real, None)],
+        [info("after", real, None), info("s", real, None)],
+    )  # fmt: skip
+    constants = [_attribute(onnx, "tau", "tau"), _attribute(onnx, "v_threshold", "threshold")]
+    constants += [node("Constant", [], ["zero"], value_float=0.0), node("Constant", [], ["one"], value_float=1.0)]
+    constants += [node("Constant", [], ["first"], value_int=0)]
+    body = [
+        *constants,
+        node("Div", ["one", "tau"], ["leak"]),
+        node("Sub", ["one", "leak"], ["decay"]),
+        node("Gather", ["x", "first"], ["x_first"], axis=0),
+        node("Mul", ["x_first", "zero"], ["rest"]),
+        node("Scan", ["rest", "x"], ["last", "spikes"], num_scan_inputs=1, body=step),
+    ]
+    opset = [onnx.helper.make_opsetid("", OPSET)]
+    return onnx.helper.make_function(LOCAL, _name(decay_input), ["x"], ["spikes"], body, opset, ["tau", "v_threshold"])
+
+
+def _attribute(onnx: Any, name: str, out: str) -> Any:
+    """A Constant whose value is an attribute of the function."""
+    constant = onnx.helper.make_node("Constant", [], [out])
+    reference = constant.attribute.add()
+    reference.name, reference.ref_attr_name, reference.type = "value_float", name, onnx.AttributeProto.FLOAT
+    return constant

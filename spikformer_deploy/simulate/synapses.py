@@ -4,7 +4,7 @@
     fp32    floating point whose every partial sum is an integer below 2^24, so that no rounding ever happens
     fp64    the same below 2^53
     events  rows of int8 weights added up, one for each spike (gather.py): cheaper where few neurons fire
-A processor without VNNI may saturate int8 products: `int8_works` compares the kernel with plain integers once.
+A processor without VNNI may saturate int8 products: int8 and events are compared with plain sums once, at the start.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _kinds() -> tuple[str, ...]:
     forced = os.environ.get("SPIKDEPLOY_KERNELS", "")
     match forced:
         case "":
-            return "int8" if int8_works() else "fp32", "events"
+            return ("int8" if int8_works() else "fp32", *(["events"] if events_work() else []))
         case "int8" | "events":
             return (forced,)
         case "plain":
@@ -114,18 +114,40 @@ def _kinds() -> tuple[str, ...]:
 @cache
 def int8_works() -> bool:
     """Whether oneDNN's int8 convolution gives exact integers here, extreme and random operands alike."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randint(-127, 128, (24, 40, 3, 3), generator=generator, dtype=torch.int8)
-    weight[0], weight[1] = 127, -127
-    images = torch.randint(0, 256, (2, 9, 8, 40), generator=generator, dtype=torch.uint8)
-    images[0] = 255
-    conv = Conv(weight.numpy(), (1, 1), (1, 1))
+    conv, images = _extremes(255)
     try:
         found = _int8_convolution(conv)(images, conv.padding)
     except (RuntimeError, AttributeError):
         return False
-    right = torch.conv2d(images.permute(0, 3, 1, 2).double(), weight.double(), None, 1, 1)
-    return bool((found.permute(0, 3, 1, 2) == right).all())
+    return bool((found == _plain(conv, images)).all())
+
+
+@cache
+def events_work() -> bool:
+    """Whether our compiled sums of weight rows are exact here; a processor that cannot compile them goes without."""
+    conv, images = _extremes(3)
+    try:
+        convolve = event_convolution(conv, images.shape[3])
+        found = None if convolve is None else torch.from_numpy(convolve(images.numpy(), 0, images.shape[1]))
+    except Exception:  # whatever the compiler raises: the other kernels do not need it
+        return False
+    return found is not None and bool((found == _plain(conv, images)).all())
+
+
+def _extremes(largest: int) -> tuple[Conv, Maps]:
+    """A convolution and messages with the largest and smallest operands and random ones, more than any chunk holds."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-127, 128, (24, 40, 3, 3), generator=generator, dtype=torch.int8)
+    weight[0], weight[1] = 127, -127
+    images = torch.randint(0, largest + 1, (2, 9, 8, 40), generator=generator, dtype=torch.uint8)
+    images[0] = largest
+    return Conv(weight.numpy(), (1, 1), (1, 1)), images
+
+
+def _plain(conv: Conv, images: Maps) -> Maps:
+    weight = torch.tensor(conv.weight).double()
+    sums = torch.conv2d(images.permute(0, 3, 1, 2).double(), weight, None, conv.stride, conv.padding)
+    return sums.permute(0, 2, 3, 1)
 
 
 def _int8_convolution(conv: Conv) -> Convolution:

@@ -31,6 +31,27 @@ def test_engine_equals_reference(network: Network, seed: int, kind: str, sums: i
     assert ours.kernels == {"plain": "fp32"}.get(kind, kind)
 
 
+def test_kernels_that_fail_their_check_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run goes on with others, gives the same integers, and says so."""
+    network = random_network(0, 2)
+    images = random_images(network, 0)
+    right = engine.execute(network, images).accumulators
+    monkeypatch.setattr(synapses, "int8_works", lambda: False)
+    monkeypatch.setattr(synapses, "events_work", lambda: False)
+    found = engine.execute(network, images)
+    assert found.kernels == "fp32"
+    np.testing.assert_array_equal(found.accumulators, right)
+
+
+def test_wrong_sums_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        synapses, "event_convolution", lambda conv, channels: lambda maps, first, end: maps[..., :24] * 1.0
+    )
+    assert not synapses.events_work.__wrapped__()
+    monkeypatch.setattr(synapses, "event_convolution", lambda conv, channels: 1 / 0)
+    assert not synapses.events_work.__wrapped__()
+
+
 def test_unknown_kernels_are_refused() -> None:
     network = random_network(2)
     with (

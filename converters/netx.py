@@ -140,7 +140,8 @@ class _Chain:
         neuron, source = layer["neuron"], self.populations[-1]
         lif = _neuron(name, neuron, shape, layer, shift)
         low, high = weighted_range(conv.weight, source.max_out)
-        low, high = (((x << shift) + lif.bias) << STOCK_SHIFT for x in (low, high))
+        low, high = (_piled_up(x << shift + STOCK_SHIFT, lif.current, self.steps) for x in (low, high))
+        low, high = (x + (lif.bias << STOCK_SHIFT) for x in (low, high))
         floor, ceiling = membrane_range(low, high, lif.threshold << STOCK_SHIFT, lif.decay, self.steps)
         bounds = (int(floor.min()), int(ceiling.max()))
         self.populations.append(Population(name, shape, lif, 1, bounds))
@@ -171,16 +172,20 @@ class _Chain:
         )
 
 
+def _piled_up(extreme: Int, current: int, steps: int) -> Int:
+    """The extreme of a current that decays toward zero, where its input is at that extreme in every step."""
+    total = np.zeros_like(extreme)
+    for _ in range(steps):
+        total = np.sign(total) * (np.abs(total) * current >> 12) + extreme
+    return total
+
+
 def _neuron(name: str, neuron: dict[str, Any], shape: Shape, layer: dict[str, Any], shift: int) -> Lif:
     kind = str(neuron.get("type", "")).upper()
     if kind not in ("CUBA", "LOIHI"):
         raise ModelError(name, f"neurons of type '{kind}' are not supported", "CUBA (LOIHI) neurons are.")
-    if int(neuron["iDecay"]) != CLEARED:
-        raise ModelError(
-            name,
-            f"a synaptic current that decays over several steps (iDecay {int(neuron['iDecay'])}) is not supported",
-            "Train it with a current decay of 1 (iDecay 4096).",
-        )
+    if not 1 <= int(neuron["iDecay"]) <= CLEARED or not 0 <= int(neuron["vDecay"]) <= 4096:
+        raise ModelError(name, f"decays of {int(neuron['iDecay'])} and {int(neuron['vDecay'])}", "They are of 4096.")
     if int(neuron.get("wgtExp", 0)) != 0:  # lava-dl's own reader does not look at it
         raise ModelError(name, f"a weight exponent of {int(neuron['wgtExp'])} is not supported", "Use 0.")
     if int(neuron.get("refDelay", 1)) != 1:
@@ -193,6 +198,7 @@ def _neuron(name: str, neuron: dict[str, Any], shape: Shape, layer: dict[str, An
         shift,
         frozen(threshold),
         frozen(np.broadcast_to(bias, shape[0]).astype(np.int64)),
+        current=CLEARED - int(neuron["iDecay"]),
     )
 
 
@@ -331,7 +337,7 @@ def _written_neuron(population: Population) -> dict[str, Any]:
     if len(thresholds) > 1 or not 0 <= thresholds[0] < LARGEST_VTH:
         problem = f"netx has one threshold a layer below {LARGEST_VTH}, and this one has {thresholds[:4].tolist()}"
         raise ModelError(population.name, problem, "Compile with --granularity tensor.")
-    decays = {"iDecay": CLEARED, "vDecay": 4096 - neuron.decay, "vThMant": int(thresholds[0])}
+    decays = {"iDecay": CLEARED - neuron.current, "vDecay": 4096 - neuron.decay, "vThMant": int(thresholds[0])}
     return {"type": "CUBA", "refDelay": 1, "wgtExp": 0, **decays}
 
 

@@ -120,13 +120,13 @@ class _Graph(Nodes):
         """(spikes, potentials after the reset) of all time steps, from the sums."""
         extra = STOCK_SHIFT if lif.kind == "stock" else 0
         scaled = self.node("Mul", total, self.constant(2 ** (lif.shift + extra), np.int64))
-        drive = self.node("Add", scaled, self.over_positions(lif.bias << extra))
-        first = self.node("Gather", drive, self.constant(0, np.int64), axis=0)
+        first = self.node("Gather", scaled, self.constant(0, np.int64), axis=0)
         rest = self.node("Mul", first, self.constant(0, np.int64))
-        names = [self.fresh(kind) for kind in ("last", "spikes", "states")]
-        body = _update(self.onnx, lif, self.over_positions(lif.threshold << extra))
-        self.nodes.append(self.onnx.helper.make_node("Scan", [rest, drive], names, num_scan_inputs=1, body=body))
-        return names[1], names[2]
+        names = [self.fresh(kind) for kind in ("last", "current", "spikes", "states")]
+        body = _update(self.onnx, lif, *(self.over_positions(p << extra) for p in (lif.bias, lif.threshold)))
+        scan = self.onnx.helper.make_node("Scan", [rest, rest, scaled], names, num_scan_inputs=1, body=body)
+        self.nodes.append(scan)
+        return names[2], names[3]
 
     # --- synapses ---
 
@@ -234,10 +234,10 @@ class _Graph(Nodes):
         return out
 
 
-def _update(onnx: Any, lif: Lif, threshold: str) -> Any:
-    """The body of a Scan: one time step of a LIF, (state, drive) -> (state, spikes, state)."""
+def _update(onnx: Any, lif: Lif, bias: str, threshold: str) -> Any:
+    """The body of a Scan: one time step of a LIF, (v, u, input) -> (v, u, spikes, v)."""
     node, integer = onnx.helper.make_node, onnx.TensorProto.INT64
-    held = {"decay": lif.decay, "one": 4096, "zero": 0}
+    held = {"decay": lif.decay, "current": lif.current, "one": 4096, "zero": 0}
     constants = [onnx.numpy_helper.from_array(np.array(v, np.int64), k) for k, v in held.items()]
     if lif.kind == "programmable":  # floor: Mod of a positive divisor is never negative
         leak = [
@@ -245,27 +245,36 @@ def _update(onnx: Any, lif: Lif, threshold: str) -> Any:
             node("Mod", ["product", "one"], ["remainder"]),
             node("Sub", ["product", "remainder"], ["whole"]),
             node("Div", ["whole", "one"], ["leaked"]),
+            node("Mul", ["u", "zero"], ["carried"]),
         ]
         fires = "GreaterOrEqual"
     else:  # toward zero
-        leak = [
-            node("Abs", ["v"], ["size"]),
-            node("Mul", ["size", "decay"], ["product"]),
-            node("Div", ["product", "one"], ["whole"]),
-            node("Sign", ["v"], ["sign"]),
-            node("Mul", ["whole", "sign"], ["leaked"]),
-        ]
+        leak = [*_toward_zero(node, "v", "decay", "leaked"), *_toward_zero(node, "u", "current", "carried")]
         fires = "Greater"
     rest = [
-        node("Add", ["leaked", "x"], ["h"]),
+        node("Add", ["carried", "x"], ["u_new"]),
+        node("Add", ["u_new", bias], ["drive"]),
+        node("Add", ["leaked", "drive"], ["h"]),
         node(fires, ["h", threshold], ["spikes"]),
         node("Where", ["spikes", "zero", "h"], ["state"]),
         node("Identity", ["state"], ["kept"]),
     ]
     info = onnx.helper.make_tensor_value_info
-    given = [info("v", integer, None), info("x", integer, None)]
-    made = [info("state", integer, None), info("spikes", onnx.TensorProto.BOOL, None), info("kept", integer, None)]
+    given = [info(name, integer, None) for name in ("v", "u", "x")]
+    made = [info(name, integer, None) for name in ("state", "u_new", "spikes", "kept")]
+    made[2] = info("spikes", onnx.TensorProto.BOOL, None)
     return onnx.helper.make_graph([*leak, *rest], "step", given, made, constants)
+
+
+def _toward_zero(node: Any, state: str, decay: str, out: str) -> list[Any]:
+    """out = sign(state) * (|state| * decay / 4096), integers."""
+    return [
+        node("Abs", [state], [f"{state}_size"]),
+        node("Mul", [f"{state}_size", decay], [f"{state}_product"]),
+        node("Div", [f"{state}_product", "one"], [f"{state}_whole"]),
+        node("Sign", [state], [f"{state}_sign"]),
+        node("Mul", [f"{state}_whole", f"{state}_sign"], [out]),
+    ]
 
 
 def _with_weight(conv: Conv, weight: NDArray[np.integer]) -> Conv:

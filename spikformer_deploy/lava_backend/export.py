@@ -88,7 +88,14 @@ def _population(population: Population, prefix: str, arrays: dict[str, np.ndarra
             return {**found, "kind": "source", "per_step": source.per_step}
         case Lif() as lif:
             parameters = {"threshold": keep("threshold", lif.threshold), "bias": keep("bias", lif.bias)}
-            return {**found, "kind": lif.kind, "decay": lif.decay, "shift": lif.shift, **parameters}
+            return {
+                **found,
+                "kind": lif.kind,
+                "decay": lif.decay,
+                "shift": lif.shift,
+                "current": lif.current,
+                **parameters,
+            }
         case Or():
             return {**found, "kind": "or", "shift": 0}
         case Sum():

@@ -55,6 +55,8 @@ def _check_population(network: Network, population: Population) -> None:
             _demand(bool(incoming) and incoming <= {Conv, Attention}, name, "a LIF without synapses of its kind")
             _demand(lif.kind in ("programmable", "stock"), name, f"kind {lif.kind}")
             _demand(0 <= lif.decay <= DECAY_ONE and 0 <= lif.shift <= 31, name, f"decay {lif.decay}, shift {lif.shift}")
+            _demand(0 <= lif.current < DECAY_ONE, name, f"a decay of the current of {lif.current}")
+            _demand(lif.kind == "stock" or not lif.current, name, "a programmable neuron with a current")
             _demand(lif.threshold.shape == (channels,) and lif.threshold.dtype == np.int64, name, "its thresholds")
             good = lif.bias.shape in ((channels,), population.shape) and lif.bias.dtype == np.int64
             _demand(good, name, f"biases of shape {lif.bias.shape} and type {lif.bias.dtype}")

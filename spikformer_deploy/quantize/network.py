@@ -43,16 +43,19 @@ class Source:
 class Lif:
     """Integer leaky integrate-and-fire neuron with a hard reset, a = sum of all synapses at step t.
 
+    "stock" is CUBA, with a synaptic current u that no spike resets; programmable neurons have none.
+
     kind "programmable" (Loihi 2 microcode):
         v = floor(v * decay / 4096) + (a << shift) + bias ;  s = v >= threshold ;  v = 0 where s
-    kind "stock" (Loihi 1, lava.proc.lif with du = 4095, toward-zero decay, everything << 6):
-        v = sign(v) * (|v| * decay >> 12) + ((a << shift) << 6) + (bias << 6) ;  s = v > (threshold << 6)
-        v = 0 where s
+    kind "stock" (Loihi 1, lava.proc.lif, toward-zero decay, everything << 6):
+        u = sign(u) * (|u| * current >> 12) + ((a << shift) << 6)
+        v = sign(v) * (|v| * decay >> 12) + u + (bias << 6) ;  s = v > (threshold << 6) ;  v = 0 where s
 
     decay      numerator of decay / 4096 (2048 for tau = 2)
     shift      fractional bits of the input (B for "programmable", E for "stock")
     threshold  (C,) int64; the scale groups are the sets of channels that share a threshold
     bias       (C,) or (C, Y, X) int64 (a map where zero padding in normalised space needs one)
+    current    numerator of the current's decay / 4096; 0: forgotten every step, as in all Spikformers
     exact      (this one is about T): the real-valued LIF with the same integer weights gives the same spikes
     """
 
@@ -62,6 +65,7 @@ class Lif:
     threshold: Int
     bias: Int
     exact: bool = True
+    current: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -64,7 +64,7 @@ def execute(
             now[population.name] = out
             sent[population.name].append(out)
             if population.name in membranes:
-                membranes[population.name].append(state)
+                membranes[population.name].append(_potential(population, state))
     activity = {
         p.name: observe(np.stack(sent[p.name], 1), (cells or {}).get(p.name, one_cell(p.shape)))
         for p in network
@@ -89,6 +89,7 @@ def step(population: Population, total: Int, state: Int | None, given: Int | Non
     """One time step of one population: (what it sends, its new state, the largest magnitude met).
 
     total  (N, C, Y, X) sum of all its synapses in this step;  given: the frame, for a Source
+    state  of the same shape, or (2, N, C, Y, X): potential and current of neurons whose current decays
     """
     neuron = population.neuron
     old = np.zeros_like(total) if state is None else state
@@ -110,14 +111,28 @@ def step(population: Population, total: Int, state: Int | None, given: Int | Non
             spikes = v >= _over_positions(neuron.threshold)
             return spikes.astype(np.int64), np.where(spikes, 0, v), max(_largest(v), _largest(drive))
         case Lif(kind="stock"):
-            drive = (total << (neuron.shift + STOCK_SHIFT)) + (_over_positions(neuron.bias) << STOCK_SHIFT)
-            v = np.sign(old) * (np.abs(old) * neuron.decay >> 12) + drive
+            v, u = (old, np.zeros_like(old)) if state is None or not neuron.current else old
+            u = _toward_zero(u, neuron.current) + (total << (neuron.shift + STOCK_SHIFT))
+            drive = u + (_over_positions(neuron.bias) << STOCK_SHIFT)
+            v = _toward_zero(v, neuron.decay) + drive
             spikes = v > (_over_positions(neuron.threshold) << STOCK_SHIFT)
-            return spikes.astype(np.int64), np.where(spikes, 0, v), max(_largest(v), _largest(drive))
+            new = np.where(spikes, 0, v)
+            kept = np.stack([new, u]) if neuron.current else new
+            largest = max(_largest(v), _largest(drive), _largest(u) if neuron.current else 0)
+            return spikes.astype(np.int64), kept, largest
         case Lif():
             raise ValueError(f"unknown kind of LIF: {neuron.kind}")
         case _:
             assert_never(neuron)
+
+
+def _toward_zero(state: Int, decay: int) -> Int:
+    return np.sign(state) * (np.abs(state) * decay >> 12)
+
+
+def _potential(population: Population, state: Int) -> Int:
+    """The state without the current that some neurons have beside it."""
+    return state[0] if isinstance(population.neuron, Lif) and population.neuron.current else state
 
 
 def synaptic_sum(synapse: Conv | Window | Readout | Attention, sources: list[Int], shape: tuple[int, int, int]) -> Int:

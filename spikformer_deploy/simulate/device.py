@@ -199,14 +199,19 @@ def _lif(state: _State, population: Population, neuron: Lif) -> tuple[Tensor, Te
     totals = _sums(state, plan, population).to(threshold.dtype)
     spikes = torch.empty((len(totals), steps, *population.shape), dtype=torch.uint8, device=totals.device)
     kept = torch.empty(spikes.shape, dtype=torch.int32) if population.name in state.record else None
-    v, peak = torch.zeros_like(totals[:, 0]), torch.zeros((), dtype=totals.dtype, device=totals.device)
+    v = u = torch.zeros_like(totals[:, 0])
+    peak = torch.zeros((), dtype=totals.dtype, device=totals.device)
     for t in range(steps):
-        drive = ((totals[:, min(t, totals.shape[1] - 1)] << neuron.shift) + bias) << extra
+        arriving = totals[:, min(t, totals.shape[1] - 1)] << neuron.shift + extra
+        u = arriving if not neuron.current else _decayed(u, neuron.current, stock) + arriving
+        drive = u + (bias << extra)
         h = _decayed(v, neuron.decay, stock) + drive
         fired = h > (threshold << extra) if stock else h >= threshold
         v = h.masked_fill(fired, 0)
         spikes[:, t] = fired
         peak = torch.maximum(peak, torch.maximum(h.abs().max(), drive.abs().max()))
+        if neuron.current:
+            peak = torch.maximum(peak, u.abs().max())
         if kept is not None:
             kept[:, t] = v
     return spikes, kept, int(peak)

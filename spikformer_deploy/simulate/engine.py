@@ -271,7 +271,15 @@ def _lif(
             else:
                 stock = neuron.kind == "stock"
                 kernels.lif_any(
-                    sums, stock, neuron.decay, neuron.shift, plan.threshold, plan.bias, plan.bias_of, *place
+                    sums,
+                    stock,
+                    neuron.decay,
+                    neuron.current,
+                    neuron.shift,
+                    plan.threshold,
+                    plan.bias,
+                    plan.bias_of,
+                    *place,
                 )
             largest = max(largest, int(peak.max(initial=0)))
     return out, membrane if record else None, largest

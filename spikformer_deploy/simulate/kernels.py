@@ -81,6 +81,7 @@ def lif_any(
     sums: Array,
     stock: bool,
     decay: int,
+    current: int,
     shift: int,
     threshold: Array,
     bias: Array,
@@ -93,7 +94,8 @@ def lif_any(
     """Both kinds of LIF, any decay, in 64-bit integers.
 
     programmable  v = (v * decay >> 12) + (sums << shift) + bias, fire at v >= threshold
-    stock         v = sign(v) * (|v| * decay >> 12) + (sums << shift << 6) + (bias << 6), fire at v > threshold << 6
+    stock         u = sign(u) * (|u| * current >> 12) + (sums << shift << 6)
+                  v = sign(v) * (|v| * decay >> 12) + u + (bias << 6), fire at v > threshold << 6
     Arrays as in lif_halving, threshold and bias int64.
     """
     images, steps, _, channels = out.shape
@@ -104,6 +106,7 @@ def lif_any(
         n, start = index // blocks, index % blocks * positions // blocks
         size = (index % blocks + 1) * positions // blocks - start
         v = np.zeros((size, channels), np.int64)
+        u = np.zeros((size if current else 0, channels), np.int64)
         largest = np.int64(0)
         for t in range(steps):
             step = min(t, given - 1)
@@ -112,6 +115,12 @@ def lif_any(
                 for c in range(channels):
                     total = np.int64(sums[n, step, start + i, c])
                     drive = ((total << shift) + bias[bias_of[place], c]) << extra
+                    if current:
+                        before = u[i, c]
+                        carried = -((-before * current) >> 12) if before < 0 else (before * current) >> 12
+                        u[i, c] = carried + (total << shift << extra)
+                        drive += carried
+                        largest = max(largest, abs(u[i, c]))
                     old = v[i, c]
                     kept = -((-old * decay) >> 12) if stock and old < 0 else (old * decay) >> 12
                     h = kept + drive

@@ -97,8 +97,10 @@ NEURON = {"type": "CUBA", "iDecay": 4096, "vDecay": 1024, "vThMant": 30}
 
 
 def chain(seed: int) -> list[dict[str, Any]]:
+    """Every other one with a current that decays over several steps."""
     rng = np.random.default_rng(seed)
-    conv = {"type": "conv", "weight": rng.integers(-20, 30, (4, 2, 3, 3)).astype(np.float32), "neuron": NEURON}
+    carried = {**NEURON, "iDecay": 4096 if seed % 2 else 1000}
+    conv = {"type": "conv", "weight": rng.integers(-20, 30, (4, 2, 3, 3)).astype(np.float32), "neuron": carried}
     dense = {"type": "dense", "weight": 2 * rng.integers(-127, 127, (3, 4 * 2 * 3)), "outFeatures": 3, "neuron": NEURON}
     return [
         {"type": "input", "shape": [2, 4, 5], "neuron": NEURON},
@@ -152,7 +154,7 @@ def changed(index: int, **values: Any) -> list[dict[str, Any]]:
         (changed(3, weight=np.ones((3, 7))), "layer.3: weights for 7 inputs, and 4x2x3 come in"),
         (changed(3, delay=np.ones(24)), "layer.3: delays of synapses"),
         (changed(1, neuron={**NEURON, "type": "SDNN"}), "layer.1: neurons of type 'SDNN'"),
-        (changed(1, neuron={**NEURON, "iDecay": 1024}), "layer.1: a synaptic current that decays"),
+        (changed(1, neuron={**NEURON, "iDecay": 5000}), "layer.1: decays of 5000"),
         (changed(1, neuron={**NEURON, "refDelay": 2}), "layer.1: a refractory delay"),
         (changed(1, neuron={**NEURON, "wgtExp": 9}), "layer.1: a weight exponent"),
         (changed(0, shape=[3, 0, 5]), "layer.0: a shape of"),
@@ -261,9 +263,10 @@ def test_lava_dl_reads_what_is_written(seed: int, tmp_path: Path) -> None:
     b.lif("c", (5, 1, 1), (Conv(rng.integers(-9, 11, (5, 6, 4, 5)).astype(np.int8)), ("b",)))
     b.lif("d", (4, 1, 1), (Conv(rng.integers(-60, 90, (4, 5, 1, 1)).astype(np.int8)), ("c",)))
     for index, population in enumerate(b.populations[1:], 1):
-        channels = population.shape[0]
+        channels, current = population.shape[0], 0 if seed % 2 else 2000
         threshold, bias = np.full(channels, int(rng.integers(18, 50))), rng.integers(-3, 9, channels)
-        b.populations[index] = replace(population, neuron=Lif("stock", 2048, 0, threshold, bias))
+        neuron = Lif("stock", 2048, 0, threshold, bias, current=current)
+        b.populations[index] = replace(population, neuron=neuron)
     head = Population("counts", (4, 1, 1), Accumulator(np.zeros(4, np.int64), np.ones(4)), 0)
     b.add(head, (Readout(np.eye(4, dtype=np.int8)), ("d",)))
     network = b.network()

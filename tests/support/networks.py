@@ -44,12 +44,16 @@ class Builder:
     def lif(self, name: str, shape: tuple[int, int, int], *incoming: tuple[Synapse, tuple[str, ...]]) -> Population:
         rng, channels = self.rng, shape[0]
         bias_shape = shape if rng.random() < 0.3 else (channels,)
+        # a current piles up: that of pixels would leave the 24 bits of lava.proc.lif
+        most = max(p.max_out for p in self.populations if any(p.name in names for _, names in incoming))
+        currents = [0, 0, 1500, 4000] if self.kind == "stock" and most < 16 else [0]
         neuron = Lif(
             self.kind,
             int(rng.choice([0, 1024, 2048, 3000])),
             int(rng.integers(0, 4)),
             rng.integers(1, 60, channels),
             rng.integers(-20, 30, bias_shape),
+            current=int(rng.choice(currents)),
         )
         return self.add(Population(name, shape, neuron, 1), *incoming)
 

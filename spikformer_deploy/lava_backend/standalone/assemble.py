@@ -124,7 +124,7 @@ def _neuron(population: Description, network: Description, arrays: Arrays, image
         case "stock":
             return LIFReset(
                 shape=shape,
-                du=4095,
+                du=4095 - population["current"],
                 dv=4096 - population["decay"],
                 bias_mant=_over_ports(arrays[population["bias"]], shape),
                 bias_exp=LIF_SHIFT,

@@ -31,6 +31,8 @@ from spikformer_deploy.quantize.network import (
 
 STANDALONE = Path(__file__).with_name("standalone")
 EXACT_FP32 = 2**24
+LARGEST_BIAS = 2**15 - 1
+"""The arrays of lava.proc.lif hold biases in 16 bits, and wrap what has more."""
 README = """# A spiking network in Lava
 
 {summary}
@@ -67,6 +69,7 @@ def write(network: Network, folder: Path) -> None:
     description = {
         "time_steps": network.time_steps,
         "state_bits": network.state_bits,
+        "bounds": network.bounds,
         "populations": [_population(p, f"population{i}", arrays) for i, p in enumerate(network)],
         "projections": [_projection(network, p, f"projection{i}", arrays) for i, p in enumerate(network.projections)],
     }
@@ -87,6 +90,9 @@ def _population(population: Population, prefix: str, arrays: dict[str, np.ndarra
         case Source() as source:
             return {**found, "kind": "source", "per_step": source.per_step}
         case Lif() as lif:
+            if lif.kind == "stock" and np.abs(lif.bias).max(initial=0) > LARGEST_BIAS:
+                problem = f"a bias of {np.abs(lif.bias).max()}, and lava.proc.lif holds them up to {LARGEST_BIAS}"
+                raise InputError(population.name, problem, "Compile with fewer weight bits, or with other neurons.")
             parameters = {"threshold": keep("threshold", lif.threshold), "bias": keep("bias", lif.bias)}
             return {
                 **found,

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,11 +114,32 @@ def test_stock_neurons_are_the_real_valued_ones(steps: int) -> None:
     np.testing.assert_array_equal(found, np.stack(right, 1))
 
 
-def test_overflow_is_an_error_that_names_the_population() -> None:
-    network = with_state_bits(random_network(0, 3), 6)
+@pytest.mark.parametrize("kind", ["programmable", "stock"])
+def test_overflow_is_an_error_that_names_the_population(kind: str) -> None:
+    network = with_state_bits(random_network(0, 3, kind), 6)
     with pytest.raises(OverflowDetected, match=r"stem\.0\.lif: a potential of .* leaves the state") as caught:
         lava.execute(network, random_images(network, 0))
     assert "fewer weight bits" in caught.value.way_out
+
+
+def test_stock_neurons_are_guarded_where_ranges_are_only_observed() -> None:
+    """Lava's LIF would wrap a current and clip a potential; the guard lets what fits pass as it is."""
+    network = random_network(3, 4, "stock")
+    peak = max(reference.execute(network, random_images(network, 3)).peak_state.values())
+    assert peak < 2**23
+    assert_equal(with_state_bits(network, 24), random_images(network, 3))
+    with pytest.raises(OverflowDetected, match="leaves the state"):
+        lava.execute(with_state_bits(network, peak.bit_length()), random_images(network, 3))
+
+
+def test_a_bias_that_lava_cannot_hold_is_refused() -> None:
+    b = Builder(np.random.default_rng(0), 2, "stock")
+    lif = b.conv("a", b.source((2, 4, 4), 1, True), 3, 3)
+    wide = replace(lif.neuron, bias=np.array([0, 40000, 0]))
+    b.populations[-1] = lif = replace(lif, neuron=wide)
+    network = b.finish(lif, 2)
+    with pytest.raises(InputError, match="a: a bias of 40000"):
+        lava.execute(network, random_images(network, 0))
 
 
 def test_a_failing_process_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:

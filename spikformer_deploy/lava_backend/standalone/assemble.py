@@ -16,6 +16,7 @@ from lava.utils.weightutils import SignMode
 from processes.attention import Attention
 from processes.convolution import Convolution
 from processes.frames import Frames
+from processes.guarded_lif import GuardedLif
 from processes.head import Accumulator, Readout
 from processes.programmable_lif import ProgrammableLif
 from processes.recorder import PotentialRecorder, SpikeRecorder
@@ -27,6 +28,8 @@ Arrays = dict[str, np.ndarray]
 
 LIF_SHIFT = 6
 """lava.proc.lif holds v, input and threshold shifted left by this many bits."""
+LIF_BITS = 24
+"""Of its states: u wraps and v is clipped beyond."""
 LARGEST_VTH = 2**17
 """vth of lava.proc.lif has 17 bits: this one, beyond them, is never reached."""
 
@@ -122,18 +125,29 @@ def _neuron(population: Description, network: Description, arrays: Arrays, image
                 layer=population["name"],
             )
         case "stock":
-            return LIFReset(
-                shape=shape,
-                du=4095 - population["current"],
-                dv=4096 - population["decay"],
-                bias_mant=_over_ports(arrays[population["bias"]], shape),
-                bias_exp=LIF_SHIFT,
-                vth=np.minimum(arrays[population["threshold"]], LARGEST_VTH),
-                reset_interval=steps,
-                reset_offset=(delay + 1) % steps,
-            )
+            return _stock(population, network, arrays, shape, (delay + 1) % steps)
         case kind:
             raise ValueError(f"{population['name']}: there is no Process for neurons of kind '{kind}'")
+
+
+def _stock(
+    population: Description, network: Description, arrays: Arrays, shape: tuple[int, ...], reset_offset: int
+) -> Any:
+    """Lava's own LIF; guarded where the program's ranges are not proven."""
+    given = {
+        "shape": shape,
+        "du": 4095 - population["current"],
+        "dv": 4096 - population["decay"],
+        "bias_mant": _over_ports(arrays[population["bias"]], shape),
+        "bias_exp": LIF_SHIFT,
+        "vth": np.minimum(arrays[population["threshold"]], LARGEST_VTH),
+        "reset_interval": network["time_steps"],
+        "reset_offset": reset_offset,
+    }
+    if network["bounds"] == "static":
+        return LIFReset(**given)
+    limit = 2 ** (min(network["state_bits"], LIF_BITS) - 1) - 1
+    return GuardedLif(limit=limit, layer=population["name"], **given)
 
 
 def _over_ports(bias: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -301,7 +301,7 @@ def train_command(recipe: str, output: str | None, as_json: bool) -> None:
     if output:
         _output(output)
     with _progress("train", as_json) as advance:
-        result = train(recipe, output, report=lambda done, total, loss: advance(done, total))
+        result = train(recipe, output, report=advance)
     _show(result, as_json, result["output"])
 
 

@@ -97,7 +97,7 @@ def read(
     data   "digits", an array, a folder or zip of images (class sub-folders are labels), .npz (images, labels), .npy,
            an idx file (labels beside it), or a CIFAR-10/100 binary batch
     limit  at most so many images: the first ones, of one fixed shuffle where they are sorted by class
-    split  "train" or "test", for digits alone
+    split  "train" or "test": of digits, and of a folder or zip with the folders train and test (or val) in it
     Raises InputError for anything that is missing, damaged, or of another shape.
     """
     if limit is not None and limit < 1:
@@ -111,17 +111,17 @@ def read(
         raise InputError(str(path), "there is no such file or folder", "Give images, or the word digits.")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        sizes = {str(p.relative_to(path)): p.stat().st_size for p in files}
-        return _files(path, sizes, lambda name: (path / name).read_bytes(), preprocess, limit)
-    return _file(path, preprocess, limit)
+        sizes = {p.relative_to(path).as_posix(): p.stat().st_size for p in files}
+        return _files(path, _of_split(sizes, split), lambda name: (path / name).read_bytes(), preprocess, limit)
+    return _file(path, preprocess, limit, split)
 
 
-def _file(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
+def _file(path: Path, preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
     """A single file; its kind is told by its first bytes, where they tell."""
     with path.open("rb") as stream:
         head = stream.read(8)
     if head.startswith(b"PK"):
-        return _zip(path, preprocess, limit)
+        return _zip(path, preprocess, limit, split)
     if head.startswith(b"\x93NUMPY"):
         return _in_memory(str(path), _array(path), None, (), preprocess, limit)
     if head.startswith(b"\x1f\x8b") or head[:3] == b"\x00\x00\x08":
@@ -145,7 +145,7 @@ def _array(path: Path) -> NDArray[Any]:
     return np.asarray(loaded)
 
 
-def _zip(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
+def _zip(path: Path, preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
     """An .npz of arrays, or a zip of images in class folders."""
     try:
         archive = zipfile.ZipFile(path)
@@ -155,7 +155,17 @@ def _zip(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
     if names and all(name.endswith(".npy") for name in names):
         return _npz(path, preprocess, limit)
     images = {name: archive.getinfo(name).CRC for name in sorted(names) if name.lower().endswith(SUFFIXES)}
-    return _files(path, images, archive.read, preprocess, limit)
+    return _files(path, _of_split(images, split), archive.read, preprocess, limit)
+
+
+def _of_split(files: dict[str, int], split: str) -> dict[str, int]:
+    """The files of one split, where the outermost folders are train and test (or val); else all of them."""
+    outermost = {name.split("/")[0] for name in files}
+    held_out = next((folder for folder in ("test", "val", "validation") if folder in outermost), None)
+    if "train" not in outermost or held_out is None:
+        return files
+    folder = "train" if split == "train" else held_out
+    return {name: number for name, number in files.items() if name.startswith(f"{folder}/")}
 
 
 def _npz(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:

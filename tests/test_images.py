@@ -1,6 +1,7 @@
 """Images from every kind of source, and a clear refusal of what is none."""
 
 import gzip
+import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -41,6 +42,21 @@ def folder(tmp_path: Path) -> Path:
             pixels = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
     return tmp_path / "images"
+
+
+def test_splits_of_folders_and_zips(folder: Path, tmp_path: Path) -> None:
+    for split, number in (("train", "0"), ("train", "1"), ("val", "2")):
+        for name in ("cat", "dog"):
+            (tmp_path / "both" / split / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / name / f"{number}.png", tmp_path / "both" / split / name)
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
+        for file in (tmp_path / "both").rglob("*.png"):
+            archive.write(file, file.relative_to(tmp_path / "both"))
+    for source in (tmp_path / "both", tmp_path / "both.zip"):
+        train, test = (read(source, RGB, split=split) for split in ("train", "test"))
+        assert (train.labels.tolist(), test.labels.tolist()) == ([0, 0, 1, 1], [0, 1])
+        assert train.names == test.names == ("cat", "dog")
+        assert np.array_equal(test.pixels, read(folder, RGB).pixels[[2, 5]])
 
 
 def test_folders_and_zips(folder: Path, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ else:
     import tomli as tomllib
 
 positive: Any = validators.gt(0)
+not_negative: Any = validators.ge(0)
 share: Any = validators.and_(validators.ge(0), validators.lt(1))
+probability: Any = validators.and_(validators.ge(0), validators.le(1))
 
 
 @frozen
@@ -38,37 +40,78 @@ class Model:
 
 @frozen
 class Data:
-    """What it is trained on: `source` as in images.read, the size of its square images, and how far they are moved."""
+    """What it is trained on: `source` as in images.read, with the size of its square images.
+
+    test        the held-out images; by default the test split of `source`
+    validation  so many training images are kept apart and looked at after every epoch
+    """
 
     source: str
     channels: int = field(validator=positive)
     size: int = field(validator=positive)
-    shift: int = field(default=0, validator=validators.ge(0))
-    rotate_degrees: float = field(default=0.0, validator=validators.ge(0))
+    test: str = ""
+    validation: int = field(default=0, validator=not_negative)
+
+
+@frozen
+class Augment:
+    """What happens to a training image; each image its own way.
+
+    flip            probability of a mirror image
+    crop_padding    pixels of padding, from which a crop of the old size is taken
+    shift           pixels, and rotate_degrees: bilinear, each up to so much
+    erase           probability that a random rectangle (2 % to 33 %) is replaced by the mean colour
+    """
+
+    flip: float = field(default=0.0, validator=probability)
+    crop_padding: int = field(default=0, validator=not_negative)
+    shift: int = field(default=0, validator=not_negative)
+    rotate_degrees: float = field(default=0.0, validator=not_negative)
+    erase: float = field(default=0.0, validator=probability)
 
 
 @frozen
 class Optimiser:
-    """AdamW under a cosine schedule with warm-up; `ema` decays the average of the weights that is kept in the end."""
+    """AdamW under a cosine schedule with warm-up; `ema` decays the average of the weights that is kept in the end.
+
+    bf16  multiply in bfloat16 (autocast); weights, averages and the loss stay float32
+    """
 
     epochs: int = field(validator=positive)
     batch: int = field(validator=positive)
     learning_rate: float = field(validator=positive)
-    weight_decay: float = field(default=0.05, validator=validators.ge(0))
-    warmup_epochs: int = field(default=0, validator=validators.ge(0))
+    weight_decay: float = field(default=0.05, validator=not_negative)
+    warmup_epochs: float = field(default=0.0, validator=not_negative)
     label_smoothing: float = field(default=0.0, validator=share)
     ema: float = field(default=0.0, validator=share)
-    seed: int = field(default=0, validator=validators.ge(0))
+    bf16: bool = False
+    seed: int = field(default=0, validator=not_negative)
+
+
+@frozen
+class Start:
+    """What the weights are in the beginning.
+
+    checkpoint  a file of an earlier training, of the same sizes; its time steps may be others
+    norm_gain   weight of every BatchNorm before a LIF. 1 leaves a unit normal current, of which decay and threshold
+                let hardly a spike through in one step; tau * threshold makes the normalisation threshold-dependent
+                (Zheng et al. 2021, "Going deeper with directly-trained larger spiking neural networks", eq. 6)
+    """
+
+    checkpoint: str = ""
+    norm_gain: float = field(default=1.0, validator=positive)
 
 
 @frozen
 class Recipe:
-    """A whole recipe; `output` is the checkpoint it makes, relative to the working folder."""
+    """A whole recipe; `output` is the checkpoint it makes.  Paths are relative to the working folder."""
 
     output: str
     model: Model
     data: Data
     optimiser: Optimiser
+    augment: Augment = Augment()
+    start: Start = Start()
 
 
 def read_recipe(path: str | Path) -> Recipe:

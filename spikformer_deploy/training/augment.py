@@ -1,0 +1,68 @@
+"""What happens to training images, each by a generator of its own: the order of work does not matter."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from spikformer_deploy.training.recipe import Augment
+
+Pixels = NDArray[np.uint8]
+
+ERASED = (0.02, 1 / 3)
+"""Least and largest share of the image that is erased, with sides of up to 1 : 0.3 (Zhong et al. 2020; timm's)."""
+ERASED_ASPECT = 0.3
+
+
+def augmented(pixels: Pixels, settings: Augment, mean: Pixels, rng: np.random.Generator) -> Pixels:
+    """One image (C, Y, X), cropped, mirrored and erased by `rng`.
+
+    mean  (C,) the colour of erased rectangles
+    """
+    if settings.crop_padding:
+        pixels = _cropped(pixels, settings.crop_padding, rng)
+    if settings.flip and rng.random() < settings.flip:
+        pixels = pixels[:, :, ::-1]
+    if settings.erase and rng.random() < settings.erase:
+        pixels = _erased(pixels, mean, rng)
+    return pixels
+
+
+def _cropped(pixels: Pixels, padding: int, rng: np.random.Generator) -> Pixels:
+    """A window of the old size from the image with a black border."""
+    _, height, width = pixels.shape
+    padded = np.pad(pixels, ((0, 0), (padding, padding), (padding, padding)))
+    top, left = rng.integers(0, 2 * padding + 1, 2)
+    return padded[:, top : top + height, left : left + width]
+
+
+def _erased(pixels: Pixels, mean: Pixels, rng: np.random.Generator) -> Pixels:
+    _, height, width = pixels.shape
+    area = rng.uniform(*ERASED) * height * width
+    aspect = math.exp(rng.uniform(math.log(ERASED_ASPECT), -math.log(ERASED_ASPECT)))
+    tall = min(height, max(1, round(math.sqrt(area * aspect))))
+    wide = min(width, max(1, round(math.sqrt(area / aspect))))
+    top, left = rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1)
+    out = pixels.copy()
+    out[:, top : top + tall, left : left + wide] = mean[:, None, None]
+    return out
+
+
+def moved(images: Tensor, generator: torch.Generator, shift: int, rotate_degrees: float, blank: Tensor) -> Tensor:
+    """Every image turned by up to `rotate_degrees` and shifted by up to `shift` pixels, each its own way (bilinear).
+
+    blank  (C,) the normalised value of an empty pixel, which moved images are filled with
+    """
+    count, _, height, width = images.shape
+    uniform = torch.rand(3, count, generator=generator) * 2 - 1
+    angle = uniform[0] * math.radians(rotate_degrees)
+    across, down = uniform[1] * 2 * shift / width, uniform[2] * 2 * shift / height
+    rows = torch.stack([torch.cos(angle), -torch.sin(angle), across, torch.sin(angle), torch.cos(angle), down], 1)
+    grid = F.affine_grid(rows.reshape(count, 2, 3), list(images.shape), align_corners=False)
+    empty = blank.reshape(1, -1, 1, 1)
+    return F.grid_sample(images - empty, grid, align_corners=False) + empty

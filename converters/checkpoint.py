@@ -60,6 +60,16 @@ class Loaded:
         """(C, Y, X) of an image."""
         return (self.preprocess.channels, self.preprocess.size, self.preprocess.size)
 
+    @property
+    def time_steps(self) -> int:
+        """T."""
+        return self.config.time_steps
+
+    @property
+    def per_step(self) -> bool:
+        """Whether the input is a frame for every time step."""
+        return self.config.per_step
+
 
 def load(
     path: str | Path,

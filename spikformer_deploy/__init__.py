@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "load": ("spikformer_deploy.converters.checkpoint", "load"),
+    "load": ("spikformer_deploy.converters.models", "load"),
     "trace": ("spikformer_deploy.graph.trace", "trace"),
     "quantize": ("spikformer_deploy.quantize.build", "quantize"),
     "map_network": ("spikformer_deploy.mapping", "map_network"),

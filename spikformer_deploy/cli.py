@@ -68,7 +68,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--arch", help="Published size, v1-4-384, where the file does not tell."),
         click.option("--heads", type=int, help="Attention heads, where the file does not tell."),
-        click.option("--time-steps", type=int, help="Time steps T, where the file does not tell."),
+        click.option("--time-steps", type=click.IntRange(1, 1024), help="Time steps T, where the file does not tell."),
+        click.option("--dt", type=float, help="Seconds a time step, where a .nir does not tell."),
         click.option(
             "--allow-pickle", is_flag=True, help="Load files that run code when loaded; only if you trust them."
         ),
@@ -97,18 +98,18 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @model_options
 @as_json
 def compile_command(model: str, target: str, output: str | None, as_json: bool, **options: Any) -> None:
-    """Compile MODEL (a checkpoint, a .net of lava-dl, or digits-v1, digits-v2) to a program file.
+    """Compile MODEL (a checkpoint, .nir, .onnx, .pt2, a .net of lava-dl, or digits-v1, digits-v2) to a program file.
 
     The integers and the neurons of a .net are taken as they are.
     """
-    from spikformer_deploy.converters.netx import is_netx
+    from spikformer_deploy.converters.models import is_netx
     from spikformer_deploy.inference import peak_memory_mib
     from spikformer_deploy.pipeline import compile_model, compile_netx
     from spikformer_deploy.report.tables import compile_summary
 
     path = _output(output or f"{Path(model).name.split('.')[0]}.spk")
     report = None if as_json else _print_step
-    if is_netx(Path(model)):
+    if is_netx(model):
         kept = {name: options[name] for name in ("calibrate_on", "time_steps", "dump_ir")}
         compiled = compile_netx(model, target, report=report, **kept)
     else:
@@ -216,7 +217,7 @@ def verify_command(
 
     Spikes and membrane potentials of every LIF neuron and all logits must be equal.
     """
-    from spikformer_deploy.converters.checkpoint import load
+    from spikformer_deploy.converters.models import load
     from spikformer_deploy.program import Program
     from spikformer_deploy.report.tables import verify_tables
     from spikformer_deploy.verify import verify
@@ -238,26 +239,17 @@ def verify_command(
 @click.option(
     "--to",
     required=True,
-    type=click.Choice(["lava", "netx", "onnx"]),
+    type=click.Choice(["lava", "netx", "nir", "onnx"]),
     help="lava: a folder that runs with lava-nc alone. netx: a .net for lava-dl, of what it can hold. "
-    "onnx: standard operators, the integers of a program or a float model.",
+    "nir: a float model, of what NIR can hold. onnx: standard operators, the integers of a program or a float model.",
 )
 @click.option("-o", "--output", required=True, type=click.Path())
 @model_options
 def export_command(file: str, to: str, output: str, **loading: Any) -> None:
-    """Write FILE, a program or (for onnx) a float model, in another form."""
-    from spikformer_deploy.converters import netx, onnx_model, onnx_program
-    from spikformer_deploy.converters.checkpoint import load
-    from spikformer_deploy.lava_backend.export import export
-    from spikformer_deploy.pipeline import float_graph
-    from spikformer_deploy.program import Program, is_program
+    """Write FILE, a program (lava, netx, onnx) or a float model (nir, onnx), in another form."""
+    from spikformer_deploy.converters.exports import export
 
-    path = _output(output)
-    if to == "onnx" and not (Path(file).is_file() and is_program(Path(file))):
-        onnx_model.write_model(float_graph(load(file, **loading)), path)
-    else:
-        write = {"lava": export, "netx": netx.write_network, "onnx": onnx_program.write_program}[to]
-        write(Program.load(file).network, path)
+    export(file, to, _output(output), **loading)
     click.echo(f"wrote {output}")
 
 

@@ -264,7 +264,7 @@ def _read(target: str) -> dict[str, Any]:
     resource = files("spikformer_deploy") / "hw_profiles" / f"{target}.toml"
     if target in profile_names():
         text = resource.read_text(encoding="utf-8")
-    elif target.endswith(".toml") or "/" in target:
+    elif target.endswith(".toml") or "/" in target or Path(target).is_file():
         try:
             text = Path(target).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from spikformer_deploy import hardware
-from spikformer_deploy.converters.checkpoint import Loaded, load
+from spikformer_deploy.converters.imported import Imported
+from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.converters.netx import read_network
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.graph.check import check as check_law
@@ -64,7 +65,7 @@ class Compiled:
 
 
 def compile_model(
-    model: str | Path | Loaded,
+    model: str | Path | Model,
     target: str = "loihi2",
     *,
     calibrate_on: str | Path | np.ndarray | None = None,
@@ -84,20 +85,21 @@ def compile_model(
     check         compare the spikes of every LIF with the eager model's after each pass over the graph
     dump_ir       a folder that gets each stage as text
     report        called after every stage
-    loading       arch, heads, time_steps, allow_pickle: see converters.checkpoint.load
+    loading       arch, heads, time_steps, dt, allow_pickle: see converters.models.load
     Raises the errors of errors.py, each naming the place, the limit and the way out.
     """
     start = time.monotonic()
     profile = hardware.load_profile(target)
-    loaded = model if isinstance(model, Loaded) else load(model, **loading)
+    loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
     images, remark = calibration_images(loaded, calibrate_on)
     settings = Settings(
         weight_bits, granularity, neuron or ("programmable" if profile.limits.programmable else "stock")
     )
-    run = _Runner(report, Path(dump_ir) if dump_ir else None)
+    first = "read" if isinstance(loaded, Imported) else "trace"
+    run = _Runner(report, Path(dump_ir) if dump_ir else None, (first, *STAGES[1:]))
     real = torch.from_numpy(loaded.preprocess.normalised(images))
     checks = _Checks(loaded, real[:CHECK_IMAGES]) if check else None
-    raw = run("trace", lambda: _traced(loaded), checks.against_model if checks else None)
+    raw = run(first, lambda: _traced(loaded), checks.against_model if checks else None)
     folded = run("fold", lambda: check_law(fold_batch_norm(raw)), checks.against_last if checks else None)
     graph = run("simplify", lambda: check_law(simplify(folded)), checks.against_last if checks else None)
     batch = max(1, 2**24 // max(n.shape[0] * n.shape[1] * n.shape[2] * graph.time_steps for n in graph))
@@ -168,12 +170,12 @@ def firing_rates(network: Network, images: np.ndarray) -> dict[str, float]:
 RANDOM_NOTE = "calibrated on random pixels: firing rates, and bounds that are only observed, are not those of your data"
 
 
-def float_graph(loaded: Loaded) -> Graph:
+def float_graph(loaded: Model) -> Graph:
     """The folded float graph of a model, that the integers are compared with."""
     return check_law(simplify(fold_batch_norm(_traced(loaded))))
 
 
-def calibration_images(loaded: Loaded, data: str | Path | np.ndarray | None) -> tuple[np.ndarray, str]:
+def calibration_images(loaded: Model, data: str | Path | np.ndarray | None) -> tuple[np.ndarray, str]:
     """Images to calibrate on, uint8, and a word on what they are."""
     if data is not None:
         remark = "an array" if isinstance(data, np.ndarray) else Path(data).name[:80]
@@ -183,9 +185,9 @@ def calibration_images(loaded: Loaded, data: str | Path | np.ndarray | None) -> 
         return _some(
             read("digits", loaded.preprocess, limit=CALIBRATION_IMAGES, split="train")
         ), "digits, training split"
-    steps = (loaded.config.time_steps,) if loaded.config.per_step else ()
+    steps = (loaded.time_steps,) if loaded.per_step else ()
     rng = np.random.default_rng(0)
-    largest = 2 if loaded.config.per_step else loaded.preprocess.max_value + 1
+    largest = 2 if loaded.per_step else loaded.preprocess.max_value + 1
     return rng.integers(0, largest, (CHECK_IMAGES, *steps, *loaded.input_shape)).astype(np.uint8), "random pixels"
 
 
@@ -193,9 +195,10 @@ def _some(images: ImageSet) -> np.ndarray:
     return images.pixels
 
 
-def _traced(loaded: Loaded) -> Graph:
-    config = loaded.config
-    return check_law(trace(loaded.module, loaded.input_shape, time_steps=config.time_steps, per_step=config.per_step))
+def _traced(loaded: Model) -> Graph:
+    if isinstance(loaded, Imported):
+        return check_law(loaded.graph)
+    return check_law(trace(loaded.module, loaded.input_shape, time_steps=loaded.time_steps, per_step=loaded.per_step))
 
 
 @dataclass(slots=True)
@@ -231,12 +234,15 @@ class _Runner:
 class _Checks:
     """Spikes of a few images after every pass: the traced graph against the model, each pass against the last."""
 
-    def __init__(self, loaded: Loaded, images: torch.Tensor) -> None:
+    def __init__(self, loaded: Model, images: torch.Tensor) -> None:
         self.loaded, self.images = loaded, images
         self.last: dict[str, torch.Tensor] = {}
 
     def against_model(self, name: str, graph: Graph) -> str:
-        """Spikes of each LIF module in every step and image, and the logits."""
+        """Spikes of each LIF module in every step and image, and the logits; a file's graph is the model itself."""
+        if isinstance(self.loaded, Imported):
+            self.last = execute(graph, self.images)
+            return ""
         counts: dict[str, torch.Tensor] = {}
         hooks = [
             module.register_forward_hook(lambda _m, _i, out, path=path: counts.__setitem__(path, _per_step(out)))

@@ -73,6 +73,7 @@ class Lif:
         s[t] = h[t] >= v_threshold
         v[t] = 0 if s[t] else h[t]
 
+    tau is at least 1; infinite: no leak (integrate and fire), without decay_input.
     Source: Zhou et al. 2023 (Spikformer), eq. 1-3, in the decay_input form of the official code.
     """
 

@@ -19,6 +19,7 @@ from spikformer_deploy.quantize.currents import (
     add,
     as_current,
     as_signal,
+    at_one_position,
     convolve,
     scaled,
 )
@@ -122,7 +123,7 @@ def _value(walk: _Walk, node: ir.Node) -> Value:
             return replace(signal, scale=signal.scale / (signal.shape[1] * signal.shape[2]), pooled=True)
         case ir.Output():
             observed = walk.calibration.currents[name]
-            current = as_current(name, inputs[0])
+            current = at_one_position(as_current(name, inputs[0]))
             steps = walk.graph.time_steps
             return walk.place(make_accumulator(name, current, observed, steps, walk.limits, walk.settings))
         case _:

@@ -143,6 +143,25 @@ def as_current(place: str, value: Value) -> Current:
     return convolve(place, value, ones, zero, (1, 1), (0, 0), value.shape[0], value.shape)
 
 
+def at_one_position(current: Current) -> Current:
+    """The same current with 1x1 convolutions of a map of one position as readouts, which a head takes."""
+    if current.shape[1:] != (1, 1):
+        return current
+    return replace(current, terms=tuple(_readout_of(term) for term in current.terms))
+
+
+def _readout_of(term: Term) -> Term:
+    if not isinstance(term, ConvTerm) or term.weight.shape[2:] != (1, 1) or term.padding != (0, 0):
+        return term
+    weight = term.weight[:, :, 0, 0]
+    outputs, inputs = weight.shape[0] // term.groups, weight.shape[1]
+    full = np.zeros((weight.shape[0], inputs * term.groups))
+    for group in range(term.groups):
+        rows, columns = (slice(group * n, (group + 1) * n) for n in (outputs, inputs))
+        full[rows, columns] = weight[rows]
+    return ReadoutTerm(term.source, full, 1, term.max_out)
+
+
 def _read_out(place: str, signal: Signal, weight: Array, bias: Array, shape: Shape) -> Current:
     if np.any(signal.offset):
         raise QuantizeError(place, "a token mean of the raw image has no spiking form", "Put a LIF before the mean.")

@@ -134,7 +134,11 @@ def make_accumulator(
     """
     terms = [term for term in current.terms if isinstance(term, ReadoutTerm)]
     if len(terms) != len(current.terms) or not terms:
-        raise QuantizeError(name, "the network must end in a token mean and one linear head")
+        raise QuantizeError(
+            name,
+            "the network must end in a mean over positions and one linear layer, or in neurons at one position",
+            "Put LIF neurons after the last layer.",
+        )
     for bits in range(settings.weight_bits, FEWEST_HEAD_BITS - 1, -1):
         scale, weights, bias = _readout(terms, current, time_steps, bits)
         proven = _readout_range(terms, weights, bias, time_steps)

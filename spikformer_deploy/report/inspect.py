@@ -9,23 +9,33 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from spikformer_deploy.errors import InputError
+from spikformer_deploy.converters.checkpoint import BUNDLED
+from spikformer_deploy.converters.imported import Imported
+from spikformer_deploy.converters.kinds import Kind, kind_of
+from spikformer_deploy.converters.models import load
+from spikformer_deploy.converters.netx import read_network
+from spikformer_deploy.graph.ir import Lif, Op
 from spikformer_deploy.mapping.mapping import SECTIONS
-from spikformer_deploy.program import Program, is_program
+from spikformer_deploy.program import Program
+from spikformer_deploy.quantize.network import Conv, Readout
 from spikformer_deploy.report.tables import compile_summary, facts_table
 from spikformer_deploy.report.targets import target_tables
 
 
 def inspect_file(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
     """(tables, plain values) of what `file` holds; told by its content.  Raises InputError for others."""
+    if file in BUNDLED:
+        return _model(file, loading)
     path = Path(file)
-    if path.suffix == ".toml":
-        return target_tables(file)
-    if path.is_dir():
-        raise InputError(file, "it is a folder", "Give a program, a model or a profile.")
-    if path.is_file() and is_program(path):
-        return _program(Program.load(path), file)
-    return _model(file, loading)
+    match kind_of(path):
+        case Kind.PROFILE:
+            return target_tables(file)
+        case Kind.PROGRAM:
+            return _program(Program.load(path), file)
+        case Kind.NETX:
+            return _netx(path, file, loading.get("time_steps"))
+        case _:
+            return _model(file, loading)
 
 
 def _program(program: Program, file: str) -> tuple[list[Table], Any]:
@@ -57,19 +67,80 @@ def _program(program: Program, file: str) -> tuple[list[Table], Any]:
 
 
 def _model(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
-    from spikformer_deploy.converters.checkpoint import load
-
     loaded = load(file, **loading)
-    parameters = sum(int(np.prod(p.shape)) for p in loaded.module.parameters())
     training = {k: v for k, v in loaded.training.items() if isinstance(v, (int, float, str))}
+    about = {"sha256": loaded.sha256, "labels": list(loaded.labels), "training": training, "notes": list(loaded.notes)}
+    if isinstance(loaded, Imported):
+        return _graph(file, loaded, about)
+    parameters = sum(int(np.prod(p.shape)) for p in loaded.module.parameters())
+    values = {"kind": "model", "parameters": parameters, **asdict(loaded.config), **about}
+    return [facts_table(file, _shown(values) | training)], values
+
+
+def _graph(file: str, loaded: Imported, about: dict[str, Any]) -> tuple[list[Table], Any]:
+    graph = loaded.graph
+    neurons = {node.name: int(np.prod(node.shape)) for node in graph.of(Lif)}
+    arrays = {node.name: _parameters(node.op) for node in graph}
     values = {
         "kind": "model",
-        "parameters": parameters,
-        **asdict(loaded.config),
-        "sha256": loaded.sha256,
-        "labels": list(loaded.labels),
-        "training": training,
-        "notes": list(loaded.notes),
+        "format": loaded.kind,
+        "parameters": sum(arrays.values()),
+        "neurons": sum(neurons.values()),
+        "time_steps": loaded.time_steps,
+        "input": list(loaded.input_shape),
+        "frames": loaded.per_step,
+        "layers": [
+            {"name": n.name, "operation": type(n.op).__name__, "shape": list(n.shape), "parameters": arrays[n.name]}
+            for n in graph
+        ],
+        **about,
     }
-    shown = {k: v for k, v in values.items() if k not in ("labels", "training", "notes")} | training
-    return [facts_table(file, shown)], values
+    table = Table(title="layers", title_justify="left")
+    for column in ("name", "operation", "shape", "parameters"):
+        table.add_column(column, justify="left" if column in ("name", "operation") else "right")
+    for node in graph:
+        shape = "x".join(map(str, node.shape))
+        table.add_row(node.name, type(node.op).__name__, shape, f"{arrays[node.name]:,}" if arrays[node.name] else "")
+    return [facts_table(file, _shown(values)), table], values
+
+
+def _parameters(op: Op) -> int:
+    values = (getattr(op, name) for name in op.__dataclass_fields__)
+    return sum(value.size for value in values if isinstance(value, np.ndarray))
+
+
+def _shown(values: dict[str, Any]) -> dict[str, Any]:
+    """What a table shows of the values."""
+    shown = {k: v for k, v in values.items() if k not in ("labels", "training", "notes", "layers")}
+    return {k: "x".join(map(str, v)) if isinstance(v, list) else v for k, v in shown.items()}
+
+
+def _netx(path: Path, file: str, time_steps: int | None) -> tuple[list[Table], Any]:
+    network = read_network(path, time_steps)
+    weights = {p.target: p.synapse.weight.size for p in network.projections if isinstance(p.synapse, (Conv, Readout))}
+    layers = [
+        {
+            "name": p.name,
+            "neurons": p.size,
+            "shape": list(p.shape),
+            "kind": type(p.neuron).__name__,
+            "weights": weights.get(p.name, 0),
+        }
+        for p in network
+    ]
+    values = {
+        "kind": "network",
+        "format": "netx",
+        "weights": sum(weights.values()),
+        "neurons": sum(p.size for p in network),
+        "time_steps": network.time_steps,
+        "bounds": network.bounds,
+        "layers": layers,
+    }
+    table = Table(title="populations", title_justify="left")
+    for column in ("name", "kind", "shape", "neurons", "weights"):
+        table.add_column(column, justify="left" if column in ("name", "kind") else "right")
+    for p in network:
+        shape = "x".join(map(str, p.shape))
+        table.add_row(p.name, type(p.neuron).__name__, shape, f"{p.size:,}", f"{weights.get(p.name, 0):,}")
+    return [facts_table(file, _shown(values)), table], values

@@ -1,0 +1,66 @@
+"""Programs and float models in the formats of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spikformer_deploy.converters.checkpoint import BUNDLED
+from spikformer_deploy.converters.kinds import Kind, kind_of
+from spikformer_deploy.converters.models import Model, load
+from spikformer_deploy.errors import InputError
+from spikformer_deploy.pipeline import float_graph
+from spikformer_deploy.program import Program
+from spikformer_deploy.quantize.network import Network
+
+
+def export(file: str | Path, to: str, output: Path, **loading: Any) -> None:
+    """Write a program file ("lava", "netx", "onnx") or a float model ("nir", "onnx") to `output`.
+
+    Raises InputError where the format is not for what the file holds, ModelError for what the format cannot hold.
+    """
+    if str(file) not in BUNDLED and kind_of(Path(file)) is Kind.PROGRAM:
+        program = Program.load(file)
+        if to not in OF_PROGRAMS:
+            raise InputError(str(file), f"{to} holds float models, and this is a program", "Export the model instead.")
+        OF_PROGRAMS[to](program.network, output)
+    else:
+        model = load(file, **loading)
+        if to not in OF_MODELS:
+            raise InputError(str(file), f"{to} holds programs, and this is a float model", "Compile it first.")
+        OF_MODELS[to](model, output)
+
+
+def _lava(network: Network, path: Path) -> None:
+    from spikformer_deploy.lava_backend.export import export as write
+
+    write(network, path)
+
+
+def _netx(network: Network, path: Path) -> None:
+    from spikformer_deploy.converters.netx import write_network
+
+    write_network(network, path)
+
+
+def _onnx_program(network: Network, path: Path) -> None:
+    from spikformer_deploy.converters.onnx_program import write_program
+
+    write_program(network, path)
+
+
+def _onnx_model(model: Model, path: Path) -> None:
+    from spikformer_deploy.converters.onnx_model import write_model
+
+    write_model(float_graph(model), path)
+
+
+def _nir(model: Model, path: Path) -> None:
+    from spikformer_deploy.converters.nir_export import write_model
+
+    write_model(float_graph(model), path, model.preprocess, model.labels, model.training)
+
+
+OF_PROGRAMS: dict[str, Callable[[Network, Path], None]] = {"lava": _lava, "netx": _netx, "onnx": _onnx_program}
+OF_MODELS: dict[str, Callable[[Model, Path], None]] = {"nir": _nir, "onnx": _onnx_model}

@@ -1,0 +1,92 @@
+"""HDF5 files of others, read as nested dicts of arrays and words: nothing outside the file, nothing without an end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spikformer_deploy.errors import InputError
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+LARGEST_BYTES = 2**31
+"""Of all arrays of a file together."""
+LARGEST_GROWTH = 256
+"""Arrays may be so many times larger than the file that holds them compressed, or leaves them out as fill values."""
+DEEPEST = 16
+MOST_MEMBERS = 2**17
+
+
+def members(path: Path) -> set[str]:
+    """The names in the root of an HDF5 file; InputError where it cannot be read."""
+    with _opened(path) as file:
+        return set(file)
+
+
+def tree(path: Path, *names: str) -> dict[str, Any]:
+    """Those members `names` of the root that are there, as nested dicts of arrays, numbers, words and lists of words.
+
+    Raises InputError for a file that is damaged, has links or data that stand elsewhere, or is absurdly large.
+    """
+    with _opened(path) as file:
+        reader = _Reader(min(LARGEST_BYTES, 2**24 + LARGEST_GROWTH * path.stat().st_size))
+        try:
+            return {name: reader.read(file, name, 0) for name in names if name in file}
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise InputError(str(path), f"it cannot be read as HDF5: {error}") from None
+
+
+def _opened(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise InputError(str(path), "reading HDF5 files needs h5py", "pip install h5py") from None
+    try:
+        return h5py.File(path, "r")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(str(path), f"it cannot be read as HDF5: {error}") from None
+
+
+class _Reader:
+    """Reads members one by one, with what is `left` of the bytes and of the members."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = self.left = most_bytes
+        self.members_left = MOST_MEMBERS
+
+    def read(self, group: Any, name: str, depth: int) -> Any:
+        import h5py
+
+        self.members_left -= 1
+        if depth > DEEPEST or self.members_left < 0:
+            raise ValueError(f"'{name}' stands in more than {DEEPEST} groups, or is one of {MOST_MEMBERS:,} members")
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"'{name}' is a link")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            return {child: self.read(item, child, depth + 1) for child in item}
+        if not isinstance(item, h5py.Dataset):
+            raise ValueError(f"'{name}' is neither a group nor data")
+        if item.external or item.is_virtual:
+            raise ValueError(f"'{name}' stands in another file")
+        if item.shape is None:
+            raise ValueError(f"'{name}' is empty")
+        return self._values(h5py, item, name)
+
+    def _values(self, h5py: Any, item: Any, name: str) -> Any:
+        self.left -= item.size * item.dtype.itemsize
+        if self.left < 0:
+            raise ValueError(f"its arrays are larger than {self.most_bytes:,} bytes")
+        if item.dtype.kind == "S" or h5py.check_string_dtype(item.dtype) is not None:
+            return _words(item[()])
+        if item.dtype.kind not in "iufb":
+            raise ValueError(f"'{name}' is neither numbers nor a word")
+        return item[()]
+
+
+def _words(value: Any) -> Any:
+    """A word, or nested lists of words."""
+    if isinstance(value, np.ndarray):
+        return [_words(part) for part in value]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

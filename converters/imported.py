@@ -1,0 +1,129 @@
+"""A float model that came as a graph, and the notes that our own exports keep beside what a format can say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spikformer_deploy.errors import InputError
+from spikformer_deploy.graph.ir import Graph, Input, Lif
+from spikformer_deploy.images import Preprocess
+
+ENTRY = "spikformer_deploy"
+"""The key of our notes in the metadata of any format."""
+VERSION = 1
+MOST_STEPS = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Imported:
+    """A float model as a graph, from a file in the format `kind` ("nir", "onnx", "pt2").
+
+    graph   obeys the law of graph.check; batch normalisations and scales may still stand in it
+    sha256  of the file; notes: what had to be assumed; training: what our own checkpoint said of it
+    """
+
+    kind: str
+    graph: Graph
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+    sha256: str
+    training: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def time_steps(self) -> int:
+        """T."""
+        return self.graph.time_steps
+
+    @property
+    def per_step(self) -> bool:
+        """Whether the input is a frame for every time step."""
+        first = self.graph.nodes[0].op
+        return isinstance(first, Input) and first.per_step
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, Y, X) of an image."""
+        return self.graph.nodes[0].shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class About:
+    """What a file of another format does not say of a model: our exports keep it as one JSON entry, `text`."""
+
+    time_steps: int
+    per_step: bool
+    preprocess: Preprocess
+    labels: tuple[str, ...] = ()
+    training: Mapping[str, Any] | None = None
+    neurons: Mapping[str, Mapping[str, Any]] | None = None
+
+    def text(self) -> str:
+        """The entry; the same for the same model."""
+        return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
+
+    def neuron(self, name: str, found: Lif) -> Lif:
+        """`found` with the full precision of the original where both agree, since formats round; else as it is."""
+        told = (self.neurons or {}).get(name)
+        try:
+            exact = {key: float(told[key]) for key in FLOATS}  # type: ignore[index]
+        except (KeyError, TypeError, ValueError):
+            return found
+        same = all(np.isclose(exact[key], getattr(found, key), rtol=ROUNDING, atol=0) for key in FLOATS)
+        return replace(found, tau=exact["tau"], v_threshold=exact["v_threshold"]) if same else found
+
+
+FLOATS = ("tau", "v_threshold")
+ROUNDING = 2.0**-22
+"""A number that went through one or two roundings to fp32 is that near to itself."""
+
+
+def about(graph: Graph, preprocess: Preprocess, labels: tuple[str, ...], training: Mapping[str, Any]) -> About:
+    """The notes of a graph that is written."""
+    first = graph.nodes[0].op
+    neurons = {node.name: {key: getattr(node.op, key) for key in FLOATS} for node in graph.of(Lif)}
+    per_step = isinstance(first, Input) and first.per_step
+    return About(graph.time_steps, per_step, preprocess, labels, dict(training), neurons)
+
+
+def parsed(path: Path, text: str) -> About:
+    """The notes in an entry that `About.text` wrote; InputError where they are damaged."""
+    try:
+        values = json.loads(text)
+        if values.pop("version") != VERSION:
+            raise ValueError("they are of another version")
+        steps, per_step = values["time_steps"], values["per_step"]
+        if not (isinstance(steps, int) and 0 < steps <= MOST_STEPS and isinstance(per_step, bool)):
+            raise ValueError(f"{steps} time steps")
+        labels, training = tuple(map(str, values["labels"])), dict(values["training"] or {})
+        return About(steps, per_step, preprocess_of(values["preprocess"]), labels, training, dict(values["neurons"]))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(str(path), f"the notes of its export are damaged: {error}", "Export it again.") from None
+
+
+def preprocess_of(raw: Mapping[str, Any]) -> Preprocess:
+    """A Preprocess from plain values; ValueError, TypeError or KeyError where they make no sense."""
+    mean, std = (tuple(float(x) for x in raw[key]) for key in ("mean", "std"))
+    sizes = {key: int(raw.get(key, 0)) for key in ("channels", "size", "width", "max_value")}
+    made = Preprocess(sizes["channels"], sizes["size"], mean, std, sizes["max_value"], sizes["width"])
+    if not (len(mean) == len(std) == made.channels and np.isfinite([*mean, *std]).all() and min(std) > 0):
+        raise ValueError("one mean and one positive std a channel")
+    if made.size < 1 or made.width < 0 or not 0 < made.max_value < 256:
+        raise ValueError(f"images of {made.extent} with pixels up to {made.max_value}")
+    return made
+
+
+def sha256_of(path: Path) -> str:
+    """Of the file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,54 @@
+"""A float model from any file that holds one, whatever its format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias
+
+from spikformer_deploy.converters import checkpoint
+from spikformer_deploy.converters.checkpoint import BUNDLED, Loaded
+from spikformer_deploy.converters.imported import Imported
+from spikformer_deploy.converters.kinds import Kind, kind_of
+from spikformer_deploy.errors import InputError
+
+Model: TypeAlias = Loaded | Imported
+"""A module with its weights, that is traced, or a graph."""
+
+
+def load(
+    path: str | Path,
+    *,
+    arch: str | None = None,
+    heads: int | None = None,
+    time_steps: int | None = None,
+    dt: float | None = None,
+    allow_pickle: bool = False,
+) -> Model:
+    """The float model in a file, or a bundled one by name ("digits-v2").
+
+    arch, heads, time_steps  where an official checkpoint does not tell: "v1-4-384", 12, 4
+    time_steps, dt           where a .nir does not tell: T, and the seconds of a step
+    allow_pickle             load files that run code when loaded; only if you trust them
+    Raises InputError for a file that cannot be read or is no model, ModelError for a model that is not supported.
+    """
+    if str(path) in BUNDLED:
+        return checkpoint.load(path, heads=heads, time_steps=time_steps)
+    path = Path(path)
+    match kind_of(path):
+        case Kind.CHECKPOINT | Kind.SAFETENSORS | Kind.TORCH | Kind.TORCHSCRIPT:
+            return checkpoint.load(path, arch=arch, heads=heads, time_steps=time_steps, allow_pickle=allow_pickle)
+        case Kind.NIR:
+            from spikformer_deploy.converters.nir import read_model
+
+            return read_model(path, time_steps=time_steps, dt=dt)
+        case Kind.NETX:
+            raise InputError(str(path), "it holds integers already, and no float model", "Compile it.")
+        case Kind.PROGRAM:
+            raise InputError(str(path), "it is a program already, not a model", "Run it: spikdeploy run.")
+        case kind:
+            raise InputError(str(path), f"it is {kind.value}, not a model", "Give a model.")
+
+
+def is_netx(model: str | Path) -> bool:
+    """Whether `model` is a .net file of lava-dl, whose integers are compiled as they are."""
+    return str(model) not in BUNDLED and kind_of(Path(model)) is Kind.NETX

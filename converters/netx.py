@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.converters import hdf5
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.quantize.bounds import membrane_range, weighted_range
@@ -32,22 +33,12 @@ from spikformer_deploy.values import frozen
 
 Int: TypeAlias = NDArray[np.int64]
 
-LARGEST_BYTES = 2**31
-"""Of all arrays of a file together."""
 STATE_BITS = 24
 """Of u and v in lava.proc.lif; both are compared in units shifted left by 6 bits."""
 LARGEST_MANTISSA = 127
 LARGEST_VTH = 2**17
 CLEARED = 4096
 """iDecay with which the current is forgotten every step."""
-
-
-def is_netx(path: Path) -> bool:
-    """Whether the file is HDF5, told by its first bytes."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return stream.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 def read_network(path: str | Path, time_steps: int | None = None) -> Network:
@@ -359,16 +350,7 @@ def _check_head(network: Network, last: Population) -> None:
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(layers in order, simulation) as nested dicts of arrays and strings."""
-    try:
-        import h5py
-    except ImportError:
-        raise InputError(str(path), "reading .net files needs h5py", "pip install h5py") from None
-    try:
-        with h5py.File(path, "r") as file:
-            left = [LARGEST_BYTES]
-            found = {name: _tree(h5py, file, name, left) for name in ("layer", "simulation") if name in file}
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise InputError(str(path), f"it cannot be read as HDF5: {error}") from None
+    found = _unwrapped(hdf5.tree(path, "layer", "simulation"))
     layers = found.get("layer")
     if not isinstance(layers, dict) or sorted(layers) != sorted(map(str, range(len(layers)))) or not layers:
         raise InputError(str(path), "it has no layers 0, 1, ... as netx writes them", "Give a .net of lava-dl.")
@@ -393,22 +375,10 @@ def _complete(name: str, layer: Any) -> None:
         raise InputError(name, f"'{layer['type']}' lacks {', '.join(missing) or 'a neuron'}")
 
 
-def _tree(h5py: Any, group: Any, name: str, left: list[int]) -> Any:
-    """Datasets of one member of a group; nothing that stands in another file is followed."""
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"'{name}' is a link")
-    item = group[name]
-    if isinstance(item, h5py.Group):
-        return {child: _tree(h5py, item, child, left) for child in item}
-    if item.external or item.is_virtual:
-        raise ValueError(f"'{name}' stands in another file")
-    left[0] -= item.size * item.dtype.itemsize
-    if left[0] < 0:
-        raise ValueError(f"its arrays are larger than {LARGEST_BYTES:,} bytes")
-    value = item[()]
-    first = value.reshape(-1)[0] if isinstance(value, np.ndarray) and value.dtype.kind in "SO" and value.size else value
-    if isinstance(first, bytes):
-        return first.decode("utf-8", "replace")
-    if np.asarray(value).dtype.kind not in "iufb":
-        raise ValueError(f"'{name}' is neither numbers nor a word")
+def _unwrapped(value: Any) -> Any:
+    """The same with each array of words as its first word: netx writes a word as an array of one."""
+    if isinstance(value, dict):
+        return {key: _unwrapped(member) for key, member in value.items()}
+    while isinstance(value, list):
+        value = value[0] if value else ""
     return value

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def test_other_simulators_fire_alike(name: str, seed: int, tmp_path: Path, capsy
 
 
 def compiled(model: Any) -> Network:
-    return compile_model(model, calibrate_on=np.ones((2, model.time_steps, *model.input_shape), np.uint8)).program.network
+    pixels = np.ones((2, model.time_steps, *model.input_shape), np.uint8)
+    return compile_model(model, calibrate_on=pixels).program.network
 
 
 def test_it_compiles_and_runs(tmp_path: Path) -> None:
@@ -198,7 +200,7 @@ def file_of(path: Path, *nodes: Any, edges: list[tuple[str, str]] | None = None,
     inner = {str(i): node for i, node in enumerate(nodes)} | named
     everything = {"in": nir.Input(np.array((2, 4, 5))), **inner, "out": nir.Output(np.array(SHAPE))}
     names = list(everything)
-    chained = list(zip(names, names[1:], strict=False))
+    chained = list(pairwise(names))
     nir.write(path, nir.NIRGraph(everything, chained if edges is None else edges, type_check=False))
     return path
 

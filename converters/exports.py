@@ -54,7 +54,7 @@ def _onnx_program(network: Network, path: Path) -> None:
 def _onnx_model(model: Model, path: Path) -> None:
     from spikformer_deploy.converters.onnx_model import write_model
 
-    write_model(float_graph(model), path)
+    write_model(float_graph(model), path, model.preprocess, model.labels, model.training)
 
 
 def _pt2(model: Model, path: Path) -> None:

@@ -45,6 +45,10 @@ def load(
             from spikformer_deploy.converters.exported_program import read_model as read_pt2
 
             return read_pt2(path, time_steps=time_steps, allow_pickle=allow_pickle)
+        case Kind.ONNX:
+            from spikformer_deploy.converters.onnx_reader import read_model as read_onnx
+
+            return read_onnx(path, time_steps=time_steps)
         case Kind.NETX:
             raise InputError(str(path), "it holds integers already, and no float model", "Compile it.")
         case Kind.PROGRAM:

@@ -45,6 +45,13 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on st
 input_option = click.option(
     "--input", "data", required=True, help="Folder or zip of images, .npz, .npy, idx, CIFAR .bin, or the word digits."
 )
+timing_option = click.option(
+    "--timing",
+    default="estimate",
+    show_default=True,
+    type=click.Choice(["cycle", "estimate", "none"]),
+    help="cycle: the first images message by message, besides the closed form.",
+)
 limit_option = click.option("--limit", type=int, help="Use at most so many images.")
 
 
@@ -128,7 +135,7 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
     "--backend", default="engine", show_default=True, type=click.Choice(["engine", "reference", "lava", "onnx"])
 )
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Of the engine.")
-@click.option("--timing", default="estimate", show_default=True, type=click.Choice(["estimate", "none"]))
+@timing_option
 @limit_option
 @memory_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the JSON to a file too.")
@@ -169,7 +176,13 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
     flag_value="-",
     help="Write the report as JSON too; alone: to standard output.",
 )
-def report_command(program: str, data: str, limit: int | None, output: str, json_file: str | None) -> None:
+@timing_option
+@click.option(
+    "--timeline", type=click.Path(dir_okay=False), help="Write the first image's way through the chip, for Perfetto."
+)
+def report_command(
+    program: str, data: str, limit: int | None, output: str, json_file: str | None, timing: str, timeline: str | None
+) -> None:
     """Write the energy and sparsity report of PROGRAM on images."""
     from spikformer_deploy.files import write_whole
     from spikformer_deploy.report import report_data
@@ -178,14 +191,18 @@ def report_command(program: str, data: str, limit: int | None, output: str, json
     path = _output(output)
     if json_file and not quiet:
         _output(json_file)
-    result = _run(program, data, quiet, limit=limit)
+    if timeline:
+        _output(timeline)
+    result = _run(program, data, quiet, limit=limit, timing=timing)
     result.report(path)
+    if timeline:
+        result.timeline(timeline)
     if quiet:
         _print_json(report_data(result))
         return
     if json_file:
         write_whole(Path(json_file), (json.dumps(report_data(result), indent=2) + "\n").encode())
-    click.echo(f"wrote {output}" + (f" and {json_file}" if json_file else ""))
+    click.echo("wrote " + " and ".join(file for file in (output, json_file, timeline) if file))
 
 
 @cli.command("verify")
@@ -239,15 +256,14 @@ def verify_command(
 @click.option(
     "--to",
     required=True,
-    type=click.Choice(["lava", "netx", "nir", "onnx", "pt2"]),
+    type=click.Choice(["lava", "netx", "nir", "onnx"]),
     help="lava: a folder that runs with lava-nc alone. netx: a .net for lava-dl, of what it can hold. "
-    "nir: a float model, of what NIR can hold. onnx: standard operators, the integers of a program or a float model. "
-    "pt2: torch.export, of a checkpoint.",
+    "nir: a float model, of what NIR can hold. onnx: standard operators, the integers of a program or a float model.",
 )
 @click.option("-o", "--output", required=True, type=click.Path())
 @model_options
 def export_command(file: str, to: str, output: str, **loading: Any) -> None:
-    """Write FILE, a program (lava, netx, onnx) or a float model (nir, onnx, pt2), in another form."""
+    """Write FILE, a program (lava, netx, onnx) or a float model (nir, onnx), in another form."""
     from spikformer_deploy.converters.exports import export
 
     export(file, to, _output(output), **loading)

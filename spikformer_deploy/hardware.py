@@ -38,17 +38,24 @@ def _of(unit: str) -> Any:
 
 @frozen
 class Chip:
-    """The mesh of one chip: routers in a grid, each with some cores; `reserved_cores` are not used by programs."""
+    """The mesh of one chip: routers in a grid, each with some cores; `reserved_cores` are not used by programs.
+
+    port_messages  messages that a port of a router holds
+    """
 
     tiles_x: Quantity = _of("tiles")
     tiles_y: Quantity = _of("tiles")
     cores_per_tile: Quantity = _of("cores")
     reserved_cores: Quantity = _of("cores")
+    port_messages: Quantity = _of("messages")
 
 
 @frozen
 class Core:
-    """What one core holds.  Words are 64 bits."""
+    """What one core holds.  Words are 64 bits.
+
+    axon_out_messages, axon_in_messages  messages that wait to be sent, and to be served, where they are full
+    """
 
     memory_words: Quantity = _of("words")
     section_words: Quantity = _of("words")
@@ -65,6 +72,8 @@ class Core:
     sparse_synapse_bits: Quantity = _of("bits")
     input_axons: Quantity = _of("axons")
     output_axons: Quantity = _of("axons")
+    axon_out_messages: Quantity = _of("messages")
+    axon_in_messages: Quantity = _of("messages")
 
 
 @frozen
@@ -77,9 +86,12 @@ class Time:
     neuron_idle: Quantity = _of("ns")
     neuron_update: Quantity = _of("ns")
     spike_out: Quantity = _of("ns")
+    axon_out: Quantity = _of("ns")
     axon_in: Quantity = _of("ns")
+    hop_tile: Quantity = _of("ns")
     hop_east_west: Quantity = _of("ns")
     hop_north_south: Quantity = _of("ns")
+    hop_chip: Quantity = _of("ns")
     link_rate: Quantity = _of("messages/ns")
     barrier_one_tile: Quantity = _of("ns")
     barrier_chip: Quantity = _of("ns")

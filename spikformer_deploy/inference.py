@@ -9,8 +9,9 @@ import hashlib
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from spikformer_deploy.errors import InputError
 from spikformer_deploy.images import ImageSet, read
 from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.network import Accumulator
-from spikformer_deploy.simulate.estimate import StepTimes, estimate
+from spikformer_deploy.simulate.estimate import StepTimes, estimate, join_times, with_range_of
 from spikformer_deploy.simulate.events import Events, Geometry, count, geometry
 from spikformer_deploy.simulate.run import Execution
 from spikformer_deploy.tally import Tally
@@ -43,16 +44,19 @@ class Run:
 
     accumulators  (N, classes) int64; logits (N, classes) float64 = accumulators * scale
     accuracy      None where the images have no labels
-    times         None where no timing was asked for
+    times         by the closed form; None where no timing was asked for
+    cycle         message by message, of the first images alone (its first axis but one); None where nobody asked
     """
 
     program: Program
+    data: ImageSet
     backend: str
     kernels: str
     accumulators: NDArray[np.int64]
     labels: NDArray[np.int64] | None
     events: Events
     times: StepTimes | None
+    cycle: StepTimes | None
     energies: tuple[Energy, ...]
     seconds: float
     peak_memory_mib: float
@@ -89,11 +93,17 @@ class Run:
             "synaptic_ops": self.events.synops,
             "dense_macs": self.events.dense_macs,
             "firing_rate": spikes / (neurons * self.events.time_steps * self.events.images),
-            "time": None if self.times is None else _time(self.times, self.program),
+            "time": time_facts(self),
             "energy_mj": {e.convention: _range(e.total) for e in self.energies},
             "seconds": self.seconds,
             "peak_memory_mib": self.peak_memory_mib,
         }
+
+    def timeline(self, path: str | Path) -> None:
+        """Write the first image's way through the chip, message by message, as a trace for the Perfetto UI."""
+        from spikformer_deploy.report import write_timeline
+
+        write_timeline(self, Path(path))
 
     def report(self, path: str | Path, float_accuracy: float | None = None) -> None:
         """Write the HTML report."""
@@ -117,7 +127,8 @@ def run(
 ) -> Run:
     """Run `program` on `data` (see images.read), in batches so that memory stays bounded.
 
-    backend       "engine", "reference", "lava" or "onnx"; timing: "estimate" or "none"
+    backend       "engine", "reference", "lava" or "onnx"
+    timing        "estimate": the closed form; "cycle": besides, the first images message by message; or "none"
     device        "cpu", or "cuda" for the engine on a GPU: the same integers
     memory_limit  bytes that the process may take
     unfinished    a file that holds what has been found so far, every few seconds; the caller removes it at the end
@@ -136,7 +147,8 @@ def run(
             progress(0 if tally is None else len(tally.accumulators), len(images), remark)
 
     execute, batch = _executor(backend, device, program, there, memory_limit, tell)
-    identity = {"program": program.digest(), "images": images.identity, "backend": backend, "timing": timing}
+    closed = "none" if timing == "none" else "estimate"
+    identity = {"program": program.digest(), "images": images.identity, "backend": backend, "timing": closed}
     tally = tally_file.load(unfinished, identity) if resume and unfinished and unfinished.exists() else None
     start = saved = time.monotonic()
     try:
@@ -152,11 +164,45 @@ def run(
             tally_file.save(tally, unfinished, identity)
         raise
     assert tally is not None
-    mapped = (program.mapping, program.profile, tally.times) if tally.times else (None, None, None)
+    cycle = message_times(program, images, there, tally, tell) if timing == "cycle" else None
+    times = cycle or tally.times
+    mapped = (program.mapping, program.profile, times) if times else (None, None, None)
     return Run(
-        program, backend, tally.kernels, tally.accumulators, images.labels, tally.events, tally.times,
+        program, images, backend, tally.kernels, tally.accumulators, images.labels, tally.events, tally.times, cycle,
         account(program.network, tally.events, *mapped), time.monotonic() - start, peak_memory_mib(),
     )  # fmt: skip
+
+
+def message_times(
+    program: Program, images: ImageSet, there: Geometry, tally: Tally, tell: Callable[[str], None]
+) -> StepTimes:
+    """Message-level times of the first images; their range is as wide as that of the closed form."""
+    from spikformer_deploy.simulate import timing
+
+    assert tally.times is not None
+    assert tally.events.slices is not None
+    sent = int(tally.events.slices.messages_out.sum()) / tally.events.images
+    count = timing.images_to_time(len(images), sent)
+    timer, found = timing.timer(there, program.profile), None
+    for number, spikes in enumerate(recorded(program, images, there, count), 1):
+
+        def told(share: float, number: int = number) -> None:
+            tell(f"messages of image {number} of {count}: {share:.0%}")
+
+        times, _ = timing.time_image(timer, spikes, told)
+        found = times if found is None else join_times(found, times)
+    assert found is not None
+    return with_range_of(found, tally.times)
+
+
+def recorded(program: Program, images: ImageSet, there: Geometry, count: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """What every population sent, (T, C, Y, X) by name, for the first `count` images, one by one."""
+    from spikformer_deploy.simulate import engine
+    from spikformer_deploy.simulate.plan import make_plan
+
+    plan, names = make_plan(program.network, there.cells), [p.name for p in program.network]
+    for pixels, _ in islice(images.batches(1), count):
+        yield {name: sent[0] for name, sent in engine.run(plan, pixels, engine.Buffers(), names).spikes.items()}
 
 
 def _batch(program: Program, there: Geometry, execution: Execution, timing: str) -> Tally:
@@ -242,10 +288,21 @@ def _fitting(plan: Plan, memory_limit: int) -> int:
     return left // plan.image_bytes
 
 
+def time_facts(run: Run) -> dict[str, Any] | None:
+    """The times of a run: of the message-level model where it ran, with the closed form's beside it."""
+    if run.times is None:
+        return None
+    if run.cycle is None:
+        return _time(run.times, run.program)
+    ratio = float(run.cycle.step_us_mean[1] / run.times.step_us_mean[1])
+    return {**_time(run.cycle, run.program), "estimate": _time(run.times, run.program), "ratio": ratio}
+
+
 def _time(times: StepTimes, program: Program) -> dict[str, Any]:
     low, nominal, high = times.step_us_mean.tolist()
     return {
-        "model": "estimate",
+        "model": times.model,
+        "images": times.step_ns.shape[1],
         "step_us_mean": nominal,
         "step_us_range": [low, high],
         "latency_us": float(times.latency_us[1]),

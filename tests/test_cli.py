@@ -79,8 +79,14 @@ def test_run_report_verify_inspect(compiled: tuple[Path, dict], tmp_path: Path) 
     assert plain["logits_sha256"] == run["logits_sha256"]
     assert plain["synaptic_ops"] == run["synaptic_ops"]
     assert plain["time"] is None
-    report = printed("report", program, "--input", "digits", "--limit", 8, "-o", tmp_path / "r.html", "--json")
-    assert report["accuracy"]["images"] == 8
+    files = ("-o", tmp_path / "r.html", "--timeline", tmp_path / "t.json")
+    report = printed("report", program, "--input", "digits", "--limit", 2, *files, "--timing", "cycle", "--json")
+    assert report["accuracy"]["images"] == 2
+    assert report["run"]["time"]["model"] == "cycle"
+    assert report["run"]["time"]["images"] == 2
+    assert report["run"]["time"]["estimate"]["model"] == "estimate"
+    assert report["time"]["ratio"] == report["run"]["time"]["ratio"] > 0
+    assert len(json.loads((tmp_path / "t.json").read_text())["traceEvents"]) > 1000
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
     verified = printed("verify", program, "digits-v2", "--input", "digits", "--limit", 16, "--json")
     assert verified["passed"]

@@ -78,5 +78,6 @@ def _kind_of_time(profile: Profile, times: StepTimes) -> str:
         "link": time.link_rate,
         "barrier": time.barrier_chip,
         "sub_steps": time.neuron_idle,
+        "waiting": profile.chip.port_messages,
     }
     return ruling[times.bound].kind

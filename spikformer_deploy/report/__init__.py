@@ -16,6 +16,22 @@ def report_data(run: Run, float_accuracy: float | None = None) -> dict[str, Any]
     return gather(run, float_accuracy)
 
 
+def write_timeline(run: Run, path: Path) -> None:
+    """Write the timeline of the first image of `run`.  Raises InputError where `path` cannot be written."""
+    from spikformer_deploy.files import write_whole
+    from spikformer_deploy.inference import recorded
+    from spikformer_deploy.report.perfetto import trace
+    from spikformer_deploy.simulate.events import geometry
+    from spikformer_deploy.simulate.timeline import record
+    from spikformer_deploy.simulate.timing import timer
+
+    program = run.program
+    there = geometry(program.network, program.mapping)
+    timed = timer(there, program.profile)
+    spikes = next(recorded(program, run.data, there, 1))
+    write_whole(path, trace(program, timed.machine, record(timed, spikes)))
+
+
 def write_report(run: Run, path: Path, float_accuracy: float | None = None) -> None:
     """Write the HTML report, whole or not at all.  Raises InputError where `path` cannot be written."""
     from spikformer_deploy.files import write_whole

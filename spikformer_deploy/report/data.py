@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from spikformer_deploy.inference import Run
 
 
+MODELS = {
+    "estimate": "closed form: busiest core or heaviest link, then the barrier (after arXiv 2601.10035)",
+    "cycle": "message by message through queues, links and routers",
+}
+"""What StepTimes.model means."""
+
+
 def gather(run: Run, float_accuracy: float | None) -> dict[str, Any]:
     """All content of the report of `run`; means are over its images."""
     program = run.program
@@ -37,7 +44,7 @@ def gather(run: Run, float_accuracy: float | None) -> dict[str, Any]:
         "time": _time(run),
         "energies": [_energy(e) for e in run.energies],
         "cores": _cores(run),
-        "notes": list(notes(program.network, run.events, run.energies, run.times)),
+        "notes": list(notes(program.network, run.events, run.energies, run.cycle or run.times)),
         "constants": [
             {
                 "path": path,
@@ -113,11 +120,14 @@ def _steps(run: Run) -> list[dict[str, float]]:
 
 
 def _time(run: Run) -> dict[str, Any] | None:
-    times = run.times
-    if times is None:
+    times = run.cycle or run.times
+    if times is None or run.times is None:
         return None
     return {
-        "model": "closed form: busiest core or heaviest link, then the barrier (after arXiv 2601.10035)",
+        "model": MODELS[times.model],
+        "images": times.step_ns.shape[1],
+        "estimate_step_us": float(run.times.step_us_mean[1]),
+        "ratio": float(times.step_us_mean[1] / run.times.step_us_mean[1]),
         "step_us": dict(zip(("low", "nominal", "high"), times.step_us_mean.tolist(), strict=True)),
         "step_us_by_step": (times.step_ns[1].mean(0) / 1e3).tolist(),
         "latency_us": dict(zip(("low", "nominal", "high"), times.latency_us.tolist(), strict=True)),

@@ -56,11 +56,16 @@ def run_tables(result: Run) -> list[Table]:
     values = result.to_dict()
     shown = ("images", "accuracy", "synaptic_ops", "dense_macs", "firing_rate", "backend", "kernels", "seconds")
     facts = facts_table("run", {name: values[name] for name in shown})
-    if result.times is not None:
-        low, nominal, high = result.times.step_us_mean
-        facts.add_row("step time (estimate)", f"{number(nominal)} us  [{number(low)} to {number(high)}]")
-        facts.add_row("latency, pipelined (estimate)", f"{number(values['time']['latency_us'])} us")
-        facts.add_row("images a second (estimate)", number(values["time"]["images_per_second"]))
+    for times in (result.cycle, result.times):
+        if times is not None:
+            low, nominal, high = times.step_us_mean
+            images = times.step_ns.shape[1]
+            model = times.model if times.model == "estimate" else f"{times.model}, first {images} of {values['images']}"
+            facts.add_row(f"step time ({model})", f"{number(nominal)} us  [{number(low)} to {number(high)}]")
+            facts.add_row(f"latency, pipelined ({times.model})", f"{number(times.latency_us[1])} us")
+            facts.add_row(f"images a second ({times.model})", number(times.images_per_second[1]))
+    if result.cycle is not None:
+        facts.add_row("cycle / estimate, a step", number(values["time"]["ratio"]))
     return [facts, _layer_table(result), _energy_table(result)]
 
 

@@ -9,7 +9,7 @@ are chip-wide: each costs a sweep over idle neurons and a barrier, and the work 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -20,17 +20,14 @@ from spikformer_deploy.hardware import Profile
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.network import Conv, Network, Projection, Readout
 from spikformer_deploy.simulate.events import Events, SliceEvents
-from spikformer_deploy.simulate.latencies import Latencies, latencies
+from spikformer_deploy.simulate.latencies import CORNERS, Latencies, latencies
 
 Times: TypeAlias = NDArray[np.float64]
-
-CORNERS = ("low", "nominal", "high")
-"""The first axis of every array of StepTimes: all latencies of the profile at their low end, value, high end."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTimes:
-    """How long the chip takes, estimated; an image takes T steps.
+    """How long the chip takes; an image takes T steps.
 
     step_ns            (3, images, T) one chip-wide step with all layers at work on different steps (pipelined)
     fall_through_ns    (3, images, T) one step that passes all layers one after the other
@@ -38,6 +35,7 @@ class StepTimes:
                        and of what is added ("barrier", "sub_steps")
     busiest            (images, T) the core with most work
     depth              layers that a spike passes from the Source to the Accumulator
+    model              "estimate" (this file) or "cycle" (timing.py, which adds the part "waiting")
     """
 
     step_ns: Times
@@ -45,6 +43,7 @@ class StepTimes:
     parts_ns: dict[str, float]
     busiest: NDArray[np.int64]
     depth: int
+    model: str = "estimate"
 
     @property
     def bound(self) -> str:
@@ -86,11 +85,18 @@ def estimate(events: Events, network: Network, mapping: Mapping, profile: Profil
     if slices is None:
         raise InputError("estimate", "the events were counted without a mapping", "Pass the mapping to count().")
     table = latencies(profile, mapping)
-    layout = _layout(network, mapping)
+    layout = slice_layout(network, mapping)
     corners = [_corner(slices, layout, table, corner) for corner in range(len(CORNERS))]
     nominal = corners[CORNERS.index("nominal")]
     step, fall = (np.stack([getattr(c, f) for c in corners]) for f in ("step", "fall_through"))
     return StepTimes(step, fall, nominal.parts, nominal.busiest, layout.depth)
+
+
+def with_range_of(times: StepTimes, estimated: StepTimes) -> StepTimes:
+    """Times known at their nominal value alone, with a range as wide as that of an estimate of the same network."""
+    spread = (estimated.step_us_mean / estimated.step_us_mean[1])[:, None, None]
+    passing = (estimated.fall_through_us / estimated.fall_through_us[1])[:, None, None]
+    return replace(times, step_ns=times.step_ns * spread, fall_through_ns=times.fall_through_ns * passing)
 
 
 def join_times(first: StepTimes, more: StepTimes) -> StepTimes:
@@ -102,11 +108,12 @@ def join_times(first: StepTimes, more: StepTimes) -> StepTimes:
         {name: share * first.parts_ns[name] + (1 - share) * more.parts_ns[name] for name in first.parts_ns},
         np.concatenate([first.busiest, more.busiest]),
         first.depth,
+        first.model,
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Layout:
+class SliceLayout:
     """What each slice is: its synapses' kind (an index into Latencies.synop), its level, whether it works in sub-steps.
 
     level      (slices,) layers from the Source
@@ -129,7 +136,7 @@ class _Corner:
     parts: dict[str, float]
 
 
-def _layout(network: Network, mapping: Mapping) -> _Layout:
+def slice_layout(network: Network, mapping: Mapping) -> SliceLayout:
     levels = depths(network)
     waiting = {site.population: site.sub_steps for site in mapping.sites if site.kind == "attention"}
     kind, level, sub_steps = [], [], []
@@ -140,7 +147,7 @@ def _layout(network: Network, mapping: Mapping) -> _Layout:
         level.append(levels[site.population])
         sub_steps.append(waiting.get(site.population, 0))
     of = mapping.boxes[:, 0]
-    return _Layout(np.array(kind)[of], np.array(level)[of], np.array(sub_steps)[of], max(levels.values()))
+    return SliceLayout(np.array(kind)[of], np.array(level)[of], np.array(sub_steps)[of], max(levels.values()))
 
 
 def _kind(projection: Projection) -> int:
@@ -163,7 +170,7 @@ def depths(network: Network) -> dict[str, int]:
     return out
 
 
-def _corner(slices: SliceEvents, layout: _Layout, table: Latencies, corner: int) -> _Corner:
+def _corner(slices: SliceEvents, layout: SliceLayout, table: Latencies, corner: int) -> _Corner:
     serial = layout.sub_steps > 0
     barrier = float(table.barrier[corner])
     pause = _sweep(slices, table, corner) + barrier
@@ -182,7 +189,7 @@ def _corner(slices: SliceEvents, layout: _Layout, table: Latencies, corner: int)
     )
 
 
-def _loads(slices: SliceEvents, layout: _Layout, table: Latencies, corner: int) -> dict[str, Times]:
+def _loads(slices: SliceEvents, layout: SliceLayout, table: Latencies, corner: int) -> dict[str, Times]:
     """Time (images, T, slices) in ns that each resource of a core works for each slice, by the names of parts_ns."""
     return {
         "neurons": slices.neurons * table.neuron[corner] + slices.spikes * table.spike_out[corner],
@@ -202,7 +209,7 @@ def _sweep(slices: SliceEvents, table: Latencies, corner: int) -> float:
 
 
 def _levels(
-    slices: SliceEvents, layout: _Layout, load: dict[str, Times], pause: float, barrier: float
+    slices: SliceEvents, layout: SliceLayout, load: dict[str, Times], pause: float, barrier: float
 ) -> Iterator[Times]:
     """(images, T) time of each layer that works alone, while all other cores sweep idle neurons."""
     for level in range(layout.depth + 1):

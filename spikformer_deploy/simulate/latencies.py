@@ -14,6 +14,9 @@ from spikformer_deploy.quantity import Quantity
 
 Times: TypeAlias = NDArray[np.float64]
 
+CORNERS = ("low", "nominal", "high")
+"""The first axis of every array of times: all latencies of the profile at their low end, value, high end."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Latencies:
@@ -50,7 +53,7 @@ def latencies(profile: Profile, mapping: Mapping) -> Latencies:
         synop=np.stack([corners(q) for q in synapses], 1),
         message_in=corners(time.axon_in),
         link=load / corners(time.link_rate)[::-1],
-        barrier=_barrier(profile, mapping),
+        barrier=barrier(profile, mapping),
     )
 
 
@@ -59,7 +62,7 @@ def corners(quantity: Quantity) -> Times:
     return np.array([quantity.low, quantity.value, quantity.high], np.float64)
 
 
-def _barrier(profile: Profile, mapping: Mapping) -> Times:
+def barrier(profile: Profile, mapping: Mapping) -> Times:
     """On a chip it grows linearly with the tiles in use; a board adds a constant and a time for each hop across."""
     time, chip = profile.time, profile.chip
     tiles, most = tiles_used(profile, mapping), int(chip.tiles_x) * int(chip.tiles_y)

@@ -62,7 +62,7 @@ class SliceEvents:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Weights:
+class Weights:
     """An Inlet on the cells of its source: operations of a message are channels * rows * columns of its cell.
 
     channels (k, slices), rows (i, R), columns (j, Q) of doubles; at: which of each a slice has, three (S,)
@@ -76,10 +76,17 @@ class _Weights:
     at: tuple[Int, Int, Int]
     whole: Real | None = None
 
-    def reach(self) -> _Weights:
+    def reach(self) -> Weights:
         """Ones where a message makes any operations: who gets it."""
         channels, rows, columns = ((w > 0).astype(np.float64) for w in (self.channels, self.rows, self.columns))
-        return _with_whole(_Weights(self.inlet, channels, rows, columns, self.at))
+        return _with_whole(Weights(self.inlet, channels, rows, columns, self.at))
+
+    def synops(self, number: int) -> Int:
+        """(slices, R, Q) operations of a message of each cell at the slice of that number in the inlet."""
+        channels, rows, columns = (
+            w[which[number]] for w, which in zip((self.channels, self.rows, self.columns), self.at, strict=True)
+        )
+        return np.einsum("s,r,q->srq", channels, rows, columns).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,8 +97,8 @@ class _Arrival:
     per_message  (S,) operations of every message; None where messages differ
     """
 
-    operations: _Weights
-    reach: _Weights
+    operations: Weights
+    reach: Weights
     alone: NDArray[np.bool_]
     per_message: Int | None
 
@@ -107,7 +114,7 @@ class _Outlet:
              whose messages no earlier slice of that core has taken
     """
 
-    own: _Weights
+    own: Weights
     arriving: tuple[_Arrival, ...]
     fan_out: Real
     seen: dict[int, NDArray[np.bool_]]
@@ -181,7 +188,7 @@ def _outlet(own: Inlet, arriving: list[Inlet], cells: Cells, mapping: Mapping) -
     return _Outlet(_weights(own, cells), arrivals, fan_out + sum(shared.values(), np.zeros(cells.shape)), seen)
 
 
-def _arrival(weights: _Weights, seen: dict[int, NDArray[np.bool_]]) -> _Arrival:
+def _arrival(weights: Weights, seen: dict[int, NDArray[np.bool_]]) -> _Arrival:
     alone = np.array([s not in seen for s in weights.inlet.slices.tolist()], bool)
     fans = weights.channels.max(1, initial=0)
     even = ((weights.channels == 0) | (weights.channels == fans[:, None])).all() and fans.min(initial=1) > 0
@@ -190,7 +197,7 @@ def _arrival(weights: _Weights, seen: dict[int, NDArray[np.bool_]]) -> _Arrival:
     return _Arrival(weights, weights.reach(), alone, None)
 
 
-def _weights(inlet: Inlet, cells: Cells) -> _Weights:
+def _weights(inlet: Inlet, cells: Cells) -> Weights:
     channels = np.zeros((len(inlet.segments), cells.shape[0]))
     for k, segments in enumerate(inlet.segments):
         for first, end, fan in segments:
@@ -201,10 +208,10 @@ def _weights(inlet: Inlet, cells: Cells) -> _Weights:
         rows = rows[:, np.unique(cells.rows, return_index=True)[1]]
         columns = columns[:, np.unique(cells.columns, return_index=True)[1]]
     at = inlet.segments_of, inlet.rows_of, inlet.columns_of
-    return _with_whole(_Weights(inlet, channels, rows.astype(np.float64), columns.astype(np.float64), at))
+    return _with_whole(Weights(inlet, channels, rows.astype(np.float64), columns.astype(np.float64), at))
 
 
-def _with_whole(weights: _Weights) -> _Weights:
+def _with_whole(weights: Weights) -> Weights:
     parts = [w[which] for w, which in zip((weights.channels, weights.rows, weights.columns), weights.at, strict=True)]
     size = len(weights.inlet.slices)
     if size * int(np.prod([w.shape[1] for w in parts])) > WHOLE:
@@ -212,7 +219,7 @@ def _with_whole(weights: _Weights) -> _Weights:
     return replace(weights, whole=np.ascontiguousarray(np.einsum("as,ar,aq->asrq", *parts).reshape(size, -1).T))
 
 
-def _fan_out(weights: _Weights, chosen: Int, cells: Cells) -> Real:
+def _fan_out(weights: Weights, chosen: Int, cells: Cells) -> Real:
     """(slices, R, Q) how many of the chosen slices a message of each cell reaches."""
     reach = np.zeros((len(weights.channels), len(weights.rows), len(weights.columns)))
     np.add.at(reach, tuple(which[chosen] for which in weights.at), 1.0)
@@ -276,7 +283,7 @@ def _receive(messages: Real, outlet: _Outlet, arrived: Int, synops: Int, spikes:
         arrived[..., slice_] += (messages * mask).sum((2, 3, 4)).astype(np.int64)
 
 
-def _sums(messages: Real, weights: _Weights) -> Int:
+def _sums(messages: Real, weights: Weights) -> Int:
     """(images, T, S) the weighted sum of the messages (images, T, slices, R, Q) for each slice of the inlet."""
     images, steps, slices = messages.shape[:3]
     if weights.whole is not None:

@@ -1,0 +1,142 @@
+"""Message-level time of images: every chip-wide step of the pipeline and of the fall-through, on all threads.
+
+Steps are independent given the spikes, so that each is a task of its own; no more of them than threads are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import TypeAlias
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.hardware import Profile
+from spikformer_deploy.simulate import mesh
+from spikformer_deploy.simulate.estimate import StepTimes
+from spikformer_deploy.simulate.machine import TICK_PS, Machine, machine
+from spikformer_deploy.simulate.slices import Geometry
+from spikformer_deploy.simulate.traffic import Spikes, Traffic, alone, pipelined, traffic
+from spikformer_deploy.simulate.wave import Wave, WaveTimes
+
+Int: TypeAlias = NDArray[np.int64]
+Tell: TypeAlias = Callable[[float], None]
+
+MOST_IMAGES, MOST_MESSAGES = 8, 30_000_000
+"""So many images are timed message by message: some seconds on a few threads."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timer:
+    """A network on a machine, ready to be timed."""
+
+    traffic: Traffic
+    machine: Machine
+    compiled: mesh.Layout
+    entries: mesh.Records
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Ticks of one chip-wide step with its sub-steps.
+
+    neurons, synapses, messages, link  how long the busiest sweep, synapse unit, axon-in unit and link work
+    waiting                            what the step takes beyond the longest of these: queues, hops, stalled sweeps
+    barrier, sub_steps                 what is added
+    """
+
+    neurons: int
+    synapses: int
+    messages: int
+    link: int
+    waiting: int
+    barrier: int
+    sub_steps: int
+
+    @property
+    def total(self) -> int:
+        """Ticks of the step."""
+        longest = max(self.neurons, self.synapses, self.messages, self.link)
+        return longest + self.waiting + self.barrier + self.sub_steps
+
+
+def timer(geometry: Geometry, profile: Profile) -> Timer:
+    """What timing the network of `geometry`, which must have a mapping, on `profile` needs."""
+    mapping = geometry.mapping
+    assert mapping is not None
+    there, around = traffic(geometry, profile), machine(profile, mapping)
+    return Timer(there, around, mesh.layout(around), mesh.entries_of(there.routes))
+
+
+def images_to_time(images: int, messages: float) -> int:
+    """How many of some images to time where one of them sends so many messages: at least the first."""
+    return max(1, min(images, MOST_IMAGES, int(MOST_MESSAGES / max(messages, 1))))
+
+
+def time_image(timer: Timer, spikes: Spikes, tell: Tell = lambda share: None) -> tuple[StepTimes, Int]:
+    """Times of an image, all corners at their nominal values; and the (cores,) ticks that each core serves messages.
+
+    spikes  by population: (T, C, Y, X)
+    tell    called with the share that is done
+    """
+    steps, levels = timer.traffic.network.time_steps, timer.traffic.levels
+    whole = [(-1, step) for step in range(steps)]
+    single = [(level, step) for level in range(levels) for step in range(steps)]
+    done = 0
+
+    def task(which: tuple[int, int]) -> tuple[Parts, Int]:
+        nonlocal done
+        level, step = which
+        waves = pipelined(timer.traffic, spikes, step) if level < 0 else alone(timer.traffic, spikes, level, step)
+        out = time_step(timer, waves)
+        done += 1
+        tell(done / (len(whole) + len(single)))
+        return out
+
+    with ThreadPoolExecutor(numba.get_num_threads()) as pool:
+        found = list(pool.map(task, whole + single))
+    parts, busy = [p for p, _ in found], np.array([b for _, b in found[:steps]])
+    nanoseconds = np.array([p.total for p in parts]) * (TICK_PS / 1000)
+    means = {
+        f.name: float(np.mean([getattr(p, f.name) for p in parts[:steps]])) * TICK_PS / 1000 for f in fields(Parts)
+    }
+    passing = nanoseconds[steps:].reshape(levels, steps).sum(0)
+    times = StepTimes(
+        np.broadcast_to(nanoseconds[:steps], (3, 1, steps)).copy(),
+        np.broadcast_to(passing, (3, 1, steps)).copy(),
+        means,
+        timer.machine.cores[busy.argmax(1)][None],
+        timer.traffic.layout.depth,
+        "cycle",
+    )
+    return times, busy.sum(0)
+
+
+def time_step(timer: Timer, waves: list[Wave]) -> tuple[Parts, Int]:
+    """Ticks of a chip-wide step, waves[0], and its sub-steps; and the (cores,) ticks that each core serves messages."""
+    found = [_times(timer, wave) for wave in waves]
+    barrier, main = timer.machine.barrier, found[0]
+    per_message = timer.traffic.message_in
+    occupied = timer.machine.mesh.occupied
+    work = {
+        "neurons": waves[0].sweep,
+        "synapses": int((main.busy - main.received * per_message).max(initial=0)),
+        "messages": int((main.received * per_message).max(initial=0)),
+        "link": int((main.load * occupied).max(initial=0)),
+    }
+    waiting = main.quiet - max(work.values())
+    parts = Parts(**work, waiting=waiting, barrier=barrier, sub_steps=sum(t.quiet + barrier for t in found[1:]))
+    return parts, np.sum([t.busy for t in found], 0)
+
+
+def _times(timer: Timer, wave: Wave) -> WaveTimes:
+    """One wave; without messages it is over when the last sweep is."""
+    if wave.messages:
+        return mesh.run_wave(timer.compiled, timer.entries, wave)[0]
+    cores = np.repeat(np.arange(len(wave.tail)), np.diff(wave.first))
+    ends = np.bincount(cores, wave.gap, len(wave.tail)).astype(np.int64) + wave.tail
+    none = np.zeros_like(ends)
+    return WaveTimes(ends, none, none, none, none, np.zeros(len(timer.machine.mesh.occupied), np.int64))

@@ -1,0 +1,130 @@
+"""The messages of a timing run against the exact event counts, and whole images against the specification."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.mappings import random_mapping
+from support.networks import random_images, random_network
+
+from spikformer_deploy.hardware import Profile, from_dict, load_profile, to_dict
+from spikformer_deploy.mapping.mapping import Mapping
+from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.reference import engine
+from spikformer_deploy.reference import timing as reference
+from spikformer_deploy.simulate import events, timing
+from spikformer_deploy.simulate.traffic import Traffic, alone, pipelined
+from spikformer_deploy.simulate.wave import Wave
+
+NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))
+
+
+def two_chips() -> Profile:
+    """Chips of 2 x 2 routers and 16 cores, 64 of them in 8 columns."""
+    raw = to_dict(load_profile("hala_point"))
+    for section, name, value in (
+        ("chip", "tiles_x", 2), ("chip", "tiles_y", 2), ("chip", "reserved_cores", 0), ("board", "columns", 8),
+    ):  # fmt: skip
+        raw[section][name] |= {"value": float(value), "range": None}
+    return from_dict(raw)
+
+
+PROFILE = two_chips()
+
+
+def spread(network: Network, seed: int) -> Mapping:
+    """A random mapping with one slice a core, over several chips."""
+    mapping = random_mapping(network, seed)
+    cores = np.random.default_rng(seed).permutation(max(64, len(mapping.boxes)))[: len(mapping.boxes)]
+    return replace(mapping, cores=cores, cores_per_chip=16, chips=len(np.unique(cores // 16)))
+
+
+def prepared(network: Network, seed: int) -> tuple[timing.Timer, events.Events, list[dict[str, np.ndarray]]]:
+    mapping = spread(network, seed)
+    there = events.geometry(network, mapping)
+    names = [p.name for p in network]
+    execution = engine.execute(network, random_images(network, seed), record=names, cells=there.cells)
+    found = events.count(there, execution)
+    spikes = [{name: execution.spikes[name][n] for name in names} for n in range(found.images)]
+    return timing.timer(there, PROFILE), found, spikes
+
+
+def totals(traffic: Traffic, waves: list[Wave]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(cores,) messages sent, messages received and synaptic operations, of all the waves."""
+    sent, received, synops = (np.zeros(traffic.cores, np.int64) for _ in range(3))
+    for wave in waves:
+        source = np.repeat(np.arange(traffic.cores), np.diff(wave.first))
+        for core, (first, end) in zip(source.tolist(), wave.routes.tolist(), strict=True):
+            sent[core] += end - first
+            np.add.at(received, traffic.routes.target[first:end], 1)
+            np.add.at(synops, traffic.routes.target[first:end], traffic.routes.synops[first:end])
+    return sent, received, synops
+
+
+@settings(max_examples=15, deadline=None)
+@given(NETWORKS, st.integers(0, 2**32 - 1))
+def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
+    timer, found, images = prepared(network, seed)
+    traffic, slices = timer.traffic, found.slices
+    assert slices is not None
+    for n, spikes in enumerate(images):
+        for t in range(network.time_steps):
+            waves = [w for level in range(traffic.levels) for w in alone(traffic, spikes, level, t)]
+            counts = (slices.messages_out, slices.messages_in, slices.synops)
+            for got, expected in zip(totals(traffic, waves), counts, strict=True):
+                np.testing.assert_array_equal(got, slices.by_core(expected)[1][n, t])
+        stream = [w for step in range(network.time_steps) for w in pipelined(traffic, spikes, step)]
+        np.testing.assert_array_equal(totals(traffic, stream)[1], slices.by_core(slices.messages_in)[1][n].sum(0))
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.builds(random_network, st.integers(0, 2**32 - 1), st.just(2), blocks=st.just(0)), st.integers(0, 2**32 - 1))
+def test_an_image_takes_what_the_specification_says(network: Network, seed: int) -> None:
+    timer, _, images = prepared(network, seed)
+    times, busy = timing.time_image(timer, images[0])
+    barrier, ns = timer.machine.barrier, timing.TICK_PS / 1000
+
+    def step(waves: list[Wave]) -> float:
+        found = [reference.run_wave(timer.machine, timer.traffic.routes, wave)[0] for wave in waves]
+        return sum(f.quiet + barrier for f in found) * ns
+
+    for t in range(network.time_steps):
+        np.testing.assert_allclose(times.step_ns[1, 0, t], step(pipelined(timer.traffic, images[0], t)), rtol=1e-12)
+        passing = sum(step(alone(timer.traffic, images[0], level, t)) for level in range(timer.traffic.levels))
+        np.testing.assert_allclose(times.fall_through_ns[1, 0, t], passing, rtol=1e-12)
+    assert busy.sum() > 0
+
+
+def test_the_number_of_timed_images_is_bounded() -> None:
+    assert timing.images_to_time(100, 1e3) == timing.MOST_IMAGES
+    assert timing.images_to_time(3, 1e3) == 3
+    assert timing.images_to_time(100, 1e7) == 3
+    assert timing.images_to_time(100, 1e12) == 1
+
+
+def test_latencies_are_whole_ticks() -> None:
+    network = random_network(3)
+    timer, _, _ = prepared(network, 3)
+    costs, mesh = timer.traffic.costs, timer.machine.mesh
+    assert (costs.idle, costs.update, costs.spike) == (265, 420, 300)
+    assert timer.machine.axon_out == 51
+    assert set(mesh.latency.tolist()) >= {410, 650}
+    assert set(mesh.occupied.tolist()) == {29, 400}
+
+
+@pytest.mark.parametrize("serial", ["tokens", "channels"])
+def test_attention_takes_a_sub_step_more_than_it_has_turns(serial: str) -> None:
+    for seed in range(40):
+        network = random_network(seed, blocks=1)
+        mapping = spread(network, seed)
+        site = next(s for s in mapping.sites if s.kind == "attention")
+        if site.serial == serial:
+            break
+    timer, _, images = prepared(network, seed)
+    level = next(iter(timer.traffic.sub_steps))
+    assert timer.traffic.sub_steps == {level: site.sub_steps + 1}
+    assert len(pipelined(timer.traffic, images[0], 0)) == site.sub_steps + 2
+    assert len(alone(timer.traffic, images[0], level, 0)) == site.sub_steps + 2
+    assert len(alone(timer.traffic, images[0], level + 1, 0)) == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spikformer_deploy.converters.checkpoint import BUNDLED
+from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.errors import InputError
@@ -16,7 +17,7 @@ from spikformer_deploy.quantize.network import Network
 
 
 def export(file: str | Path, to: str, output: Path, **loading: Any) -> None:
-    """Write a program file ("lava", "netx", "onnx") or a float model ("nir", "onnx") to `output`.
+    """Write a program file ("lava", "netx", "onnx") or a float model ("nir", "onnx", "pt2") to `output`.
 
     Raises InputError where the format is not for what the file holds, ModelError for what the format cannot hold.
     """
@@ -53,7 +54,15 @@ def _onnx_program(network: Network, path: Path) -> None:
 def _onnx_model(model: Model, path: Path) -> None:
     from spikformer_deploy.converters.onnx_model import write_model
 
-    write_model(float_graph(model), path)
+    write_model(float_graph(model), path, model.preprocess, model.labels, model.training)
+
+
+def _pt2(model: Model, path: Path) -> None:
+    from spikformer_deploy.converters.exported_program import write_model
+
+    if isinstance(model, Imported):
+        raise InputError("--to pt2", f"a graph from {model.kind} has no module to export", "Export to nir or onnx.")
+    write_model(model, path)
 
 
 def _nir(model: Model, path: Path) -> None:
@@ -63,4 +72,4 @@ def _nir(model: Model, path: Path) -> None:
 
 
 OF_PROGRAMS: dict[str, Callable[[Network, Path], None]] = {"lava": _lava, "netx": _netx, "onnx": _onnx_program}
-OF_MODELS: dict[str, Callable[[Model, Path], None]] = {"nir": _nir, "onnx": _onnx_model}
+OF_MODELS: dict[str, Callable[[Model, Path], None]] = {"nir": _nir, "onnx": _onnx_model, "pt2": _pt2}

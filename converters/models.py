@@ -27,7 +27,7 @@ def load(
     """The float model in a file, or a bundled one by name ("digits-v2").
 
     arch, heads, time_steps  where an official checkpoint does not tell: "v1-4-384", 12, 4
-    time_steps, dt           where a .nir does not tell: T, and the seconds of a step
+    time_steps, dt           where a .nir, .pt2 or .onnx does not tell: T; where a .nir does not: the seconds of a step
     allow_pickle             load files that run code when loaded; only if you trust them
     Raises InputError for a file that cannot be read or is no model, ModelError for a model that is not supported.
     """
@@ -41,6 +41,14 @@ def load(
             from spikformer_deploy.converters.nir import read_model
 
             return read_model(path, time_steps=time_steps, dt=dt)
+        case Kind.PT2:
+            from spikformer_deploy.converters.exported_program import read_model as read_pt2
+
+            return read_pt2(path, time_steps=time_steps, allow_pickle=allow_pickle)
+        case Kind.ONNX:
+            from spikformer_deploy.converters.onnx_reader import read_model as read_onnx
+
+            return read_onnx(path, time_steps=time_steps)
         case Kind.NETX:
             raise InputError(str(path), "it holds integers already, and no float model", "Compile it.")
         case Kind.PROGRAM:

@@ -6,13 +6,14 @@ wherever the sums before them round alike.  Values are (T * N, C, Y, X), as in g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from typing_extensions import assert_never
 
+from spikformer_deploy.converters.imported import about
 from spikformer_deploy.converters.onnx_nodes import LOCAL, OPSET, Nodes
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.graph.ir import (
@@ -31,15 +32,26 @@ from spikformer_deploy.graph.ir import (
     Output,
     Scale,
 )
+from spikformer_deploy.images import Preprocess
+
+GRAPH = "spiking_model"
+FUNCTIONS = {"LifHardResetDecayInput": True, "LifHardReset": False}
+"""Names of the local functions, and whether the input decays."""
 
 
-def write_model(graph: Graph, path: Path) -> None:
-    """Write the graph as an .onnx file: normalised images in, logits out, any number of images."""
-    write_whole(path, to_model(graph).SerializeToString())
+def write_model(
+    graph: Graph, path: Path, preprocess: Preprocess, labels: tuple[str, ...], training: Mapping[str, Any]
+) -> None:
+    """Write the graph as an .onnx file: normalised images in, logits out, any number of images.
+
+    T, the preprocessing and the labels go along in its metadata, so that onnx_reader gives the same model again.
+    """
+    notes = about(graph, preprocess, labels, training).text()
+    write_whole(path, to_model(graph, notes=notes).SerializeToString(deterministic=True))
 
 
-def to_model(graph: Graph, record: Sequence[str] = ()) -> Any:
-    """The ModelProto; `record` names LIFs whose spikes become outputs too.
+def to_model(graph: Graph, record: Sequence[str] = (), notes: str = "") -> Any:
+    """The ModelProto; `record` names LIFs whose spikes become outputs too, `notes` are metadata.
 
     Inputs   images (N, C, Y, X) float32, normalised as in training, or (N, T, C, Y, X) where the model takes frames
     Outputs  logits (N, classes) float32; for each recorded LIF its spikes, under its name, (N, T, C, Y, X) float32
@@ -47,7 +59,10 @@ def to_model(graph: Graph, record: Sequence[str] = ()) -> Any:
     nodes = Nodes()
     values: dict[str, str] = {}
     for node in graph:
+        start = len(nodes.nodes)
         values[node.name] = _value(nodes, graph, node, [values[i] for i in node.inputs])
+        if not isinstance(node.op, (Input, Attention)):
+            nodes.label(node.name, type(node.op).__name__, start)
     first, last = graph.nodes[0], graph.nodes[-1]
     assert isinstance(first.op, Input)
     steps = [graph.time_steps] if first.op.per_step else []
@@ -58,9 +73,9 @@ def to_model(graph: Graph, record: Sequence[str] = ()) -> Any:
         nodes.node("Transpose", maps, name=name, perm=[1, 0, 2, 3, 4])
         made.append(nodes.info(name, np.float32, ["N", graph.time_steps, *graph[name].shape]))
     kinds = sorted({node.op.decay_input for node in graph.of(Lif) if isinstance(node.op, Lif)})
-    functions = tuple(_function(nodes.onnx, decay_input) for decay_input in kinds)
-    about = f"Spiking network, T = {graph.time_steps}, batch normalisation folded; sha256 {graph.digest()}"
-    return nodes.model("spiking_model", given, made, about, functions)
+    functions = tuple(lif_function(nodes.onnx, decay_input) for decay_input in kinds)
+    what = f"Spiking network, T = {graph.time_steps}, batch normalisation folded; sha256 {graph.digest()}"
+    return nodes.model(GRAPH, given, made, what, functions, notes)
 
 
 def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
@@ -74,7 +89,7 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
             frames = nodes.node("Expand", once, nodes.constant([steps, 1, 1, 1, 1], np.int64))
             return nodes.shaped(frames, -1, *node.shape)
         case Conv2d(weight, bias, stride, (py, px), groups):
-            parameters = (nodes.constant(weight, np.float32), nodes.constant(bias, np.float32))
+            parameters = (nodes.parameter(weight), nodes.parameter(bias))
             geometry: dict[str, Any] = {
                 "kernel_shape": list(weight.shape[2:]),
                 "strides": list(stride),
@@ -82,10 +97,10 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
             }
             return nodes.node("Conv", inputs[0], *parameters, group=groups, **geometry)
         case Linear(weight, bias):
-            parameters = (nodes.constant(weight[:, :, None, None], np.float32), nodes.constant(bias, np.float32))
+            parameters = (nodes.parameter(weight[:, :, None, None]), nodes.parameter(bias))
             return nodes.node("Conv", inputs[0], *parameters, kernel_shape=[1, 1])
         case BatchNorm(gamma, beta, mean, var, eps):
-            statistics = [nodes.constant(p, np.float32) for p in (gamma, beta, mean, var)]
+            statistics = [nodes.parameter(p) for p in (gamma, beta, mean, var)]
             return nodes.node("BatchNormalization", inputs[0], *statistics, epsilon=eps)
         case Lif(tau, v_threshold, decay_input):
             by_step = nodes.shaped(inputs[0], steps, -1, *node.shape)
@@ -99,7 +114,7 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
         case Add():
             return nodes.node("Add", *inputs)
         case Scale(factor):
-            return nodes.node("Mul", inputs[0], nodes.constant(factor, np.float32))
+            return nodes.node("Mul", inputs[0], nodes.parameter(factor))
         case Attention(heads, scale):
             return _attention(nodes, node, heads, scale, inputs)
         case Mean():
@@ -115,15 +130,17 @@ def _attention(nodes: Nodes, node: Node, heads: int, scale: float, inputs: list[
     channels, height, width = node.shape
     q, k, v = (nodes.shaped(i, -1, heads, channels // heads, height * width) for i in inputs)
     pairs = nodes.node("MatMul", v, nodes.node("Transpose", k, perm=[0, 1, 3, 2]))
-    merged = nodes.shaped(nodes.node("MatMul", pairs, q), -1, *node.shape)
-    return nodes.node("Mul", merged, nodes.constant(scale, np.float32))
+    products = nodes.node("MatMul", pairs, q)
+    nodes.label(node.name, "Attention", len(nodes.nodes) - 1)
+    merged = nodes.shaped(products, -1, *node.shape)
+    return nodes.node("Mul", merged, nodes.parameter(scale))
 
 
 def _name(decay_input: bool) -> str:
-    return "LifHardResetDecayInput" if decay_input else "LifHardReset"
+    return next(name for name, decays in FUNCTIONS.items() if decays == decay_input)
 
 
-def _function(onnx: Any, decay_input: bool) -> Any:
+def lif_function(onnx: Any, decay_input: bool) -> Any:
     """LIF as a local function: x (T, N, C, Y, X) float32 -> spikes; attributes tau, v_threshold (see graph.ir.Lif)."""
     node, info, real = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     if decay_input:

@@ -33,11 +33,24 @@ class Nodes:
         self.constants.append(self.onnx.numpy_helper.from_array(np.array(values, dtype, order="C"), name))
         return name
 
+    def parameter(self, values: Any) -> str:
+        """A float initializer; numbers that fp32 does not hold stand in double, with a Cast: nothing is lost."""
+        exact = np.asarray(values, np.float64)
+        if np.array_equal(exact.astype(np.float32), exact):
+            return self.constant(exact, np.float32)
+        return self.cast(self.constant(exact, np.float64), np.float32)
+
     def node(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """A node with one output; its name."""
         out = name or self.fresh(operator.lower())
         self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [out], **attributes))
         return out
+
+    def label(self, name: str, kind: str, start: int) -> None:
+        """Name the last operation since node `start` that is no change of layout, and say what it is."""
+        made = [node for node in self.nodes[start:] if node.op_type not in ("Reshape", "Transpose", "Cast")]
+        if made:
+            made[-1].name, made[-1].doc_string = name, kind
 
     def cast(self, value: str, dtype: type[np.generic]) -> str:
         """The value as another type."""
@@ -52,8 +65,10 @@ class Nodes:
         kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return self.onnx.helper.make_tensor_value_info(name, kind, shape)
 
-    def model(self, name: str, given: Any, made: list[Any], about: str, functions: tuple[Any, ...] = ()) -> Any:
-        """The checked ModelProto; `functions` are local ones of the domain LOCAL."""
+    def model(
+        self, name: str, given: Any, made: list[Any], about: str, functions: tuple[Any, ...] = (), notes: str = ""
+    ) -> Any:
+        """The checked ModelProto; `functions` are local ones of the domain LOCAL, `notes` our entry in the metadata."""
         opsets = [self.onnx.helper.make_opsetid("", OPSET)]
         opsets += [self.onnx.helper.make_opsetid(LOCAL, 1)] if functions else []
         model = self.onnx.helper.make_model(
@@ -64,10 +79,14 @@ class Nodes:
             ir_version=IR_VERSION,
             doc_string=about,
         )
+        if notes:
+            self.onnx.helper.set_model_props(model, {ENTRY: notes})
         self.onnx.checker.check_model(model)
         return model
 
 
+ENTRY = "spikformer_deploy"
+"""The key of our notes in the metadata."""
 LOCAL = "spikformer_deploy"
 """The domain of our local functions, which consist of standard operators."""
 

@@ -256,14 +256,15 @@ def verify_command(
 @click.option(
     "--to",
     required=True,
-    type=click.Choice(["lava", "netx", "nir", "onnx"]),
+    type=click.Choice(["lava", "netx", "nir", "onnx", "pt2"]),
     help="lava: a folder that runs with lava-nc alone. netx: a .net for lava-dl, of what it can hold. "
-    "nir: a float model, of what NIR can hold. onnx: standard operators, the integers of a program or a float model.",
+    "nir: a float model, of what NIR can hold. onnx: standard operators, the integers of a program or a float model. "
+    "pt2: torch.export, of a checkpoint.",
 )
 @click.option("-o", "--output", required=True, type=click.Path())
 @model_options
 def export_command(file: str, to: str, output: str, **loading: Any) -> None:
-    """Write FILE, a program (lava, netx, onnx) or a float model (nir, onnx), in another form."""
+    """Write FILE, a program (lava, netx, onnx) or a float model (nir, onnx, pt2), in another form."""
     from spikformer_deploy.converters.exports import export
 
     export(file, to, _output(output), **loading)

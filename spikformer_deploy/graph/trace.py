@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,8 +27,39 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int], *, time_steps: i
     The graph is raw: batch normalisation and scales still stand in it (fold.py, simplify.py).
     Raises ModelError where the model cannot be exported, holds state, or has an operation that is not supported.
     """
-    exported = export(module, (time_steps, *input_shape) if per_step else input_shape)
-    _refuse_state(exported)
+    program = export(module, (time_steps, *input_shape) if per_step else input_shape)
+    return trace_exported(Exported.of(program), input_shape, time_steps=time_steps, per_step=per_step)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exported:
+    """What the tracer reads of an exported program.
+
+    parameters   name of a placeholder -> (name in the model, tensor)
+    input_shape  of the images, BATCH for the symbolic batch
+    """
+
+    graph: torch.fx.Graph
+    parameters: Mapping[str, tuple[str, torch.Tensor]]
+    input_shape: tuple[int, ...]
+
+    @staticmethod
+    def of(program: ExportedProgram) -> Exported:
+        """The graph and the parameters of a program; ModelError where it holds state."""
+        _refuse_state(program)
+        signature, state = program.graph_signature, {**program.constants, **program.state_dict}
+        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        inputs = [n for n in program.graph.nodes if n.op == "placeholder" and n.name not in names]
+        if len(inputs) != 1:
+            raise ModelError("model", f"it takes {len(inputs)} inputs", "It must take the images alone.")
+        parameters = {name: (target, state[target]) for name, target in names.items()}
+        return Exported(program.graph, parameters, shape_of(inputs[0]))
+
+
+def trace_exported(
+    exported: Exported, input_shape: tuple[int, int, int], *, time_steps: int, per_step: bool = False
+) -> ir.Graph:
+    """As `trace`, of a program that is exported already."""
     return _Tracer(exported, input_shape, time_steps, per_step).graph()
 
 
@@ -60,9 +92,7 @@ def _refuse_state(exported: ExportedProgram) -> None:
 class _Tracer:
     """Walks the exported graph once; `values` says what each exported node is in terms of the Graph."""
 
-    def __init__(
-        self, exported: ExportedProgram, input_shape: tuple[int, int, int], time_steps: int, per_step: bool
-    ) -> None:
+    def __init__(self, exported: Exported, input_shape: tuple[int, int, int], time_steps: int, per_step: bool) -> None:
         self.exported, self.time_steps, self.per_step = exported, time_steps, per_step
         self.values: dict[torch.fx.Node, Any] = {}
         self.batch = Batch(time_steps)
@@ -81,10 +111,8 @@ class _Tracer:
         return ir.Graph(tuple(self.batch.nodes), self.time_steps)
 
     def _placeholder(self, node: torch.fx.Node) -> Any:
-        signature, state = self.exported.graph_signature, self.exported.state_dict
-        target = signature.inputs_to_parameters.get(node.name) or signature.inputs_to_buffers.get(node.name)
-        if target is not None:
-            return _checked(target, state[target])
+        if node.name in self.exported.parameters:
+            return _checked(*self.exported.parameters[node.name])
         channels, height, width = self.batch.nodes[0].shape
         time = (axes.axis("T", self.time_steps),) if self.per_step else ()
         image = (axes.axis("C", channels), axes.axis("Y", height), axes.axis("X", width))

@@ -33,6 +33,7 @@ from spikformer_deploy.quantize.network import (
     Window,
 )
 from spikformer_deploy.simulate import kernels, synapses
+from spikformer_deploy.simulate.halving import lif_halving
 from spikformer_deploy.simulate.plan import LifPlan, Plan, blocks, make_plan, message_type, steps_of
 from spikformer_deploy.simulate.run import Activity, Cells, Execution, check_state, frames
 
@@ -233,6 +234,7 @@ def _observe(batch: _Batch, population: Population, sent: Sent) -> None:
     active = np.zeros((height, width, channels), np.uint8)
     kernels.observe(
         sent.reshape(-1, height, width, channels),
+        population.max_out == 1,
         grid.row_order,
         grid.row_starts,
         grid.cells.columns,
@@ -267,7 +269,7 @@ def _lif(
             peak = np.zeros((len(sums), blocks(sums.shape[2], len(sums))), np.int64)
             place = (out[part], first * width, membrane[part] if record else NOTHING, peak)
             if plan.halving:
-                kernels.lif_halving(sums, neuron.shift, plan.threshold, plan.bias, plan.bias_of, *place)
+                lif_halving(sums, neuron.shift, plan.threshold, plan.bias, plan.bias_of, *place)
             else:
                 stock = neuron.kind == "stock"
                 kernels.lif_any(

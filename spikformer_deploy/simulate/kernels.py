@@ -30,53 +30,6 @@ def threads_may_share() -> bool:
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def lif_halving(
-    sums: Array,
-    shift: int,
-    threshold: Array,
-    bias: Array,
-    bias_of: Array,
-    out: Array,
-    first: int,
-    membrane: Array,
-    peak: Array,
-) -> None:
-    """Programmable LIF with decay 1/2 in 32 bits: v = (v >> 1) + (sums << shift) + bias, fire at v >= threshold.
-
-    sums       (N, T or 1, p, C) of p positions from `first`, integers in any type, |sums << shift| + |bias| < 2^30
-    threshold  (C,) int32; bias (K, C) int32, its row at position p is bias_of[p]
-    out        (N, T, P, C) uint8: the spikes of all positions, those of this call are written
-    membrane   (N, T, P, C) int32 to keep the potentials after the reset, or an empty array
-    peak       (N, blocks) int64: largest magnitude of drive and potential met; positions are cut into so many tasks
-    """
-    images, steps, _, channels = out.shape
-    given, positions = sums.shape[1], sums.shape[2]
-    blocks = peak.shape[1]
-    for index in prange(images * blocks):
-        n, start = index // blocks, index % blocks * positions // blocks
-        size = (index % blocks + 1) * positions // blocks - start
-        v = np.zeros((size, channels), np.int32)
-        largest = np.int32(0)
-        for t in range(steps):
-            step = min(t, given - 1)
-            for i in range(size):
-                row = sums[n, step, start + i]
-                offset = bias[bias_of[first + start + i]]
-                spikes = out[n, t, first + start + i]
-                state = v[i]
-                for c in range(channels):
-                    drive = (np.int32(row[c]) << np.int32(shift)) + offset[c]
-                    h = (state[c] >> np.int32(1)) + drive
-                    largest = max(largest, max(abs(h), abs(drive)))
-                    fires = h >= threshold[c]
-                    spikes[c] = fires
-                    state[c] = np.int32(0) if fires else h
-            if membrane.size:
-                membrane[n, t, first + start : first + start + size] = v
-        peak[n, index % blocks] = largest
-
-
-@njit(parallel=True, cache=True, nogil=True)
 def lif_any(
     sums: Array,
     stock: bool,
@@ -96,7 +49,7 @@ def lif_any(
     programmable  v = (v * decay >> 12) + (sums << shift) + bias, fire at v >= threshold
     stock         u = sign(u) * (|u| * current >> 12) + (sums << shift << 6)
                   v = sign(v) * (|v| * decay >> 12) + u + (bias << 6), fire at v > threshold << 6
-    Arrays as in lif_halving, threshold and bias int64.
+    Arrays as in halving.lif_halving, threshold and bias int64.
     """
     images, steps, _, channels = out.shape
     given, positions = sums.shape[1], sums.shape[2]
@@ -225,6 +178,7 @@ def sum_over_positions(sent: Array, out: Array) -> None:
 @njit(parallel=True, cache=True, nogil=True)
 def observe(
     sent: Array,
+    binary: bool,
     row_order: Array,
     row_starts: Array,
     column_of: Array,
@@ -236,6 +190,7 @@ def observe(
 ) -> None:
     """What maps (M, Y, X, C) hold, cell by cell (see run.Cells); a task takes one class of rows and one slab.
 
+    binary     no value exceeds 1: messages are their own sum
     row_order, row_starts  the rows of class r are row_order[row_starts[r] : row_starts[r + 1]]
     column_of  (X,) the class of every column
     slabs      (b + 1,) edges of ranges of slices
@@ -250,25 +205,46 @@ def observe(
         r, b = task // parts, task % parts
         low, high = channel_cuts[slabs[b]], channel_cuts[slabs[b + 1]]
         count = np.empty((columns, high - low), np.int32)
+        recent = np.zeros((columns, high - low), np.uint8)  # bytes: four times as many in a register
         for m in range(maps):
             count[:] = 0
-            values = np.int64(0)
+            values, met = np.int64(0), 0
             for index in range(row_starts[r], row_starts[r + 1]):
                 y = row_order[index]
                 for x in range(width):
-                    row, number, mark = sent[m, y, x, low:high], count[column_of[x]], active[y, x, low:high]
-                    some = np.int32(0)
+                    row, number, mark = sent[m, y, x, low:high], recent[column_of[x]], active[y, x, low:high]
                     for c in range(high - low):
-                        fired = row[c] != 0
+                        fired = np.uint8(row[c] != 0)
                         number[c] += fired
                         mark[c] |= fired
-                        some += row[c]
-                    values += some
-            total[m, r, b] = values
+                    if not binary:
+                        values += _sum(row)
+                    met += 1
+                    if met % 255 == 0:
+                        _move(recent, count)
+            _move(recent, count)
             for column in range(columns):
                 for s in range(slabs[b], slabs[b + 1]):
-                    part = count[column, channel_cuts[s] - low : channel_cuts[s + 1] - low]
-                    of_slice = np.int32(0)
-                    for c in range(part.size):
-                        of_slice += part[c]
+                    of_slice = _sum(count[column, channel_cuts[s] - low : channel_cuts[s + 1] - low])
                     messages[m, s, r, column] = of_slice
+                    values += of_slice * binary
+            total[m, r, b] = values
+
+
+@njit(cache=True, nogil=True)
+def _move(recent: Array, count: Array) -> None:
+    """Add counts of bytes to those of 32 bits before they are full."""
+    for column in range(len(count)):
+        few, many = recent[column], count[column]
+        for c in range(many.size):
+            many[c] += few[c]
+            few[c] = 0
+
+
+@njit(cache=True, nogil=True)
+def _sum(row: Array) -> np.int32:
+    """In 32 bits, which vectors hold more of."""
+    out = np.int32(0)
+    for c in range(row.size):
+        out += row[c]
+    return out

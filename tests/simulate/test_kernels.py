@@ -1,0 +1,30 @@
+"""Loops of the engine on maps larger than those of random networks, against their plain twins."""
+
+import numpy as np
+import pytest
+
+from spikformer_deploy.reference.engine import observe
+from spikformer_deploy.simulate import kernels
+from spikformer_deploy.simulate.plan import _grid
+from spikformer_deploy.simulate.run import Cells
+
+
+@pytest.mark.parametrize("largest", [1, 200])
+@pytest.mark.parametrize("seed", range(4))
+def test_counting_equals_the_reference_where_bytes_would_be_full(largest: int, seed: int) -> None:
+    """Up to 900 positions of a cell are active."""
+    rng = np.random.default_rng(seed)
+    channels, height, width = int(rng.integers(1, 300)), 30, int(rng.integers(20, 31))
+    cuts = np.array(sorted({0, channels, *rng.integers(0, channels, 3).tolist()}))
+    rows, columns = (np.unique(rng.integers(0, seed + 1, n), return_inverse=True)[1] for n in (height, width))
+    cells = Cells(cuts, rows, columns)
+    sent = rng.integers(0, largest + 1, (2, 3, channels, height, width)) * (rng.random((3, channels, 1, 1)) < 0.9)
+    right, grid = observe(sent, cells), _grid(cells)
+    messages, active = np.zeros((6, *grid.shape), np.int32), np.zeros((height, width, channels), np.uint8)
+    total = np.zeros((6, grid.shape[1], len(grid.slabs) - 1), np.int64)
+    maps = np.ascontiguousarray(sent.transpose(0, 1, 3, 4, 2).reshape(6, height, width, channels)).astype(np.uint8)
+    order = (grid.row_order, grid.row_starts, cells.columns, cells.channels, grid.slabs)
+    kernels.observe(maps, largest == 1, *order, messages, active, total)
+    np.testing.assert_array_equal(messages.reshape(right.messages.shape), right.messages)
+    np.testing.assert_array_equal(active.transpose(2, 0, 1).astype(bool), right.active)
+    np.testing.assert_array_equal(total.sum((1, 2)).reshape(2, 3).sum(0), right.total)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -305,14 +306,19 @@ def targets_command(name: str | None, as_json: bool) -> None:
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Checkpoint; default: the recipe's.")
 @as_json
 def train_command(recipe: str, output: str | None, as_json: bool) -> None:
-    """Train a Spikformer by a TOML RECIPE; an interrupted training goes on where it stopped."""
+    """Train a Spikformer by a TOML RECIPE; an interrupted training goes on where it stopped.
+
+    Several devices: torchrun --nproc-per-node N --no-python spikdeploy train RECIPE
+    """
     from spikformer_deploy.training.supervised import train
 
     if output:
         _output(output)
-    with _progress("train", as_json) as advance:
+    others = os.environ.get("RANK", "0") != "0"
+    with _progress("train", as_json or others) as advance:
         result = train(recipe, output, report=advance)
-    _show(result, as_json, result["output"])
+    if not others:
+        _show(result, as_json, result["output"])
 
 
 @cli.command("demo")
@@ -395,3 +401,7 @@ def _print_tables(tables: list[Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     for table in tables:
         console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from spikformer_deploy.training.randaugment import randaugment
 from spikformer_deploy.training.recipe import Augment
 
 Pixels = NDArray[np.uint8]
@@ -20,14 +21,17 @@ ERASED_ASPECT = 0.3
 
 
 def augmented(pixels: Pixels, settings: Augment, mean: Pixels, rng: np.random.Generator) -> Pixels:
-    """One image (C, Y, X), cropped, mirrored and erased by `rng`.
+    """One image (C, Y, X), cropped, mirrored, changed and erased by `rng`.
 
-    mean  (C,) the colour of erased rectangles
+    mean  (C,) the colour of erased rectangles and of what comes in from outside
     """
     if settings.crop_padding:
         pixels = _cropped(pixels, settings.crop_padding, rng)
     if settings.flip and rng.random() < settings.flip:
         pixels = pixels[:, :, ::-1]
+    if settings.randaugment:
+        fill = tuple(map(int, mean))
+        pixels = randaugment(pixels, settings.randaugment, settings.magnitude, settings.magnitude_spread, fill, rng)
     if settings.erase and rng.random() < settings.erase:
         pixels = _erased(pixels, mean, rng)
     return pixels

@@ -16,6 +16,7 @@ from spikformer_deploy.training.augment import augmented, moved
 from spikformer_deploy.training.recipe import Augment, Data
 
 VALIDATION_SEED = 0
+WHOLE = slice(None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,18 +57,29 @@ def read_test(data: Data, preprocess: Preprocess, names: tuple[str, ...]) -> Lab
 
 
 def epoch(
-    images: Labelled, preprocess: Preprocess, settings: Augment, batch: int, seed: int, number: int, first: int = 0
+    images: Labelled,
+    preprocess: Preprocess,
+    settings: Augment,
+    batch: int,
+    seed: int,
+    number: int,
+    first: int = 0,
+    part: slice = WHOLE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised batches of epoch `number` from batch `first` on; the last, smaller batch is left out."""
+    """Normalised batches of epoch `number` from batch `first` on; the last, smaller batch is left out.
+
+    part  of each batch, for a process of several
+    """
     order = np.random.default_rng((seed, number)).permutation(len(images))
     mean = np.rint(np.array(preprocess.mean) * preprocess.max_value).astype(np.uint8)
     blank = -torch.tensor(preprocess.mean) / torch.tensor(preprocess.std)
     for start in range(first * batch, len(order) - batch + 1, batch):
-        chosen = order[start : start + batch]
+        chosen = order[start : start + batch][part]
         pixels = [augmented(images.pixels[i], settings, mean, np.random.default_rng((seed, number, i))) for i in chosen]
         x = normalised(np.stack(pixels), preprocess)
         if settings.shift or settings.rotate_degrees:
-            generator = torch.Generator().manual_seed(int(np.random.default_rng((seed, number, start)).integers(2**62)))
+            of_batch = np.random.default_rng((seed, number, start, part.start or 0))
+            generator = torch.Generator().manual_seed(int(of_batch.integers(2**62)))
             x = moved(x, generator, settings.shift, settings.rotate_degrees, blank)
         yield x, torch.from_numpy(images.labels[chosen])
 

@@ -61,6 +61,8 @@ class Augment:
     crop_padding    pixels of padding, from which a crop of the old size is taken
     shift           pixels, and rotate_degrees: bilinear, each up to so much
     erase           probability that a random rectangle (2 % to 33 %) is replaced by the mean colour
+    randaugment     so many operations of RandAugment, of `magnitude` (0 to 10) +- `magnitude_spread`
+    mixup, cutmix   alpha of their Beta distributions, 0: off; both are off from epoch `mix_epochs` on (0: never)
     """
 
     flip: float = field(default=0.0, validator=probability)
@@ -68,13 +70,22 @@ class Augment:
     shift: int = field(default=0, validator=not_negative)
     rotate_degrees: float = field(default=0.0, validator=not_negative)
     erase: float = field(default=0.0, validator=probability)
+    randaugment: int = field(default=0, validator=not_negative)
+    magnitude: float = field(default=9.0, validator=validators.and_(validators.ge(0), validators.le(10)))
+    magnitude_spread: float = field(default=0.4, validator=not_negative)
+    mixup: float = field(default=0.0, validator=not_negative)
+    cutmix: float = field(default=0.0, validator=not_negative)
+    mix_epochs: int = field(default=0, validator=not_negative)
 
 
 @frozen
 class Optimiser:
     """AdamW under a cosine schedule with warm-up; `ema` decays the average of the weights that is kept in the end.
 
-    bf16  multiply in bfloat16 (autocast); weights, averages and the loss stay float32
+    layer_decay    factor of the learning rate from one block to the one before it (fine-tuning)
+    bf16           multiply in bfloat16 (autocast); weights, averages and the loss stay float32
+    checkpointing  keep no activations inside the blocks, compute them again on the way back
+    tensorboard    write what the log says for TensorBoard too
     """
 
     epochs: int = field(validator=positive)
@@ -84,7 +95,10 @@ class Optimiser:
     warmup_epochs: float = field(default=0.0, validator=not_negative)
     label_smoothing: float = field(default=0.0, validator=share)
     ema: float = field(default=0.0, validator=share)
+    layer_decay: float = field(default=1.0, validator=validators.and_(validators.gt(0), validators.le(1)))
     bf16: bool = False
+    checkpointing: bool = False
+    tensorboard: bool = False
     seed: int = field(default=0, validator=not_negative)
 
 

@@ -1,20 +1,30 @@
 """Training: what a recipe says, a killed run that goes on, and the models in the box."""
 
 import json
-from collections.abc import Callable
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from spikformer_deploy.converters.checkpoint import BUNDLED, bundled, load
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.images import read
-from spikformer_deploy.training import supervised
+from spikformer_deploy.nn.zoo import build, named
+from spikformer_deploy.training import fit
 from spikformer_deploy.training.augment import augmented, moved
 from spikformer_deploy.training.data import Labelled, epoch, read_training
-from spikformer_deploy.training.recipe import Augment, read_recipe
+from spikformer_deploy.training.distributed import World
+from spikformer_deploy.training.mix import mixed, soft_labels
+from spikformer_deploy.training.randaugment import OPERATIONS, randaugment
+from spikformer_deploy.training.recipe import Augment, Optimiser, read_recipe
+from spikformer_deploy.training.schedule import parameter_groups
 from spikformer_deploy.training.supervised import accuracy, train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -37,12 +47,25 @@ shift = 1
 crop_padding = 1
 flip = 0.5
 erase = 0.5
+randaugment = 1
+mixup = 0.5
+cutmix = 1.0
+mix_epochs = 2
 [optimiser]
 epochs = 3
 batch = 256
 learning_rate = 1e-2
 ema = 0.9
 """
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny models: threads would wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class KilledError(Exception):
@@ -67,7 +90,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_seconds: float
 ) -> None:
     """Killed in the second epoch: it goes on from the first one's end, or from the very batch."""
-    monkeypatch.setattr(supervised, "KEEP_SECONDS", keep_seconds)
+    monkeypatch.setattr(fit, "KEEP_SECONDS", keep_seconds)
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(TINY)
     whole = train(recipe, tmp_path / "whole.safetensors")
@@ -129,6 +152,13 @@ def test_a_bad_recipe_is_named(tmp_path: Path, old: str, new: str, message: str)
         read_recipe(tmp_path / "bad.toml")
 
 
+def test_the_recipes_of_the_examples_are_in_order() -> None:
+    recipes = [path for path in EXAMPLES.glob("*.toml") if "[optimiser]" in path.read_text()]
+    assert len(recipes) >= 4
+    for path in recipes:
+        read_recipe(path)
+
+
 def test_augmentation_moves_and_keeps_the_size() -> None:
     images = torch.zeros(8, 1, 9, 9)
     images[:, :, 4, 4] = 1.0
@@ -154,6 +184,97 @@ def test_an_image_is_cropped_mirrored_and_erased_within_its_borders() -> None:
         assert np.array_equal(changed[0], changed[1])
         assert np.array_equal(erased[:, changed[0]], np.broadcast_to(mean[:, None], (2, changed[0].sum())))
         assert 1 <= changed[0].sum() <= 0.5 * 30
+
+
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    """torchrun on the CPU: gradients are shared, so both processes end with the weights that the first one writes."""
+    (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 3", "epochs = 2"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    command = [*launch, "-m", "spikformer_deploy.cli", "train", "tiny.toml", "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["test_accuracy"] == load(tmp_path / "tiny.safetensors").training["test_accuracy"]
+    assert [line["epoch"] for line in read_log(tmp_path / "tiny.safetensors.log")] == [1, 2]
+    assert not (tmp_path / "tiny.safetensors.resume").exists()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_processes_share_a_batch_out(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY.replace("shift = 1\n", ""))
+    recipe = read_recipe(tmp_path / "tiny.toml")
+    images, _, preprocess, _ = read_training(recipe.data)
+    x, y = next(epoch(images, preprocess, recipe.augment, 100, 3, 1))
+    for rank in range(2):
+        part = World(rank, 2, torch.device("cpu")).part
+        own_x, own_y = next(epoch(images, preprocess, recipe.augment, 100, 3, 1, part=part))
+        assert torch.equal(own_x, x[rank::2])
+        assert torch.equal(own_y, y[rank::2])
+
+
+def test_recomputed_activations_change_nothing(tmp_path: Path) -> None:
+    once = TINY.replace("epochs = 3", "epochs = 1")
+    for name, text in (("kept", once), ("recomputed", once + "checkpointing = true\n")):
+        (tmp_path / "tiny.toml").write_text(text)
+        train(tmp_path / "tiny.toml", tmp_path / name)
+    kept, recomputed = (load(tmp_path / name).module.state_dict() for name in ("kept", "recomputed"))
+    assert all(torch.equal(kept[key], recomputed[key]) for key in kept)
+
+
+def test_layers_near_the_image_learn_slower() -> None:
+    module = build(named("v1-2-384", dim=32, heads=2))
+    settings = Optimiser(epochs=1, batch=1, learning_rate=1.0, weight_decay=0.05, layer_decay=0.5)
+    groups = parameter_groups(module, settings)
+    assert sum(len(group["params"]) for group in groups) == len(list(module.parameters()))
+    factor = {id(p): (group["factor"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert factor[id(module.head.weight)] == (1.0, 0.05)
+    assert factor[id(module.head.bias)] == (1.0, 0.0)
+    assert factor[id(module.block[1].mlp.fc1_linear.weight)] == (0.5, 0.05)
+    assert factor[id(module.block[0].attn.q_bn.weight)] == (0.25, 0.0)
+    assert factor[id(module.patch_embed.rpe_conv.weight)] == (0.125, 0.05)
+
+
+def test_mixed_labels_say_what_is_in_the_image() -> None:
+    """Images of one value each: after cutmix the share of a value is the weight of its label; after mixup, the mean."""
+    values, targets = torch.arange(4.0).reshape(4, 1, 1, 1), soft_labels(torch.arange(4), 4, 0.0)
+    images = values.expand(4, 1, 8, 8)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        cut, labels = mixed(images, targets, Augment(cutmix=1.0), rng)
+        shares = torch.stack([(cut == value).float().mean((1, 2, 3)) for value in range(4)], 1)
+        torch.testing.assert_close(shares, labels)
+        blended, labels = mixed(images, targets, Augment(mixup=0.8), rng)
+        torch.testing.assert_close(blended.mean((1, 2, 3)), labels @ torch.arange(4.0))
+    smooth = soft_labels(torch.tensor([2]), 4, 0.1)
+    torch.testing.assert_close(smooth, torch.tensor([[0.025, 0.025, 0.925, 0.025]]))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_operations_of_randaugment(name: str, channels: int) -> None:
+    """Each keeps size and mode; those with a strength do next to nothing at 0 and something at 1."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(60, 190, (40, 30, channels)).astype(np.uint8)
+    image = Image.fromarray(pixels.squeeze())
+    before = np.asarray(image).astype(int)
+    out = [np.asarray(OPERATIONS[name](image, strength, 1.0, (0,) * channels)).astype(int) for strength in (0.0, 1.0)]
+    assert all(x.shape == before.shape for x in out)
+    assert not np.array_equal(out[1], before) or (name == "color" and channels == 1)
+    if name not in ("auto_contrast", "equalize", "invert", "posterize"):
+        assert np.abs(out[0] - before).max() <= 1
+
+
+def test_randaugment_is_reproducible_and_keeps_the_shape() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16)).astype(np.uint8)
+    outs = [randaugment(pixels, 2, 9.0, 0.4, (1, 2, 3), np.random.default_rng(seed)) for seed in (0, 0, 1, 2, 3)]
+    assert all(out.shape == pixels.shape and out.dtype == np.uint8 for out in outs)
+    assert np.array_equal(outs[0], outs[1])
+    assert len({out.tobytes() for out in outs}) > 1
 
 
 def test_an_epoch_is_the_same_from_any_batch_on(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
+from spikformer_deploy.converters import siblings
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.images import Preprocess
@@ -222,16 +223,17 @@ def _clear_errors(path: Path) -> Iterator[None]:
 def _recognised(
     path: Path, tensors: Mapping[str, torch.Tensor], arguments: Mapping[str, Any], arch: str | None
 ) -> tuple[ModelConfig, tuple[str, ...]]:
-    """The configuration of an official V1 state_dict, from its keys and shapes; what they do not tell is noted."""
-    found = _shapes(path, tensors)
-    config = named(arch) if arch else _published_defaults(found)
+    """The configuration of an official state_dict, from its keys and shapes; what they do not tell is noted."""
+    sibling = siblings.shapes(str(path), tensors, arguments)
+    found = sibling or _shapes(path, tensors)
+    config = named(arch) if arch else siblings.published(found) if sibling else _published_defaults(found)
     told = {"heads": ("num_heads", "heads"), "time_steps": ("time_step", "time_steps", "timestep", "T")}
     notes = []
     for name, keys in told.items():
         value = next((arguments[k] for k in keys if isinstance(arguments.get(k), int)), None)
         if value is not None:
             config = replace(config, **{name: value})
-        elif arch is None:
+        elif arch is None and name not in found:
             option = name.replace("_", "-")
             notes.append(
                 f"{name} = {getattr(config, name)} is the paper's default: the file does not tell (--{option})"
@@ -252,7 +254,11 @@ def _shapes(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     needed = ("patch_embed.proj_conv.weight", "patch_embed.proj_conv3.weight", "head.weight")
     if form is None or any(key not in tensors for key in needed):
         some = ", ".join(list(tensors)[:4])
-        raise ModelError(str(path), f"its keys are not those of a Spikformer V1 ({some}, ...)", "Known: official V1.")
+        raise ModelError(
+            str(path),
+            f"its keys are of no official checkpoint that is known here ({some}, ...)",
+            "Known: Spikformer V1, Spikingformer, Spike-driven Transformer V1, QKFormer.",
+        )
     mlp = tensors["block.0.mlp.fc1_linear.weight" if form == "cifar" else "block.0.mlp.fc1_conv.weight"]
     dim = tensors["patch_embed.proj_conv3.weight"].shape[0]
     return {

@@ -35,6 +35,8 @@ from spikformer_deploy.graph.ir import (
     Op,
     Output,
     Scale,
+    SpikeMask,
+    TokenSum,
 )
 from spikformer_deploy.images import Preprocess
 
@@ -91,6 +93,8 @@ class _Written:
             case Conv2d() as conv:
                 self.conv(node, shape, conv)
             case Lif() as lif:
+                if lif.soft_reset:
+                    raise ModelError(name, "NIR's neurons reset to a value: it has no soft reset", "Export to onnx.")
                 self.put(node, self.neuron(lif, _form(node.shape)))
             case AvgPool2d(kernel, stride):
                 self.pool(node, kernel, stride)
@@ -106,6 +110,10 @@ class _Written:
                 raise ModelError(name, "NIR has no max-pooling", "Export to onnx, or train with average pooling.")
             case Attention():
                 raise ModelError(name, "NIR has no attention: no product of two activations", "Export to onnx.")
+            case SpikeMask():
+                raise ModelError(name, "NIR has no masks: no product of two activations", "Export to onnx.")
+            case TokenSum():
+                raise ModelError(name, "NIR has no sum over all positions", "Export to onnx.")
             case BatchNorm():
                 raise ModelError(name, "NIR has no batch normalisation", "Fold it into the layer before.")
             case _:

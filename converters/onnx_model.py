@@ -31,12 +31,19 @@ from spikformer_deploy.graph.ir import (
     Node,
     Output,
     Scale,
+    SpikeMask,
+    TokenSum,
 )
 from spikformer_deploy.images import Preprocess
 
 GRAPH = "spiking_model"
-FUNCTIONS = {"LifHardResetDecayInput": True, "LifHardReset": False}
-"""Names of the local functions, and whether the input decays."""
+FUNCTIONS = {
+    "LifHardResetDecayInput": (True, False),
+    "LifHardReset": (False, False),
+    "LifSoftResetDecayInput": (True, True),
+    "LifSoftReset": (False, True),
+}
+"""Names of the local functions; whether the input decays, and whether the reset is soft."""
 
 
 def write_model(
@@ -72,8 +79,8 @@ def to_model(graph: Graph, record: Sequence[str] = (), notes: str = "") -> Any:
         maps = nodes.shaped(values[name], graph.time_steps, -1, *graph[name].shape)
         nodes.node("Transpose", maps, name=name, perm=[1, 0, 2, 3, 4])
         made.append(nodes.info(name, np.float32, ["N", graph.time_steps, *graph[name].shape]))
-    kinds = sorted({node.op.decay_input for node in graph.of(Lif) if isinstance(node.op, Lif)})
-    functions = tuple(lif_function(nodes.onnx, decay_input) for decay_input in kinds)
+    kinds = sorted({(n.op.decay_input, n.op.soft_reset) for n in graph.of(Lif) if isinstance(n.op, Lif)})
+    functions = tuple(lif_function(nodes.onnx, *kind) for kind in kinds)
     what = f"Spiking network, T = {graph.time_steps}, batch normalisation folded; sha256 {graph.digest()}"
     return nodes.model(GRAPH, given, made, what, functions, notes)
 
@@ -102,10 +109,10 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
         case BatchNorm(gamma, beta, mean, var, eps):
             statistics = [nodes.parameter(p) for p in (gamma, beta, mean, var)]
             return nodes.node("BatchNormalization", inputs[0], *statistics, epsilon=eps)
-        case Lif(tau, v_threshold, decay_input):
+        case Lif(tau, v_threshold, decay_input, soft_reset):
             by_step = nodes.shaped(inputs[0], steps, -1, *node.shape)
             called: dict[str, Any] = {"domain": LOCAL, "tau": tau, "v_threshold": v_threshold}
-            return nodes.shaped(nodes.node(_name(decay_input), by_step, **called), -1, *node.shape)
+            return nodes.shaped(nodes.node(_name(decay_input, soft_reset), by_step, **called), -1, *node.shape)
         case MaxPool2d(kernel, stride, (py, px)):
             pads = [py, px, py, px]
             return nodes.node("MaxPool", inputs[0], kernel_shape=list(kernel), strides=list(stride), pads=pads)
@@ -117,6 +124,15 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
             return nodes.node("Mul", inputs[0], nodes.parameter(factor))
         case Attention(heads, scale):
             return _attention(nodes, node, heads, scale, inputs)
+        case SpikeMask():
+            masks = graph[node.inputs[1]].shape
+            if masks[0] in (1, node.shape[0]):
+                return nodes.node("Mul", *inputs)
+            by_head = nodes.shaped(inputs[0], -1, masks[0], node.shape[0] // masks[0], *node.shape[1:])
+            spread = nodes.shaped(inputs[1], -1, masks[0], 1, *masks[1:])
+            return nodes.shaped(nodes.node("Mul", by_head, spread), -1, *node.shape)
+        case TokenSum():
+            return nodes.node("ReduceSum", inputs[0], nodes.constant([2, 3], np.int64), keepdims=1)
         case Mean():
             return nodes.node("ReduceMean", inputs[0], axes=[2, 3], keepdims=1)
         case Output():
@@ -136,11 +152,11 @@ def _attention(nodes: Nodes, node: Node, heads: int, scale: float, inputs: list[
     return nodes.node("Mul", merged, nodes.parameter(scale))
 
 
-def _name(decay_input: bool) -> str:
-    return next(name for name, decays in FUNCTIONS.items() if decays == decay_input)
+def _name(decay_input: bool, soft_reset: bool) -> str:
+    return next(name for name, kind in FUNCTIONS.items() if kind == (decay_input, soft_reset))
 
 
-def lif_function(onnx: Any, decay_input: bool) -> Any:
+def lif_function(onnx: Any, decay_input: bool, soft_reset: bool) -> Any:
     """LIF as a local function: x (T, N, C, Y, X) float32 -> spikes; attributes tau, v_threshold (see graph.ir.Lif)."""
     node, info, real = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     if decay_input:
@@ -153,7 +169,8 @@ def lif_function(onnx: Any, decay_input: bool) -> Any:
         charge = [node("Mul", ["v", "decay"], ["kept"]), node("Add", ["kept", "x_t"], ["h"])]
     fire = [
         node("GreaterOrEqual", ["h", "threshold"], ["fired"]),
-        node("Where", ["fired", "zero", "h"], ["after"]),
+        *([node("Sub", ["h", "threshold"], ["reset"])] if soft_reset else []),
+        node("Where", ["fired", "reset" if soft_reset else "zero", "h"], ["after"]),
         node("Cast", ["fired"], ["s"], to=real),
     ]
     step = onnx.helper.make_graph(
@@ -172,7 +189,9 @@ def lif_function(onnx: Any, decay_input: bool) -> Any:
         node("Scan", ["rest", "x"], ["last", "spikes"], num_scan_inputs=1, body=step),
     ]
     opset = [onnx.helper.make_opsetid("", OPSET)]
-    return onnx.helper.make_function(LOCAL, _name(decay_input), ["x"], ["spikes"], body, opset, ["tau", "v_threshold"])
+    return onnx.helper.make_function(
+        LOCAL, _name(decay_input, soft_reset), ["x"], ["spikes"], body, opset, ["tau", "v_threshold"]
+    )
 
 
 def _attribute(onnx: Any, name: str, out: str) -> Any:

@@ -7,6 +7,7 @@ Neurons are updated in int64, time step after time step, by one Scan a populatio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,18 @@ from spikformer_deploy.quantize.bounds import largest_sum
 from spikformer_deploy.quantize.network import (
     STOCK_SHIFT,
     Accumulator,
+    And,
     Attention,
     Conv,
     Lif,
+    Max,
     Network,
     Or,
     Population,
     Projection,
     Readout,
     Source,
+    Stream,
     Sum,
     Window,
 )
@@ -93,6 +97,11 @@ class _Graph(Nodes):
 
     def population(self, population: Population) -> None:
         """Its synaptic sums and what its neurons make of them."""
+        if population.max_out >= EXACT_FP32:
+            raise ModelError(population.name, f"messages of up to {population.max_out:,} are not exact in fp32")
+        if isinstance(population.neuron, Max):
+            self.sent[population.name] = self.largest(population)
+            return
         total = self.total(population)
         match population.neuron:
             case Or():
@@ -100,6 +109,11 @@ class _Graph(Nodes):
                 self.sent[population.name] = self.cast(fired, np.float32)
             case Sum():
                 self.sent[population.name] = self.cast(total, np.float32)
+            case And(inputs=inputs):
+                missing = self.node("Less", total, self.constant(inputs, np.int64))
+                self.sent[population.name] = self.cast(self.node("Not", missing), np.float32)
+            case Stream() as stream:
+                self.sent[population.name] = self.cast(self.current(stream, total), np.float32)
             case Lif() as lif:
                 spikes, states = self.lif(lif, total)
                 self.sent[population.name] = self.cast(spikes, np.float32)
@@ -107,10 +121,31 @@ class _Graph(Nodes):
             case Accumulator() as head:
                 running = self.node("CumSum", total, self.constant(0, np.int64))
                 self.potentials[population.name] = self.node("Add", running, self.over_positions(head.bias))
-            case Source():
+            case Source() | Max():
                 raise ModelError(population.name, "an input in the middle of the network")
             case _:
                 assert_never(population.neuron)
+
+    def current(self, stream: Stream, total: str) -> str:
+        """(total + bias) / 2^drop, rounded to the nearest: floor division by Mod, which is never negative."""
+        whole, half = 1 << stream.drop, 1 << stream.drop >> 1
+        current = self.node("Add", total, self.over_positions(stream.bias + half))
+        if not stream.drop:
+            return current
+        rest = self.node("Mod", current, self.constant(whole, np.int64))
+        return self.node("Div", self.node("Sub", current, rest), self.constant(whole, np.int64))
+
+    def largest(self, population: Population) -> str:
+        """What a population that takes the largest of its window sends: ONNX's max-pooling leaves padding out, too."""
+        (projection,) = self.network.into(population.name)
+        window, source = projection.synapse, self.network[projection.sources[0]]
+        assert isinstance(window, Window)
+        py, px = window.padding
+        merged = self.shaped(self.sent[source.name], -1, *source.shape)
+        out = self.node(
+            "MaxPool", merged, kernel_shape=list(window.kernel), strides=list(window.stride), pads=[py, px, py, px]
+        )
+        return self.shaped(out, self.network.time_steps, -1, *population.shape)
 
     def over_positions(self, values: NDArray[np.int64]) -> str:
         """(C,) or (C, Y, X) parameters, as a constant that broadcasts over maps."""
@@ -146,7 +181,7 @@ class _Graph(Nodes):
             case Conv() as conv:
                 return self.convolution(projection, conv, messages, source, target)
             case Window() as window:
-                return self.window(window, messages, source, target)
+                return self.window(projection, window, messages, source, target)
             case Attention() as attention:
                 return self.attention(projection, attention, target)
             case Readout() as readout:
@@ -161,6 +196,9 @@ class _Graph(Nodes):
     def convolution(
         self, projection: Projection, conv: Conv, messages: str, source: Population, target: Population
     ) -> str:
+        if conv.shift:
+            plain = self.convolution(projection, replace(conv, shift=0), messages, source, target)
+            return self.node("Mul", plain, self.constant(2**conv.shift, np.int64))
         bound = largest_sum(self.network, projection)
         if bound < EXACT_FP32:
             return self.convolved(conv, conv.weight, messages, source, target)
@@ -186,9 +224,15 @@ class _Graph(Nodes):
         out = self.node("Conv", merged, real, pads=[py, px, py, px], group=conv.groups, **geometry)
         return self.cast(self.shaped(out, self.network.time_steps, -1, *target.shape), np.int64)
 
-    def window(self, window: Window, messages: str, source: Population, target: Population) -> str:
+    def window(
+        self, projection: Projection, window: Window, messages: str, source: Population, target: Population
+    ) -> str:
         if (window.kernel, window.stride, window.padding) == ((1, 1), (1, 1), (0, 0)):
             return self.cast(messages, np.int64)
+        if window.kernel == source.shape[1:] and window.padding == (0, 0):
+            return self.node("ReduceSum", self.cast(messages, np.int64), self.constant([3, 4], np.int64), keepdims=1)
+        if (bound := largest_sum(self.network, projection)) >= EXACT_FP32:
+            raise ModelError(target.name, f"sums of up to {bound:,} are not exact in ONNX Runtime's convolutions")
         channels = source.shape[0]
         ones = np.ones((channels, 1, *window.kernel), np.int8)
         conv = Conv(ones, window.stride, window.padding, channels)
@@ -256,7 +300,8 @@ def _update(onnx: Any, lif: Lif, bias: str, threshold: str) -> Any:
         node("Add", ["u_new", bias], ["drive"]),
         node("Add", ["leaked", "drive"], ["h"]),
         node(fires, ["h", threshold], ["spikes"]),
-        node("Where", ["spikes", "zero", "h"], ["state"]),
+        *([node("Sub", ["h", threshold], ["after"])] if lif.soft else []),
+        node("Where", ["spikes", "after" if lif.soft else "zero", "h"], ["state"]),
         node("Identity", ["state"], ["kept"]),
     ]
     info = onnx.helper.make_tensor_value_info

@@ -137,7 +137,7 @@ class _Walk:
         """Only functions that are LIFs, to the last node, are called."""
         for function in self.model.functions:
             known = FUNCTIONS.get(function.name) if function.domain == LOCAL else None
-            if known is None or function != lif_function(self.onnx, known):
+            if known is None or function != lif_function(self.onnx, *known):
                 raise ModelError(
                     f"{function.domain}.{function.name}",
                     "this local function is not the LIF that is known here",
@@ -190,9 +190,9 @@ class _Walk:
             raise ModelError(place, f"{node.op_type} of {shapes} mixes axes: {error}") from None
 
     def _lif(self, place: str, node: Any, inputs: list[Any], attributes: dict[str, Any]) -> Value:
-        op = ir.Lif(float(attributes["tau"]), float(attributes["v_threshold"]), FUNCTIONS[node.op_type])
+        op = ir.Lif(float(attributes["tau"]), float(attributes["v_threshold"]), *FUNCTIONS[node.op_type])
         op = self.about.neuron(place, op) if self.about else op
-        args = (*inputs, op.tau, op.v_threshold, op.decay_input, 4.0)
+        args = (*inputs, op.tau, op.v_threshold, op.decay_input, 4.0, op.soft_reset)
         value = self.call(_Node(place, node.op_type, "", inputs, {}), "spikformer.lif", args, ())
         assert isinstance(value, Value)
         return value
@@ -332,13 +332,13 @@ def _avg_pool(walk: _Walk, node: _Node) -> Any:
     return walk.call(node, "aten.avg_pool2d", (node.value(), kernel, stride, padding), shape)
 
 
-def _reduce_mean(walk: _Walk, node: _Node) -> Any:
+def _reduce(walk: _Walk, node: _Node) -> Any:
     over = [int(x) for x in node.constant(1).reshape(-1)] if len(node.inputs) > 1 else node.ints("axes", [])
     keep = bool(node.attributes.get("keepdims", 1))
     rank = len(node.value().dims)
     if not over or not all(-rank <= axis < rank for axis in over):
-        raise ModelError(node.place, f"a mean over the axes {over} of {axes.show(node.value().dims)}")
-    return walk.call(node, "aten.mean", (node.value(), over, keep), ())
+        raise ModelError(node.place, f"{node.kind} over the axes {over} of {axes.show(node.value().dims)}")
+    return walk.call(node, "aten.mean" if node.kind == "ReduceMean" else "aten.sum", (node.value(), over, keep), ())
 
 
 def _add(walk: _Walk, node: _Node) -> Any:
@@ -351,7 +351,9 @@ def _multiply(walk: _Walk, node: _Node) -> Any:
         raise ModelError(
             node.place, f"{node.kind} with an array is not supported", "Only one factor for all values is."
         )
-    return walk.call(node, "aten.mul" if node.kind == "Mul" else "aten.div", tuple(args), ())
+    shapes = [_sizes(arg) for arg in args if isinstance(arg, Value)]
+    whole = tuple(map(max, *shapes)) if len({len(s) for s in shapes}) == 1 < len(shapes) else ()
+    return walk.call(node, "aten.mul" if node.kind == "Mul" else "aten.div", tuple(args), whole)
 
 
 def _matmul(walk: _Walk, node: _Node) -> Any:
@@ -387,7 +389,8 @@ READERS: dict[str, Callable[[_Walk, _Node], Any]] = {
     "MatMul": _matmul,
     "MaxPool": _max_pool,
     "Mul": _multiply,
-    "ReduceMean": _reduce_mean,
+    "ReduceMean": _reduce,
+    "ReduceSum": _reduce,
     "Reshape": _reshape,
     "Transpose": _transpose,
 }

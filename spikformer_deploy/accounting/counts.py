@@ -11,19 +11,22 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.quantize.network import (
     Accumulator,
+    And,
     Conv,
     Lif,
+    Max,
     Network,
     Neuron,
     Or,
     Readout,
     Shape,
     Source,
+    Stream,
     Sum,
 )
 from spikformer_deploy.simulate.events import Events
 
-Kind: TypeAlias = Literal["source", "lif", "or", "sum", "accumulator"]
+Kind: TypeAlias = Literal["source", "lif", "or", "sum", "and", "stream", "max", "accumulator"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,6 +117,12 @@ def kind_of(neuron: Neuron) -> Kind:
             return "or"
         case Sum():
             return "sum"
+        case And():
+            return "and"
+        case Stream():
+            return "stream"
+        case Max():
+            return "max"
         case Accumulator():
             return "accumulator"
         case _:

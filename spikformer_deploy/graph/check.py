@@ -24,6 +24,8 @@ from spikformer_deploy.graph.ir import (
     Pair,
     Scale,
     Shape,
+    SpikeMask,
+    TokenSum,
 )
 
 
@@ -66,7 +68,7 @@ def _check_values(node: Node) -> None:
 
 def _shape(node: Node, inputs: list[Shape]) -> Shape:
     """The shape that the operation of `node` makes of its inputs' shapes."""
-    counts = {Input: 0, Add: 2, Attention: 3}
+    counts = {Input: 0, Add: 2, Attention: 3, SpikeMask: 2}
     if len(inputs) != counts.get(type(node.op), 1):
         raise ModelError(node.name, f"{type(node.op).__name__} with {len(inputs)} inputs")
     match node.op:
@@ -94,7 +96,12 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape:
             return _equal(node, inputs)
         case Add():
             return _equal(node, inputs)
-        case Mean():
+        case SpikeMask():
+            (channels, *positions), (masks, *spread) = inputs
+            if channels % masks or (spread != positions and spread != [1, 1]):
+                raise ModelError(node.name, f"a mask of {inputs[1]} for {inputs[0]}")
+            return inputs[0]
+        case Mean() | TokenSum():
             return (inputs[0][0], 1, 1)
         case Lif() | Scale() | Output():
             return inputs[0]

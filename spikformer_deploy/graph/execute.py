@@ -23,6 +23,8 @@ from spikformer_deploy.graph.ir import (
     Node,
     Output,
     Scale,
+    SpikeMask,
+    TokenSum,
 )
 from spikformer_deploy.nn.lif import lif
 
@@ -86,8 +88,9 @@ def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
         case BatchNorm(gamma, beta, mean, var, eps):
             statistics, affine = [[_parameter(p, x) for p in pair] for pair in ((mean, var), (gamma, beta))]
             return F.batch_norm(x, statistics[0], statistics[1], affine[0], affine[1], False, 0.0, eps)
-        case Lif(tau, v_threshold, decay_input):
-            return lif(x.unflatten(0, (graph.time_steps, -1)), tau, v_threshold, decay_input, 4.0).flatten(0, 1)
+        case Lif(tau, v_threshold, decay_input, soft_reset):
+            by_step = x.unflatten(0, (graph.time_steps, -1))
+            return lif(by_step, tau, v_threshold, decay_input, 4.0, soft_reset).flatten(0, 1)
         case MaxPool2d(kernel, stride, padding):
             return F.max_pool2d(x, kernel, stride, padding)
         case AvgPool2d(kernel, stride):
@@ -99,6 +102,10 @@ def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
         case Attention(heads, scale):
             q, k, v = (i.flatten(2).unflatten(1, (heads, -1)) for i in inputs)
             return ((v @ k.transpose(2, 3)) @ q).flatten(1, 2).unflatten(2, x.shape[2:]) * scale
+        case SpikeMask():
+            return x * inputs[1].repeat_interleave(x.shape[1] // inputs[1].shape[1], 1)
+        case TokenSum():
+            return x.sum((2, 3), keepdim=True)
         case Mean():
             return x.mean((2, 3), keepdim=True)
         case _:

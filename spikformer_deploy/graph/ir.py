@@ -67,11 +67,11 @@ class BatchNorm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lif:
-    """Leaky integrate-and-fire population with a hard reset to zero.
+    """Leaky integrate-and-fire population.
 
         h[t] = v[t-1] + (x[t] - v[t-1]) / tau     (decay_input; else v[t-1] * (1 - 1 / tau) + x[t])
         s[t] = h[t] >= v_threshold
-        v[t] = 0 if s[t] else h[t]
+        v[t] = 0 if s[t] else h[t]                (soft_reset: h[t] - v_threshold if s[t])
 
     tau is at least 1; infinite: no leak (integrate and fire), without decay_input.
     Source: Zhou et al. 2023 (Spikformer), eq. 1-3, in the decay_input form of the official code.
@@ -80,6 +80,7 @@ class Lif:
     tau: float = 2.0
     v_threshold: float = 1.0
     decay_input: bool = True
+    soft_reset: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,6 +125,21 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SpikeMask:
+    """Element-wise product of x and a mask, both spikes: (C, Y, X) of x.
+
+    The mask has the shape of x, or one position for all ("which channels"), or one channel for several consecutive
+    ones ("which tokens of a head").
+    Source: Yao et al. 2023 (Spike-driven Transformer), eq. 8; Zhou et al. 2024 (QKFormer), eq. 6.
+    """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenSum:
+    """Sum over all positions: (C, Y, X) -> (C, 1, 1)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Mean:
     """Mean over all positions: (C, Y, X) -> (C, 1, 1)."""
 
@@ -134,7 +150,20 @@ class Output:
 
 
 Op: TypeAlias = (
-    Input | Conv2d | Linear | BatchNorm | Lif | MaxPool2d | AvgPool2d | Add | Scale | Attention | Mean | Output
+    Input
+    | Conv2d
+    | Linear
+    | BatchNorm
+    | Lif
+    | MaxPool2d
+    | AvgPool2d
+    | Add
+    | Scale
+    | Attention
+    | SpikeMask
+    | TokenSum
+    | Mean
+    | Output
 )
 
 

@@ -211,7 +211,8 @@ def _lif(call: Call) -> Value:
     value = call.value()
     if value.dims[0] != axis("T", call.batch.time_steps):
         raise call.refuse(f"the LIF sees {axes.show(value.dims)}: its first dimension must be the time axis alone")
-    op = ir.Lif(*call.args[1:4])
+    tau, v_threshold, decay_input = call.args[1:4]
+    op = ir.Lif(tau, v_threshold, decay_input, bool(call.argument(5, False)))
     return call.add(op, (value.name,), call.batch.shape(value.name), value.dims)
 
 
@@ -274,10 +275,57 @@ def _add(call: Call) -> Value:
 
 def _multiply(call: Call) -> Value | Product:
     factors = [a for a in call.args[:2] if isinstance(a, (int, float))]
+    if len(call.args) == 2 and all(isinstance(a, Value) for a in call.args):
+        return _mask(call, call.args[0], call.args[1])
     if len(factors) != 1:
-        raise call.refuse("a product of two activations is not supported", "Only q, k, v products of an attention are.")
+        raise call.refuse("a product with something else than a number or spikes is not supported")
     other = call.args[0] if not isinstance(call.args[0], (int, float)) else call.args[1]
     return _scaled(call, other, float(factors[0]))
+
+
+def _mask(call: Call, left: Value, right: Value) -> Value:
+    """The product of two activations, one of which lacks some axes of the other: those that it masks alike."""
+    for x, mask in ((left, right), (right, left)):
+        shape, spread = call.batch.shape(x.name), call.batch.shape(mask.name)
+        dims = ((),) * (len(x.dims) - len(mask.dims)) + mask.dims
+        whole = call.shape == tuple(axes.size(d) for d in x.dims) and shape[0] % spread[0] == 0
+        if whole and dims == tuple(_masking(dim, shape, spread) for dim in x.dims):
+            return call.add(ir.SpikeMask(), (x.name, mask.name), shape, x.dims)
+    raise call.refuse(
+        f"a product of {axes.show(left.dims)} and {axes.show(right.dims)} is no mask of channels or tokens",
+        "A mask has the layout of the other factor, without some of its axes.",
+    )
+
+
+def _masking(dim: axes.Dim, shape: ir.Shape, spread: ir.Shape) -> axes.Dim:
+    """What is left of a dimension of a value of `shape` in its mask of shape `spread`."""
+    per_channel, out = shape[0] // spread[0], []
+    for atom in dim:
+        if atom.role == "C" and atom.stride >= per_channel:
+            out.append(axes.Atom("C", atom.size, atom.stride // per_channel))
+        elif atom.role not in "CYX" or (atom.role in "YX" and spread[1:] == shape[1:]):
+            out.append(atom)
+    return axes.merged(tuple(out))
+
+
+def _sum(call: Call) -> Value:
+    """A sum over whole axes: all positions, or the channels of each head (unit synapses of a grouped convolution)."""
+    value, rank = call.value(), len(call.value().dims)
+    over = call.args[1] if isinstance(call.args[1], (list, tuple)) else [call.args[1]]
+    reduced = {d % rank for d in over}
+    keep = bool(call.argument(2, False))
+    dims = tuple(() if i in reduced else d for i, d in enumerate(value.dims) if keep or i not in reduced)
+    atoms = {atom for i in reduced for atom in value.dims[i]}
+    channels, height, width = call.batch.shape(value.name)
+    if atoms and atoms == {*axis("Y", height), *axis("X", width)}:
+        return call.add(ir.TokenSum(), (value.name,), (channels, 1, 1), dims)
+    (atom,) = atoms if len(atoms) == 1 else (axes.Atom("", 1),)
+    if atom.role != "C" or atom.stride != 1:
+        raise call.refuse(f"a sum over dimensions {sorted(reduced)} of {axes.show(value.dims)}: only tokens or a head")
+    heads = channels // atom.size
+    one = ir.Conv2d(frozen(np.ones((heads, atom.size, 1, 1))), frozen(np.zeros(heads)), groups=heads)
+    shape = (heads, height, width)
+    return call.add(one, (value.name,), shape, tuple(_masking(d, (channels, height, width), shape) for d in dims))
 
 
 def _divide(call: Call) -> Value | Product:
@@ -340,6 +388,7 @@ OPERATIONS: dict[str, Callable[[Call], Any]] = {
     "aten.avg_pool2d": _avg_pool2d,
     "aten.adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "aten.mean": _mean,
+    "aten.sum": _sum,
     "aten.add": _add,
     "aten.add_": _add,
     "aten.mul": _multiply,

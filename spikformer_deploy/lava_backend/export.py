@@ -16,15 +16,18 @@ from spikformer_deploy.errors import InputError
 from spikformer_deploy.quantize.bounds import largest_sum
 from spikformer_deploy.quantize.network import (
     Accumulator,
+    And,
     Attention,
     Conv,
     Lif,
+    Max,
     Network,
     Or,
     Population,
     Projection,
     Readout,
     Source,
+    Stream,
     Sum,
     Window,
 )
@@ -100,12 +103,19 @@ def _population(population: Population, prefix: str, arrays: dict[str, np.ndarra
                 "decay": lif.decay,
                 "shift": lif.shift,
                 "current": lif.current,
+                "soft": lif.soft,
                 **parameters,
             }
         case Or():
             return {**found, "kind": "or", "shift": 0}
         case Sum():
             return {**found, "kind": "sum", "shift": 0}
+        case And(inputs=inputs):
+            return {**found, "kind": "and", "shift": 0, "inputs": inputs}
+        case Stream() as stream:
+            return {**found, "kind": "stream", "shift": 0, "bias": keep("bias", stream.bias), "drop": stream.drop}
+        case Max():
+            return {**found, "kind": "max", "shift": 0}
         case Accumulator() as head:
             parameters = {"bias": keep("bias", head.bias), "scale": keep("scale", head.scale)}
             return {**found, "kind": "accumulator", "shift": 0, **parameters}
@@ -127,12 +137,14 @@ def _projection(network: Network, projection: Projection, prefix: str, arrays: d
                 "stride": list(conv.stride),
                 "padding": list(conv.padding),
                 "groups": conv.groups,
+                "shift": conv.shift,
                 "float": _exact(network, projection),
                 "dense": bool(dense and isinstance(target, Lif) and target.kind == "stock"),
             }
         case Window() as window:
             geometry = {"stride": list(window.stride), "padding": list(window.padding)}
-            return {**found, "kind": "window", "kernel": list(window.kernel), **geometry}
+            kind = "largest" if isinstance(network[projection.target].neuron, Max) else "window"
+            return {**found, "kind": kind, "kernel": list(window.kernel), **geometry}
         case Readout() as readout:
             arrays[f"{prefix}.weight"] = readout.weight
             return {**found, "kind": "readout", "weight": f"{prefix}.weight"}

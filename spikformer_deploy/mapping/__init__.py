@@ -102,7 +102,13 @@ def _check_neurons(network: Network, profile: Profile) -> None:
                 f"spiking self-attention needs programmable neurons, and target '{profile.name}' has none",
                 "Use --target loihi2.",
             )
-        if population.max_out >= 2**limits.message_bits:
+        if population.signed and not limits.programmable:
+            raise MappingError(
+                population.name,
+                f"a residual stream of currents needs programmable neurons, and target '{profile.name}' has none",
+                "Use --target loihi2.",
+            )
+        if population.max_out >= 2 ** (limits.message_bits - population.signed):
             raise MappingError(
                 population.name,
                 f"it sends up to {population.max_out}, and target '{profile.name}' sends {limits.message_bits} bit",

@@ -3,7 +3,8 @@
 The rules for Loihi 2 are those that reproduce the rows printed by Intel's compiler (tests/mapping); what those rows do
 not show is marked as a guess below.  All functions take box sizes as arrays, so that a search evaluates many at once.
 
-    neurons   1 word a neuron (fitted); 2 where every channel has a threshold of its own, beyond the parameter sets
+    neurons   1 word a neuron (fitted); 2 where every channel has a threshold of its own, beyond the parameter sets;
+              1 for each position of its window where it takes the largest, as messages only ever add up (guess)
               a fan-in that no core holds is split: partial sums go on as graded values (partition.py)
     syn_mem   shared weights: one list for each kernel position and input channel, of all output channels of the box
               (fitted); unit weights of pooling and identity: one word a kernel position and channel (guess)
@@ -23,7 +24,7 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.hardware import Core
 from spikformer_deploy.mapping.mapping import Site
-from spikformer_deploy.quantize.network import Attention, Conv, Lif, Network, Projection, Readout, Window
+from spikformer_deploy.quantize.network import Attention, Conv, Lif, Max, Network, Projection, Readout, Window
 
 Int: TypeAlias = NDArray[np.int64]
 WORD = 64
@@ -83,7 +84,10 @@ def _incoming(network: Network, site: Site, projection: Projection, box: BoxSize
             lengths = list_words(np.minimum(box.channels, inside), bits, core)
             return np.full_like(box.neurons, CONV_AXON_WORDS) + gathered, lists * lengths + gathered
         case Window(kernel=kernel):
-            return np.full_like(box.neurons, CONV_AXON_WORDS), box.channels * kernel[0] * kernel[1]
+            # a window that is wider than its source (a mask for all tokens) has no more offsets than the box lets it
+            rows = np.minimum(kernel[0], box.rows + source.shape[1] - 1)
+            columns = np.minimum(kernel[1], box.columns + source.shape[2] - 1)
+            return np.full_like(box.neurons, CONV_AXON_WORDS), box.channels * rows * columns
         case Readout():
             channels = np.full_like(box.neurons, source.shape[0])
             return channels, channels * list_words(box.channels, bits, core)
@@ -113,6 +117,9 @@ def _counters(network: Network, site: Site, box: BoxSizes, core: Core) -> tuple[
 
 def _words_a_neuron(network: Network, site: Site, core: Core) -> int:
     neuron = network[site.population].neuron
+    if isinstance(neuron, Max):
+        (window,) = (p.synapse for p in network.into(site.population) if isinstance(p.synapse, Window))
+        return window.kernel[0] * window.kernel[1]
     own = isinstance(neuron, Lif) and len(np.unique(neuron.threshold)) > int(core.parameter_sets)
     return 2 if own and site.kind == "population" else 1
 

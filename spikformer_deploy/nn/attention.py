@@ -80,3 +80,10 @@ def conv_bn_lif(module: nn.Module, name: str, x: Tensor) -> Tensor:
     steps = x.shape[0]
     x = getattr(module, f"{name}_bn")(getattr(module, f"{name}_conv")(x.flatten(0, 1)))
     return getattr(module, f"{name}_lif")(x.unflatten(0, (steps, -1)))
+
+
+def self_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, scores_first: bool) -> Tensor:
+    """(q k^T) v * scale of spikes (T, B, D, N), head by head, without softmax; scores_first: in that order of sums."""
+    q, k, v = (x.unflatten(2, (heads, -1)).transpose(3, 4) for x in (q, k, v))
+    out = (q @ k.transpose(-2, -1)) @ v if scores_first else q @ (k.transpose(-2, -1) @ v)
+    return (out * scale).transpose(3, 4).flatten(2, 3)

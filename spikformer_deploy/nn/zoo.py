@@ -8,14 +8,18 @@ from typing import Any
 from torch import nn
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.nn.qkformer import CIFAR_HEADS, DVS_HEADS, QKFormer
+from spikformer_deploy.nn.spike_driven import SpikeDrivenTransformer
 from spikformer_deploy.nn.spikformer import SpikformerCifar, SpikformerDVS, SpikformerImageNet, SpikformerV2
+from spikformer_deploy.nn.spikingformer import Spikingformer
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Everything that defines a model but its weights.
 
-    family       "v1" or "v2"; form: "cifar", "imagenet" or "dvs" (V1), "imagenet" (V2)
+    family       "v1", "v2" (Spikformer), "spikingformer", "sdt1" (Spike-driven Transformer V1), "qkformer"
+    form         "cifar", "imagenet" or "dvs": the layout of the official code for that kind of data
     image_size   height and width of the (square) input
     stem_stages  stages of V2's stem, each halving the image
     """
@@ -40,6 +44,13 @@ class ModelConfig:
 
 _CIFAR = ModelConfig("v1", "cifar", 4, 384, 12, 4, 3, 32, 10)
 _IMAGENET = ModelConfig("v1", "imagenet", 8, 512, 8, 4, 3, 224, 1000)
+_SPIKINGFORMER = ModelConfig("spikingformer", "cifar", 4, 384, 12, 4, 3, 32, 10)
+_SPIKINGFORMER_IMAGENET = replace(_SPIKINGFORMER, form="imagenet", depth=8, image_size=224, num_classes=1000)
+_SDT1 = ModelConfig("sdt1", "cifar", 2, 512, 8, 4, 3, 32, 10)
+_SDT1_IMAGENET = replace(_SDT1, form="imagenet", depth=8, image_size=224, num_classes=1000)
+_QKFORMER = ModelConfig("qkformer", "cifar", 4, 384, CIFAR_HEADS, 4, 3, 32, 10)
+_QKFORMER_IMAGENET = replace(_QKFORMER, form="imagenet", depth=10, image_size=224, num_classes=1000)
+_QKFORMER_DVS = ModelConfig("qkformer", "dvs", 2, 256, DVS_HEADS, 16, 2, 128, 10, mlp_ratio=1)
 _V2 = ModelConfig("v2", "imagenet", 8, 512, 8, 4, 3, 224, 1000)
 
 PUBLISHED: dict[str, ModelConfig] = {
@@ -56,12 +67,41 @@ PUBLISHED: dict[str, ModelConfig] = {
     "v2-8-512": _V2,
     "v2-8-768": replace(_V2, dim=768, heads=12),
     "v2-16-768": replace(_V2, depth=16, dim=768, heads=12),
+    "spikingformer-4-256": replace(_SPIKINGFORMER, dim=256, heads=8),
+    "spikingformer-2-384": replace(_SPIKINGFORMER, depth=2),
+    "spikingformer-4-384": _SPIKINGFORMER,
+    "spikingformer-8-384": replace(_SPIKINGFORMER_IMAGENET, heads=6),
+    "spikingformer-8-512": replace(_SPIKINGFORMER_IMAGENET, dim=512, heads=8),
+    "spikingformer-8-768": replace(_SPIKINGFORMER_IMAGENET, dim=768, heads=8),
+    "spikingformer-2-256-dvs": ModelConfig("spikingformer", "dvs", 2, 256, 16, 16, 2, 128, 10),
+    "sdt1-2-256": replace(_SDT1, dim=256),
+    "sdt1-2-512": _SDT1,
+    "sdt1-8-384": replace(_SDT1_IMAGENET, dim=384),
+    "sdt1-6-512": replace(_SDT1_IMAGENET, depth=6),
+    "sdt1-8-512": _SDT1_IMAGENET,
+    "sdt1-10-512": replace(_SDT1_IMAGENET, depth=10),
+    "sdt1-8-768": replace(_SDT1_IMAGENET, dim=768),
+    "qkformer-4-384": _QKFORMER,
+    "qkformer-10-384": replace(_QKFORMER_IMAGENET, heads=6),
+    "qkformer-10-512": replace(_QKFORMER_IMAGENET, dim=512, heads=8),
+    "qkformer-10-768": replace(_QKFORMER_IMAGENET, dim=768, heads=12),
+    "qkformer-2-256-dvs": _QKFORMER_DVS,
+    "qkformer-2-256-gesture": replace(_QKFORMER_DVS, num_classes=11, mlp_ratio=4),
 }
-"""Sizes of the papers' tables: V1 on CIFAR-10 and CIFAR10-DVS (official configs), V1 and V2 on ImageNet.
+"""Sizes of the papers' tables: V1 on CIFAR-10 and CIFAR10-DVS (official configs), V1 and V2 on ImageNet, and of the
+official configurations of Spikingformer, Spike-driven Transformer V1 and QKFormer.
 
 Heads are published for V1-4-384 (12), V1-8-512 (8) and DVS (16); elsewhere they keep the 64 (ImageNet) or 32 (CIFAR)
 channels a head of those.
 """
+
+
+FORMS = {
+    "spikingformer": ("cifar", "imagenet", "dvs"),
+    "sdt1": ("cifar", "imagenet"),
+    "qkformer": ("cifar", "imagenet", "dvs"),
+}
+"""The official layouts of the families beside Spikformer."""
 
 
 def named(name: str, **overrides: Any) -> ModelConfig:
@@ -74,9 +114,12 @@ def named(name: str, **overrides: Any) -> ModelConfig:
 def build(config: ModelConfig) -> nn.Module:
     """The module of `config`, freshly initialised.  Raises InputError where the sizes do not go together."""
     c = config
+    family = {"spikingformer": Spikingformer, "sdt1": SpikeDrivenTransformer, "qkformer": QKFormer}.get(c.family)
     if c.dim % c.heads:
         raise InputError("--heads", f"{c.dim} channels do not divide into {c.heads} heads", "Choose a divisor.")
     shared = (c.in_channels, c.dim, c.depth, c.heads, c.mlp_ratio, c.num_classes)
+    if family is not None and c.form in FORMS[c.family]:
+        return family(c.form, *shared, c.time_steps)
     match (c.family, c.form):
         case ("v1", "cifar"):
             return SpikformerCifar(*shared, c.time_steps)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection
+from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection, Window
 
 Int: TypeAlias = NDArray[np.int64]
 
@@ -18,14 +18,20 @@ def weighted_range(weight: NDArray[np.integer], max_out: int) -> tuple[Int, Int]
     return np.minimum(flat, 0).sum(1) * max_out, np.maximum(flat, 0).sum(1) * max_out
 
 
-def membrane_range(low: Int, high: Int, threshold: Int, decay: int, time_steps: int) -> tuple[Int, Int]:
-    """Range of a hard-reset LIF's potential before the reset, (C,), from the range of its drive in one step.
+def membrane_range(
+    low: Int, high: Int, threshold: Int, decay: int, time_steps: int, soft: bool = False
+) -> tuple[Int, Int]:
+    """Range of a LIF's potential before the reset, (C,), from the range of its drive in one step.
 
-    Above, only one step counts: after the comparison the potential is below the threshold, or reset.
+    Above, only one step counts with a hard reset: after the comparison the potential is below the threshold, or zero;
+    with a soft one, what stays above it piles up.
     Below, `time_steps` steps of the lowest drive pile up, decaying by floor (the worst of both kinds).
     """
     rest = np.maximum(threshold - 1, 0) * decay >> 12
     highest = np.maximum(rest, 0) + np.maximum(high, 0)
+    for _ in range(time_steps - 1 if soft else 0):
+        after = np.maximum(threshold - 1, highest - threshold)
+        highest = (np.maximum(after, 0) * decay >> 12) + np.maximum(high, 0)
     lowest = np.zeros_like(low)
     for _ in range(time_steps):
         lowest = (lowest * decay >> 12) + np.minimum(low, 0)
@@ -33,7 +39,7 @@ def membrane_range(low: Int, high: Int, threshold: Int, decay: int, time_steps: 
 
 
 def largest_sum(network: Network, projection: Projection) -> int:
-    """A bound of every partial sum of one projection, whatever the order of summation."""
+    """A bound of every partial sum of one projection, whatever the order of summation, before a Conv's shift."""
     source = network[projection.sources[0]]
     match projection.synapse:
         case Conv(weight):
@@ -42,5 +48,13 @@ def largest_sum(network: Network, projection: Projection) -> int:
             channels, height, width = source.shape
             most = int(np.prod([network[s].max_out for s in projection.sources]))
             return channels // heads * height * width * most * weight
+        case Window(kernel):
+            _, height, width = source.shape
+            return min(kernel[0], height) * min(kernel[1], width) * source.max_out
         case synapse:
-            raise TypeError(f"{type(synapse).__name__} does not reach a LIF")
+            raise TypeError(f"the sums of a {type(synapse).__name__} have no bound here")
+
+
+def shift_of(projection: Projection) -> int:
+    """The exponent of the weights of a projection."""
+    return projection.synapse.shift if isinstance(projection.synapse, Conv) else 0

@@ -15,6 +15,7 @@ from spikformer_deploy.quantize.currents import (
     AttentionTerm,
     Current,
     Signal,
+    UnitTerm,
     Value,
     add,
     as_current,
@@ -23,8 +24,21 @@ from spikformer_deploy.quantize.currents import (
     convolve,
     scaled,
 )
-from spikformer_deploy.quantize.network import Network, Or, Population, Projection, Source, Sum, Window
-from spikformer_deploy.quantize.neurons import Made, Settings, make_accumulator, make_lif
+from spikformer_deploy.quantize.network import (
+    STOCK_SHIFT,
+    And,
+    Conv,
+    Max,
+    Network,
+    Or,
+    Population,
+    Projection,
+    Source,
+    Sum,
+    Window,
+)
+from spikformer_deploy.quantize.neurons import Made, Settings, make_accumulator, make_lif, make_pooled, make_stream
+from spikformer_deploy.quantize.streams import Stream, plan_streams
 from spikformer_deploy.values import frozen
 
 
@@ -49,6 +63,7 @@ class _Walk:
     calibration: Calibration
     limits: CoreLimits
     settings: Settings
+    streams: dict[str, Stream]
     values: dict[str, Value] = field(default_factory=dict)
     populations: list[Population] = field(default_factory=list)
     projections: list[Projection] = field(default_factory=list)
@@ -75,9 +90,12 @@ def quantize(
         raise QuantizeError("--weight-bits", problem, f"Use --weight-bits {limits.weight_bits} or fewer.")
     if settings.neuron == "programmable" and not limits.programmable:
         raise QuantizeError("--neuron", "the target has no programmable neurons", "Use --neuron stock.")
-    walk = _Walk(graph, pixels, calibration, limits, settings)
+    walk = _Walk(graph, pixels, calibration, limits, settings, _streams(graph, pixels, calibration, limits, settings))
     for node in graph:
-        walk.values[node.name] = _value(walk, node)
+        value = _value(walk, node)
+        if node.name in walk.streams and isinstance(value, Current):
+            value = _stream(walk, node, value)
+        walk.values[node.name] = value
     static = all(proof == "static" for proof, _ in walk.proofs)
     return Network(
         populations=tuple(walk.populations),
@@ -89,6 +107,23 @@ def quantize(
         margin=min(margin for _, margin in walk.proofs),
         mean=frozen(pixels.mean, np.float64),
         std=frozen(pixels.std, np.float64),
+    )
+
+
+def _streams(
+    graph: ir.Graph, pixels: Pixels, calibration: Calibration, limits: CoreLimits, settings: Settings
+) -> dict[str, Stream]:
+    unit = 1 / (pixels.max_value * np.asarray(pixels.std, np.float64))
+    own = STOCK_SHIFT + graph.time_steps - 1 if settings.neuron == "stock" else 0
+    return plan_streams(
+        graph,
+        unit,
+        pixels.max_value,
+        calibration.currents,
+        settings.granularity,
+        settings.weight_bits,
+        limits.parameter_sets,
+        (limits.message_bits, limits.state_bits - own),
     )
 
 
@@ -108,6 +143,8 @@ def _value(walk: _Walk, node: ir.Node) -> Value:
             current = as_current(name, inputs[0])
             steps = walk.graph.time_steps
             return walk.place(make_lif(name, node.op, current, observed, steps, walk.limits, walk.settings))
+        case ir.MaxPool2d(kernel, stride, padding) if node.name in walk.streams:
+            return _max_pool(walk, node, as_signal(name, inputs[0]), Window(kernel, stride, padding))
         case ir.MaxPool2d(kernel, stride, padding):
             return _or_pool(walk, node, as_signal(name, inputs[0]), Window(kernel, stride, padding))
         case ir.AvgPool2d(kernel, stride):
@@ -118,9 +155,15 @@ def _value(walk: _Walk, node: ir.Node) -> Value:
             return scaled(inputs[0], factor)
         case ir.Attention(heads, scale):
             return _attention(node, [as_signal(name, i) for i in inputs], heads, scale)
+        case ir.SpikeMask():
+            return _masked(walk, node, as_signal(name, inputs[0]), as_signal(name, inputs[1]))
+        case ir.TokenSum():
+            return replace(as_signal(name, inputs[0]), pooled=True)
         case ir.Mean():
             signal = as_signal(name, inputs[0])
-            return replace(signal, scale=signal.scale / (signal.shape[1] * signal.shape[2]), pooled=True)
+            mean = replace(signal, scale=signal.scale / (signal.shape[1] * signal.shape[2]), pooled=True)
+            readers = {type(reader.op) for reader in walk.graph.consumers(name)}
+            return mean if signal.low is None or readers <= {ir.Lif} else _pooled(walk, node, mean)
         case ir.Output():
             observed = walk.calibration.currents[name]
             current = at_one_position(as_current(name, inputs[0]))
@@ -151,6 +194,47 @@ def _input(walk: _Walk, node: ir.Node, op: ir.Input) -> Signal:
         )
     )
     return Signal((node.name,), node.shape, 1 / (pixels.max_value * std), -mean / std, pixels.max_value)
+
+
+def _stream(walk: _Walk, node: ir.Node, current: Current) -> Signal:
+    """The population of a residual stream, and what it sends."""
+    stream = walk.streams[node.name]
+    made, low, high = make_stream(node.name, current, stream, walk.calibration.currents[node.name], walk.limits)
+    return replace(walk.place(made), scale=stream.unit, low=low, high=high)
+
+
+def _max_pool(walk: _Walk, node: ir.Node, signal: Signal, window: Window) -> Signal:
+    projection = Projection(signal.populations, node.name, window)
+    population = Population(node.name, node.shape, Max(), signal.max_out)
+    return replace(
+        walk.place((population, (projection,), "static", np.inf)), scale=signal.scale, low=signal.low, high=signal.high
+    )
+
+
+def _pooled(walk: _Walk, node: ir.Node, mean: Signal) -> Signal:
+    """The mean of a stream as the head reads it."""
+    (term,) = as_current(node.name, mean).terms
+    assert isinstance(term, UnitTerm)
+    made, unit, low, high = make_pooled(node.name, term, walk.calibration.currents[node.name], walk.limits)
+    return replace(walk.place(made), scale=unit, low=low, high=high)
+
+
+def _masked(walk: _Walk, node: ir.Node, x: Signal, mask: Signal) -> Signal:
+    """Spikes that a mask lets pass: a neuron fires where both fire.  What spreads the mask has unit synapses."""
+    for signal in (x, mask):
+        if len(signal.populations) != 1 or signal.max_out != 1 or np.any(signal.offset) or signal.pooled:
+            raise QuantizeError(node.name, "a mask of something else than single spikes", "Mask the spikes of one LIF.")
+    (channels, height, width), (masks, *positions) = node.shape, mask.shape
+    spread: Window | Conv = Window()
+    if masks < channels and positions == [height, width]:
+        spread = Conv(frozen(np.ones((channels, 1, 1, 1), np.int8), np.int8), groups=masks)
+    elif masks == channels and positions == [1, 1] and (height, width) != (1, 1):
+        spread = Window((height, width), (1, 1), (height - 1, width - 1))
+    elif mask.shape != node.shape:
+        raise QuantizeError(node.name, f"a mask of {mask.shape} for {node.shape}", "Mask either channels or tokens.")
+    projections = (Projection(x.populations, node.name, Window()), Projection(mask.populations, node.name, spread))
+    placed = walk.place((Population(node.name, node.shape, And(2), 1), projections, "static", np.inf))
+    return replace(placed, scale=x.scale * np.repeat(mask.scale, channels // masks))
 
 
 def _or_pool(walk: _Walk, node: ir.Node, signal: Signal, window: Window) -> Signal:

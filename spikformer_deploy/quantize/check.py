@@ -8,9 +8,11 @@ from typing_extensions import assert_never
 from spikformer_deploy.quantize.network import (
     DECAY_ONE,
     Accumulator,
+    And,
     Attention,
     Conv,
     Lif,
+    Max,
     Network,
     Or,
     Population,
@@ -18,6 +20,7 @@ from spikformer_deploy.quantize.network import (
     Readout,
     Shape,
     Source,
+    Stream,
     Sum,
     Window,
 )
@@ -52,25 +55,46 @@ def _check_population(network: Network, population: Population) -> None:
         case Source(max_value=most):
             _demand(not incoming and 0 < most == population.max_out, name, "a Source that receives or sends wrongly")
         case Lif() as lif:
-            _demand(bool(incoming) and incoming <= {Conv, Attention}, name, "a LIF without synapses of its kind")
+            _demand(bool(incoming) and Readout not in incoming, name, "a LIF without synapses of its kind")
             _demand(lif.kind in ("programmable", "stock"), name, f"kind {lif.kind}")
             _demand(0 <= lif.decay <= DECAY_ONE and 0 <= lif.shift <= 31, name, f"decay {lif.decay}, shift {lif.shift}")
             _demand(0 <= lif.current < DECAY_ONE, name, f"a decay of the current of {lif.current}")
             _demand(lif.kind == "stock" or not lif.current, name, "a programmable neuron with a current")
+            _demand(lif.kind == "programmable" or not lif.soft, name, "a stock neuron with a soft reset")
             _demand(lif.threshold.shape == (channels,) and lif.threshold.dtype == np.int64, name, "its thresholds")
             good = lif.bias.shape in ((channels,), population.shape) and lif.bias.dtype == np.int64
             _demand(good, name, f"biases of shape {lif.bias.shape} and type {lif.bias.dtype}")
             _demand(population.max_out == 1, name, "a LIF that sends more than spikes")
         case Or() | Sum():
-            _demand(incoming == {Window}, name, "it needs unit synapses")
+            _demand(incoming == {Window} and not _signed(network, name), name, "it needs unit synapses from spikes")
             sent = sum(_most(network, p) for p in network.into(name))
             _demand(population.max_out == (1 if isinstance(population.neuron, Or) else sent), name, "its largest value")
+        case And(inputs=inputs):
+            _demand(incoming <= {Window, Conv} and not _signed(network, name), name, "it needs synapses from spikes")
+            _demand(1 <= inputs <= len(network.into(name)) and population.max_out == 1, name, f"{inputs} inputs")
+        case Stream(bias=bias, drop=drop):
+            _demand(bool(incoming) and incoming <= {Window, Conv}, name, "a stream without synapses of its kind")
+            good = bias.shape in ((channels,), population.shape) and bias.dtype == np.int64
+            _demand(good and 0 <= drop < 32, name, f"biases of shape {bias.shape}, {drop} bits dropped")
+            _demand(0 <= population.max_out < 2**31, name, "its largest value")
+        case Max():
+            _demand(incoming == {Window} and len(network.into(name)) == 1, name, "it needs one window")
+            window = network.into(name)[0].synapse
+            assert isinstance(window, Window)
+            inside = all(p < k for p, k in zip(window.padding, window.kernel, strict=True))
+            source = network[network.into(name)[0].sources[0]]
+            _demand(inside and population.max_out == source.max_out, name, "its window or largest value")
         case Accumulator(bias=bias, scale=scale):
             _demand(incoming == {Readout} and population.max_out == 0, name, "it needs a readout")
             shapes = bias.shape == scale.shape == (channels,) and population.shape == (channels, 1, 1)
             _demand(shapes and bias.dtype == np.int64 and bool(np.isfinite(scale).all()), name, "its bias or scale")
         case _:
             assert_never(population.neuron)
+
+
+def _signed(network: Network, name: str) -> bool:
+    """Whether some input of a population may be negative."""
+    return any(network[source].signed for projection in network.into(name) for source in projection.sources)
 
 
 def _most(network: Network, projection: Projection) -> int:
@@ -83,8 +107,8 @@ def _check_projection(network: Network, projection: Projection) -> None:
     name, target = projection.target, network[projection.target].shape
     shapes = [network[s].shape for s in projection.sources]
     match projection.synapse:
-        case Conv(weight, stride, padding, groups):
-            good = weight.ndim == 4 and weight.dtype == np.int8 and groups >= 1
+        case Conv(weight, stride, padding, groups, shift):
+            good = weight.ndim == 4 and weight.dtype == np.int8 and groups >= 1 and 0 <= shift < 32
             _demand(good, name, f"weights of shape {weight.shape} and type {weight.dtype}")
             fits = shapes[0][0] == weight.shape[1] * groups and len(weight) % groups == 0 and len(weight) == target[0]
             _demand(fits and len(shapes) == 1, name, f"weights {weight.shape} in {groups} groups on {shapes[0]}")
@@ -96,7 +120,8 @@ def _check_projection(network: Network, projection: Projection) -> None:
             good = weight.shape == (target[0], shapes[0][0]) and weight.dtype == np.int8 and len(shapes) == 1
             _demand(good, name, f"a readout of shape {weight.shape} on {shapes[0]}")
         case Attention(heads, weight):
-            good = len(shapes) == 3 and set(shapes) == {target} and heads >= 1 and target[0] % heads == 0
+            unsigned = not any(network[s].signed for s in projection.sources)
+            good = unsigned and len(shapes) == 3 and set(shapes) == {target} and heads >= 1 and target[0] % heads == 0
             _demand(good and 0 < weight < 2**20, name, f"an attention of {heads} heads over {shapes}")
         case _:
             assert_never(projection.synapse)

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.errors import QuantizeError
-from spikformer_deploy.quantize.network import Pair, Shape
+from spikformer_deploy.quantize.network import Pair, Shape, Window
 
 Array: TypeAlias = NDArray[np.float64]
+Int: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +24,8 @@ class Signal:
     """real[c] = scale[c] * (sum over `populations` of what they send) + offset[c].
 
     More than one population: a residual that is distributed over its consumers (targets with binary spikes).
-    positions   1, or the number of positions that a token mean sums over (the 1 / positions is in `scale`)
+    pooled   what is read is the sum over all positions (the 1 / positions of a mean is in `scale`)
+    low      of a residual stream of currents: least and, as high, largest value a channel, (C,); None: 0 to max_out
     """
 
     populations: tuple[str, ...]
@@ -32,12 +34,25 @@ class Signal:
     offset: Array
     max_out: int
     pooled: bool = False
+    low: Int | None = None
+    high: Int | None = None
+
+    @property
+    def range(self) -> tuple[Int, Int]:
+        """(low, high) of every channel, (C,)."""
+        if self.low is not None and self.high is not None:
+            return self.low, self.high
+        return np.zeros(self.shape[0], np.int64), np.full(self.shape[0], self.max_out, np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConvTerm:
-    """Convolution with real `weight` of the integers that `source` sends (scales already multiplied in)."""
+    """Convolution with real `weight` of the integers that `source` sends (scales already multiplied in).
 
+    layer  the node whose weights they are
+    """
+
+    layer: str
     source: str
     weight: Array
     stride: Pair
@@ -48,12 +63,13 @@ class ConvTerm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadoutTerm:
-    """Real weight (O, C) on the sum over positions of the integers that `source` sends."""
+    """Real weight (O, C) on the sum over positions of what `source` sends, of either sign where `signed`."""
 
     source: str
     weight: Array
     positions: int
     max_out: int
+    signed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +82,21 @@ class AttentionTerm:
     limit: int
 
 
-Term: TypeAlias = ConvTerm | ReadoutTerm | AttentionTerm
+@dataclass(frozen=True, slots=True, eq=False)
+class UnitTerm:
+    """scale[c] * (sum over a window of the integers that `source` sends): synapses of weight 1, nothing to round.
+
+    low, high  (C,) least and largest sum
+    """
+
+    source: str
+    window: Window
+    scale: Array
+    low: Int
+    high: Int
+
+
+Term: TypeAlias = ConvTerm | ReadoutTerm | AttentionTerm | UnitTerm
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +125,12 @@ def convolve(
     signal = as_signal(place, value)
     if signal.pooled:
         return _read_out(place, signal, weight, bias, shape)
+    if signal.low is not None and signal.shape[1:] == (1, 1) == weight.shape[2:]:
+        return _read_out(place, signal, weight, bias, shape)
+    if signal.low is not None:
+        raise QuantizeError(
+            place, "it reads the mean of a residual stream with no neuron in between", "Put a LIF there."
+        )
     per_group = weight.shape[1]
     scale = signal.scale.reshape(groups, per_group)[np.arange(weight.shape[0]) // (weight.shape[0] // groups)]
     effective = weight * scale[:, :, None, None]
@@ -103,7 +139,7 @@ def convolve(
         total = bias[:, None, None] + _offset_map(signal, weight, stride, padding, groups, shape)
         if np.all(total == total[:, :1, :1]):
             total = np.ascontiguousarray(total[:, 0, 0])
-    terms = tuple(ConvTerm(p, effective, stride, padding, groups, _share(signal)) for p in signal.populations)
+    terms = tuple(ConvTerm(place, p, effective, stride, padding, groups, _share(signal)) for p in signal.populations)
     return Current(terms, total, shape)
 
 
@@ -136,8 +172,8 @@ def as_current(place: str, value: Value) -> Current:
     """`value` as a current: a signal becomes unit synapses, channel by channel."""
     if isinstance(value, Current):
         return value
-    if value.pooled:
-        raise QuantizeError(place, "a token mean can only be read by the linear head", "Apply the LIF before the mean.")
+    if value.pooled or value.low is not None:
+        return _unit(place, value)
     ones = np.ones((value.shape[0], 1, 1, 1))
     zero = np.zeros(value.shape[0])
     return convolve(place, value, ones, zero, (1, 1), (0, 0), value.shape[0], value.shape)
@@ -162,12 +198,24 @@ def _readout_of(term: Term) -> Term:
     return ReadoutTerm(term.source, full, 1, term.max_out)
 
 
+def _unit(place: str, signal: Signal) -> Current:
+    """A stream, or the sum over all positions of any signal, as unit synapses."""
+    if len(signal.populations) != 1 or np.any(signal.offset):
+        raise QuantizeError(place, "a token mean of the raw image, or of a sum of spikes on a target of binary ones")
+    channels, height, width = signal.shape
+    window, taps = (Window((height, width)), height * width) if signal.pooled else (Window(), 1)
+    low, high = signal.range
+    term = UnitTerm(signal.populations[0], window, signal.scale, low * taps, high * taps)
+    return Current((term,), np.zeros(channels), (channels, 1, 1) if signal.pooled else signal.shape)
+
+
 def _read_out(place: str, signal: Signal, weight: Array, bias: Array, shape: Shape) -> Current:
     if np.any(signal.offset):
         raise QuantizeError(place, "a token mean of the raw image has no spiking form", "Put a LIF before the mean.")
     effective = weight[:, :, 0, 0] * signal.scale
     positions = signal.shape[1] * signal.shape[2]
-    terms = tuple(ReadoutTerm(p, effective, positions, _share(signal)) for p in signal.populations)
+    signed = signal.low is not None
+    terms = tuple(ReadoutTerm(p, effective, positions, _share(signal), signed) for p in signal.populations)
     return Current(terms, bias, shape)
 
 
@@ -197,4 +245,6 @@ def _map(bias: Array) -> Array:
 def _scaled_term(term: Term, factor: float) -> Term:
     if isinstance(term, AttentionTerm):
         return replace(term, factor=term.factor * factor)
+    if isinstance(term, UnitTerm):
+        return replace(term, scale=term.scale * factor)
     return replace(term, weight=term.weight * factor)

@@ -1,7 +1,8 @@
 """The integer network: populations of neurons with integer state, and projections of integer synapses between them.
 
 This file says what a network IS; reference/engine.py says, bit for bit, what it does.
-All values on wires are non-negative integers (C, Y, X) per image and time step: pixels, spikes (0 or 1), graded spikes.
+All values on wires are integers (C, Y, X) per image and time step: pixels, spikes (0 or 1), graded spikes; residual
+streams of membrane currents (Stream, Max) alone send negative ones.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lif:
-    """Integer leaky integrate-and-fire neuron with a hard reset, a = sum of all synapses at step t.
+    """Integer leaky integrate-and-fire neuron, a = sum of all synapses at step t.
 
     "stock" is CUBA, with a synaptic current u that no spike resets; programmable neurons have none.
+    A spike resets v to 0; of a programmable neuron with `soft` reset it takes the threshold off: v = v - threshold.
 
     kind "programmable" (Loihi 2 microcode):
         v = floor(v * decay / 4096) + (a << shift) + bias ;  s = v >= threshold ;  v = 0 where s
@@ -66,6 +68,7 @@ class Lif:
     bias: Int
     exact: bool = True
     current: int = 0
+    soft: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +82,32 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class And:
+    """Stateless: fires 1 in a step in which the sum of its inputs reaches `inputs`, its number of binary sources."""
+
+    inputs: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """Stateless: sends its membrane current, real-valued in the model, as one signed graded spike.
+
+        (a + bias) / 2^drop, rounded to the nearest integer, halves up
+
+    The residual stream of membrane shortcuts: neurons that read it fire at thresholds in its units.
+    bias  (C,) or (C, Y, X) int64; drop: 0, but where a head reads sums over many positions
+    """
+
+    bias: Int
+    drop: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Max:
+    """Stateless: sends the largest input of its one window, padding left out (max-pooling of currents)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Accumulator:
     """Does not fire: v starts at bias and adds a in every step; logits = v * scale after the last one.
 
@@ -89,14 +118,14 @@ class Accumulator:
     scale: NDArray[np.float64]
 
 
-Neuron: TypeAlias = Source | Lif | Or | Sum | Accumulator
+Neuron: TypeAlias = Source | Lif | Or | Sum | And | Stream | Max | Accumulator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Population:
     """A layer of neurons (C, Y, X).
 
-    max_out   largest value a neuron can send in one step (1 for spikes, 0 for an Accumulator)
+    max_out   largest magnitude a neuron can send in one step (1 for spikes, 0 for an Accumulator)
     bounds    (low, high) of the state in any run, proven or observed (see Network.bounds)
     """
 
@@ -111,6 +140,11 @@ class Population:
         """Number of neurons."""
         return self.shape[0] * self.shape[1] * self.shape[2]
 
+    @property
+    def signed(self) -> bool:
+        """Whether its neurons may send negative values."""
+        return isinstance(self.neuron, (Stream, Max))
+
 
 # --- synapses --------------------------------------------------------------------------------------------------
 
@@ -119,13 +153,14 @@ class Population:
 class Conv:
     """Shared integer weights, cross-correlation with zero padding; a Linear over tokens is the 1x1 case.
 
-    weight (C_out, C_in / groups, KY, KX) int8 or int16
+    weight (C_out, C_in / groups, KY, KX) int8 or int16; a synapse has the weight `weight` * 2^shift
     """
 
     weight: NDArray[np.integer]
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     groups: int = 1
+    shift: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,7 +270,8 @@ class Network:
 def _show_neuron(neuron: Neuron) -> str:
     if isinstance(neuron, Lif):
         groups = np.unique(neuron.threshold)
-        return f"Lif[{neuron.kind} decay={neuron.decay} shift={neuron.shift} thresholds={groups.tolist()[:8]}]"
+        kind = f"{neuron.kind} soft" if neuron.soft else neuron.kind
+        return f"Lif[{kind} decay={neuron.decay} shift={neuron.shift} thresholds={groups.tolist()[:8]}]"
     return type(neuron).__name__
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from typing import TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.graph import ir
 from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.quantize.bounds import membrane_range, weighted_range
-from spikformer_deploy.quantize.currents import AttentionTerm, ConvTerm, Current, ReadoutTerm
+from spikformer_deploy.quantize.currents import AttentionTerm, ConvTerm, Current, ReadoutTerm, UnitTerm
 from spikformer_deploy.quantize.network import (
     DECAY_ONE,
     STOCK_SHIFT,
@@ -25,7 +26,9 @@ from spikformer_deploy.quantize.network import (
     Projection,
     Readout,
 )
+from spikformer_deploy.quantize.network import Stream as Relay
 from spikformer_deploy.quantize.scales import largest_thresholds, scale_groups
+from spikformer_deploy.quantize.streams import Stream, gain_of
 from spikformer_deploy.values import frozen
 
 Int: TypeAlias = NDArray[np.int64]
@@ -41,6 +44,8 @@ BIAS_HEADROOM_BITS = 4
 """Bits of the state that a threshold or a bias alone leaves free (one is the sign)."""
 FEWEST_HEAD_BITS = 4
 """A head gives up weight bits down to here where its accumulators are too wide."""
+HEAD_MESSAGE_BITS = 9
+"""Bits of the largest value seen that a head reads of a stream, which has no spikes to be counted."""
 ATTENTION_ERROR = 2.0**-10
 """Largest relative rounding of an attention threshold whose scale is no dyadic number."""
 
@@ -61,6 +66,10 @@ class _Decay:
     numerator: int
     bits_per_step: int | None
     floors_exactly: bool
+
+
+_Rule: TypeAlias = tuple[_Decay, int, str, bool]
+"""(decay, time steps, kind of the LIF, whether its reset is soft)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,10 +100,17 @@ def make_lif(
     if lif.v_threshold <= 0 or lif.tau < 1:
         problem = f"tau = {lif.tau} and v_threshold = {lif.v_threshold} (tau >= 1 and v_threshold > 0 are needed)"
         raise QuantizeError(name, problem)
-    decay = _decay(lif.tau)
-    gain = (1 / lif.tau if lif.decay_input else 1.0) / lif.v_threshold
+    if lif.soft_reset and settings.neuron == "stock":
+        raise QuantizeError(
+            name,
+            "a soft reset takes the threshold off the potential, and stock neurons reset it to zero",
+            "Use --neuron programmable, on a target that has such neurons.",
+        )
+    decay, gain = _decay(lif.tau), gain_of(lif)
+    if any(isinstance(term, UnitTerm) for term in current.terms):
+        return _unit_lif(name, current, gain, decay, observed, time_steps, limits, settings, lif.soft_reset)
     if any(isinstance(term, AttentionTerm) for term in current.terms):
-        return _attention_lif(name, current, gain, decay, time_steps, limits, settings)
+        return _attention_lif(name, current, gain, decay, time_steps, limits, settings, lif.soft_reset)
     for halvings, shift, proven in _choices(settings.neuron, decay, time_steps):
         # a stock threshold is narrow: it makes room for the bits of an exact decay; else those take what is left
         reserved = shift if settings.neuron == "stock" else 0
@@ -103,9 +119,10 @@ def make_lif(
             continue
         weights = [_rounded(term, thresholds.astype(np.float64) * gain) for term in _convs(name, current)]
         ranges = None if proven else (observed[0] * OBSERVED_MARGIN, observed[1] * OBSERVED_MARGIN)
-        attempt = _attempt(current, weights, thresholds, gain, shift, decay, time_steps, settings.neuron, ranges)
+        rule = (decay, time_steps, settings.neuron, lif.soft_reset)
+        attempt = _attempt(current, weights, thresholds, gain, shift, rule, ranges)
         if _fits(attempt, limits, settings.neuron):
-            neuron = _lif(attempt, decay, time_steps, settings.neuron)
+            neuron = _lif(attempt, rule)
             bounds = (int(attempt.low.min()), int(attempt.high.max()))
             population = Population(name, current.shape, neuron, 1, bounds)
             projections = tuple(
@@ -169,6 +186,8 @@ def _readout_range(terms: list[ReadoutTerm], weights: list[Int], bias: Int, time
     low, high = np.minimum(bias, 0), np.maximum(bias, 0)
     for term, weight in zip(terms, weights, strict=True):
         least, most = weighted_range(weight, term.max_out * term.positions * time_steps)
+        if term.signed:
+            least, most = least - most, most - least
         low, high = low + least, high + most
     return int(low.min()), int(high.max())
 
@@ -251,9 +270,7 @@ def _attempt(
     thresholds: Int,
     gain: float,
     shift: int,
-    decay: _Decay,
-    time_steps: int,
-    kind: str,
+    rule: _Rule,
     observed: tuple[float, float] | None,
 ) -> _Attempt:
     factor = thresholds * gain * 2.0**shift
@@ -267,12 +284,17 @@ def _attempt(
             low, high = low + (least << shift), high + (most << shift)
     else:
         low, high = (np.rint(x * factor).astype(np.int64) for x in observed)
-    threshold = thresholds << shift
+    return _with_range(thresholds << shift, shift, bias, low, high, rule)
+
+
+def _with_range(threshold: Int, shift: int, bias: Int, low: Int, high: Int, rule: _Rule) -> _Attempt:
+    """The attempt with the range of the potential that follows from that of the drive, (low, high)."""
+    decay, time_steps, kind, soft = rule
     if kind == "stock":
         low, high = low << STOCK_SHIFT, high << STOCK_SHIFT
         lowest, highest = membrane_range(low, high, threshold << STOCK_SHIFT, decay.numerator, time_steps)
         return _Attempt(threshold - 1, shift, bias, lowest, highest)
-    lowest, highest = membrane_range(low, high, threshold, decay.numerator, time_steps)
+    lowest, highest = membrane_range(low, high, threshold, decay.numerator, time_steps, soft)
     return _Attempt(threshold, shift, bias, lowest, highest)
 
 
@@ -285,11 +307,12 @@ def _fits(attempt: _Attempt, limits: CoreLimits, kind: str) -> bool:
     )
 
 
-def _lif(attempt: _Attempt, decay: _Decay, time_steps: int, kind: str) -> Lif:
+def _lif(attempt: _Attempt, rule: _Rule) -> Lif:
+    decay, time_steps, kind, soft = rule
     needed = None if decay.bits_per_step is None else (time_steps - 1) * decay.bits_per_step
     exact = time_steps == 1 or (kind == "programmable" and decay.floors_exactly)
     exact = exact or (needed is not None and attempt.shift >= needed)
-    return Lif(kind, decay.numerator, attempt.shift, frozen(attempt.threshold), frozen(attempt.bias), exact)
+    return Lif(kind, decay.numerator, attempt.shift, frozen(attempt.threshold), frozen(attempt.bias), exact, soft=soft)
 
 
 def _attention_lif(
@@ -300,6 +323,7 @@ def _attention_lif(
     time_steps: int,
     limits: CoreLimits,
     settings: Settings,
+    soft: bool,
 ) -> Made:
     """Attention has no weights to round: its scale goes into the threshold, exactly where that is a whole number."""
     term = current.terms[0]
@@ -310,18 +334,142 @@ def _attention_lif(
         weight *= 2
     thresholds = np.full(current.shape[0], max(1, round(real)), np.int64)
     shifts = range((time_steps - 1) * (decay.bits_per_step or 0), -1, -1) if settings.neuron == "stock" else [0]
-    plain = replace(current, terms=(), bias=np.zeros(current.shape[0]))
+    rule = (decay, time_steps, settings.neuron, soft)
+    none = np.zeros(current.shape[0], np.int64)
     for shift in shifts:
-        attempt = _attempt(plain, [], thresholds, gain, shift, decay, time_steps, settings.neuron, None)
-        scale = shift + (STOCK_SHIFT if settings.neuron == "stock" else 0)
-        attempt = replace(attempt, high=attempt.high + (term.limit * weight << scale))
+        attempt = _with_range(thresholds << shift, shift, none, none, none + (term.limit * weight << shift), rule)
         if _fits(attempt, limits, settings.neuron):
             bounds = (int(attempt.low.min()), int(attempt.high.max()))
-            neuron = _lif(attempt, decay, time_steps, settings.neuron)
+            neuron = _lif(attempt, rule)
             projection = Projection(term.sources, name, Attention(term.heads, weight))
             population = Population(name, current.shape, neuron, 1, bounds)
             return population, (projection,), "static", _margin(bounds, limits)
     raise QuantizeError(name, f"attention sums of up to {term.limit * weight} do not fit {limits.state_bits} bits")
+
+
+def _unit_lif(
+    name: str,
+    current: Current,
+    gain: float,
+    decay: _Decay,
+    observed: tuple[float, float],
+    time_steps: int,
+    limits: CoreLimits,
+    settings: Settings,
+    soft: bool,
+) -> Made:
+    """A neuron that reads a residual stream, or counts spikes: its threshold in their units, and no weights to round.
+
+    The threshold is whole wherever the stream was anchored at it; else rounded, with as many fractional bits as fit.
+    """
+    term = current.terms[0]
+    if len(current.terms) != 1 or not isinstance(term, UnitTerm) or np.any(current.bias):
+        raise QuantizeError(name, "a residual stream and other synapses reach the same neuron")
+    real = 1 / (gain * term.scale)
+    needed = (time_steps - 1) * (MOST_FRACTION_BITS if decay.bits_per_step is None else decay.bits_per_step)
+    floors = settings.neuron == "programmable" and decay.floors_exactly
+    rule = (decay, time_steps, settings.neuron, soft)
+    for shift, proven in product(range(min(MOST_FRACTION_BITS, 0 if floors else needed), -1, -1), (True, False)):
+        while (np.abs(np.rint(real * 2**shift) / 2**shift - real) > ATTENTION_ERROR * real).any() and shift < 12:
+            shift += 1
+        low, high = term.low << shift, term.high << shift
+        if not proven:
+            low, high = (
+                np.rint(x * OBSERVED_MARGIN / term.scale * 2**shift).astype(np.int64) for x in observed
+            )  # fmt: skip
+        thresholds = np.maximum(1, np.rint(real * 2**shift).astype(np.int64))
+        attempt = _with_range(thresholds, shift, np.zeros(len(real), np.int64), low, high, rule)
+        if _fits(attempt, limits, settings.neuron):
+            bounds = (int(attempt.low.min()), int(attempt.high.max()))
+            population = Population(name, current.shape, _lif(attempt, rule), 1, bounds)
+            projection = Projection((term.source,), name, term.window)
+            return population, (projection,), "static" if proven else "observed", _margin(bounds, limits)
+    raise QuantizeError(
+        name,
+        f"its sums do not fit {limits.state_bits} bits of state",
+        "Use a target with a wider state, or fewer time steps.",
+    )
+
+
+def make_stream(
+    name: str, current: Current, stream: Stream, observed: tuple[float, float], limits: CoreLimits
+) -> tuple[Made, Int, Int]:
+    """A population of a residual stream, with its least and largest value a channel, (C,) each.
+
+    observed  (lowest, highest) current in calibration, which bounds the stream where its worst case does not fit
+    """
+    bias = np.rint(current.bias / (stream.unit if current.bias.ndim == 1 else stream.unit[:, None, None]))
+    bias = bias.astype(np.int64)
+    flat = bias.reshape(len(bias), -1)
+    low, high = flat.min(1), flat.max(1)
+    projections = []
+    for term in current.terms:
+        match term:
+            case UnitTerm(source, window, scale, least, most):
+                if not np.allclose(scale, stream.unit, rtol=1e-12):
+                    raise QuantizeError(name, "it adds streams of different units", "Add currents before pooling them.")
+                projections.append(Projection((source,), name, window))
+            case ConvTerm():
+                exponent = stream.exponents[term.layer]
+                weight = _rounded(term, 1 / (stream.unit * 2.0**exponent))
+                conv = Conv(frozen(weight, np.int8), term.stride, term.padding, term.groups, exponent)
+                projections.append(Projection((term.source,), name, conv))
+                least, most = (x << exponent for x in weighted_range(weight, term.max_out))
+            case _:
+                raise QuantizeError(name, "an attention adds to a residual stream", "Put a LIF and a layer between.")
+        low, high = low + least, high + most
+    proof = "static" if stream.proven else "observed"
+    bounds, low, high = _bounds_of(name, low, high, proof, observed, stream.unit, limits)
+    most_sent = int(max(abs(low.min()), abs(high.max())))
+    population = Population(name, current.shape, Relay(frozen(bias)), most_sent, bounds)
+    return (population, tuple(projections), proof, _margin(bounds, limits)), low, high
+
+
+def make_pooled(
+    name: str, term: UnitTerm, observed: tuple[float, float], limits: CoreLimits
+) -> tuple[Made, Array, Int, Int]:
+    """Sums of a stream over all positions, for the head: rounded to so many bits that its accumulators fit.
+
+    Returns the population, the real value of one of its units (C,), and its range.
+    """
+    fits = _within((int(term.low.min()), int(term.high.max())), limits.state_bits)
+    proof = "static" if fits else "observed"
+    bounds, low, high = _bounds_of(name, term.low, term.high, proof, observed, term.scale, limits)
+    seen = int(np.rint(max(map(abs, observed)) * OBSERVED_MARGIN / term.scale.min()))
+    drop = max(0, seen.bit_length() - HEAD_MESSAGE_BITS)
+    most = -(-int(max(abs(low.min()), abs(high.max()))) >> drop)
+    population = Population(name, (len(low), 1, 1), Relay(frozen(np.zeros(len(low), np.int64)), drop), most, bounds)
+    projection = Projection((term.source,), name, term.window)
+    return (
+        (population, (projection,), proof, _margin(bounds, limits)),
+        term.scale * 2.0**drop,
+        low >> drop,
+        high >> drop,
+    )
+
+
+def _bounds_of(
+    name: str, low: Int, high: Int, proof: str, observed: tuple[float, float], unit: Array, limits: CoreLimits
+) -> tuple[tuple[int, int], Int, Int]:
+    """(bounds of a stream's state, least and largest value a channel): its worst case, or all that its bits hold."""
+    bits = min(limits.message_bits, limits.state_bits)
+    limit = 2 ** (bits - 1) - 1
+    if proof == "static":
+        bounds = int(low.min()), int(high.max())
+    else:
+        bounds = (
+            min(0, int(np.rint(observed[0] * OBSERVED_MARGIN / unit.min()))),
+            max(0, int(np.rint(observed[1] * OBSERVED_MARGIN / unit.min()))),
+        )
+        low, high = np.full_like(low, -limit), np.full_like(high, limit)
+    if not _within(bounds, bits):
+        raise QuantizeError(
+            name,
+            f"a residual stream of values from {bounds[0]:,} to {bounds[1]:,} needs signed messages of more than the "
+            f"{bits} bits of the target",
+            "Use a target with wide graded spikes (loihi2).",
+        )
+    return bounds, low, high
 
 
 def _within(bounds: tuple[int, int], bits: int) -> bool:

@@ -15,15 +15,19 @@ from typing_extensions import assert_never
 from spikformer_deploy.quantize.network import (
     STOCK_SHIFT,
     Accumulator,
+    And,
     Attention,
     Conv,
     Lif,
+    Max,
     Network,
     Or,
     Population,
     Readout,
     Source,
+    Stream,
     Sum,
+    Synapse,
     Window,
 )
 from spikformer_deploy.simulate.run import Activity, Cells, Execution, check_state, frames, one_cell
@@ -55,7 +59,11 @@ def execute(
         for population in network:
             total = np.zeros((len(inputs), *population.shape), np.int64)
             for projection in network.into(population.name):
-                total += synaptic_sum(projection.synapse, [now[s] for s in projection.sources], population.shape)
+                sources = [now[s] for s in projection.sources]
+                if isinstance(population.neuron, Max):
+                    total = largest_of(projection.synapse, sources[0], population.shape)
+                else:
+                    total += synaptic_sum(projection.synapse, sources, population.shape)
             state = states.get(population.name)
             out, state, largest = step(population, total, state, now.get(population.name))
             peak[population.name] = max(peak[population.name], largest)
@@ -101,6 +109,13 @@ def step(population: Population, total: Int, state: Int | None, given: Int | Non
             return (total != 0).astype(np.int64), old, _largest(total)
         case Sum():
             return total, old, _largest(total)
+        case And(inputs=inputs):
+            return (total >= inputs).astype(np.int64), old, _largest(total)
+        case Stream(bias=bias, drop=drop):
+            current = total + _over_positions(bias)
+            return current + (1 << drop >> 1) >> drop, old, _largest(current)
+        case Max():
+            return total, old, _largest(total)
         case Accumulator():
             start = neuron.bias[:, None, None] if state is None else state
             new = start + total
@@ -109,7 +124,8 @@ def step(population: Population, total: Int, state: Int | None, given: Int | Non
             drive = (total << neuron.shift) + _over_positions(neuron.bias)
             v = (old * neuron.decay >> 12) + drive
             spikes = v >= _over_positions(neuron.threshold)
-            return spikes.astype(np.int64), np.where(spikes, 0, v), max(_largest(v), _largest(drive))
+            reset = v - _over_positions(neuron.threshold) if neuron.soft else 0
+            return spikes.astype(np.int64), np.where(spikes, reset, v), max(_largest(v), _largest(drive))
         case Lif(kind="stock"):
             v, u = (old, np.zeros_like(old)) if state is None or not neuron.current else old
             u = _toward_zero(u, neuron.current) + (total << (neuron.shift + STOCK_SHIFT))
@@ -139,7 +155,7 @@ def synaptic_sum(synapse: Conv | Window | Readout | Attention, sources: list[Int
     """What one projection delivers to its target in one step: (N, C, Y, X) of the target's `shape`."""
     match synapse:
         case Conv():
-            return _convolution(synapse, sources[0], shape)
+            return _convolution(synapse, sources[0], shape) << synapse.shift
         case Window():
             return _window(synapse, sources[0], shape)
         case Readout():
@@ -189,6 +205,15 @@ def _window(window: Window, x: Int, shape: tuple[int, int, int]) -> Int:
         (_shifted(padded, ky, kx, window.stride, shape[1:]) for ky, kx in taps),
         np.zeros((len(x), *shape), np.int64),
     )
+
+
+def largest_of(synapse: Synapse, x: Int, shape: tuple[int, int, int]) -> Int:
+    """The largest value of each window, (N, C, Y, X) of the target's `shape`; padding is no value."""
+    assert isinstance(synapse, Window)
+    lowest = np.iinfo(np.int64).min
+    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in synapse.padding)), constant_values=lowest)
+    seen = [_shifted(padded, ky, kx, synapse.stride, shape[1:]) for ky, kx in np.ndindex(*synapse.kernel)]
+    return np.maximum.reduce(seen)
 
 
 def _shifted(padded: Int, ky: int, kx: int, stride: tuple[int, int], size: tuple[int, int]) -> Int:

@@ -18,22 +18,26 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.quantize.bounds import shift_of
 from spikformer_deploy.quantize.network import (
     DECAY_ONE,
     STOCK_SHIFT,
     Accumulator,
+    And,
     Attention,
     Conv,
     Lif,
+    Max,
     Or,
     Population,
     Projection,
     Readout,
     Source,
+    Stream,
     Sum,
     Window,
 )
-from spikformer_deploy.simulate.plan import LifPlan, Plan, message_type
+from spikformer_deploy.simulate.plan import Plan, SumsPlan, message_type
 from spikformer_deploy.simulate.run import Activity, Execution, check_state, frames
 from spikformer_deploy.simulate.synapses import EXACT_FP32
 
@@ -47,7 +51,7 @@ class Loaded:
     """A plan with its parameters on a device.
 
     weights   by (source, target) of a convolution: (groups, C_out / groups, C_in / groups * KY * KX), float but integer
-    neurons   by LIF population: threshold (C, 1, 1) and bias (C, 1, 1) or (C, Y, X)
+    neurons   by population of Lif or Stream: threshold (C, 1, 1), empty of a Stream, and bias (C, 1, 1) or (C, Y, X)
     members   by population: 1 where a channel, row, column belongs to a cell: (C, slices), (Y, rows), (X, columns)
     """
 
@@ -86,18 +90,20 @@ def load(plan: Plan, device: torch.device) -> Loaded:
     """Put the parameters of a plan on a device."""
     network = plan.network
     weights = {}
-    for lif in plan.lifs.values():
-        for projection, bound in zip(lif.projections, lif.bounds, strict=True):
+    for sums in plan.sums.values():
+        for projection, bound in zip(sums.projections, sums.bounds, strict=True):
             if isinstance(conv := projection.synapse, Conv):
                 grouped = conv.weight.reshape(conv.groups, len(conv.weight) // conv.groups, -1)
                 key = projection.sources[0], projection.target
                 weights[key] = torch.from_numpy(grouped.copy()).to(device, _exact(bound))
     neurons = {}
-    for name, lif in plan.lifs.items():
-        neuron, kind = network[name].neuron, torch.int32 if lif.halving else torch.int64
-        assert isinstance(neuron, Lif)
+    for name, sums in plan.sums.items():
+        neuron, kind = network[name].neuron, torch.int32 if sums.halving else torch.int64
+        if isinstance(neuron, And):
+            continue
+        assert isinstance(neuron, (Lif, Stream))
         bias = neuron.bias if neuron.bias.ndim == 3 else neuron.bias[:, None, None]
-        threshold = torch.from_numpy(lif.threshold)[:, None, None]
+        threshold = torch.from_numpy(sums.threshold)[:, None, None]
         neurons[name] = threshold.to(device, kind), torch.from_numpy(bias.copy()).to(device, kind)
     return Loaded(plan, device, weights, neurons, {name: _members(plan, name, device) for name in plan.grids})
 
@@ -119,7 +125,7 @@ def _exact(largest_sum: int) -> torch.dtype:
 
 def batch_size(loaded: Loaded, free: int) -> int:
     """Images that fit half of so many free bytes: their messages, and the widest layer in the making."""
-    widest = max((lif.row_bytes * lif.height for lif in loaded.plan.lifs.values()), default=0)
+    widest = max((sums.row_bytes * sums.height for sums in loaded.plan.sums.values()), default=0)
     image = loaded.plan.image_bytes + 6 * widest  # sums, drive, potential, spikes, and the floats of the counting
     return max(1, (free // 2 - 2 * WINDOW_BYTES) // image)
 
@@ -169,7 +175,17 @@ def _run_population(state: _State, population: Population, inputs: NDArray[np.in
             total = sum(_window(state, p, population) for p in _into(state, population))
             assert isinstance(total, Tensor)
             peak = int(total.max())
-            sent = total.ne(0).to(torch.uint8) if isinstance(neuron, Or) else total
+            sent = total.ne(0).to(torch.uint8) if isinstance(neuron, Or) else total.int()
+        case And():
+            total = _sums(state, state.loaded.plan.sums[population.name], population)
+            sent, peak = total.ge(neuron.inputs).to(torch.uint8), int(total.abs().max())
+        case Stream(drop=drop):
+            total = _sums(state, state.loaded.plan.sums[population.name], population).long()
+            total += state.loaded.neurons[population.name][1]
+            sent, peak = (total + (1 << drop >> 1) >> drop).int(), int(total.abs().max())
+        case Max():
+            sent = _largest(state, _into(state, population)[0], population)
+            peak = int(sent.abs().max())
         case Accumulator():
             _accumulate(state, population, neuron, len(inputs))
             return
@@ -192,7 +208,7 @@ def _into(state: _State, population: Population) -> tuple[Projection, ...]:
 
 def _lif(state: _State, population: Population, neuron: Lif) -> tuple[Tensor, Tensor | None, int]:
     """Spikes (N, T, C, Y, X), potentials where recorded, and the largest magnitude met."""
-    plan, steps = state.loaded.plan.lifs[population.name], state.loaded.plan.network.time_steps
+    plan, steps = state.loaded.plan.sums[population.name], state.loaded.plan.network.time_steps
     threshold, bias = state.loaded.neurons[population.name]
     stock = neuron.kind == "stock"
     extra = STOCK_SHIFT if stock else 0
@@ -207,7 +223,7 @@ def _lif(state: _State, population: Population, neuron: Lif) -> tuple[Tensor, Te
         drive = u + (bias << extra)
         h = _decayed(v, neuron.decay, stock) + drive
         fired = h > (threshold << extra) if stock else h >= threshold
-        v = h.masked_fill(fired, 0)
+        v = torch.where(fired, h - threshold, h) if neuron.soft else h.masked_fill(fired, 0)
         spikes[:, t] = fired
         peak = torch.maximum(peak, torch.maximum(h.abs().max(), drive.abs().max()))
         if neuron.current:
@@ -223,15 +239,28 @@ def _decayed(v: Tensor, decay: int, stock: bool) -> Tensor:
     return v >> 1 if decay == DECAY_ONE // 2 else v * decay >> 12
 
 
-def _sums(state: _State, plan: LifPlan, population: Population) -> Tensor:
-    """The synaptic sums (N, T or 1, C, Y, X), integers held exactly in floats."""
+def _sums(state: _State, plan: SumsPlan, population: Population) -> Tensor:
+    """The synaptic sums (N, T or 1, C, Y, X), integers, some held exactly in floats."""
     parts = [
-        _attention(state, projection, bound)
-        if isinstance(projection.synapse, Attention)
-        else _convolution(state, projection, population)
+        _synapses(state, projection, bound, population)
         for projection, bound in zip(plan.projections, plan.bounds, strict=True)
     ]
-    return parts[0] if len(parts) == 1 else sum((p.double() for p in parts[1:]), parts[0].double())
+    shifts = [shift_of(projection) for projection in plan.projections]
+    if len(parts) == 1 and not shifts[0]:
+        return parts[0]
+    return sum(
+        (p.long() << shift for p, shift in zip(parts[1:], shifts[1:], strict=True)), parts[0].long() << shifts[0]
+    )
+
+
+def _synapses(state: _State, projection: Projection, bound: int, population: Population) -> Tensor:
+    match projection.synapse:
+        case Attention():
+            return _attention(state, projection, bound)
+        case Window():
+            return _window(state, projection, population)
+        case _:
+            return _convolution(state, projection, population)
 
 
 def _convolution(state: _State, projection: Projection, population: Population) -> Tensor:
@@ -267,16 +296,34 @@ def _attention(state: _State, projection: Projection, bound: int) -> Tensor:
 
 
 def _window(state: _State, projection: Projection, population: Population) -> Tensor:
-    """The sums of one projection of unit weights, (N, T, C, Y, X) int32."""
+    """The sums of one projection of unit weights, (N, T, C, Y, X) int64."""
+    taps = _taps(state, projection, population, 0)
+    total = torch.zeros_like(taps[0], dtype=torch.int64)
+    for tap in taps:
+        total += tap
+    return total
+
+
+def _largest(state: _State, projection: Projection, population: Population) -> Tensor:
+    """The largest value of each window, (N, T, C, Y, X) int32."""
+    taps = _taps(state, projection, population, torch.iinfo(torch.int32).min)
+    best = taps[0].clone()
+    for tap in taps[1:]:
+        torch.maximum(best, tap, out=best)
+    return best
+
+
+def _taps(state: _State, projection: Projection, population: Population, beyond: int) -> list[Tensor]:
+    """What each position of a window sees, (N, T, C, Y, X) int32, `beyond` the border a constant."""
     window, sent = projection.synapse, state.sent[projection.sources[0]].int()
     assert isinstance(window, Window)
     (pad_y, pad_x), (stride_y, stride_x), (_, height, width) = window.padding, window.stride, population.shape
-    padded = F.pad(sent, (pad_x, pad_x, pad_y, pad_y))
-    total = torch.zeros((*sent.shape[:2], *population.shape), dtype=torch.int32, device=sent.device)
+    padded = F.pad(sent, (pad_x, pad_x, pad_y, pad_y), value=beyond)
+    out = []
     for ky, kx in np.ndindex(*window.kernel):
         rows = slice(ky, ky + stride_y * (height - 1) + 1, stride_y)
-        total += padded[..., rows, kx : kx + stride_x * (width - 1) + 1 : stride_x]
-    return total
+        out.append(padded[..., rows, kx : kx + stride_x * (width - 1) + 1 : stride_x])
+    return out
 
 
 def _accumulate(state: _State, population: Population, neuron: Accumulator, images: int) -> None:

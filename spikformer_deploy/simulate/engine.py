@@ -19,22 +19,26 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
+from spikformer_deploy.quantize.bounds import shift_of
 from spikformer_deploy.quantize.network import (
     Accumulator,
+    And,
     Attention,
     Lif,
+    Max,
     Network,
     Or,
     Population,
     Projection,
     Readout,
     Source,
+    Stream,
     Sum,
     Window,
 )
 from spikformer_deploy.simulate import kernels, synapses
 from spikformer_deploy.simulate.halving import lif_halving
-from spikformer_deploy.simulate.plan import LifPlan, Plan, blocks, make_plan, message_type, steps_of
+from spikformer_deploy.simulate.plan import Plan, SumsPlan, blocks, is_identity, make_plan, message_type
 from spikformer_deploy.simulate.run import Activity, Cells, Execution, check_state, frames
 
 Sent: TypeAlias = NDArray[np.integer]
@@ -153,7 +157,7 @@ def _edges(count: int, parts: int) -> list[tuple[int, int]]:
 def _empty_counts(plan: Plan, images: int) -> dict[str, _Counts]:
     out = {}
     for name, grid in plan.grids.items():
-        lead = (images, steps_of(plan.network, plan.network[name]))
+        lead = (images, plan.steps[name])
         out[name] = _Counts(
             np.empty((*lead, *grid.shape), np.int32), np.empty((*lead, grid.shape[1], len(grid.slabs) - 1), np.int64)
         )
@@ -205,6 +209,12 @@ def _run_population(batch: _Batch, population: Population, inputs: Sent) -> None
         case Or() | Sum():
             sent, peak = _windows(batch, population)
             _keep(batch, population, sent, peak)
+        case Stream() | And():
+            sent, peak = _relay(batch, population, neuron)
+            _keep(batch, population, sent, peak)
+        case Max():
+            sent, peak = _largest(batch, population)
+            _keep(batch, population, sent, peak)
         case Accumulator():
             _accumulate(batch, population, neuron, recorded)
         case _:
@@ -234,7 +244,7 @@ def _observe(batch: _Batch, population: Population, sent: Sent) -> None:
     active = np.zeros((height, width, channels), np.uint8)
     kernels.observe(
         sent.reshape(-1, height, width, channels),
-        population.max_out == 1,
+        population.max_out == 1 and not population.signed,
         grid.row_order,
         grid.row_starts,
         grid.cells.columns,
@@ -257,7 +267,7 @@ def _lif(
     batch: _Batch, population: Population, neuron: Lif, record: bool
 ) -> tuple[Sent, NDArray[np.int32] | None, int]:
     """Spikes (N, T, P, C), potentials where recorded, and the largest magnitude met."""
-    plan, (channels, height, width) = batch.plan.lifs[population.name], population.shape
+    plan, (channels, height, width) = batch.plan.sums[population.name], population.shape
     shape = (batch.images, batch.network.time_steps, height * width, channels)
     out = batch.buffers.take(shape, np.uint8)
     membrane = np.empty(shape, np.int32) if record else NOTHING
@@ -282,22 +292,70 @@ def _lif(
                     plan.bias,
                     plan.bias_of,
                     *place,
+                    neuron.soft,
                 )
             largest = max(largest, int(peak.max(initial=0)))
     return out, membrane if record else None, largest
 
 
-def _sums(batch: _Batch, plan: LifPlan, part: slice, first: int, end: int) -> NDArray[Any]:
+def _relay(batch: _Batch, population: Population, neuron: Stream | And) -> tuple[Sent, int]:
+    """What a population without state makes of its sums, (N, T or 1, P, C), and the largest magnitude met."""
+    plan, (channels, height, width) = batch.plan.sums[population.name], population.shape
+    shape = (batch.images, batch.plan.steps[population.name], height * width, channels)
+    out = batch.buffers.take(shape, message_type(population))
+    largest, (images, rows) = 0, plan.cut(torch.get_num_threads())
+    for start in range(0, batch.images, images):
+        part = slice(start, start + images)
+        for first in range(0, height, rows):
+            sums = _sums(batch, plan, part, first, min(first + rows, height))
+            peak = np.zeros(sums.shape[:2], np.int64)
+            place = (out[part], first * width, peak)
+            if isinstance(neuron, Stream):
+                kernels.send_current(sums, plan.bias, plan.bias_of, neuron.drop, *place)
+            else:
+                kernels.fire_where_all(sums, neuron.inputs, *place)
+            largest = max(largest, int(peak.max(initial=0)))
+    return out, largest
+
+
+def _sums(batch: _Batch, plan: SumsPlan, part: slice, first: int, end: int) -> NDArray[Any]:
     """The synaptic sums of some images and rows, (n, T or 1, p, C): integers, some held exactly in floats."""
-    totals = [
-        _attention(batch, projection, bound, part)
-        if convolve is None
-        else _convolution(batch, projection, convolve, part, first, end)
-        for projection, convolve, bound in zip(plan.projections, plan.convolve, plan.bounds, strict=True)
+    parts = [
+        _synapses(batch, *projection, part, first, end)
+        for projection in zip(plan.projections, plan.convolve, plan.bounds, strict=True)
     ]
-    if len(totals) == 1:
-        return totals[0]
-    return sum((total.astype(np.float64) for total in totals[1:]), totals[0].astype(np.float64))
+    shifts = [shift_of(projection) for projection in plan.projections]
+    if len(parts) == 1 and not shifts[0]:
+        return parts[0]
+    steps = max(p.shape[1] for p in parts)
+    total = np.zeros((len(parts[0]), steps, *parts[0].shape[2:]), np.int64 if plan.wide else np.int32)
+    for sums, shift in zip(parts, shifts, strict=True):
+        kernels.add_shifted(total, sums, shift)
+    return total
+
+
+def _synapses(
+    batch: _Batch,
+    projection: Projection,
+    convolve: synapses.Convolve | None,
+    bound: int,
+    part: slice,
+    first: int,
+    end: int,
+) -> NDArray[Any]:
+    """What one projection delivers to some rows of some images."""
+    if convolve is not None:
+        return _convolution(batch, projection, convolve, part, first, end)
+    if isinstance(projection.synapse, Attention):
+        return _attention(batch, projection, bound, part)
+    sent, (channels, height, width) = batch.sent[projection.sources[0]][part], batch.network[projection.target].shape
+    if is_identity(projection):
+        return sent[:, :, first * width : end * width].astype(np.int32, copy=False)
+    window, source = _window(projection), batch.network[projection.sources[0]].shape
+    out = np.zeros((*sent.shape[:2], height * width, channels), np.int32 if bound < 2**31 else np.int64)
+    maps = sent.reshape(-1, *source[1:], channels), out.reshape(-1, height, width, channels)
+    kernels.window_sum(maps[0], window.kernel, window.stride, window.padding, maps[1])
+    return out
 
 
 def _convolution(
@@ -330,7 +388,7 @@ def _windows(batch: _Batch, population: Population) -> tuple[Sent, int]:
     """What a population of unit synapses sends, (N, T or 1, P, C), and the largest sum."""
     projections = batch.network.into(population.name)
     sources = [batch.network[p.sources[0]] for p in projections]
-    steps = max(steps_of(batch.network, source) for source in sources)
+    steps = batch.plan.steps[population.name]
     channels, height, width = population.shape
     most = sum(
         _window(p).kernel[0] * _window(p).kernel[1] * s.max_out for p, s in zip(projections, sources, strict=True)
@@ -349,6 +407,20 @@ def _windows(batch: _Batch, population: Population) -> tuple[Sent, int]:
         kernels.fire_where_any(total.reshape(-1, height * width, channels), peaks)
         return total, int(peaks.max(initial=0))
     return total, int(total.max(initial=0))
+
+
+def _largest(batch: _Batch, population: Population) -> tuple[Sent, int]:
+    """What a population that takes the largest of a window sends, (N, T or 1, P, C) int32, and its magnitude."""
+    (projection,) = batch.network.into(population.name)
+    window, source = _window(projection), batch.network[projection.sources[0]].shape
+    channels, height, width = population.shape
+    steps = batch.plan.steps[population.name]
+    out = batch.buffers.take((batch.images, steps, height * width, channels), np.int32)
+    peak = np.zeros(batch.images * steps, np.int64)
+    maps = batch.sent[projection.sources[0]].reshape(-1, *source[1:], channels)
+    shaped = out.reshape(-1, height, width, channels)
+    kernels.window_max(maps, window.kernel, window.stride, window.padding, shaped, peak)
+    return out, int(peak.max(initial=0))
 
 
 def _window(projection: Projection) -> Window:

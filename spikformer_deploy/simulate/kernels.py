@@ -43,8 +43,9 @@ def lif_any(
     first: int,
     membrane: Array,
     peak: Array,
+    soft: bool,
 ) -> None:
-    """Both kinds of LIF, any decay, in 64-bit integers.
+    """Both kinds of LIF, any decay, in 64-bit integers; after a spike v is 0, or v - threshold (soft).
 
     programmable  v = (v * decay >> 12) + (sums << shift) + bias, fire at v >= threshold
     stock         u = sign(u) * (|u| * current >> 12) + (sums << shift << 6)
@@ -80,10 +81,86 @@ def lif_any(
                     largest = max(largest, max(abs(h), abs(drive)))
                     fires = h > (threshold[c] << extra) if stock else h >= threshold[c]
                     out[n, t, place, c] = fires
-                    v[i, c] = 0 if fires else h
+                    v[i, c] = (h - threshold[c] if soft else 0) if fires else h
             if membrane.size:
                 membrane[n, t, first + start : first + start + size] = v
         peak[n, index % blocks] = largest
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def add_shifted(total: Array, part: Array, shift: int) -> None:
+    """total += part << shift; (N, T, p, C) integers in any type, part with T = 1 for all steps."""
+    images, steps, positions, channels = total.shape
+    given = part.shape[1]
+    for index in prange(images * steps):
+        n, t = index // steps, index % steps
+        for p in range(positions):
+            row, more = total[n, t, p], part[n, min(t, given - 1), p]
+            for c in range(channels):
+                row[c] += np.int64(more[c]) << shift
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def send_current(sums: Array, bias: Array, bias_of: Array, drop: int, out: Array, first: int, peak: Array) -> None:
+    """out = (sums + bias) >> drop, rounded to the nearest, of positions from `first`; arrays as in lif_any.
+
+    out  (N, T, P, C) int32, of as many steps as sums; peak (N, T) int64: largest |sums + bias|
+    """
+    images, steps, positions, channels = sums.shape
+    half = 1 << drop >> 1
+    for index in prange(images * steps):
+        n, t = index // steps, index % steps
+        largest = np.int64(0)
+        for p in range(positions):
+            row, offset, sent = sums[n, t, p], bias[bias_of[first + p]], out[n, t, first + p]
+            for c in range(channels):
+                current = np.int64(row[c]) + offset[c]
+                largest = max(largest, abs(current))
+                sent[c] = (current + half) >> drop
+        peak[n, t] = largest
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def fire_where_all(sums: Array, inputs: int, out: Array, first: int, peak: Array) -> None:
+    """out = sums >= inputs, of positions from `first`; arrays as in send_current, out uint8."""
+    images, steps, positions, channels = sums.shape
+    for index in prange(images * steps):
+        n, t = index // steps, index % steps
+        largest = np.int64(0)
+        for p in range(positions):
+            row, sent = sums[n, t, p], out[n, t, first + p]
+            for c in range(channels):
+                total = np.int64(row[c])
+                largest = max(largest, abs(total))
+                sent[c] = total >= inputs
+        peak[n, t] = largest
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def window_max(
+    sent: Array, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], out: Array, peak: Array
+) -> None:
+    """out[m, y, x, c] = largest of sent over the window at (y, x); maps (M, Y, X, C), nothing beyond the border.
+
+    peak  (M,) int64: largest magnitude
+    """
+    maps, height, width, channels = out.shape
+    for m in prange(maps):
+        largest = np.int64(0)
+        for y in range(height):
+            first_y = y * stride[0] - padding[0]
+            for x in range(width):
+                first_x = x * stride[1] - padding[1]
+                best = out[m, y, x]
+                best[:] = np.iinfo(np.int32).min
+                for ky in range(max(0, first_y), min(sent.shape[1], first_y + kernel[0])):
+                    for kx in range(max(0, first_x), min(sent.shape[2], first_x + kernel[1])):
+                        row = sent[m, ky, kx]
+                        for c in range(channels):
+                            best[c] = max(best[c], np.int32(row[c]))
+                for c in range(channels):
+                    largest = max(largest, abs(np.int64(best[c])))
+        peak[m] = largest
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -167,7 +244,7 @@ def _nonzero(values: Array, where: Array) -> int:
 def sum_over_positions(sent: Array, out: Array) -> None:
     """out[m, c] = sum over the positions of sent (M, P, C), int64."""
     for m in prange(sent.shape[0]):
-        total = np.zeros(sent.shape[2], np.int32)
+        total = np.zeros(sent.shape[2], np.int64)
         for p in range(sent.shape[1]):
             row = sent[m, p]
             for c in range(total.size):
@@ -218,7 +295,7 @@ def observe(
                         number[c] += fired
                         mark[c] |= fired
                     if not binary:
-                        values += _sum(row)
+                        values += _wide_sum(row) if row.itemsize == 4 else _sum(row)
                     met += 1
                     if met % 255 == 0:
                         _move(recent, count)
@@ -239,6 +316,15 @@ def _move(recent: Array, count: Array) -> None:
         for c in range(many.size):
             many[c] += few[c]
             few[c] = 0
+
+
+@njit(cache=True, nogil=True)
+def _wide_sum(row: Array) -> np.int64:
+    """For streams, whose values need 24 bits each."""
+    out = np.int64(0)
+    for c in range(row.size):
+        out += row[c]
+    return out
 
 
 @njit(cache=True, nogil=True)

@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spikformer_deploy.quantize.bounds import largest_sum
+from spikformer_deploy.quantize.bounds import largest_sum, shift_of
 from spikformer_deploy.quantize.network import (
     DECAY_ONE,
     Accumulator,
+    And,
     Conv,
     Lif,
     Network,
     Population,
     Projection,
     Source,
+    Stream,
+    Window,
 )
 from spikformer_deploy.simulate import kernels, synapses
 from spikformer_deploy.simulate.run import Cells, one_cell
@@ -47,20 +50,21 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LifPlan:
-    """How a population of LIF neurons is computed.
+class SumsPlan:
+    """How the synaptic sums of a population (Lif, Stream, And) are computed, and what its neurons make of them.
 
-    convolve   the convolution of each projection; None for attention
-    bound      of every synaptic sum; bounds: of each projection alone
+    convolve   the convolution of each projection; None for attention and windows
+    bounds     of the sums of each projection alone, before the shift of its weights; wide: all together need 64 bits
     row_bytes  of the synaptic sums of one row of an image, all steps; height: rows
     banded     rows may be computed apart
     halving    the 32-bit loop serves
-    threshold  (C,); bias (K, C), its row at position p is bias_of[p]
+    threshold  (C,) of a Lif; bias (K, C), its row at position p is bias_of[p]
     """
 
     projections: tuple[Projection, ...]
     convolve: tuple[synapses.Convolve | None, ...]
     bounds: tuple[int, ...]
+    wide: bool
     row_bytes: int
     height: int
     banded: bool
@@ -81,12 +85,15 @@ class LifPlan:
 class Plan:
     """A network ready to run.
 
+    sums        by population of kind Lif, Stream or And
+    steps       time steps in which each population sends something of its own: 1 where an image makes all steps alike
     last_read   the populations whose messages nobody needs after each population
     image_bytes most bytes of messages that are alive at once, an image; fixed_bytes: of weights and sums
     """
 
     network: Network
-    lifs: dict[str, LifPlan]
+    sums: dict[str, SumsPlan]
+    steps: dict[str, int]
     grids: dict[str, Grid]
     last_read: dict[str, list[str]]
     image_bytes: int
@@ -96,50 +103,74 @@ class Plan:
 def make_plan(network: Network, cells: Mapping[str, Cells] | None = None) -> Plan:
     """The plan of `network`; its messages are counted in `cells`, or in one cell a population."""
     counted = {p.name: (cells or {}).get(p.name, one_cell(p.shape)) for p in network if p is not network.output}
-    last_read = _last_read(network)
+    last_read, steps = _last_read(network), _steps(network)
     weights = sum(p.synapse.weight.nbytes for p in network.projections if isinstance(p.synapse, Conv))
     return Plan(
         network,
-        {p.name: _lif_plan(network, p, p.neuron) for p in network if isinstance(p.neuron, Lif)},
+        {p.name: _sums_plan(network, p, p.neuron, steps) for p in network if isinstance(p.neuron, Lif | Stream | And)},
+        steps,
         {name: _grid(c) for name, c in counted.items()},
         last_read,
-        _image_bytes(network, counted, last_read),
+        _image_bytes(network, counted, last_read, steps),
         2 * weights + 2 * torch.get_num_threads() * SUMS_BYTES,
     )
 
 
 def message_type(population: Population) -> type[np.uint8] | type[np.int32]:
     """The narrowest type that holds what the population sends."""
-    return np.uint8 if population.max_out < 256 else np.int32
+    return np.uint8 if population.max_out < 256 and not population.signed else np.int32
 
 
-def steps_of(network: Network, population: Population) -> int:
-    """Time steps in which the population sends something of its own: 1 for an image that all steps share."""
-    return 1 if isinstance(population.neuron, Source) and not population.neuron.per_step else network.time_steps
+def _steps(network: Network) -> dict[str, int]:
+    """See Plan.steps: an image that is held for all steps, and what is computed from it alone without any state."""
+    out: dict[str, int] = {}
+    for population in network:
+        match population.neuron:
+            case Source(per_step=per_step):
+                out[population.name] = network.time_steps if per_step else 1
+            case Lif() | Accumulator():
+                out[population.name] = network.time_steps
+            case _:
+                sources = [s for projection in network.into(population.name) for s in projection.sources]
+                out[population.name] = max(out[s] for s in sources)
+    return out
 
 
-def _lif_plan(network: Network, population: Population, neuron: Lif) -> LifPlan:
+def _sums_plan(network: Network, population: Population, neuron: Lif | Stream | And, steps: dict[str, int]) -> SumsPlan:
     incoming = network.into(population.name)
     bounds = tuple(largest_sum(network, projection) for projection in incoming)
-    steps = max(steps_of(network, network[p.sources[0]]) for p in incoming)
+    delivered = sum(bound << shift_of(p) for p, bound in zip(incoming, bounds, strict=True))
+    given = max(steps[s] for p in incoming for s in p.sources)
     channels, height, width = population.shape
-    bias = np.ascontiguousarray(neuron.bias.reshape(len(neuron.bias), -1).T)
+    own = np.zeros(channels, np.int64) if isinstance(neuron, And) else neuron.bias
+    bias = np.ascontiguousarray(own.reshape(len(own), -1).T)
     distinct, bias_of = _distinct_rows(bias)
-    largest = (sum(bounds) << neuron.shift) + int(np.abs(bias).max(initial=0))
-    halving = neuron.kind == "programmable" and neuron.decay == DECAY_ONE // 2 and largest < SMALL_SUM
+    threshold, halving = np.zeros(0, np.int64), False
+    if isinstance(neuron, Lif):
+        largest = (delivered << neuron.shift) + int(np.abs(bias).max(initial=0))
+        plain = neuron.kind == "programmable" and not neuron.soft
+        halving = plain and neuron.decay == DECAY_ONE // 2 and largest < SMALL_SUM
+        threshold = neuron.threshold
     kind = np.int32 if halving else np.int64
-    return LifPlan(
+    return SumsPlan(
         incoming,
         tuple(_convolve(network, p, bound) for p, bound in zip(incoming, bounds, strict=True)),
         bounds,
-        4 * channels * width * steps,
+        delivered >= SMALL_SUM,
+        4 * channels * width * given,
         height,
-        all(isinstance(p.synapse, Conv) for p in incoming),
+        all(isinstance(p.synapse, Conv) or is_identity(p) for p in incoming),
         halving,
-        np.minimum(neuron.threshold, np.iinfo(kind).max).astype(kind),
+        np.minimum(threshold, np.iinfo(kind).max).astype(kind),
         distinct.astype(kind),
         np.broadcast_to(bias_of, height * width).copy(),
     )
+
+
+def is_identity(projection: Projection) -> bool:
+    """Whether a projection hands on what its source sends."""
+    window = projection.synapse
+    return isinstance(window, Window) and (window.kernel, window.stride, window.padding) == ((1, 1), (1, 1), (0, 0))
 
 
 def _distinct_rows(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -156,7 +187,8 @@ def _convolve(network: Network, projection: Projection, bound: int) -> synapses.
     if not isinstance(projection.synapse, Conv):
         return None
     source = network[projection.sources[0]]
-    return synapses.convolution(projection.synapse, source.shape, source.max_out, bound)
+    most = np.iinfo(np.int32).max if source.signed else source.max_out
+    return synapses.convolution(projection.synapse, source.shape, most, bound)
 
 
 def _last_read(network: Network) -> dict[str, list[str]]:
@@ -184,14 +216,15 @@ def _slabs(channel_cuts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array(edges)
 
 
-def _image_bytes(network: Network, cells: Mapping[str, Cells], last_read: dict[str, list[str]]) -> int:
+def _image_bytes(
+    network: Network, cells: Mapping[str, Cells], last_read: dict[str, list[str]], steps: dict[str, int]
+) -> int:
     alive, most, counts = 0, 0, 0
     size = {}
     for population in network:
         if isinstance(population.neuron, Accumulator):
             continue
-        steps = steps_of(network, population)
-        size[population.name] = population.size * steps * np.dtype(message_type(population)).itemsize
+        size[population.name] = population.size * steps[population.name] * np.dtype(message_type(population)).itemsize
         counts += 4 * int(np.prod(cells[population.name].shape)) * network.time_steps
         alive += size[population.name]
         most = max(most, alive)

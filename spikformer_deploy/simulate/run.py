@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.errors import InputError, OverflowDetected
-from spikformer_deploy.quantize.network import Network, Population, Source
+from spikformer_deploy.quantize.network import Network, Population, Source, Stream
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,8 +96,18 @@ def frames(network: Network, images: NDArray[np.integer]) -> NDArray[np.integer]
 
 
 def check_state(network: Network, population: Population, largest: int) -> None:
-    """Raise OverflowDetected where `largest`, a magnitude met in `population`, leaves the state of the network."""
+    """Raise OverflowDetected where `largest`, a magnitude met in `population`, leaves the state of the network.
+
+    A Stream must not send more than it says either: its readers' sums are exact up to there.
+    """
     limit = 2 ** (network.state_bits - 1) - 1
+    if isinstance(population.neuron, Stream) and limit >= largest > population.max_out << population.neuron.drop:
+        raise OverflowDetected(
+            population.name,
+            f"a current of {largest} in a stream that was proven or observed to stay within "
+            f"{population.max_out << population.neuron.drop}",
+            "Calibrate on images like these.",
+        )
     if largest > limit:
         raise OverflowDetected(
             population.name,

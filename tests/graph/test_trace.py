@@ -110,7 +110,7 @@ def head(x: torch.Tensor) -> torch.Tensor:
         (lambda m, x: head(torch.softmax(m.lif(x), 2)), "operation aten.softmax .* is not supported"),
         (lambda m, x: head(m.lif(x.flatten(0, 1).unflatten(0, (-1, 2)))), "mixes axes"),
         (lambda m, x: head(m.lif(x.transpose(0, 1))), "first dimension must be the time axis"),
-        (lambda m, x: head(m.lif(x) * m.lif(x)), "a product of two activations is not supported"),
+        (lambda m, x: head(m.lif(x) * m.lif(x).transpose(3, 4)), "is no mask of channels or tokens"),
         (lambda m, x: m.lif(x).flatten(3).mean(3), "must return the mean over the time steps"),
         (lambda m, x: head(m.lif(x) if x.sum() > 0 else x), "torch.export cannot trace it"),
         (lambda m, x: head(m.lif(x) + torch.ones(1)), "baked into the model|is not supported"),

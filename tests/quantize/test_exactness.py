@@ -89,3 +89,26 @@ def test_proven_range_is_met_from_below(theta: int) -> None:
     neuron = Lif("programmable", 2048, 0, np.array([theta]), np.array([0]))
     lowest, _ = membrane_range(np.array([-40]), np.array([5]), np.array([theta]), 2048, 4)
     assert max(integer_spikes(neuron, [-40] * 4)[1]) == -lowest[0]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    drives,
+    st.integers(1, 50),
+    st.sampled_from([(Fraction(1, 2), 2048, 0), (Fraction(1), 4096, 0), (Fraction(3, 4), 3072, 2)]),
+)
+def test_a_soft_reset_is_exact(sums: list[int], theta: int, decay: tuple[Fraction, int, int]) -> None:
+    """V = decay * V + a, fire at V >= theta, V - theta after a spike: the same spikes, and the proven range holds."""
+    real, numerator, bits = decay
+    shift = bits * (len(sums) - 1)
+    v, expected = Fraction(0), []
+    for a in sums:
+        v = real * v + a
+        expected.append(int(v >= theta))
+        v -= theta * expected[-1]
+    neuron = Lif("programmable", numerator, shift, np.array([theta << shift]), np.array([0]), soft=True)
+    found, peaks = integer_spikes(neuron, sums)
+    assert found == expected
+    low, high = np.array([min(sums) << shift]), np.array([max(sums) << shift])
+    lowest, highest = membrane_range(low, high, np.array([theta << shift]), numerator, len(sums), soft=True)
+    assert max(peaks) <= max(abs(int(lowest[0])), abs(int(highest[0])))

@@ -14,6 +14,17 @@ SMALL: dict[str, ModelConfig] = {
     "v2": named("v2-8-512", dim=32, depth=1, heads=4, image_size=16, num_classes=5, stem_stages=2),
 }
 
+SIBLINGS: dict[str, ModelConfig] = {
+    "spikingformer": named("spikingformer-4-384", dim=32, depth=1, heads=4, image_size=16),
+    "spikingformer-imagenet": named("spikingformer-8-512", dim=32, depth=1, heads=4, image_size=32, num_classes=7),
+    "spikingformer-dvs": named("spikingformer-2-256-dvs", dim=32, depth=1, heads=4, image_size=32, time_steps=3),
+    "sdt1": named("sdt1-2-512", dim=32, depth=1, heads=4, image_size=16),
+    "sdt1-imagenet": named("sdt1-8-512", dim=32, depth=2, heads=4, image_size=32, num_classes=7),
+    "qkformer": named("qkformer-4-384", dim=32, depth=3, heads=4, image_size=16),
+    "qkformer-imagenet": named("qkformer-10-512", dim=32, depth=4, heads=2, image_size=32, num_classes=7),
+    "qkformer-dvs": named("qkformer-2-256-dvs", dim=32, heads=4, image_size=32, time_steps=3),
+}
+
 
 def model_and_images(config: ModelConfig, seed: int = 0, count: int = 4) -> tuple[nn.Module, torch.Tensor]:
     """A model whose batch normalisations are calibrated on the images, shifted so that neurons fire."""
@@ -29,4 +40,7 @@ def model_and_images(config: ModelConfig, seed: int = 0, count: int = 4) -> tupl
     module.train()
     with torch.no_grad():
         module(images)
+        for layer in module.modules():
+            if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                layer.running_var.clamp_(min=0.05)  # type: ignore[union-attr]  # silent layers have none
     return module.eval(), images

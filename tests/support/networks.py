@@ -9,15 +9,18 @@ from hypothesis import strategies as st
 
 from spikformer_deploy.quantize.network import (
     Accumulator,
+    And,
     Attention,
     Conv,
     Lif,
+    Max,
     Network,
     Or,
     Population,
     Projection,
     Readout,
     Source,
+    Stream,
     Sum,
     Synapse,
     Window,
@@ -54,6 +57,7 @@ class Builder:
             rng.integers(1, 60, channels),
             rng.integers(-20, 30, bias_shape),
             current=int(rng.choice(currents)),
+            soft=self.kind == "programmable" and bool(rng.random() < 0.3),
         )
         return self.add(Population(name, shape, neuron, 1), *incoming)
 
@@ -80,6 +84,52 @@ class Builder:
         synapse = Attention(heads, int(self.rng.integers(1, 4)))
         return self.lif(name, qkv[0].shape, (synapse, tuple(p.name for p in qkv)))
 
+    def stream(
+        self, name: str, shape: tuple[int, int, int], *incoming: tuple[Synapse, tuple[str, ...]], drop: int = 0
+    ) -> Population:
+        """A residual stream that sends at most what its inputs let it."""
+        bias = self.rng.integers(-50, 50, shape if self.rng.random() < 0.3 else (shape[0],))
+        most = int(np.abs(bias).max())
+        sizes = {p.name: p.max_out for p in self.populations}
+        for synapse, (source,) in incoming:
+            if isinstance(synapse, Window):
+                most += sizes[source] * synapse.kernel[0] * synapse.kernel[1]
+            elif isinstance(synapse, Conv):
+                weights = np.abs(synapse.weight.astype(int)).reshape(len(synapse.weight), -1).sum(1)
+                most += int(weights.max()) * sizes[source] << synapse.shift
+        return self.add(Population(name, shape, Stream(bias, drop), -(-most >> drop) + 1), *incoming)
+
+    def weights(self, channels: int, inputs: int, kernel: int = 1, groups: int = 1) -> Conv:
+        """A convolution whose weights have an exponent, of the same size as its input."""
+        weight = self.rng.integers(-9, 12, (channels, inputs // groups, kernel, kernel)).astype(np.int8)
+        return Conv(weight, (1, 1), (kernel // 2, kernel // 2), groups, int(self.rng.integers(0, 3)))
+
+    def shortcuts(self, name: str, x: Population, channels: int) -> Population:
+        """A stream of membrane shortcuts around spike-driven attention and token masks."""
+        rng, identity = self.rng, Window()
+        _, height, width = x.shape
+        shape = (channels, height, width)
+        s = self.stream(f"{name}.in", shape, (self.weights(channels, x.shape[0], 3), (x.name,)))
+        if rng.random() < 0.5:
+            window = Window((3, 3), (2, 2), (1, 1))
+            shape = (channels, (height + 1) // 2, (width + 1) // 2)
+            s = self.add(Population(f"{name}.pool", shape, Max(), s.max_out), (window, (s.name,)))
+        spikes = self.lif(f"{name}.lif", shape, (identity, (s.name,)))
+        q, k = (self.conv(f"{name}.{n}_lif", spikes, channels, 1) for n in "qk")
+        masked = self.add(Population(f"{name}.kv", shape, And(2), 1), *((identity, (p.name,)) for p in (q, k)))
+        whole = Window(shape[1:])
+        tokens = self.lif(f"{name}.kv_lif", (channels, 1, 1), (whole, (masked.name,)))
+        spread = Window(shape[1:], (1, 1), (shape[1] - 1, shape[2] - 1))
+        heads = int(rng.choice([1, 2, 4]))
+        ones = np.ones((channels, channels // heads, 1, 1), np.int8)
+        summed = self.lif(f"{name}.q_sum", (heads, *shape[1:]), (Conv(ones[:heads], groups=heads), (q.name,)))
+        parts = (Conv(ones[:, :1], groups=heads), (summed.name,))
+        out = self.add(
+            Population(f"{name}.out", shape, And(3), 1), (identity, (k.name,)), (spread, (tokens.name,)), parts
+        )
+        branch = (self.weights(channels, channels, int(rng.choice([1, 3]))), (out.name,))
+        return self.stream(f"{name}.add", shape, (identity, (s.name,)), branch)
+
     def finish(self, source: Population, classes: int, state_bits: int = 32) -> Network:
         rng = self.rng
         weight = rng.integers(-127, 128, (classes, source.shape[0])).astype(np.int8)
@@ -102,13 +152,24 @@ class Builder:
         )
 
 
-def random_network(seed: int, time_steps: int = 3, kind: str = "programmable", blocks: int = 1) -> Network:
-    """A small Spikformer-shaped network: stem with OR-pool, residual stem conv, attention blocks, readout."""
+def random_network(
+    seed: int, time_steps: int = 3, kind: str = "programmable", blocks: int = 1, shortcuts: bool = False
+) -> Network:
+    """A small Spikformer-shaped network: stem with OR-pool, residual stem conv, attention blocks, readout.
+
+    shortcuts  it has membrane shortcuts and spike-driven attention instead
+    """
     rng = np.random.default_rng(seed)
     b = Builder(rng, time_steps, kind)
     size, channels = int(rng.integers(4, 9)), int(rng.choice([4, 8]))
     per_step = bool(rng.random() < 0.3)
     x = b.source((int(rng.integers(1, 4)), size, size + 1), 3 if per_step else 255, per_step)
+    if shortcuts:
+        s = b.shortcuts("shortcut", x, channels)
+        if rng.random() < 0.5:
+            whole = (Window(s.shape[1:]), (s.name,))
+            return b.finish(b.stream("mean", (channels, 1, 1), whole, drop=int(rng.integers(0, 6))), 3)
+        return b.finish(b.lif("shortcut.last", s.shape, (Window(), (s.name,))), 3)
     return b.finish(_grow(b, x, channels, blocks), int(rng.integers(2, 5)))
 
 
@@ -122,6 +183,8 @@ def random_networks_in_one(seed: int, count: int, time_steps: int = 2) -> Networ
     source = b.source((2, 4, 5), 3, True)
     for i in range(count):
         b.prefix, b.kind = f"{i}.", str(rng.choice(["programmable", "stock"]))
+        if rng.random() < 0.2:
+            b.shortcuts("shortcut", source, 4)
         x = _grow(b, source, 4, int(rng.random() < 0.3), short=bool(rng.random() < 0.7))
     return b.finish(x, 3)
 
@@ -155,11 +218,12 @@ def random_images(network: Network, seed: int, count: int = 2) -> np.ndarray:
 
 
 def networks() -> st.SearchStrategy[Network]:
-    """Random networks of one or two blocks, both kinds of LIF, T = 1 to 5."""
+    """Random networks of up to two blocks or with membrane shortcuts, both kinds of LIF, T = 1 to 5."""
     return st.builds(
         random_network,
         st.integers(0, 2**32 - 1),
         st.integers(1, 5),
         st.sampled_from(["programmable", "stock"]),
         st.integers(0, 2),
+        st.booleans(),
     )

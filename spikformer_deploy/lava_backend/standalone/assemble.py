@@ -20,8 +20,8 @@ from processes.guarded_lif import GuardedLif
 from processes.head import Accumulator, Readout
 from processes.programmable_lif import ProgrammableLif
 from processes.recorder import PotentialRecorder, SpikeRecorder
-from processes.relay import Delay, Or, Sum
-from processes.window import Window
+from processes.relay import And, Delay, Or, Stream, Sum
+from processes.window import Largest, Window
 
 Description = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -108,8 +108,15 @@ def _neuron(population: Description, network: Description, arrays: Arrays, image
     match population["kind"]:
         case "or":
             return Or(shape=shape)
-        case "sum":
+        case "sum" | "max":  # of its one window, the largest has been found before
             return Sum(shape=shape)
+        case "and":
+            return And(shape=shape, inputs=population["inputs"])
+        case "stream":
+            bias = _over_ports(arrays[population["bias"]], shape)
+            return Stream(
+                shape=shape, bias=bias, drop=population["drop"], largest=population["largest"], layer=population["name"]
+            )
         case "accumulator":
             bias = arrays[population["bias"]]
             return Accumulator(shape=shape, bias=bias, time_steps=steps, delay=delay)
@@ -122,6 +129,7 @@ def _neuron(population: Description, network: Description, arrays: Arrays, image
                 time_steps=steps,
                 delay=delay,
                 state_bits=network["state_bits"],
+                soft=population["soft"],
                 layer=population["name"],
             )
         case "stock":
@@ -202,13 +210,14 @@ def _synapse(projection: Description, populations: dict[str, Description], array
                 stride=tuple(projection["stride"]),
                 padding=tuple(projection["padding"]),
                 groups=projection["groups"],
-                shift=target["shift"],
+                shift=target["shift"] + projection["shift"],
             )
-        case "window":
-            kernel, stride, padding = (tuple(projection[key]) for key in ("kernel", "stride", "padding"))
-            if (kernel, stride, padding) == ((1, 1), (1, 1), (0, 0)):
+        case "window" | "largest":
+            geometry = {key: tuple(projection[key]) for key in ("kernel", "stride", "padding")}
+            if geometry == {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0)} and not target["shift"]:
                 return None
-            return Window(shapes=shapes, maps=maps, kernel=kernel, stride=stride, padding=padding)
+            kind = Window if projection["kind"] == "window" else Largest
+            return kind(shapes=shapes, maps=maps, shift=target["shift"], **geometry)
         case "attention":
             return Attention(
                 shape=shapes[1],
@@ -229,7 +238,7 @@ def _dense(projection: Description, source: Description, target: Description, ar
     weight = arrays[projection["weight"]]
     return Dense(
         weights=2 * weight.reshape(weight.shape[:2]).astype(np.int32),
-        weight_exp=target["shift"] - 1,
+        weight_exp=target["shift"] + projection["shift"] - 1,
         num_message_bits=0 if source["largest"] == 1 else 24,
         sign_mode=SignMode.MIXED,
     )

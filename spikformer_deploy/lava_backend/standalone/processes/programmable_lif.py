@@ -13,7 +13,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 
 class ProgrammableLif(AbstractProcess):
-    """v = floor(v * decay / 4096) + input + bias; s = v >= threshold; v = 0 where s.
+    """v = floor(v * decay / 4096) + input + bias; s = v >= threshold; v = 0 where s, or v - threshold (soft).
 
     shape       of ports and state; bias and threshold broadcast to it
     time_steps  of an image, `delay` steps after that of the input: v is zero before the first one
@@ -30,12 +30,13 @@ class ProgrammableLif(AbstractProcess):
         time_steps: int,
         delay: int,
         state_bits: int,
+        soft: bool,
         layer: str,
         **other: object,
     ) -> None:
         super().__init__(
             decay=decay, bias=bias, threshold=threshold, time_steps=time_steps, delay=delay, state_bits=state_bits,
-            layer=layer, **other,
+            soft=soft, layer=layer, **other,
         )  # fmt: skip
         self.a_in = InPort(shape)
         self.s_out = OutPort(shape)
@@ -56,7 +57,7 @@ class ProgrammableLifModel(PyLoihiProcessModel):
         super().__init__(proc_params)
         self.decay, self.bias, self.threshold = (proc_params[key] for key in ("decay", "bias", "threshold"))
         self.time_steps, self.delay = proc_params["time_steps"], proc_params["delay"]
-        self.layer = proc_params["layer"]
+        self.layer, self.soft = proc_params["layer"], proc_params["soft"]
         self.limit = 2 ** (proc_params["state_bits"] - 1) - 1
 
     def run_spk(self) -> None:
@@ -68,6 +69,6 @@ class ProgrammableLifModel(PyLoihiProcessModel):
         if largest > self.limit:
             raise OverflowError(f"{self.layer}: a potential of {largest} leaves the state (at most {self.limit})")
         spikes = v >= self.threshold
-        v[spikes] = 0
+        v = np.where(spikes, v - self.threshold if self.soft else 0, v)
         self.v[...] = v
         self.s_out.send(spikes.astype(np.int32))

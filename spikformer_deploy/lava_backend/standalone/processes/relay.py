@@ -1,4 +1,4 @@
-"""Neurons without state: OR of spikes (max-pooling), sums as graded spikes (residual streams), and plain delays."""
+"""Neurons without state: OR and AND of spikes, sums as graded spikes, streams of currents, and plain delays."""
 
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
@@ -25,6 +25,30 @@ class Sum(AbstractProcess):
 
     def __init__(self, *, shape: tuple[int, ...], **other: object) -> None:
         super().__init__(**other)
+        self.a_in = InPort(shape)
+        self.s_out = OutPort(shape)
+
+
+class And(AbstractProcess):
+    """Fires where its inputs sum up to `inputs`."""
+
+    def __init__(self, *, shape: tuple[int, ...], inputs: int, **other: object) -> None:
+        super().__init__(inputs=inputs, **other)
+        self.a_in = InPort(shape)
+        self.s_out = OutPort(shape)
+
+
+class Stream(AbstractProcess):
+    """Sends (input + bias) / 2^drop, rounded to the nearest, as a signed graded spike.
+
+    bias     of the shape of the ports
+    largest  magnitude that it may send: more is an error, which names the layer
+    """
+
+    def __init__(
+        self, *, shape: tuple[int, ...], bias: np.ndarray, drop: int, largest: int, layer: str, **other: object
+    ) -> None:
+        super().__init__(bias=bias, drop=drop, largest=largest, layer=layer, **other)
         self.a_in = InPort(shape)
         self.s_out = OutPort(shape)
 
@@ -62,6 +86,45 @@ class SumModel(PyLoihiProcessModel):
 
     def run_spk(self) -> None:
         self.s_out.send(self.a_in.recv().astype(np.int32))
+
+
+@implements(proc=And, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class AndModel(PyLoihiProcessModel):
+    """And on a CPU."""
+
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: dict) -> None:
+        super().__init__(proc_params)
+        self.inputs = proc_params["inputs"]
+
+    def run_spk(self) -> None:
+        self.s_out.send((self.a_in.recv() >= self.inputs).astype(np.int32))
+
+
+@implements(proc=Stream, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class StreamModel(PyLoihiProcessModel):
+    """Stream on a CPU."""
+
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: dict) -> None:
+        super().__init__(proc_params)
+        self.bias, self.drop, self.layer = (proc_params[key] for key in ("bias", "drop", "layer"))
+        self.limit = proc_params["largest"] << self.drop
+
+    def run_spk(self) -> None:
+        current = self.a_in.recv().astype(np.int64) + self.bias
+        largest = max(int(current.max()), -int(current.min()))
+        if largest > self.limit:
+            raise OverflowError(f"{self.layer}: a current of {largest} in a stream of at most {self.limit}")
+        self.s_out.send((current + (1 << self.drop >> 1) >> self.drop).astype(np.int32))
 
 
 @implements(proc=Delay, protocol=LoihiProtocol)

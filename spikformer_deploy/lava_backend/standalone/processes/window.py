@@ -1,5 +1,7 @@
 """Unit synapses from a window of positions of the same channel: pooling."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
@@ -12,7 +14,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 
 class Window(AbstractProcess):
-    """Sums over windows, with zeros beyond the border.
+    """Sums over windows, with zeros beyond the border, times 2^shift.
 
     shapes                   of the two ports
     maps                     (images, Y, X, C) of what comes in and of what goes out
@@ -27,11 +29,31 @@ class Window(AbstractProcess):
         kernel: tuple[int, int],
         stride: tuple[int, int],
         padding: tuple[int, int],
+        shift: int,
         **other: object,
     ) -> None:
-        super().__init__(maps=maps, kernel=kernel, stride=stride, padding=padding, **other)
+        super().__init__(maps=maps, kernel=kernel, stride=stride, padding=padding, shift=shift, **other)
         self.s_in = InPort(shapes[0])
         self.a_out = OutPort(shapes[1])
+
+
+class Largest(Window):
+    """The largest value of each window, which leaves out what is beyond the border."""
+
+
+class _Geometry:
+    """What each position of a window sees."""
+
+    def __init__(self, proc_params: dict) -> None:
+        self.maps, self.kernel = proc_params["maps"], proc_params["kernel"]
+        self.stride, self.padding = proc_params["stride"], proc_params["padding"]
+
+    def seen(self, x: np.ndarray, beyond: int) -> Iterator[np.ndarray]:
+        """One map for each position of the window, `beyond` the border a constant."""
+        (height, width), (sy, sx), (py, px) = self.maps[1][1:3], self.stride, self.padding
+        x = np.pad(x.reshape(self.maps[0]), ((0, 0), (py, py), (px, px), (0, 0)), constant_values=beyond)
+        for i, j in np.ndindex(*self.kernel):
+            yield x[:, i : i + sy * (height - 1) + 1 : sy, j : j + sx * (width - 1) + 1 : sx]
 
 
 @implements(proc=Window, protocol=LoihiProtocol)
@@ -45,13 +67,31 @@ class WindowModel(PyLoihiProcessModel):
 
     def __init__(self, proc_params: dict) -> None:
         super().__init__(proc_params)
-        self.maps, self.kernel = proc_params["maps"], proc_params["kernel"]
-        self.stride, self.padding = proc_params["stride"], proc_params["padding"]
+        self.geometry, self.shift = _Geometry(proc_params), proc_params["shift"]
 
     def run_spk(self) -> None:
-        (height, width), (sy, sx), (py, px) = self.maps[1][1:3], self.stride, self.padding
-        x = np.pad(self.s_in.recv().reshape(self.maps[0]), ((0, 0), (py, py), (px, px), (0, 0)))
-        total = np.zeros(self.maps[1], np.int32)
-        for i, j in np.ndindex(*self.kernel):
-            total += x[:, i : i + sy * (height - 1) + 1 : sy, j : j + sx * (width - 1) + 1 : sx]
-        self.a_out.send(total.reshape(self.a_out.shape))
+        total = np.zeros(self.geometry.maps[1], np.int32)
+        for seen in self.geometry.seen(self.s_in.recv(), 0):
+            total += seen
+        self.a_out.send((total << self.shift).reshape(self.a_out.shape))
+
+
+@implements(proc=Largest, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class LargestModel(PyLoihiProcessModel):
+    """One comparison for each position of the window."""
+
+    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: dict) -> None:
+        super().__init__(proc_params)
+        self.geometry = _Geometry(proc_params)
+
+    def run_spk(self) -> None:
+        lowest = np.iinfo(np.int32).min
+        best = np.full(self.geometry.maps[1], lowest, np.int32)
+        for seen in self.geometry.seen(self.s_in.recv(), lowest):
+            np.maximum(best, seen, out=best)
+        self.a_out.send(best.reshape(self.a_out.shape))

@@ -1,0 +1,90 @@
+"""Official checkpoints of the families beside Spikformer: told apart by keys and shapes, compiled, run everywhere."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.models import SIBLINGS, model_and_images
+
+from spikformer_deploy import onnx_backend
+from spikformer_deploy.converters import siblings
+from spikformer_deploy.converters.checkpoint import Loaded, load
+from spikformer_deploy.errors import MappingError, ModelError, QuantizeError
+from spikformer_deploy.nn.zoo import PUBLISHED, build
+from spikformer_deploy.pipeline import compile_model
+from spikformer_deploy.reference import engine as reference
+from spikformer_deploy.simulate import engine
+
+FAMILIES = {
+    name: config for name, config in PUBLISHED.items() if config.family in ("spikingformer", "sdt1", "qkformer")
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_published_sizes_are_recognised(name: str) -> None:
+    config = FAMILIES[name]
+    with torch.device("meta"):
+        state = build(config).state_dict()
+    found = siblings.shapes(name, state, {})
+    assert found is not None
+    assert replace(siblings.published(found), **found) == config
+
+
+def saved(folder: Path, name: str) -> Loaded:
+    """A small model of a family through a file as timm writes it, arguments and all."""
+    config = SIBLINGS[name]
+    module, _ = model_and_images(config)
+    told = argparse.Namespace(
+        num_heads=config.heads,
+        time_step=config.time_steps,
+        pooling_stat="1111" if config.form == "imagenet" else "0011",
+    )
+    state = {f"module.{key}": value for key, value in module.state_dict().items()}
+    torch.save({"epoch": 1, "arch": name, "state_dict": state, "version": 2, "args": told}, folder / "m.pth.tar")
+    loaded = load(folder / "m.pth.tar", heads=config.heads)
+    assert replace(loaded.config, image_size=config.image_size) == config
+    sized = replace(loaded.preprocess, size=config.image_size)
+    return replace(loaded, config=config, preprocess=sized)
+
+
+@pytest.mark.parametrize("name", ["spikingformer", "sdt1-imagenet", "qkformer", "spikingformer-dvs"])
+def test_checkpoints_are_compiled_and_run(name: str, tmp_path: Path) -> None:
+    """No pass flips a spike (compile checks), the program fits cores, and the executors agree."""
+    loaded = saved(tmp_path, name)
+    program = compile_model(loaded, "loihi2").program
+    steps = (loaded.config.time_steps,) if loaded.config.per_step else ()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 2 if steps else 256, (2, *steps, *loaded.input_shape)).astype(np.uint8)
+    record = [p.name for p in program.network]
+    ours = engine.execute(program.network, images, record=record)
+    for executor in (reference, onnx_backend):
+        theirs = executor.execute(program.network, images, record=record)
+        np.testing.assert_array_equal(ours.accumulators, theirs.accumulators)
+        for population in record:
+            np.testing.assert_array_equal(ours.spikes[population], theirs.spikes[population], err_msg=population)
+            np.testing.assert_array_equal(ours.membranes[population], theirs.membranes[population])
+
+
+def test_targets_of_binary_spikes_refuse_streams(tmp_path: Path) -> None:
+    loaded = saved(tmp_path, "spikingformer-dvs")
+    with pytest.raises((QuantizeError, MappingError), match="stream"):
+        compile_model(loaded, "loihi1", check=False)
+
+
+def test_what_is_not_official_is_refused(tmp_path: Path) -> None:
+    module, _ = model_and_images(SIBLINGS["qkformer"])
+    state = module.state_dict()
+    torch.save({**state, "stage1.0.extra": torch.zeros(1)}, tmp_path / "more.pth")
+    with pytest.raises(ModelError, match=r"unknown keys: stage1\.0\.extra"):
+        load(tmp_path / "more.pth")
+    del state["head.weight"]
+    torch.save(state, tmp_path / "less.pth")
+    with pytest.raises(ModelError, match=r"head\.weight: it is missing"):
+        load(tmp_path / "less.pth")
+    with torch.device("meta"):
+        events = build(replace(SIBLINGS["sdt1"], in_channels=2)).state_dict()
+    with pytest.raises(ModelError, match="pools over tokens and channels at once"):
+        siblings.shapes("events.pth", events, {})

@@ -1,0 +1,186 @@
+"""The families beside Spikformer: keys and shapes of the official state_dicts, and the official forward passes.
+
+The forward passes are written down a second time here, in plain functions on a state_dict.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.models import SIBLINGS, model_and_images
+from torch import Tensor
+
+from spikformer_deploy.nn.zoo import PUBLISHED, build
+
+OFFICIAL = {
+    "spikingformer-4-256": (4156202, 204, "9a887e41a4a053c2"),
+    "spikingformer-2-384": (5765818, 118, "0b2a333934da5073"),
+    "spikingformer-4-384": (9326266, 204, "8dfa70efcf29e0c1"),
+    "spikingformer-8-384": (16828312, 376, "f7d1c0ecde0f7ec0"),
+    "spikingformer-8-512": (29705768, 376, "54f12d7c22155f22"),
+    "spikingformer-8-768": (66363208, 376, "d044da1453074f05"),
+    "spikingformer-2-256-dvs": (2568714, 118, "82fba3608303f349"),
+    "sdt1-2-256": (2567082, 112, "e6dbea336adda82e"),
+    "sdt1-2-512": (10233546, 112, "e533a0d63129ab40"),
+    "sdt1-8-384": (16816536, 352, "c0ea38770d1301ed"),
+    "sdt1-6-512": (23373736, 272, "c9c2f3387450d24e"),
+    "sdt1-8-512": (29689896, 352, "93c9633d8e896570"),
+    "sdt1-10-512": (36006056, 432, "183b7670c989b769"),
+    "sdt1-8-768": (66339144, 352, "8f8fc69f064f6091"),
+    "qkformer-4-384": (6706234, 200, "f1ce285adfc00097"),
+    "qkformer-10-384": (16473688, 434, "188e2081f7d6ccb4"),
+    "qkformer-10-512": (29079336, 434, "d32fb0f6a474f599"),
+    "qkformer-10-768": (64962760, 434, "93f547b418491fca"),
+    "qkformer-2-256-dvs": (1504138, 122, "59ea6873df0689ab"),
+    "qkformer-2-256-gesture": (1999371, 122, "c901ce42e5ec0072"),
+}
+"""Parameters, keys, and the first half of sha256 over "key shape" lines, of the official code's own modules."""
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_state_dicts_are_the_official_ones(name: str) -> None:
+    with torch.device("meta"):
+        module = build(PUBLISHED[name])
+    state = module.state_dict()
+    lines = "\n".join(f"{key} {tuple(value.shape)}" for key, value in sorted(state.items()))
+    digest = hashlib.sha256(lines.encode()).hexdigest()[:16]
+    assert (sum(p.numel() for p in module.parameters()), len(state), digest) == OFFICIAL[name]
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_logits_are_those_of_the_official_forward_pass(name: str) -> None:
+    config = SIBLINGS[name]
+    module, images = model_and_images(config)
+    frames = images.transpose(0, 1) if config.per_step else images.expand(config.time_steps, *images.shape)
+    with torch.no_grad():
+        ours = module(images)
+        theirs = FORWARD[config.family](_Layers(module.state_dict()), config.form, frames, config.heads)
+    assert ours.std() > 0.01
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6 * float(ours.abs().max()))
+
+
+# --- the official forward passes, on (T, B, C, Y, X) -----------------------------------------------------------------
+
+
+class _Layers:
+    """Layers by the names of a state_dict."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self.state = state
+
+    def conv_bn(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
+        """name: with {} for "conv" and "bn"; every kernel is padded to keep the size."""
+        weight, bias = self.state[name.format("conv") + ".weight"], self.state.get(name.format("conv") + ".bias")
+        weight = weight if weight.ndim == 4 else weight[..., None]
+        y = F.conv2d(x.flatten(0, 1), weight, bias, stride, weight.shape[2] // 2)
+        norm = [self.state[f"{name.format('bn')}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
+        return F.batch_norm(y, *norm).unflatten(0, x.shape[:2])
+
+    def head(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.state["head.weight"], self.state["head.bias"])
+
+    def count(self, prefix: str) -> int:
+        return len({key.split(".")[1] for key in self.state if key.startswith(prefix + ".")})
+
+
+def spikes(x: Tensor, threshold: float = 1.0, tau: float = 2.0) -> Tensor:
+    v, out = torch.zeros_like(x[0]), []
+    for current in x:
+        v = v + (current - v) / tau
+        out.append((v >= threshold).to(x.dtype))
+        v = torch.where(v >= threshold, 0.0, v)
+    return torch.stack(out)
+
+
+def pooled(x: Tensor) -> Tensor:
+    return F.max_pool2d(x.flatten(0, 1), 3, 2, 1).unflatten(0, x.shape[:2])
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    q, k, v = (x.flatten(3).unflatten(2, (heads, -1)) for x in (q, k, v))  # (T, B, heads, channels, tokens)
+    return torch.einsum("tbhcm,tbhdm,tbhcn->tbhdn", k, v, q).flatten(2, 3) * 0.125
+
+
+def spikingformer(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
+    def fire(x: Tensor, threshold: float = 1.0) -> Tensor:
+        return spikes(x, threshold, 1.5 if form == "dvs" else 2.0)
+
+    names = [f"block{i}" for i in range(5)] if form == "cifar" else ["proj", "proj1", "proj2", "proj3", "proj4"]
+    for i, name in enumerate(names):
+        x = fire(x) if i else x
+        x = pooled(x) if i > (2 if form == "cifar" else 0) else x
+        x = p.conv_bn(f"patch_embed.{name}_{{}}", x)
+    for i in range(p.count("block")):
+        s = fire(x)
+        q, k, v = (fire(p.conv_bn(f"block.{i}.attn.{n}_{{}}", s)) for n in "qkv")
+        attended = fire(attention(q, k, v, heads), 0.5).view_as(q)
+        x = x + p.conv_bn(f"block.{i}.attn.proj_{{}}", attended)
+        hidden = p.conv_bn(f"block.{i}.mlp.mlp1_{{}}", fire(x))
+        x = x + p.conv_bn(f"block.{i}.mlp.mlp2_{{}}", fire(hidden))
+    return p.head(x.mean((3, 4)).mean(0))
+
+
+def spike_driven(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
+    for i, suffix in enumerate(("", "1", "2", "3")):
+        x = p.conv_bn(f"patch_embed.proj_{{}}{suffix}", x)
+        x = x if i == 3 else spikes(x)
+        x = pooled(x) if form == "imagenet" or i >= 2 else x
+    x = x + p.conv_bn("patch_embed.rpe_{}", spikes(x))
+    for i in range(p.count("block")):
+        s = spikes(x)
+        q, k, v = (spikes(p.conv_bn(f"block.{i}.attn.{n}_{{}}", s)) for n in "qkv")
+        met = spikes((k * v).sum((3, 4), keepdim=True), 0.5)
+        x = x + p.conv_bn(f"block.{i}.attn.proj_{{}}", torch.where(met > 0, q, 0.0))
+        hidden = p.conv_bn(f"block.{i}.mlp.fc1_{{}}", spikes(x))
+        x = x + p.conv_bn(f"block.{i}.mlp.fc2_{{}}", spikes(hidden))
+    return p.head(spikes(x.mean((3, 4)))).mean(0)
+
+
+def qkformer(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
+    def embed(stage: int, x: Tensor, chain: list[tuple[str, bool]], branch: int, stride: int) -> Tensor:
+        left = x
+        for i, (name, pool) in enumerate(chain):
+            left = x if i == branch else left
+            x = p.conv_bn(f"patch_embed{stage}.{name}_{{}}", x)
+            x = spikes(pooled(x) if pool else x)
+        return x + spikes(p.conv_bn(f"patch_embed{stage}.proj_res_{{}}", left, stride))
+
+    first = {
+        "cifar": ([("proj", False), ("proj1", False)], 1, 1),
+        "imagenet": ([("proj", True), ("proj1", True), ("proj2", False)], 1, 2),
+        "dvs": ([("proj", False), ("proj1", True), ("proj2", True), ("proj3", True)], 2, 4),
+    }[form]
+    later = {
+        "cifar": [("proj3", False), ("proj4", True)],
+        "imagenet": [("proj3", True), ("proj4", False)],
+        "dvs": [("proj", False), ("proj4", True)],
+    }[form]
+    stages = 2 if form == "dvs" else 3
+    for stage in range(1, stages + 1):
+        x = embed(stage, x, *first) if stage == 1 else embed(stage, x, later, 0, 2)
+        for i in range(p.count(f"stage{stage}")):
+            name = "tssa" if stage < stages else "attn" if form == "imagenet" else "ssa"
+            at = f"stage{stage}.{i}.{name}"
+            q, k = (spikes(p.conv_bn(f"{at}.{n}_{{}}", x)) for n in "qk")
+            if name == "tssa":
+                counts = q.unflatten(2, (heads, -1)).sum(3)
+                masked = k.unflatten(2, (heads, -1)) * spikes(counts, 0.5).unsqueeze(3)
+                attended = masked.flatten(2, 3)
+            else:
+                v = spikes(p.conv_bn(f"{at}.v_{{}}", x))
+                attended = spikes(attention(q, k, v, heads), 0.5).view_as(q)
+            x = x + spikes(p.conv_bn(f"{at}.proj_{{}}", attended))
+            hidden = x
+            for layer in ("fc1", "fc2") if form == "imagenet" else ("mlp1", "mlp2"):
+                hidden = spikes(p.conv_bn(f"stage{stage}.{i}.mlp.{layer}_{{}}", hidden))
+            x = x + hidden
+    return p.head(x.mean((3, 4)).mean(0))
+
+
+FORWARD: dict[str, Callable[[_Layers, str, Tensor, int], Tensor]] = {
+    "spikingformer": spikingformer,
+    "sdt1": spike_driven,
+    "qkformer": qkformer,
+}

@@ -102,12 +102,16 @@ class Time:
 
 @frozen
 class Energy:
-    """Energies of single events: the nominal corner; other corners stand in Profile.corners."""
+    """Energies of single events: the nominal corner; other corners stand in Profile.corners.
+
+    spike_out  a neuron that fires, besides its update; axon_out: each message that it sends
+    """
 
     synapse: Quantity = _of("pJ")
     neuron_idle: Quantity = _of("pJ")
     neuron_update: Quantity = _of("pJ")
     spike_out: Quantity = _of("pJ")
+    axon_out: Quantity = _of("pJ")
     hop_east_west: Quantity = _of("pJ")
     hop_north_south: Quantity = _of("pJ")
 

@@ -50,7 +50,8 @@ def _dynamic(events: Events, slices: SliceEvents, mapping: Mapping, energy: Even
         priced("synaptic operations", int(slices.synops.sum()) / images, energy.synapse),
         priced("neuron updates", (everywhere - waiting) * steps, energy.neuron_update),
         priced("sweeps of attention's sub-steps", idle, energy.neuron_idle),
-        priced("spikes sent", int(slices.messages_out.sum()) / images, energy.spike_out),
+        priced("spikes", int(slices.spikes.sum()) / images, energy.spike_out),
+        priced("messages sent", int(slices.messages_out.sum()) / images, energy.axon_out),
         priced("hops east-west", hops.get("packet_hops_east_west", 0.0) * steps, energy.hop_east_west),
         priced("hops north-south", hops.get("packet_hops_north_south", 0.0) * steps, energy.hop_north_south),
     )

@@ -4,7 +4,7 @@ Where the reference looks at everything at every tick, this looks at what an eve
 in order need no events: when a message leaves them is known as soon as it is let in.  What remains are three kinds of
 events: a message is at the head of a port and ready, a place at a port is free again, a link is free again.
 
-State is in arrays of records, handed on one by one: tuples of arrays cost numba a reference count each.
+State is in arrays of records, handed on one by one; compiled code allocates nothing and counts no references.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from spikformer_deploy.simulate.machine import DIRECTIONS, Machine
 from spikformer_deploy.simulate.wave import Log, Routes, Wave, WaveTimes
-from spikformer_deploy.simulate.wheel import NOW, advance, make_wheel, schedule
+from spikformer_deploy.simulate.wheel import NOW, advance, compiled, make_wheel, schedule
 
 Int: TypeAlias = NDArray[np.int64]
 Records: TypeAlias = NDArray[Any]
@@ -29,7 +28,7 @@ def _record(*names: str) -> np.dtype[Any]:
 
 MESSAGE = _record("key", "entry", "arrive")
 """key = birth * cores + source; its entry in Routes; when it is where it is now."""
-PORT = _record("head", "count", "leaves", "into", "behind", "pending", "feeder", "latency", "link")
+PORT = _record("head", "count", "leaves", "into", "behind", "pending", "feeder", "latency", "link", "x", "y")
 """Ports 4 * router + direction for what comes from other routers, then one a core for its axon-out unit.
 
 head, count     the first message in its ring, and how many there are besides one on its way out, which is gone at
@@ -38,11 +37,26 @@ into, behind    the port that the first message goes to (-1: its core), and the 
 pending         the event that a place is free is in the queue
 feeder, latency the link that it is fed by, and the ticks that a message takes from there
 link            the link that leads from its router in its direction
+x, y            its router
 """
 LINK = _record("free", "waiting", "pending", "touched", "load", "occupied")
 """free: when it can take a message; waiting: the first port that waits for it, -1: none; the rest as its name says."""
-CORE = _record("tile", "firing", "end", "entry", "clock", "stalled", "sent", "served", "busy", "received")
-"""Sweep: next firing, end of firings, next entry, tick it has come to; messages sent; and the fields of WaveTimes."""
+CORE = _record(
+    "tile",
+    "x",
+    "y",
+    "firing",
+    "end",
+    "entry",
+    "clock",
+    "stalled",
+    "last_sent",
+    "served",
+    "busy",
+    "received",
+    "last_served",
+)
+"""Sweep: next firing, end of firings, next entry, tick it has come to; places in the history; fields of WaveTimes."""
 FIRING = _record("gap", "entry", "end")
 ENTRY = _record("target", "service")
 DELIVERY = _record("key", "entry", "arrive", "begin")
@@ -89,7 +103,9 @@ def layout(machine: Machine) -> Layout:
     links = np.zeros(len(mesh.occupied), LINK)
     links["occupied"], links["waiting"] = mesh.occupied, -1
     state = np.zeros(cores, CORE)
-    state["tile"] = mesh.tile
+    state["tile"], state["x"], state["y"] = mesh.tile, mesh.tile % mesh.width, mesh.tile // mesh.width
+    routers = np.concatenate([np.repeat(np.arange(mesh.routers), 4), mesh.tile])
+    ports["x"], ports["y"] = routers % mesh.width, routers // mesh.width
     sizes = Sizes(
         mesh.width, routed, cores, machine.ports, machine.sending, machine.arriving, mesh.local, machine.axon_out,
         routed + cores, 2 * routed + cores,
@@ -117,7 +133,7 @@ def run_wave(
     _run(
         sizes, ports, links, cores, np.empty((len(ports), sizes.depth), MESSAGE),
         np.zeros((sizes.cores, sizes.sending + sizes.arriving), np.int64), firings, entries,
-        *make_wheel(sizes.first_link + len(links)), deliveries, crossings, bin_ticks,
+        *make_wheel(sizes.first_link + len(links)), np.empty(len(links), np.int64), deliveries, crossings, bin_ticks,
     )  # fmt: skip
     assert cores["received"].sum() == wave.messages, "a message is stuck: the mesh must be free of deadlocks"
     counted = {name: cores[name].copy() for name in ("stalled", "served", "busy", "received")}
@@ -131,7 +147,7 @@ def _log(deliveries: Records, cores: int) -> Log:
     return Log(birth, source, *(np.ascontiguousarray(ordered[f]) for f in ("entry", "arrive", "begin")))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _run(
     sizes: Sizes,
     ports: Records,
@@ -143,6 +159,7 @@ def _run(
     entries: Records,
     events: Records,
     index: Int,
+    touched: Int,
     deliveries: Records,
     crossings: Int,
     bin_ticks: int,
@@ -153,7 +170,7 @@ def _run(
     history  (cores, sending + arriving) when the axon-out unit took the last messages, and when the service of the last
              ones began: a queue has a place when the one that many before has left it
     """
-    delivered, touched = 0, np.empty(len(links), np.int64)
+    delivered = 0
     for core in range(sizes.cores):
         _start_firing(cores, firings, core)
         _offer(sizes, ports, cores, rings, history, firings, events, index, core, 0)
@@ -205,30 +222,29 @@ def _run(
         event = advance(events, index)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _queue_up(
     sizes: Sizes, ports: Records, links: Records, cores: Records, rings: Records, entries: Records, number: int
 ) -> int:
     """The first message of a port is ready: the port waits for the link that it takes, X first, then Y."""
     port = ports[number]
-    core = entries[rings[number, port.head].entry].target
-    router = number >> 2 if number < sizes.routed else cores[number - sizes.routed].tile
-    there = cores[core].tile
-    if there == router:
-        link, port.into = sizes.routed + core, -1
+    target = entries[rings[number, port.head].entry].target
+    core = cores[target]
+    if port.x == core.x and port.y == core.y:
+        link, port.into = sizes.routed + target, -1
     else:
-        x, to_x = router % sizes.width, there % sizes.width
-        if x != to_x:
-            direction, step = (0, 1) if to_x > x else (1, -1)
+        if port.x != core.x:
+            direction, step = (0, 1) if core.x > port.x else (1, -1)
         else:
-            direction, step = (2, sizes.width) if there > router else (3, -sizes.width)
+            direction, step = (2, sizes.width) if core.y > port.y else (3, -sizes.width)
+        router = port.y * sizes.width + port.x
         link, port.into = ports[4 * router + direction].link, 4 * (router + step) + direction
     port.behind = links[link].waiting
     links[link].waiting = number
     return link
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _oldest(sizes: Sizes, ports: Records, link: Any, rings: Records, events: Records, index: Int, now: int) -> int:
     """Take out of the ports that wait for a link the one with the oldest message that has a place to go; -1: none."""
     best, best_key, before_best, before = -1, 0, -1, -1
@@ -254,7 +270,7 @@ def _oldest(sizes: Sizes, ports: Records, link: Any, rings: Records, events: Rec
     return best
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _leave(
     sizes: Sizes, ports: Records, links: Records, rings: Records, events: Records, index: Int, number: int, leaves: int
 ) -> None:
@@ -270,7 +286,7 @@ def _leave(
         schedule(events, index, sizes.places + number, leaves)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _enter(
     sizes: Sizes,
     ports: Records,
@@ -292,7 +308,7 @@ def _enter(
     port.count += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _receive(sizes: Sizes, cores: Records, link: Any, history: Int, entries: Records, entry: int, now: int) -> int:
     """A message goes to its core, the next one can follow when the queue there has a place: when its service begins."""
     service, number = entries[entry].service, entries[entry].target
@@ -300,13 +316,14 @@ def _receive(sizes: Sizes, cores: Records, link: Any, history: Int, entries: Rec
     begin = max(now + sizes.local, core.served)
     core.served = begin + service
     core.busy += service
-    history[number, sizes.sending + core.received % sizes.arriving] = begin
+    history[number, sizes.sending + core.last_served] = begin
     core.received += 1
-    link.free = max(link.free, history[number, sizes.sending + core.received % sizes.arriving])
+    core.last_served = 0 if core.last_served + 1 == sizes.arriving else core.last_served + 1
+    link.free = max(link.free, history[number, sizes.sending + core.last_served])
     return begin
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _start_firing(cores: Records, firings: Records, number: int) -> None:
     """Go on with the sweep of a core to the next neuron that sends something."""
     core = cores[number]
@@ -319,7 +336,7 @@ def _start_firing(cores: Records, firings: Records, number: int) -> None:
         core.firing += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _offer(
     sizes: Sizes,
     ports: Records,
@@ -336,8 +353,8 @@ def _offer(
     core = cores[number]
     if core.firing == core.end:
         return
-    place = core.sent % sizes.sending
-    core.sent += 1
+    place = core.last_sent
+    core.last_sent = 0 if place + 1 == sizes.sending else place + 1
     handed = max(core.clock, history[number, place])
     core.stalled += handed - core.clock
     core.clock = handed

@@ -1,0 +1,304 @@
+"""Message-level timing against SANA-FE's detailed model: the same random networks, the same constants, in one run.
+
+    pip install sanafe        # or: pip install spikformer-deploy[bench]
+    python benchmarks/timing.py [--quick] [--json FILE]
+
+SANA-FE runs the network too; its timing alone is what its detailed model takes beyond its simple one, which does the
+same but for the timing.  Ours is given the spikes, and makes messages out of them.  They take turns, best of several.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from spikformer_deploy.accounting.uncertainty import priced
+from spikformer_deploy.files import write_whole
+from spikformer_deploy.hardware import Profile, load_profile
+from spikformer_deploy.simulate import mesh
+from spikformer_deploy.simulate.machine import TICK_PS, Machine, mesh_of, ticks
+from spikformer_deploy.simulate.wave import Routes, Wave, WaveTimes
+
+Int = NDArray[np.int64]
+
+SYNAPSES, FIRING = 40, 0.1
+"""Synapses a neuron makes, to neurons anywhere; share of the neurons that fire, the same ones in every step."""
+BARRIER_NS = {1: 600, 2: 1000, 4: 1400, 29: 1800}
+"""SANA-FE's table for Loihi: by tiles in use, the largest key that is not above them."""
+GOAL = {"one thread": 10, "all threads": 30}
+WIDE = 140
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random network; time steps that a measurement runs."""
+
+    name: str
+    neurons: int
+    cores: int
+    steps: int
+
+    @property
+    def per_core(self) -> int:
+        """Neurons on each core."""
+        return -(-self.neurons // self.cores)
+
+
+CASES = (Case("a", 1024, 16, 40), Case("b", 10_000, 128, 6), Case("c", 100_000, 128, 2))
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Networks a and b, few rounds.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the figures here too.")
+def main(quick: bool, json_file: str | None) -> None:
+    """Measure, print tables, write JSON."""
+    rows = [measure(case, rounds=2 if quick else 4) for case in CASES[: 2 if quick else 3]]
+    for table in tables(rows):
+        Console(width=WIDE).print(table)
+    if json_file:
+        write_whole(Path(json_file), (json.dumps({"threads": os.cpu_count(), "rows": rows}, indent=2) + "\n").encode())
+
+
+def measure(case: Case, rounds: int) -> dict[str, Any]:
+    """Messages a second of both on one and on all threads; step time and energy of both."""
+    rng = np.random.default_rng(0)
+    fires = np.flatnonzero(rng.random(case.neurons) < FIRING)
+    target = rng.integers(0, case.neurons, (case.neurons, SYNAPSES))
+    theirs, ours = SanaFe(case, fires, target), Ours(case, fires, target)
+    found: dict[str, Any] = {"case": case.name, "neurons": case.neurons, "cores": case.cores, "steps": case.steps}
+    contestants: dict[str, Callable[[], Any]] = {}
+    for name, threads in (("one thread", 1), ("all threads", os.cpu_count() or 1)):
+        contestants |= {
+            f"simple, {name}": lambda n=threads: theirs.run("simple", n),
+            f"detailed, {name}": lambda n=threads: theirs.run("detailed", n),
+            f"ours, {name}": lambda n=threads: ours.run(n),
+        }
+    seconds, results = take_turns(contestants, rounds)
+    messages = ours.wave.messages * case.steps
+    assert results["detailed, one thread"]["packets_sent"] == messages
+    found["messages"] = ours.wave.messages
+    for name in GOAL:
+        timing = max(seconds[f"detailed, {name}"] - seconds[f"simple, {name}"], 1e-9)
+        found[name] = {
+            "ours": messages / seconds[f"ours, {name}"],
+            "sanafe": messages / timing,
+            "sanafe, network included": messages / seconds[f"detailed, {name}"],
+            "ratio": timing / seconds[f"ours, {name}"],
+            "ratio, network included": seconds[f"detailed, {name}"] / seconds[f"ours, {name}"],
+        }
+    found["step_us"] = {
+        "sanafe": results["detailed, one thread"]["sim_time"] / case.steps * 1e6,
+        "sanafe, simple": results["simple, one thread"]["sim_time"] / case.steps * 1e6,
+        "ours": ours.step_us(ours.wave),
+        "ours, axon-out in series": ours.step_us(ours.in_series()),
+    }
+    found["energy_nj"] = {
+        "sanafe": {k: v / case.steps * 1e9 for k, v in results["detailed, one thread"]["energy"].items()},
+        "ours": ours.energy_nj(),
+    }
+    return found
+
+
+def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Seconds of the best of `rounds` runs of each after one that does not count, and their results."""
+    best, results = dict.fromkeys(contestants, np.inf), {}
+    for number in range(rounds + 1):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            results[name] = run()
+            if number:
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best, results
+
+
+class SanaFe:
+    """The network in SANA-FE, on the Loihi that comes with it."""
+
+    def __init__(self, case: Case, fires: Int, target: Int) -> None:
+        import sanafe
+
+        arch, network = sanafe.load_loihi(), sanafe.Network()
+        cores = arch.cores()
+        attributes = {"threshold": 64.0, "reset": 0.0, "force_update": True}
+        group = network.create_neuron_group("random", case.neurons, attributes, soma_hw_name="loihi_lif")
+        for neuron in range(case.neurons):
+            group[neuron].map_to_core(cores[neuron // case.per_core])
+        for neuron in fires.tolist():
+            group[neuron].set_attributes(model_attributes={"bias": 128.0})
+        pairs = np.stack([np.repeat(np.arange(case.neurons), SYNAPSES), target.ravel()], 1)
+        # weight 0: who fires does not depend on the messages
+        group.connect_neurons_sparse(group, {"weight": [0.0] * len(pairs)}, list(map(tuple, pairs.tolist())))
+        self.chip, self.steps = sanafe.SpikingChip(arch), case.steps
+        self.chip.load(network)
+
+    def run(self, model: str, threads: int) -> dict[str, Any]:
+        """Energies in J and the simulated time in s of all steps."""
+        with quiet():
+            return dict(
+                self.chip.sim(
+                    self.steps,
+                    timing_model=model,
+                    processing_threads=threads,
+                    scheduler_threads=threads if threads > 1 else 0,
+                )
+            )
+
+
+class Ours:
+    """The same messages on our loihi1 with SANA-FE's constants: dense synapses, its barrier, no hop within a tile."""
+
+    def __init__(self, case: Case, fires: Int, target: Int) -> None:
+        self.profile, self.steps, self.case, self.spikes = profile(), case.steps, case, len(fires)
+        time_ = self.profile.time
+        self.routes, self.sent = routes(case, fires, target, self.profile)
+        self.entries, self.fires = mesh.entries_of(self.routes), fires
+        self.visit, self.spike = ticks(time_.neuron_update.value), ticks(time_.spike_out.value)
+        self.machine = machine(case, self.profile)
+        self.compiled, self.wave = mesh.layout(self.machine), self.waves()
+
+    def waves(self) -> Wave:
+        """The chip-wide step: gaps between the firing neurons of each core."""
+        core = self.fires // self.case.per_core
+        first = np.searchsorted(core, np.arange(self.case.cores + 1))
+        before = np.concatenate([[-1], self.fires[:-1]])
+        before = np.maximum(before, core * self.case.per_core - 1)
+        gap = (self.fires - before) * self.visit + self.spike
+        ends = np.minimum((np.arange(self.case.cores) + 1) * self.case.per_core, self.case.neurons)
+        last = np.arange(self.case.cores) * self.case.per_core - 1
+        np.maximum.at(last, core, self.fires)
+        return Wave(first, gap, self.sent, np.maximum(ends - 1 - last, 0) * self.visit)
+
+    def in_series(self) -> Wave:
+        """The step as SANA-FE sees it: the sweep itself takes the time of the axon-out unit, message by message."""
+        wave, each = self.wave, ticks(self.profile.time.axon_out.value)
+        counts = wave.routes[:, 1] - wave.routes[:, 0]
+        entry = np.repeat(wave.routes[:, 0] - np.concatenate([[0], counts.cumsum()[:-1]]), counts)
+        entry = entry + np.arange(counts.sum())
+        gap = np.full(len(entry), each)
+        gap[np.concatenate([[0], counts.cumsum()[:-1]])] += wave.gap
+        first = np.concatenate([[0], counts.cumsum()])[wave.first]
+        return Wave(first, gap, np.stack([entry, entry + 1], 1), wave.tail)
+
+    def run(self, threads: int) -> list[WaveTimes]:
+        """All steps; each makes its messages anew."""
+
+        def step(_: int) -> WaveTimes:
+            return mesh.run_wave(self.compiled, self.entries, self.waves())[0]
+
+        if threads == 1:
+            return [step(n) for n in range(self.steps)]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(step, range(self.steps)))
+
+    def step_us(self, wave: Wave) -> float:
+        """Simulated time of a step."""
+        layout = self.compiled
+        if wave is not self.wave:
+            layout = mesh.layout(replace(self.machine, axon_out=1))
+        return (mesh.run_wave(layout, self.entries, wave)[0].quiet + self.machine.barrier) * TICK_PS / 1e6
+
+    def energy_nj(self) -> dict[str, float]:
+        """Energy of a step by SANA-FE's parts, from the profile's energies."""
+        costs, load = self.profile.energy, mesh.run_wave(self.compiled, self.entries, self.wave)[0].load
+        between = load[: self.machine.mesh.first_local].reshape(-1, 4).sum(0)
+        events = {
+            "synapse": ((self.spikes * SYNAPSES, costs.synapse),),
+            "soma": ((self.case.neurons, costs.neuron_update), (self.spikes, costs.spike_out)),
+            "network": (
+                (self.wave.messages, costs.axon_out),
+                (int(between[:2].sum()), costs.hop_east_west),
+                (int(between[2:].sum()), costs.hop_north_south),
+            ),
+        }
+        out = {n: sum(priced(n, count, cost).energy.nominal for count, cost in p) * 1e6 for n, p in events.items()}
+        return {**out, "total": sum(out.values())}
+
+
+def profile() -> Profile:
+    """loihi1 with SANA-FE's constants where they differ: its default synapse is the dense one."""
+    base = load_profile("loihi1")
+    corner = base.corners["nahuku-fit"]
+    dense = attrs.evolve(corner, synapse=attrs.evolve(corner.synapse, value=35.5))
+    return attrs.evolve(base, corners={**base.corners, "nahuku-fit": dense})
+
+
+def machine(case: Case, loihi: Profile) -> Machine:
+    """Cores in the order of tiles down each column, as SANA-FE numbers them."""
+    time_, core = loihi.time, np.arange(case.cores)
+    height, per_tile = int(loihi.chip.tiles_y), int(loihi.chip.cores_per_tile)
+    tile = core // per_tile
+    hops = ticks(time_.hop_east_west.value), ticks(time_.hop_north_south.value), 0, 0
+    sizes = int(loihi.chip.tiles_x), height
+    grid = mesh_of(tile // height, tile % height, sizes, hops, ticks(1 / time_.link_rate.value), 1)
+    tiles = -(-case.cores // per_tile)
+    barrier = ticks(BARRIER_NS[max(n for n in BARRIER_NS if n <= tiles)])
+    depths = (int(loihi.chip.port_messages), int(loihi.core.axon_out_messages), int(loihi.core.axon_in_messages))
+    return Machine(grid, core, ticks(time_.axon_out.value), *depths, barrier)
+
+
+def routes(case: Case, fires: Int, target: Int, loihi: Profile) -> tuple[Routes, Int]:
+    """(routing tables, entries (fires, 2)) of the neurons that fire: a message for each core that they reach."""
+    core = target[fires] // case.per_core
+    key, synops = np.unique(np.arange(len(fires))[:, None] * case.cores + core, return_counts=True)
+    row, to = np.divmod(key, case.cores)
+    starts = np.searchsorted(row, np.arange(len(fires) + 1))
+    service = ticks(loihi.time.axon_in.value) + synops * ticks(loihi.time.synapse_dense.value)
+    return Routes(to.astype(np.int32), synops, service), np.stack([starts[:-1], starts[1:]], 1)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Standard output to nowhere: SANA-FE counts its steps there."""
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def tables(rows: list[dict[str, Any]]) -> list[Table]:
+    """Speed; step time and energy side by side."""
+    speed = Table(title="timing: messages a second (SANA-FE: its timing alone / with the network it runs)")
+    for name in ("network", "neurons", "messages a step", "threads", "ours", "SANA-FE", "ratio", "goal"):
+        speed.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        for name, goal in GOAL.items():
+            found = row[name]
+            theirs = f"{found['sanafe']:,.0f} / {found['sanafe, network included']:,.0f}"
+            ratio = f"{found['ratio']:.1f} / {found['ratio, network included']:.1f}"
+            shown = (f"{row['neurons']:,}", f"{row['messages']:,}", name, f"{found['ours']:,.0f}", theirs, ratio)
+            speed.add_row(row["case"], *shown, str(goal))
+    side = Table(title="a step on Loihi with the same constants")
+    for name in ("network", "SANA-FE, us", "ours, us", "ratio", "in series, us", "ratio", "nJ", "ours, nJ", "off by"):
+        side.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        step, energy = row["step_us"], row["energy_nj"]
+        off = energy["ours"]["total"] / energy["sanafe"]["total"] - 1
+        series = step["ours, axon-out in series"]
+        side.add_row(
+            row["case"], f"{step['sanafe']:.3f}", f"{step['ours']:.3f}", f"{step['ours'] / step['sanafe']:.2f}",
+            f"{series:.3f}", f"{series / step['sanafe']:.2f}", f"{energy['sanafe']['total']:,.1f}",
+            f"{energy['ours']['total']:,.1f}", f"{off:+.3%}",
+        )  # fmt: skip
+    return [speed, side]
+
+
+if __name__ == "__main__":
+    main()

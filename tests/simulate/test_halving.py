@@ -1,4 +1,4 @@
-"""The vector loop of the LIF against its rule in plain numpy: any width and type of sums, with and without potentials."""
+"""The vector loop of the LIF against its rule in plain numpy: any width and type of sums; potentials kept or not."""
 
 import numpy as np
 import pytest

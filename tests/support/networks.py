@@ -28,10 +28,10 @@ from spikformer_deploy.quantize.network import (
 
 
 class Builder:
-    """Grows a random network population by population; names get the prefix."""
+    """Grows a random network population by population; names get the prefix, some LIFs a soft reset where `soft`."""
 
     def __init__(self, rng: np.random.Generator, time_steps: int, kind: str) -> None:
-        self.rng, self.time_steps, self.kind, self.prefix = rng, time_steps, kind, ""
+        self.rng, self.time_steps, self.kind, self.prefix, self.soft = rng, time_steps, kind, "", False
         self.populations: list[Population] = []
         self.projections: list[Projection] = []
 
@@ -57,7 +57,7 @@ class Builder:
             rng.integers(1, 60, channels),
             rng.integers(-20, 30, bias_shape),
             current=int(rng.choice(currents)),
-            soft=self.kind == "programmable" and bool(rng.random() < 0.3),
+            soft=self.soft and self.kind == "programmable" and bool(rng.random() < 0.5),
         )
         return self.add(Population(name, shape, neuron, 1), *incoming)
 
@@ -165,6 +165,7 @@ def random_network(
     per_step = bool(rng.random() < 0.3)
     x = b.source((int(rng.integers(1, 4)), size, size + 1), 3 if per_step else 255, per_step)
     if shortcuts:
+        b.soft = True
         s = b.shortcuts("shortcut", x, channels)
         if rng.random() < 0.5:
             whole = (Window(s.shape[1:]), (s.name,))
@@ -183,7 +184,8 @@ def random_networks_in_one(seed: int, count: int, time_steps: int = 2) -> Networ
     source = b.source((2, 4, 5), 3, True)
     for i in range(count):
         b.prefix, b.kind = f"{i}.", str(rng.choice(["programmable", "stock"]))
-        if rng.random() < 0.2:
+        b.soft = bool(rng.random() < 0.2)
+        if b.soft:
             b.shortcuts("shortcut", source, 4)
         x = _grow(b, source, 4, int(rng.random() < 0.3), short=bool(rng.random() < 0.7))
     return b.finish(x, 3)

@@ -321,6 +321,23 @@ def train_command(recipe: str, output: str | None, as_json: bool) -> None:
         _show(result, as_json, result["output"])
 
 
+@cli.command("pretrain")
+@click.argument("recipe", type=click.Path(dir_okay=False))
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Checkpoint; default: the recipe's.")
+@as_json
+def pretrain_command(recipe: str, output: str | None, as_json: bool) -> None:
+    """Pre-train a V2 encoder by a TOML RECIPE without labels: patches are masked, and painted again."""
+    from spikformer_deploy.training.pretrain import pretrain
+
+    if output:
+        _output(output)
+    others = os.environ.get("RANK", "0") != "0"
+    with _progress("pretrain", as_json or others) as advance:
+        result = pretrain(recipe, output, report=advance)
+    if not others:
+        _show(result, as_json, result["output"])
+
+
 @cli.command("demo")
 @click.option("--model", default="digits-v2", show_default=True, type=click.Choice(["digits-v1", "digits-v2"]))
 @click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(dir_okay=False))

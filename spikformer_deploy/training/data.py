@@ -47,6 +47,14 @@ def read_training(data: Data) -> tuple[Labelled, Labelled, Preprocess, tuple[str
     return training, validation, _preprocess(data, training), names
 
 
+def read_unlabelled(data: Data) -> tuple[Labelled, Preprocess]:
+    """The training images of `data`, whether they have labels or not (then 0), and their normalisation."""
+    images = read(data.source, _unit(data), split="train")
+    labels = images.labels if images.labels is not None else np.zeros(len(images), np.int64)
+    everything = Labelled(images.pixels, labels)
+    return everything, _preprocess(data, everything)
+
+
 def read_test(data: Data, preprocess: Preprocess, names: tuple[str, ...]) -> Labelled:
     """The held-out images: those of `test`, or the test split of `source`."""
     images = read(data.test or data.source, preprocess, split="test")

@@ -107,13 +107,25 @@ class Start:
     """What the weights are in the beginning.
 
     checkpoint  a file of an earlier training, of the same sizes; its time steps may be others
+    encoder     such a file, of which all but the head is taken: what `pretrain` makes
     norm_gain   weight of every BatchNorm before a LIF. 1 leaves a unit normal current, of which decay and threshold
                 let hardly a spike through in one step; tau * threshold makes the normalisation threshold-dependent
                 (Zheng et al. 2021, "Going deeper with directly-trained larger spiking neural networks", eq. 6)
     """
 
     checkpoint: str = ""
+    encoder: str = ""
     norm_gain: float = field(default=1.0, validator=positive)
+
+
+@frozen
+class Mask:
+    """Masked pre-training: the share of patches that the encoder does not see, and the size of the ANN decoder."""
+
+    ratio: float = field(default=0.6, validator=validators.and_(validators.gt(0), validators.lt(1)))
+    decoder_dim: int = field(default=256, validator=positive)
+    decoder_depth: int = field(default=4, validator=positive)
+    decoder_heads: int = field(default=4, validator=positive)
 
 
 @frozen
@@ -126,6 +138,7 @@ class Recipe:
     optimiser: Optimiser
     augment: Augment = Augment()
     start: Start = Start()
+    mask: Mask = Mask()
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ def train(
     check_folder(target)
     with world() as here:
         training, validation, preprocess, labels = read_training(recipe.data)
-        config = _config(recipe, len(labels))
+        config = model_config(recipe, len(labels))
         job = _job(recipe, target, training, validation, preprocess, here, len(labels))
-        module = _fresh(recipe, config)
+        module = fresh_module(recipe, config)
         fit(module, job, here, report)
         result = {"train_accuracy": accuracy(module, training, preprocess)}
         result["test_accuracy"] = accuracy(module, read_test(recipe.data, preprocess, labels), preprocess)
@@ -72,7 +73,7 @@ def accuracy(module: nn.Module, images: Labelled, preprocess: Preprocess, batch:
 # --- one run ----------------------------------------------------------------------------------------------------
 
 
-def _config(recipe: Recipe, classes: int) -> ModelConfig:
+def model_config(recipe: Recipe, classes: int) -> ModelConfig:
     model, data = recipe.model, recipe.data
     return ModelConfig(
         model.family, model.form, model.depth, model.dim, model.heads, model.time_steps, data.channels, data.size,
@@ -115,23 +116,29 @@ def _job(
     return Job(settings, steps, batches, loss, measure, str(describe(recipe)), target)
 
 
-def _fresh(recipe: Recipe, config: ModelConfig) -> nn.Module:
+def fresh_module(recipe: Recipe, config: ModelConfig) -> nn.Module:
     torch.manual_seed(recipe.optimiser.seed)
     module = build(config)
     for layer in module.modules():
         if isinstance(layer, NORMS):
             nn.init.constant_(layer.weight, recipe.start.norm_gain)
     if recipe.start.checkpoint:
-        _start_from(module, config, recipe.start.checkpoint)
+        _start_from(module, config, "start.checkpoint", recipe.start.checkpoint)
+    if recipe.start.encoder:
+        _start_from(module, config, "start.encoder", recipe.start.encoder)
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _start_from(module: nn.Module, config: ModelConfig, path: str) -> None:
-    """Weights of an earlier training; InputError where its sizes are others."""
+def _start_from(module: nn.Module, config: ModelConfig, place: str, path: str) -> None:
+    """Weights of an earlier training, without the head of an encoder; InputError where its sizes are others."""
     earlier = load(path, time_steps=config.time_steps)
-    if earlier.config != config:
-        raise InputError("start.checkpoint", f"{path} holds {earlier.config}, and the recipe asks for {config}")
-    module.load_state_dict(earlier.module.state_dict())
+    found, weights = earlier.config, earlier.module.state_dict()
+    if place == "start.encoder":
+        found = replace(found, num_classes=config.num_classes)
+        weights = {key: value for key, value in weights.items() if not key.startswith("head.")}
+    if found != config:
+        raise InputError(place, f"{path} holds {earlier.config}, and the recipe asks for {config}")
+    module.load_state_dict(weights, strict=place != "start.encoder")
 
 
 # --- memory for time --------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from spikformer_deploy.training.augment import augmented, moved
 from spikformer_deploy.training.data import Labelled, epoch, read_training
 from spikformer_deploy.training.distributed import World
 from spikformer_deploy.training.mix import mixed, soft_labels
+from spikformer_deploy.training.pretrain import pretrain, visible_patches
 from spikformer_deploy.training.randaugment import OPERATIONS, randaugment
 from spikformer_deploy.training.recipe import Augment, Optimiser, read_recipe
 from spikformer_deploy.training.schedule import parameter_groups
@@ -133,6 +134,40 @@ def test_more_time_steps_start_from_a_trained_checkpoint(tmp_path: Path) -> None
     recipe.write_text(once.replace("dim = 16", "dim = 32") + start)
     with pytest.raises(InputError, match=r"start\.checkpoint"):
         train(recipe, tmp_path / "third.safetensors")
+
+
+def test_an_encoder_is_pretrained_and_fine_tuned(tmp_path: Path) -> None:
+    """Without its decoder and with a new head; a killed pre-training ends as an uninterrupted one."""
+    recipe = tmp_path / "tiny.toml"
+    text = TINY.replace('"v1"', '"v2"').replace('"cifar"', '"imagenet"')
+    text = text.replace("time_steps = 2", "time_steps = 1\nstem_stages = 1").replace("epochs = 3", "epochs = 2")
+    recipe.write_text(text + "[mask]\nratio = 0.5\ndecoder_dim = 16\ndecoder_depth = 1\ndecoder_heads = 2\n")
+    whole = pretrain(recipe, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        pretrain(recipe, tmp_path / "killed", report=kill_after(7))
+    assert pretrain(recipe, tmp_path / "killed")["loss"] == whole["loss"] < 1.2
+    assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert Image.open(whole["picture"]).size == (8 * 8 * 4, 3 * 8 * 4)
+    assert not (tmp_path / "whole.resume").exists()
+    start = f'[start]\nencoder = "{tmp_path}/whole"\n'
+    recipe.write_text(text.replace("1e-2", "1e-12\nseed = 5").replace("time_steps = 1", "time_steps = 2") + start)
+    train(recipe, tmp_path / "tuned")
+    encoder, tuned = (load(tmp_path / name).module for name in ("whole", "tuned"))
+    torch.testing.assert_close(tuned.block[0].mlp.fc1_conv.weight, encoder.block[0].mlp.fc1_conv.weight)
+    assert not torch.allclose(tuned.head.weight, encoder.head.weight)
+
+
+def test_as_many_patches_are_seen_as_the_ratio_leaves() -> None:
+    seen = visible_patches(50, 16, 0.6, np.random.default_rng(0))
+    assert seen.shape == (50, 16)
+    assert set(seen.sum(1)) == {6}
+    assert seen.any(0).all()
+
+
+def test_pretraining_is_for_v2(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    with pytest.raises(InputError, match="that of V2"):
+        pretrain(tmp_path / "tiny.toml", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

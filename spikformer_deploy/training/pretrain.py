@@ -1,0 +1,140 @@
+"""Masked pre-training without labels: an encoder for `start.encoder` of a recipe, and a picture of what it paints."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spikformer_deploy.converters.checkpoint import save
+from spikformer_deploy.errors import InputError
+from spikformer_deploy.files import check_folder, write_whole
+from spikformer_deploy.images import Preprocess
+from spikformer_deploy.nn.masked import MaskedAutoencoder, normalised_patches
+from spikformer_deploy.nn.spikformer import SpikformerV2
+from spikformer_deploy.training.data import Labelled, epoch, normalised, read_unlabelled
+from spikformer_deploy.training.distributed import World, world
+from spikformer_deploy.training.fit import Batch, Job, Report, finished, fit
+from spikformer_deploy.training.recipe import Recipe, describe, read_recipe
+from spikformer_deploy.training.supervised import fresh_module, model_config
+
+PICTURED = 8
+ENLARGED = 4
+
+
+def pretrain(
+    recipe: str | Path | Recipe, output: str | Path | None = None, *, report: Report | None = None
+) -> dict[str, Any]:
+    """Pre-train an encoder by a recipe; returns {"output", "picture", "loss", "seconds"}.
+
+    Arguments, log, resume file and torchrun are those of `train`.  The decoder is not kept; `<output>.png` shows
+    images, what the encoder saw of them, and what the decoder painted.
+    Raises InputError for a recipe or data that cannot be used.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    target, start = Path(output or recipe.output), time.monotonic()
+    check_folder(target)
+    if recipe.model.family != "v2":
+        raise InputError("model.family", "masked pre-training is that of V2", 'Use family = "v2".')
+    with world() as here:
+        images, preprocess = read_unlabelled(recipe.data)
+        config = model_config(recipe, int(images.labels.max()) + 1)
+        module = _autoencoder(recipe, fresh_module(recipe, config))
+        job = _job(recipe, target, images, preprocess, here, module.side**2)
+        fit(module, job, here, report)
+        final = _loss_on(module, recipe, images, preprocess)
+        if here.first:
+            header = {"pretrained": describe(recipe), "torch": torch.__version__.split("+")[0], "loss": final}
+            save(target, module.encoder, config, preprocess, (), header)
+            write_whole(target.with_name(target.name + ".png"), picture(module, recipe, images, preprocess))
+            finished(job)
+        here.wait()
+    return {
+        "output": str(target),
+        "picture": str(target) + ".png",
+        "loss": final,
+        "seconds": time.monotonic() - start,
+    }
+
+
+def visible_patches(images: int, patches: int, ratio: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """(images, patches): in each image the same number of random patches is seen, at least one."""
+    seen = min(patches - 1, max(1, round(patches * (1 - ratio))))
+    return rng.random((images, patches)).argsort(1) < seen
+
+
+def _autoencoder(recipe: Recipe, encoder: nn.Module) -> MaskedAutoencoder:
+    assert isinstance(encoder, SpikformerV2)
+    mask, data = recipe.mask, recipe.data
+    if mask.decoder_dim % mask.decoder_heads:
+        raise InputError("mask.decoder_heads", f"{mask.decoder_dim} channels do not divide into {mask.decoder_heads}")
+    return MaskedAutoencoder(
+        encoder, data.size, data.channels, mask.decoder_dim, mask.decoder_depth, mask.decoder_heads
+    )
+
+
+def _job(recipe: Recipe, target: Path, images: Labelled, preprocess: Preprocess, here: World, patches: int) -> Job:
+    settings = recipe.optimiser
+    if settings.batch > len(images) or settings.batch % here.size:
+        problem = f"{settings.batch} of {len(images)} images, for {here.size} processes"
+        raise InputError("optimiser.batch", problem, "Use a smaller multiple of the number of processes.")
+
+    def batches(number: int, first: int) -> Iterator[Batch]:
+        shared = epoch(images, preprocess, recipe.augment, settings.batch, settings.seed, number, first, here.part)
+        for step, (x, _) in enumerate(shared, first):
+            rng = np.random.default_rng((settings.seed, number, step, here.rank))
+            yield x, torch.from_numpy(visible_patches(len(x), patches, recipe.mask.ratio, rng))
+
+    def loss(module: nn.Module, batch: Batch) -> Tensor:
+        out: Tensor = module(*batch)
+        return out
+
+    steps = len(images) // settings.batch
+    return Job(settings, steps, batches, loss, lambda module: {}, str(describe(recipe)), target)
+
+
+def _sample(
+    module: MaskedAutoencoder, recipe: Recipe, images: Labelled, preprocess: Preprocess, count: int
+) -> tuple[Tensor, Tensor]:
+    """Images from all over the set, and one mask for each."""
+    chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
+    device = next(module.parameters()).device
+    rng = np.random.default_rng(recipe.optimiser.seed)
+    seen = visible_patches(len(chosen), module.side**2, recipe.mask.ratio, rng)
+    return normalised(images.pixels[chosen], preprocess).to(device), torch.from_numpy(seen).to(device)
+
+
+@torch.inference_mode()
+def _loss_on(module: MaskedAutoencoder, recipe: Recipe, images: Labelled, preprocess: Preprocess) -> float:
+    return float(module.eval()(*_sample(module, recipe, images, preprocess, 256)))
+
+
+@torch.inference_mode()
+def picture(module: MaskedAutoencoder, recipe: Recipe, images: Labelled, preprocess: Preprocess) -> bytes:
+    """A PNG of three rows: images, what the encoder saw, and that with the masked patches as they were painted.
+
+    A patch is painted with mean 0 and variance 1; it is shown with the mean and variance of the true one.
+    """
+    x, visible = _sample(module.eval(), recipe, images, preprocess, PICTURED)
+    _, mean, deviation = normalised_patches(x, module.patch)
+    true = F.unfold(x, module.patch, stride=module.patch).transpose(1, 2)
+    painted = torch.where(visible[..., None], true, module.painted(x, visible) * deviation + mean)
+    seen = torch.where(visible[..., None], true, 0.0)
+    rows = [F.fold(p.transpose(1, 2), x.shape[-2:], module.patch, stride=module.patch) for p in (true, seen, painted)]
+    shape = (-1, 1, 1)
+    scale, offset = (torch.tensor(v, device=x.device).reshape(shape) for v in (preprocess.std, preprocess.mean))
+    pixels = ((torch.stack(rows) * scale + offset) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    joined = pixels.transpose(0, 3, 1, 4, 2).reshape(3 * x.shape[2], len(x) * x.shape[3], x.shape[1])
+    image = Image.fromarray(joined[..., 0] if joined.shape[2] == 1 else joined[..., :3])
+    stream = io.BytesIO()
+    image.resize((image.width * ENLARGED, image.height * ENLARGED), Image.Resampling.NEAREST).save(stream, "PNG")
+    return stream.getvalue()

@@ -214,14 +214,14 @@ class Ours:
     def energy_nj(self) -> dict[str, float]:
         """Energy of a step by SANA-FE's parts, from the profile's energies."""
         costs, load = self.profile.energy, mesh.run_wave(self.compiled, self.entries, self.wave)[0].load
-        between = load[: self.machine.mesh.first_local].reshape(-1, 4).sum(0)
+        across, along = self.machine.mesh.hops(load)
         events = {
             "synapse": ((self.spikes * SYNAPSES, costs.synapse),),
             "soma": ((self.case.neurons, costs.neuron_update), (self.spikes, costs.spike_out)),
             "network": (
                 (self.wave.messages, costs.axon_out),
-                (int(between[:2].sum()), costs.hop_east_west),
-                (int(between[2:].sum()), costs.hop_north_south),
+                (across, costs.hop_east_west),
+                (along, costs.hop_north_south),
             ),
         }
         out = {n: sum(priced(n, count, cost).energy.nominal for count, cost in p) * 1e6 for n, p in events.items()}

@@ -189,7 +189,7 @@ def message_times(
         def told(share: float, number: int = number) -> None:
             tell(f"messages of image {number} of {count}: {share:.0%}")
 
-        times, _ = timing.time_image(timer, spikes, told)
+        times = timing.time_image(timer, spikes, told)
         found = times if found is None else join_times(found, times)
     assert found is not None
     return with_range_of(found, tally.times)

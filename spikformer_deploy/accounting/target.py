@@ -28,7 +28,7 @@ def on_target(events: Events, mapping: Mapping, profile: Profile, times: StepTim
             f"Estimate for the cores, the network on chip and the static power of {mapping.chips} chip(s) of "
             f"{profile.name}, energies '{name}'; no host, no DRAM, no input or output of the board.",
             (
-                *_dynamic(events, events.slices, mapping, profile.corners[name]),
+                *_dynamic(events, events.slices, mapping, profile.corners[name], times),
                 *_static(mapping, profile, times),
             ),
         )
@@ -36,7 +36,9 @@ def on_target(events: Events, mapping: Mapping, profile: Profile, times: StepTim
     )
 
 
-def _dynamic(events: Events, slices: SliceEvents, mapping: Mapping, energy: EventEnergies) -> tuple[Part, ...]:
+def _dynamic(
+    events: Events, slices: SliceEvents, mapping: Mapping, energy: EventEnergies, times: StepTimes
+) -> tuple[Part, ...]:
     images, steps = events.images, events.time_steps
     counters = [i for i, site in enumerate(mapping.sites) if site.kind == "attention"]
     at_counters = [s for s, site in enumerate(slices.sites.tolist()) if site in counters]
@@ -45,15 +47,17 @@ def _dynamic(events: Events, slices: SliceEvents, mapping: Mapping, energy: Even
     sub_steps = max((site.sub_steps for site in mapping.sites), default=0) * steps
     # the least: cores without attention sleep through its sub-steps; else every core of the chip sweeps its neurons
     idle = Range(sub_steps * waiting, sub_steps * everywhere, sub_steps * everywhere)
-    hops = mapping.metrics
+    # counted message by message, or what the mapper expected from the firing rates of calibration
+    expected = (mapping.metrics.get(f"packet_hops_{way}", 0.0) * steps for way in ("east_west", "north_south"))
+    across, along = times.hops or expected
     parts = (
         priced("synaptic operations", int(slices.synops.sum()) / images, energy.synapse),
         priced("neuron updates", (everywhere - waiting) * steps, energy.neuron_update),
         priced("sweeps of attention's sub-steps", idle, energy.neuron_idle),
         priced("spikes", int(slices.spikes.sum()) / images, energy.spike_out),
         priced("messages sent", int(slices.messages_out.sum()) / images, energy.axon_out),
-        priced("hops east-west", hops.get("packet_hops_east_west", 0.0) * steps, energy.hop_east_west),
-        priced("hops north-south", hops.get("packet_hops_north_south", 0.0) * steps, energy.hop_north_south),
+        priced("hops east-west", across, energy.hop_east_west),
+        priced("hops north-south", along, energy.hop_north_south),
     )
     return tuple(part for part in parts if part.events > 0)
 

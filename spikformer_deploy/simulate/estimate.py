@@ -36,6 +36,7 @@ class StepTimes:
     busiest            (images, T) the core with most work
     depth              layers that a spike passes from the Source to the Accumulator
     model              "estimate" (this file) or "cycle" (timing.py, which adds the part "waiting")
+    hops               messages * hops of an image, east-west and north-south, where they were counted; else None
     """
 
     step_ns: Times
@@ -44,6 +45,7 @@ class StepTimes:
     busiest: NDArray[np.int64]
     depth: int
     model: str = "estimate"
+    hops: tuple[float, float] | None = None
 
     @property
     def bound(self) -> str:
@@ -109,7 +111,15 @@ def join_times(first: StepTimes, more: StepTimes) -> StepTimes:
         np.concatenate([first.busiest, more.busiest]),
         first.depth,
         first.model,
+        _mean_hops(first, more, share),
     )
+
+
+def _mean_hops(first: StepTimes, more: StepTimes, share: float) -> tuple[float, float] | None:
+    if first.hops is None or more.hops is None:
+        return None
+    (across, along), (more_across, more_along) = first.hops, more.hops
+    return share * across + (1 - share) * more_across, share * along + (1 - share) * more_along
 
 
 @dataclass(frozen=True, slots=True, eq=False)

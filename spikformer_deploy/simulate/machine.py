@@ -53,6 +53,12 @@ class Mesh:
         """Number of routers."""
         return self.width * self.height
 
+    def hops(self, load: Int) -> tuple[int, int]:
+        """Hops east-west and north-south of the messages that crossed the links, (links,) of them."""
+        between = np.concatenate([load[: self.first_local], load[self.first_local + len(self.tile) :]])
+        across, along = between.reshape(-1, 2, 2).sum((0, 2)).tolist()
+        return across, along
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Machine:

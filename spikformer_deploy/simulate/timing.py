@@ -63,6 +63,15 @@ class Parts:
         return longest + self.waiting + self.barrier + self.sub_steps
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """A chip-wide step with its sub-steps: ticks, (cores,) ticks that each serves messages, (links,) messages."""
+
+    parts: Parts
+    busy: Int
+    load: Int
+
+
 def timer(geometry: Geometry, profile: Profile) -> Timer:
     """What timing the network of `geometry`, which must have a mapping, on `profile` needs."""
     mapping = geometry.mapping
@@ -76,8 +85,8 @@ def images_to_time(images: int, messages: float) -> int:
     return max(1, min(images, MOST_IMAGES, int(MOST_MESSAGES / max(messages, 1))))
 
 
-def time_image(timer: Timer, spikes: Spikes, tell: Tell = lambda share: None) -> tuple[StepTimes, Int]:
-    """Times of an image, all corners at their nominal values; and the (cores,) ticks that each core serves messages.
+def time_image(timer: Timer, spikes: Spikes, tell: Tell = lambda share: None) -> StepTimes:
+    """Times of an image, all corners at their nominal values.
 
     spikes  by population: (T, C, Y, X)
     tell    called with the share that is done
@@ -87,7 +96,7 @@ def time_image(timer: Timer, spikes: Spikes, tell: Tell = lambda share: None) ->
     single = [(level, step) for level in range(levels) for step in range(steps)]
     done = 0
 
-    def task(which: tuple[int, int]) -> tuple[Parts, Int]:
+    def task(which: tuple[int, int]) -> Step:
         nonlocal done
         level, step = which
         waves = pipelined(timer.traffic, spikes, step) if level < 0 else alone(timer.traffic, spikes, level, step)
@@ -98,25 +107,24 @@ def time_image(timer: Timer, spikes: Spikes, tell: Tell = lambda share: None) ->
 
     with ThreadPoolExecutor(numba.get_num_threads()) as pool:
         found = list(pool.map(task, whole + single))
-    parts, busy = [p for p, _ in found], np.array([b for _, b in found[:steps]])
-    nanoseconds = np.array([p.total for p in parts]) * (TICK_PS / 1000)
-    means = {
-        f.name: float(np.mean([getattr(p, f.name) for p in parts[:steps]])) * TICK_PS / 1000 for f in fields(Parts)
-    }
+    nanoseconds = np.array([step.parts.total for step in found]) * (TICK_PS / 1000)
     passing = nanoseconds[steps:].reshape(levels, steps).sum(0)
-    times = StepTimes(
+    stream = found[:steps]
+    means = {f.name: float(np.mean([getattr(step.parts, f.name) for step in stream])) for f in fields(Parts)}
+    busiest = [int(step.busy.argmax()) for step in stream]
+    return StepTimes(
         np.broadcast_to(nanoseconds[:steps], (3, 1, steps)).copy(),
         np.broadcast_to(passing, (3, 1, steps)).copy(),
-        means,
-        timer.machine.cores[busy.argmax(1)][None],
+        {name: ticks * TICK_PS / 1000 for name, ticks in means.items()},
+        timer.machine.cores[busiest][None],
         timer.traffic.layout.depth,
         "cycle",
+        timer.machine.mesh.hops(sum((step.load for step in stream), np.zeros_like(stream[0].load))),
     )
-    return times, busy.sum(0)
 
 
-def time_step(timer: Timer, waves: list[Wave]) -> tuple[Parts, Int]:
-    """Ticks of a chip-wide step, waves[0], and its sub-steps; and the (cores,) ticks that each core serves messages."""
+def time_step(timer: Timer, waves: list[Wave]) -> Step:
+    """A chip-wide step, waves[0], and its sub-steps."""
     found = [_times(timer, wave) for wave in waves]
     barrier, main = timer.machine.barrier, found[0]
     per_message = timer.traffic.message_in
@@ -129,7 +137,7 @@ def time_step(timer: Timer, waves: list[Wave]) -> tuple[Parts, Int]:
     }
     waiting = main.quiet - max(work.values())
     parts = Parts(**work, waiting=waiting, barrier=barrier, sub_steps=sum(t.quiet + barrier for t in found[1:]))
-    return parts, np.sum([t.busy for t in found], 0)
+    return Step(parts, np.sum([t.busy for t in found], 0), np.sum([t.load for t in found], 0))
 
 
 def _times(timer: Timer, wave: Wave) -> WaveTimes:

@@ -16,7 +16,7 @@ from spikformer_deploy.reference import engine
 from spikformer_deploy.reference import timing as reference
 from spikformer_deploy.simulate import events, timing
 from spikformer_deploy.simulate.traffic import Traffic, alone, pipelined
-from spikformer_deploy.simulate.wave import Wave
+from spikformer_deploy.simulate.wave import Log, Wave
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))
 
@@ -83,7 +83,7 @@ def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
 @given(st.builds(random_network, st.integers(0, 2**32 - 1), st.just(2), blocks=st.just(0)), st.integers(0, 2**32 - 1))
 def test_an_image_takes_what_the_specification_says(network: Network, seed: int) -> None:
     timer, _, images = prepared(network, seed)
-    times, busy = timing.time_image(timer, images[0])
+    times = timing.time_image(timer, images[0])
     barrier, ns = timer.machine.barrier, timing.TICK_PS / 1000
 
     def step(waves: list[Wave]) -> float:
@@ -94,7 +94,24 @@ def test_an_image_takes_what_the_specification_says(network: Network, seed: int)
         np.testing.assert_allclose(times.step_ns[1, 0, t], step(pipelined(timer.traffic, images[0], t)), rtol=1e-12)
         passing = sum(step(alone(timer.traffic, images[0], level, t)) for level in range(timer.traffic.levels))
         np.testing.assert_allclose(times.fall_through_ns[1, 0, t], passing, rtol=1e-12)
-    assert busy.sum() > 0
+    loads = [
+        reference.run_wave(timer.machine, timer.traffic.routes, wave)[1]
+        for t in range(network.time_steps)
+        for wave in pipelined(timer.traffic, images[0], t)
+    ]
+    assert times.hops == hops(timer, loads)
+
+
+def hops(timer: timing.Timer, logs: list[Log]) -> tuple[int, int]:
+    """Distances between source and target of every message."""
+    mesh = timer.machine.mesh
+    x, y = mesh.tile % mesh.width, mesh.tile // mesh.width
+    across = along = 0
+    for log in logs:
+        target = timer.traffic.routes.target[log.entry]
+        across += int(np.abs(x[log.source] - x[target]).sum())
+        along += int(np.abs(y[log.source] - y[target]).sum())
+    return across, along
 
 
 def test_the_number_of_timed_images_is_bounded() -> None:

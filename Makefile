@@ -11,7 +11,8 @@ setup: .venv/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,lava,netx,nir,onnx]"
 	# its metadata stops at Python 3.10 and numpy 1; lava_backend/shim.py makes it run beyond
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --ignore-requires-python lava-nc
+	# lava-dl, against whose reader .net files are tested, asks for an old torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --ignore-requires-python lava-nc lava-dl
 	touch $@
 
 demo: setup

@@ -13,7 +13,7 @@ from spikformer_deploy.hardware import Profile
 from spikformer_deploy.mapping.mapping import SECTIONS, Mapping, Site
 from spikformer_deploy.mapping.memory import BoxSizes, words
 from spikformer_deploy.mapping.partition import partition, sites_of
-from spikformer_deploy.mapping.place import Placer, hilbert
+from spikformer_deploy.mapping.place import NONE, Constraints, Placer, refined
 from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
 from spikformer_deploy.mapping.rules import first_violation, fits
 from spikformer_deploy.quantize.network import Attention, Network
@@ -26,7 +26,13 @@ MOST_CUTS = 8
 __all__ = ["Mapping", "map_network", "verify_mapping"]
 
 
-def map_network(network: Network, profile: Profile, rates: dict[str, float], placer: Placer = hilbert) -> Mapping:
+def map_network(
+    network: Network,
+    profile: Profile,
+    rates: dict[str, float],
+    placer: Placer = refined,
+    constraints: Constraints = NONE,
+) -> Mapping:
     """Lay `network` onto the cores of `profile`.
 
     rates  messages a neuron and step of each population, from calibration
@@ -35,7 +41,7 @@ def map_network(network: Network, profile: Profile, rates: dict[str, float], pla
     _check_neurons(network, profile)
     sites = sites_of(network, profile.core)
     boxes, nets, needed = _cut(network, sites, profile, rates)
-    cores = placer(len(boxes), profile)
+    cores = placer(len(boxes), nets, profile, constraints)
     chips = len(np.unique(cores // profile.cores_per_chip))
     mapping = Mapping(sites, boxes, cores, needed, chips, profile.cores_per_chip, metrics(nets, cores, profile))
     verify_mapping(mapping, network, profile)
@@ -76,9 +82,10 @@ def verify_mapping(mapping: Mapping, network: Network, profile: Profile) -> None
     again[:, -1] = mapping.words[:, -1]
     if not np.array_equal(again, mapping.words):
         raise MappingError("mapping", "its memory words are not those of its boxes")
-    for box, needed in zip(mapping.boxes, mapping.words, strict=True):
-        if broken := first_violation(needed, profile.core):
-            raise MappingError(mapping.sites[box[0]].name, f"a slice breaks a limit of the core: {broken}")
+    for slice_ in np.flatnonzero(~fits(mapping.words, profile.core)):
+        broken = first_violation(mapping.words[slice_], profile.core)
+        name = mapping.sites[mapping.boxes[slice_, 0]].name
+        raise MappingError(name, f"a slice breaks a limit of the core: {broken}")
 
 
 def _words(network: Network, sites: tuple[Site, ...], boxes: Int, profile: Profile) -> Int:

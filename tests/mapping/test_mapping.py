@@ -16,8 +16,7 @@ from spikformer_deploy.mapping import map_network, verify_mapping
 from spikformer_deploy.mapping.mapping import Site
 from spikformer_deploy.mapping.memory import BoxSizes, list_words, words
 from spikformer_deploy.mapping.partition import cuts, partition, sites_of
-from spikformer_deploy.mapping.place import hilbert, hilbert_order, random, row_major
-from spikformer_deploy.mapping.route import Nets, coordinates, destinations, link_loads, nets_of
+from spikformer_deploy.mapping.route import destinations, nets_of
 from spikformer_deploy.quantize.network import Conv, Lif, Network, Population, Projection, Source
 
 ROWS = list(csv.DictReader(line for line in (Path(__file__).parent / "core_rows.csv").open() if line[0] != "#"))
@@ -147,47 +146,6 @@ def test_a_wide_fan_in_is_split() -> None:
     assert (mapping.words[:, 2] <= 16_000).all()
 
 
-@pytest.mark.parametrize("placer", [hilbert, row_major, random])
-def test_placers_give_every_slice_a_core_of_its_own(placer) -> None:
-    board = load_profile("kapoho_point")
-    for slices in (1, 7, 120, 121, 700):
-        cores = placer(slices, board)
-        assert len(set(cores.tolist())) == slices
-        assert cores.min() >= 0
-        assert cores.max() < board.cores
-
-
-@given(st.integers(1, 12), st.integers(1, 12))
-def test_hilbert_visits_every_cell_once(width: int, height: int) -> None:
-    order = hilbert_order(width, height)
-    assert sorted(order.tolist()) == list(range(width * height))
-
-
-def test_hilbert_neighbours_are_neighbours() -> None:
-    y, x = np.divmod(hilbert_order(8, 8), 8)
-    assert (np.abs(np.diff(x)) + np.abs(np.diff(y)) == 1).all()
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(0, 10**6))
-def test_link_loads_equal_a_walk(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    x, y = rng.integers(0, 5, 6), rng.integers(0, 4, 6)
-    nets = Nets(rng.integers(0, 6, 9), rng.integers(0, 6, 9), rng.integers(1, 9, 9).astype(float))
-    walked: dict[tuple, float] = {}
-    for source, target, messages in zip(nets.source, nets.target, nets.messages, strict=True):
-        at = [int(x[source]), int(y[source])]
-        for axis, goal in ((0, int(x[target])), (1, int(y[target]))):
-            while at[axis] != goal:
-                step = 1 if goal > at[axis] else -1
-                low = min(at[axis], at[axis] + step)
-                link = (axis, step, at[1 - axis], low)
-                walked[link] = walked.get(link, 0.0) + messages
-                at[axis] += step
-    ours = link_loads(nets, x, y)
-    np.testing.assert_array_equal(np.sort(ours[ours > 0]), np.sort(list(walked.values())))
-
-
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10**6))
 def test_nets_join_the_slices_that_talk(seed: int) -> None:
@@ -208,12 +166,6 @@ def test_nets_join_the_slices_that_talk(seed: int) -> None:
     assert (
         dict(zip(zip(nets.source.tolist(), nets.target.tolist(), strict=True), nets.messages, strict=True)) == expected
     )
-
-
-def test_coordinates_follow_tiles_and_chips() -> None:
-    board = load_profile("kapoho_point")
-    x, y = coordinates(board, np.array([0, 3, 4, 31, 32, 120, 480]))
-    assert list(zip(x.tolist(), y.tolist(), strict=True)) == [(0, 0), (0, 0), (1, 0), (7, 0), (0, 1), (8, 0), (0, 4)]
 
 
 def test_room_for_destinations_is_kept_free() -> None:

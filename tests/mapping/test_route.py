@@ -1,0 +1,31 @@
+"""Expected messages between slices, against the events that are counted where every neuron fires in every step."""
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.mappings import random_mapping
+from support.networks import random_network
+
+from spikformer_deploy.mapping.route import nets_of
+from spikformer_deploy.simulate.run import Activity
+from spikformer_deploy.simulate.slices import count_slices, geometry
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(0, 2), st.booleans())
+def test_nets_expect_the_messages_that_are_counted(seed: int, blocks: int, shortcuts: bool) -> None:
+    network = random_network(seed, time_steps=1, blocks=blocks, shortcuts=shortcuts)
+    mapping = random_mapping(network, seed)
+    mapping = replace(mapping, cores=np.arange(len(mapping.boxes)))
+    there, firing = geometry(network, mapping), {}
+    for name, cells in there.cells.items():
+        sizes = np.diff(cells.channels), np.bincount(cells.rows), np.bincount(cells.columns)
+        messages = np.einsum("s,r,q->srq", *sizes)[None, None].astype(np.int32)
+        firing[name] = Activity(messages, cells, np.ones(network[name].shape, bool), np.zeros(1, np.int64))
+    counted = count_slices(there, firing, 1)
+    nets = nets_of(network, mapping.sites, mapping.boxes, {})
+    expected = np.bincount(nets.target, nets.messages, minlength=len(mapping.boxes))
+    np.testing.assert_array_equal(expected, counted.messages_in[0, 0])
+    assert (nets.messages > 0).all()

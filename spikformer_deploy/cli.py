@@ -97,6 +97,13 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--calibrate", "calibrate_on", help="Images to calibrate on (as --input of run).")
 @click.option("--weight-bits", default=8, show_default=True, type=click.IntRange(2, 8))
 @click.option("--granularity", default="group", show_default=True, type=click.Choice(["group", "tensor", "channel"]))
+@click.option(
+    "--rounding",
+    default="nearest",
+    show_default=True,
+    type=click.Choice(["nearest", "calibrated"]),
+    help="calibrated: for few bits; weights are rounded together, by what reaches them on the calibration images.",
+)
 @click.option("--neuron", type=click.Choice(["programmable", "stock"]), help="Kind of the LIF; default: the target's.")
 @click.option(
     "--check/--no-check", default=True, show_default=True, help="Compare spikes with the model after each pass."

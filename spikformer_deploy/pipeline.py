@@ -6,7 +6,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from spikformer_deploy.quantize.build import Pixels, quantize
 from spikformer_deploy.quantize.calibrate import calibrate
 from spikformer_deploy.quantize.network import Network, Source
 from spikformer_deploy.quantize.neurons import Settings
+from spikformer_deploy.quantize.rounding import second_moments
 from spikformer_deploy.simulate import engine
 
 STAGES = ("trace", "fold", "simplify", "calibrate", "quantize", "map")
@@ -71,6 +72,7 @@ def compile_model(
     calibrate_on: str | Path | np.ndarray | None = None,
     weight_bits: int = 8,
     granularity: str = "group",
+    rounding: str = "nearest",
     neuron: str | None = None,
     check: bool = True,
     dump_ir: str | Path | None = None,
@@ -81,6 +83,7 @@ def compile_model(
 
     target        a name of `profile_names()` or a TOML file
     calibrate_on  images as in images.read; by default the training images of a bundled recipe, else random pixels
+    rounding      "nearest", or "calibrated": weights are rounded together, by what reaches them on those images
     neuron        "programmable" or "stock"; by default what the target offers
     check         compare the spikes of every LIF with the eager model's after each pass over the graph
     dump_ir       a folder that gets each stage as text
@@ -105,7 +108,15 @@ def compile_model(
     batch = max(1, 2**24 // max(n.shape[0] * n.shape[1] * n.shape[2] * graph.time_steps for n in graph))
     statistics = run("calibrate", lambda: calibrate(graph, real, min(batch, 16)))
     pixels = Pixels(loaded.preprocess.mean, loaded.preprocess.std, loaded.preprocess.max_value)
-    network = run("quantize", lambda: quantize(graph, pixels, statistics, profile.limits, settings))
+
+    def integers() -> Network:
+        moments = None
+        if rounding == "calibrated":
+            std, mean = np.array(pixels.std), np.array(pixels.mean)
+            moments = second_moments(graph, real, std * pixels.max_value, mean * pixels.max_value, min(batch, 16))
+        return quantize(graph, pixels, statistics, profile.limits, replace(settings, moments=moments))
+
+    network = run("quantize", integers)
     mapping = run("map", lambda: map_network(network, profile, statistics.rates))
     provenance = {
         "model_sha256": loaded.sha256,
@@ -114,6 +125,7 @@ def compile_model(
             "target": profile.name,
             "weight_bits": weight_bits,
             "granularity": granularity,
+            "rounding": rounding,
             "neuron": settings.neuron,
         },
         "calibration": {"images": len(images), "data": remark},

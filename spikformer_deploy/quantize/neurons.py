@@ -27,6 +27,7 @@ from spikformer_deploy.quantize.network import (
     Readout,
 )
 from spikformer_deploy.quantize.network import Stream as Relay
+from spikformer_deploy.quantize.rounding import Moments
 from spikformer_deploy.quantize.scales import largest_thresholds, scale_groups
 from spikformer_deploy.quantize.streams import Stream, gain_of
 from spikformer_deploy.values import frozen
@@ -52,11 +53,15 @@ ATTENTION_ERROR = 2.0**-10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Settings:
-    """What the user chose: weight bits, granularity of the scales ("group", "tensor", "channel"), kind of the LIF."""
+    """What the user chose: weight bits, granularity of the scales ("group", "tensor", "channel"), kind of the LIF.
+
+    moments  for calibrated rounding; None: each weight to its nearest integer
+    """
 
     weight_bits: int = 8
     granularity: str = "group"
     neuron: str = "programmable"
+    moments: Moments | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,13 +116,19 @@ def make_lif(
         return _unit_lif(name, current, gain, decay, observed, time_steps, limits, settings, lif.soft_reset)
     if any(isinstance(term, AttentionTerm) for term in current.terms):
         return _attention_lif(name, current, gain, decay, time_steps, limits, settings, lif.soft_reset)
+    rounded: dict[bytes, list[Int]] = {}
     for halvings, shift, proven in _choices(settings.neuron, decay, time_steps):
         # a stock threshold is narrow: it makes room for the bits of an exact decay; else those take what is left
         reserved = shift if settings.neuron == "stock" else 0
         thresholds = _thresholds(name, current, gain, halvings, reserved, limits, settings)
         if thresholds is None:
             continue
-        weights = [_rounded(term, thresholds.astype(np.float64) * gain) for term in _convs(name, current)]
+        if not halvings:
+            thresholds = _stretched(_convs(name, current), thresholds, gain, settings)
+        if (key := thresholds.tobytes()) not in rounded:
+            factor = thresholds.astype(np.float64) * gain
+            rounded[key] = [_rounded(term, factor, settings) for term in _convs(name, current)]
+        weights = rounded[key]
         ranges = None if proven else (observed[0] * OBSERVED_MARGIN, observed[1] * OBSERVED_MARGIN)
         rule = (decay, time_steps, settings.neuron, lif.soft_reset)
         attempt = _attempt(current, weights, thresholds, gain, shift, rule, ranges)
@@ -156,7 +167,7 @@ def make_accumulator(
             "the network must end in a mean over positions and one linear layer, or in neurons at one position",
             "Put LIF neurons after the last layer.",
         )
-    for bits in range(settings.weight_bits, FEWEST_HEAD_BITS - 1, -1):
+    for bits in range(settings.weight_bits, min(FEWEST_HEAD_BITS, settings.weight_bits) - 1, -1):
         scale, weights, bias = _readout(terms, current, time_steps, bits)
         proven = _readout_range(terms, weights, bias, time_steps)
         seen = tuple(int(np.rint(x / scale * OBSERVED_MARGIN)) for x in observed)
@@ -169,7 +180,7 @@ def make_accumulator(
                     for term, weight in zip(terms, weights, strict=True)
                 )
                 return population, projections, proof, _margin(bounds, limits)
-    problem = f"its accumulators do not fit {limits.state_bits} bits with weights of {FEWEST_HEAD_BITS} bits"
+    problem = f"its accumulators do not fit {limits.state_bits} bits with weights of {bits} bits"
     raise QuantizeError(name, problem, "Reduce the tokens or the time steps, or use a target with a wider state.")
 
 
@@ -247,6 +258,9 @@ def _thresholds(
     groups = scale_groups(peaks, settings.granularity, limits.parameter_sets)
     thresholds = largest_thresholds(peaks, groups, gain, largest, (2**width - 1) >> shift)
     halved = thresholds >> halvings
+    if settings.moments is not None and not halvings:
+        # with calibrated rounding a weight may be cut
+        halved = np.maximum(halved, 1)
     if halved.min() < 1 and (halvings or shift):
         return None
     if halved.min() < 1:
@@ -260,8 +274,19 @@ def _thresholds(
     return halved
 
 
-def _rounded(term: ConvTerm, factor: Array) -> Int:
-    return np.rint(term.weight * factor[:, None, None, None]).astype(np.int64)
+def _rounded(term: ConvTerm, factor: Array, settings: Settings | None = None) -> Int:
+    real = term.weight * factor[:, None, None, None]
+    if settings is None or settings.moments is None:
+        return np.rint(real).astype(np.int64)
+    return settings.moments.round(term.layer, term.source, real, 2 ** (settings.weight_bits - 1) - 1)
+
+
+def _stretched(terms: list[ConvTerm], thresholds: Int, gain: float, settings: Settings) -> Int:
+    """Calibrated thresholds of programmable neurons with one synaptic layer; a stock threshold has no bits to spare."""
+    if settings.moments is None or len(terms) != 1 or settings.neuron == "stock":
+        return thresholds
+    largest = 2 ** (settings.weight_bits - 1) - 1
+    return settings.moments.stretched(terms[0].layer, terms[0].source, terms[0].weight, thresholds, gain, largest)
 
 
 def _attempt(

@@ -10,9 +10,11 @@ import argparse
 import hashlib
 import json
 import pickle
+import pickletools
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +26,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from spikformer_deploy.converters import siblings
+from spikformer_deploy.converters.imported import MOST_STEPS, preprocess_of
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.images import Preprocess
@@ -31,6 +34,8 @@ from spikformer_deploy.nn.zoo import ModelConfig, build, named
 
 ENTRY = "spikformer_deploy"
 VERSION = 1
+KEYS_OF_A_BLOCK = 10
+"""A block has more, so that no more blocks are built than the file has weights for."""
 
 BUNDLED = {"digits-v1": "digits_v1.safetensors", "digits-v2": "digits_v2.safetensors"}
 """Trained models that come with the package, by the name that stands for them on the command line."""
@@ -90,6 +95,7 @@ def load(
         raise InputError(str(path), "there is no such file", f"Bundled models: {', '.join(BUNDLED)}.")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     tensors, header, arguments = _read(path, allow_pickle)
+    _check_tensors(path, tensors)
     if header:
         config, preprocess, labels, training = _from_header(path, header)
         notes: tuple[str, ...] = ()
@@ -98,6 +104,7 @@ def load(
         config, notes = _recognised(path, tensors, arguments, arch)
         preprocess, labels, training = _usual_preprocess(config), (), {}
     config = replace(config, heads=heads or config.heads, time_steps=time_steps or config.time_steps)
+    _check_sizes(path, config, len(tensors))
     return Loaded(_module(path, config, tensors), config, preprocess, labels, sha256, training, notes)
 
 
@@ -161,13 +168,16 @@ def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 def _torch_file(path: Path, allow_pickle: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any], Mapping[str, Any]]:
     """A file of torch.save: a bare state_dict, timm's wrapper or the DVS trainer's."""
+    _check_archive(path, allow_pickle)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
-    except pickle.UnpicklingError as error:
-        raise _refused(path, error) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(str(path), f"it is damaged: {str(error).splitlines()[0]}", "Copy the file again.") from None
+    except pickle.UnpicklingError:
+        raise _refused(path) from None
+    except Exception as error:  # whatever a damaged pickle makes of the functions that it may call
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(str(path), f"it is damaged: {reason}"[:300], "Copy the file again.") from None
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if not isinstance(content, Mapping):
@@ -180,18 +190,80 @@ def _torch_file(path: Path, allow_pickle: bool) -> tuple[dict[str, torch.Tensor]
     return dict(state), {}, vars(arguments) if isinstance(arguments, argparse.Namespace) else (arguments or {})
 
 
-def _refused(path: Path, error: Exception) -> InputError:
-    try:
-        calls = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:
-        calls = []
-    if not calls:
-        return InputError(str(path), f"it is no readable checkpoint: {str(error).splitlines()[0]}")
+def _check_archive(path: Path, allow_pickle: bool) -> None:
+    """torch.save packs nothing: what is packed, or larger than the file, was made by somebody else."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if not allow_pickle and any(e.filename.endswith("/constants.pkl") for e in entries):
+        raise InputError(
+            str(path),
+            "loading it may run code of the file: it is a TorchScript program",
+            "Save the state_dict alone, or, if you trust the file, give --allow-pickle.",
+        )
+    script = any(e.filename.endswith("/constants.pkl") for e in entries)  # its code is packed
+    packed = [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED and not script]
+    if packed or max(sum(e.file_size for e in entries), sum(e.compress_size for e in entries)) > path.stat().st_size:
+        problem = f"{packed[0]} is packed" if packed else "its entries are larger than the file"
+        raise InputError(str(path), f"it is damaged: {problem}, which torch.save never does", "Save the model again.")
+
+
+def _refused(path: Path) -> InputError:
+    calls = sorted(_named(path))
     return InputError(
         str(path),
-        f"loading it would run code of the file: {', '.join(sorted(calls))}",
+        f"loading it would run code of the file: {', '.join(calls) or 'what its pickle says'}",
         "Save the state_dict alone, or, if you trust the file, give --allow-pickle.",
     )
+
+
+def _named(path: Path) -> set[str]:
+    """The functions and classes that the pickles of a file name, beyond those of tensors; nothing is called."""
+    found: set[str] = set()
+    with suppress(Exception):  # of no consequence: it is a list for a person
+        if zipfile.is_zipfile(path):
+            found |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        else:
+            with path.open("rb") as stream:  # one pickle after the other, then raw values
+                while stream.tell() < path.stat().st_size:
+                    found.update(_globals(stream))
+    return {name for name in found if not name.startswith(("torch._utils.", "torch.FloatStorage", "collections."))}
+
+
+def _globals(stream: Any) -> Iterator[str]:
+    """The globals that the pickle at this place of a stream names."""
+    words = ["", ""]
+    for operation, argument, _ in pickletools.genops(stream):
+        if operation.name == "GLOBAL":
+            yield str(argument).replace(" ", ".")
+        elif operation.name == "STACK_GLOBAL":
+            yield ".".join(words[-2:])
+        elif isinstance(argument, str):
+            words.append(argument)
+
+
+def _check_tensors(path: Path, tensors: Mapping[Any, Any]) -> None:
+    """Every entry is a dense tensor under a word, as large as what the file holds of it."""
+    for key, value in tensors.items():
+        if not isinstance(key, str):
+            raise InputError(str(path), f"its key {key!r} is no word", "Give a state_dict.")
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise ModelError(key, "a tensor that is sparse, quantized or without values", "Save dense tensors.")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ModelError(
+                key, f"its shape is {tuple(value.shape)}, and it repeats fewer values", "Save a copy of it."
+            )
+
+
+def _check_sizes(path: Path, config: ModelConfig, tensors: int) -> None:
+    """Raise InputError for sizes that no model has, before one is built."""
+    limits = {"time_steps": MOST_STEPS, "heads": config.dim, "depth": tensors // KEYS_OF_A_BLOCK, "stem_stages": 16}
+    for name, most in limits.items():
+        if not 1 <= getattr(config, name) <= most:
+            option = name.replace("_", "-")
+            problem = f"{name.replace('_', ' ')} = {getattr(config, name)}, and it must be 1 to {most}"
+            raise InputError(str(path), problem, f"Give --{option}." if name in ("time_steps", "heads") else "")
 
 
 # --- what model it is -------------------------------------------------------------------------------------------
@@ -204,11 +276,7 @@ def _from_header(path: Path, header: dict[str, Any]) -> tuple[ModelConfig, Prepr
             value = getattr(config, field.name)
             if field.type == "int" and not (isinstance(value, int) and 0 < value < 2**20):
                 raise ValueError(f"{field.name} = {value!r}")
-        raw = header["preprocess"]
-        mean, std = (tuple(float(x) for x in raw[key]) for key in ("mean", "std"))
-        preprocess = Preprocess(int(raw["channels"]), int(raw["size"]), mean, std, int(raw["max_value"]))
-        if len(mean) != preprocess.channels or len(std) != preprocess.channels or not all(s > 0 for s in std):
-            raise ValueError("one mean and one positive std a channel")
+        preprocess = preprocess_of(header["preprocess"])
         return config, preprocess, tuple(map(str, header["labels"])), dict(header["training"])
 
 
@@ -216,7 +284,7 @@ def _from_header(path: Path, header: dict[str, Any]) -> tuple[ModelConfig, Prepr
 def _clear_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(str(path), f"its header is damaged: {error}", "Copy the file again.") from None
 
 
@@ -290,8 +358,11 @@ def _usual_preprocess(config: ModelConfig) -> Preprocess:
 
 def _module(path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     """The module of `config` with `tensors` as its weights; every mismatch is named."""
-    with torch.device("meta"):
-        module = build(config)
+    try:
+        with torch.device("meta"):
+            module = build(config)
+    except (RuntimeError, ValueError, ZeroDivisionError, OverflowError, MemoryError) as error:
+        raise InputError(str(path), f"its sizes make no model: {str(error).splitlines()[0]}"[:300]) from None
     expected = module.state_dict()
     counters = {key for key in expected if key.endswith("num_batches_tracked")}
     if unknown := sorted(set(tensors) - set(expected)):
@@ -303,6 +374,8 @@ def _module(path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor]
         value = tensors.get(key, torch.zeros(wanted.shape, dtype=wanted.dtype))
         if value.shape != wanted.shape:
             raise ModelError(key, f"its shape is {tuple(value.shape)}, and the model has {tuple(wanted.shape)}")
+        if key.endswith("running_var") and bool((value < 0).any()):
+            raise ModelError(key, "a negative running variance", "The file is damaged.")
         if wanted.is_floating_point() and not (value.is_floating_point() and bool(torch.isfinite(value).all())):
             raise ModelError(key, f"{value.dtype} values that are not all finite numbers", "The file is damaged.")
         state[key] = value.to(wanted.dtype)

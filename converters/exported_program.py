@@ -184,7 +184,12 @@ class _Archive:
 
     def read(self, member: str) -> bytes:
         entry = self.entries.get(member)
-        if entry is None or entry.compress_type != zipfile.ZIP_STORED or entry.file_size > self.path.stat().st_size:
+        size = self.path.stat().st_size
+        if (
+            entry is None
+            or entry.compress_type != zipfile.ZIP_STORED
+            or not entry.file_size == entry.compress_size < size
+        ):
             problem = f"it has no {member}" if entry is None else f"{member} is packed, or larger than the file"
             raise InputError(str(self.path), f"it is damaged: {problem}", "Export it again.")
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +33,20 @@ def tree(path: Path, *names: str) -> dict[str, Any]:
     """
     with _opened(path) as file:
         reader = _Reader(min(LARGEST_BYTES, 2**24 + LARGEST_GROWTH * path.stat().st_size))
-        try:
-            return {name: reader.read(file, name, 0) for name in names if name in file}
-        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise InputError(str(path), f"it cannot be read as HDF5: {error}") from None
+        return {name: reader.read(file, name, 0) for name in names if name in file}
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file; whatever HDF5 says against it as an InputError."""
     try:
         import h5py
     except ImportError:
         raise InputError(str(path), "reading HDF5 files needs h5py", "pip install h5py") from None
     try:
-        return h5py.File(path, "r")
-    except (OSError, RuntimeError, ValueError) as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         raise InputError(str(path), f"it cannot be read as HDF5: {error}") from None
 
 

@@ -19,6 +19,8 @@ ENTRY = "spikformer_deploy"
 """The key of our notes in the metadata of any format."""
 VERSION = 1
 MOST_STEPS = 1024
+MOST_PIXELS = 2**24
+"""Of an image: 2048x2048 in colour and more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +117,8 @@ def preprocess_of(raw: Mapping[str, Any]) -> Preprocess:
     made = Preprocess(sizes["channels"], sizes["size"], mean, std, sizes["max_value"], sizes["width"])
     if not (len(mean) == len(std) == made.channels and np.isfinite([*mean, *std]).all() and min(std) > 0):
         raise ValueError("one mean and one positive std a channel")
-    if made.size < 1 or made.width < 0 or not 0 < made.max_value < 256:
+    pixels = made.channels * made.extent[0] * made.extent[1]
+    if made.size < 1 or made.width < 0 or not 0 < pixels <= MOST_PIXELS or not 0 < made.max_value < 256:
         raise ValueError(f"images of {made.extent} with pixels up to {made.max_value}")
     return made
 

@@ -17,6 +17,7 @@ from spikformer_deploy.converters import hdf5
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.quantize.bounds import membrane_range, weighted_range
+from spikformer_deploy.quantize.check import check_network
 from spikformer_deploy.quantize.network import (
     STOCK_SHIFT,
     Accumulator,
@@ -53,10 +54,25 @@ def read_network(path: str | Path, time_steps: int | None = None) -> Network:
     steps = time_steps or simulation.get("tSample")
     if steps is None:
         raise ModelError(str(path), "it does not say how many time steps an image has", "Give --time-steps.")
-    chain = _Chain(int(steps))
+    chain = _Chain(_steps(path, steps))
     for index, layer in enumerate(layers):
-        chain.add(f"layer.{index}", layer)
-    return chain.finish()
+        try:
+            chain.add(f"layer.{index}", layer)
+        except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+            raise ModelError(f"layer.{index}", f"its numbers make no layer: {error}") from None
+    network = chain.finish()
+    try:
+        check_network(network)
+    except ValueError as error:
+        raise ModelError(str(path), f"it makes no network: {error}") from None
+    return network
+
+
+def _steps(path: Path, value: Any) -> int:
+    steps = np.asarray(value)
+    if steps.size != 1 or steps.dtype.kind not in "iuf" or not 0 < steps.item() <= 1024:
+        raise ModelError(str(path), f"{value} time steps", "Give --time-steps, 1 to 1024.")
+    return int(steps.item())
 
 
 class _Chain:

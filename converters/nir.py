@@ -22,7 +22,7 @@ import networkx as nx
 import numpy as np
 
 from spikformer_deploy.converters import hdf5
-from spikformer_deploy.converters.imported import ENTRY, MOST_STEPS, About, Imported, parsed, sha256_of
+from spikformer_deploy.converters.imported import ENTRY, MOST_PIXELS, MOST_STEPS, About, Imported, parsed, sha256_of
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.check import check
@@ -167,7 +167,7 @@ class _Walk:
 
     def _input(self, name: str, node: Members) -> _Value:
         shape = [int(x) for x in np.atleast_1d(_array(name, node, "shape"))]
-        if not 1 <= len(shape) <= 3 or min(shape) < 1 or np.prod(shape, dtype=float) > 2**28:
+        if not 1 <= len(shape) <= 3 or min(shape) < 1 or np.prod(shape, dtype=float) > MOST_PIXELS:
             raise ModelError(name, f"an input of shape {shape}", "It must be (C, Y, X), (C, X) or (C,), no batch.")
         if name in self.sources:
             raise ModelError(name, "something flows into the input")

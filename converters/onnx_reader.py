@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spikformer_deploy.converters.imported import ENTRY, MOST_STEPS, About, Imported, parsed, sha256_of
+from spikformer_deploy.converters.imported import ENTRY, MOST_PIXELS, MOST_STEPS, About, Imported, parsed, sha256_of
 from spikformer_deploy.converters.onnx_model import FUNCTIONS, lif_function
 from spikformer_deploy.converters.onnx_nodes import LOCAL
 from spikformer_deploy.errors import InputError, ModelError
@@ -92,7 +92,7 @@ def _input(path: Path, model: Any) -> tuple[list[int], bool]:
         raise ModelError(
             inputs[0].name, f"an input of shape {shape}", "It must be (N, C, Y, X) or (N, T, C, Y, X), N of any size."
         )
-    if prod(shape) > 2**28:
+    if prod(shape[-3:]) > MOST_PIXELS:
         raise ModelError(inputs[0].name, f"an input of shape {shape} is absurdly large")
     return shape, len(shape) == 4
 
@@ -121,6 +121,9 @@ class _Walk:
         (name,) = (value.name for value in graph.input if value.name not in self.values)
         self.values[name] = Value("input", (axes.axis("B", BATCH), *time, *image))
         for index, node in enumerate(graph.node):
+            texts = (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output)
+            if not all(isinstance(text, str) for text in texts):  # bytes, where they are no UTF-8
+                raise InputError(f"node {index}", "its names are no text", "Copy the file again.")
             place = node.name or f"{node.op_type} {index}"
             if len(node.output) != 1:
                 raise ModelError(place, f"{node.op_type} with {len(node.output)} outputs is not supported")
@@ -150,6 +153,8 @@ class _Walk:
         if tensor.data_location == self.onnx.TensorProto.EXTERNAL or tensor.external_data:
             where = next((e.value for e in tensor.external_data if e.key == "location"), "?")
             raise InputError(name, f"its values stand in another file ('{where}')", "Save the model as one file.")
+        if tensor.data_type not in (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13):
+            raise InputError(name, f"a constant of type {tensor.data_type} is not supported", "Numbers are.")
         given = len(tensor.raw_data) or max(
             len(getattr(tensor, key)) for key in ("float_data", "double_data", "int32_data", "int64_data")
         )
@@ -159,8 +164,6 @@ class _Walk:
             array = self.onnx.numpy_helper.to_array(tensor)
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(name, f"it is damaged: {error}") from None
-        if array.dtype.kind not in "iufb":
-            raise InputError(name, f"a constant of type {array.dtype} is not supported")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ModelError(name, "it holds NaN or infinite values", "The training diverged, or the file is damaged.")
         return array

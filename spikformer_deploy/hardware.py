@@ -291,7 +291,7 @@ def _read(target: str) -> dict[str, Any]:
         )
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(target, f"it is no readable TOML: {error}") from None
 
 

@@ -9,13 +9,16 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 DIGITS_TEST_IMAGES = 360
 DIGITS_SEED = 0
 SHUFFLE_SEED = 0
+MOST_PACKED = 200
+"""Arrays of images are never packed as far as that; what is, unpacks to fill the memory."""
 """Folders are sorted by class, so a `limit` takes the first images of one fixed shuffle."""
 
 
@@ -138,11 +143,22 @@ def _file(path: Path, preprocess: Preprocess, limit: int | None, split: str) -> 
 
 
 def _array(path: Path) -> NDArray[Any]:
+    return _npy(str(path), lambda: path.open("rb"), path.stat().st_size)
+
+
+def _npy(place: str, opened: Callable[[], IO[bytes]], size: int) -> NDArray[Any]:
+    """The array in a .npy of `size` bytes, whose header must not say more than there is."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(str(path), f"it cannot be read: {error}", "Save plain numeric arrays.") from None
-    return np.asarray(loaded)
+        with opened() as stream:
+            version = np.lib.format.read_magic(stream)
+            read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+            shape, _, dtype = read_header(stream)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize > size:
+            raise ValueError(f"{shape} values of type {dtype} in {size:,} bytes")
+        with opened() as stream:
+            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(place, f"it cannot be read: {error}", "Save plain numeric arrays.") from None
 
 
 def _zip(path: Path, preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
@@ -169,11 +185,13 @@ def _of_split(files: dict[str, int], split: str) -> dict[str, int]:
 
 
 def _npz(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(str(path), f"it cannot be read: {error}", "Save plain numeric arrays.") from None
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.file_size > MOST_PACKED * max(entry.compress_size, 2**20):
+                raise InputError(str(path), f"{entry.filename} is packed to less than a {MOST_PACKED}th of its size")
+            name = entry.filename.removesuffix(".npy")
+            found[name] = _npy(f"{path}: {name}", partial(archive.open, entry), entry.file_size)
     images = next((found[k] for k in ("images", "x") if k in found), None)
     if images is None:
         raise InputError(str(path), f"it holds {', '.join(found)}", "Name the images 'images' and the labels 'labels'.")

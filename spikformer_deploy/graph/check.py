@@ -58,6 +58,8 @@ def _check_frame(graph: Graph) -> None:
 
 
 def _check_values(node: Node) -> None:
+    if isinstance(node.op, BatchNorm) and not bool((node.op.var + node.op.eps > 0).all()):
+        raise ModelError(node.name, f"a running variance that is not positive, with eps = {node.op.eps:g}")
     for name in node.op.__dataclass_fields__:
         value = getattr(node.op, name)
         if isinstance(node.op, Lif) and value == np.inf and name == "tau":

@@ -95,7 +95,7 @@ def state_with(**changes) -> dict[str, torch.Tensor]:
         (state_with(head__bias=torch.ones(11)), r"head.bias: its shape is \(11,\)"),
         (state_with(block__0__attn__q_linear__bias=None), "missing keys: block.0.attn.q_linear.bias"),
         (state_with(extra=torch.ones(1)), "unknown keys: extra"),
-        ({"conv1.weight": torch.ones(1)}, "not those of a Spikformer V1"),
+        ({"conv1.weight": torch.ones(1)}, "of no official checkpoint that is known here"),
     ],
 )
 def test_wrong_contents_are_named(tmp_path: Path, state: dict, message: str) -> None:

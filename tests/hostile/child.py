@@ -1,0 +1,65 @@
+"""Runs the command line on many files in one process with little memory: a line of JSON for each command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import resource
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+SPARE = 3 * 2**29
+"""Bytes of address space beyond what the imports have taken."""
+SECONDS = 30
+
+
+def outcome(main: object, arguments: list[str]) -> dict[str, object]:
+    """Exit code, what was printed and what was raised beyond it, seconds and the growth of the largest memory."""
+    printed, said = io.StringIO(), io.StringIO()
+    code, raised = 0, ""
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sys.argv = ["spikdeploy", *arguments]
+    signal.alarm(SECONDS)
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+            main()  # type: ignore[operator]
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        raised = traceback.format_exc()[-3000:]
+    finally:
+        signal.alarm(0)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "code": code,
+        "stdout": printed.getvalue(),
+        "stderr": said.getvalue(),
+        "raised": raised,
+        "seconds": time.monotonic() - start,
+        "grown_mib": (after - before) / 2**10,
+    }
+
+
+def run() -> None:
+    from spikformer_deploy.cli import main
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"more than {SECONDS} s")
+
+    signal.signal(signal.SIGALRM, late)
+    commands = json.load(sys.stdin)
+    # everything that is imported on the way is there before memory is limited
+    for arguments in commands["warm"]:
+        outcome(main, arguments)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + SPARE, taken + SPARE))
+    for arguments in commands["run"]:
+        sys.stdout.write(json.dumps(outcome(main, arguments)) + "\n")
+        sys.stdout.flush()
+
+
+run()

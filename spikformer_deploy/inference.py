@@ -186,8 +186,8 @@ def message_times(
     timer, found = timing.timer(there, program.profile), None
     for number, spikes in enumerate(recorded(program, images, there, count), 1):
 
-        def told(share: float, number: int = number) -> None:
-            tell(f"messages of image {number} of {count}: {share:.0%}")
+        def told(messages: int, number: int = number) -> None:
+            tell(f"messages of image {number} of {count}: {messages / 1e6:.1f} of about {2 * sent / 1e6:.1f} million")
 
         times = timing.time_image(timer, spikes, told)
         found = times if found is None else join_times(found, times)

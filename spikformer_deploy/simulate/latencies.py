@@ -26,7 +26,8 @@ class Latencies:
     spike_out            added where the neuron fires
     synop                (3, kinds) one synaptic operation, by the kinds of KINDS
     message_in           one message at the core that receives it
-    link                 the heaviest link's time for the messages of a step; 0 where the mapping has no such metric
+    link                 the heaviest link's time for the messages of a step, on a chip or between chips; 0 where the
+                         mapping has no such metrics
     barrier              the end of a step, for the tiles and chips that the mapping uses
     """
 
@@ -45,14 +46,14 @@ def latencies(profile: Profile, mapping: Mapping) -> Latencies:
     """The durations of `profile` for the tiles and chips of `mapping`."""
     time = profile.time
     synapses = (time.synapse_conv, time.synapse_dense, time.synapse_sparse)
-    load = mapping.metrics.get("max_link_load", 0.0)
+    on_chip, between = (mapping.metrics.get(f"max_{name}_load", 0.0) for name in ("link", "chip_link"))
     return Latencies(
         neuron=corners(time.neuron_update),
         idle_neuron=corners(time.neuron_idle),
         spike_out=corners(time.spike_out),
         synop=np.stack([corners(q) for q in synapses], 1),
         message_in=corners(time.axon_in),
-        link=load / corners(time.link_rate)[::-1],
+        link=np.maximum(on_chip / corners(time.link_rate)[::-1], between / corners(time.chip_link_rate)[::-1]),
         barrier=barrier(profile, mapping),
     )
 

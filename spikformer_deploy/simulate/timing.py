@@ -23,7 +23,7 @@ from spikformer_deploy.simulate.traffic import Spikes, Traffic, alone, pipelined
 from spikformer_deploy.simulate.wave import Wave, WaveTimes
 
 Int: TypeAlias = NDArray[np.int64]
-Tell: TypeAlias = Callable[[float], None]
+Tell: TypeAlias = Callable[[int], None]
 
 MOST_IMAGES, MOST_MESSAGES = 8, 30_000_000
 """So many images are timed message by message: some seconds on a few threads."""
@@ -85,11 +85,11 @@ def images_to_time(images: int, messages: float) -> int:
     return max(1, min(images, MOST_IMAGES, int(MOST_MESSAGES / max(messages, 1))))
 
 
-def time_image(timer: Timer, spikes: Spikes, tell: Tell = lambda share: None) -> StepTimes:
+def time_image(timer: Timer, spikes: Spikes, tell: Tell = lambda messages: None) -> StepTimes:
     """Times of an image, all corners at their nominal values.
 
     spikes  by population: (T, C, Y, X)
-    tell    called with the share that is done
+    tell    called with the messages that have been followed so far; all of them go twice: in the pipeline, and alone
     """
     steps, levels = timer.traffic.network.time_steps, timer.traffic.levels
     whole = [(-1, step) for step in range(steps)]
@@ -97,13 +97,14 @@ def time_image(timer: Timer, spikes: Spikes, tell: Tell = lambda share: None) ->
     done = 0
 
     def task(which: tuple[int, int]) -> Step:
-        nonlocal done
         level, step = which
         waves = pipelined(timer.traffic, spikes, step) if level < 0 else alone(timer.traffic, spikes, level, step)
-        out = time_step(timer, waves)
-        done += 1
-        tell(done / (len(whole) + len(single)))
-        return out
+        return time_step(timer, waves, count)
+
+    def count(messages: int) -> None:
+        nonlocal done
+        done += messages
+        tell(done)
 
     with ThreadPoolExecutor(numba.get_num_threads()) as pool:
         found = list(pool.map(task, whole + single))
@@ -123,9 +124,9 @@ def time_image(timer: Timer, spikes: Spikes, tell: Tell = lambda share: None) ->
     )
 
 
-def time_step(timer: Timer, waves: list[Wave]) -> Step:
-    """A chip-wide step, waves[0], and its sub-steps."""
-    found = [_times(timer, wave) for wave in waves]
+def time_step(timer: Timer, waves: list[Wave], tell: Tell = lambda messages: None) -> Step:
+    """A chip-wide step, waves[0], and its sub-steps; `tell` is called with the messages of each when it is done."""
+    found = [_times(timer, wave, tell) for wave in waves]
     barrier, main = timer.machine.barrier, found[0]
     per_message = timer.traffic.message_in
     occupied = timer.machine.mesh.occupied
@@ -140,10 +141,12 @@ def time_step(timer: Timer, waves: list[Wave]) -> Step:
     return Step(parts, np.sum([t.busy for t in found], 0), np.sum([t.load for t in found], 0))
 
 
-def _times(timer: Timer, wave: Wave) -> WaveTimes:
+def _times(timer: Timer, wave: Wave, tell: Tell) -> WaveTimes:
     """One wave; without messages it is over when the last sweep is."""
     if wave.messages:
-        return mesh.run_wave(timer.compiled, timer.entries, wave)[0]
+        times = mesh.run_wave(timer.compiled, timer.entries, wave)[0]
+        tell(wave.messages)
+        return times
     cores = np.repeat(np.arange(len(wave.tail)), np.diff(wave.first))
     ends = np.bincount(cores, wave.gap, len(wave.tail)).astype(np.int64) + wave.tail
     none = np.zeros_like(ends)

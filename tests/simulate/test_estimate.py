@@ -107,6 +107,8 @@ def test_the_heaviest_link_can_rule() -> None:
     assert times.bound == "link"
     np.testing.assert_allclose(times.parts_ns["link"], 7e9 / 3.5)
     assert times.step_ns[1].min() > 7e9 / 3.5
+    between = replace(mapping, metrics={"max_link_load": 7e9, "max_chip_link_load": 5e9})
+    np.testing.assert_allclose(estimate(found, network, between, LOIHI2).parts_ns["link"], 5e9 / 0.25)
 
 
 def test_the_measured_step_of_pilotnet_lies_within_the_range_of_synaptic_times() -> None:

@@ -44,7 +44,10 @@ def cli() -> None:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else there.")
 input_option = click.option(
-    "--input", "data", required=True, help="Folder or zip of images, .npz, .npy, idx, CIFAR .bin, or the word digits."
+    "--input",
+    "data",
+    required=True,
+    help="Folder or zip of images, .npz, .npy, idx, CIFAR .bin, or the word digits or drawn.",
 )
 timing_option = click.option(
     "--timing",
@@ -113,7 +116,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @model_options
 @as_json
 def compile_command(model: str, target: str, output: str | None, as_json: bool, **options: Any) -> None:
-    """Compile MODEL (a checkpoint, .nir, .onnx, .pt2, a .net of lava-dl, or digits-v1, digits-v2) to a program file.
+    """Compile MODEL (a checkpoint, .nir, .onnx, .pt2, a .net of lava-dl, digits-v1, digits-v2) to a program.
 
     The integers and the neurons of a .net are taken as they are.
     """

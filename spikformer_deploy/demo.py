@@ -1,4 +1,4 @@
-"""The whole story on a bundled model: compile, run on the held-out digits, verify every spike, write the report."""
+"""The whole story on a bundled model: compile, run on images in the box, verify every spike, write the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spikformer_deploy.converters.checkpoint import load
+from spikformer_deploy.converters.checkpoint import SHOWN, load
 from spikformer_deploy.inference import run
 from spikformer_deploy.pipeline import Step, compile_model
 from spikformer_deploy.report.tables import compile_summary, facts_table, run_tables, verify_tables
@@ -23,12 +23,12 @@ def demo(
 ) -> tuple[dict[str, Any], list[Any]]:
     """Everything as plain values, and as tables; the report goes to `output`."""
     start = time.monotonic()
-    loaded = load(model)
-    compiled = compile_model(loaded, "loihi2", report=report)
-    result = run(compiled.program, "digits")
-    verdict = verify(compiled.program, "digits", model=loaded, backends=_here(), progress=progress)
+    loaded, data = load(model), SHOWN[model]
+    compiled = compile_model(loaded, "loihi2", calibrate_on=None if data == "digits" else data, report=report)
+    result = run(compiled.program, data)
+    verdict = verify(compiled.program, data, model=loaded, backends=_here(), progress=progress)
     if importlib.util.find_spec("lava") is not None:
-        in_lava = verify(compiled.program, "digits", backends=("lava",), limit=LAVA_IMAGES, progress=progress)
+        in_lava = verify(compiled.program, data, backends=("lava",), limit=LAVA_IMAGES, progress=progress)
         verdict.backends[f"lava ({LAVA_IMAGES} images)"] = in_lava.passed
     result.report(output, verdict.float_accuracy)
     summary = compile_summary(compiled.program, model, compiled.seconds, result.peak_memory_mib)

@@ -99,8 +99,8 @@ def read(
 ) -> ImageSet:
     """The images of `data` for a model that takes `preprocess`.
 
-    data   "digits", an array, a folder or zip of images (class sub-folders are labels), .npz (images, labels), .npy,
-           an idx file (labels beside it), or a CIFAR-10/100 binary batch
+    data   "digits", "drawn" (see drawn.py), an array, a folder or zip of images (class sub-folders are labels), .npz
+           (images, labels), .npy, an idx file (labels beside it), or a CIFAR-10/100 binary batch
     limit  at most so many images: the first ones, of one fixed shuffle where they are sorted by class
     split  "train" or "test": of digits, and of a folder or zip with the folders train and test (or val) in it
     Raises InputError for anything that is missing, damaged, or of another shape.
@@ -111,9 +111,11 @@ def read(
         return _in_memory("images", data, None, (), preprocess, limit)
     if str(data) == "digits":
         return _digits(preprocess, limit, split)
+    if str(data) == "drawn":
+        return _drawn(preprocess, limit)
     path = Path(data)
     if not path.exists():
-        raise InputError(str(path), "there is no such file or folder", "Give images, or the word digits.")
+        raise InputError(str(path), "there is no such file or folder", "Give images, or the word digits or drawn.")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
         sizes = {p.relative_to(path).as_posix(): p.stat().st_size for p in files}
@@ -138,7 +140,7 @@ def _file(path: Path, preprocess: Preprocess, limit: int | None, split: str) -> 
     raise InputError(
         str(path),
         "its kind of file is not known",
-        "Give a folder or zip of images, .npz, .npy, idx, a CIFAR .bin, or the word digits.",
+        "Give a folder or zip of images, .npz, .npy, idx, a CIFAR .bin, or the word digits or drawn.",
     )
 
 
@@ -253,6 +255,17 @@ def _digits(preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
     )
     chosen = {"train": train, "test": test}[split]
     return _in_memory("digits", pixels[chosen], labels[chosen], tuple("0123456789"), preprocess, limit)
+
+
+def _drawn(preprocess: Preprocess, limit: int | None) -> ImageSet:
+    """Drawings without labels, RGB, of the size that the model takes."""
+    from spikformer_deploy.drawn import drawings
+
+    height, width = preprocess.extent
+    if preprocess.channels != 3 or height != width:
+        needed = f"{preprocess.channels} channels of {height}x{width}"
+        raise InputError("drawn", f"they are square RGB images and the model takes {needed}")
+    return _in_memory("drawn", drawings(height), None, (), preprocess, limit)
 
 
 def _in_memory(

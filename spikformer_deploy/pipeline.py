@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from spikformer_deploy import hardware
+from spikformer_deploy.converters.checkpoint import SHOWN
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.converters.netx import read_network
@@ -82,7 +83,7 @@ def compile_model(
     """Compile a model file (or a bundled model by name) for a target.
 
     target        a name of `profile_names()` or a TOML file
-    calibrate_on  images as in images.read; by default the training images of a bundled recipe, else random pixels
+    calibrate_on  images as in images.read; by default those in the box for a bundled model, else random pixels
     rounding      "nearest", or "calibrated": weights are rounded together, by what reaches them on those images
     neuron        "programmable" or "stock"; by default what the target offers
     check         compare the spikes of every LIF with the eager model's after each pass over the graph
@@ -94,6 +95,8 @@ def compile_model(
     start = time.monotonic()
     profile = hardware.load_profile(target)
     loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
+    if calibrate_on is None and SHOWN.get(str(model)) == "drawn":
+        calibrate_on = "drawn"
     images, remark = calibration_images(loaded, calibrate_on)
     settings = Settings(
         weight_bits, granularity, neuron or ("programmable" if profile.limits.programmable else "stock")

@@ -28,6 +28,17 @@ def test_digits_are_split_once_and_for_all() -> None:
     assert len(rows & {p.tobytes() for p in train.pixels}) == 0
 
 
+def test_drawings_are_always_the_same_and_have_no_labels() -> None:
+    first, second = (read("drawn", RGB) for _ in range(2))
+    assert first.labels is None
+    assert first.pixels.shape == (64, 3, 32, 32)
+    assert len({p.tobytes() for p in first.pixels}) == 64
+    assert np.array_equal(first.pixels, second.pixels)
+    assert first.pixels.std((0, 2, 3)).min() > 20
+    with pytest.raises(InputError, match="square RGB"):
+        read("drawn", GREY)
+
+
 def test_normalisation() -> None:
     real = GREY.normalised(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
     assert real.ravel().tolist() == [-2.0, 2.0]

@@ -24,6 +24,7 @@ from spikformer_deploy.training.data import Labelled, epoch, normalised, read_te
 from spikformer_deploy.training.distributed import World, world
 from spikformer_deploy.training.fit import Batch, Job, Report, finished, fit
 from spikformer_deploy.training.mix import mixed, soft_labels
+from spikformer_deploy.training.qat import freeze_norms, plain_weights, round_weights
 from spikformer_deploy.training.recipe import Recipe, describe, read_recipe
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -47,9 +48,12 @@ def train(
         config = model_config(recipe, len(labels))
         job = _job(recipe, target, training, validation, preprocess, here, len(labels))
         module = fresh_module(recipe, config)
+        if recipe.optimiser.weight_bits:
+            round_weights(module, preprocess, recipe.optimiser.weight_bits)
         fit(module, job, here, report)
         result = {"train_accuracy": accuracy(module, training, preprocess)}
         result["test_accuracy"] = accuracy(module, read_test(recipe.data, preprocess, labels), preprocess)
+        plain_weights(module)
         if here.first:
             header = {"recipe": describe(recipe), "torch": torch.__version__.split("+")[0], **result}
             save(target, module, config, preprocess, labels, header)
@@ -106,6 +110,8 @@ def _job(
             yield x.contiguous(memory_format=torch.channels_last), targets
 
     def loss(module: nn.Module, batch: Batch) -> Tensor:
+        if settings.weight_bits:
+            freeze_norms(module)
         with _without_activations(module) if settings.checkpointing else nullcontext():
             return F.cross_entropy(module(batch[0]).float(), batch[1])
 

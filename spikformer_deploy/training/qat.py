@@ -1,0 +1,99 @@
+"""Fine-tuning with rounded weights: each layer multiplies with what its integers will mean on the chip.
+
+The rounding is that of quantize/: batch normalisation folded, scale groups, the largest integer threshold of each.
+Gradients pass through it unchanged (Bengio et al. 2013, straight-through), and normalisation is frozen: so the integers
+of the compiled program (`--rounding nearest`, the same bits) are the very ones that were trained.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from spikformer_deploy.images import Preprocess
+from spikformer_deploy.nn.lif import LIF
+from spikformer_deploy.quantize.scales import largest_thresholds, scale_groups
+
+PARAMETER_SETS = 8
+"""Thresholds a core of Loihi 2 holds (hw_profiles/loihi2.toml): the granularity `group`."""
+LARGEST_THRESHOLD = 2**20
+"""More than weights of 8 bits ask for, and less than a state of 24 bits holds."""
+
+
+class RoundedSynapses(nn.Module):
+    """The weight of a layer in front of a LIF, rounded as the compiler does.
+
+    norm         its batch normalisation, frozen; unit: (C_in,) what an integer of each input channel stands for
+    """
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, lif: LIF, bits: int, unit: Tensor) -> None:
+        super().__init__()
+        # a tuple keeps the layer out of this module's own state
+        self.norm, self.bits = (norm,), bits
+        self.gain = (1 / lif.tau if lif.decay_input else 1.0) / lif.v_threshold
+        self.unit = unit
+
+    def forward(self, weight: Tensor) -> Tensor:
+        folded = weight.detach().double() * self._fold(weight)
+        steps = self._thresholds(folded) * self.gain
+        rounded = (folded * steps).round() / steps / self._fold(weight)
+        return weight + (rounded.to(weight.dtype) - weight).detach()
+
+    def _fold(self, weight: Tensor) -> Tensor:
+        (norm,) = self.norm
+        assert norm.running_var is not None
+        scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+        tail = (1,) * (weight.ndim - 2)
+        return scale.reshape(-1, 1, *tail) * self.unit.to(weight.device).reshape(1, -1, *tail)
+
+    def _thresholds(self, folded: Tensor) -> Tensor:
+        peaks = folded.abs().flatten(1).amax(1).cpu().numpy()
+        groups, largest = scale_groups(peaks, "group", PARAMETER_SETS), 2 ** (self.bits - 1) - 1
+        thresholds = np.maximum(1, largest_thresholds(peaks, groups, self.gain, largest, LARGEST_THRESHOLD))
+        return torch.from_numpy(thresholds).to(folded).reshape(-1, *(1,) * (folded.ndim - 1))
+
+
+class RoundedHead(nn.Module):
+    """The weight of the head: one scale for all classes."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.largest = 2 ** (bits - 1) - 1
+
+    def forward(self, weight: Tensor) -> Tensor:
+        step = weight.detach().double().abs().max() / self.largest
+        rounded = (weight.detach().double() / step).round() * step
+        return weight + (rounded.to(weight.dtype) - weight).detach()
+
+
+def round_weights(module: nn.Module, preprocess: Preprocess, bits: int) -> None:
+    """Let every synaptic layer of a Spikformer multiply with rounded weights from now on."""
+    pixel = 1 / (preprocess.max_value * torch.tensor(preprocess.std, dtype=torch.float64))
+    first = True
+    for owner in list(module.modules()):
+        for name, layer in list(owner.named_children()):
+            if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
+                continue
+            if name == "head":
+                parametrize.register_parametrization(layer, "weight", RoundedHead(bits))
+                continue
+            norm, lif = (getattr(owner, name.replace("conv", k).replace("linear", k)) for k in ("bn", "lif"))
+            unit = pixel if first else torch.ones(layer.weight.shape[1], dtype=torch.float64)
+            parametrize.register_parametrization(layer, "weight", RoundedSynapses(norm, lif, bits, unit))
+            first = False
+
+
+def plain_weights(module: nn.Module) -> None:
+    """The weights as they were learnt, in full precision: the compiler rounds them to the same integers."""
+    for layer in module.modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+
+
+def freeze_norms(module: nn.Module) -> None:
+    """Normalise with the running statistics, and leave those as they are."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            layer.eval()

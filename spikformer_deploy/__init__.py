@@ -15,6 +15,7 @@ from typing import Any
 
 _PUBLIC = {
     "load": ("spikformer_deploy.converters.models", "load"),
+    "from_spikingjelly": ("spikformer_deploy.converters.spikingjelly", "from_spikingjelly"),
     "trace": ("spikformer_deploy.graph.trace", "trace"),
     "quantize": ("spikformer_deploy.quantize.build", "quantize"),
     "map_network": ("spikformer_deploy.mapping", "map_network"),

@@ -358,7 +358,19 @@ def _matmul(call: Call) -> Value | Product:
         return _attention(call, left.left, left.right, right, left.factor, dims)
     if isinstance(right, Product) and right.kind == "memory" and isinstance(left, Value):
         return _attention(call, left, right.left, right.right, right.factor, dims)
-    raise call.refuse("three products in a row are no attention")
+    # channels before tokens: the transpose of the same
+    if isinstance(left, Product) and left.kind == "memory" and isinstance(right, Value):
+        q, k, v, factor = right, left.right, left.left, left.factor
+    elif isinstance(right, Product) and right.kind == "scores" and isinstance(left, Value):
+        q, k, v, factor = right.right, right.left, left, right.factor
+    else:
+        raise call.refuse("three products in a row are no attention")
+    flipped = (*dims[:-2], dims[-1], dims[-2])
+    return replace(_attention(call, _flipped(q), _flipped(k), _flipped(v), factor, flipped), dims=dims)
+
+
+def _flipped(value: Value) -> Value:
+    return replace(value, dims=(*value.dims[:-2], value.dims[-1], value.dims[-2]))
 
 
 def _attention(call: Call, q: Value, k: Value, v: Value, factor: float, dims: Dims) -> Value:

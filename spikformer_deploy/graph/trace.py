@@ -15,8 +15,10 @@ from torch.export import Dim, ExportedProgram
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.operations import OPERATIONS, Batch, Call, Value
+from spikformer_deploy.graph.parts import PARTS, without_unread
 from spikformer_deploy.nn import lif as _registers_the_operator  # noqa: F401
 
+KNOWN = {**OPERATIONS, **PARTS}
 BATCH = 1_000_003
 """The size that stands for the symbolic batch: a prime, so that no reshape can hide a part of it elsewhere."""
 
@@ -108,7 +110,7 @@ class _Tracer:
                     self.values[node] = self._call(node)
                 case "output":
                     self._finish(node)
-        return ir.Graph(tuple(self.batch.nodes), self.time_steps)
+        return without_unread(ir.Graph(tuple(self.batch.nodes), self.time_steps))
 
     def _placeholder(self, node: torch.fx.Node) -> Any:
         if node.name in self.exported.parameters:
@@ -121,7 +123,7 @@ class _Tracer:
     def _call(self, node: torch.fx.Node) -> Any:
         target = str(node.target).removesuffix(".default").split(".")
         name = ".".join(target[:2])
-        handler: Callable[[Call], Any] | None = OPERATIONS.get(name)
+        handler: Callable[[Call], Any] | None = KNOWN.get(name)
         call = Call(
             self.batch, lambda: self._unique(node), node, self._arguments(node), shape_of(node), source_line(node)
         )
@@ -144,7 +146,7 @@ class _Tracer:
 
     def _unsupported(self, node: torch.fx.Node, name: str, call: Call) -> ModelError:
         shapes = ", ".join(axes.show(v.dims) for v in call.args if isinstance(v, Value)) or "constants"
-        known = sorted({key.split(".")[1] for key in OPERATIONS})
+        known = sorted({key.split(".")[1] for key in KNOWN if "." in key})
         return ModelError(
             module_path(node),
             f"operation {name} of {shapes} is not supported{_at(call.line)}",

@@ -1,0 +1,215 @@
+"""Models made of spikingjelly's layers, of either generation (0.0.0.0.12 to 0.0.0.0.14, and 2.0).
+
+Neurons are swapped for ours before export, told by the name of their class and their attributes.  Layers and containers
+trace as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from math import inf
+
+import torch
+from torch import Tensor, nn
+
+from spikformer_deploy.converters.imported import Imported
+from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.graph.check import check
+from spikformer_deploy.graph.execute import execute
+from spikformer_deploy.graph.trace import trace
+from spikformer_deploy.images import Preprocess
+from spikformer_deploy.nn.lif import lif
+
+NEURONS = {
+    "IFNode": "IF",
+    "MultiStepIFNode": "IF",
+    "SimpleIFNode": "IF",
+    "LIFNode": "LIF",
+    "MultiStepLIFNode": "LIF",
+    "SimpleLIFNode": "LIF",
+    "ParametricLIFNode": "PLIF",
+    "MultiStepParametricLIFNode": "PLIF",
+}
+"""Classes of neurons by name; those of 0.0.0.0.12's clock_driven that work on sequences are called MultiStep..."""
+CLOSE = 1e-4
+"""Logits of the swapped model differ from the original's by so much at most, of the largest: rounding, and no spike."""
+
+
+class Neuron(nn.Module):
+    """LIF neurons that are reset to zero (or softly), in place of spikingjelly's.
+
+    time_steps  0: the first dimension is time; else it is time and batch in one, for models that work step by step
+    """
+
+    def __init__(self, tau: float, v_threshold: float, decay_input: bool, soft_reset: bool, time_steps: int) -> None:
+        super().__init__()
+        self.tau, self.v_threshold, self.decay_input = tau, v_threshold, decay_input
+        self.soft_reset, self.time_steps = soft_reset, time_steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        by_step = x.unflatten(0, (self.time_steps, -1)) if self.time_steps else x
+        spikes = lif(by_step, self.tau, self.v_threshold, self.decay_input, 4.0, self.soft_reset)
+        return spikes.flatten(0, 1) if self.time_steps else spikes
+
+
+class Flatten(nn.Module):
+    """torch.nn.Flatten behind the time axis: spikingjelly's own fixes the batch where it is exported."""
+
+    def __init__(self, start: int, end: int) -> None:
+        super().__init__()
+        self.start, self.end = (start + 1, end + 1 if end >= 0 else end)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(self.start, self.end)
+
+
+class _Model(nn.Module):
+    """The model as the tracer takes it: images (B, C, Y, X), or frames (B, T, C, Y, X), to mean logits (B, classes).
+
+    takes  "images": the model repeats them itself; "sequence": (T, B, C, Y, X); "steps": (T * B, C, Y, X)
+    """
+
+    def __init__(self, model: nn.Module, takes: str, time_steps: int, per_step: bool) -> None:
+        super().__init__()
+        self.model, self.takes, self.time_steps, self.per_step = model, takes, time_steps, per_step
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.takes == "images":
+            return self._mean(self.model(x))
+        x = x.transpose(0, 1) if self.per_step else x.unsqueeze(0).repeat(self.time_steps, 1, 1, 1, 1)
+        if self.takes == "sequence":
+            return self._mean(self.model(x))
+        return self.model(x.flatten(0, 1)).unflatten(0, (self.time_steps, -1)).mean(0)
+
+    def _mean(self, logits: Tensor) -> Tensor:
+        return logits.mean(0) if logits.ndim == 3 else logits
+
+
+def from_spikingjelly(
+    module: nn.Module,
+    preprocess: Preprocess,
+    time_steps: int,
+    *,
+    per_step: bool = False,
+    labels: tuple[str, ...] = (),
+) -> Imported:
+    """The float model of any module made of spikingjelly's layers, for `compile`.
+
+    module      single-step (it is run T times and its outputs are averaged) or multi-step: (T, B, C, Y, X), or images
+                that it repeats itself; its result (T, B, classes) is averaged over the steps, (B, classes) taken as is
+    preprocess  what its images look like, and how they were normalised; per_step: it takes a frame for each step
+    Raises ModelError for neurons that are not supported, by path and class, for neurons that hold a potential, and
+    where the swapped model does not give the logits of the original.
+    """
+    if not 0 < time_steps <= 1024:
+        raise InputError("time_steps", f"{time_steps} time steps", "Give 1 to 1024.")
+    modes = {_step_mode(neuron) for _, neuron in _neurons(module)}
+    if len(modes) != 1:
+        problem = "some neurons work step by step and others on sequences" if modes else "no neurons of spikingjelly's"
+        raise ModelError("model", problem, "Call functional.set_step_mode(model, 'm').")
+    (mode,) = modes
+    ours = _swapped(copy.deepcopy(module).eval(), time_steps if mode == "s" else 0)
+    shape = (preprocess.channels, *preprocess.extent)
+    takes = "steps" if mode == "s" else _takes(ours, (time_steps, *shape), per_step)
+    wrapped = _Model(ours, takes, time_steps, per_step).eval()
+    graph = check(trace(wrapped, shape, time_steps=time_steps, per_step=per_step))
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode() + value.detach().cpu().numpy().tobytes())
+    made = Imported("spikingjelly", graph, preprocess, labels, digest.hexdigest(), {}, ())
+    _compare(module, made, takes)
+    return made
+
+
+def _neurons(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All neurons with their paths; ModelError for those that are none of NEURONS."""
+    for path, layer in module.named_modules():
+        kind = type(layer).__name__
+        if kind in NEURONS:
+            yield path, layer
+        elif hasattr(layer, "v_threshold") or (kind.endswith("Node") and hasattr(layer, "surrogate_function")):
+            raise ModelError(path, f"neurons of class {kind} are not supported", f"Known: {', '.join(NEURONS)}.")
+
+
+def _step_mode(neuron: nn.Module) -> str:
+    """ "s" or "m"; clock_driven's neurons have it in their name."""
+    told = getattr(neuron, "step_mode", None)
+    return str(told) if told is not None else "m" if type(neuron).__name__.startswith("MultiStep") else "s"
+
+
+def _swapped(module: nn.Module, time_steps: int) -> nn.Module:
+    """`module` with its neurons in place of spikingjelly's, changed in place."""
+    for path, neuron in list(_neurons(module)):
+        parent, _, name = path.rpartition(".")
+        replacement = _ours(path, neuron, time_steps)
+        if not path:
+            return replacement
+        setattr(module.get_submodule(parent), name, replacement)
+    for path, layer in list(module.named_modules()):
+        if type(layer).__name__ == "Flatten" and getattr(layer, "step_mode", "s") == "m":
+            parent, _, name = path.rpartition(".")
+            setattr(module.get_submodule(parent), name, Flatten(int(layer.start_dim), int(layer.end_dim)))
+    return module
+
+
+def _ours(path: str, neuron: nn.Module, time_steps: int) -> Neuron:
+    """A neuron with the same spikes: a reset to v_reset is a reset to zero below a threshold that much lower."""
+    v_reset = getattr(neuron, "v_reset", 0.0)
+    rest = 0.0 if v_reset is None else float(v_reset)
+    v = getattr(neuron, "v", rest)
+    if bool((torch.as_tensor(v) != rest).any()):
+        raise ModelError(
+            path, "it holds the potential of an earlier run", "Reset the model before: functional.reset_net(model)."
+        )
+    decay_input = bool(getattr(neuron, "decay_input", True))
+    match NEURONS[type(neuron).__name__]:
+        case "IF":
+            tau, decay_input = inf, False
+        case "PLIF":
+            weight = neuron.w
+            assert isinstance(weight, Tensor)
+            tau = 1 / float(weight.detach().double().sigmoid())
+        case _:
+            tau = float(neuron.tau)  # type: ignore[arg-type]
+    return Neuron(tau, float(neuron.v_threshold) - rest, decay_input, v_reset is None, time_steps)  # type: ignore[arg-type]
+
+
+def _takes(model: nn.Module, shape: tuple[int, ...], per_step: bool) -> str:
+    """What a multi-step model takes: tried out on nothing but zeros."""
+    if not per_step:
+        try:
+            with torch.no_grad():
+                found = model(torch.zeros(shape[0] + 1, *shape[1:]))
+            if found.ndim in (2, 3) and shape[0] + 1 in found.shape[:-1]:
+                return "images"
+        except Exception:  # whatever a model says to a shape that it does not take
+            pass
+    return "sequence"
+
+
+def _compare(module: nn.Module, made: Imported, takes: str) -> None:
+    """Raise ModelError where the graph does not give the logits of the original on random images."""
+    original = copy.deepcopy(module).eval()
+    generator = torch.Generator().manual_seed(0)
+    steps = (made.time_steps,) if made.per_step else ()
+    images = torch.rand(2, *steps, *made.input_shape, generator=generator) * 2 - (0 if steps else 1)
+    images = images.round() if steps else images
+    try:
+        with torch.no_grad():
+            if takes == "steps":
+                frames = images.transpose(0, 1) if made.per_step else [images] * made.time_steps
+                theirs = torch.stack([original(frame) for frame in frames]).mean(0)
+            else:
+                theirs = _Model(original, takes, made.time_steps, made.per_step)(images)
+    except Exception:  # an old version of spikingjelly that does not run with this torch
+        return
+    ours = execute(made.graph, images)[made.graph.nodes[-1].name]
+    worst = float((ours - theirs).abs().max())
+    if worst > CLOSE * max(1.0, float(theirs.abs().max())):
+        raise ModelError(
+            "model",
+            f"with its neurons swapped its logits differ by {worst:.3g}",
+            "Its neurons are not those that their class names say, or it is no function of its input alone.",
+        )

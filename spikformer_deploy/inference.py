@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,10 @@ from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.network import Accumulator
 from spikformer_deploy.simulate.estimate import StepTimes, estimate, join_times, with_range_of
 from spikformer_deploy.simulate.events import Events, Geometry, count, geometry
+from spikformer_deploy.simulate.hops import HopTable, hop_table, mean_hops
+from spikformer_deploy.simulate.machine import machine
 from spikformer_deploy.simulate.run import Execution
+from spikformer_deploy.simulate.traffic import traffic
 from spikformer_deploy.tally import Tally
 
 if TYPE_CHECKING:
@@ -148,12 +151,13 @@ def run(
 
     execute, batch = _executor(backend, device, program, there, memory_limit, tell)
     closed = "none" if timing == "none" else "estimate"
+    table = None if timing == "none" else _hop_table(program, there)
     identity = {"program": program.digest(), "images": images.identity, "backend": backend, "timing": closed}
     tally = tally_file.load(unfinished, identity) if resume and unfinished and unfinished.exists() else None
     start = saved = time.monotonic()
     try:
         for pixels, _ in images.batches(batch, 0 if tally is None else len(tally.accumulators)):
-            tally = tally_file.added(tally, _batch(program, there, execute(pixels), timing))
+            tally = tally_file.added(tally, _batch(program, there, execute(pixels), table))
             if progress is not None:
                 progress(len(tally.accumulators), len(images), _remark(tally, images))
             if unfinished and time.monotonic() - saved > SAVE_SECONDS:
@@ -205,9 +209,17 @@ def recorded(program: Program, images: ImageSet, there: Geometry, count: int) ->
         yield {name: sent[0] for name, sent in engine.run(plan, pixels, engine.Buffers(), names).spikes.items()}
 
 
-def _batch(program: Program, there: Geometry, execution: Execution, timing: str) -> Tally:
+def _hop_table(program: Program, there: Geometry) -> HopTable:
+    mesh = machine(program.profile, program.mapping).mesh
+    return hop_table(traffic(there, program.profile), mesh, there.cells)
+
+
+def _batch(program: Program, there: Geometry, execution: Execution, table: HopTable | None) -> Tally:
     events = count(there, execution)
-    times = estimate(events, program.network, program.mapping, program.profile) if timing != "none" else None
+    times = None
+    if table is not None:
+        times = estimate(events, program.network, program.mapping, program.profile)
+        times = replace(times, hops=mean_hops(table, execution.activity))
     return Tally(execution.accumulators, events, times, execution.kernels)
 
 

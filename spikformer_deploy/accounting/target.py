@@ -47,7 +47,7 @@ def _dynamic(
     sub_steps = max((site.sub_steps for site in mapping.sites), default=0) * steps
     # the least: cores without attention sleep through its sub-steps; else every core of the chip sweeps its neurons
     idle = Range(sub_steps * waiting, sub_steps * everywhere, sub_steps * everywhere)
-    # counted message by message, or what the mapper expected from the firing rates of calibration
+    # counted, or what the mapper expected from the firing rates of calibration
     expected = (mapping.metrics.get(f"packet_hops_{way}", 0.0) * steps for way in ("east_west", "north_south"))
     across, along = times.hops or expected
     parts = (

@@ -36,7 +36,7 @@ class StepTimes:
     busiest            (images, T) the core with most work
     depth              layers that a spike passes from the Source to the Accumulator
     model              "estimate" (this file) or "cycle" (timing.py, which adds the part "waiting")
-    hops               messages * hops of an image, east-west and north-south, where they were counted; else None
+    hops               messages * hops of an image, east-west and north-south (hops.py); empty where not counted
     """
 
     step_ns: Times
@@ -45,7 +45,7 @@ class StepTimes:
     busiest: NDArray[np.int64]
     depth: int
     model: str = "estimate"
-    hops: tuple[float, float] | None = None
+    hops: tuple[float, ...] = ()
 
     @property
     def bound(self) -> str:
@@ -111,15 +111,8 @@ def join_times(first: StepTimes, more: StepTimes) -> StepTimes:
         np.concatenate([first.busiest, more.busiest]),
         first.depth,
         first.model,
-        _mean_hops(first, more, share),
+        tuple(share * a + (1 - share) * b for a, b in zip(first.hops, more.hops, strict=True)),
     )
-
-
-def _mean_hops(first: StepTimes, more: StepTimes, share: float) -> tuple[float, float] | None:
-    if first.hops is None or more.hops is None:
-        return None
-    (across, along), (more_across, more_along) = first.hops, more.hops
-    return share * across + (1 - share) * more_across, share * along + (1 - share) * more_along
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ from spikformer_deploy.quantize.network import Network
 from spikformer_deploy.reference import engine
 from spikformer_deploy.reference import timing as reference
 from spikformer_deploy.simulate import events, timing
+from spikformer_deploy.simulate.hops import hop_table, mean_hops
 from spikformer_deploy.simulate.traffic import Traffic, alone, pipelined
 from spikformer_deploy.simulate.wave import Log, Wave
 
@@ -39,6 +40,22 @@ def spread(network: Network, seed: int) -> Mapping:
     mapping = random_mapping(network, seed)
     cores = np.random.default_rng(seed).permutation(max(64, len(mapping.boxes)))[: len(mapping.boxes)]
     return replace(mapping, cores=cores, cores_per_chip=16, chips=len(np.unique(cores // 16)))
+
+
+@settings(max_examples=10, deadline=None)
+@given(NETWORKS, st.integers(0, 2**32 - 1))
+def test_hops_by_cell_are_those_of_the_messages(network: Network, seed: int) -> None:
+    mapping = spread(network, seed)
+    there = events.geometry(network, mapping)
+    names = [p.name for p in network]
+    execution = engine.execute(network, random_images(network, seed), record=names, cells=there.cells)
+    timer = timing.timer(there, PROFILE)
+    table = hop_table(timer.traffic, timer.machine.mesh, there.cells)
+    counted = [
+        timing.time_image(timer, {name: execution.spikes[name][n] for name in names}).hops
+        for n in range(len(execution.accumulators))
+    ]
+    np.testing.assert_allclose(mean_hops(table, execution.activity), np.mean(counted, 0), rtol=1e-12)
 
 
 def prepared(network: Network, seed: int) -> tuple[timing.Timer, events.Events, list[dict[str, np.ndarray]]]:

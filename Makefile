@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/spikdeploy demo --output report.html
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 lint: setup
 	$(BIN)/ruff check .

@@ -207,7 +207,8 @@ def report_command(
     result = _run(program, data, quiet, limit=limit, timing=timing)
     result.report(path)
     if timeline:
-        result.timeline(timeline)
+        with _progress("timeline", quiet) as advance:
+            result.timeline(timeline, advance)
     if quiet:
         _print_json(report_data(result))
         return

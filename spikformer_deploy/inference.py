@@ -102,11 +102,14 @@ class Run:
             "peak_memory_mib": self.peak_memory_mib,
         }
 
-    def timeline(self, path: str | Path) -> None:
-        """Write the first image's way through the chip, message by message, as a trace for the Perfetto UI."""
+    def timeline(self, path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Write the first image's way through the chip, message by message, as a trace for the Perfetto UI.
+
+        progress  called with (steps done, all of them)
+        """
         from spikformer_deploy.report import write_timeline
 
-        write_timeline(self, Path(path))
+        write_timeline(self, Path(path), progress)
 
     def report(self, path: str | Path, float_accuracy: float | None = None) -> None:
         """Write the HTML report."""
@@ -168,6 +171,8 @@ def run(
             tally_file.save(tally, unfinished, identity)
         raise
     assert tally is not None
+    if unfinished and timing == "cycle":
+        tally_file.save(tally, unfinished, identity)
     cycle = message_times(program, images, there, tally, tell) if timing == "cycle" else None
     times = cycle or tally.times
     mapped = (program.mapping, program.profile, times) if times else (None, None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,11 @@ def report_data(run: Run, float_accuracy: float | None = None) -> dict[str, Any]
     return gather(run, float_accuracy)
 
 
-def write_timeline(run: Run, path: Path) -> None:
-    """Write the timeline of the first image of `run`.  Raises InputError where `path` cannot be written."""
+def write_timeline(run: Run, path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Write the timeline of the first image of `run`; progress: see timeline.record.
+
+    Raises InputError where `path` cannot be written.
+    """
     from spikformer_deploy.files import write_whole
     from spikformer_deploy.inference import recorded
     from spikformer_deploy.report.perfetto import trace
@@ -29,7 +33,7 @@ def write_timeline(run: Run, path: Path) -> None:
     there = geometry(program.network, program.mapping)
     timed = timer(there, program.profile)
     spikes = next(recorded(program, run.data, there, 1))
-    write_whole(path, trace(program, timed.machine, record(timed, spikes)))
+    write_whole(path, trace(program, timed.machine, record(timed, spikes, progress)))
 
 
 def write_report(run: Run, path: Path, float_accuracy: float | None = None) -> None:

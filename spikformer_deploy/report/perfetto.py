@@ -45,7 +45,7 @@ def _names(program: Program, machine: Machine) -> Iterator[Event]:
     mapping = program.mapping
     yield _meta("process_name", CHIP_WIDE, 0, "chip-wide steps and links")
     for chip in np.unique(machine.cores // mapping.cores_per_chip).tolist():
-        yield _meta("process_name", chip, 0, f"chip {chip}")
+        yield _meta("process_name", chip + 1, 0, f"chip {chip}")
     for core in machine.cores.tolist():
         chip, track = _place(program, core)
         site = mapping.sites[mapping.boxes[int(np.flatnonzero(mapping.cores == core)[0]), 0]]
@@ -56,7 +56,8 @@ def _names(program: Program, machine: Machine) -> Iterator[Event]:
 def _place(program: Program, core: int) -> tuple[int, int]:
     """(process, first track) of a core."""
     chip, within = divmod(core, program.mapping.cores_per_chip)
-    return chip, 3 * within + 1
+    # Perfetto keeps process 0 for itself
+    return chip + 1, 3 * within + 1
 
 
 def _meta(name: str, process: int, track: int, value: str) -> Event:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -51,15 +51,22 @@ class StepRecord:
     bin_ticks: int
 
 
-def record(timer: Timer, spikes: Spikes) -> Iterator[StepRecord]:
-    """All chip-wide steps of the pipeline for one image, each followed by its sub-steps."""
-    for step in range(timer.traffic.network.time_steps):
+def record(
+    timer: Timer, spikes: Spikes, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Iterator[StepRecord]:
+    """All chip-wide steps of the pipeline for one image, each followed by its sub-steps.
+
+    progress  called with (steps and sub-steps done, all of them)
+    """
+    steps = timer.traffic.network.time_steps
+    for step in range(steps):
         waves = pipelined(timer.traffic, spikes, step)
         detail = 0
         for number, wave in enumerate(waves):
             name = f"step {step}" if number == 0 else f"step {step}, sub-step {number}"
             found = _record(timer, wave, name, detail, BINS_OF_SUB_STEP if number else BINS)
             detail = detail or found.times.quiet // DETAIL
+            progress(step * len(waves) + number + 1, steps * len(waves))
             yield found
 
 

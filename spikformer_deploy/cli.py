@@ -109,6 +109,13 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--neuron", type=click.Choice(["programmable", "stock"]), help="Kind of the LIF; default: the target's.")
 @click.option(
+    "--objective",
+    default="energy",
+    show_default=True,
+    type=click.Choice(["energy", "latency", "cores", "tiles"]),
+    help="What the cut into cores is best in; tiles: as Intel's compiler cuts.",
+)
+@click.option(
     "--check/--no-check", default=True, show_default=True, help="Compare spikes with the model after each pass."
 )
 @click.option("--dump-ir", type=click.Path(file_okay=False), help="A folder that gets every stage as text.")
@@ -128,12 +135,13 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
     path = _output(output or f"{Path(model).name.split('.')[0]}.spk")
     report = None if as_json else _print_step
     if is_netx(model):
-        kept = {name: options[name] for name in ("calibrate_on", "time_steps", "dump_ir")}
+        kept = {name: options[name] for name in ("calibrate_on", "time_steps", "dump_ir", "objective")}
         compiled = compile_netx(model, target, report=report, **kept)
     else:
         compiled = compile_model(model, target, report=report, **options)
     compiled.program.save(path)
     summary = compile_summary(compiled.program, str(path), compiled.seconds, peak_memory_mib())
+    summary["stage_seconds"] = compiled.stages
     for note in compiled.notes:
         click.echo(f"note: {note}", err=True)
     _show(summary, as_json, f"{path}")

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from spikformer_deploy.graph.ir import Graph, Lif
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.images import ImageSet, Preprocess, read
-from spikformer_deploy.mapping import map_network
+from spikformer_deploy.mapping import map_explained
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.build import Pixels, quantize
@@ -58,12 +58,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compiled:
-    """A program, the folded float graph that it came from (none of a .net), and what had to be assumed on the way."""
+    """A program, the folded float graph that it came from (none of a .net), and what had to be assumed on the way.
+
+    stages  seconds of each
+    """
 
     program: Program
     graph: Graph | None
     notes: tuple[str, ...]
     seconds: float
+    stages: dict[str, float]
 
 
 def compile_model(
@@ -75,6 +79,7 @@ def compile_model(
     granularity: str = "group",
     rounding: str = "nearest",
     neuron: str | None = None,
+    objective: str = "energy",
     check: bool = True,
     dump_ir: str | Path | None = None,
     report: Callable[[Step], None] | None = None,
@@ -86,6 +91,7 @@ def compile_model(
     calibrate_on  images as in images.read; by default those in the box for a bundled model, else random pixels
     rounding      "nearest", or "calibrated": weights are rounded together, by what reaches them on those images
     neuron        "programmable" or "stock"; by default what the target offers
+    objective     what the cut into cores is best in: one of mapping.OBJECTIVES
     check         compare the spikes of every LIF with the eager model's after each pass over the graph
     dump_ir       a folder that gets each stage as text
     report        called after every stage
@@ -120,7 +126,7 @@ def compile_model(
         return quantize(graph, pixels, statistics, profile.limits, replace(settings, moments=moments))
 
     network = run("quantize", integers)
-    mapping = run("map", lambda: map_network(network, profile, statistics.rates))
+    mapping, explained = run("map", lambda: map_explained(network, profile, statistics.rates, objective))
     provenance = {
         "model_sha256": loaded.sha256,
         "training": loaded.training,
@@ -132,11 +138,12 @@ def compile_model(
             "neuron": settings.neuron,
         },
         "calibration": {"images": len(images), "data": remark},
+        "mapping": explained,
         "versions": _versions(),
     }
     program = Program(network, mapping, profile, loaded.preprocess, loaded.labels, provenance)
     notes = loaded.notes if remark != "random pixels" else (*loaded.notes, RANDOM_NOTE)
-    return Compiled(program, graph, notes, time.monotonic() - start)
+    return Compiled(program, graph, notes, time.monotonic() - start, run.seconds)
 
 
 def compile_netx(
@@ -145,6 +152,7 @@ def compile_netx(
     *,
     calibrate_on: str | Path | np.ndarray | None = None,
     time_steps: int | None = None,
+    objective: str = "energy",
     dump_ir: str | Path | None = None,
     report: Callable[[Step], None] | None = None,
 ) -> Compiled:
@@ -163,16 +171,18 @@ def compile_netx(
     else:
         images = _some(read(calibrate_on, preprocess, limit=CALIBRATION_IMAGES))
     mapping_rates = run("calibrate", lambda: firing_rates(network, images))
-    mapping = run("map", lambda: map_network(network, profile, mapping_rates))
+    mapping, explained = run("map", lambda: map_explained(network, profile, mapping_rates, objective))
     provenance = {
         "model_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         "training": {},
         "settings": {"target": profile.name, "weights": "as in the .net file", "neuron": "stock"},
         "calibration": {"images": len(images), "data": "random pixels" if calibrate_on is None else "images"},
+        "mapping": explained,
         "versions": _versions(),
     }
     program = Program(network, mapping, profile, preprocess, (), provenance)
-    return Compiled(program, None, () if calibrate_on is not None else (RANDOM_NOTE,), time.monotonic() - start)
+    notes = () if calibrate_on is not None else (RANDOM_NOTE,)
+    return Compiled(program, None, notes, time.monotonic() - start, run.seconds)
 
 
 def firing_rates(network: Network, images: np.ndarray) -> dict[str, float]:
@@ -222,6 +232,7 @@ class _Runner:
     dump: Path | None
     stages: tuple[str, ...] = STAGES
     done: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, name: str, stage: Callable[[], Any], check: Callable[[str, Any], str] | None = None) -> Any:
         """Run the next stage, check and dump what it made, and report."""
@@ -230,10 +241,11 @@ class _Runner:
         value = stage()
         remark = check(name, value) if check else ""
         self.done += 1
+        self.seconds[name] = time.monotonic() - start
         if self.dump is not None:
             self._write(name, value)
         if self.report is not None:
-            self.report(Step(name, self.done, len(self.stages), time.monotonic() - start, remark))
+            self.report(Step(name, self.done, len(self.stages), self.seconds[name], remark))
         return value
 
     def _write(self, name: str, value: Any) -> None:

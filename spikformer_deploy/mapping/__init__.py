@@ -3,7 +3,7 @@ what a core holds, route.py what the messages cost."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from spikformer_deploy.errors import MappingError
 from spikformer_deploy.hardware import Profile
 from spikformer_deploy.mapping.mapping import SECTIONS, Mapping, Site
 from spikformer_deploy.mapping.memory import BoxSizes, words
-from spikformer_deploy.mapping.partition import partition, sites_of
+from spikformer_deploy.mapping.objective import OBJECTIVES, Choice, better
+from spikformer_deploy.mapping.partition import SERIALS, partition, sites_of
 from spikformer_deploy.mapping.place import NONE, Constraints, Placer, refined
 from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
 from spikformer_deploy.mapping.rules import first_violation, fits
@@ -23,39 +24,105 @@ Int: TypeAlias = NDArray[np.int64]
 MOST_CUTS = 8
 """Rounds of cutting with room for destinations; what does not fit then is an error."""
 
-__all__ = ["Mapping", "map_network", "verify_mapping"]
+__all__ = ["OBJECTIVES", "Mapping", "attention_choices", "cheaper", "map_explained", "map_network", "verify_mapping"]
 
 
 def map_network(
     network: Network,
     profile: Profile,
     rates: dict[str, float],
+    objective: str = "energy",
     placer: Placer = refined,
     constraints: Constraints = NONE,
 ) -> Mapping:
     """Lay `network` onto the cores of `profile`.
 
-    rates  messages a neuron and step of each population, from calibration
+    rates      messages a neuron and step of each population, from calibration
+    objective  what the cut is best in: one of OBJECTIVES
     Raises MappingError, naming the layer and the limit, where it does not fit.
     """
+    return map_explained(network, profile, rates, objective, placer, constraints)[0]
+
+
+def map_explained(
+    network: Network,
+    profile: Profile,
+    rates: dict[str, float],
+    objective: str = "energy",
+    placer: Placer = refined,
+    constraints: Constraints = NONE,
+) -> tuple[Mapping, dict[str, Any]]:
+    """As map_network, and why it is as it is, as plain values: objective, the ways to serialise attentions."""
     _check_neurons(network, profile)
-    sites = sites_of(network, profile.core)
-    boxes, nets, needed = _cut(network, sites, profile, rates)
+    ways = attention_choices(network, profile, rates, objective)
+    serial = cheaper(ways, objective)
+    sites = sites_of(network, profile.core, serial)
+    boxes, choice, nets, needed = _cut(network, sites, profile, rates, objective)
     cores = placer(len(boxes), nets, profile, constraints)
     chips = len(np.unique(cores // profile.cores_per_chip))
     mapping = Mapping(sites, boxes, cores, needed, chips, profile.cores_per_chip, metrics(nets, cores, profile))
     verify_mapping(mapping, network, profile)
-    return mapping
+    explained: dict[str, Any] = {"objective": objective, "expected": _shown(choice)}
+    if ways:
+        explained["attention"] = {"chosen": serial, **{name: _shown(way) for name, way in ways.items()}}
+    return mapping, explained
 
 
-def _cut(network: Network, sites: tuple[Site, ...], profile: Profile, rates: dict[str, float]) -> tuple[Int, Nets, Int]:
-    """(boxes, nets, words); the axon memory of a slice shows only once all the sites that it sends to are cut.
+def _shown(way: Choice | MappingError) -> dict[str, Any]:
+    if isinstance(way, MappingError):
+        return {"refused": str(way)}
+    return {
+        "cores": way.cores,
+        "chips": way.chips,
+        "messages_per_step": round(way.messages),
+        "busiest_core_synaptic_ops": round(way.synops),
+        "busiest_core_us": way.work / 1e3,
+        "sub_steps": way.sub_steps,
+        "step_us": way.step_ns / 1e3,
+        "energy_uj": way.energy_pj / 1e6,
+    }
+
+
+def attention_choices(
+    network: Network, profile: Profile, rates: dict[str, float], objective: str = "energy"
+) -> dict[str, Choice | MappingError]:
+    """What the network is expected to cost with its attentions in series over tokens or channels; {} without any.
+
+    A MappingError says why one of the ways does not fit.
+    """
+    out: dict[str, Choice | MappingError] = {}
+    for serial in SERIALS if any(isinstance(p.synapse, Attention) for p in network.projections) else ():
+        try:
+            out[serial] = partition(network, sites_of(network, profile.core, serial), profile, rates, None, objective)[
+                1
+            ]
+        except MappingError as error:
+            out[serial] = error
+    return out
+
+
+def cheaper(choices: dict[str, Choice | MappingError], objective: str) -> str:
+    """The way of serialising that is cheaper by the objective, the first of equals; raises where none fits."""
+    fitting = {serial: choice for serial, choice in choices.items() if isinstance(choice, Choice)}
+    if choices and not fitting:
+        raise next(error for error in choices.values() if isinstance(error, MappingError))
+    best = next(iter(fitting), SERIALS[0])
+    for serial in fitting:
+        if better(fitting[serial], fitting[best], objective):
+            best = serial
+    return best
+
+
+def _cut(
+    network: Network, sites: tuple[Site, ...], profile: Profile, rates: dict[str, float], objective: str
+) -> tuple[Int, Choice, Nets, Int]:
+    """(boxes, costs, nets, words); the axon memory of a slice shows only once all the sites that it sends to are cut.
 
     Where it exceeds a core, the site is cut again with that room kept free.
     """
     reserved: dict[str, int] = {}
     for _ in range(MOST_CUTS):
-        boxes = partition(network, sites, profile, rates, reserved)
+        boxes, choice = partition(network, sites, profile, rates, reserved, objective)
         nets = nets_of(network, sites, boxes, rates)
         needed = _words(network, sites, boxes, profile)
         needed[:, SECTIONS.index("axon_mem")] = destinations(nets, len(boxes))
@@ -65,7 +132,7 @@ def _cut(network: Network, sites: tuple[Site, ...], profile: Profile, rates: dic
         for slice_ in over:
             name = sites[boxes[slice_, 0]].name
             reserved[name] = max(reserved.get(name, 0), int(needed[slice_, SECTIONS.index("axon_mem")]))
-    return boxes, nets, needed
+    return boxes, choice, nets, needed
 
 
 def verify_mapping(mapping: Mapping, network: Network, profile: Profile) -> None:

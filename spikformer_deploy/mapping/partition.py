@@ -1,52 +1,47 @@
-"""Cut every site into a regular grid of (channel, row, column) boxes, one a core, so that the busiest has least work.
+"""Cut every site into a regular grid of (channel, row, column) boxes, one a core.
 
-All sites share the cores of the fewest chips that hold the network at all; within them the largest expected work of a
-core is made as small as possible: a bisection over that work, each site taking the fewest cores that stay below it.
+All grids that fit a core are looked at, with what each costs: cores, the time of its busiest core in a step, and the
+messages that its slices receive.  Which of them each site takes is chosen for all sites together (objective.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import assert_never
 
 from spikformer_deploy.errors import MappingError
 from spikformer_deploy.hardware import Core, Profile, load_profile, profile_names
 from spikformer_deploy.mapping.mapping import SECTIONS, Site
 from spikformer_deploy.mapping.memory import BoxSizes, words
+from spikformer_deploy.mapping.objective import Choice, Cuts, choose
 from spikformer_deploy.mapping.rules import first_violation, fits
-from spikformer_deploy.quantize.network import Attention, Conv, Network, Readout, Window
+from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection, Readout, Window
 
 Int: TypeAlias = NDArray[np.int64]
+Real: TypeAlias = NDArray[Any]
+Expected: TypeAlias = tuple[Real, Real]
+"""(synaptic operations, messages received) of a core in a step."""
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Cut:
-    """One way to cut a site: box sizes, the cores it takes and the expected work of its busiest core in ns a step."""
-
-    box: tuple[int, int, int]
-    cores: int
-    work: float
-
-
+SERIALS = ("tokens", "channels")
+"""The two ways of an attention: KV first with tokens in series, QK first with channels in series."""
 SPLIT_SHARE = 3
 """A split fan-in leaves room in the synapse section for at least so many words a list."""
 
 
-def sites_of(network: Network, core: Core) -> tuple[Site, ...]:
+def sites_of(network: Network, core: Core, serial: str = "tokens") -> tuple[Site, ...]:
     """What needs cores: every population, and right before it the counters of its attention or its partial sums.
 
-    KV first with tokens in series keeps heads * d * d counters and 2 N sub-steps; QK first with channels in series
-    heads * N * N and 2 d.  The one with the fewer sub-steps is also the one with fewer messages: QK first where N < d.
+    serial  "tokens": heads * d * d counters, 2 N sub-steps; "channels": heads * N * N counters, 2 d sub-steps
     """
     out = []
     for population in network:
         for projection in network.into(population.name):
             if isinstance(projection.synapse, Attention):
-                out.append(_counters(population.name, population.shape, projection.synapse.heads))
+                out.append(_counters(population.name, population.shape, projection.synapse.heads, serial))
         *parts, own = fan_in_parts(network, population.name, core)
         for number, part in enumerate(parts):
             out.append(Site(f"{population.name}.part{number}", "partial", population.name, population.shape, part=part))
@@ -67,11 +62,11 @@ def fan_in_parts(network: Network, name: str, core: Core) -> list[tuple[int, int
     return list(pairwise(edges))
 
 
-def _counters(name: str, shape: tuple[int, int, int], heads: int) -> Site:
+def _counters(name: str, shape: tuple[int, int, int], heads: int, serial: str) -> Site:
     tokens, depth = shape[1] * shape[2], shape[0] // heads
-    if tokens < depth:
-        return Site(f"{name}.counters", "attention", name, (heads, tokens, tokens), "channels", 2 * depth)
-    return Site(f"{name}.counters", "attention", name, (shape[0], 1, depth), "tokens", 2 * tokens)
+    if serial == "channels":
+        return Site(f"{name}.counters", "attention", name, (heads, tokens, tokens), serial, 2 * depth)
+    return Site(f"{name}.counters", "attention", name, (shape[0], 1, depth), serial, 2 * tokens)
 
 
 def partition(
@@ -80,29 +75,40 @@ def partition(
     profile: Profile,
     rates: dict[str, float],
     reserved: dict[str, int] | None = None,
-) -> Int:
-    """(slices, 7) boxes: site, c0, c1, y0, y1, x0, x1, in the order of the sites.
+    objective: str = "energy",
+) -> tuple[Int, Choice]:
+    """((slices, 7) boxes: site, c0, c1, y0, y1, x0, x1, in the order of the sites; what they are expected to cost).
 
-    rates     messages a neuron and step, by population
-    reserved  words of axon memory to keep free in each core of a site, by site
+    rates      messages a neuron and step, by population
+    reserved   words of axon memory to keep free in each core of a site, by site
+    objective  one of objective.OBJECTIVES
     Raises MappingError where a single neuron does not fit a core, or the board has too few cores.
     """
-    choices = [cuts(network, site, profile, rates, (reserved or {}).get(site.name, 0)) for site in sites]
-    fewest = [min(cut.cores for cut in options) for options in choices]
-    _check_board(sites, fewest, profile)
-    budget = -(-sum(fewest) // profile.cores_per_chip) * profile.cores_per_chip
-    chosen = _balanced(choices, budget)
-    return np.array([row for i, cut in enumerate(chosen) for row in _boxes(i, sites[i].shape, cut.box)], np.int64)
+    serial = next((site.serial for site in sites if site.serial), "tokens")
+    choices = [cuts(network, site, profile, rates, (reserved or {}).get(site.name, 0), serial) for site in sites]
+    _check_board(sites, [int(c.cores.min()) for c in choices], profile)
+    sub_steps = max((site.sub_steps for site in sites), default=0)
+    choice = choose(choices, profile, objective, sub_steps)
+    grids = [c.boxes[i].tolist() for c, i in zip(choices, choice.picks, strict=True)]
+    boxes = [row for i, box in enumerate(grids) for row in _boxes(i, sites[i].shape, box)]
+    return np.array(boxes, np.int64), choice
 
 
-def cuts(network: Network, site: Site, profile: Profile, rates: dict[str, float], reserved: int = 0) -> list[Cut]:
-    """The cuts of a site that fit, none of which another beats in both cores and work; fewest cores first.
+def cuts(
+    network: Network,
+    site: Site,
+    profile: Profile,
+    rates: dict[str, float],
+    reserved: int = 0,
+    serial: str = "tokens",
+) -> Cuts:
+    """All grids of near-equal boxes of a site that fit a core.
 
     reserved  words of axon memory that the destinations of a slice take
     """
     channels, rows, columns = (np.array(_sizes(extent), np.int64) for extent in site.shape)
-    if site.kind == "attention":
-        rows, columns = rows[-1:], columns[-1:]
+    if site.kind == "attention":  # a box has whole rows of counters: one axis of messages reaches all of them
+        columns = columns[-1:]
     box = BoxSizes(channels[:, None, None], rows[None, :, None], columns[None, None, :])
     needed = words(network, site, box, profile.core)
     needed[..., SECTIONS.index("axon_mem")] = reserved
@@ -114,89 +120,92 @@ def cuts(network: Network, site: Site, profile: Profile, rates: dict[str, float]
             f"even its smallest slice does not fit a core of {profile.name}: {problem}",
             "Reduce the fan-in of the layer (fewer input channels, a smaller kernel), or use fewer weight bits.",
         )
-    count = np.ones(good.shape, np.int64)
-    for extent, size in zip(site.shape, (box.channels, box.rows, box.columns), strict=True):
-        count = count * -(-extent // size)
-    work = np.broadcast_to(expected_work(network, site, box, profile, rates), good.shape)
-    order = np.lexsort((work[good], count[good]))
-    options: list[Cut] = []
-    for i in order:
-        c, y, x = (int(axis[good][i]) for axis in np.broadcast_arrays(box.channels, box.rows, box.columns))
-        cost = float(work[good][i])
-        if not options or cost < options[-1].work:
-            options.append(Cut((c, y, x), int(count[good][i]), cost))
-    return options
+    sizes = np.stack([axis[good] for axis in np.broadcast_arrays(box.channels, box.rows, box.columns)], 1)
+    cores = np.prod(-(-np.array(site.shape) // sizes), 1)
+    fitting = BoxSizes(*sizes.T)
+    work, synops, messages = expected(network, site, fitting, profile, rates, serial)
+    return Cuts(np.array(site.shape), sizes, cores, work, messages * cores, synops, fitting.neurons)
 
 
-def expected_work(
-    network: Network, site: Site, box: BoxSizes, profile: Profile, rates: dict[str, float]
-) -> NDArray[np.float64]:
-    """Expected time in ns a step of a core with a box of these sizes: the longest of neurons, synapses and messages."""
+def expected(
+    network: Network, site: Site, box: BoxSizes, profile: Profile, rates: dict[str, float], serial: str = "tokens"
+) -> tuple[Real, Real, Real]:
+    """Expected (time in ns, synaptic operations, messages received) a step of a core with a box of these sizes.
+
+    The time is the longest of neurons, synapses and messages.  serial: how attentions work (SERIALS)
+    """
     time = profile.time
-    neurons = box.neurons * time.neuron_update.value
     if site.kind == "attention":
-        q, k, v = (rates.get(s, 1.0) for s in _attention_sources(network, site))
-        rounds = site.sub_steps / 2
-        return np.maximum(neurons, (q + k + v) * rounds * box.neurons * time.synapse_dense.value)
-    synops, messages = np.zeros(np.shape(neurons)), np.zeros(np.shape(neurons))
-    for projection in network.into(site.population):
-        source = network[projection.sources[0]]
-        rate = rates.get(source.name, 1.0)
-        match projection.synapse:
-            case Conv(weight=weight, stride=stride, groups=groups):
-                first, end = site.channels(weight.shape[1])
-                taps = (end - first) * weight.shape[2] * weight.shape[3]
-                seen = _seen(box.rows, weight.shape[2], stride[0]) * _seen(box.columns, weight.shape[3], stride[1])
-                synops = synops + rate * taps * box.neurons
-                messages = messages + rate * (end - first) * groups * seen
-            case Window(kernel=kernel, stride=stride):
-                seen = _seen(box.rows, kernel[0], stride[0]) * _seen(box.columns, kernel[1], stride[1])
-                synops = synops + rate * kernel[0] * kernel[1] * box.neurons
-                messages = messages + rate * box.channels * seen
-            case Readout():
-                synops = synops + rate * source.size * box.channels
-                messages = messages + rate * source.size
-            case Attention():
-                synops = synops + box.neurons
-                messages = messages + box.neurons
-    if site.kind == "population" and site.part[0]:
-        gathered = box.neurons * (len(fan_in_parts(network, site.population, profile.core)) - 1)
-        synops, messages = synops + gathered, messages + gathered
-    return np.maximum.reduce([neurons, synops * time.synapse_conv.value, messages * time.axon_in.value])
+        synops, messages = _at_counters(network, site, box, rates)
+        synapse = time.synapse_dense
+    else:
+        synops, messages = np.zeros(len(box.neurons)), np.zeros(len(box.neurons))
+        incoming = network.into(site.population)
+        for projection in incoming:
+            more_synops, more_messages = _received(network, site, projection, box, rates, serial)
+            synops, messages = synops + more_synops, messages + more_messages
+        if site.kind == "population" and site.part[0]:
+            gathered = box.neurons * (len(fan_in_parts(network, site.population, profile.core)) - 1)
+            synops, messages = synops + gathered, messages + gathered
+        kinds = {type(p.synapse) for p in incoming}
+        dense = time.synapse_dense if kinds == {Readout} else time.synapse_sparse
+        synapse = time.synapse_conv if Conv in kinds else dense
+    parts = (box.neurons * time.neuron_update.value, synops * synapse.value, messages * time.axon_in.value)
+    return np.maximum.reduce(parts), synops, messages
 
 
-def _attention_sources(network: Network, site: Site) -> tuple[str, ...]:
-    return next(p.sources for p in network.into(site.population) if isinstance(p.synapse, Attention))
+def _received(
+    network: Network, site: Site, projection: Projection, box: BoxSizes, rates: dict[str, float], serial: str
+) -> Expected:
+    """(synaptic operations, messages) of one projection at boxes of its target."""
+    source = network[projection.sources[0]]
+    rate = rates.get(source.name, 1.0)
+    match projection.synapse:
+        case Conv(weight=weight, stride=stride, groups=groups):
+            first, end = site.channels(weight.shape[1])
+            inside = np.minimum(groups, -(-box.channels // (len(weight) // groups)))
+            high = _seen(box.rows, weight.shape[2], stride[0], source.shape[1])
+            wide = _seen(box.columns, weight.shape[3], stride[1], source.shape[2])
+            taps = (end - first) * weight.shape[2] * weight.shape[3]
+            return rate * taps * box.neurons, rate * (end - first) * inside * high * wide
+        case Window(kernel=kernel, stride=stride):
+            high = _seen(box.rows, kernel[0], stride[0], source.shape[1])
+            wide = _seen(box.columns, kernel[1], stride[1], source.shape[2])
+            return rate * kernel[0] * kernel[1] * box.neurons, rate * box.channels * high * wide
+        case Readout():
+            return rate * source.size * box.channels, np.full(len(box.channels), rate * source.size)
+        case Attention(heads=heads):
+            q, _, v = (rates.get(name, 1.0) for name in projection.sources)
+            channels, height, width = source.shape
+            tokens = serial == "tokens"
+            values = q * (channels // heads) if tokens else v * height * width
+            return values * box.neurons, values * box.neurons
+        case _:
+            assert_never(projection.synapse)
 
 
-def _seen(size: Int, kernel: int, stride: int) -> Int:
-    """Source positions along one axis that `size` outputs see."""
-    return (size - 1) * stride + kernel
+def _at_counters(network: Network, site: Site, box: BoxSizes, rates: dict[str, float]) -> Expected:
+    """(synaptic operations, messages) of q, k and v at boxes of counters."""
+    projection = next(p for p in network.into(site.population) if isinstance(p.synapse, Attention))
+    q, k, v = (rates.get(name, 1.0) for name in projection.sources)
+    rounds = site.sub_steps // 2
+    synops = (q + k + v) * rounds * box.neurons
+    if site.serial == "tokens":
+        depth = site.shape[2]
+        heads = -(-box.channels // depth)
+        return synops, rounds * ((q + k) * box.channels + v * heads * box.columns)
+    return synops, rounds * box.channels * (q * box.rows + (k + v) * box.columns)
+
+
+def _seen(size: Int, kernel: int, stride: int, extent: int) -> Int:
+    """Source positions along one axis, of `extent`, that `size` outputs see."""
+    return np.minimum((size - 1) * stride + kernel, extent)
 
 
 def _sizes(extent: int) -> list[int]:
-    """The box sizes along an axis that cut it into 1, 2, 3, ... near-equal parts."""
-    return sorted({-(-extent // parts) for parts in range(1, extent + 1)})
-
-
-def _balanced(choices: list[list[Cut]], budget: int) -> list[Cut]:
-    """For each site the fewest cores whose work stays below the smallest limit that the budget allows."""
-
-    def within(limit: float) -> list[Cut]:
-        return [next((cut for cut in options if cut.work <= limit), options[0]) for options in choices]
-
-    limits = sorted({cut.work for options in choices for cut in options})
-    low, high = 0, len(limits) - 1
-    best = [options[0] for options in choices]
-    while low <= high:
-        middle = (low + high) // 2
-        chosen = within(limits[middle])
-        reached = all(c.work <= limits[middle] for c in chosen)
-        if reached and sum(c.cores for c in chosen) <= budget:
-            best, high = chosen, middle - 1
-        else:
-            low = middle + 1
-    return best
+    """The box sizes along an axis that cut it into 1, 2, 3, ... near-equal parts, and the powers of two."""
+    powers = {2**i for i in range(extent.bit_length()) if 2**i < extent}
+    return sorted({-(-extent // parts) for parts in range(1, extent + 1)} | powers)
 
 
 def _check_board(sites: tuple[Site, ...], fewest: list[int], profile: Profile) -> None:
@@ -216,7 +225,7 @@ def _check_board(sites: tuple[Site, ...], fewest: list[int], profile: Profile) -
     )
 
 
-def _boxes(site: int, shape: tuple[int, int, int], box: tuple[int, int, int]) -> list[tuple[int, ...]]:
+def _boxes(site: int, shape: tuple[int, int, int], box: list[int]) -> list[tuple[int, ...]]:
     """The grid of boxes of one site: rows first, then columns, channels last, so that neighbours see the same input."""
     edges = [
         [(start, min(start + size, extent)) for start in range(0, extent, size)]

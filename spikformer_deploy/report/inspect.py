@@ -18,8 +18,10 @@ from spikformer_deploy.graph.ir import Lif, Op
 from spikformer_deploy.mapping.mapping import SECTIONS
 from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.network import Conv, Readout
-from spikformer_deploy.report.tables import compile_summary, facts_table
+from spikformer_deploy.report.tables import compile_summary, facts_table, number
 from spikformer_deploy.report.targets import target_tables
+
+ATTENTION = {"tokens": "KV first, tokens in series", "channels": "QK first, channels in series"}
 
 
 def inspect_file(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
@@ -44,17 +46,18 @@ def _program(program: Program, file: str) -> tuple[list[Table], Any]:
         summary.pop(name)
     sites = []
     table = Table(title="cores", title_justify="left")
-    for column in ("site", "shape", "slices", *(f"{s} words" for s in SECTIONS), "serial"):
+    for column in ("site", "shape", "slices", "box", *(f"{s} words" for s in SECTIONS), "serial"):
         table.add_column(column, justify="left" if column in ("site", "serial") else "right")
     for index, site in enumerate(program.mapping.sites):
         chosen = program.mapping.slices_of(index)
         words = program.mapping.words[chosen].sum(0)
+        edges = program.mapping.boxes[chosen, 1:].reshape(-1, 3, 2)
+        box = (edges[:, :, 1] - edges[:, :, 0]).max(0).tolist()
         shape = "x".join(map(str, site.shape))
         serial = f"{site.serial}, {site.sub_steps} sub-steps" if site.serial else ""
-        table.add_row(site.name, shape, str(len(chosen)), *(f"{w:,}" for w in words), serial)
-        sites.append(
-            {"name": site.name, "slices": len(chosen), "words": dict(zip(SECTIONS, map(int, words), strict=True))}
-        )
+        table.add_row(site.name, shape, str(len(chosen)), "x".join(map(str, box)), *(f"{w:,}" for w in words), serial)
+        by_section = dict(zip(SECTIONS, map(int, words), strict=True))
+        sites.append({"name": site.name, "slices": len(chosen), "box": box, "words": by_section, "serial": site.serial})
     values = {
         "kind": "program",
         **summary,
@@ -62,8 +65,26 @@ def _program(program: Program, file: str) -> tuple[list[Table], Any]:
         "labels": list(program.labels),
         "provenance": program.provenance,
     }
-    settings = facts_table("provenance", {k: str(v) for k, v in program.provenance.items() if k != "training"})
-    return [facts_table(file, summary), table, settings], values
+    shown = {k: str(v) for k, v in program.provenance.items() if k not in ("training", "mapping")}
+    attention = _attention_table(program.provenance.get("mapping", {}))
+    return [facts_table(file, summary), table, *attention, facts_table("provenance", shown)], values
+
+
+def _attention_table(explained: dict[str, Any]) -> list[Table]:
+    """Both ways to serialise the attentions, expected from the firing rates of calibration; none without attention."""
+    ways = dict(explained.get("attention", {}))
+    if not ways:
+        return []
+    chosen = ways.pop("chosen")
+    title = f"attention: {ATTENTION[chosen]} is cheaper by the objective '{explained['objective']}'"
+    table = Table(title=title, title_justify="left")
+    for column in ("way", "cores", "chips", "sub-steps", "messages a step", "step, us", "energy, uJ", ""):
+        table.add_column(column, justify="left" if column in ("way", "") else "right")
+    shown = ("cores", "chips", "sub_steps", "messages_per_step", "step_us", "energy_uj")
+    for name, way in ways.items():
+        numbers = [number(way[key]) if key in way else "-" for key in shown]
+        table.add_row(ATTENTION[name], *numbers, way.get("refused", "chosen" if name == chosen else ""))
+    return [table]
 
 
 def _model(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from spikformer_deploy.accounting.counts import layers
+from spikformer_deploy.mapping.mapping import SECTIONS
 from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.network import Conv, Readout
 
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
 
 def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib: float) -> dict[str, Any]:
-    """The JSON of `spikdeploy compile`."""
-    mapping, network = program.mapping, program.network
+    """The JSON of `spikdeploy compile`; what a step costs is expected from the firing rates of calibration."""
+    mapping, network, metrics = program.mapping, program.network, program.mapping.metrics
+    explained = program.provenance.get("mapping", {})
+    expected = explained.get("expected", {})
     return {
         "program": path,
         "target": program.profile.name,
@@ -27,12 +30,19 @@ def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib
         "neurons": sum(p.size for p in network),
         "weights": sum(w.size for w in weights_of(program)),
         "memory_words": int(mapping.words.sum()),
+        "words": {s: int(w) for s, w in zip(SECTIONS, mapping.words.sum(0), strict=True)},
         "busiest_core_words": int(mapping.words.sum(1).max()),
         "exact": network.exact,
         "bounds": network.bounds,
         "margin": network.margin,
-        "mean_hops": mapping.metrics["mean_hops"],
-        "max_link_load": mapping.metrics["max_link_load"],
+        "objective": explained.get("objective"),
+        "packet_hops": metrics["packet_hops"],
+        "mean_hops": metrics["mean_hops"],
+        "mean_link_load": metrics["mean_link_load"],
+        "max_link_load": metrics["max_link_load"],
+        "max_chip_link_load": metrics.get("max_chip_link_load"),
+        "max_synaptic_ops_per_core": expected.get("busiest_core_synaptic_ops"),
+        "attention": explained.get("attention", {}).get("chosen"),
         "seconds": seconds,
         "peak_memory_mib": peak_memory_mib,
     }
@@ -114,6 +124,8 @@ def number(value: Any) -> str:
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, (int, np.integer)):
         return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {number(inner)}" for name, inner in value.items())
     if isinstance(value, (float, np.floating)):
         return f"{value:,.0f}" if abs(float(value)) >= 1e4 else f"{value:.4g}"
     return str(value)

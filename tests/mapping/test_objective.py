@@ -1,0 +1,85 @@
+"""What each objective promises, and that what a cut is expected to cost is what it costs."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.networks import random_network
+from support.profiles import smaller
+
+from spikformer_deploy.errors import InputError, MappingError
+from spikformer_deploy.mapping import attention_choices, cheaper
+from spikformer_deploy.mapping.objective import OBJECTIVES, Choice
+from spikformer_deploy.mapping.partition import SERIALS, cuts, partition, sites_of
+from spikformer_deploy.mapping.route import nets_of
+from spikformer_deploy.quantize.network import Network
+
+NETWORKS = st.builds(random_network, st.integers(0, 10**6), blocks=st.integers(0, 2), shortcuts=st.booleans())
+MACHINES = st.builds(smaller, st.integers(600, 2000), st.integers(30, 300), st.integers(400, 900))
+
+
+def some_rates(network: Network, seed: int) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+    return {p.name: float(rng.random()) for p in network}
+
+
+@settings(deadline=None, max_examples=25)
+@given(NETWORKS, MACHINES, st.integers(0, 99), st.sampled_from(SERIALS))
+def test_every_objective_is_best_in_what_it_is_for(network, profile, seed, serial) -> None:
+    sites, rates = sites_of(network, profile.core, serial), some_rates(network, seed)
+    best = {name: partition(network, sites, profile, rates, None, name)[1] for name in OBJECTIVES}
+    assert best["cores"].cores == min(choice.cores for choice in best.values())
+    assert best["cores"].cores == sum(cuts(network, s, profile, rates, 0, serial).cores.min() for s in sites)
+    fewest = best["cores"].chips
+    for choice in best.values():
+        assert choice.chips == -(-choice.cores // profile.cores_per_chip)
+        if choice.chips == fewest:
+            assert best["latency"].step_ns <= choice.step_ns
+            assert best["energy"].energy_pj <= best["latency"].energy_pj
+
+
+@settings(deadline=None, max_examples=25)
+@given(NETWORKS, MACHINES, st.integers(0, 99), st.sampled_from(SERIALS), st.sampled_from(OBJECTIVES))
+def test_expected_messages_bound_those_of_the_nets(network, profile, seed, serial, objective) -> None:
+    """The largest box of a grid stands for all: borders and smaller boxes receive fewer."""
+    sites, rates = sites_of(network, profile.core, serial), some_rates(network, seed)
+    boxes, choice = partition(network, sites, profile, rates, None, objective)
+    nets = nets_of(network, sites, boxes, rates)
+    assert nets.messages.sum() <= choice.messages * (1 + 1e-9)
+
+
+def test_expected_work_follows_the_rates() -> None:
+    network, profile = random_network(2, blocks=1), smaller(2000, 300, 900)
+    site = next(s for s in sites_of(network, profile.core) if s.name.endswith("proj_lif"))
+    found = cuts(network, site, profile, {})
+    assert (found.work > 0).all()
+    quiet = cuts(network, site, profile, {p.name: 0.01 for p in network})
+    assert (quiet.work <= found.work).all()
+    np.testing.assert_allclose(quiet.messages, 0.01 * found.messages)
+
+
+def test_a_narrow_head_takes_its_channels_in_series() -> None:
+    """Sub-steps rule the time: 2 d of them where tokens are many and heads narrow, 2 N in the other case."""
+    profile = smaller(4000, 1000, 3000)
+    for seed in range(20):
+        network = random_network(seed, blocks=1)
+        rates = {p.name: 0.1 for p in network}
+        ways = attention_choices(network, profile, rates, "latency")
+        steps = {serial: way.step_ns for serial, way in ways.items() if isinstance(way, Choice)}
+        assert steps[cheaper(ways, "latency")] == min(steps.values())
+        fewer = min(ways, key=lambda serial: ways[serial].sub_steps)
+        assert cheaper(ways, "latency") == fewer or len({w.sub_steps for w in ways.values()}) == 1
+
+
+def test_the_way_that_fits_is_taken() -> None:
+    error = MappingError("attention", "too big")
+    choice = Choice(np.zeros(1, np.int64), 1, 1, 1.0, 1.0, 1.0, 2, 1.0, 1.0)
+    assert cheaper({"tokens": error, "channels": choice}, "energy") == "channels"
+    with pytest.raises(MappingError, match="too big"):
+        cheaper({"tokens": error, "channels": error}, "energy")
+
+
+def test_an_unknown_objective_is_an_error() -> None:
+    network, profile = random_network(0), smaller(2000, 300, 900)
+    with pytest.raises(InputError, match="'speed' is none of energy, latency, cores, tiles"):
+        partition(network, sites_of(network, profile.core), profile, {}, None, "speed")

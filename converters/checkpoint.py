@@ -11,12 +11,14 @@ import hashlib
 import json
 import pickle
 import pickletools
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,9 @@ ENTRY = "spikformer_deploy"
 VERSION = 1
 KEYS_OF_A_BLOCK = 10
 """A block has more, so that no more blocks are built than the file has weights for."""
+
+UNUSED = re.compile(r"block\.\d+\.norm[12]\.(weight|bias)|pos_embed|norm\.(weight|bias)")
+"""Parameters of the official Spikformer V1 that no forward pass reads: a file may lack them."""
 
 BUNDLED = {
     "digits-v1": "digits_v1.safetensors",
@@ -106,8 +111,12 @@ def load(
         notes: tuple[str, ...] = ()
     else:
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-        config, notes = _recognised(path, tensors, arguments, arch)
-        preprocess, labels, training = _usual_preprocess(config), (), {}
+        try:
+            config, notes = _recognised(path, tensors, arguments, arch)
+        except (IndexError, ValueError, ArithmeticError) as error:
+            raise ModelError(str(path), f"its shapes are of no official checkpoint ({error})") from None
+        preprocess, remark = _usual_preprocess(config, arguments)
+        labels, training, notes = (), {}, (*notes, *remark)
     config = replace(config, heads=heads or config.heads, time_steps=time_steps or config.time_steps)
     _check_sizes(path, config, len(tensors))
     return Loaded(_module(path, config, tensors), config, preprocess, labels, sha256, training, notes)
@@ -334,7 +343,9 @@ def _shapes(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         )
     mlp = tensors["block.0.mlp.fc1_linear.weight" if form == "cifar" else "block.0.mlp.fc1_conv.weight"]
     dim = tensors["patch_embed.proj_conv3.weight"].shape[0]
-    return {
+    tokens = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else None
+    size = {} if tokens is None else {"image_size": 16 * isqrt(tokens)}
+    return size | {
         "family": "v1",
         "form": form,
         "dim": dim,
@@ -356,9 +367,17 @@ def _published_defaults(found: Mapping[str, Any]) -> ModelConfig:
             return named("v1-8-512", heads=max(1, found["dim"] // 64))
 
 
-def _usual_preprocess(config: ModelConfig) -> Preprocess:
-    """The normalisation of the official training scripts."""
-    return {"cifar": CIFAR10, "imagenet": IMAGENET, "dvs": DVS}[config.form]
+def _usual_preprocess(config: ModelConfig, arguments: Mapping[str, Any]) -> tuple[Preprocess, tuple[str, ...]]:
+    """(preprocessing, what had to be assumed): mean and std of the script's arguments, else the official scripts'."""
+    usual = replace({"cifar": CIFAR10, "imagenet": IMAGENET, "dvs": DVS}[config.form], size=config.image_size)
+    with suppress(KeyError, TypeError, ValueError):
+        return preprocess_of({**asdict(usual), "mean": arguments["mean"], "std": arguments["std"]}), ()
+    if usual.channels == config.in_channels:
+        return usual, ()
+    plain = replace(
+        usual, channels=config.in_channels, mean=(0.0,) * config.in_channels, std=(1.0,) * config.in_channels
+    )
+    return plain, (f"pixels / 255 are taken as they are: no script normalises {config.in_channels} channels",)
 
 
 def _module(path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -372,11 +391,14 @@ def _module(path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor]
     counters = {key for key in expected if key.endswith("num_batches_tracked")}
     if unknown := sorted(set(tensors) - set(expected)):
         raise ModelError(str(path), f"unknown keys: {', '.join(unknown[:8])}", "They belong to another architecture.")
-    if missing := sorted(set(expected) - set(tensors) - counters):
+    unused = {key for key in expected if UNUSED.fullmatch(key)}
+    if missing := sorted(set(expected) - set(tensors) - counters - unused):
         raise ModelError(str(path), f"missing keys: {', '.join(missing[:8])}", "The checkpoint is incomplete.")
     state = {}
     for key, wanted in expected.items():
         value = tensors.get(key, torch.zeros(wanted.shape, dtype=wanted.dtype))
+        if key in unused:
+            value = torch.zeros(wanted.shape) if value.shape != wanted.shape else value
         if value.shape != wanted.shape:
             raise ModelError(key, f"its shape is {tuple(value.shape)}, and the model has {tuple(wanted.shape)}")
         if key.endswith("running_var") and bool((value < 0).any()):

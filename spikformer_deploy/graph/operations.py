@@ -182,8 +182,13 @@ def _conv1d(call: Call) -> Value:
 
 
 def _dense(call: Call, value: Value, weight: torch.Tensor, at: int) -> Value:
-    """A linear layer over dimension `at`, which must be the whole channel axis."""
+    """A linear layer over dimension `at`: the whole channel axis, or a whole flattened map (a kernel of its size)."""
     channels, height, width = call.batch.shape(value.name)
+    everything = (*axis("C", channels), *axis("Y", height), *axis("X", width))
+    if value.dims[at] == everything and (height, width) != (1, 1):
+        kernel = ir.Conv2d(_float64(weight.reshape(-1, channels, height, width)), _bias(call, 2, len(weight)))
+        dims = (*value.dims[:at], axis("C", len(weight)), *value.dims[at + 1 :])
+        return call.add(kernel, (value.name,), (len(weight), 1, 1), dims)
     if value.dims[at] != axis("C", channels):
         raise call.refuse(f"a linear layer over dimension {at} of {axes.show(value.dims)} mixes axes")
     op = ir.Linear(_float64(weight), _bias(call, 2, len(weight)))

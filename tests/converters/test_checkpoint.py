@@ -2,16 +2,18 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.models import SMALL
 
-from spikformer_deploy.converters.checkpoint import CIFAR10, load, save
+from spikformer_deploy.converters.checkpoint import CIFAR10, _recognised, load, save
 from spikformer_deploy.errors import InputError, ModelError, SpikdeployError
 from spikformer_deploy.images import Preprocess
-from spikformer_deploy.nn.zoo import build, named
+from spikformer_deploy.nn.zoo import PUBLISHED, build, named
 
 OFFICIAL = {
     "cifar": named("v1-4-384", dim=64, depth=1, heads=2),
@@ -36,24 +38,62 @@ def test_ours_comes_back_with_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", OFFICIAL)
-@pytest.mark.parametrize("wrapper", ["bare", "timm", "ema", "parallel", "dvs trainer"])
+@pytest.mark.parametrize(
+    "wrapper", ["bare", "timm", "ema", "parallel", "parallel in timm", "dvs trainer", "safetensors"]
+)
 def test_official_v1(tmp_path: Path, form: str, wrapper: str) -> None:
     config = OFFICIAL[form]
     state = build(config).state_dict()
     arguments = argparse.Namespace(num_heads=config.heads, T=config.time_steps)
+    parallel = {f"module.{key}": value for key, value in state.items()}
     content = {
         "bare": state,
+        "safetensors": state,
+        "parallel in timm": {"epoch": 3, "state_dict": parallel, "args": arguments, "version": 2},
         "timm": {"epoch": 3, "state_dict": state, "optimizer": {}, "args": arguments, "version": 2},
         "ema": {"state_dict": {}, "state_dict_ema": state, "args": arguments},
-        "parallel": {f"module.{key}": value for key, value in state.items()},
+        "parallel": parallel,
         "dvs trainer": {"model": state, "epoch": 3, "args": arguments, "max_test_acc1": 80.9},
     }[wrapper]
-    torch.save(content, tmp_path / "model.pth")
+    if wrapper == "safetensors":
+        save_file(content, tmp_path / "model.pth")
+    else:
+        torch.save(content, tmp_path / "model.pth")
     loaded = load(tmp_path / "model.pth")
     assert loaded.config == config
-    told = wrapper in ("timm", "ema", "dvs trainer")
+    told = wrapper in ("timm", "ema", "dvs trainer", "parallel in timm")
     assert len(loaded.notes) == (0 if told else 2)
     assert torch.equal(loaded.module.state_dict()["head.weight"], state["head.weight"])
+
+
+@pytest.mark.parametrize("name", [n for n, c in PUBLISHED.items() if c.family == "v1"])
+def test_published_sizes_are_recognised(name: str) -> None:
+    """From keys and shapes, with the paper's heads and T where a state_dict does not tell them."""
+    with torch.device("meta"):
+        state = build(PUBLISHED[name]).state_dict()
+    found, notes = _recognised(Path(name), state, {}, None)
+    assert found == PUBLISHED[name]
+    assert len(notes) == 2
+
+
+def test_what_no_forward_pass_reads_may_be_missing(tmp_path: Path) -> None:
+    for form, config in OFFICIAL.items():
+        state = build(config).state_dict()
+        used = {key: value for key, value in state.items() if "norm" not in key and key != "pos_embed"}
+        torch.save({"state_dict": used, "args": argparse.Namespace(T=2, num_heads=config.heads)}, tmp_path / form)
+        assert load(tmp_path / form).config == replace(config, time_steps=2)
+
+
+def test_what_the_arguments_and_shapes_tell_of_images(tmp_path: Path) -> None:
+    arguments = argparse.Namespace(mean=[0.5, 0.4, 0.3], std=(0.2, 0.2, 0.1))
+    torch.save({"state_dict": build(OFFICIAL["cifar"]).state_dict(), "args": arguments}, tmp_path / "a")
+    assert load(tmp_path / "a").preprocess == Preprocess(3, 32, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    torch.save(build(replace(OFFICIAL["dvs"], image_size=64)).state_dict(), tmp_path / "b")
+    assert (load(tmp_path / "b").preprocess.size, load(tmp_path / "b").config.image_size) == (64, 64)
+    torch.save(build(replace(OFFICIAL["cifar"], in_channels=1)).state_dict(), tmp_path / "c")
+    loaded = load(tmp_path / "c")
+    assert loaded.preprocess == Preprocess(1, 32, (0.0,), (1.0,))
+    assert "no script normalises 1 channels" in loaded.notes[-1]
 
 
 def test_options_win_over_the_paper(tmp_path: Path) -> None:
@@ -118,7 +158,6 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_header_with_absurd_sizes_is_refused(tmp_path: Path) -> None:
-    from dataclasses import replace
 
     module = build(SMALL["cifar"])
     save(tmp_path / "huge", module, replace(SMALL["cifar"], dim=2**30), CIFAR10, (), {})

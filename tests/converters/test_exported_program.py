@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from support.models import SMALL, model_and_images
+from support.models import SIBLINGS, SMALL, model_and_images
 
 from spikformer_deploy.cli import cli
 from spikformer_deploy.converters.checkpoint import Loaded, load
@@ -66,9 +66,9 @@ def test_torch_reads_what_is_written(good: Path) -> None:
         assert torch.equal(program.module()(images), module(images))
 
 
-@pytest.mark.parametrize("form", SMALL)
+@pytest.mark.parametrize("form", ["imagenet", "dvs", "spikingformer", "sdt1", "qkformer"])
 def test_every_form_of_the_models(form: str, tmp_path: Path) -> None:
-    config = SMALL[form]
+    config = {**SMALL, **SIBLINGS}[form]
     size, channels = config.image_size, config.in_channels
     preprocess = Preprocess(channels, size, (0.0,) * channels, (1.0,) * channels)
     module, _ = model_and_images(config)

@@ -9,7 +9,7 @@ from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.fold import fold_batch_norm
-from spikformer_deploy.graph.ir import Attention, BatchNorm, Graph, Input, Lif, Scale
+from spikformer_deploy.graph.ir import Attention, BatchNorm, Conv2d, Graph, Input, Lif, Scale
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.nn.lif import LIF
@@ -139,3 +139,28 @@ def test_published_sizes_trace(name: str) -> None:
     assert {n.name for n in graph.of(Lif)} == lifs
     assert len(list(graph.of(Attention))) == config.depth
     assert graph.nodes[-1].shape == (config.num_classes, 1, 1)
+
+
+class Flattened(torch.nn.Module):
+    """A linear layer that reads a whole map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lif = torch.nn.Conv2d(2, 3, 3), LIF(v_threshold=0.2)
+        self.linear, self.last = torch.nn.Linear(3 * 4 * 2, 5), LIF(v_threshold=0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spikes = self.lif(self.conv(x.transpose(0, 1).flatten(0, 1)).unflatten(0, (3, -1)))
+        return self.last(self.linear(spikes.flatten(2))).mean(0)
+
+
+def test_a_linear_layer_may_read_a_flattened_map() -> None:
+    torch.manual_seed(0)
+    module, images = Flattened().eval(), torch.rand(4, 3, 2, 6, 4)
+    graph = trace(module, (2, 6, 4), time_steps=3, per_step=True)
+    assert [n.op.weight.shape for n in graph.of(Conv2d)] == [(3, 2, 3, 3), (5, 3, 4, 2)]
+    with torch.no_grad():
+        right = module(images)
+    found = execute(graph, images)
+    assert torch.equal(found["output"], right)
+    assert right.any()

@@ -38,7 +38,7 @@ from spikformer_deploy.nn.zoo import build, named
 from spikformer_deploy.program import Program, to_bytes
 
 MODEL, PROGRAM, PROFILE, IMAGES = "model", "program", "profile", "images"
-"""What a file is given as; a model is inspected and compiled, a program inspected and run, ..."""
+"""What a file is given as; a model is compiled, a program inspected and run, ..."""
 
 CANARY = "executed"
 FRAMES = Preprocess(2, 8, (0.0, 0.0), (1.0, 1.0), 1, 6)
@@ -157,6 +157,13 @@ def torch_files() -> Iterator[Entry]:
         yield f"weight-{name}.pth", MODEL, _saved(_state(head__weight=value)), message
     variance = "block.0.attn.q_bn.running_var"
     yield "negative-variance.pth", MODEL, _saved(_state(**{variance: -torch.ones(64)})), "negative running variance"
+    for name, key, value in (
+        ("scalar", "patch_embed.proj_conv3.weight", torch.tensor(1.0)),
+        ("empty", "patch_embed.proj_conv3.weight", torch.zeros(0, 32, 3, 3)),
+        ("position", "pos_embed", torch.tensor(1.0)),
+        ("scalar-head", "head.weight", torch.tensor(1.0)),
+    ):
+        yield f"shape-{name}.pth", MODEL, _saved({**state, key: value}), "shape"
     yield "key-missing.pth", MODEL, _saved(_state(head__bias=None)), "missing keys: head.bias"
     yield "key-unknown.pth", MODEL, _saved(_state(extra=weight)), "unknown keys: extra"
     yield "key-number.pth", MODEL, _saved({1: weight}), "."

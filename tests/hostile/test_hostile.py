@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def commands(name: str, use: str) -> list[list[str]]:
     """What a user would do with such a file."""
     match use:
         case "model":
-            return [["inspect", name], ["compile", name, "--no-check", "-o", f"{name}.made"]]
+            return [["compile", name, "--no-check", "-o", f"{name}.made"]]
         case "program":
             return [["inspect", name], ["run", name, "--input", "images.npy"]]
         case "profile":
@@ -36,11 +37,9 @@ def commands(name: str, use: str) -> list[list[str]]:
             return [["run", "good.spk", "--input", name, "-o", f"{name}.made"]]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def outcomes(folder: Path) -> dict[str, Any]:
     from hostile.corpus import corpus, flipped, good_program
 
-    folder = tmp_path_factory.mktemp("hostile")
     told = corpus(folder)
     (folder / "good.spk").write_bytes(good_program())
     np.save(folder / "images.npy", np.zeros((1, 1, 4, 4), np.uint8))
@@ -69,40 +68,39 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def test_there_are_many(results: dict[str, Any]) -> None:
-    assert len(results["told"]) >= 100
+def test_hostile_files(tmp_path: Path) -> None:
+    """One test, since one process runs them all."""
+    results = outcomes(tmp_path)
+    assert len(results["told"]) >= 130
+    assert results["new"] == [], "something of a file was run, or something was written"
+    wrong = [*refusals(results), *tracebacks(results), *excesses(results)]
+    assert not wrong, "\n".join(wrong)
 
 
-def test_nothing_was_run_and_nothing_written(results: dict[str, Any]) -> None:
-    assert results["new"] == []
-
-
-def test_each_is_refused_with_one_message(results: dict[str, Any]) -> None:
-    wrong = []
-    for name in results["told"]:
-        runs, (_, message) = results["found"][name], results["told"][name]
-        for command, run in runs:
+def refusals(results: dict[str, Any]) -> Iterator[str]:
+    """Files that are not refused with one clear message that fits."""
+    for name, (_, message) in results["told"].items():
+        for command, run in results["found"][name]:
             # lines before the message are those of stages that are done
             said = run["stderr"].splitlines()
             clear = sum(line.startswith("error: ") for line in said) == 1 and "Traceback" not in run["stderr"]
             if run["code"] != 2 or run["raised"] or not clear or run["stdout"]:
-                wrong.append(f"{name} {command[0]}: {run['code']} {run['raised'] or run['stderr'] or run['stdout']}")
+                yield f"{name} {command[0]}: {run['code']} {run['raised'] or run['stderr'] or run['stdout']}"
             elif not re.search(message, run["stderr"]):
-                wrong.append(f"{name} {command[0]}: {message!r} is not in {run['stderr']!r}")
-    assert not wrong, "\n".join(wrong)
+                yield f"{name} {command[0]}: {message!r} is not in {run['stderr']!r}"
 
 
-def test_a_changed_byte_never_shows_a_traceback(results: dict[str, Any]) -> None:
-    """Where it changes a weight nobody can tell; elsewhere the message is as clear as any."""
-    wrong = []
-    for name, run in ((n, run) for n in results["flips"] for _, run in results["found"][n]):
-        if run["raised"] or run["code"] not in (0, 2) or (run["code"] == 2) != run["stderr"].startswith("error: "):
-            wrong.append(f"{name}: {run['code']} {run['raised']} {run['stderr']}")
-    assert not wrong, "\n".join(wrong)
+def tracebacks(results: dict[str, Any]) -> Iterator[str]:
+    """A changed byte may be a weight, of which nobody can tell; elsewhere the message is as clear as any."""
+    for name in results["flips"]:
+        for _, run in results["found"][name]:
+            if run["raised"] or run["code"] not in (0, 2) or (run["code"] == 2) != run["stderr"].startswith("error: "):
+                yield f"{name}: {run['code']} {run['raised']} {run['stderr']}"
 
 
-def test_time_and_memory_are_bounded(results: dict[str, Any]) -> None:
+def excesses(results: dict[str, Any]) -> Iterator[str]:
+    """Commands that took too long, or too much memory."""
     for name, runs in results["found"].items():
         for command, run in runs:
-            assert run["seconds"] < SECONDS, (name, command[0])
-            assert run["grown_mib"] < MIB, (name, command[0])
+            if run["seconds"] > SECONDS or run["grown_mib"] > MIB:
+                yield f"{name} {command[0]}: {run['seconds']:.1f} s, {run['grown_mib']:.0f} MiB"

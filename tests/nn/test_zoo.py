@@ -41,7 +41,8 @@ def test_v2_parameters(name: str) -> None:
 
 
 def test_every_published_size_is_tested() -> None:
-    assert {*V1_COUNTS, *V2_MILLIONS} == set(PUBLISHED)
+    """Those of the other families are in test_siblings.py."""
+    assert {*V1_COUNTS, *V2_MILLIONS} == {name for name, c in PUBLISHED.items() if c.family in ("v1", "v2")}
 
 
 def test_official_keys() -> None:
@@ -66,6 +67,32 @@ def test_official_keys() -> None:
     dvs = on_meta("v1-2-256-dvs").state_dict()
     assert tuple(dvs["pos_embed"].shape) == (1, 64, 256)
     assert tuple(dvs["block.0.mlp.fc1_conv.weight"].shape) == (1024, 256, 1)
+
+
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def official_keys(name: str) -> set[str]:
+    """The keys of the official state_dict, written down from the official code."""
+    config = PUBLISHED[name]
+    layer = "linear" if config.form == "cifar" else "conv"
+    keys = {"head.weight", "head.bias"}
+    for part in ("proj_conv", "proj_conv1", "proj_conv2", "proj_conv3", "rpe_conv"):
+        keys.add(f"patch_embed.{part}.weight")
+        keys |= {f"patch_embed.{part.replace('conv', 'bn')}.{statistic}" for statistic in BATCH_NORM}
+    for block in (f"block.{i}" for i in range(config.depth)):
+        keys |= {f"{block}.norm{i}.{part}" for i in (1, 2) for part in ("weight", "bias")}
+        for part in ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2"):
+            keys.add(f"{block}.{part}_{layer}.weight")
+            if config.form == "cifar" or part in ("attn.proj", "mlp.fc1", "mlp.fc2"):
+                keys.add(f"{block}.{part}_{layer}.bias")
+            keys |= {f"{block}.{part}_bn.{statistic}" for statistic in BATCH_NORM}
+    return keys | ({"pos_embed", "norm.weight", "norm.bias"} if config.form == "dvs" else set())
+
+
+@pytest.mark.parametrize("name", V1_COUNTS)
+def test_official_keys_load_strictly(name: str) -> None:
+    assert set(on_meta(name).state_dict()) == official_keys(name)
 
 
 def test_unknown_sizes_are_refused() -> None:

@@ -339,7 +339,7 @@ def _shapes(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         raise ModelError(
             str(path),
             f"its keys are of no official checkpoint that is known here ({some}, ...)",
-            "Known: Spikformer V1, Spikingformer, Spike-driven Transformer V1, QKFormer.",
+            "Known: Spikformer V1, Spikingformer, Spike-driven Transformer V1 and V2, QKFormer.",
         )
     mlp = tensors["block.0.mlp.fc1_linear.weight" if form == "cifar" else "block.0.mlp.fc1_conv.weight"]
     dim = tensors["patch_embed.proj_conv3.weight"].shape[0]

@@ -1,7 +1,7 @@
 """Official checkpoints of the transformers beside Spikformer: which family, form and size, from keys and shapes alone.
 
-Spikingformer (zhouchenlin2096/Spikingformer), Spike-driven Transformer V1 (BICLab/Spike-Driven-Transformer), QKFormer
-(zhouchenlin2096/QKFormer); their state_dicts load strictly into the modules of nn/.
+Spikingformer and QKFormer (zhouchenlin2096/Spikingformer, /QKFormer), Spike-driven Transformer V1 and V2
+(BICLab/Spike-Driven-Transformer, -V2); their state_dicts load strictly into the modules of nn/.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def shapes(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> dict[st
         return _spikingformer(tensors)
     if "stage1.0.tssa.q_conv.weight" in tensors:
         return _qkformer(tensors)
+    if "ConvBlock1_1.0.Conv.pwconv1.weight" in tensors:
+        return _meta_spikeformer(tensors)
     return None
 
 
@@ -49,6 +51,8 @@ def published(found: Mapping[str, Any]) -> ModelConfig:
             return named("sdt1-2-512")
         case "sdt1", _:
             return named("sdt1-8-512")
+        case "sdt2", _:
+            return named("sdt2-8-512")
         case "qkformer", "cifar":
             return named("qkformer-4-384")
         case "qkformer", "dvs":
@@ -93,6 +97,14 @@ def _qkformer(tensors: Tensors) -> dict[str, Any]:
         return _common(tensors, "qkformer", "cifar", hidden, first) | {"depth": depth, "heads": CIFAR_HEADS}
     hidden = _required(tensors, "stage2.0.mlp.mlp1_conv.weight")
     return _common(tensors, "qkformer", "dvs", hidden, first) | {"depth": 2, "heads": DVS_HEADS}
+
+
+def _meta_spikeformer(tensors: Tensors) -> dict[str, Any]:
+    hidden = _required(tensors, "block3.0.mlp.fc1_conv.weight")
+    first = _first(tensors, "downsample1_1.encode_conv.weight")
+    depth = _count(tensors, "block3") + _count(tensors, "block4")
+    found = _common(tensors, "sdt2", "imagenet", hidden, first)
+    return found | {"depth": depth, "distilled": "head_kd.weight" in tensors}
 
 
 def _common(tensors: Tensors, family: str, form: str, hidden: torch.Tensor, in_channels: int) -> dict[str, Any]:

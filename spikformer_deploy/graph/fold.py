@@ -19,8 +19,10 @@ def fold_batch_norm(graph: Graph) -> Graph:
     folded: dict[str, Node] = {}
     renamed: dict[str, str] = {}
     for norm in graph.of(BatchNorm):
-        layer = graph[norm.inputs[0]]
-        if not isinstance(layer.op, (Conv2d, Linear)) or len(graph.consumers(layer.name)) != 1:
+        before = norm.inputs[0]  # a layer, or a batch normalisation that has been folded into one
+        name = renamed.get(before, before)
+        layer = folded.get(name, graph[name])
+        if not isinstance(layer.op, (Conv2d, Linear)) or len(graph.consumers(before)) != 1:
             raise ModelError(
                 norm.name,
                 f"this batch normalisation follows {layer.name}, and only one right after a layer can be folded",

@@ -1,22 +1,23 @@
-"""Scales vanish: into the attention that they follow, or into the layer before."""
+"""Scales vanish: into the attention that they follow, or into the layer before; and layers in a row become one."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from spikformer_deploy.graph.ir import Attention, Conv2d, Graph, Linear, Node, Op, Scale
+from spikformer_deploy.graph.merge import merge_layers
 from spikformer_deploy.values import frozen
 
 
 def simplify(graph: Graph) -> Graph:
-    """The same function without those Scale nodes whose factor an attention or a layer can take."""
+    """The same function without those Scale nodes whose factor an attention or a layer can take, and layers merged."""
     for node in graph.of(Scale):
         source = graph[node.inputs[0]]
         assert isinstance(node.op, Scale)
         op = _scaled(source.op, node.op.factor)
         if op is not None and len(graph.consumers(source.name)) == 1:
             return simplify(_without(graph, node, replace(source, op=op)))
-    return graph
+    return merge_layers(graph)
 
 
 def _scaled(op: Op, factor: float) -> Op | None:

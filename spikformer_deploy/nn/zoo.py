@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.nn.meta_spikeformer import MetaSpikeFormer
 from spikformer_deploy.nn.qkformer import CIFAR_HEADS, DVS_HEADS, QKFormer
 from spikformer_deploy.nn.spike_driven import SpikeDrivenTransformer
 from spikformer_deploy.nn.spikformer import SpikformerCifar, SpikformerDVS, SpikformerImageNet, SpikformerV2
@@ -18,10 +19,12 @@ from spikformer_deploy.nn.spikingformer import Spikingformer
 class ModelConfig:
     """Everything that defines a model but its weights.
 
-    family       "v1", "v2" (Spikformer), "spikingformer", "sdt1" (Spike-driven Transformer V1), "qkformer"
+    family       "v1", "v2" (Spikformer), "spikingformer", "sdt1", "sdt2" (Spike-driven Transformer V1, V2),
+                 "qkformer"
     form         "cifar", "imagenet" or "dvs": the layout of the official code for that kind of data
     image_size   height and width of the (square) input
     stem_stages  stages of V2's stem, each halving the image
+    distilled    "sdt2": there is a second head, of its distillation
     """
 
     family: str
@@ -35,6 +38,7 @@ class ModelConfig:
     num_classes: int
     mlp_ratio: int = 4
     stem_stages: int = 4
+    distilled: bool = False
 
     @property
     def per_step(self) -> bool:
@@ -48,6 +52,7 @@ _SPIKINGFORMER = ModelConfig("spikingformer", "cifar", 4, 384, 12, 4, 3, 32, 10)
 _SPIKINGFORMER_IMAGENET = replace(_SPIKINGFORMER, form="imagenet", depth=8, image_size=224, num_classes=1000)
 _SDT1 = ModelConfig("sdt1", "cifar", 2, 512, 8, 4, 3, 32, 10)
 _SDT1_IMAGENET = replace(_SDT1, form="imagenet", depth=8, image_size=224, num_classes=1000)
+_SDT2 = ModelConfig("sdt2", "imagenet", 8, 512, 8, 4, 3, 224, 1000)
 _QKFORMER = ModelConfig("qkformer", "cifar", 4, 384, CIFAR_HEADS, 4, 3, 32, 10)
 _QKFORMER_IMAGENET = replace(_QKFORMER, form="imagenet", depth=10, image_size=224, num_classes=1000)
 _QKFORMER_DVS = ModelConfig("qkformer", "dvs", 2, 256, DVS_HEADS, 16, 2, 128, 10, mlp_ratio=1)
@@ -81,6 +86,9 @@ PUBLISHED: dict[str, ModelConfig] = {
     "sdt1-8-512": _SDT1_IMAGENET,
     "sdt1-10-512": replace(_SDT1_IMAGENET, depth=10),
     "sdt1-8-768": replace(_SDT1_IMAGENET, dim=768),
+    "sdt2-8-384": replace(_SDT2, dim=384),
+    "sdt2-8-512": _SDT2,
+    "sdt2-8-768": replace(_SDT2, dim=768),
     "qkformer-4-384": _QKFORMER,
     "qkformer-10-384": replace(_QKFORMER_IMAGENET, heads=6),
     "qkformer-10-512": replace(_QKFORMER_IMAGENET, dim=512, heads=8),
@@ -89,7 +97,7 @@ PUBLISHED: dict[str, ModelConfig] = {
     "qkformer-2-256-gesture": replace(_QKFORMER_DVS, num_classes=11, mlp_ratio=4),
 }
 """Sizes of the papers' tables: V1 on CIFAR-10 and CIFAR10-DVS (official configs), V1 and V2 on ImageNet, and of the
-official configurations of Spikingformer, Spike-driven Transformer V1 and QKFormer.
+official configurations of Spikingformer, Spike-driven Transformer V1 and V2, and QKFormer.
 
 Heads are published for V1-4-384 (12), V1-8-512 (8) and DVS (16); elsewhere they keep the 64 (ImageNet) or 32 (CIFAR)
 channels a head of those.
@@ -127,6 +135,8 @@ def build(config: ModelConfig) -> nn.Module:
             return SpikformerImageNet(*shared, c.time_steps)
         case ("v1", "dvs"):
             return SpikformerDVS(*shared, (c.image_size // 16) ** 2)
+        case ("sdt2", "imagenet"):
+            return MetaSpikeFormer(*shared, c.time_steps, c.distilled)
         case ("v2", "imagenet"):
             return SpikformerV2(*shared, c.time_steps, c.stem_stages)
         case _:

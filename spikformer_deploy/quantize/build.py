@@ -199,7 +199,8 @@ def _input(walk: _Walk, node: ir.Node, op: ir.Input) -> Signal:
 def _stream(walk: _Walk, node: ir.Node, current: Current) -> Signal:
     """The population of a residual stream, and what it sends."""
     stream = walk.streams[node.name]
-    made, low, high = make_stream(node.name, current, stream, walk.calibration.currents[node.name], walk.limits)
+    observed = walk.calibration.currents[node.name]
+    made, low, high = make_stream(node.name, current, stream, observed, walk.limits, walk.settings)
     return replace(walk.place(made), scale=stream.unit, low=low, high=high)
 
 

@@ -417,7 +417,12 @@ def _unit_lif(
 
 
 def make_stream(
-    name: str, current: Current, stream: Stream, observed: tuple[float, float], limits: CoreLimits
+    name: str,
+    current: Current,
+    stream: Stream,
+    observed: tuple[float, float],
+    limits: CoreLimits,
+    settings: Settings,
 ) -> tuple[Made, Int, Int]:
     """A population of a residual stream, with its least and largest value a channel, (C,) each.
 
@@ -436,7 +441,7 @@ def make_stream(
                 projections.append(Projection((source,), name, window))
             case ConvTerm():
                 exponent = stream.exponents[term.layer]
-                weight = _rounded(term, 1 / (stream.unit * 2.0**exponent))
+                weight = _rounded(term, 1 / (stream.unit * 2.0**exponent), settings)
                 conv = Conv(frozen(weight, np.int8), term.stride, term.padding, term.groups, exponent)
                 projections.append(Projection((term.source,), name, conv))
                 least, most = (x << exponent for x in weighted_range(weight, term.max_out))

@@ -29,6 +29,9 @@ OFFICIAL = {
     "sdt1-8-512": (29689896, 352, "93c9633d8e896570"),
     "sdt1-10-512": (36006056, 432, "183b7670c989b769"),
     "sdt1-8-768": (66339144, 352, "8f8fc69f064f6091"),
+    "sdt2-8-384": (31333864, 825, "23e46dd697b475b6"),
+    "sdt2-8-512": (55350248, 825, "33bcf84efdf9b029"),
+    "sdt2-8-768": (123741160, 825, "0838919356032649"),
     "qkformer-4-384": (6706234, 200, "f1ce285adfc00097"),
     "qkformer-10-384": (16473688, 434, "188e2081f7d6ccb4"),
     "qkformer-10-512": (29079336, 434, "d32fb0f6a474f599"),
@@ -47,6 +50,10 @@ def test_state_dicts_are_the_official_ones(name: str) -> None:
     lines = "\n".join(f"{key} {tuple(value.shape)}" for key, value in sorted(state.items()))
     digest = hashlib.sha256(lines.encode()).hexdigest()[:16]
     assert (sum(p.numel() for p in module.parameters()), len(state), digest) == OFFICIAL[name]
+
+
+def test_every_published_size_is_tested() -> None:
+    assert set(OFFICIAL) == {name for name, config in PUBLISHED.items() if config.family not in ("v1", "v2")}
 
 
 @pytest.mark.parametrize("name", SIBLINGS)
@@ -179,8 +186,58 @@ def qkformer(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
     return p.head(x.mean((3, 4)).mean(0))
 
 
+def meta_spikeformer(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
+    def layer(name: str, x: Tensor, stride: int = 1) -> Tensor:
+        weight = p.state[f"{name}.weight"]
+        weight, bias = (weight if weight.ndim == 4 else weight[..., None]), p.state.get(f"{name}.bias")
+        groups = x.shape[2] // weight.shape[1]
+        y = F.conv2d(x.flatten(0, 1), weight, bias, stride, weight.shape[2] // 2, 1, groups)
+        return y.unflatten(0, x.shape[:2])
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        values = [p.state[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
+        return F.batch_norm(x.flatten(0, 1), *values).unflatten(0, x.shape[:2])
+
+    def rep_conv(name: str, x: Tensor) -> Tensor:
+        """The border is what the first normalisation makes of zero, as the official BNAndPadLayer has it."""
+        inner = norm(f"{name}.0.body.1.bn", layer(f"{name}.0.body.0", x))
+        border = norm(f"{name}.0.body.1.bn", torch.zeros_like(x[:1, :1, :, :1, :1]))
+        padded = F.pad(inner - border, (1, 1, 1, 1)) + border
+        weight = p.state[f"{name}.0.body.2.0.weight"]
+        deep = F.conv2d(padded.flatten(0, 1), weight, groups=len(weight)).unflatten(0, x.shape[:2])
+        return norm(f"{name}.1", norm(f"{name}.0.body.2.2", layer(f"{name}.0.body.2.1", deep)))
+
+    def conv_block(name: str, x: Tensor) -> Tensor:
+        wide = norm(f"{name}.Conv.bn1", layer(f"{name}.Conv.pwconv1", spikes(x)))
+        deep = layer(f"{name}.Conv.dwconv", spikes(wide))
+        x = x + norm(f"{name}.Conv.bn2", layer(f"{name}.Conv.pwconv2", deep))
+        hidden = norm(f"{name}.bn1", layer(f"{name}.conv1", spikes(x)))
+        return x + norm(f"{name}.bn2", layer(f"{name}.conv2", spikes(hidden)))
+
+    def block(name: str, x: Tensor) -> Tensor:
+        s = spikes(x)
+        q, k, v = (spikes(rep_conv(f"{name}.attn.{n}_conv", s)) for n in "qkv")
+        x = x + rep_conv(f"{name}.attn.proj_conv", spikes(attention(q, k, v, heads), 0.5).view_as(q))
+        hidden = norm(f"{name}.mlp.fc1_bn", layer(f"{name}.mlp.fc1_conv", spikes(x)))
+        return x + norm(f"{name}.mlp.fc2_bn", layer(f"{name}.mlp.fc2_conv", spikes(hidden)))
+
+    blocks = {"1_1": ["ConvBlock1_1"], "1_2": ["ConvBlock1_2"], "2": ["ConvBlock2_1", "ConvBlock2_2"]}
+    for stage in ("1_1", "1_2", "2", "3", "4"):
+        at = f"downsample{stage}"
+        x = x if stage == "1_1" else spikes(x)
+        x = norm(f"{at}.encode_bn", layer(f"{at}.encode_conv", x, 1 if stage == "4" else 2))
+        for name in blocks.get(stage, []):
+            x = conv_block(f"{name}.0", x)
+        for i in range(p.count(f"block{stage}")):
+            x = block(f"block{stage}.{i}", x)
+    s = spikes(x.mean((3, 4)))
+    second = F.linear(s, p.state["head_kd.weight"], p.state["head_kd.bias"])
+    return (p.head(s).mean(0) + second.mean(0)) / 2
+
+
 FORWARD: dict[str, Callable[[_Layers, str, Tensor, int], Tensor]] = {
     "spikingformer": spikingformer,
     "sdt1": spike_driven,
+    "sdt2": meta_spikeformer,
     "qkformer": qkformer,
 }

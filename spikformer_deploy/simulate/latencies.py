@@ -17,6 +17,8 @@ Times: TypeAlias = NDArray[np.float64]
 CORNERS = ("low", "nominal", "high")
 """The first axis of every array of times: all latencies of the profile at their low end, value, high end."""
 
+NOMINAL = CORNERS.index("nominal")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Latencies:

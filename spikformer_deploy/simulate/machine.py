@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from spikformer_deploy.hardware import Profile
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.mapping.route import coordinates
-from spikformer_deploy.quantity import Quantity
-from spikformer_deploy.simulate.latencies import CORNERS, barrier, corners
+from spikformer_deploy.simulate.latencies import NOMINAL, barrier
 
 Int: TypeAlias = NDArray[np.int64]
 
@@ -86,28 +85,21 @@ def ticks(nanoseconds: float, least: int = 0) -> int:
     return max(least, round(nanoseconds * 1000 / TICK_PS))
 
 
-def machine(profile: Profile, mapping: Mapping, corner: str = "nominal") -> Machine:
-    """The cores of `mapping` on `profile`, durations at one of CORNERS; rates at their other end."""
-    time, number = profile.time, CORNERS.index(corner)
-
-    def duration(quantity: Quantity, least: int = 0) -> int:
-        return ticks(float(corners(quantity)[number]), least)
-
-    def each(rate: Quantity) -> int:
-        return ticks(1 / float(corners(rate)[::-1][number]), 1)
-
+def machine(profile: Profile, mapping: Mapping) -> Machine:
+    """The cores of `mapping` on `profile`, durations at their nominal values."""
+    time = profile.time
     cores = np.unique(mapping.cores)
     x, y = coordinates(profile, cores)
     sizes = int(profile.chip.tiles_x), int(profile.chip.tiles_y)
-    hops = tuple(duration(q) for q in (time.hop_east_west, time.hop_north_south, time.hop_chip, time.hop_tile))
+    hops = tuple(ticks(q.value) for q in (time.hop_east_west, time.hop_north_south, time.hop_chip, time.hop_tile))
     return Machine(
-        mesh_of(x, y, sizes, hops, each(time.link_rate), each(time.chip_link_rate)),
+        mesh_of(x, y, sizes, hops, *(ticks(1 / rate.value, 1) for rate in (time.link_rate, time.chip_link_rate))),
         cores,
-        duration(time.axon_out, 1),
+        ticks(time.axon_out.value, 1),
         int(profile.chip.port_messages),
         int(profile.core.axon_out_messages),
         int(profile.core.axon_in_messages),
-        ticks(float(barrier(profile, mapping)[number])),
+        ticks(float(barrier(profile, mapping)[NOMINAL])),
     )
 
 

@@ -19,7 +19,7 @@ from spikformer_deploy.mapping.mapping import Mapping as CoreMapping
 from spikformer_deploy.mapping.mapping import Site
 from spikformer_deploy.quantize.network import Attention, Network
 from spikformer_deploy.simulate.estimate import SliceLayout, depths, slice_layout
-from spikformer_deploy.simulate.latencies import CORNERS, latencies
+from spikformer_deploy.simulate.latencies import NOMINAL, latencies
 from spikformer_deploy.simulate.machine import ticks
 from spikformer_deploy.simulate.routing import Table, TableBuilder
 from spikformer_deploy.simulate.run import Cells
@@ -115,14 +115,14 @@ class Firings:
     routes: Int
 
 
-def traffic(geometry: Geometry, profile: Profile, corner: str = "nominal") -> Traffic:
-    """The traffic of `geometry`, which must have a mapping, on `profile`; durations at one of latencies.CORNERS."""
+def traffic(geometry: Geometry, profile: Profile) -> Traffic:
+    """The traffic of `geometry`, which must have a mapping, on `profile`, durations at their nominal values."""
     network, mapping = geometry.network, geometry.mapping
     assert mapping is not None
-    number, table = CORNERS.index(corner), latencies(profile, mapping)
+    table = latencies(profile, mapping)
     layout = slice_layout(network, mapping)
-    synop = np.array([ticks(ns) for ns in table.synop[number]])[layout.synapse]
-    builder = TableBuilder(mapping, synop, ticks(table.message_in[number]))
+    synop = np.array([ticks(ns) for ns in table.synop[NOMINAL]])[layout.synapse]
+    builder = TableBuilder(mapping, synop, ticks(table.message_in[NOMINAL]))
     sweep, level = _sweep(mapping), depths(network)
     senders: list[Sender] = []
     sub_steps: dict[int, int] = {}
@@ -135,11 +135,11 @@ def traffic(geometry: Geometry, profile: Profile, corner: str = "nominal") -> Tr
             senders += _senders(geometry, mapping, sweep, builder, index, level)
         elif site.kind == "partial":
             senders.append(_partial(mapping, sweep, builder, index, level[site.population]))
-    costs = Costs(*(ticks(t[number]) for t in (table.idle_neuron, table.neuron, table.spike_out)))
+    costs = Costs(*(ticks(t[NOMINAL]) for t in (table.idle_neuron, table.neuron, table.spike_out)))
     counters = np.array([site.kind == "attention" for site in mapping.sites])[mapping.boxes[:, 0]]
     return Traffic(
         network, sweep, builder.routes(), tuple(senders), layout, counters, sub_steps, costs,
-        ticks(table.message_in[number]), len(np.unique(mapping.cores)),
+        ticks(table.message_in[NOMINAL]), len(np.unique(mapping.cores)),
     )  # fmt: skip
 
 

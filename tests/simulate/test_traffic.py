@@ -96,7 +96,7 @@ def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
         np.testing.assert_array_equal(totals(traffic, stream)[1], slices.by_core(slices.messages_in)[1][n].sum(0))
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(st.builds(random_network, st.integers(0, 2**32 - 1), st.just(2), blocks=st.just(0)), st.integers(0, 2**32 - 1))
 def test_an_image_takes_what_the_specification_says(network: Network, seed: int) -> None:
     timer, _, images = prepared(network, seed)

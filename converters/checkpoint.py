@@ -45,10 +45,11 @@ UNUSED = re.compile(r"block\.\d+\.norm[12]\.(weight|bias)|pos_embed|norm\.(weigh
 BUNDLED = {
     "digits-v1": "digits_v1.safetensors",
     "digits-v2": "digits_v2.safetensors",
+    "cifar10": "cifar10.safetensors",
 }
 """Trained models that come with the package, by the name that stands for them on the command line."""
-SHOWN = {"digits-v1": "digits", "digits-v2": "digits"}
-"""The images in the box that each is shown."""
+SHOWN = {"digits-v1": "digits", "digits-v2": "digits", "cifar10": "drawn"}
+"""The images in the box that each is shown; those of CIFAR-10 may not be passed on."""
 
 CIFAR10 = Preprocess(3, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 IMAGENET = Preprocess(3, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -123,7 +123,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @model_options
 @as_json
 def compile_command(model: str, target: str, output: str | None, as_json: bool, **options: Any) -> None:
-    """Compile MODEL (a checkpoint, .nir, .onnx, .pt2, a .net of lava-dl, digits-v1, digits-v2) to a program.
+    """Compile MODEL (a checkpoint, .nir, .onnx, .pt2, a .net of lava-dl, digits-v1, digits-v2, cifar10) to a program.
 
     The integers and the neurons of a .net are taken as they are.
     """
@@ -358,7 +358,9 @@ def pretrain_command(recipe: str, output: str | None, as_json: bool) -> None:
 
 
 @cli.command("demo")
-@click.option("--model", default="digits-v2", show_default=True, type=click.Choice(["digits-v1", "digits-v2"]))
+@click.option(
+    "--model", default="digits-v2", show_default=True, type=click.Choice(["digits-v1", "digits-v2", "cifar10"])
+)
 @click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(dir_okay=False))
 @as_json
 def demo_command(model: str, output: str, as_json: bool) -> None:

@@ -118,6 +118,8 @@ def _learn(state: State, parallel: nn.Module, job: Job, world: World, batch: Bat
 
 @torch.no_grad()
 def _average(state: State, decay: float) -> None:
+    """Move the average; it forgets the first weights faster than `decay` says, as TensorFlow's does."""
+    decay = min(decay, (1 + state.batches) / (10 + state.batches))
     for key, value in state.module.state_dict().items():
         if value.is_floating_point():
             state.average[key].lerp_(value, 1 - decay)

@@ -379,5 +379,19 @@ def test_the_models_in_the_box_know_their_digits(name: str) -> None:
     assert np.isclose(loaded.training["recipe"]["model"]["dim"], recipe.model.dim)
 
 
+def test_the_model_in_the_box_knows_cifar10() -> None:
+    """On a thousand test images, JPEG-compressed copies: what its file says, give or take three deviations."""
+    source = EXAMPLES.parents[1] / "shared" / "data" / "cifar10-jpeg.zip"
+    if not source.exists():
+        pytest.skip("the images of CIFAR-10 are not here: the bundled model is not tested on them")
+    loaded = load("cifar10")
+    images = read(source, loaded.preprocess, limit=1000)
+    assert images.labels is not None
+    assert images.names == loaded.labels
+    stated = loaded.training["test_accuracy"]
+    reached = accuracy(loaded.module, Labelled(images.pixels, images.labels), loaded.preprocess)
+    assert reached == pytest.approx(stated, abs=3 * (stated * (1 - stated) / 1000) ** 0.5)
+
+
 def test_the_box_stays_small() -> None:
     assert sum(bundled(name).stat().st_size for name in BUNDLED) < 12_000_000

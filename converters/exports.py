@@ -11,26 +11,30 @@ from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.files import check_folder
 from spikformer_deploy.pipeline import float_graph
 from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.network import Network
 
 
-def export(file: str | Path, to: str, output: Path, **loading: Any) -> None:
-    """Write a program file ("lava", "netx", "onnx") or a float model ("nir", "onnx", "pt2") to `output`.
+def export(source: str | Path | Program | Model, to: str, output: str | Path, **loading: Any) -> None:
+    """Write a program ("lava", "netx", "onnx") or a float model ("nir", "onnx", "pt2"), or what a file holds of either.
 
-    Raises InputError where the format is not for what the file holds, ModelError for what the format cannot hold.
+    loading  arch, heads, time_steps, dt, allow_pickle: see converters.models.load
+    Raises InputError where the format is not for what is given, ModelError for what the format cannot hold.
     """
-    if str(file) not in BUNDLED and kind_of(Path(file)) is Kind.PROGRAM:
-        program = Program.load(file)
+    if isinstance(source, (str, Path)):
+        program = str(source) not in BUNDLED and kind_of(Path(source)) is Kind.PROGRAM
+        source = Program.load(source) if program else load(source, **loading)
+    check_folder(Path(output))
+    if isinstance(source, Program):
         if to not in OF_PROGRAMS:
-            raise InputError(str(file), f"{to} holds float models, and this is a program", "Export the model instead.")
-        OF_PROGRAMS[to](program.network, output)
+            raise InputError(f"--to {to}", "it holds float models, and this is a program", "Export the model instead.")
+        OF_PROGRAMS[to](source.network, Path(output))
     else:
-        model = load(file, **loading)
         if to not in OF_MODELS:
-            raise InputError(str(file), f"{to} holds programs, and this is a float model", "Compile it first.")
-        OF_MODELS[to](model, output)
+            raise InputError(f"--to {to}", "it holds programs, and this is a float model", "Compile it first.")
+        OF_MODELS[to](source, Path(output))
 
 
 def _lava(network: Network, path: Path) -> None:

@@ -23,6 +23,7 @@ _PUBLIC = {
     "run": ("spikformer_deploy.inference", "run"),
     "verify": ("spikformer_deploy.verify", "verify"),
     "account": ("spikformer_deploy.accounting.energy", "account"),
+    "export": ("spikformer_deploy.converters.exports", "export"),
     "Program": ("spikformer_deploy.program", "Program"),
     "Run": ("spikformer_deploy.inference", "Run"),
     "SpikdeployError": ("spikformer_deploy.errors", "SpikdeployError"),

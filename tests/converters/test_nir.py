@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from support.chains import chain, frames
 from support.models import SMALL, model_and_images
 
+import spikformer_deploy as sd
 from spikformer_deploy.cli import cli
+from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.nir import read_model
 from spikformer_deploy.converters.nir_export import write_model
 from spikformer_deploy.errors import InputError, ModelError
@@ -118,12 +120,26 @@ def test_it_compiles_and_runs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(readout.weight, np.diag(np.diag(readout.weight)))
 
 
+def test_from_python(tmp_path: Path) -> None:
+    """Any float model or program, without a file."""
+    graph = chain(0, dyadic=True)
+    model = Imported("nir", graph, FRAMES, (), "", {}, ())
+    sd.export(model, "nir", tmp_path / "a.nir")
+    assert sd.load(tmp_path / "a.nir").graph.digest() == graph.digest()
+    with pytest.raises(InputError, match="Compile it first"):
+        sd.export(model, "netx", tmp_path / "a.net")
+    with pytest.raises(InputError, match="no such folder"):
+        sd.export(model, "onnx", tmp_path / "nowhere" / "a.onnx")
+
+
 def test_the_command_line(tmp_path: Path) -> None:
     file, again, program = (str(tmp_path / name) for name in ("a.nir", "b.nir", "a.spk"))
     written(chain(0, dyadic=False), Path(file))
+    np.save(tmp_path / "frames.npy", frames(chain(0, dyadic=False), 0).numpy().astype(np.uint8))
     for arguments in (
         ["export", file, "--to", "nir", "-o", again],
         ["compile", file, "-o", program],
+        ["verify", program, file, "--input", str(tmp_path / "frames.npy")],
         ["inspect", file],
         ["inspect", file, "--json"],
     ):

@@ -182,7 +182,7 @@ def torch_files() -> Iterator[Entry]:
     yield "nothing.pth", MODEL, _saved({}), "."
     members = _members(good)
     pickled = next(name for name in members if name.endswith("data.pkl"))
-    bomb = _zipped({**members, pickled: members[pickled] + bytes(2**30)}, packed=True)
+    bomb = _zipped({**members, pickled: members[pickled] + bytes(2**28)}, packed=True)
     yield "bomb.pth", MODEL, bomb, "packed"
     storage = next(name for name in members if name.endswith("data/0"))
     yield "storage-missing.pth", MODEL, _zipped({k: v for k, v in members.items() if k != storage}), "."
@@ -582,7 +582,7 @@ def pt2_files() -> Iterator[Entry]:
     yield "payload.pt2", MODEL, _zipped({**evil, first: _saved(Payload())}), r"would call posix\.system"
     yield "weight-beyond.pt2", MODEL, edited(weights, '"as_int": 3}', '"as_int": 3000000}'), "damaged|within"
     yield "path.pt2", MODEL, edited(weights, "weight_0", "../../../etc/passwd"), "damaged"
-    yield "packed.pt2", MODEL, _zipped({**members, graph: members[graph] + b" " * 2**28}, packed=True), "packed"
+    yield "packed.pt2", MODEL, _zipped({**members, graph: members[graph] + b" " * 2**26}, packed=True), "packed"
     deep = b'{"a":' * 100000 + b"1" + b"}" * 100000
     yield "json-deep.pt2", MODEL, _zipped({**members, graph: deep}), "damaged"
     native = graph.replace("models/model.json", "data/aotinductor/model/model.so")

@@ -3,8 +3,8 @@
     python benchmarks/pilotnet.py FOLDER     # network.net and image.npy of lava-dl's PilotNet LIF example
 
 Nothing of the profile is fitted to these figures.  Intel's input frame is not public; ours is that of the recorded
-spikes, so that activity differs.  Two mappings: our own, and one with the boxes that Intel's compiler printed, which
-shows what of the difference is the mapping's.
+spikes, so that activity differs.  Beside our own mapping stand the boxes that Intel's compiler printed, placed in three
+ways, since where it put them is not known: this shows what of the difference is the mapping's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from rich.table import Table
 import spikformer_deploy as sd
 from spikformer_deploy.accounting.uncertainty import Energy, Range
 from spikformer_deploy.inference import Run
-from spikformer_deploy.mapping.place import hilbert
+from spikformer_deploy.mapping.place import Placer, hilbert, refined, row_major
+from spikformer_deploy.mapping.route import metrics, nets_of
 from spikformer_deploy.pipeline import compile_netx
 from spikformer_deploy.program import Program
 
@@ -37,19 +38,25 @@ INTEL = {
 cores of their own (layer.0)."""
 
 
+PLACERS: dict[str, Placer] = {"refined": refined, "Hilbert": hilbert, "in order": row_major}
+
+
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(folder: Path) -> None:
     """Compile, run, print all columns."""
     image = np.load(folder / "image.npy").transpose(2, 1, 0)[None].astype(np.uint8)
     program = compile_netx(folder / "network.net", "loihi2", calibrate_on=image).program
-    columns = [figures(sd.run(p, image, timing="cycle")) for p in (program, cut_as_intel(program))]
+    runs = [sd.run(program, image, timing="cycle")]
+    sent = {name: e.spikes.mean() / program.network[name].size for name, e in runs[0].events.populations.items()}
+    runs += [sd.run(cut_as_intel(program, placer, sent), image, timing="cycle") for placer in PLACERS.values()]
+    columns = [figures(run) for run in runs]
     table = Table(title="PilotNet LIF, 16 time steps a frame, one Loihi 2 chip; in brackets: here / measured")
-    for column in ("a time step", "our mapping", "Intel's boxes", "measured"):
+    for column in ("a time step", "our mapping", *(f"Intel's boxes, {name}" for name in PLACERS), "measured"):
         table.add_column(column, justify="left" if column == "a time step" else "right", no_wrap=True)
     for name, measured in columns[0]:
         table.add_row(name, *(dict((n, v) for (n, _), v in column.items())[name] for column in columns), measured)
-    Console(width=150).print(table)
+    Console(width=180).print(table)
 
 
 def figures(run: Run) -> dict[tuple[str, str], str]:
@@ -81,17 +88,18 @@ def shown(measured: float, value: float, low: float | None = None, high: float |
     return f"{value:{digits}}{span} [{value / measured:.2f}]"
 
 
-def cut_as_intel(program: Program) -> Program:
-    """The program with the boxes of Intel's compiler, placed along our Hilbert curve."""
+def cut_as_intel(program: Program, placer: Placer, sent: dict[str, float]) -> Program:
+    """The program with the boxes of Intel's compiler; sent: messages a neuron and step, by population."""
     rows = []
     for index, site in enumerate(program.mapping.sites):
         sizes = zip(site.shape, INTEL.get(site.name, site.shape), strict=True)
         edges = [[(start, min(start + size, extent)) for start in range(0, extent, size)] for extent, size in sizes]
         rows += [(index, *c, *y, *x) for y, x, c in product(edges[1], edges[2], edges[0])]
     boxes = np.array(rows, np.int64)
-    cores, words = hilbert(len(boxes), program.profile), np.zeros((len(boxes), 5), np.int64)
-    # no expectations of links: the messages count them
-    return replace(program, mapping=replace(program.mapping, boxes=boxes, cores=cores, words=words, metrics={}))
+    nets = nets_of(program.network, program.mapping.sites, boxes, sent)
+    cores, words = placer(len(boxes), nets, program.profile), np.zeros((len(boxes), 5), np.int64)
+    expected = metrics(nets, cores, program.profile)
+    return replace(program, mapping=replace(program.mapping, boxes=boxes, cores=cores, words=words, metrics=expected))
 
 
 def dynamic(energy: Energy) -> Range:

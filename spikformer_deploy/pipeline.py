@@ -61,6 +61,7 @@ class Compiled:
     """A program, the folded float graph that it came from (none of a .net), and what had to be assumed on the way.
 
     stages  seconds of each
+    rates   messages a neuron and step of each population, from calibration: what the mapping was made for
     """
 
     program: Program
@@ -68,6 +69,7 @@ class Compiled:
     notes: tuple[str, ...]
     seconds: float
     stages: dict[str, float]
+    rates: dict[str, float]
 
 
 def compile_model(
@@ -143,7 +145,7 @@ def compile_model(
     }
     program = Program(network, mapping, profile, loaded.preprocess, loaded.labels, provenance)
     notes = loaded.notes if remark != "random pixels" else (*loaded.notes, RANDOM_NOTE)
-    return Compiled(program, graph, notes, time.monotonic() - start, run.seconds)
+    return Compiled(program, graph, notes, time.monotonic() - start, run.seconds, statistics.rates)
 
 
 def compile_netx(
@@ -182,7 +184,7 @@ def compile_netx(
     }
     program = Program(network, mapping, profile, preprocess, (), provenance)
     notes = () if calibrate_on is not None else (RANDOM_NOTE,)
-    return Compiled(program, None, notes, time.monotonic() - start, run.seconds)
+    return Compiled(program, None, notes, time.monotonic() - start, run.seconds, mapping_rates)
 
 
 def firing_rates(network: Network, images: np.ndarray) -> dict[str, float]:

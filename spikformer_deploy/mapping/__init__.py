@@ -78,8 +78,8 @@ def _shown(way: Choice | MappingError) -> dict[str, Any]:
         "busiest_core_synaptic_ops": round(way.synops),
         "busiest_core_us": way.work / 1e3,
         "sub_steps": way.sub_steps,
-        "step_us": way.step_ns / 1e3,
-        "energy_uj": way.energy_pj / 1e6,
+        "step_us": float(way.step_ns) / 1e3,
+        "energy_uj": float(way.energy_pj) / 1e6,
     }
 
 

@@ -271,6 +271,33 @@ def verify_command(
         sys.exit(1)
 
 
+@cli.command("compare")
+@click.argument("model")
+@click.option("--targets", required=True, help="Targets or .toml files, with commas between: loihi2,kapoho_point.")
+@input_option
+@click.option("--calibrate", "calibrate_on", help="Images to calibrate on (as --input).")
+@click.option(
+    "--objective", default="energy", show_default=True, type=click.Choice(["energy", "latency", "cores", "tiles"])
+)
+@limit_option
+@model_options
+@as_json
+def compare_command(model: str, targets: str, data: str, as_json: bool, **options: Any) -> None:
+    """MODEL on several targets side by side: cores, time, energy, or why it cannot run there."""
+    from spikformer_deploy.compare import compare, compare_table
+
+    names = tuple(name.strip() for name in targets.split(",") if name.strip())
+    with _progress("compare", as_json) as advance:
+        rows = compare(model, names, data, progress=advance, **options)
+    if as_json:
+        _print_json({"model": model, "targets": rows})
+        return
+    _print_tables([compare_table(rows)])
+    for row in rows:
+        if "refused" in row:
+            click.echo(f"{row['target']}: {row['refused']}")
+
+
 @cli.command("export")
 @click.argument("file")
 @click.option(

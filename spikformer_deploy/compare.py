@@ -1,0 +1,82 @@
+"""One model on several targets, side by side: what does not fit one of them is a row with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from spikformer_deploy.converters.models import Model, load
+from spikformer_deploy.errors import MappingError, QuantizeError
+from spikformer_deploy.hardware import load_profile
+from spikformer_deploy.inference import run
+from spikformer_deploy.pipeline import compile_model
+from spikformer_deploy.report.tables import number
+
+COLUMNS = ("cores", "chips", "accuracy", "step_us", "latency_us", "images_per_second", "energy_mj")
+
+
+def compare(
+    model: str | Path | Model,
+    targets: tuple[str, ...],
+    data: str | Path,
+    *,
+    limit: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    objective: str = "energy",
+    calibrate_on: str | Path | None = None,
+    **loading: Any,
+) -> list[dict[str, Any]]:
+    """A row a target: `target`, and COLUMNS or `refused`, the reason why the model cannot run there.
+
+    objective, calibrate_on, loading  as pipeline.compile_model; progress: called with (targets done, in all, a remark)
+    Raises InputError for an unknown target, a model or images that cannot be used.
+    """
+    for target in targets:
+        load_profile(target)
+    loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
+    rows: list[dict[str, Any]] = []
+    for done, target in enumerate(targets):
+        if progress is not None:
+            progress(done, len(targets), target)
+        try:
+            compiled = compile_model(loaded, target, calibrate_on=calibrate_on, objective=objective, check=False)
+        except (MappingError, QuantizeError) as error:
+            rows.append({"target": target, "refused": str(error)})
+            continue
+        result = run(compiled.program, data, limit=limit)
+        values, mapping = result.to_dict(), compiled.program.mapping
+        rows.append(
+            {
+                "target": target,
+                "cores": mapping.cores_used,
+                "chips": mapping.chips,
+                "accuracy": values["accuracy"],
+                "step_us": values["time"]["step_us_mean"],
+                "latency_us": values["time"]["latency_us"],
+                "images_per_second": values["time"]["images_per_second"],
+                "energy_mj": values["energy_mj"]["profile"],
+                "logits_sha256": values["logits_sha256"],
+            }
+        )
+    return rows
+
+
+def compare_table(rows: list[dict[str, Any]]) -> Table:
+    """The rows for a person; times and energies are estimates."""
+    table = Table(
+        title="targets (an image; times and energies are estimates, energy with its range)", title_justify="left"
+    )
+    for name in ("target", *COLUMNS):
+        table.add_column(name.replace("_", " "), justify="left" if name == "target" else "right")
+    for row in rows:
+        if "refused" in row:
+            table.add_row(row["target"], "refused: see below")
+            continue
+        energy = row["energy_mj"]
+        shown = [number(row[name]) for name in COLUMNS[:-1]]
+        spread = f"{number(energy['nominal'])} ({number(energy['low'])} to {number(energy['high'])})"
+        table.add_row(row["target"], *shown, spread)
+    return table

@@ -179,6 +179,7 @@ def _cores(run: Run) -> dict[str, Any]:
             "x": int(x[i]),
             "y": int(y[i]),
             "site": names[i],
+            "layer": int(mapping.boxes[i, 0]),
             "synaptic_ops_per_step": float(synops[i]),
             "words": int(mapping.words[i].sum()),
         }

@@ -21,6 +21,7 @@ def render(data: dict[str, Any]) -> str:
         "energy": svg.bars([_bar(e) for e in data["energies"]], "mJ"),
         "shares": svg.shares(target["shares"]) if target else "",
         "cores": svg.core_map(data["cores"]),
+        "placement": svg.core_map(data["cores"], by_layer=True),
         "scale": svg.scale(),
         "steps": svg.columns(
             [s["synaptic_ops"] for s in data["steps"]], [f"t = {s['step']}" for s in data["steps"]], ""

@@ -95,20 +95,25 @@ def rates(values: Sequence[float]) -> str:
     return f'<svg viewBox="0 0 46 14" class="spark" role="img">{"".join(parts)}</svg>'
 
 
-def core_map(cores: dict[str, Any]) -> str:
-    """The mesh of all chips in use, every core (or tile, where there are many) coloured by its synaptic operations."""
+def core_map(cores: dict[str, Any], by_layer: bool = False) -> str:
+    """The mesh of all chips in use, every core (or tile, where there are many) coloured by its synaptic operations.
+
+    by_layer  by the place of its layer in the network instead: how the network lies on the chips
+    """
     used, (tiles_x, tiles_y), per_tile = cores["used"], cores["tiles"], cores["cores_per_tile"]
     across = max(1, math.ceil(math.sqrt(per_tile))) if len(used) <= LARGEST_MAP else 1
     down = math.ceil(per_tile / across) if len(used) <= LARGEST_MAP else 1
     cells: dict[tuple[int, int], tuple[float, str]] = {}
+    shades: dict[tuple[int, int], float] = {}
     seen: dict[tuple[int, int], int] = {}
     for core in used:
         tile = (core["x"], core["y"])
         place = seen[tile] = seen.get(tile, -1) + 1
         cell = (tile[0] * across + place % across, tile[1] * down + place // across) if across * down > 1 else tile
         work = cells.get(cell, (0.0, ""))[0] + core["synaptic_ops_per_step"]
+        shades[cell] = max(shades.get(cell, 0), core["layer"]) if by_layer else work
         cells[cell] = (work, f"core {core['core']}: {core['site']}, {work:,.0f} synaptic operations a step")
-    most = max((work for work, _ in cells.values()), default=1.0) or 1.0
+    most = max(shades.values(), default=1.0) or 1.0
     chips_x = max(c["x"] for c in used) // tiles_x + 1
     chips_y = max(c["y"] for c in used) // tiles_y + 1
     size, gap = 14, 6
@@ -119,10 +124,10 @@ def core_map(cores: dict[str, Any]) -> str:
         for chip_x in range(chips_x):
             box = f'width="{step_x - gap}" height="{step_y - gap}"'
             out.append(f'<rect x="{chip_x * step_x}" y="{chip_y * step_y}" {box} class="chip"/>')
-    for (x, y), (work, title) in cells.items():
+    for (x, y), (_, title) in cells.items():
         left = x * size + x // (tiles_x * across) * gap
         top = y * size + y // (tiles_y * down) * gap
-        colour = VIRIDIS[min(8, int(9 * work / most))]
+        colour = VIRIDIS[min(8, int(9 * shades[x, y] / most))]
         out.append(
             f'<rect x="{left + 1}" y="{top + 1}" width="{size - 2}" height="{size - 2}" fill="{colour}">'
             f"<title>{escape(title)}</title></rect>"

@@ -34,7 +34,7 @@ from spikformer_deploy.quantize.build import Pixels, quantize
 from spikformer_deploy.quantize.calibrate import calibrate
 from spikformer_deploy.quantize.network import Network, Source
 from spikformer_deploy.quantize.neurons import Settings
-from spikformer_deploy.quantize.rounding import second_moments
+from spikformer_deploy.quantize.rounding import images_for_rounding, second_moments
 from spikformer_deploy.simulate import engine
 
 STAGES = ("trace", "fold", "simplify", "calibrate", "quantize", "map")
@@ -124,7 +124,9 @@ def compile_model(
         moments = None
         if rounding == "calibrated":
             std, mean = np.array(pixels.std), np.array(pixels.mean)
-            moments = second_moments(graph, real, std * pixels.max_value, mean * pixels.max_value, min(batch, 16))
+            more = calibration_images(loaded, calibrate_on, max(CALIBRATION_IMAGES, images_for_rounding(graph)))[0]
+            real = torch.from_numpy(loaded.preprocess.normalised(more))
+            moments = second_moments(graph, real, std * pixels.max_value, mean * pixels.max_value, min(batch, 64))
         return quantize(graph, pixels, statistics, profile.limits, replace(settings, moments=moments))
 
     network = run("quantize", integers)
@@ -202,16 +204,16 @@ def float_graph(loaded: Model) -> Graph:
     return check_law(simplify(fold_batch_norm(_traced(loaded))))
 
 
-def calibration_images(loaded: Model, data: str | Path | np.ndarray | None) -> tuple[np.ndarray, str]:
-    """Images to calibrate on, uint8, and a word on what they are."""
+def calibration_images(
+    loaded: Model, data: str | Path | np.ndarray | None, most: int = CALIBRATION_IMAGES
+) -> tuple[np.ndarray, str]:
+    """Images to calibrate on, uint8, at most so many, and a word on what they are."""
     if data is not None:
         remark = "an array" if isinstance(data, np.ndarray) else Path(data).name[:80]
-        return _some(read(data, loaded.preprocess, limit=CALIBRATION_IMAGES, split="train")), remark
+        return _some(read(data, loaded.preprocess, limit=most, split="train")), remark
     source = loaded.training.get("recipe", {}).get("data", {}).get("source")
     if source == "digits":
-        return _some(
-            read("digits", loaded.preprocess, limit=CALIBRATION_IMAGES, split="train")
-        ), "digits, training split"
+        return _some(read("digits", loaded.preprocess, limit=most, split="train")), "digits, training split"
     steps = (loaded.time_steps,) if loaded.per_step else ()
     rng = np.random.default_rng(0)
     largest = 2 if loaded.per_step else loaded.preprocess.max_value + 1

@@ -25,6 +25,8 @@ Int: TypeAlias = NDArray[np.int64]
 
 ROWS = 8192
 """Positions of a layer that its second moments are taken from, over all images."""
+ROWS_PER_INPUT, MOST_IMAGES = 4, 1024
+"""Fewer positions than inputs say nothing of most of their combinations: 64 images of 2x2 tokens were too few."""
 LARGEST_BLOCK = 2048
 """Inputs whose errors are balanced together; a larger fan-in is cut into blocks of whole channels."""
 DAMPING = 0.01
@@ -106,6 +108,16 @@ def _balanced(real: Array, moment: Array, largest: int) -> Array:
 
 
 # --- what reaches a layer ---------------------------------------------------------------------------------------
+
+
+def images_for_rounding(graph: Graph) -> int:
+    """So many images that each layer sees several times as many positions as it has inputs, within reason."""
+    needed = 1.0
+    for node in graph.of(Conv2d, Linear):
+        assert isinstance(node.op, Conv2d | Linear)
+        inputs, positions = node.op.weight[0].size, node.shape[1] * node.shape[2] * graph.time_steps
+        needed = max(needed, ROWS_PER_INPUT * inputs / positions)
+    return min(MOST_IMAGES, int(needed))
 
 
 def second_moments(graph: Graph, images: torch.Tensor, scale: Array, offset: Array, batch: int = 4) -> Moments:

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from spikformer_deploy.converters.checkpoint import load
 from spikformer_deploy.graph.ir import Conv2d, Linear
 from spikformer_deploy.inference import run
-from spikformer_deploy.pipeline import Compiled, compile_model
+from spikformer_deploy.pipeline import Compiled, compile_model, float_graph
 from spikformer_deploy.quantize.network import Conv, Lif, Readout
-from spikformer_deploy.quantize.rounding import Moments, _inputs
+from spikformer_deploy.quantize.rounding import MOST_IMAGES, ROWS_PER_INPUT, Moments, _inputs, images_for_rounding
 from spikformer_deploy.verify import verify
 
 
@@ -83,6 +83,17 @@ def test_what_reaches_a_layer_is_what_its_convolution_multiplies() -> None:
 @cache
 def compiled(bits: int, rounding: str) -> Compiled:
     return compile_model("digits-v1", weight_bits=bits, rounding=rounding, check=False)
+
+
+def test_a_layer_is_shown_more_positions_than_it_has_inputs() -> None:
+    """Where maps are small, a handful of images has fewer positions than a layer has inputs."""
+    graph = float_graph(load("digits-v1"))
+    images = images_for_rounding(graph)
+    assert 1 < images <= MOST_IMAGES
+    for node in graph.of(Conv2d, Linear):
+        assert isinstance(node.op, Conv2d | Linear)
+        positions = images * graph.time_steps * node.shape[1] * node.shape[2]
+        assert positions > (ROWS_PER_INPUT - 1) * node.op.weight[0].size or images == MOST_IMAGES
 
 
 def test_four_bits_are_as_good_as_the_float_model() -> None:

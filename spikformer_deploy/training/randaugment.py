@@ -1,6 +1,6 @@
 """RandAugment (Cubuk et al. 2020) in plain Pillow, with timm's "increasing" ranges: the larger, the stronger.
 
-Written here because the libraries that have it bring torchvision or OpenCV along.
+Written here because it needs nothing but Pillow so.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """RandAugment (Cubuk et al. 2020) in plain Pillow, with timm's "increasing" ranges: the larger, the stronger.
 
-Written here because it needs nothing but Pillow so.
+Written here, so that nothing but Pillow is needed.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from spikformer_deploy.converters.imported import MOST_STEPS, preprocess_of
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.images import Preprocess
-from spikformer_deploy.nn.zoo import ModelConfig, build, named
+from spikformer_deploy.nn.zoo import ModelConfig, build, named, plain
 
 ENTRY = "spikformer_deploy"
 VERSION = 1
@@ -291,8 +291,10 @@ def _from_header(path: Path, header: dict[str, Any]) -> tuple[ModelConfig, Prepr
             value = getattr(config, field.name)
             if field.type == "int" and not (isinstance(value, int) and 0 < value < 2**20):
                 raise ValueError(f"{field.name} = {value!r}")
+            if field.type == "str" and not isinstance(value, str):
+                raise ValueError(f"{field.name} = {value!r}")
         preprocess = preprocess_of(header["preprocess"])
-        return config, preprocess, tuple(map(str, header["labels"])), dict(header["training"])
+        return plain(config), preprocess, tuple(map(str, header["labels"])), dict(header["training"])
 
 
 @contextmanager

@@ -64,11 +64,19 @@ class SpikformerCifar(nn.Module):
     """Spikformer V1, CIFAR form: images (B, C, Y, X) -> logits (B, classes)."""
 
     def __init__(
-        self, in_channels: int, dim: int, depth: int, heads: int, mlp_ratio: int, classes: int, time_steps: int
+        self,
+        in_channels: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: int,
+        classes: int,
+        time_steps: int,
+        pools: tuple[bool, ...],
     ) -> None:
         super().__init__()
         self.time_steps = time_steps
-        self.patch_embed = SPS(in_channels, dim, (False, False, True, True))
+        self.patch_embed = SPS(in_channels, dim, pools)
         self.block = nn.ModuleList(
             Block(dim, LinearAttention(dim, heads), LinearMLP(dim, mlp_ratio), norms=True) for _ in range(depth)
         )
@@ -85,11 +93,19 @@ class SpikformerImageNet(nn.Module):
     """Spikformer V1, ImageNet form: images (B, C, Y, X) -> logits (B, classes)."""
 
     def __init__(
-        self, in_channels: int, dim: int, depth: int, heads: int, mlp_ratio: int, classes: int, time_steps: int
+        self,
+        in_channels: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: int,
+        classes: int,
+        time_steps: int,
+        pools: tuple[bool, ...],
     ) -> None:
         super().__init__()
         self.time_steps = time_steps
-        self.patch_embed = SPS(in_channels, dim, (True, True, True, True))
+        self.patch_embed = SPS(in_channels, dim, pools)
         self.block = nn.ModuleList(
             ImageBlock(dim, ConvAttention(dim, heads), ConvMLP(dim, mlp_ratio, 2), norms=True) for _ in range(depth)
         )
@@ -109,10 +125,18 @@ class SpikformerDVS(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, dim: int, depth: int, heads: int, mlp_ratio: int, classes: int, tokens: int
+        self,
+        in_channels: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: int,
+        classes: int,
+        tokens: int,
+        pools: tuple[bool, ...],
     ) -> None:
         super().__init__()
-        self.patch_embed = SPS(in_channels, dim, (True, True, True, True))
+        self.patch_embed = SPS(in_channels, dim, pools)
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, dim))
         self.block = nn.ModuleList(
             Block(dim, ConvAttention(dim, heads, 0.25), ConvMLP(dim, mlp_ratio, 1), norms=True) for _ in range(depth)

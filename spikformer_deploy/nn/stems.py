@@ -17,7 +17,7 @@ class SPS(nn.Module):
     Source: official code; state_dict keys are its.
     """
 
-    def __init__(self, in_channels: int, dim: int, pools: tuple[bool, bool, bool, bool]) -> None:
+    def __init__(self, in_channels: int, dim: int, pools: tuple[bool, ...]) -> None:
         super().__init__()
         self.pools = pools
         widths = (in_channels, dim // 8, dim // 4, dim // 2, dim)

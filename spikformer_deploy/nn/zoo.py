@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,8 @@ class ModelConfig:
     image_size   height and width of the (square) input
     stem_stages  stages of V2's stem, each halving the image
     distilled    "sdt2": there is a second head, of its distillation
+    pooling      "v1": after which of the stem's four stages a 3x3 max-pooling halves the map ("0011": after the last
+                 two); "": as the form has it.  No weight depends on it
     """
 
     family: str
@@ -39,11 +42,17 @@ class ModelConfig:
     mlp_ratio: int = 4
     stem_stages: int = 4
     distilled: bool = False
+    pooling: str = ""
 
     @property
     def per_step(self) -> bool:
         """Whether the input is a frame for every time step (event data)."""
         return self.form == "dvs"
+
+    @property
+    def stem_pooling(self) -> str:
+        """`pooling`, or what the form of V1 has; "" for other families."""
+        return self.pooling or (POOLING.get(self.form, "") if self.family == "v1" else "")
 
 
 _CIFAR = ModelConfig("v1", "cifar", 4, 384, 12, 4, 3, 32, 10)
@@ -111,6 +120,9 @@ FORMS = {
 }
 """The official layouts of the families beside Spikformer."""
 
+POOLING = {"cifar": "0011", "imagenet": "1111", "dvs": "1111"}
+"""What the forms of Spikformer V1 pool, as `pooling_stat` of later official code writes it."""
+
 
 def named(name: str, **overrides: Any) -> ModelConfig:
     """The published size `name`, with some fields changed.  Raises InputError for an unknown name."""
@@ -119,9 +131,16 @@ def named(name: str, **overrides: Any) -> ModelConfig:
     return replace(PUBLISHED[name], **overrides)
 
 
+def plain(config: ModelConfig) -> ModelConfig:
+    """`config` without a pooling that says no more than its form: what are equal networks is then equal."""
+    implied = config.family == "v1" and config.pooling == POOLING.get(config.form)
+    return replace(config, pooling="") if implied else config
+
+
 def build(config: ModelConfig) -> nn.Module:
     """The module of `config`, freshly initialised.  Raises InputError where the sizes do not go together."""
     c = config
+    pools = _pools(c)
     family = {"spikingformer": Spikingformer, "sdt1": SpikeDrivenTransformer, "qkformer": QKFormer}.get(c.family)
     if c.dim % c.heads:
         raise InputError("--heads", f"{c.dim} channels do not divide into {c.heads} heads", "Choose a divisor.")
@@ -130,14 +149,25 @@ def build(config: ModelConfig) -> nn.Module:
         return family(c.form, *shared, c.time_steps)
     match (c.family, c.form):
         case ("v1", "cifar"):
-            return SpikformerCifar(*shared, c.time_steps)
+            return SpikformerCifar(*shared, c.time_steps, pools)
         case ("v1", "imagenet"):
-            return SpikformerImageNet(*shared, c.time_steps)
+            return SpikformerImageNet(*shared, c.time_steps, pools)
         case ("v1", "dvs"):
-            return SpikformerDVS(*shared, (c.image_size // 16) ** 2)
+            return SpikformerDVS(*shared, (c.image_size // 2 ** sum(pools)) ** 2, pools)
         case ("sdt2", "imagenet"):
             return MetaSpikeFormer(*shared, c.time_steps, c.distilled)
         case ("v2", "imagenet"):
             return SpikformerV2(*shared, c.time_steps, c.stem_stages)
         case _:
             raise InputError("--arch", f"there is no {c.family} in the form '{c.form}'")
+
+
+def _pools(config: ModelConfig) -> tuple[bool, ...]:
+    """Whether each of the four stages of V1's stem is followed by pooling."""
+    if config.pooling and config.family != "v1":
+        raise InputError("pooling", f"the stem of {config.family} has no choice of it", "Leave it out.")
+    pooling = config.stem_pooling
+    if pooling and not re.fullmatch("[01]{4}", pooling):
+        problem = f"'{pooling}' does not say for each of the four stages whether it is pooled"
+        raise InputError("pooling", problem, 'Write four digits, 1: pooled ("0011").')
+    return tuple(digit == "1" for digit in pooling)

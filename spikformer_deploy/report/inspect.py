@@ -94,7 +94,8 @@ def _model(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
     if isinstance(loaded, Imported):
         return _graph(file, loaded, about)
     parameters = sum(int(np.prod(p.shape)) for p in loaded.module.parameters())
-    values = {"kind": "model", "parameters": parameters, **asdict(loaded.config), **about}
+    config = {**asdict(loaded.config), "pooling": loaded.config.stem_pooling}
+    values = {"kind": "model", "parameters": parameters, **config, **about}
     return [facts_table(file, _shown(values) | training)], values
 
 

@@ -36,6 +36,7 @@ class Model:
     time_steps: int = field(validator=positive)
     mlp_ratio: int = field(default=4, validator=positive)
     stem_stages: int = field(default=4, validator=positive)
+    pooling: str = field(default="", validator=validators.matches_re("([01]{4})?"))
 
 
 @frozen

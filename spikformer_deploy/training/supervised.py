@@ -19,7 +19,7 @@ from spikformer_deploy.converters.checkpoint import load, save
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.files import check_folder
 from spikformer_deploy.images import Preprocess
-from spikformer_deploy.nn.zoo import ModelConfig, build
+from spikformer_deploy.nn.zoo import ModelConfig, build, plain
 from spikformer_deploy.training.data import Labelled, epoch, normalised, read_test, read_training
 from spikformer_deploy.training.distributed import World, world
 from spikformer_deploy.training.fit import Batch, Job, Report, finished, fit
@@ -79,10 +79,11 @@ def accuracy(module: nn.Module, images: Labelled, preprocess: Preprocess, batch:
 
 def model_config(recipe: Recipe, classes: int) -> ModelConfig:
     model, data = recipe.model, recipe.data
-    return ModelConfig(
+    config = ModelConfig(
         model.family, model.form, model.depth, model.dim, model.heads, model.time_steps, data.channels, data.size,
-        classes, model.mlp_ratio, model.stem_stages,
+        classes, model.mlp_ratio, model.stem_stages, pooling=model.pooling,
     )  # fmt: skip
+    return plain(config)
 
 
 def _job(

@@ -5,15 +5,20 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.models import SMALL
+from support.executions import assert_equal_executions
+from support.models import SMALL, model_and_images
 
 from spikformer_deploy.converters.checkpoint import CIFAR10, _recognised, load, save
 from spikformer_deploy.errors import InputError, ModelError, SpikdeployError
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.zoo import PUBLISHED, build, named
+from spikformer_deploy.pipeline import compile_model
+from spikformer_deploy.reference import engine as reference
+from spikformer_deploy.simulate import engine
 
 OFFICIAL = {
     "cifar": named("v1-4-384", dim=64, depth=1, heads=2),
@@ -35,6 +40,36 @@ def test_ours_comes_back_with_everything(tmp_path: Path) -> None:
     for key, value in module.state_dict().items():
         assert torch.equal(loaded.module.state_dict()[key], value), key
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_pooling_comes_back_and_runs_in_integers(tmp_path: Path) -> None:
+    """Early pooling, in the CIFAR form: the compiled program has its tokens, and the engine equals the reference."""
+    config = replace(SMALL["cifar"], pooling="1100")
+    module, _ = model_and_images(config)
+    preprocess = Preprocess(3, 16, (0.5,) * 3, (0.25,) * 3)
+    save(tmp_path / "early", module, config, preprocess, (), {})
+    loaded = load(tmp_path / "early")
+    assert loaded.config == config
+    network = compile_model(tmp_path / "early").program.network
+    assert network["patch_embed.proj_lif1"].shape == (8, 8, 8)
+    assert network["patch_embed.proj_lif3"].shape == (32, 4, 4)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16)).astype(np.uint8)
+    names = [population.name for population in network]
+    ours, plain = (run.execute(network, pixels, record=names) for run in (engine, reference))
+    assert_equal_executions(ours, plain)
+    assert ours.spikes["patch_embed.rpe_lif"].any()
+
+
+def test_pooling_of_the_form_is_none_of_its_own(tmp_path: Path) -> None:
+    """A header that says "0011" of a CIFAR form, that says nothing, or that is older than the field: one model."""
+    module, preprocess = build(SMALL["cifar"]), Preprocess(3, 16, (0.5,) * 3, (0.25,) * 3)
+    for pooling in ("0011", ""):
+        save(tmp_path / "model", module, replace(SMALL["cifar"], pooling=pooling), preprocess, (), {})
+        assert load(tmp_path / "model").config == SMALL["cifar"]
+    save(tmp_path / "bad", module, replace(SMALL["cifar"], pooling="2"), preprocess, (), {})
+    with pytest.raises(InputError, match="pooling: '2' does not say"):
+        load(tmp_path / "bad")
+    assert load("digits-v1").config.pooling == ""
 
 
 @pytest.mark.parametrize("form", OFFICIAL)

@@ -240,6 +240,8 @@ def safetensors_files() -> Iterator[Entry]:
         ("heads", {"config__heads": 5}, "do not divide"),
         ("time-steps", {"config__time_steps": 10**6}, "time steps = 1000000"),
         ("family", {"config__family": "v9"}, "v9"),
+        ("family-list", {"config__family": ["v1"]}, "header is damaged"),
+        ("pooling", {"config__pooling": 11}, "header is damaged"),
         ("field", {"config__secret": 1}, "header is damaged"),
         ("size", {"preprocess__size": 10**6}, "header is damaged"),
         ("std", {"preprocess__std": [0, 0, 0]}, "header is damaged"),

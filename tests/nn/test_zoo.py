@@ -1,7 +1,10 @@
 """Parameter counts and keys of the published models (facts of the papers and of the official code)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from support.models import SMALL
 
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.nn.zoo import PUBLISHED, build, named
@@ -93,6 +96,25 @@ def official_keys(name: str) -> set[str]:
 @pytest.mark.parametrize("name", V1_COUNTS)
 def test_official_keys_load_strictly(name: str) -> None:
     assert set(on_meta(name).state_dict()) == official_keys(name)
+
+
+@pytest.mark.parametrize("pooling", ["0000", "1100", "0011", "0110", "1111"])
+@pytest.mark.parametrize("form", ["cifar", "imagenet", "dvs"])
+def test_pooling_says_how_many_tokens_there_are(form: str, pooling: str) -> None:
+    """And nothing else: the keys and the shapes of the weights remain."""
+    module, usual = (build(replace(SMALL[form], pooling=p)) for p in (pooling, ""))
+    frames = torch.zeros(2, 1, module.patch_embed.proj_conv.in_channels, 16, 16)
+    assert module.patch_embed(frames).shape == (2, 1, 32, 16 >> pooling.count("1"), 16 >> pooling.count("1"))
+    shapes = [{k: tuple(v.shape) for k, v in m.state_dict().items() if k != "pos_embed"} for m in (module, usual)]
+    assert shapes[0] == shapes[1]
+
+
+def test_pooling_that_is_none_is_refused() -> None:
+    for pooling in ("11", "0012", "00111"):
+        with pytest.raises(InputError, match=f"pooling: '{pooling}' does not say"):
+            build(named("v1-4-384", pooling=pooling))
+    with pytest.raises(InputError, match="pooling: the stem of v2 has no choice of it"):
+        build(named("v2-8-512", pooling="0011"))
 
 
 def test_unknown_sizes_are_refused() -> None:

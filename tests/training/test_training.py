@@ -219,6 +219,7 @@ def test_pretraining_is_for_v2(tmp_path: Path) -> None:
         ("heads = 2\n", "", r"required field missing @ \$\.model\.heads"),
         ("heads = 2", "heads = 2\nhands = 2", "extra fields found"),
         ('family = "v1"', 'family = "v9"', "family"),
+        ("depth = 1", 'depth = 1\npooling = "11"', "pooling"),
         ("[model]", "[model", "no readable TOML"),
     ],
 )

@@ -2,9 +2,11 @@
 
     python benchmarks/mapping.py [--quick] [--json FILE] [--threads N]
 
-Each model is compiled, trace to .spk, in a process of its own (weights are random, calibration takes 4 images, the
-comparison of spikes after each pass is left out).  Work is that of the busiest core in a step, expected from the firing
-rates, beside a uniform cut: boxes of the same most neurons for all layers, on the same number of cores.
+Each model is compiled, trace to .spk, in a process of its own, with all that `spikdeploy compile` does: spikes compared
+after each pass, calibration on 64 images (weights and pixels are random).  CPU seconds are those of all threads, which
+wait busily for each other where other work shares the cores: there, --threads 1 says more.  Work is that of the busiest
+core in a step, expected from the firing rates, beside a uniform cut: boxes of the same most neurons for all layers, on
+the same number of cores.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from spikformer_deploy.mapping.partition import cuts, sites_of
 from spikformer_deploy.mapping.place import NONE, greedy, hilbert, random, row_major
 from spikformer_deploy.mapping.route import metrics, nets_of
 from spikformer_deploy.pipeline import compile_model
+from spikformer_deploy.simulate.events import dense_macs
 
 CASES = (
     ("v1-4-384", "kapoho_point"),
@@ -45,6 +48,9 @@ CASES = (
 )
 TIGHT = ("v2-8-512", "alia_point")
 """Does it fit the smaller board with the fewest cores?"""
+IMAGES = 64
+"""As many as `spikdeploy compile --calibrate` reads."""
+SIZES = ("neurons", "synapses", "cores")
 BASELINES = (row_major, random, greedy, hilbert)
 COMPARED = ("packet_hops", "max_link_load", "max_chip_link_load")
 
@@ -53,23 +59,25 @@ COMPARED = ("packet_hops", "max_link_load", "max_chip_link_load")
 @click.option("--quick", is_flag=True, help="V1-4-384 alone.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the figures here too.")
 @click.option("--threads", default=torch.get_num_threads(), show_default=True)
-def main(quick: bool, json_file: str | None, threads: int) -> None:
+@click.option("--model", "names", multiple=True, help="These alone.")
+def main(quick: bool, json_file: str | None, threads: int, names: tuple[str, ...]) -> None:
     """Measure, print tables, write JSON."""
     rows = []
-    for name, target in CASES[:1] if quick else CASES:
+    for name, target in [c for c in CASES if c[0] in names] or (CASES[:1] if quick else CASES):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rows.append(pool.apply(measure, (name, target, threads)))
         Console(stderr=True).print(rows[-1])
     figures: dict[str, Any] = {"cpu": cpu(), "threads": threads, "rows": rows}
     if len(rows) > 1:
-        sizes, seconds = (np.log([row[key] for row in rows]) for key in ("neurons", "seconds"))
-        figures["growth"] = float(np.polyfit(sizes, seconds, 1)[0])
+        figures["growth"] = growth(rows)
+    if len(rows) == len(CASES):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             figures["tight"] = pool.apply(fits, TIGHT)
     for shown in tables(rows):
         Console().print(shown)
-    if "growth" in figures:
-        Console().print(f"seconds grow as neurons to the power {figures['growth']:.2f}; {figures['tight']}")
+    for size, power in figures.get("growth", {}).items():
+        Console().print(f"CPU seconds grow as {size} to the power {power:.2f}")
+    Console().print(figures.get("tight", ""))
     if json_file:
         write_whole(Path(json_file), (json.dumps(figures, indent=2) + "\n").encode())
 
@@ -78,12 +86,13 @@ def measure(name: str, target: str, threads: int) -> dict[str, Any]:
     """Compile time and memory, placement beside the baselines, work beside the uniform cut."""
     torch.set_num_threads(threads)
     loaded, profile = model(name), load_profile(target)
-    pixels = images(loaded.config.in_channels, loaded.config.image_size, 4)
-    start = time.monotonic()
-    compiled = compile_model(loaded, target, calibrate_on=pixels, check=False)
+    pixels = images(loaded.config.in_channels, loaded.config.image_size, IMAGES)
+    start, spent = time.monotonic(), [time.process_time()]
+    compiled = compile_model(loaded, target, calibrate_on=pixels, report=lambda _: spent.append(time.process_time()))
     with tempfile.TemporaryDirectory() as folder:
         compiled.program.save(Path(folder) / "program.spk")
     seconds, peak = time.monotonic() - start, peak_memory_mib()
+    spent.append(time.process_time())
     mapping, network, rates = compiled.program.mapping, compiled.program.network, compiled.rates
     expected = compiled.program.provenance["mapping"]["expected"]
     nets = nets_of(network, mapping.sites, mapping.boxes, rates)
@@ -95,9 +104,12 @@ def measure(name: str, target: str, threads: int) -> dict[str, Any]:
         "model": name,
         "target": target,
         "seconds": seconds,
+        "cpu_seconds": spent[-1] - spent[0],
         "stage_seconds": compiled.stages,
+        "stage_cpu_seconds": dict(zip([*compiled.stages, "save"], np.diff(spent).tolist(), strict=True)),
         "peak_mib": peak,
         "neurons": sum(p.size for p in network),
+        "synapses": sum(dense_macs(network, p) for p in network.projections),
         "cores": len(mapping.boxes),
         "chips": mapping.chips,
         "chips_of_target": int(profile.board.chips),
@@ -110,6 +122,12 @@ def measure(name: str, target: str, threads: int) -> dict[str, Any]:
         "uniform_us": uniform(choices, len(mapping.boxes), profile.time.neuron_idle.value * expected["sub_steps"])
         / 1e3,
     }
+
+
+def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The power of each size with which CPU seconds grow, least squares over the models."""
+    seconds = np.log([row["cpu_seconds"] for row in rows])
+    return {size: float(np.polyfit(np.log([row[size] for row in rows]), seconds, 1)[0]) for size in SIZES}
 
 
 def uniform(choices: list[Cuts], budget: int, idle: float) -> float:
@@ -135,22 +153,32 @@ def fits(name: str, target: str) -> str:
 
 
 def tables(rows: list[dict[str, Any]]) -> list[Table]:
-    """Compile and placement, for a person."""
-    first = Table(title="compile, trace to .spk")
-    for column in ("model", "s", "of it map", "MiB", "neurons", "cores", "chips", "busiest core, us", "uniform cut"):
-        first.add_column(column, justify="left" if column == "model" else "right")
-    second = Table(title="placement: packets x hops / heaviest link / heaviest link between chips, as shares of")
-    for column in ("model", *(peer.__name__ for peer in BASELINES), "mean hops"):
-        second.add_column(column, justify="left" if column == "model" else "right")
+    """Compile, its stages and placement, for a person."""
+    sizes = ("neurons", "synapses", "cores", "chips", "busiest core, us", "uniform cut")
+    first = _table("compile, trace to .spk", "s", "CPU s", "MiB", *sizes)
+    stages = _table(
+        "CPU seconds a stage; quantize holds the run on the calibration images", *rows[0]["stage_cpu_seconds"]
+    )
+    title = "placement: packets x hops / heaviest link / heaviest link between chips, as shares of"
+    placed = _table(title, *(peer.__name__ for peer in BASELINES), "mean hops")
     for row in rows:
         first.add_row(
-            row["model"], f"{row['seconds']:.1f}", f"{row['stage_seconds']['map']:.1f}", f"{row['peak_mib']:,.0f}",
-            f"{row['neurons']:,}", f"{row['cores']:,}", f"{row['chips']} of {row['chips_of_target']:,}",
-            f"{row['busiest_core_us']:,.0f}", f"{row['uniform_us']:,.0f}",
+            row["model"], f"{row['seconds']:.1f}", f"{row['cpu_seconds']:.1f}", f"{row['peak_mib']:,.0f}",
+            f"{row['neurons']:,}", f"{row['synapses'] / 1e9:.2f} G", f"{row['cores']:,}",
+            f"{row['chips']} of {row['chips_of_target']:,}", f"{row['busiest_core_us']:,.0f}",
+            f"{row['uniform_us']:,.0f}",
         )  # fmt: skip
+        stages.add_row(row["model"], *(f"{seconds:.1f}" for seconds in row["stage_cpu_seconds"].values()))
         shares = [" / ".join(f"{row['share_of'][p.__name__][m]:.2f}" for m in COMPARED) for p in BASELINES]
-        second.add_row(row["model"], *shares, f"{row['metrics']['mean_hops']:.2f}")
-    return [first, second]
+        placed.add_row(row["model"], *shares, f"{row['metrics']['mean_hops']:.2f}")
+    return [first, stages, placed]
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table("model", title=title)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,24 @@ from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.ir import Graph, Lif
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
+from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.images import ImageSet, Preprocess, read
 from spikformer_deploy.mapping import map_explained
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.build import Pixels, quantize
-from spikformer_deploy.quantize.calibrate import calibrate
+from spikformer_deploy.quantize.calibrate import Calibration
 from spikformer_deploy.quantize.network import Network, Source
-from spikformer_deploy.quantize.neurons import Settings
-from spikformer_deploy.quantize.rounding import images_for_rounding, second_moments
+from spikformer_deploy.quantize.rounding import Moments, images_for_rounding, second_moments
+from spikformer_deploy.quantize.settings import Settings
 from spikformer_deploy.simulate import engine
+from spikformer_deploy.simulate.run import Execution
 
-STAGES = ("trace", "fold", "simplify", "calibrate", "quantize", "map")
+STAGES = ("trace", "fold", "simplify", "quantize", "calibrate", "map")
 NETX_STAGES = ("read", "calibrate", "map")
 CALIBRATION_IMAGES = 64
-CHECK_IMAGES = 4
+CHECK_IMAGES, CHECK_PIXELS = 4, 2**18
+"""Spikes are compared on so many images, or fewer large ones, but one at least: 224x224 pixels make 10^8 spikes."""
 FLIPPED_SHARE = 1e-5
 """A pass that flips more spikes than this, each layer on equal inputs, is wrong; float rounding flips one in 10^8."""
 
@@ -106,48 +109,84 @@ def compile_model(
     if calibrate_on is None and SHOWN.get(str(model)) == "drawn":
         calibrate_on = "drawn"
     images, remark = calibration_images(loaded, calibrate_on)
-    settings = Settings(
-        weight_bits, granularity, neuron or ("programmable" if profile.limits.programmable else "stock")
-    )
     first = "read" if isinstance(loaded, Imported) else "trace"
     run = _Runner(report, Path(dump_ir) if dump_ir else None, (first, *STAGES[1:]))
-    real = torch.from_numpy(loaded.preprocess.normalised(images))
-    checks = _Checks(loaded, real[:CHECK_IMAGES]) if check else None
-    raw = run(first, lambda: _traced(loaded), checks.against_model if checks else None)
-    folded = run("fold", lambda: check_law(fold_batch_norm(raw)), checks.against_last if checks else None)
-    graph = run("simplify", lambda: check_law(simplify(folded)), checks.against_last if checks else None)
-    batch = max(1, 2**24 // max(n.shape[0] * n.shape[1] * n.shape[2] * graph.time_steps for n in graph))
-    statistics = run("calibrate", lambda: calibrate(graph, real, min(batch, 16)))
-    pixels = Pixels(loaded.preprocess.mean, loaded.preprocess.std, loaded.preprocess.max_value)
+    graph = _checked_graph(loaded, images, run, check)
+    kind = neuron or ("programmable" if profile.limits.programmable else "stock")
+    integers = _Integers(images)
 
-    def integers() -> Network:
+    def quantized() -> Network:
         moments = None
         if rounding == "calibrated":
-            std, mean = np.array(pixels.std), np.array(pixels.mean)
-            more = calibration_images(loaded, calibrate_on, max(CALIBRATION_IMAGES, images_for_rounding(graph)))[0]
-            real = torch.from_numpy(loaded.preprocess.normalised(more))
-            moments = second_moments(graph, real, std * pixels.max_value, mean * pixels.max_value, min(batch, 64))
-        return quantize(graph, pixels, statistics, profile.limits, replace(settings, moments=moments))
+            most = max(CALIBRATION_IMAGES, images_for_rounding(graph))
+            moments = _moments(graph, loaded, calibration_images(loaded, calibrate_on, most)[0])
+        return integers.quantized(graph, loaded, profile.limits, Settings(weight_bits, granularity, kind, moments))
 
-    network = run("quantize", integers)
-    mapping, explained = run("map", lambda: map_explained(network, profile, statistics.rates, objective))
+    network = run("quantize", quantized)
+    rates = run("calibrate", lambda: integers.rates(network))
+    mapping, explained = run("map", lambda: map_explained(network, profile, rates, objective))
+    chosen = {"weight_bits": weight_bits, "granularity": granularity, "rounding": rounding, "neuron": kind}
     provenance = {
         "model_sha256": loaded.sha256,
         "training": loaded.training,
-        "settings": {
-            "target": profile.name,
-            "weight_bits": weight_bits,
-            "granularity": granularity,
-            "rounding": rounding,
-            "neuron": settings.neuron,
-        },
+        "settings": {"target": profile.name, **chosen},
         "calibration": {"images": len(images), "data": remark},
         "mapping": explained,
         "versions": _versions(),
     }
     program = Program(network, mapping, profile, loaded.preprocess, loaded.labels, provenance)
     notes = loaded.notes if remark != "random pixels" else (*loaded.notes, RANDOM_NOTE)
-    return Compiled(program, graph, notes, time.monotonic() - start, run.seconds, statistics.rates)
+    return Compiled(program, graph, notes, time.monotonic() - start, run.seconds, rates)
+
+
+def _checked_graph(loaded: Model, images: np.ndarray, run: _Runner, check: bool) -> Graph:
+    """The folded and simplified graph, its spikes compared with the model's after each pass where asked for."""
+    few = images[: max(1, min(CHECK_IMAGES, CHECK_PIXELS // images[0].size))]
+    checks = _Checks(loaded, torch.from_numpy(loaded.preprocess.normalised(few))) if check else None
+    against_model, against_last = (checks.against_model, checks.against_last) if checks else (None, None)
+    raw = run(run.stages[0], lambda: _traced(loaded), against_model)
+    folded = run("fold", lambda: check_law(fold_batch_norm(raw)), against_last)
+    graph: Graph = run("simplify", lambda: check_law(simplify(folded)), against_last)
+    return graph
+
+
+def _moments(graph: Graph, loaded: Model, images: np.ndarray) -> Moments:
+    """What reaches each layer on some images, for calibrated rounding."""
+    real = torch.from_numpy(loaded.preprocess.normalised(images))
+    std, mean, largest = np.array(loaded.preprocess.std), np.array(loaded.preprocess.mean), loaded.preprocess.max_value
+    return second_moments(graph, real, std * largest, mean * largest, min(_float_batch(graph), 64))
+
+
+def _float_batch(graph: Graph) -> int:
+    """Images that the float graph takes at once, so that no value of it has more than 2^24 elements."""
+    return max(1, 2**24 // max(n.shape[0] * n.shape[1] * n.shape[2] * graph.time_steps for n in graph))
+
+
+@dataclass(slots=True)
+class _Integers:
+    """The integer network on the calibration images: it runs once, for the range of its head and for the rates.
+
+    A head does not change what reaches it, so the rates of a run with a wider one are those of the network.
+    """
+
+    images: np.ndarray
+    done: Execution | None = None
+
+    def quantized(self, graph: Graph, loaded: Model, limits: CoreLimits, settings: Settings) -> Network:
+        """The integers of a graph; the float graph runs only for ranges that no worst case bounds."""
+        preprocess = loaded.preprocess
+        real = torch.from_numpy(preprocess.normalised(self.images))
+        pixels = Pixels(preprocess.mean, preprocess.std, preprocess.max_value)
+        calibration = Calibration(graph, real, min(_float_batch(graph), 16))
+        return quantize(graph, pixels, calibration, limits, settings, self._largest_accumulator)
+
+    def _largest_accumulator(self, network: Network) -> int:
+        self.done = engine.execute(network, self.images)
+        return self.done.peak_state[network.output.name]
+
+    def rates(self, network: Network) -> dict[str, float]:
+        """As firing_rates."""
+        return _rates(network, self.done or engine.execute(network, self.images))
 
 
 def compile_netx(
@@ -191,9 +230,12 @@ def compile_netx(
 
 def firing_rates(network: Network, images: np.ndarray) -> dict[str, float]:
     """Share of non-zero outputs per neuron and step, by population, of an integer network on some images."""
-    steps = len(images) * network.time_steps
-    activity = engine.execute(network, images).activity
-    return {name: float(a.messages.sum()) / (network[name].size * steps) for name, a in activity.items()}
+    return _rates(network, engine.execute(network, images))
+
+
+def _rates(network: Network, done: Execution) -> dict[str, float]:
+    counts = {name: a.messages for name, a in done.activity.items()}
+    return {name: float(n.sum()) / (network[name].size * n.shape[0] * n.shape[1]) for name, n in counts.items()}
 
 
 RANDOM_NOTE = "calibrated on random pixels: firing rates, and bounds that are only observed, are not those of your data"

@@ -53,9 +53,9 @@ def test_compile(compiled: tuple[Path, dict]) -> None:
     assert (summary["target"], summary["chips"], summary["exact"]) == ("loihi2", 1, True)
     names = sorted(p.name for p in (program.parent / "ir").iterdir())
     assert names == [
-        f"{i + 1}-{s}.txt" for i, s in enumerate(("trace", "fold", "simplify", "calibrate", "quantize", "map"))
+        f"{i + 1}-{s}.txt" for i, s in enumerate(("trace", "fold", "simplify", "quantize", "calibrate", "map"))
     ]
-    assert "network T=4" in (program.parent / "ir" / "5-quantize.txt").read_text()
+    assert "network T=4" in (program.parent / "ir" / "4-quantize.txt").read_text()
 
 
 def test_compile_twice_gives_the_same_bytes(compiled: tuple[Path, dict], tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from typing_extensions import assert_never
@@ -24,8 +27,11 @@ from spikformer_deploy.quantize.currents import (
     convolve,
     scaled,
 )
+from spikformer_deploy.quantize.fitting import Made
+from spikformer_deploy.quantize.heads import make_accumulator
 from spikformer_deploy.quantize.network import (
     STOCK_SHIFT,
+    Accumulator,
     And,
     Conv,
     Max,
@@ -37,9 +43,18 @@ from spikformer_deploy.quantize.network import (
     Sum,
     Window,
 )
-from spikformer_deploy.quantize.neurons import Made, Settings, make_accumulator, make_lif, make_pooled, make_stream
+from spikformer_deploy.quantize.neurons import make_lif
+from spikformer_deploy.quantize.relays import make_pooled, make_stream
+from spikformer_deploy.quantize.settings import Settings
 from spikformer_deploy.quantize.streams import Stream, plan_streams
 from spikformer_deploy.values import frozen
+
+Accumulated: TypeAlias = Callable[[Network], int]
+"""Largest |accumulator| at any time when a network runs on the calibration images."""
+
+
+HEAD_STATE_BITS = 63
+"""Of the accumulators of a head whose range is still to be seen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +78,7 @@ class _Walk:
     calibration: Calibration
     limits: CoreLimits
     settings: Settings
+    accumulated: Accumulated | None
     streams: dict[str, Stream]
     values: dict[str, Value] = field(default_factory=dict)
     populations: list[Population] = field(default_factory=list)
@@ -79,10 +95,17 @@ class _Walk:
 
 
 def quantize(
-    graph: ir.Graph, pixels: Pixels, calibration: Calibration, limits: CoreLimits, settings: Settings
+    graph: ir.Graph,
+    pixels: Pixels,
+    calibration: Calibration,
+    limits: CoreLimits,
+    settings: Settings,
+    accumulated: Accumulated | None = None,
 ) -> Network:
     """The integer network of a folded and simplified `graph`.
 
+    calibration  ranges of what no worst case bounds; most networks need none of it
+    accumulated  an executor's answer for the head, which a worst case rarely bounds; None: the float graph's
     Raises QuantizeError, naming the layer, where the target's integers cannot hold it.
     """
     if settings.weight_bits > limits.weight_bits:
@@ -90,23 +113,47 @@ def quantize(
         raise QuantizeError("--weight-bits", problem, f"Use --weight-bits {limits.weight_bits} or fewer.")
     if settings.neuron == "programmable" and not limits.programmable:
         raise QuantizeError("--neuron", "the target has no programmable neurons", "Use --neuron stock.")
-    walk = _Walk(graph, pixels, calibration, limits, settings, _streams(graph, pixels, calibration, limits, settings))
+    streams = _streams(graph, pixels, calibration, limits, settings)
+    walk = _Walk(graph, pixels, calibration, limits, settings, accumulated, streams)
     for node in graph:
         value = _value(walk, node)
         if node.name in walk.streams and isinstance(value, Current):
             value = _stream(walk, node, value)
         walk.values[node.name] = value
+    return _network(walk)
+
+
+def _network(walk: _Walk) -> Network:
+    """What the walk has made, as a network."""
     static = all(proof == "static" for proof, _ in walk.proofs)
     return Network(
         populations=tuple(walk.populations),
         projections=tuple(walk.projections),
-        time_steps=graph.time_steps,
-        state_bits=limits.state_bits,
-        weight_bits=settings.weight_bits,
+        time_steps=walk.graph.time_steps,
+        state_bits=walk.limits.state_bits,
+        weight_bits=walk.settings.weight_bits,
         bounds="static" if static else "observed",
         margin=min(margin for _, margin in walk.proofs),
-        mean=frozen(pixels.mean, np.float64),
-        std=frozen(pixels.std, np.float64),
+        mean=frozen(walk.pixels.mean, np.float64),
+        std=frozen(walk.pixels.std, np.float64),
+    )
+
+
+def _largest_accumulator(walk: _Walk, head: Population, projections: tuple[Projection, ...]) -> int:
+    """Largest |accumulator| of a head on the calibration images, of the integers that reach it where they can run."""
+    if walk.accumulated is None:
+        assert isinstance(head.neuron, Accumulator)
+        largest = max(map(abs, walk.calibration.range_of(head.name)))
+        return int(np.ceil(largest / (walk.graph.time_steps * head.neuron.scale[0])))
+    network = _network(walk)
+    # its state is as wide as it takes: whether it fits the target's is what is asked
+    return walk.accumulated(
+        replace(
+            network,
+            populations=(*network.populations, head),
+            projections=(*network.projections, *projections),
+            state_bits=HEAD_STATE_BITS,
+        )
     )
 
 
@@ -119,7 +166,7 @@ def _streams(
         graph,
         unit,
         pixels.max_value,
-        calibration.currents,
+        calibration.range_of,
         settings.granularity,
         settings.weight_bits,
         limits.parameter_sets,
@@ -139,9 +186,8 @@ def _value(walk: _Walk, node: ir.Node) -> Value:
         case ir.BatchNorm():
             raise QuantizeError(name, "a batch normalisation is left", "Fold it into a layer before: it needs one.")
         case ir.Lif():
-            observed = walk.calibration.currents[name]
-            current = as_current(name, inputs[0])
-            steps = walk.graph.time_steps
+            current, steps = as_current(name, inputs[0]), walk.graph.time_steps
+            observed = walk.calibration.range_of
             return walk.place(make_lif(name, node.op, current, observed, steps, walk.limits, walk.settings))
         case ir.MaxPool2d(kernel, stride, padding) if node.name in walk.streams:
             return _max_pool(walk, node, as_signal(name, inputs[0]), Window(kernel, stride, padding))
@@ -165,10 +211,9 @@ def _value(walk: _Walk, node: ir.Node) -> Value:
             readers = {type(reader.op) for reader in walk.graph.consumers(name)}
             return mean if signal.low is None or readers <= {ir.Lif} else _pooled(walk, node, mean)
         case ir.Output():
-            observed = walk.calibration.currents[name]
-            current = at_one_position(as_current(name, inputs[0]))
-            steps = walk.graph.time_steps
-            return walk.place(make_accumulator(name, current, observed, steps, walk.limits, walk.settings))
+            current, steps = at_one_position(as_current(name, inputs[0])), walk.graph.time_steps
+            largest = partial(_largest_accumulator, walk)
+            return walk.place(make_accumulator(name, current, largest, steps, walk.limits, walk.settings))
         case _:
             assert_never(node.op)
 
@@ -199,7 +244,7 @@ def _input(walk: _Walk, node: ir.Node, op: ir.Input) -> Signal:
 def _stream(walk: _Walk, node: ir.Node, current: Current) -> Signal:
     """The population of a residual stream, and what it sends."""
     stream = walk.streams[node.name]
-    observed = walk.calibration.currents[node.name]
+    observed = walk.calibration.range_of
     made, low, high = make_stream(node.name, current, stream, observed, walk.limits, walk.settings)
     return replace(walk.place(made), scale=stream.unit, low=low, high=high)
 
@@ -216,7 +261,7 @@ def _pooled(walk: _Walk, node: ir.Node, mean: Signal) -> Signal:
     """The mean of a stream as the head reads it."""
     (term,) = as_current(node.name, mean).terms
     assert isinstance(term, UnitTerm)
-    made, unit, low, high = make_pooled(node.name, term, walk.calibration.currents[node.name], walk.limits)
+    made, unit, low, high = make_pooled(node.name, term, walk.calibration.range_of, walk.limits)
     return replace(walk.place(made), scale=unit, low=low, high=high)
 
 

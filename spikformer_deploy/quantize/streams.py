@@ -7,7 +7,7 @@ each convolution have an exponent of their own, so that none loses bits to a lay
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
@@ -21,6 +21,8 @@ from spikformer_deploy.quantize.scales import largest_thresholds, scale_groups
 
 Array: TypeAlias = NDArray[np.float64]
 Int: TypeAlias = NDArray[np.int64]
+Ranges: TypeAlias = Callable[[str], tuple[float, float]]
+"""(lowest, highest) of what is called so, as seen in calibration: see Calibration.range_of."""
 
 MOST_FRACTION_BITS = 4
 """Fractional bits of a stream beyond the finest weights: more change no bias that the rounding of weights would not."""
@@ -92,7 +94,7 @@ def plan_streams(
     graph: ir.Graph,
     input_unit: Array,
     input_most: int,
-    observed: dict[str, tuple[float, float]],
+    observed: Ranges,
     granularity: str,
     weight_bits: int,
     parameter_sets: int,
@@ -100,7 +102,7 @@ def plan_streams(
 ) -> dict[str, Stream]:
     """The Stream of every node that is a population of one.
 
-    input_unit  (C,) real value of a pixel step, and the largest pixel; observed: range of each node in calibration
+    input_unit  (C,) real value of a pixel step, and the largest pixel; observed: of the nodes in calibration
     bits        of signed messages, and of states of the neurons that read them, without those for the neuron's own use
     Raises QuantizeError, naming a node, where no unit fits.
     """
@@ -111,7 +113,7 @@ def plan_streams(
         _check_readers(graph, nodes)
         feeders = [f for node in nodes for f in _feeders(graph, node, members, signals)]
         ranges = _Ranges(
-            max(max(map(abs, observed[n])) for n in members), _largest_pooled(graph, members, observed), *bits
+            max(max(map(abs, observed(n))) for n in members), _largest_pooled(graph, members, observed), *bits
         )
         stream = _units(nodes[0].name, feeders, _gain(graph, members), ranges, granularity, weight_bits, parameter_sets)
         planned |= dict.fromkeys(members, stream)
@@ -143,12 +145,12 @@ class _Ranges:
         return states and most < 2 ** (self.message_bits - 1) - 1
 
 
-def _largest_pooled(graph: ir.Graph, members: frozenset[str], observed: dict[str, tuple[float, float]]) -> float:
+def _largest_pooled(graph: ir.Graph, members: frozenset[str], observed: Ranges) -> float:
     out = 0.0
     for node in graph.of(ir.Mean):
         if node.inputs[0] in members:
             _, height, width = graph[node.inputs[0]].shape
-            out = max(out, max(map(abs, observed[node.name])) * height * width)
+            out = max(out, max(map(abs, observed(node.name))) * height * width)
     return out
 
 

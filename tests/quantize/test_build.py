@@ -16,10 +16,10 @@ from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.quantize.build import Pixels, quantize
-from spikformer_deploy.quantize.calibrate import calibrate
+from spikformer_deploy.quantize.calibrate import Calibration
 from spikformer_deploy.quantize.check import check_network
 from spikformer_deploy.quantize.network import Lif, Network, Sum
-from spikformer_deploy.quantize.neurons import Settings
+from spikformer_deploy.quantize.settings import Settings
 from spikformer_deploy.reference import engine as reference
 
 LIMITS = CoreLimits(True, 8, 24, 17, 12, 8, 24)
@@ -73,7 +73,7 @@ def test_exact_weights_give_the_spikes_of_the_float_model(seed: int, steps: int,
     images = rng.integers(0, 3, (2, *graph.nodes[0].shape)).astype(np.uint8)
     real = torch.from_numpy(images.astype(np.float64))
     limits = CoreLimits(True, 8, 30, 26, 20, 8, 24)
-    network = quantize(graph, pixels, calibrate(graph, real.float()), limits, Settings(8, granularity, kind))
+    network = quantize(graph, pixels, Calibration(graph, real.float()), limits, Settings(8, granularity, kind))
     assert network.exact
     check_network(network)
     lifs = [n.name for n in graph.of(ir.Lif)]
@@ -83,35 +83,31 @@ def test_exact_weights_give_the_spikes_of_the_float_model(seed: int, steps: int,
         np.testing.assert_array_equal(integers.spikes[name], floats[name].numpy(), err_msg=name)
 
 
-def network_of(
-    name: str, kind: str = "programmable", granularity: str = "group", bits: int = 8
-) -> tuple[Network, dict]:
+def network_of(name: str, kind: str = "programmable", granularity: str = "group", bits: int = 8) -> Network:
     config = SMALL[name]
     module, images = model_and_images(config)
     shape = (config.in_channels, config.image_size, config.image_size)
     raw = trace(module, shape, time_steps=config.time_steps, per_step=config.per_step)
     graph = simplify(fold_batch_norm(raw))
-    statistics = calibrate(graph, images)
     scale = (1 / 255,) * config.in_channels if config.per_step else (0.3,) * config.in_channels
     pixels = Pixels((0.0 if config.per_step else 0.4,) * config.in_channels, scale)
-    return quantize(graph, pixels, statistics, LIMITS, Settings(bits, granularity, kind)), statistics.rates
+    return quantize(graph, pixels, Calibration(graph, images), LIMITS, Settings(bits, granularity, kind))
 
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("granularity", ["group", "tensor", "channel"])
 def test_models_become_lawful_networks(name: str, granularity: str) -> None:
-    network, rates = network_of(name, granularity=granularity)
+    network = network_of(name, granularity=granularity)
     check_network(network)
     most = {"group": 8, "tensor": 1, "channel": 10**6}[granularity]
     assert all(len(np.unique(p.neuron.threshold)) <= most for p in network if isinstance(p.neuron, Lif))
-    assert {p.name for p in network} - {"output"} == set(rates)
     residuals = [p.max_out for p in network if isinstance(p.neuron, Sum)]
     assert residuals == ([2, 2, 3, 4] if name == "v2" else [2, 3, 4])
 
 
 def test_padding_of_a_normalised_image_is_exact() -> None:
     """Zero padding stands for zero AFTER normalisation: the bias differs along the border, and nowhere else."""
-    network, _ = network_of("cifar")
+    network = network_of("cifar")
     bias = network["patch_embed.proj_lif"].neuron.bias
     assert bias.ndim == 3
     inner = bias[:, 1:-1, 1:-1]
@@ -125,7 +121,7 @@ def test_binary_targets_distribute_the_residual() -> None:
     module, images = model_and_images(config)
     raw = trace(module, (2, 32, 32), time_steps=3, per_step=True)
     graph = simplify(fold_batch_norm(raw))
-    statistics = calibrate(graph, images)
+    statistics = Calibration(graph, images)
     graded = quantize(graph, Pixels((0, 0), (1.0, 1.0), 1), statistics, LIMITS, Settings())
     limits = CoreLimits(True, 8, 24, 17, 12, 8, 1)
     binary = quantize(graph, Pixels((0, 0), (1.0, 1.0), 1), statistics, limits, Settings())
@@ -142,7 +138,7 @@ def test_binary_targets_distribute_the_residual() -> None:
 def test_what_no_integer_can_hold_is_refused() -> None:
     rng = np.random.default_rng(0)
     graph, pixels = dyadic_graph(rng, 2)
-    statistics = calibrate(graph, torch.zeros(1, *graph.nodes[0].shape))
+    statistics = Calibration(graph, torch.zeros(1, *graph.nodes[0].shape))
 
     def attempt(limits: CoreLimits = LIMITS, settings: Settings = Settings(), graph: Graph = graph) -> None:  # noqa: B008
         quantize(graph, pixels, statistics, limits, settings)

@@ -18,10 +18,10 @@ from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.quantize.build import Pixels, quantize
-from spikformer_deploy.quantize.calibrate import calibrate
+from spikformer_deploy.quantize.calibrate import Calibration
 from spikformer_deploy.quantize.check import check_network
 from spikformer_deploy.quantize.network import Conv, Lif, Network, Stream
-from spikformer_deploy.quantize.neurons import Settings
+from spikformer_deploy.quantize.settings import Settings
 from spikformer_deploy.quantize.streams import streams_of
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import engine
@@ -93,7 +93,7 @@ def test_exact_weights_give_the_spikes_of_the_float_model(
     graph, pixels = dyadic_stream(rng, steps, soft and kind == "programmable")
     images = rng.integers(0, 3, (2, 2, 8, 8)).astype(np.uint8)
     real = torch.from_numpy(images.astype(np.float64))
-    network = quantize(graph, pixels, calibrate(graph, real.float()), WIDE, Settings(8, granularity, kind))
+    network = quantize(graph, pixels, Calibration(graph, real.float()), WIDE, Settings(8, granularity, kind))
     check_network(network)
     assert network.exact
     names = [p.name for p in network]
@@ -122,7 +122,7 @@ def network_of(name: str) -> tuple[Network, np.ndarray]:
         values = np.clip(np.rint(images.numpy() * 32 + 128), 0, 255).astype(np.uint8)
         pixels = Pixels((128 / 255,) * 3, (32 / 255,) * 3)
         real = (torch.from_numpy(values).float() - 128) / 32
-    return quantize(graph, pixels, calibrate(graph, real), LIMITS, Settings()), values
+    return quantize(graph, pixels, Calibration(graph, real), LIMITS, Settings()), values
 
 
 @pytest.mark.parametrize("name", SIBLINGS)
@@ -142,7 +142,7 @@ def test_siblings_become_lawful_networks(name: str) -> None:
 
 def test_what_no_stream_can_hold_is_refused() -> None:
     graph, pixels = dyadic_stream(np.random.default_rng(0), 2)
-    statistics = calibrate(graph, torch.zeros(1, 2, 8, 8))
+    statistics = Calibration(graph, torch.zeros(1, 2, 8, 8))
 
     def attempt(limits: CoreLimits, graph: Graph = graph) -> None:
         quantize(graph, pixels, statistics, limits, Settings())

@@ -1,0 +1,20 @@
+"""What the user chose of the integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spikformer_deploy.quantize.rounding import Moments
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Settings:
+    """What the user chose: weight bits, granularity of the scales ("group", "tensor", "channel"), kind of the LIF.
+
+    moments  for calibrated rounding; None: each weight to its nearest integer
+    """
+
+    weight_bits: int = 8
+    granularity: str = "group"
+    neuron: str = "programmable"
+    moments: Moments | None = None

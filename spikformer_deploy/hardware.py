@@ -148,6 +148,11 @@ class CoreLimits:
     parameter_sets: int
     message_bits: int
 
+    @property
+    def neuron(self) -> str:
+        """The kind of LIF that serves best: programmable where there is one."""
+        return "programmable" if self.programmable else "stock"
+
 
 @frozen
 class Profile:

@@ -17,7 +17,6 @@ from spikformer_deploy.quantize.currents import AttentionTerm, ConvTerm, Current
 from spikformer_deploy.quantize.fitting import (
     OBSERVED_MARGIN,
     Attempt,
-    Decay,
     Int,
     Made,
     Rule,
@@ -66,13 +65,25 @@ def make_lif(
             "a soft reset takes the threshold off the potential, and stock neurons reset it to zero",
             "Use --neuron programmable, on a target that has such neurons.",
         )
-    decay, gain = decay_of(lif.tau), gain_of(lif)
+    gain, rule = gain_of(lif), (decay_of(lif.tau), time_steps, settings.neuron, lif.soft_reset)
     if any(isinstance(term, UnitTerm) for term in current.terms):
-        return _unit_lif(name, current, gain, decay, observed, time_steps, limits, settings, lif.soft_reset)
+        return _unit_lif(name, current, gain, rule, observed, limits)
     if any(isinstance(term, AttentionTerm) for term in current.terms):
-        return _attention_lif(name, current, gain, decay, time_steps, limits, settings, lif.soft_reset)
+        return _attention_lif(name, current, gain, rule, limits)
+    return _conv_lif(name, current, gain, rule, observed, limits, settings)
+
+
+def _conv_lif(
+    name: str,
+    current: Current,
+    gain: float,
+    rule: Rule,
+    observed: Ranges,
+    limits: CoreLimits,
+    settings: Settings,
+) -> Made:
     rounded: dict[bytes, list[Int]] = {}
-    for halvings, shift, proven in _choices(settings.neuron, decay, time_steps):
+    for halvings, shift, proven in _choices(rule):
         # a stock threshold is narrow: it makes room for the bits of an exact decay; else those take what is left
         reserved = shift if settings.neuron == "stock" else 0
         thresholds = _thresholds(name, current, gain, halvings, reserved, limits, settings)
@@ -85,17 +96,13 @@ def make_lif(
             rounded[key] = [rounded_weights(term, factor, settings) for term in _convs(name, current)]
         weights = rounded[key]
         ranges = None if proven else _with_margin(observed(name))
-        rule = (decay, time_steps, settings.neuron, lif.soft_reset)
         attempt = _attempt(current, weights, thresholds, gain, shift, rule, ranges)
         if fits(attempt, limits, settings.neuron):
-            neuron = lif_of(attempt, rule)
-            bounds = (int(attempt.low.min()), int(attempt.high.max()))
-            population = Population(name, current.shape, neuron, 1, bounds)
             projections = tuple(
                 Projection((term.source,), name, Conv(frozen(w, np.int8), term.stride, term.padding, term.groups))
                 for term, w in zip(_convs(name, current), weights, strict=True)
             )
-            return population, projections, "static" if proven else "observed", margin_of(bounds, limits)
+            return _made(name, current, attempt, rule, projections, proven, limits)
     raise QuantizeError(
         name,
         f"its sums do not fit {limits.state_bits} bits of state with weights of 4 bits or more",
@@ -103,8 +110,9 @@ def make_lif(
     )
 
 
-def _choices(kind: str, decay: Decay, time_steps: int) -> Iterator[tuple[int, int, bool]]:
+def _choices(rule: Rule) -> Iterator[tuple[int, int, bool]]:
     """(halvings of the threshold, fractional bits, whether the range is proven), best first."""
+    decay, time_steps, kind, _ = rule
     if kind == "programmable":
         yield from ((0, shift, True) for shift in range(MOST_FRACTION_BITS, -1, -1))
         yield from ((0, shift, False) for shift in range(MOST_FRACTION_BITS, -1, -1))
@@ -183,6 +191,21 @@ def _with_margin(seen: tuple[float, float]) -> tuple[float, float]:
     return seen[0] * OBSERVED_MARGIN, seen[1] * OBSERVED_MARGIN
 
 
+def _made(
+    name: str,
+    current: Current,
+    attempt: Attempt,
+    rule: Rule,
+    projections: tuple[Projection, ...],
+    proven: bool,
+    limits: CoreLimits,
+) -> Made:
+    """The population of an attempt that fits."""
+    bounds = (int(attempt.low.min()), int(attempt.high.max()))
+    population = Population(name, current.shape, lif_of(attempt, rule), 1, bounds)
+    return population, projections, "static" if proven else "observed", margin_of(bounds, limits)
+
+
 def _attempt(
     current: Current,
     weights: list[Int],
@@ -210,11 +233,8 @@ def _attention_lif(
     name: str,
     current: Current,
     gain: float,
-    decay: Decay,
-    time_steps: int,
+    rule: Rule,
     limits: CoreLimits,
-    settings: Settings,
-    soft: bool,
 ) -> Made:
     """Attention has no weights to round: its scale goes into the threshold, exactly where that is a whole number."""
     term = current.terms[0]
@@ -224,17 +244,14 @@ def _attention_lif(
     while abs(round(real := weight / (term.factor * gain)) - real) > ATTENTION_ERROR * real and weight < 2**12:
         weight *= 2
     thresholds = np.full(current.shape[0], max(1, round(real)), np.int64)
-    shifts = range((time_steps - 1) * (decay.bits_per_step or 0), -1, -1) if settings.neuron == "stock" else [0]
-    rule = (decay, time_steps, settings.neuron, soft)
+    decay, time_steps, kind, _ = rule
+    shifts = range((time_steps - 1) * (decay.bits_per_step or 0), -1, -1) if kind == "stock" else [0]
     none = np.zeros(current.shape[0], np.int64)
     for shift in shifts:
         attempt = with_range(thresholds << shift, shift, none, none, none + (term.limit * weight << shift), rule)
-        if fits(attempt, limits, settings.neuron):
-            bounds = (int(attempt.low.min()), int(attempt.high.max()))
-            neuron = lif_of(attempt, rule)
+        if fits(attempt, limits, kind):
             projection = Projection(term.sources, name, Attention(term.heads, weight))
-            population = Population(name, current.shape, neuron, 1, bounds)
-            return population, (projection,), "static", margin_of(bounds, limits)
+            return _made(name, current, attempt, rule, (projection,), True, limits)
     raise QuantizeError(name, f"attention sums of up to {term.limit * weight} do not fit {limits.state_bits} bits")
 
 
@@ -242,12 +259,9 @@ def _unit_lif(
     name: str,
     current: Current,
     gain: float,
-    decay: Decay,
+    rule: Rule,
     observed: Ranges,
-    time_steps: int,
     limits: CoreLimits,
-    settings: Settings,
-    soft: bool,
 ) -> Made:
     """A neuron that reads a residual stream, or counts spikes: its threshold in their units, and no weights to round.
 
@@ -257,9 +271,9 @@ def _unit_lif(
     if len(current.terms) != 1 or not isinstance(term, UnitTerm) or np.any(current.bias):
         raise QuantizeError(name, "a residual stream and other synapses reach the same neuron")
     real = 1 / (gain * term.scale)
+    decay, time_steps, kind, _ = rule
     needed = (time_steps - 1) * (MOST_FRACTION_BITS if decay.bits_per_step is None else decay.bits_per_step)
-    floors = settings.neuron == "programmable" and decay.floors_exactly
-    rule = (decay, time_steps, settings.neuron, soft)
+    floors = kind == "programmable" and decay.floors_exactly
     for shift, proven in product(range(min(MOST_FRACTION_BITS, 0 if floors else needed), -1, -1), (True, False)):
         while (np.abs(np.rint(real * 2**shift) / 2**shift - real) > ATTENTION_ERROR * real).any() and shift < 12:
             shift += 1
@@ -268,11 +282,9 @@ def _unit_lif(
             low, high = (np.rint(x / term.scale * 2**shift).astype(np.int64) for x in _with_margin(observed(name)))
         thresholds = np.maximum(1, np.rint(real * 2**shift).astype(np.int64))
         attempt = with_range(thresholds, shift, np.zeros(len(real), np.int64), low, high, rule)
-        if fits(attempt, limits, settings.neuron):
-            bounds = (int(attempt.low.min()), int(attempt.high.max()))
-            population = Population(name, current.shape, lif_of(attempt, rule), 1, bounds)
+        if fits(attempt, limits, kind):
             projection = Projection((term.source,), name, term.window)
-            return population, (projection,), "static" if proven else "observed", margin_of(bounds, limits)
+            return _made(name, current, attempt, rule, (projection,), proven, limits)
     raise QuantizeError(
         name,
         f"its sums do not fit {limits.state_bits} bits of state",

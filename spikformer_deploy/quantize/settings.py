@@ -18,3 +18,7 @@ class Settings:
     granularity: str = "group"
     neuron: str = "programmable"
     moments: Moments | None = None
+
+    def shown(self) -> dict[str, int | str]:
+        """For the record of a program."""
+        return {"weight_bits": self.weight_bits, "granularity": self.granularity, "neuron": self.neuron}

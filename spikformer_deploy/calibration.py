@@ -1,0 +1,96 @@
+"""What a compile learns from images: firing rates, ranges that no worst case bounds, moments for rounding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spikformer_deploy.converters.models import Model
+from spikformer_deploy.graph.ir import Graph
+from spikformer_deploy.hardware import CoreLimits
+from spikformer_deploy.images import read
+from spikformer_deploy.quantize.build import Pixels, quantize
+from spikformer_deploy.quantize.calibrate import Calibration
+from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.quantize.rounding import Moments, images_for_rounding, second_moments
+from spikformer_deploy.quantize.settings import Settings
+from spikformer_deploy.simulate import engine
+from spikformer_deploy.simulate.run import Execution
+
+CALIBRATION_IMAGES, RANDOM_IMAGES = 64, 4
+"""At most so many of the user's, and so many of random pixels where there are none."""
+RANDOM_NOTE = "calibrated on random pixels: firing rates, and bounds that are only observed, are not those of your data"
+
+
+class Sample:
+    """The calibration images of a model, and the integer network on them.
+
+    It runs once, for the range of its head and for the rates: a head does not change what reaches it, so the rates of
+    a run with a wider one are those of the network.
+
+    images  uint8, as calibration_images gives them; remark: a word on what they are
+    """
+
+    def __init__(self, loaded: Model, data: str | Path | np.ndarray | None) -> None:
+        self._loaded, self._data = loaded, data
+        self.images, self.remark = calibration_images(loaded, data)
+        self._run: Execution | None = None
+
+    def quantized(self, graph: Graph, limits: CoreLimits, settings: Settings, rounding: str) -> Network:
+        """The integers of a graph; the float graph runs only for ranges that no worst case bounds, and for moments."""
+        preprocess, batch = self._loaded.preprocess, _float_batch(graph)
+        if rounding == "calibrated":
+            settings = replace(settings, moments=self._moments(graph, min(batch, 64)))
+        real = torch.from_numpy(preprocess.normalised(self.images))
+        pixels = Pixels(preprocess.mean, preprocess.std, preprocess.max_value)
+        calibration = Calibration(graph, real, min(batch, 16))
+        return quantize(graph, pixels, calibration, limits, settings, self._largest_accumulator)
+
+    def rates(self, network: Network) -> dict[str, float]:
+        """As firing_rates."""
+        return _rates(network, self._run or engine.execute(network, self.images))
+
+    def _largest_accumulator(self, network: Network) -> int:
+        self._run = engine.execute(network, self.images)
+        return self._run.peak_state[network.output.name]
+
+    def _moments(self, graph: Graph, batch: int) -> Moments:
+        """What reaches each layer, on more images where its maps are small."""
+        preprocess, most = self._loaded.preprocess, max(CALIBRATION_IMAGES, images_for_rounding(graph))
+        real = torch.from_numpy(preprocess.normalised(calibration_images(self._loaded, self._data, most)[0]))
+        std, mean = np.array(preprocess.std), np.array(preprocess.mean)
+        return second_moments(graph, real, std * preprocess.max_value, mean * preprocess.max_value, batch)
+
+
+def _float_batch(graph: Graph) -> int:
+    """Images that the float graph takes at once, so that no value of it has more than 2^24 elements."""
+    return max(1, 2**24 // max(n.shape[0] * n.shape[1] * n.shape[2] * graph.time_steps for n in graph))
+
+
+def firing_rates(network: Network, images: np.ndarray) -> dict[str, float]:
+    """Share of non-zero outputs per neuron and step, by population, of an integer network on some images."""
+    return _rates(network, engine.execute(network, images))
+
+
+def _rates(network: Network, done: Execution) -> dict[str, float]:
+    counts = {name: a.messages for name, a in done.activity.items()}
+    return {name: float(n.sum()) / (network[name].size * n.shape[0] * n.shape[1]) for name, n in counts.items()}
+
+
+def calibration_images(
+    loaded: Model, data: str | Path | np.ndarray | None, most: int = CALIBRATION_IMAGES
+) -> tuple[np.ndarray, str]:
+    """Images to calibrate on, uint8, at most so many, and a word on what they are."""
+    if data is not None:
+        remark = "an array" if isinstance(data, np.ndarray) else Path(data).name[:80]
+        return read(data, loaded.preprocess, limit=most, split="train").pixels, remark
+    source = loaded.training.get("recipe", {}).get("data", {}).get("source")
+    if source == "digits":
+        return read("digits", loaded.preprocess, limit=most, split="train").pixels, "digits, training split"
+    steps = (loaded.time_steps,) if loaded.per_step else ()
+    rng = np.random.default_rng(0)
+    largest = 2 if loaded.per_step else loaded.preprocess.max_value + 1
+    return rng.integers(0, largest, (RANDOM_IMAGES, *steps, *loaded.input_shape)).astype(np.uint8), "random pixels"

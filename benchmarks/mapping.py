@@ -3,16 +3,16 @@
     python benchmarks/mapping.py [--quick] [--json FILE] [--threads N]
 
 Each model is compiled, trace to .spk, in a process of its own, with all that `spikdeploy compile` does: spikes compared
-after each pass, calibration on 64 images (weights and pixels are random).  CPU seconds are those of all threads, which
-wait busily for each other where other work shares the cores: there, --threads 1 says more.  Work is that of the busiest
-core in a step, expected from the firing rates, beside a uniform cut: boxes of the same most neurons for all layers, on
-the same number of cores.
+after each pass, calibration on 64 images (weights and pixels are random).  CPU seconds are those of all threads.  Work
+is that of the busiest core in a step, expected from the firing rates, beside a uniform cut: boxes of the same most
+neurons for all layers, on the same number of cores.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
@@ -62,6 +62,7 @@ COMPARED = ("packet_hops", "max_link_load", "max_chip_link_load")
 @click.option("--model", "names", multiple=True, help="These alone.")
 def main(quick: bool, json_file: str | None, threads: int, names: tuple[str, ...]) -> None:
     """Measure, print tables, write JSON."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of the processes that measure, as `spikdeploy` has it
     rows = []
     for name, target in [c for c in CASES if c[0] in names] or (CASES[:1] if quick else CASES):
         with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -23,6 +23,9 @@ WIDE = 160
 
 def main() -> None:
     """Entry point of `spikdeploy`."""
+    # before torch is loaded: its threads wait for each other after every layer, and where other work shares the cores
+    # those that wait busily keep the late one from running (7 times the time of a float pass)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         cli.main(standalone_mode=False)
     except SpikdeployError as error:

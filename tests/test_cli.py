@@ -58,6 +58,15 @@ def test_compile(compiled: tuple[Path, dict]) -> None:
     assert "network T=4" in (program.parent / "ir" / "4-quantize.txt").read_text()
 
 
+def test_threads_leave_the_core_to_each_other_unless_the_user_says_otherwise() -> None:
+    show = "import os, sys; from spikformer_deploy.cli import cli, main; assert 'torch' not in sys.modules; "
+    show += "cli.main = lambda **_: print(os.environ['OMP_WAIT_POLICY']); main()"
+    kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, env=kept | given)
+        assert done.stdout.strip() == expected, done.stderr
+
+
 def test_compile_twice_gives_the_same_bytes(compiled: tuple[Path, dict], tmp_path: Path) -> None:
     printed("compile", "digits-v2", "--no-check", "-o", tmp_path / "again.spk", "--json")
     assert (tmp_path / "again.spk").read_bytes() == compiled[0].read_bytes()

@@ -16,6 +16,9 @@ class SpikdeployError(Exception):
         self.place, self.problem, self.way_out = place, problem, way_out
         super().__init__(f"{place}: {problem}" + (f"\n  {way_out}" if way_out else ""))
 
+    def __reduce__(self) -> tuple[type[SpikdeployError], tuple[str, str, str]]:
+        return type(self), (self.place, self.problem, self.way_out)
+
 
 class InputError(SpikdeployError):
     """A file, an image, an option or a profile that cannot be used as it is."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import math
 import zipfile
@@ -24,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.image_files import SUFFIXES, Archive, Files, decoded, in_archive, in_folder, pixels_of, single
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 DIGITS_TEST_IMAGES = 360
 DIGITS_SEED = 0
 SHUFFLE_SEED = 0
@@ -117,9 +116,7 @@ def read(
     if not path.exists():
         raise InputError(str(path), "there is no such file or folder", "Give images, or the word digits or drawn.")
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        sizes = {p.relative_to(path).as_posix(): p.stat().st_size for p in files}
-        return _files(path, _of_split(sizes, split), lambda name: (path / name).read_bytes(), preprocess, limit)
+        return _files(in_folder(path, split), preprocess, limit)
     return _file(path, preprocess, limit, split)
 
 
@@ -134,7 +131,7 @@ def _file(path: Path, preprocess: Preprocess, limit: int | None, split: str) -> 
     if head.startswith(b"\x1f\x8b") or head[:3] == b"\x00\x00\x08":
         return _idx(path, preprocess, limit)
     if path.suffix.lower() in SUFFIXES:
-        return _files(path, {path.name: path.stat().st_size}, lambda _: path.read_bytes(), preprocess, limit)
+        return _files(single(path), preprocess, limit)
     if path.suffix == ".bin":
         return _cifar(path, preprocess, limit)
     raise InputError(
@@ -165,25 +162,10 @@ def _npy(place: str, opened: Callable[[], IO[bytes]], size: int) -> NDArray[Any]
 
 def _zip(path: Path, preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
     """An .npz of arrays, or a zip of images in class folders."""
-    try:
-        archive = zipfile.ZipFile(path)
-        names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise InputError(str(path), f"it is no readable zip file: {error}") from None
-    if names and all(name.endswith(".npy") for name in names):
+    archive = Archive(path)
+    if archive.entries and all(entry.filename.endswith(".npy") for entry in archive.entries):
         return _npz(path, preprocess, limit)
-    images = {name: archive.getinfo(name).CRC for name in sorted(names) if name.lower().endswith(SUFFIXES)}
-    return _files(path, _of_split(images, split), archive.read, preprocess, limit)
-
-
-def _of_split(files: dict[str, int], split: str) -> dict[str, int]:
-    """The files of one split, where the outermost folders are train and test (or val); else all of them."""
-    outermost = {name.split("/")[0] for name in files}
-    held_out = next((folder for folder in ("test", "val", "validation") if folder in outermost), None)
-    if "train" not in outermost or held_out is None:
-        return files
-    folder = "train" if split == "train" else held_out
-    return {name: number for name, number in files.items() if name.startswith(f"{folder}/")}
+    return _files(in_archive(archive, split), preprocess, limit)
 
 
 def _npz(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
@@ -305,47 +287,28 @@ def _as_pixels(place: str, images: NDArray[Any], preprocess: Preprocess) -> NDAr
     return np.ascontiguousarray(images, np.uint8)
 
 
-def _files(
-    path: Path, files: dict[str, int], load: Callable[[str], bytes], preprocess: Preprocess, limit: int | None
-) -> ImageSet:
-    """Image files decoded in batches by several threads; the folder right above a file is its class.
-
-    files  the names, in order, and a number (size or checksum) that tells a file from another of its name
-    """
-    names = list(files)
-    if not names:
-        raise InputError(str(path), f"no images in it (looked for {', '.join(SUFFIXES)})")
-    folders = [Path(name).parent.name for name in names]
-    classes = sorted(set(folders))
-    labels = np.array([classes.index(f) for f in folders], np.int64) if "" not in classes else None
-    order = np.arange(len(names))
-    if limit is not None and limit < len(names):
-        order = np.sort(np.random.default_rng(SHUFFLE_SEED).permutation(len(names))[:limit])
+def _files(files: Files, preprocess: Preprocess, limit: int | None) -> ImageSet:
+    """Image files decoded in batches by several threads."""
+    order = np.arange(len(files.names))
+    if limit is not None and limit < len(order):
+        order = np.sort(np.random.default_rng(SHUFFLE_SEED).permutation(len(order))[:limit])
 
     def read_part(part: slice) -> NDArray[np.uint8]:
+        names = [files.names[i] for i in order[part]]
         with ThreadPoolExecutor() as workers:
-            return np.stack(list(workers.map(lambda i: _decode(names[i], load(names[i]), preprocess), order[part])))
+            return np.stack(list(workers.map(lambda name: _decode(name, files.load(name), preprocess), names)))
 
-    identity = hashlib.sha256(json.dumps([[names[i], files[names[i]]] for i in order]).encode()).hexdigest()
-    kept = None if labels is None else labels[order]
-    return ImageSet(len(order), kept, tuple(classes) if labels is not None else (), identity, read_part)
+    marked = [[files.names[i], files.marks[i]] for i in order]
+    identity = hashlib.sha256(json.dumps(marked).encode()).hexdigest()
+    kept = None if files.labels is None else files.labels[order]
+    return ImageSet(len(order), kept, files.classes, identity, read_part)
 
 
 def _decode(name: str, raw: bytes, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """One image as (C, Y, X) uint8, in the model's number of channels (1: luminance, 3: RGB)."""
-    from PIL import Image, UnidentifiedImageError
-
-    modes = {1: "L", 3: "RGB"}
-    if preprocess.channels not in modes:
-        raise InputError(
-            name, f"an image file for a model of {preprocess.channels} channels", "Give an .npz of frames."
-        )
-    try:
-        image = np.asarray(Image.open(io.BytesIO(raw)).convert(modes[preprocess.channels]))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(name, f"it cannot be decoded: {error}") from None
-    if image.shape[:2] != preprocess.extent:
-        (height, width), needed = image.shape[:2], preprocess.extent
+    """One image as (C, Y, X) uint8, of the size and the number of channels that the model takes."""
+    pixels = pixels_of(decoded(name, raw, preprocess.channels))
+    if pixels.shape[1:] != preprocess.extent:
+        (height, width), needed = pixels.shape[1:], preprocess.extent
         problem = f"it is {height}x{width}, and the model takes {needed[0]}x{needed[1]}"
         raise InputError(name, problem, "Resize the images before.")
-    return np.ascontiguousarray(image.reshape(*image.shape[:2], -1).transpose(2, 0, 1))
+    return pixels

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,12 +13,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.images import ImageSet, Preprocess, read
+from spikformer_deploy.images import Preprocess, read
 from spikformer_deploy.training.augment import augmented, moved
 from spikformer_deploy.training.recipe import Augment, Data
+from spikformer_deploy.training.stream import prepared, streamed
 
+Pixels = NDArray[np.uint8]
 VALIDATION_SEED = 0
+MEASURED_IMAGES = 2048
+"""Of images that stay in files, the mean and standard deviation of so many stand for all."""
 WHOLE = slice(None)
+
+
+class Images(Protocol):
+    """Labelled images, wherever they are; labels (N,) int64."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    def __len__(self) -> int: ...
+
+    def for_training(self, index: int, least_share: float, rng: np.random.Generator) -> Pixels:
+        """One image (C, Y, X), cut out at random where sizes differ."""
+
+    def for_evaluation(self, part: slice | NDArray[np.int64]) -> Pixels:
+        """(N, C, Y, X), always the same."""
+
+    def part(self, chosen: NDArray[np.int64]) -> Images:
+        """Some of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,43 +53,56 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def for_training(self, index: int, least_share: float, rng: np.random.Generator) -> Pixels:
+        """One image as it is."""
+        return self.pixels[index]
 
-def read_training(data: Data) -> tuple[Labelled, Labelled, Preprocess, tuple[str, ...]]:
+    def for_evaluation(self, part: slice | NDArray[np.int64]) -> Pixels:
+        """Images as they are."""
+        return self.pixels[part]
+
+    def part(self, chosen: NDArray[np.int64]) -> Labelled:
+        """Some of them."""
+        return Labelled(self.pixels[chosen], self.labels[chosen])
+
+
+def read_training(data: Data) -> tuple[Images, Images, Preprocess, tuple[str, ...]]:
     """The images to train on, those kept apart for validation, their normalisation and the names of the classes.
 
     Mean and standard deviation are those of the images to train on, to four digits.
     Raises InputError for images without labels, or fewer than are to be kept apart.
     """
-    images = read(data.source, _unit(data), split="train")
-    everything = _labelled(data.source, images)
+    everything, names = _labelled(data.source, data, _unit(data), "train")
     if data.validation >= len(everything):
         raise InputError("data.validation", f"{data.validation} of {len(everything)} images", "Keep fewer apart.")
     order = np.random.default_rng(VALIDATION_SEED).permutation(len(everything))
     kept, apart = np.sort(order[data.validation :]), np.sort(order[: data.validation])
-    training, validation = (Labelled(everything.pixels[i], everything.labels[i]) for i in (kept, apart))
-    names = images.names or tuple(map(str, range(int(everything.labels.max()) + 1)))
+    training, validation = (everything.part(i) for i in (kept, apart))
+    names = names or tuple(map(str, range(int(everything.labels.max()) + 1)))
     return training, validation, _preprocess(data, training), names
 
 
-def read_unlabelled(data: Data) -> tuple[Labelled, Preprocess]:
+def read_unlabelled(data: Data) -> tuple[Images, Preprocess]:
     """The training images of `data`, whether they have labels or not (then 0), and their normalisation."""
+    if data.resize:
+        everything: Images = streamed(data.source, data, "train")
+        return everything, _preprocess(data, everything)
     images = read(data.source, _unit(data), split="train")
     labels = images.labels if images.labels is not None else np.zeros(len(images), np.int64)
     everything = Labelled(images.pixels, labels)
     return everything, _preprocess(data, everything)
 
 
-def read_test(data: Data, preprocess: Preprocess, names: tuple[str, ...]) -> Labelled:
+def read_test(data: Data, preprocess: Preprocess, names: tuple[str, ...]) -> Images:
     """The held-out images: those of `test`, or the test split of `source`."""
-    images = read(data.test or data.source, preprocess, split="test")
-    held_out = _labelled(data.test or data.source, images)
-    if (images.names and images.names != names) or held_out.labels.max() >= len(names):
+    held_out, found = _labelled(data.test or data.source, data, preprocess, "test")
+    if (found and found != names) or held_out.labels.max() >= len(names):
         raise InputError(data.test or data.source, "its classes are not those that were trained on")
     return held_out
 
 
 def epoch(
-    images: Labelled,
+    images: Images,
     preprocess: Preprocess,
     settings: Augment,
     batch: int,
@@ -73,23 +110,41 @@ def epoch(
     number: int,
     first: int = 0,
     part: slice = WHOLE,
+    workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Normalised batches of epoch `number` from batch `first` on; the last, smaller batch is left out.
 
-    part  of each batch, for a process of several
+    part     of each batch, for a process of several
+    workers  processes that prepare batches ahead of time
     """
     order = np.random.default_rng((seed, number)).permutation(len(images))
     mean = np.rint(np.array(preprocess.mean) * preprocess.max_value).astype(np.uint8)
     blank = -torch.tensor(preprocess.mean) / torch.tensor(preprocess.std)
-    for start in range(first * batch, len(order) - batch + 1, batch):
-        chosen = order[start : start + batch][part]
-        pixels = [augmented(images.pixels[i], settings, mean, np.random.default_rng((seed, number, i))) for i in chosen]
-        x = normalised(np.stack(pixels), preprocess)
+    batches = [order[start : start + batch][part] for start in range(0, len(order) - batch + 1, batch)]
+    make, steps = partial(_pixels, images, batches, settings, mean, (seed, number)), range(first, len(batches))
+    for step, pixels in zip(steps, prepared(make, steps, workers), strict=True):
+        x = normalised(pixels.numpy(), preprocess)
         if settings.shift or settings.rotate_degrees:
-            of_batch = np.random.default_rng((seed, number, start, part.start or 0))
+            of_batch = np.random.default_rng((seed, number, step * batch, part.start or 0))
             generator = torch.Generator().manual_seed(int(of_batch.integers(2**62)))
             x = moved(x, generator, settings.shift, settings.rotate_degrees, blank)
-        yield x, torch.from_numpy(images.labels[chosen])
+        yield x, torch.from_numpy(images.labels[batches[step]])
+
+
+def _pixels(
+    images: Images,
+    batches: list[NDArray[np.int64]],
+    settings: Augment,
+    mean: Pixels,
+    seed: tuple[int, int],
+    step: int,
+) -> Tensor:
+    """The pixels of one batch, each image by a generator of its own."""
+    out = []
+    for index in map(int, batches[step]):
+        rng = np.random.default_rng((*seed, index))
+        out.append(augmented(images.for_training(index, settings.crop_share, rng), settings, mean, rng))
+    return torch.from_numpy(np.stack(out))
 
 
 def normalised(pixels: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:
@@ -97,24 +152,44 @@ def normalised(pixels: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:
     return torch.from_numpy(preprocess.normalised(pixels))
 
 
-def _labelled(source: str, images: ImageSet) -> Labelled:
-    if images.labels is None:
+def _labelled(source: str, data: Data, preprocess: Preprocess, split: str) -> tuple[Images, tuple[str, ...]]:
+    """The images of a split, and the names of their classes where they have some."""
+    if data.resize:
+        files = streamed(source, data, split)
+        found: tuple[Images, tuple[str, ...], bool] = files, files.files.classes, files.files.labels is not None
+    else:
+        images = read(source, preprocess, split=split)
+        labels = np.zeros(len(images), np.int64) if images.labels is None else images.labels
+        found = Labelled(images.pixels, labels), images.names, images.labels is not None
+    if not found[2]:
         raise InputError(source, "its images have no labels", "Sort them into one folder a class.")
-    return Labelled(images.pixels, images.labels)
+    return found[:2]
 
 
 def _unit(data: Data) -> Preprocess:
     return Preprocess(data.channels, data.size, (0.0,) * data.channels, (1.0,) * data.channels)
 
 
-def _preprocess(data: Data, images: Labelled) -> Preprocess:
-    """Moments by way of a histogram: exact, and no copy of the images in floating point."""
-    levels = np.arange(256) / 255
+def _preprocess(data: Data, images: Images) -> Preprocess:
+    """What the recipe says, else the moments of the images."""
+    for name, given in (("data.mean", data.mean), ("data.std", data.std)):
+        if given and len(given) != data.channels:
+            raise InputError(name, f"{len(given)} values for {data.channels} channels", "Give one a channel.")
+    if data.mean and data.std:
+        return Preprocess(data.channels, data.size, data.mean, data.std)
+    mean, std = _moments(data, images)
+    return Preprocess(data.channels, data.size, data.mean or mean, data.std or std)
+
+
+def _moments(data: Data, images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel, by way of a histogram: exact, and no copy of the images in floating point."""
+    some = np.unique(np.linspace(0, len(images) - 1, MEASURED_IMAGES).astype(np.int64))
+    pixels, levels = images.for_evaluation(some if data.resize else WHOLE), np.arange(256) / 255
     moments = []
     for channel in range(data.channels):
-        share = np.bincount(images.pixels[:, channel].ravel(), minlength=256) / images.pixels[:, channel].size
+        share = np.bincount(pixels[:, channel].ravel(), minlength=256) / pixels[:, channel].size
         mean = float(share @ levels)
         moments.append((round(mean, 4), round(float(share @ (levels - mean) ** 2) ** 0.5, 4)))
     if min(deviation for _, deviation in moments) <= 0:
         raise InputError(data.source, "a channel has the same value in every pixel of every image")
-    return Preprocess(data.channels, data.size, tuple(m for m, _ in moments), tuple(d for _, d in moments))
+    return tuple(m for m, _ in moments), tuple(d for _, d in moments)

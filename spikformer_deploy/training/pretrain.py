@@ -21,10 +21,10 @@ from spikformer_deploy.files import check_folder, write_whole
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.masked import MaskedAutoencoder, normalised_patches
 from spikformer_deploy.nn.spikformer import SpikformerV2
-from spikformer_deploy.training.data import Labelled, epoch, normalised, read_unlabelled
+from spikformer_deploy.training.data import Images, epoch, normalised, read_unlabelled
 from spikformer_deploy.training.distributed import World, world
 from spikformer_deploy.training.fit import Batch, Job, Report, finished, fit
-from spikformer_deploy.training.recipe import Recipe, describe, read_recipe
+from spikformer_deploy.training.recipe import Recipe, describe, identity, read_recipe
 from spikformer_deploy.training.supervised import fresh_module, model_config
 
 PICTURED = 8
@@ -82,14 +82,17 @@ def _autoencoder(recipe: Recipe, encoder: nn.Module) -> MaskedAutoencoder:
     )
 
 
-def _job(recipe: Recipe, target: Path, images: Labelled, preprocess: Preprocess, here: World, patches: int) -> Job:
+def _job(recipe: Recipe, target: Path, images: Images, preprocess: Preprocess, here: World, patches: int) -> Job:
     settings = recipe.optimiser
     if settings.batch > len(images) or settings.batch % here.size:
         problem = f"{settings.batch} of {len(images)} images, for {here.size} processes"
         raise InputError("optimiser.batch", problem, "Use a smaller multiple of the number of processes.")
 
     def batches(number: int, first: int) -> Iterator[Batch]:
-        shared = epoch(images, preprocess, recipe.augment, settings.batch, settings.seed, number, first, here.part)
+        shared = epoch(
+            images, preprocess, recipe.augment, settings.batch, settings.seed, number, first, here.part,
+            recipe.data.workers,
+        )  # fmt: skip
         for step, (x, _) in enumerate(shared, first):
             rng = np.random.default_rng((settings.seed, number, step, here.rank))
             yield x, torch.from_numpy(visible_patches(len(x), patches, recipe.mask.ratio, rng))
@@ -99,27 +102,27 @@ def _job(recipe: Recipe, target: Path, images: Labelled, preprocess: Preprocess,
         return out
 
     steps = len(images) // settings.batch
-    return Job(settings, steps, batches, loss, lambda module: {}, str(describe(recipe)), target)
+    return Job(settings, steps, batches, loss, lambda module: {}, identity(recipe), target)
 
 
 def _sample(
-    module: MaskedAutoencoder, recipe: Recipe, images: Labelled, preprocess: Preprocess, count: int
+    module: MaskedAutoencoder, recipe: Recipe, images: Images, preprocess: Preprocess, count: int
 ) -> tuple[Tensor, Tensor]:
     """Images from all over the set, and one mask for each."""
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
     device = next(module.parameters()).device
     rng = np.random.default_rng(recipe.optimiser.seed)
     seen = visible_patches(len(chosen), module.side**2, recipe.mask.ratio, rng)
-    return normalised(images.pixels[chosen], preprocess).to(device), torch.from_numpy(seen).to(device)
+    return normalised(images.for_evaluation(chosen), preprocess).to(device), torch.from_numpy(seen).to(device)
 
 
 @torch.inference_mode()
-def _loss_on(module: MaskedAutoencoder, recipe: Recipe, images: Labelled, preprocess: Preprocess) -> float:
+def _loss_on(module: MaskedAutoencoder, recipe: Recipe, images: Images, preprocess: Preprocess) -> float:
     return float(module.eval()(*_sample(module, recipe, images, preprocess, 256)))
 
 
 @torch.inference_mode()
-def picture(module: MaskedAutoencoder, recipe: Recipe, images: Labelled, preprocess: Preprocess) -> bytes:
+def picture(module: MaskedAutoencoder, recipe: Recipe, images: Images, preprocess: Preprocess) -> bytes:
     """A PNG of three rows: images, what the encoder saw, and that with the masked patches as they were painted.
 
     A patch is painted with mean 0 and variance 1; it is shown with the mean and variance of the true one.

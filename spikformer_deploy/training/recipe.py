@@ -45,6 +45,11 @@ class Data:
 
     test        the held-out images; by default the test split of `source`
     validation  so many training images are kept apart and looked at after every epoch
+    resize      images of any size, in a folder or zip: read when they are needed, the shorter side resized to so many
+                pixels and the middle cut out; in training, a random part resized (augment.crop_share).  0: all images
+                have the right size, and are kept in memory
+    mean, std   one a channel, in units of the largest pixel; by default those of the images to train on
+    workers     processes that prepare batches ahead of time (0: none); the result does not depend on it
     """
 
     source: str
@@ -52,6 +57,10 @@ class Data:
     size: int = field(validator=positive)
     test: str = ""
     validation: int = field(default=0, validator=not_negative)
+    resize: int = field(default=0, validator=not_negative)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = field(default=(), validator=validators.deep_iterable(positive))
+    workers: int = field(default=0, validator=not_negative)
 
 
 @frozen
@@ -63,6 +72,7 @@ class Augment:
     shift           pixels, and rotate_degrees: bilinear, each up to so much
     erase           probability that a random rectangle (2 % to 33 %) is replaced by the mean colour
     randaugment     so many operations of RandAugment, of `magnitude` (0 to 10) +- `magnitude_spread`
+    crop_share      least share of the area of an image that a random part has; of images with data.resize
     mixup, cutmix   alpha of their Beta distributions, 0: off; both are off from epoch `mix_epochs` on (0: never)
     """
 
@@ -71,6 +81,7 @@ class Augment:
     shift: int = field(default=0, validator=not_negative)
     rotate_degrees: float = field(default=0.0, validator=not_negative)
     erase: float = field(default=0.0, validator=probability)
+    crop_share: float = field(default=0.08, validator=validators.and_(validators.gt(0), validators.le(1)))
     randaugment: int = field(default=0, validator=not_negative)
     magnitude: float = field(default=9.0, validator=validators.and_(validators.ge(0), validators.le(10)))
     magnitude_spread: float = field(default=0.4, validator=not_negative)
@@ -164,3 +175,9 @@ def read_recipe(path: str | Path) -> Recipe:
 def describe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values, for the checkpoint's header."""
     return attrs.asdict(recipe)
+
+
+def identity(recipe: Recipe) -> str:
+    """What the result of a recipe depends on: what it says beyond the defaults, but not how fast batches are made."""
+    same = attrs.evolve(recipe, data=attrs.evolve(recipe.data, workers=0))
+    return str(cattrs.Converter(omit_if_default=True).unstructure(same))

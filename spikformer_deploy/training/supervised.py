@@ -20,13 +20,15 @@ from spikformer_deploy.errors import InputError
 from spikformer_deploy.files import check_folder
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.zoo import ModelConfig, build, plain
-from spikformer_deploy.training.data import Labelled, epoch, normalised, read_test, read_training
+from spikformer_deploy.training.data import Images, epoch, normalised, read_test, read_training
 from spikformer_deploy.training.distributed import World, world
 from spikformer_deploy.training.fit import Batch, Job, Report, finished, fit
 from spikformer_deploy.training.mix import mixed, soft_labels
 from spikformer_deploy.training.qat import freeze_norms, plain_weights, round_weights
-from spikformer_deploy.training.recipe import Recipe, describe, read_recipe
+from spikformer_deploy.training.recipe import Recipe, describe, identity, read_recipe
 
+LOOKED_AT = 50_000
+"""No more training images than that are looked at when training is over."""
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -45,14 +47,15 @@ def train(
     check_folder(target)
     with world() as here:
         training, validation, preprocess, labels = read_training(recipe.data)
+        held_out = read_test(recipe.data, preprocess, labels)
         config = model_config(recipe, len(labels))
         job = _job(recipe, target, training, validation, preprocess, here, len(labels))
         module = fresh_module(recipe, config)
         if recipe.optimiser.weight_bits:
             round_weights(module, preprocess, recipe.optimiser.weight_bits)
         fit(module, job, here, report)
-        result = {"train_accuracy": accuracy(module, training, preprocess)}
-        result["test_accuracy"] = accuracy(module, read_test(recipe.data, preprocess, labels), preprocess)
+        result = {"train_accuracy": accuracy(module, _some(training), preprocess)}
+        result["test_accuracy"] = accuracy(module, held_out, preprocess)
         plain_weights(module)
         if here.first:
             header = {"recipe": describe(recipe), "torch": torch.__version__.split("+")[0], **result}
@@ -63,15 +66,21 @@ def train(
 
 
 @torch.inference_mode()
-def accuracy(module: nn.Module, images: Labelled, preprocess: Preprocess, batch: int = 128) -> float:
+def accuracy(module: nn.Module, images: Images, preprocess: Preprocess, batch: int = 128) -> float:
     """Share of images whose largest logit is their label."""
     module.eval()
     device, right = next(module.parameters()).device, 0
     for first in range(0, len(images), batch):
         part = slice(first, first + batch)
-        logits = module(normalised(images.pixels[part], preprocess).to(device))
+        logits = module(normalised(images.for_evaluation(part), preprocess).to(device))
         right += int((logits.argmax(1).cpu() == torch.from_numpy(images.labels[part])).sum())
     return right / len(images)
+
+
+def _some(images: Images) -> Images:
+    if len(images) <= LOOKED_AT:
+        return images
+    return images.part(np.linspace(0, len(images) - 1, LOOKED_AT).astype(np.int64))
 
 
 # --- one run ----------------------------------------------------------------------------------------------------
@@ -89,8 +98,8 @@ def model_config(recipe: Recipe, classes: int) -> ModelConfig:
 def _job(
     recipe: Recipe,
     target: Path,
-    training: Labelled,
-    validation: Labelled,
+    training: Images,
+    validation: Images,
     preprocess: Preprocess,
     here: World,
     classes: int,
@@ -102,8 +111,9 @@ def _job(
 
     def batches(number: int, first: int) -> Iterator[Batch]:
         shared = epoch(
-            training, preprocess, recipe.augment, settings.batch, settings.seed, number, first, part=here.part
-        )
+            training, preprocess, recipe.augment, settings.batch, settings.seed, number, first, here.part,
+            recipe.data.workers,
+        )  # fmt: skip
         for step, (x, y) in enumerate(shared, first):
             targets = soft_labels(y, classes, settings.label_smoothing)
             if not recipe.augment.mix_epochs or number < recipe.augment.mix_epochs:
@@ -120,7 +130,7 @@ def _job(
         return {"validation_accuracy": accuracy(module, validation, preprocess)} if len(validation) else {}
 
     steps = len(training) // settings.batch
-    return Job(settings, steps, batches, loss, measure, str(describe(recipe)), target)
+    return Job(settings, steps, batches, loss, measure, identity(recipe), target)
 
 
 def fresh_module(recipe: Recipe, config: ModelConfig) -> nn.Module:

@@ -16,6 +16,7 @@ from PIL import Image
 from spikformer_deploy.converters.checkpoint import BUNDLED, bundled, load
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.images import Preprocess, read
+from spikformer_deploy.nn.spikformer import SpikformerV2
 from spikformer_deploy.nn.zoo import build, named
 from spikformer_deploy.pipeline import compile_model
 from spikformer_deploy.quantize.network import Conv, Readout
@@ -27,9 +28,9 @@ from spikformer_deploy.training.mix import mixed, soft_labels
 from spikformer_deploy.training.pretrain import pretrain, visible_patches
 from spikformer_deploy.training.qat import round_weights
 from spikformer_deploy.training.randaugment import OPERATIONS, randaugment
-from spikformer_deploy.training.recipe import Augment, Optimiser, read_recipe
+from spikformer_deploy.training.recipe import Augment, Mask, Optimiser, read_recipe
 from spikformer_deploy.training.schedule import parameter_groups
-from spikformer_deploy.training.supervised import accuracy, train
+from spikformer_deploy.training.supervised import accuracy, model_config, train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = """
@@ -231,9 +232,12 @@ def test_a_bad_recipe_is_named(tmp_path: Path, old: str, new: str, message: str)
 
 def test_the_recipes_of_the_examples_are_in_order() -> None:
     recipes = [path for path in EXAMPLES.glob("*.toml") if "[optimiser]" in path.read_text()]
-    assert len(recipes) >= 4
+    assert len(recipes) >= 11
     for path in recipes:
-        read_recipe(path)
+        recipe = read_recipe(path)
+        with torch.device("meta"):
+            module = build(model_config(recipe, 10))
+        assert recipe.mask == Mask() or isinstance(module, SpikformerV2)
 
 
 def test_augmentation_moves_and_keeps_the_size() -> None:

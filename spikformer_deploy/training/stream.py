@@ -1,0 +1,134 @@
+"""Images of any size, resized and cropped while they are read: no more of them in memory than a batch or two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from spikformer_deploy.errors import InputError
+from spikformer_deploy.image_files import MODES, Archive, Files, decoded, in_archive, in_folder, pixels_of
+from spikformer_deploy.training.recipe import Data
+
+Pixels = NDArray[np.uint8]
+Made = TypeVar("Made")
+
+ASPECT = 4 / 3
+"""Longest and, inverted, shortest crop (Szegedy et al. 2015, and timm's --ratio)."""
+ATTEMPTS = 10
+"""After so many crops that do not fit, the largest in the middle is taken (torchvision and timm)."""
+BICUBIC = Image.Resampling.BICUBIC
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Streamed:
+    """Labelled images that stay in their files.
+
+    chosen   (N,) which of the files; labels: (N,) int64
+    size     of the square images that come out; resize: of the shorter side, before the middle is cut out
+    """
+
+    files: Files
+    chosen: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    channels: int
+    size: int
+    resize: int
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def for_training(self, index: int, least_share: float, rng: np.random.Generator) -> Pixels:
+        """A random part of an image, (C, Y, X) uint8: `least_share` to all of its area, 3 : 4 to 4 : 3, bicubic.
+
+        Source: Szegedy et al. 2015, section 6; attempts and the way out as torchvision's RandomResizedCrop.
+        """
+        image = self._image(index)
+        left, top, width, height = _random_box(image.width, image.height, least_share, rng)
+        part = image.crop((left, top, left + width, top + height))
+        return pixels_of(part.resize((self.size, self.size), BICUBIC))
+
+    def for_evaluation(self, part: slice | NDArray[np.int64]) -> Pixels:
+        """(N, C, Y, X) uint8: the shorter side resized to `resize` pixels (bicubic), the middle cut out."""
+        with ThreadPoolExecutor() as threads:
+            return np.stack(
+                list(threads.map(self._middle, range(len(self))[part] if isinstance(part, slice) else part))
+            )
+
+    def part(self, chosen: NDArray[np.int64]) -> Streamed:
+        """Some of them."""
+        return replace(self, chosen=self.chosen[chosen], labels=self.labels[chosen])
+
+    def _middle(self, index: int) -> Pixels:
+        image = self._image(index)
+        scale = self.resize / min(image.width, image.height)
+        width, height = (max(self.resize, int(side * scale)) for side in (image.width, image.height))
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        resized = image.resize((width, height), BICUBIC)
+        return pixels_of(resized.crop((left, top, left + self.size, top + self.size)))
+
+    def _image(self, index: int) -> Image.Image:
+        name = self.files.names[self.chosen[index]]
+        return decoded(name, self.files.load(name), self.channels)
+
+
+def streamed(source: str, data: Data, split: str) -> Streamed:
+    """The images of a folder or zip.  Labels are 0 where there are none.
+
+    Raises InputError for other sources, and for sizes that do not go together.
+    """
+    path = Path(source)
+    if not path.is_dir() and not (path.is_file() and path.open("rb").read(2) == b"PK"):
+        raise InputError("data.resize", f"{source} is no folder or zip of images", "Leave it out.")
+    if data.resize < data.size or data.channels not in MODES:
+        problem = f"{data.resize} pixels, of which {data.size} in {data.channels} channels are to be cut out"
+        raise InputError("data.resize", problem, "Use at least data.size, and 1 or 3 channels.")
+    files = in_folder(path, split) if path.is_dir() else in_archive(Archive(path), split)
+    labels = np.zeros(len(files.names), np.int64) if files.labels is None else files.labels
+    return Streamed(files, np.arange(len(labels)), labels, data.channels, data.size, data.resize)
+
+
+def prepared(make: Callable[[int], Made], steps: range, workers: int) -> Iterator[Made]:
+    """make(step) for each of `steps`, in order, by so many processes ahead of time (0: in this one)."""
+    if not workers:
+        yield from map(make, steps)
+        return
+    own = torch.Generator()  # the default generator would be moved on
+    for made in DataLoader(_Prepared(make), None, sampler=steps, num_workers=workers, generator=own):
+        if isinstance(made, InputError):
+            raise made
+        yield made
+
+
+class _Prepared(Dataset[Made | InputError]):
+    """What `make` makes, or its error, which a DataLoader would turn into another."""
+
+    def __init__(self, make: Callable[[int], Made]) -> None:
+        self.make = make
+
+    def __getitem__(self, step: int) -> Made | InputError:
+        try:
+            return self.make(step)
+        except InputError as error:
+            return error
+
+
+def _random_box(width: int, height: int, least_share: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of a crop."""
+    for _ in range(ATTEMPTS):
+        area = width * height * rng.uniform(least_share, 1.0)
+        aspect = math.exp(rng.uniform(-math.log(ASPECT), math.log(ASPECT)))
+        wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < wide <= width and 0 < tall <= height:
+            return int(rng.integers(width - wide + 1)), int(rng.integers(height - tall + 1)), wide, tall
+    wide, tall = min(width, round(height * ASPECT)), min(height, round(width * ASPECT))
+    return (width - wide) // 2, (height - tall) // 2, wide, tall

@@ -18,6 +18,7 @@ from spikformer_deploy.errors import InputError
 from spikformer_deploy.quantize.network import Accumulator, Attention, Conv, Network, Projection, Readout, Window
 from spikformer_deploy.simulate.run import Execution
 from spikformer_deploy.simulate.slices import PER_IMAGE, Geometry, SliceEvents, count_slices, geometry
+from spikformer_deploy.simulate.sums import packed
 
 __all__ = [
     "Events",
@@ -118,21 +119,28 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     """
     network, mapping = geometry.network, geometry.mapping
     _check_cells(geometry, execution)
-    images = len(execution.accumulators)
-    slices = None if mapping is None else count_slices(geometry, execution.activity, images)
-    serial = {} if mapping is None else {s.population: s.serial for s in mapping.sites if s.kind == "attention"}
-    sent = {name: a.messages.sum(0, dtype=np.int64) for name, a in execution.activity.items()}
-    populations = {p.name: _population(network, p.name, execution, sent, images) for p in network}
+    messages = packed(execution.activity, geometry.first)
+    slices = None if mapping is None else count_slices(geometry, messages)
+    sent = dict(zip(geometry.first, messages.between(list(geometry.first.values())).sum(0).T, strict=True))
+    populations = {p.name: _population(network, p.name, execution, sent, messages.images) for p in network}
     if mapping is not None and slices is not None:
-        for index, site in enumerate(mapping.sites):
+        for site, out in zip(mapping.sites, _by_site(slices, len(mapping.sites)), strict=True):
             if site.kind == "population":
-                messages = slices.messages_out[..., mapping.slices_of(index)].sum((0, 2))
-                populations[site.population] = replace(populations[site.population], messages=messages)
+                populations[site.population] = replace(populations[site.population], messages=out)
+    serial = {} if mapping is None else {s.population: s.serial for s in mapping.sites if s.kind == "attention"}
+    synops = geometry.wholes.of(messages)[1].sum(0).T
     projections = tuple(
-        _projection(network, p, whole, execution, sent, serial.get(p.target))
-        for p, whole in zip(network.projections, geometry.wholes, strict=True)
+        _projection(network, projection, reached, execution, sent, serial.get(projection.target))
+        for projection, reached in zip(network.projections, synops, strict=True)
     )
-    return Events(images, network.time_steps, populations, projections, slices)
+    return Events(messages.images, network.time_steps, populations, projections, slices)
+
+
+def _by_site(slices: SliceEvents, sites: int) -> Int:
+    """(sites, T) messages sent by all slices of a site, of all images."""
+    out = np.zeros((sites, slices.messages_out.shape[1]), np.int64)
+    np.add.at(out, slices.sites, slices.messages_out.sum(0).T)
+    return out
 
 
 def join(parts: Sequence[Events]) -> Events:
@@ -189,7 +197,7 @@ def _population(
     if isinstance(population.neuron, Accumulator):
         none = np.zeros(steps, np.int64)
         return PopulationEvents(name, updates, none, none, none, np.zeros(population.shape, bool))
-    spikes = sent[name].sum((1, 2, 3))
+    spikes = sent[name]
     activity = execution.activity[name]
     return PopulationEvents(name, updates, spikes, activity.total, spikes, activity.active)
 
@@ -197,21 +205,19 @@ def _population(
 def _projection(
     network: Network,
     projection: Projection,
-    whole: tuple[Int, Int, Int] | None,
+    synops: Int,
     execution: Execution,
     sent: dict[str, Int],
     serial: str | None,
 ) -> ProjectionEvents:
-    """sent  by population: (T, slices, rows, columns) messages in each cell, of all images; whole: see Geometry."""
+    """sent  by population: (T,) messages of all images; synops (T,) of this projection, unless it is an attention"""
     graded = any(network[s].max_out > 1 for s in projection.sources)
     place = (projection.sources, projection.target)
     dense = dense_macs(network, projection)
-    if whole is None:
+    if isinstance(projection.synapse, Attention):
         return ProjectionEvents(
             *place, "attention", graded, *_attention(network, projection, execution, sent, serial), dense
         )
-    fan, rows, columns = whole
-    synops = sent[projection.sources[0]] @ columns @ rows @ fan
     none = np.zeros_like(synops)
     return ProjectionEvents(*place, type(projection.synapse).__name__.lower(), graded, synops, none, none, none, dense)
 
@@ -230,7 +236,7 @@ def _attention(
     depth, tokens = channels // attention.heads, height * width
     tokens_in_series = serial == "tokens" if serial else depth <= tokens
     per_spike = depth if tokens_in_series else tokens
-    q, k, v = (sent[s].sum((1, 2, 3)) for s in projection.sources)
+    q, k, v = (sent[s] for s in projection.sources)
     delivered = per_spike * (q if tokens_in_series else v)
     coincidences = execution.coincidences[projection.target]
     return per_spike * (q + k + v), delivered, coincidences, depth * (np.minimum(k, v) + q)

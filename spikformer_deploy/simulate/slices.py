@@ -1,8 +1,8 @@
-"""Event counts of each slice of a mapping: sums of messages over cells, all slices of a site at once."""
+"""Event counts of each slice of a mapping: one sparse product of the messages of all cells of the network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
@@ -12,16 +12,10 @@ from numpy.typing import NDArray
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.network import Attention, Network
 from spikformer_deploy.simulate.reach import Inlet, cells_of, inlets, own_inlet, whole_reach
-from spikformer_deploy.simulate.run import Activity, Cells
+from spikformer_deploy.simulate.run import Cells
+from spikformer_deploy.simulate.sums import Entries, Messages, SparseSums, joined, sparse_sums
 
 Int: TypeAlias = NDArray[np.int64]
-Real: TypeAlias = NDArray[np.float64]
-"""Integers held exactly: every sum of counts stays below 2^53."""
-
-BATCH_BYTES = 2**27
-"""Message maps are worked on for so many images at once that they stay below this, as doubles."""
-WHOLE = 2**14
-"""Weights of cells for slices are multiplied out where there are no more of them."""
 
 PER_IMAGE = ("spikes", "messages_out", "messages_in", "synops")
 """The fields of SliceEvents that images have one by one."""
@@ -65,181 +59,155 @@ class SliceEvents:
 class Weights:
     """An Inlet on the cells of its source: operations of a message are channels * rows * columns of its cell.
 
-    channels (k, slices), rows (i, R), columns (j, Q) of doubles; at: which of each a slice has, three (S,)
-    whole  (slices * R * Q, S) the product, where it is small: one multiplication then instead of three
+    channels (k, slices), rows (i, R), columns (j, Q); at: which of each a slice of the inlet has, three (S,)
     """
 
     inlet: Inlet
-    channels: Real
-    rows: Real
-    columns: Real
+    channels: Int
+    rows: Int
+    columns: Int
     at: tuple[Int, Int, Int]
-    whole: Real | None = None
-
-    def reach(self) -> Weights:
-        """Ones where a message makes any operations: who gets it."""
-        channels, rows, columns = ((w > 0).astype(np.float64) for w in (self.channels, self.rows, self.columns))
-        return _with_whole(Weights(self.inlet, channels, rows, columns, self.at))
 
     def synops(self, number: int) -> Int:
         """(slices, R, Q) operations of a message of each cell at the slice of that number in the inlet."""
         channels, rows, columns = (
             w[which[number]] for w, which in zip((self.channels, self.rows, self.columns), self.at, strict=True)
         )
-        return np.einsum("s,r,q->srq", channels, rows, columns).astype(np.int64)
+        return np.einsum("s,r,q->srq", channels, rows, columns)
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Arrival:
-    """Synaptic operations at the slices of an inlet, and the messages that reach them.
-
-    alone        (S,) slices that share their core with no other one
-    per_message  (S,) operations of every message; None where messages differ
-    """
-
-    operations: Weights
-    reach: Weights
-    alone: NDArray[np.bool_]
-    per_message: Int | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Outlet:
-    """What happens with the messages of one population.
-
-    own      its own slices
-    arriving  where it sends to
-    fan_out  (slices, R, Q) cores that a message of each cell goes to
-    seen     for each slice that shares its core with another one, by index into the mapping: the cells (slices, R, Q)
-             whose messages no earlier slice of that core has taken
-    """
-
-    own: Weights
-    arriving: tuple[_Arrival, ...]
-    fan_out: Real
-    seen: dict[int, NDArray[np.bool_]]
+    def entries(self) -> Entries:
+        """Every pair of a slice and a cell that reaches it, slice by slice, first 1 and second the
+        operations of a message."""
+        parts = []
+        for number, slice_ in enumerate(self.inlet.slices.tolist()):
+            fan = self.synops(number).ravel()
+            cell = np.flatnonzero(fan).astype(np.int32)
+            ones = np.ones(cell.size, np.int32)
+            parts.append(Entries(slice_ * ones, cell, ones, fan[cell].astype(np.int32)))
+        return joined(parts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Geometry:
     """All that counting needs to know of a network on a mapping, worked out once.
 
-    cells    by population: pass them to the executor
-    wholes   by projection, in the order of the network's: (fan (slices,), rows (R,), columns (Q,)) whose product says
-             how many synaptic operations a message of each cell makes in all; None for an attention
-    outlets  by population; none where there is no mapping
+    cells     by population: pass them to the executor
+    first     by population: where its cells begin among those of all populations, `Messages` in this order
+    wholes    rows: the projections of the network, in its order; (messages of the source, synaptic operations), none
+              of an attention
+    arriving  by population: its messages at the slices that it sends to; none where there is no mapping
+    sent      rows: slices; (spikes, messages sent): see SliceEvents
+    received  rows: slices; (messages received, synaptic operations)
     """
 
     network: Network
     mapping: Mapping | None
     cells: dict[str, Cells]
-    wholes: tuple[tuple[Int, Int, Int] | None, ...]
-    outlets: dict[str, _Outlet]
+    first: dict[str, int]
+    wholes: SparseSums
+    arriving: dict[str, tuple[Weights, ...]]
+    sent: SparseSums
+    received: SparseSums
 
 
 def geometry(network: Network, mapping: Mapping | None) -> Geometry:
     """The geometry of `network` on `mapping`, or of the network alone."""
-    if mapping is None:
-        cells = cells_of(network, {})
-        return Geometry(network, None, cells, _wholes(network, cells), {})
-    arriving: dict[str, list[Inlet]] = {}
-    for inlet in inlets(network, mapping):
-        arriving.setdefault(inlet.source, []).append(inlet)
-    own = {name: own_inlet(network, mapping, name) for name in arriving}
-    cells = cells_of(network, {name: [own[name], *found] for name, found in arriving.items()})
-    outlets = {name: _outlet(own[name], found, cells[name], mapping) for name, found in arriving.items()}
-    return Geometry(network, mapping, cells, _wholes(network, cells), outlets)
+    coming: dict[str, list[Inlet]] = {}
+    own: dict[str, Inlet] = {}
+    if mapping is not None:
+        for inlet in inlets(network, mapping):
+            coming.setdefault(inlet.source, []).append(inlet)
+        own = {name: own_inlet(network, mapping, name) for name in coming}
+    cells = cells_of(network, {name: [own[name], *found] for name, found in coming.items()})
+    sizes = [int(np.prod(grid.shape)) for grid in cells.values()]
+    first = dict(zip(cells, np.cumsum([0, *sizes]).tolist(), strict=False))
+    arriving = {name: tuple(_weights(inlet, cells[name]) for inlet in found) for name, found in coming.items()}
+    sent, received, slices = [], [], 0
+    if mapping is not None:
+        slices = len(mapping.boxes)
+        for name, reached in arriving.items():
+            here, there = _of_population(_weights(own[name], cells[name]), reached, mapping)
+            sent.append(here.moved(first[name]))
+            received.append(there.moved(first[name]))
+    tables = sparse_sums(slices, joined(sent)), sparse_sums(slices, joined(received))
+    wholes = sparse_sums(len(network.projections), _wholes(network, cells, first))
+    return Geometry(network, mapping, cells, first, wholes, arriving, *tables)
 
 
-def _wholes(network: Network, cells: dict[str, Cells]) -> tuple[tuple[Int, Int, Int] | None, ...]:
-    out: list[tuple[Int, Int, Int] | None] = []
-    for projection in network.projections:
+def _wholes(network: Network, cells: dict[str, Cells], first: dict[str, int]) -> Entries:
+    parts = []
+    for number, projection in enumerate(network.projections):
         if isinstance(projection.synapse, Attention):
-            out.append(None)
             continue
-        grid = cells[projection.sources[0]]
+        name = projection.sources[0]
         segments, rows, columns = whole_reach(network, projection, projection.synapse)
-        fan = np.zeros(grid.shape[0], np.int64)
-        for first, end, targets in segments:
-            low, high = np.searchsorted(grid.channels, (first, end))
-            fan[low:high] = targets
-        at_rows, at_columns = (np.unique(classes, return_index=True)[1] for classes in (grid.rows, grid.columns))
-        out.append((fan, rows[0, at_rows], columns[0, at_columns]))
-    return tuple(out)
-
-
-def _outlet(own: Inlet, arriving: list[Inlet], cells: Cells, mapping: Mapping) -> _Outlet:
-    weights = tuple(_weights(inlet, cells) for inlet in arriving)
-    multicast = [w for w in weights if not w.inlet.unicast]
-    targets = mapping.cores[np.concatenate([w.inlet.slices for w in multicast])] if multicast else np.zeros(0, np.int64)
-    core, times = np.unique(targets, return_counts=True)
-    shared = {int(c): np.zeros(cells.shape, bool) for c in core[times > 1]}
-    fan_out = np.zeros(cells.shape)
-    seen: dict[int, NDArray[np.bool_]] = {}
-    for w in multicast:
-        alone = ~np.isin(mapping.cores[w.inlet.slices], list(shared))
-        fan_out += _fan_out(w, np.flatnonzero(alone), cells)
-        for i in np.flatnonzero(~alone).tolist():
-            slice_ = int(w.inlet.slices[i])
-            taken, mask = shared[int(mapping.cores[slice_])], _fan_out(w, np.array([i]), cells) > 0
-            seen[slice_] = seen.get(slice_, np.zeros(cells.shape, bool)) | (mask & ~taken)
-            taken |= mask
-    arrivals = tuple(_arrival(w, seen) for w in weights)
-    return _Outlet(_weights(own, cells), arrivals, fan_out + sum(shared.values(), np.zeros(cells.shape)), seen)
-
-
-def _arrival(weights: Weights, seen: dict[int, NDArray[np.bool_]]) -> _Arrival:
-    alone = np.array([s not in seen for s in weights.inlet.slices.tolist()], bool)
-    fans = weights.channels.max(1, initial=0)
-    even = ((weights.channels == 0) | (weights.channels == fans[:, None])).all() and fans.min(initial=1) > 0
-    if even and max(weights.rows.max(initial=0), weights.columns.max(initial=0)) <= 1:
-        return _Arrival(weights, weights.reach(), alone, fans[weights.at[0]].astype(np.int64))
-    return _Arrival(weights, weights.reach(), alone, None)
+        fan = _by_range(cells[name], segments)
+        at_rows, at_columns = (np.unique(c, return_index=True)[1] for c in (cells[name].rows, cells[name].columns))
+        weights = np.einsum("s,r,q->srq", fan, rows[0, at_rows], columns[0, at_columns]).ravel()
+        ones, cell = np.ones(weights.size, np.int32), np.arange(weights.size, dtype=np.int32)
+        parts.append(Entries(number * ones, cell, ones, weights.astype(np.int32)).moved(first[name]))
+    return joined(parts)
 
 
 def _weights(inlet: Inlet, cells: Cells) -> Weights:
-    channels = np.zeros((len(inlet.segments), cells.shape[0]))
-    for k, segments in enumerate(inlet.segments):
-        for first, end, fan in segments:
-            low, high = np.searchsorted(cells.channels, (first, end))
-            channels[k, low:high] += fan
+    channels = np.stack([_by_range(cells, segments) for segments in inlet.segments])
     rows, columns = inlet.rows, inlet.columns
     if not inlet.flat:
         rows = rows[:, np.unique(cells.rows, return_index=True)[1]]
         columns = columns[:, np.unique(cells.columns, return_index=True)[1]]
-    at = inlet.segments_of, inlet.rows_of, inlet.columns_of
-    return _with_whole(Weights(inlet, channels, rows.astype(np.float64), columns.astype(np.float64), at))
+    return Weights(inlet, channels, rows, columns, (inlet.segments_of, inlet.rows_of, inlet.columns_of))
 
 
-def _with_whole(weights: Weights) -> Weights:
-    parts = [w[which] for w, which in zip((weights.channels, weights.rows, weights.columns), weights.at, strict=True)]
-    size = len(weights.inlet.slices)
-    if size * int(np.prod([w.shape[1] for w in parts])) > WHOLE:
-        return weights
-    return replace(weights, whole=np.ascontiguousarray(np.einsum("as,ar,aq->asrq", *parts).reshape(size, -1).T))
+def _by_range(cells: Cells, segments: Sequence[tuple[int, int, int]]) -> Int:
+    """(slices,) the targets that a message reaches in channel direction, from each range of channels."""
+    fan = np.zeros(cells.shape[0], np.int64)
+    for first, end, targets in segments:
+        low, high = np.searchsorted(cells.channels, (first, end))
+        fan[low:high] += targets
+    return fan
 
 
-def _fan_out(weights: Weights, chosen: Int, cells: Cells) -> Real:
-    """(slices, R, Q) how many of the chosen slices a message of each cell reaches."""
-    reach = np.zeros((len(weights.channels), len(weights.rows), len(weights.columns)))
-    np.add.at(reach, tuple(which[chosen] for which in weights.at), 1.0)
-    axes = (weights.channels > 0, weights.rows > 0, weights.columns > 0)
-    return np.einsum("kij,ks,ir,jq->srq", reach, *axes, optimize=True).reshape(cells.shape)
+def _of_population(own: Weights, arriving: Sequence[Weights], mapping: Mapping) -> tuple[Entries, Entries]:
+    """What `Geometry.sent` and `Geometry.received` hold of one population, cells counted from its first."""
+    found = [(weights.inlet, weights.entries()) for weights in arriving]
+    each = joined([entries for inlet, entries in found if not inlet.unicast])
+    visited = [inlet.slices for inlet, _ in found if not inlet.unicast]
+    delivered = _once_a_core(each, mapping, np.concatenate([np.zeros(0, np.int64), *visited]))
+    home = own.entries()
+    fan_out = np.bincount(each.cell[delivered], minlength=len(home.cell)).astype(np.int32)
+    sent = [replace(home, second=fan_out[home.cell])]
+    sent += [
+        replace(entries, first=entries.second, second=np.zeros_like(entries.cell))
+        for inlet, entries in found
+        if inlet.replay
+    ]
+    received = [replace(each, first=delivered.astype(np.int32))]
+    received += [replace(entries, first=entries.second) for inlet, entries in found if inlet.unicast]
+    return joined(sent), joined(received)
 
 
-def count_slices(geometry: Geometry, activity: dict[str, Activity], images: int) -> SliceEvents:
-    """Events of every slice; the Activity must be that of geometry.cells."""
-    network, mapping = geometry.network, geometry.mapping
+def _once_a_core(entries: Entries, mapping: Mapping, visited: Int) -> NDArray[np.bool_]:
+    """Which entries a message is sent for: it goes to a core once, and counts at the first of the slices there.
+
+    visited  the slices that anything arrives at, as often as an inlet leads there
+    """
+    out = np.ones(len(entries.row), bool)
+    core, times = np.unique(mapping.cores[visited], return_counts=True)
+    several = np.flatnonzero(np.isin(mapping.cores[entries.row], core[times > 1]))
+    if several.size:
+        cell = entries.cell[several]
+        _, first = np.unique(mapping.cores[entries.row[several]] * (int(cell.max()) + 1) + cell, return_index=True)
+        out[several] = False
+        out[several[first]] = True
+    return out
+
+
+def count_slices(geometry: Geometry, messages: Messages) -> SliceEvents:
+    """Events of every slice; the messages must be those of geometry.cells."""
+    mapping = geometry.mapping
     assert mapping is not None
-    shape = (images, network.time_steps, len(mapping.boxes))
-    spikes, out, arrived, synops = (np.zeros(shape, np.int64) for _ in range(4))
-    for name, outlet in geometry.outlets.items():
-        for part in _batches(activity[name]):
-            messages = activity[name].messages[part].astype(np.float64)
-            own = outlet.own.inlet.slices
-            spikes[part, :, own] = _sums(messages, outlet.own)
-            out[part, :, own] = _sums(messages * outlet.fan_out, outlet.own)
-            _receive(messages, outlet, arrived[part], synops[part], spikes[part])
+    spikes, out = geometry.sent.of(messages)
+    arrived, synops = geometry.received.of(messages)
     counters = np.isin(mapping.boxes[:, 0], [i for i, s in enumerate(mapping.sites) if s.kind == "attention"])
     out[..., counters] = spikes[..., counters]
     edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)
@@ -257,39 +225,3 @@ def _gather(mapping: Mapping, neurons: Int, spikes: Int, out: Int, arrived: Int,
             spikes[..., senders] = out[..., senders] = neurons[senders]
             arrived[..., receivers] += neurons[receivers]
             synops[..., receivers] += neurons[receivers]
-
-
-def _batches(activity: Activity) -> Iterator[slice]:
-    """Ranges of images whose message maps stay below BATCH_BYTES in double precision."""
-    images = len(activity.messages)
-    size = max(1, BATCH_BYTES // (8 * max(1, activity.messages[:1].size)))
-    return (slice(start, start + size) for start in range(0, images, size))
-
-
-def _receive(messages: Real, outlet: _Outlet, arrived: Int, synops: Int, spikes: Int) -> None:
-    """Add what one population's messages (images, T, slices, R, Q) cause at all slices."""
-    for arrival in outlet.arriving:
-        inlet = arrival.operations.inlet
-        work = _sums(messages, arrival.operations)
-        synops[..., inlet.slices] += work
-        if inlet.replay:
-            spikes[..., inlet.slices] += work
-        if inlet.unicast:
-            arrived[..., inlet.slices] += work
-            continue
-        came = _sums(messages, arrival.reach) if arrival.per_message is None else work // arrival.per_message
-        arrived[..., inlet.slices[arrival.alone]] += came[..., arrival.alone]
-    for slice_, mask in outlet.seen.items():
-        arrived[..., slice_] += (messages * mask).sum((2, 3, 4)).astype(np.int64)
-
-
-def _sums(messages: Real, weights: Weights) -> Int:
-    """(images, T, S) the weighted sum of the messages (images, T, slices, R, Q) for each slice of the inlet."""
-    images, steps, slices = messages.shape[:3]
-    if weights.whole is not None:
-        return (messages.reshape(images, steps, -1) @ weights.whole).astype(np.int64)
-    maps = messages.reshape(images * steps, slices, -1)
-    seen = (weights.channels @ maps).reshape(-1, weights.rows.shape[1], weights.columns.shape[1])
-    summed = (weights.rows @ seen) @ weights.columns.T
-    summed = summed.reshape(images, steps, len(weights.channels), *summed.shape[1:])
-    return summed[(..., *weights.at)].astype(np.int64)

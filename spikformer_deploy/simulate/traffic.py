@@ -131,7 +131,7 @@ def traffic(geometry: Geometry, profile: Profile) -> Traffic:
             follows = level[site.population] - 1
             sub_steps[follows] = max(sub_steps.get(follows, 0), site.sub_steps + 1)
     for index, site in enumerate(mapping.sites):
-        if site.kind == "population" and site.population in geometry.outlets:
+        if site.kind == "population" and site.population in geometry.arriving:
             senders += _senders(geometry, mapping, sweep, builder, index, level)
         elif site.kind == "partial":
             senders.append(_partial(mapping, sweep, builder, index, level[site.population]))
@@ -164,23 +164,23 @@ def _senders(
     """All that the population of site `index` sends: to other populations, to counters, and what these answer."""
     site = mapping.sites[index]
     name, rank = site.population, sweep.rank[index].reshape(-1, 1)
-    cells, arriving = geometry.cells[name], geometry.outlets[name].arriving
+    cells, arriving = geometry.cells[name], geometry.arriving[name]
     row = rows_of_cells(cells).reshape(-1, 1)
     ordinary, to_counters = [], []
-    for arrival in arriving:
-        at = mapping.sites[mapping.boxes[arrival.operations.inlet.slices[0], 0]]
+    for weights in arriving:
+        at = mapping.sites[mapping.boxes[weights.inlet.slices[0], 0]]
         if at.kind == "attention":
-            to_counters.append((at, arrival.operations))
-        elif not arrival.operations.inlet.unicast:
-            ordinary.append(arrival.operations)
+            to_counters.append((at, weights))
+        elif not weights.inlet.unicast:
+            ordinary.append(weights)
     if ordinary:
         table = builder.table(cells, ordinary)
         yield Sender(name, rank, row, table, level[name], np.zeros(len(rank), np.int64))
-    for at, operations in to_counters:
+    for at, weights in to_counters:
         follows, turn = level[at.population] - 1, _turns(at, site.shape)
-        wave = 1 + turn + at.sub_steps // 2 * operations.inlet.replay
-        yield Sender(name, rank, row, builder.table(cells, [operations]), follows, wave.ravel())
-        if operations.inlet.replay:
+        wave = 1 + turn + at.sub_steps // 2 * weights.inlet.replay
+        yield Sender(name, rank, row, builder.table(cells, [weights]), follows, wave.ravel())
+        if weights.inlet.replay:
             yield _answers(geometry.network, mapping, sweep, builder, at, name, wave + 1)
 
 

@@ -14,7 +14,7 @@ from spikformer_deploy.errors import InputError
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.network import Attention, Conv, Network, Readout, Window
 from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate import events, slices
+from spikformer_deploy.simulate import events
 from spikformer_deploy.simulate.run import Execution
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
@@ -208,19 +208,6 @@ def test_batches_join() -> None:
     for name, population in whole.populations.items():
         np.testing.assert_array_equal(joined.populations[name].messages, population.messages)
         assert joined.populations[name].silent == population.silent
-
-
-def test_images_in_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = random_network(9)
-    mapping = random_mapping(network, 9)
-    execution = executed(network, mapping, 9)
-    whole = events.count(events.geometry(network, mapping), execution).slices
-    monkeypatch.setattr(slices, "BATCH_BYTES", 1)
-    parts = events.count(events.geometry(network, mapping), execution).slices
-    assert whole is not None
-    assert parts is not None
-    for field in ("spikes", "messages_out", "messages_in", "synops"):
-        np.testing.assert_array_equal(getattr(parts, field), getattr(whole, field))
 
 
 def test_missing_cells_are_refused() -> None:

@@ -34,7 +34,7 @@ class Messages:
 
     def apart(self, sums: Int) -> Int:
         """(images, T, ...) from (groups, LANES, ...)."""
-        flat = sums.reshape(-1, *sums.shape[2:])[: self.images * self.steps]
+        flat = sums.reshape(len(sums) * LANES, *sums.shape[2:])[: self.images * self.steps]
         return flat.reshape(self.images, self.steps, *sums.shape[2:])
 
     def between(self, first: Sequence[int]) -> Int:
@@ -50,9 +50,9 @@ def packed(activity: Mapping[str, Activity], first: Mapping[str, int]) -> Messag
     cells = sum(int(np.prod(activity[name].cells.shape)) for name in first)
     values = np.zeros((groups + (rest > 0), cells, LANES), np.int32)
     for name, start in first.items():
-        sent = activity[name].messages.reshape(lanes, -1)
-        here = slice(start, start + sent.shape[1])
-        values[:groups, here] = sent[: lanes - rest].reshape(groups, LANES, sent.shape[1]).swapaxes(1, 2)
+        size = int(np.prod(activity[name].cells.shape))
+        sent, here = activity[name].messages.reshape(lanes, size), slice(start, start + size)
+        values[:groups, here] = sent[: lanes - rest].reshape(groups, LANES, size).swapaxes(1, 2)
         if rest:
             values[groups, here, :rest] = sent[lanes - rest :].T
     return Messages(values, images, steps)

@@ -1,0 +1,54 @@
+"""Sparse sums of messages against dense products, for any number of images and steps."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spikformer_deploy.simulate.run import Activity, Cells
+from spikformer_deploy.simulate.sums import Entries, joined, packed, sparse_sums
+
+SIZES = {"a": (3, 2, 1), "b": (1, 1, 1), "c": (2, 4, 3)}
+
+
+def cells_of(shape: tuple[int, int, int]) -> Cells:
+    slices, rows, columns = shape
+    return Cells(np.arange(slices + 1), np.arange(rows), np.arange(columns))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 5), st.integers(1, 5), st.integers(0, 70), st.integers(0, 200))
+def test_sums_equal_dense_products(seed: int, images: int, steps: int, rows: int, entries: int) -> None:
+    rng = np.random.default_rng(seed)
+    sent = {name: rng.integers(0, 2**20, (images, steps, *shape)).astype(np.int32) for name, shape in SIZES.items()}
+    activity = {
+        name: Activity(sent[name], cells_of(shape), np.ones(shape, bool), np.zeros(steps, np.int64))
+        for name, shape in SIZES.items()
+    }
+    flat = np.concatenate(
+        [sent[name].reshape(images, steps, np.prod(shape)) for name, shape in SIZES.items()], 2
+    ).astype(object)
+    edges = np.cumsum([0, *(np.prod(shape) for shape in SIZES.values())])
+    messages = packed(activity, dict(zip(SIZES, edges.tolist(), strict=False)))
+
+    entries *= rows > 0
+    row, cell = rng.integers(0, max(rows, 1), entries), rng.integers(0, edges[-1], entries)
+    first, second = rng.integers(0, 2**20, (2, entries))
+    half = entries // 2
+    parts = [
+        Entries(*(column[part].astype(np.int32) for column in (row, cell, first, second)))
+        for part in (slice(half), slice(half, None))
+    ]
+    found = sparse_sums(rows, joined(parts)).of(messages)
+    for weights, sums in zip((first, second), found, strict=True):
+        table = np.zeros((rows, edges[-1]), object)
+        np.add.at(table, (row, cell), weights)
+        assert sums.shape == (images, steps, rows)
+        np.testing.assert_array_equal(sums, flat @ table.T)
+    between = messages.between(edges[:-1].tolist())
+    for number in range(len(SIZES)):
+        np.testing.assert_array_equal(between[..., number], flat[..., edges[number] : edges[number + 1]].sum(2))
+
+
+def test_moved_entries_count_other_cells() -> None:
+    ones = np.ones(2, np.int32)
+    np.testing.assert_array_equal(Entries(ones, 3 * ones, ones, ones).moved(4).cell, [7, 7])

@@ -94,7 +94,13 @@ def read_unlabelled(data: Data) -> tuple[Images, Preprocess]:
 
 
 def read_test(data: Data, preprocess: Preprocess, names: tuple[str, ...]) -> Images:
-    """The held-out images: those of `test`, or the test split of `source`."""
+    """The held-out images: those of `test`, or the test split of `source`.
+
+    Raises InputError where `source` has no splits, or other classes.
+    """
+    if not data.test and _one(data, preprocess, "train") == _one(data, preprocess, "test"):
+        problem = "it has no test split: what is trained on would be tested on"
+        raise InputError(data.source, problem, "Name other images as data.test, or use folders train/ and test/.")
     held_out, found = _labelled(data.test or data.source, data, preprocess, "test")
     if (found and found != names) or held_out.labels.max() >= len(names):
         raise InputError(data.test or data.source, "its classes are not those that were trained on")
@@ -164,6 +170,11 @@ def _labelled(source: str, data: Data, preprocess: Preprocess, split: str) -> tu
     if not found[2]:
         raise InputError(source, "its images have no labels", "Sort them into one folder a class.")
     return found[:2]
+
+
+def _one(data: Data, preprocess: Preprocess, split: str) -> str:
+    """What tells one image of a split from others."""
+    return read(data.source, preprocess, limit=1, split=split).identity
 
 
 def _unit(data: Data) -> Preprocess:

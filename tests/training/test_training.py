@@ -22,13 +22,13 @@ from spikformer_deploy.pipeline import compile_model
 from spikformer_deploy.quantize.network import Conv, Readout
 from spikformer_deploy.training import fit
 from spikformer_deploy.training.augment import augmented, moved
-from spikformer_deploy.training.data import Labelled, epoch, read_training
+from spikformer_deploy.training.data import Labelled, epoch, read_test, read_training
 from spikformer_deploy.training.distributed import World
 from spikformer_deploy.training.mix import mixed, soft_labels
 from spikformer_deploy.training.pretrain import pretrain, visible_patches
 from spikformer_deploy.training.qat import round_weights
 from spikformer_deploy.training.randaugment import OPERATIONS, randaugment
-from spikformer_deploy.training.recipe import Augment, Mask, Optimiser, read_recipe
+from spikformer_deploy.training.recipe import Augment, Data, Mask, Optimiser, read_recipe
 from spikformer_deploy.training.schedule import parameter_groups
 from spikformer_deploy.training.supervised import accuracy, model_config, train
 
@@ -400,3 +400,15 @@ def test_the_model_in_the_box_knows_cifar10() -> None:
 
 def test_the_box_stays_small() -> None:
     assert sum(bundled(name).stat().st_size for name in BUNDLED) < 12_000_000
+
+
+def test_what_is_trained_on_is_not_tested_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("all", "others"):
+        pixels, labels = rng.integers(0, 256, (8, 1, 8, 8)).astype(np.uint8), np.arange(8) % 2
+        np.savez(tmp_path / f"{name}.npz", images=pixels, labels=labels)
+    data, preprocess = Data(str(tmp_path / "all.npz"), 1, 8), Preprocess(1, 8, (0.0,), (1.0,))
+    with pytest.raises(InputError, match="it has no test split"):
+        read_test(data, preprocess, ("0", "1"))
+    apart = Data(str(tmp_path / "all.npz"), 1, 8, test=str(tmp_path / "others.npz"))
+    assert len(read_test(apart, preprocess, ("0", "1"))) == 8

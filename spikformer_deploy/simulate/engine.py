@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,7 +35,7 @@ from spikformer_deploy.quantize.network import (
     Sum,
     Window,
 )
-from spikformer_deploy.simulate import kernels, synapses
+from spikformer_deploy.simulate import kernels, synapses, threads
 from spikformer_deploy.simulate.halving import lif_halving
 from spikformer_deploy.simulate.plan import Plan, SumsPlan, blocks, is_identity, make_plan, message_type
 from spikformer_deploy.simulate.run import Activity, Cells, Execution, check_state, frames
@@ -130,21 +129,20 @@ def run(plan: Plan, images: Sent, buffers: Buffers, record: Sequence[str] = ()) 
 
     Result and errors as reference.engine.execute.
     """
-    inputs, threads = frames(plan.network, images), torch.get_num_threads()
+    inputs = frames(plan.network, images)
     counts = _empty_counts(plan, len(inputs))
     batches: list[_Batch] = []
-    for first, end in _edges(len(inputs), -(-len(inputs) // batch_size(plan))):
-        if 1 < threads <= end - first and kernels.threads_may_share():
-            edges = _edges(end - first, threads)
-            places = [slice(first + a, first + b) for a, b in edges]
-            parts = [
-                _Batch(plan, record, p, own, counts) for p, own in zip(places, buffers.parts(threads), strict=True)
-            ]
-            _run_by_threads(parts, inputs)
-        else:
-            parts = [_Batch(plan, record, slice(first, end), buffers, counts)]
-            _run_batch(parts[0], inputs)
-        batches += parts
+    with threads.as_many_as_torch() as workers:
+        for first, end in _edges(len(inputs), -(-len(inputs) // batch_size(plan))):
+            if 1 < workers <= end - first and threads.may_share():
+                places = [slice(first + a, first + b) for a, b in _edges(end - first, workers)]
+                own = buffers.parts(workers)
+                parts = [_Batch(plan, record, p, b, counts) for p, b in zip(places, own, strict=True)]
+                _run_by_threads(parts, inputs)
+            else:
+                parts = [_Batch(plan, record, slice(first, end), buffers, counts)]
+                _run_batch(parts[0], inputs)
+            batches += parts
     return _joined(batches)
 
 
@@ -166,19 +164,13 @@ def _empty_counts(plan: Plan, images: int) -> dict[str, _Counts]:
 
 def _run_by_threads(batches: list[_Batch], inputs: Sent) -> None:
     """Images shared out to threads that never wait for each other; the loops of each run on that thread alone."""
-    threads = len(batches)
     try:
-        with ThreadPoolExecutor(threads, initializer=_alone) as pool:
+        with ThreadPoolExecutor(len(batches), initializer=threads.alone) as pool:
             running = [pool.submit(_run_batch, batch, inputs) for batch in batches]
             for batch in running:
                 batch.result()
     finally:
-        torch.set_num_threads(threads)
-
-
-def _alone() -> None:
-    torch.set_num_threads(1)
-    numba.set_num_threads(1)
+        torch.set_num_threads(len(batches))
 
 
 def batch_size(plan: Plan) -> int:

@@ -6,10 +6,8 @@ A population that is constant over the time steps has T = 1.  reference/engine.p
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
@@ -20,13 +18,6 @@ Array = NDArray[Any]
 
 BLOCK = 64
 """Positions at most that one task updates over all time steps: their potentials stay in the nearest cache."""
-
-
-@cache
-def threads_may_share() -> bool:
-    """Whether several Python threads may run these loops at once: not on numba's own work queue."""
-    fire_where_any(np.zeros((1, 1, 1), np.uint8), np.zeros(1, np.int64))  # the first loop chooses the layer
-    return numba.threading_layer() != "workqueue"
 
 
 @njit(parallel=True, cache=True, nogil=True)

@@ -76,7 +76,8 @@ def read_training(data: Data) -> tuple[Images, Images, Preprocess, tuple[str, ..
     if data.validation >= len(everything):
         raise InputError("data.validation", f"{data.validation} of {len(everything)} images", "Keep fewer apart.")
     order = np.random.default_rng(VALIDATION_SEED).permutation(len(everything))
-    kept, apart = np.sort(order[data.validation :]), np.sort(order[: data.validation])
+    kept, apart = order[data.validation :], np.sort(order[: data.validation])
+    kept = np.sort(_share_of_each_class(kept, everything.labels[kept], data.fraction))
     training, validation = (everything.part(i) for i in (kept, apart))
     names = names or tuple(map(str, range(int(everything.labels.max()) + 1)))
     return training, validation, _preprocess(data, training), names
@@ -156,6 +157,14 @@ def _pixels(
 def normalised(pixels: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:
     """(N, C, Y, X) float32."""
     return torch.from_numpy(preprocess.normalised(pixels))
+
+
+def _share_of_each_class(indices: NDArray[np.int64], labels: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """The first of each class, at least one; indices and labels (N,)."""
+    if share == 1:
+        return indices
+    classes = [indices[labels == label] for label in np.unique(labels)]
+    return np.concatenate([of[: max(1, round(share * len(of)))] for of in classes])
 
 
 def _labelled(source: str, data: Data, preprocess: Preprocess, split: str) -> tuple[Images, tuple[str, ...]]:

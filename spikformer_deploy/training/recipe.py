@@ -45,6 +45,7 @@ class Data:
 
     test        the held-out images; by default the test split of `source`
     validation  so many training images are kept apart and looked at after every epoch
+    fraction    share of the images of each class that is trained on, always the same ones
     resize      images of any size, in a folder or zip: read when they are needed, the shorter side resized to so many
                 pixels and the middle cut out; in training, a random part resized (augment.crop_share).  0: all images
                 have the right size, and are kept in memory
@@ -57,6 +58,7 @@ class Data:
     size: int = field(validator=positive)
     test: str = ""
     validation: int = field(default=0, validator=not_negative)
+    fraction: float = field(default=1.0, validator=validators.and_(validators.gt(0), validators.le(1)))
     resize: int = field(default=0, validator=not_negative)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = field(default=(), validator=validators.deep_iterable(positive))

@@ -412,3 +412,21 @@ def test_what_is_trained_on_is_not_tested_on(tmp_path: Path) -> None:
         read_test(data, preprocess, ("0", "1"))
     apart = Data(str(tmp_path / "all.npz"), 1, 8, test=str(tmp_path / "others.npz"))
     assert len(read_test(apart, preprocess, ("0", "1"))) == 8
+
+
+def test_a_fraction_of_the_labels_is_the_same_share_of_every_class(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1, 2], [30, 20, 10])
+    pixels = np.arange(60 * 4, dtype=np.uint8).reshape(60, 1, 2, 2)
+    np.savez(tmp_path / "all.npz", images=pixels, labels=labels)
+    data = Data(str(tmp_path / "all.npz"), 1, 2, fraction=0.2)
+    some, _, _, names = read_training(data)
+    assert np.bincount(some.labels).tolist() == [6, 4, 2]
+    assert names == ("0", "1", "2")
+    of = {tuple(image.ravel().tolist()): label for image, label in zip(pixels, labels, strict=True)}
+    seen = [tuple(image.ravel().tolist()) for image in some.for_evaluation(slice(None))]
+    assert [of[image] for image in seen] == some.labels.tolist()
+    assert len(set(seen)) == len(seen)
+    assert np.array_equal(read_training(data)[0].labels, some.labels)
+    more = Data(str(tmp_path / "all.npz"), 1, 2, fraction=0.4)
+    larger = {tuple(image.ravel().tolist()) for image in read_training(more)[0].for_evaluation(slice(None))}
+    assert larger > set(seen)

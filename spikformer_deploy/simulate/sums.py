@@ -11,7 +11,6 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from spikformer_deploy.simulate.run import Activity
-from spikformer_deploy.simulate.threads import as_many_as_torch
 
 Int: TypeAlias = NDArray[np.int64]
 Int32: TypeAlias = NDArray[np.int32]
@@ -97,8 +96,7 @@ class SparseSums:
         """The messages of the cells, weighted by `first` and by `second`: (images, T, rows) each."""
         shape = (len(messages.values), LANES, len(self.starts) - 1)
         out = np.empty(shape, np.int64), np.empty(shape, np.int64)
-        with as_many_as_torch():
-            _products(self.starts, self.edges, self.cell, self.first, self.second, messages.values, *out)
+        _products(self.starts, self.edges, self.cell, self.first, self.second, messages.values, *out)
         return messages.apart(out[0]), messages.apart(out[1])
 
 

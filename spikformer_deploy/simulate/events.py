@@ -17,8 +17,8 @@ from typing_extensions import assert_never
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.quantize.network import Accumulator, Attention, Conv, Network, Projection, Readout, Window
 from spikformer_deploy.simulate.run import Execution
-from spikformer_deploy.simulate.slices import PER_IMAGE, Geometry, SliceEvents, count_slices, geometry
-from spikformer_deploy.simulate.sums import packed
+from spikformer_deploy.simulate.slices import PER_IMAGE, Geometry, SliceEvents, geometry, slice_events
+from spikformer_deploy.simulate.sums import weighted
 
 __all__ = [
     "Events",
@@ -119,21 +119,21 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     """
     network, mapping = geometry.network, geometry.mapping
     _check_cells(geometry, execution)
-    messages = packed(execution.activity, geometry.first)
-    slices = None if mapping is None else count_slices(geometry, messages)
-    sent = dict(zip(geometry.first, messages.between(list(geometry.first.values())).sum(0).T, strict=True))
-    populations = {p.name: _population(network, p.name, execution, sent, messages.images) for p in network}
+    tables = (geometry.wholes, geometry.sent, geometry.received)
+    totals, (wholes, own, reached) = weighted(tables, execution.activity, geometry.first)
+    slices = None if mapping is None else slice_events(mapping, own, reached)
+    images, sent = len(wholes[0]), {name: total.sum(0) for name, total in totals.items()}
+    populations = {p.name: _population(network, p.name, execution, sent, images) for p in network}
     if mapping is not None and slices is not None:
         for site, out in zip(mapping.sites, _by_site(slices, len(mapping.sites)), strict=True):
             if site.kind == "population":
                 populations[site.population] = replace(populations[site.population], messages=out)
     serial = {} if mapping is None else {s.population: s.serial for s in mapping.sites if s.kind == "attention"}
-    synops = geometry.wholes.of(messages)[1].sum(0).T
     projections = tuple(
-        _projection(network, projection, reached, execution, sent, serial.get(projection.target))
-        for projection, reached in zip(network.projections, synops, strict=True)
+        _projection(network, projection, synops, execution, sent, serial.get(projection.target))
+        for projection, synops in zip(network.projections, wholes[1].sum(0).T, strict=True)
     )
-    return Events(messages.images, network.time_steps, populations, projections, slices)
+    return Events(images, network.time_steps, populations, projections, slices)
 
 
 def _by_site(slices: SliceEvents, sites: int) -> Int:

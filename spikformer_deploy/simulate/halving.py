@@ -14,6 +14,8 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from spikformer_deploy.simulate.lanes import address, read, splat, write
+
 Array = NDArray[Any]
 
 LANES = (64, 16)
@@ -52,10 +54,10 @@ def lif_halving(
         largest = np.zeros(64, np.int32)
         for i in range(block * positions // blocks, (block + 1) * positions // blocks):
             offset, place = bias[bias_of[first + i]], first + i
-            source, target = _address(sums[n, 0, i]), _address(out[n, 0, place])
-            kept = _address(membrane[n, 0, place]) if membrane.size else 0
-            parameters = (_address(offset), _address(threshold))
-            fixed = (steps, shift, _address(along), _address(largest))
+            source, target = address(sums[n, 0, i]), address(out[n, 0, place])
+            kept = address(membrane[n, 0, place]) if membrane.size else 0
+            parameters = (address(offset), address(threshold))
+            fixed = (steps, shift, address(along), address(largest))
             for c in range(0, wide, 64):
                 addresses = (source + c * sums.itemsize, target + c, kept + 4 * c if kept else 0)
                 _update_64(sums, addresses, (parameters[0] + 4 * c, parameters[1] + 4 * c), fixed)
@@ -74,12 +76,6 @@ def lif_halving(
                     if membrane.size:
                         membrane[n, t, place, c] = state
         peak[n, block] = largest.max()
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _address(array: Array) -> np.int64:
-    """Of its first element; numba's own is unsigned, and a sum with a signed number would be a float."""
-    return np.int64(array.ctypes.data)
 
 
 def _update(lanes: int) -> Any:
@@ -106,22 +102,16 @@ def _emit(lanes: int, dtype: Any) -> Callable[..., Any]:
         source, target, kept = (build.extract_value(addresses, i) for i in range(3))
         steps, shift, strides, peaks = (build.extract_value(fixed, i) for i in range(4))
 
-        def read(address: ir.Value, kind: ir.Type = vector) -> ir.Value:
-            return build.load(build.inttoptr(address, kind.as_pointer()), align=1)
-
-        def store(value: ir.Value, address: ir.Value) -> None:
-            build.store(value, build.inttoptr(address, value.type.as_pointer()), align=1)
-
         def larger(a: ir.Value, b: ir.Value) -> ir.Value:
             return build.select(build.icmp_signed(">", a, b), a, b)
 
         def size(a: ir.Value) -> ir.Value:
             return larger(a, build.neg(a))
 
-        offset, limit = (read(build.extract_value(parameters, i)) for i in range(2))
-        strides_of = [read(build.add(strides, word(8 * i)), word) for i in range(3)]
-        shifts = _splat(build, build.trunc(shift, single), lanes)
-        highest, zero = read(peaks), ir.Constant(vector, [0] * lanes)
+        offset, limit = (read(build, build.extract_value(parameters, i), vector) for i in range(2))
+        strides_of = [read(build, build.add(strides, word(8 * i)), word) for i in range(3)]
+        shifts = splat(build, build.trunc(shift, single), lanes)
+        highest, zero = read(build, peaks, vector), ir.Constant(vector, [0] * lanes)
         given = ir.VectorType(context.get_data_type(dtype), lanes)
 
         before = build.block
@@ -130,13 +120,13 @@ def _emit(lanes: int, dtype: Any) -> Callable[..., Any]:
         build.position_at_end(loop)
         t, state, most = build.phi(word), build.phi(vector), build.phi(vector)
         places = [build.phi(word) for _ in range(3)]
-        drive = build.add(build.shl(_as_int32(build, read(places[0], given), vector), shifts), offset)
+        drive = build.add(build.shl(_as_int32(build, read(build, places[0], given), vector), shifts), offset)
         reached = build.add(build.ashr(state, ir.Constant(vector, [1] * lanes)), drive)
         fires = build.icmp_signed(">=", reached, limit)
-        store(build.zext(fires, spike_type), places[1])
+        write(build, build.zext(fires, spike_type), places[1])
         left, peak = build.select(fires, zero, reached), larger(most, larger(size(reached), size(drive)))
         with build.if_then(build.icmp_signed("!=", places[2], word(0))):
-            store(left, places[2])
+            write(build, left, places[2])
         following = build.add(t, word(1))
         onward = [build.add(place, stride) for place, stride in zip(places, strides_of, strict=True)]
         end = build.block
@@ -150,19 +140,10 @@ def _emit(lanes: int, dtype: Any) -> Callable[..., Any]:
             phi.add_incoming(after, end)
         build.cbranch(build.icmp_signed("<", following, steps), loop, done)
         build.position_at_end(done)
-        store(peak, peaks)
+        write(build, peak, peaks)
         return context.get_dummy_value()
 
     return emit
-
-
-def _splat(build: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
-    """A vector of one value."""
-    kind = ir.VectorType(value.type, lanes)
-    first = build.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
-    return build.shuffle_vector(
-        first, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-    )
 
 
 def _as_int32(build: ir.IRBuilder, values: ir.Value, kind: ir.Type) -> ir.Value:

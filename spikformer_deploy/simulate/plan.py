@@ -32,7 +32,7 @@ from spikformer_deploy.simulate.run import Cells, one_cell
 
 SUMS_BYTES = 2**22
 """Synaptic sums that a thread works on at once: with the messages that they come from they fit its share of a cache."""
-SLAB = 128
+SLAB = 512
 """Channels at least that a task counts the messages of, where there are so many."""
 SMALL_SUM = 2**30
 """Drives below this leave 32-bit integers no way to wrap."""

@@ -13,7 +13,7 @@ from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.network import Attention, Network
 from spikformer_deploy.simulate.reach import Inlet, cells_of, inlets, own_inlet, whole_reach
 from spikformer_deploy.simulate.run import Cells
-from spikformer_deploy.simulate.sums import Entries, Messages, SparseSums, joined, sparse_sums
+from spikformer_deploy.simulate.sums import Entries, SparseSums, joined, sparse_sums
 
 Int: TypeAlias = NDArray[np.int64]
 
@@ -92,7 +92,7 @@ class Geometry:
     """All that counting needs to know of a network on a mapping, worked out once.
 
     cells     by population: pass them to the executor
-    first     by population: where its cells begin among those of all populations, `Messages` in this order
+    first     by population: where its cells begin among those of all populations, side by side in this order
     wholes    rows: the projections of the network, in its order; (messages of the source, synaptic operations), none
               of an attention
     arriving  by population: its messages at the slices that it sends to; none where there is no mapping
@@ -202,12 +202,9 @@ def _once_a_core(entries: Entries, mapping: Mapping, visited: Int) -> NDArray[np
     return out
 
 
-def count_slices(geometry: Geometry, messages: Messages) -> SliceEvents:
-    """Events of every slice; the messages must be those of geometry.cells."""
-    mapping = geometry.mapping
-    assert mapping is not None
-    spikes, out = geometry.sent.of(messages)
-    arrived, synops = geometry.received.of(messages)
+def slice_events(mapping: Mapping, sent: tuple[Int, Int], received: tuple[Int, Int]) -> SliceEvents:
+    """Events of every slice from the sums by the tables Geometry.sent and Geometry.received."""
+    (spikes, out), (arrived, synops) = sent, received
     counters = np.isin(mapping.boxes[:, 0], [i for i, s in enumerate(mapping.sites) if s.kind == "attention"])
     out[..., counters] = spikes[..., counters]
     edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)

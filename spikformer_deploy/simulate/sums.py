@@ -10,52 +10,16 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from spikformer_deploy.simulate.lanes import LANES, add_rows, address, four_bytes
 from spikformer_deploy.simulate.run import Activity
 
 Int: TypeAlias = NDArray[np.int64]
 Int32: TypeAlias = NDArray[np.int32]
 
-LANES = 8
-"""Steps that are summed side by side, in one vector register of 64-bit integers; two images of four steps."""
+CHUNK = 1024
+"""Cells that are packed at once: what is written stays in the nearest cache until all lanes are there."""
 TASKS = 64
 """Parts of about equal work that the rows are cut into."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Messages:
-    """How many messages the cells of a network sent: (groups, cells, LANES) int32, the populations one after another.
-
-    Step t of image n is lane (n * steps + t) % LANES of group (n * steps + t) // LANES; lanes left over are zero.
-    """
-
-    values: Int32
-    images: int
-    steps: int
-
-    def apart(self, sums: Int) -> Int:
-        """(images, T, ...) from (groups, LANES, ...)."""
-        flat = sums.reshape(len(sums) * LANES, *sums.shape[2:])[: self.images * self.steps]
-        return flat.reshape(self.images, self.steps, *sums.shape[2:])
-
-    def between(self, first: Sequence[int]) -> Int:
-        """(images, T, populations) the messages of all cells from each of `first` to the next one."""
-        return self.apart(np.add.reduceat(self.values, first, axis=1, dtype=np.int64).swapaxes(1, 2))
-
-
-def packed(activity: Mapping[str, Activity], first: Mapping[str, int]) -> Messages:
-    """The messages of all populations side by side; `first` says where those of each one begin."""
-    images, steps = next(iter(activity.values())).messages.shape[:2]
-    lanes = images * steps
-    groups, rest = divmod(lanes, LANES)
-    cells = sum(int(np.prod(activity[name].cells.shape)) for name in first)
-    values = np.zeros((groups + (rest > 0), cells, LANES), np.int32)
-    for name, start in first.items():
-        size = int(np.prod(activity[name].cells.shape))
-        sent, here = activity[name].messages.reshape(lanes, size), slice(start, start + size)
-        values[:groups, here] = sent[: lanes - rest].reshape(groups, LANES, size).swapaxes(1, 2)
-        if rest:
-            values[groups, here, :rest] = sent[lanes - rest :].T
-    return Messages(values, images, steps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,13 +56,6 @@ class SparseSums:
     first: Int32
     second: Int32
 
-    def of(self, messages: Messages) -> tuple[Int, Int]:
-        """The messages of the cells, weighted by `first` and by `second`: (images, T, rows) each."""
-        shape = (len(messages.values), LANES, len(self.starts) - 1)
-        out = np.empty(shape, np.int64), np.empty(shape, np.int64)
-        _products(self.starts, self.edges, self.cell, self.first, self.second, messages.values, *out)
-        return messages.apart(out[0]), messages.apart(out[1])
-
 
 def sparse_sums(rows: int, entries: Entries) -> SparseSums:
     """The entries in the order of their rows."""
@@ -109,22 +66,69 @@ def sparse_sums(rows: int, entries: Entries) -> SparseSums:
     return SparseSums(starts, edges, entries.cell[order], entries.first[order], entries.second[order])
 
 
+def weighted(
+    tables: Sequence[SparseSums], activity: Mapping[str, Activity], first: Mapping[str, int]
+) -> tuple[dict[str, Int], list[tuple[Int, Int]]]:
+    """((images, T) messages of each population, for each table the sums by `first` and by `second` (images, T, rows)).
+
+    first  where the cells of each population begin in the tables; populations stand side by side in this order
+
+    LANES steps are summed at once: step t of image n is one of lane n * T + t.
+    """
+    images, steps = next(iter(activity.values())).messages.shape[:2]
+    sent = [np.ascontiguousarray(activity[name].messages) for name in first]
+    sizes = np.array([np.prod(activity[name].cells.shape) for name in first])
+    chunks = _chunks(np.array(list(first.values())), sizes)
+    totals = np.zeros((len(chunks), images * steps), np.int64)
+    values = np.zeros((sizes.sum(), LANES), np.int32)  # of all populations, and small enough for a cache
+    outs = [np.empty((2, images * steps + LANES, len(table.starts) - 1), np.int64) for table in tables]
+    for lane in range(0, images * steps, LANES):
+        _pack(np.array([s.ctypes.data for s in sent]), sizes, chunks, lane, values, totals[:, lane : lane + LANES])
+        for table, out in zip(tables, outs, strict=True):
+            arguments = table.starts, table.edges, table.cell, table.first, table.second
+            _products(*arguments, values, out[0, lane : lane + LANES], out[1, lane : lane + LANES])
+    edges = np.searchsorted(chunks[:, 0], np.arange(len(sent)))
+    of_each = np.add.reduceat(totals, edges, 0).reshape(len(sent), images, steps)
+    shaped = [out[:, : images * steps].reshape(2, images, steps, out.shape[2]) for out in outs]
+    return dict(zip(first, of_each, strict=True)), [(out[0], out[1]) for out in shaped]
+
+
+def _chunks(first: Int, sizes: Int) -> Int:
+    """(chunks, 4): population, its cells from and to which, and where they stand among all cells."""
+    rows = [
+        (number, start, min(size, start + CHUNK), place + start)
+        for number, (place, size) in enumerate(zip(first.tolist(), sizes.tolist(), strict=True))
+        for start in range(0, size, CHUNK)
+    ]
+    return np.array(rows, np.int64).reshape(-1, 4)
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _pack(sent: Int, sizes: Int, chunks: Int, lane: int, values: Int32, totals: Int) -> None:
+    """values[cell, k] = messages of the cell in step `lane` + k, totals[chunk, k] those of the cells of a chunk.
+
+    sent  addresses of the (steps, cells) int32 of each population
+    """
+    for index in prange(len(chunks)):
+        population, start, end, place = chunks[index]
+        for k in range(totals.shape[1]):
+            source, total = sent[population] + 4 * (lane + k) * sizes[population], np.int64(0)
+            for cell in range(start, end):
+                number = four_bytes(source + 4 * cell)
+                values[place + cell - start, k] = number
+                total += number
+            totals[index, k] = total
+
+
 @njit(parallel=True, cache=True, nogil=True)
 def _products(
     starts: Int, edges: Int, cell: Int32, first: Int32, second: Int32, values: Int32, out: Int, other: Int
 ) -> None:
-    """out[g, lane, r] = sum over the entries of row r of first * values[g, cell, lane]; `other` of second."""
-    tasks = len(edges) - 1
-    for task in prange(len(values) * tasks):
-        group, part = values[task // tasks], task % tasks
-        total = np.zeros((2, LANES), np.int64)
+    """out[lane, r] = sum over the entries of row r of first * values[cell, lane]; `other` of second."""
+    for part in prange(len(edges) - 1):
+        tables = address(cell), address(first), address(second), address(values)
+        sums = np.empty((2, LANES), np.int64)
         for row in range(edges[part], edges[part + 1]):
-            total[:] = 0
-            for i in range(starts[row], starts[row + 1]):
-                sent, a, b = group[cell[i]], np.int64(first[i]), np.int64(second[i])
-                for k in range(LANES):
-                    total[0, k] += a * sent[k]
-                    total[1, k] += b * sent[k]
+            add_rows(tables, (starts[row], starts[row + 1]), (address(sums), address(sums) + 8 * LANES))
             for k in range(LANES):
-                out[task // tasks, k, row] = total[0, k]
-                other[task // tasks, k, row] = total[1, k]
+                out[k, row], other[k, row] = sums[0, k], sums[1, k]

@@ -1,13 +1,13 @@
-"""Sparse sums of messages against dense products, for any number of images and steps."""
+"""Weighted sums of messages against dense products, for any number of images and steps."""
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikformer_deploy.simulate.run import Activity, Cells
-from spikformer_deploy.simulate.sums import Entries, joined, packed, sparse_sums
+from spikformer_deploy.simulate.sums import Entries, joined, sparse_sums, weighted
 
-SIZES = {"a": (3, 2, 1), "b": (1, 1, 1), "c": (2, 4, 3)}
+SIZES = {"a": (3, 2, 1), "b": (1, 1, 1), "c": (40, 9, 3)}
 
 
 def cells_of(shape: tuple[int, int, int]) -> Cells:
@@ -28,8 +28,6 @@ def test_sums_equal_dense_products(seed: int, images: int, steps: int, rows: int
         [sent[name].reshape(images, steps, np.prod(shape)) for name, shape in SIZES.items()], 2
     ).astype(object)
     edges = np.cumsum([0, *(np.prod(shape) for shape in SIZES.values())])
-    messages = packed(activity, dict(zip(SIZES, edges.tolist(), strict=False)))
-
     entries *= rows > 0
     row, cell = rng.integers(0, max(rows, 1), entries), rng.integers(0, edges[-1], entries)
     first, second = rng.integers(0, 2**20, (2, entries))
@@ -38,15 +36,20 @@ def test_sums_equal_dense_products(seed: int, images: int, steps: int, rows: int
         Entries(*(column[part].astype(np.int32) for column in (row, cell, first, second)))
         for part in (slice(half), slice(half, None))
     ]
-    found = sparse_sums(rows, joined(parts)).of(messages)
+    totals, (other, found) = weighted(
+        (sparse_sums(2, joined([])), sparse_sums(rows, joined(parts))),
+        activity,
+        dict(zip(SIZES, edges.tolist(), strict=False)),
+    )
+    assert other[0].shape == (images, steps, 2)
+    assert not other[0].any()
     for weights, sums in zip((first, second), found, strict=True):
         table = np.zeros((rows, edges[-1]), object)
         np.add.at(table, (row, cell), weights)
         assert sums.shape == (images, steps, rows)
         np.testing.assert_array_equal(sums, flat @ table.T)
-    between = messages.between(edges[:-1].tolist())
-    for number in range(len(SIZES)):
-        np.testing.assert_array_equal(between[..., number], flat[..., edges[number] : edges[number + 1]].sum(2))
+    for name, total in totals.items():
+        np.testing.assert_array_equal(total, sent[name].sum((2, 3, 4)))
 
 
 def test_moved_entries_count_other_cells() -> None:

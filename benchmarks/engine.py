@@ -54,7 +54,7 @@ def main(quick: bool, json_file: str | None, threads: int) -> None:
     rows = []
     for name, target in CASES[:1] if quick else CASES:
         for batch in BATCHES:
-            rows.append(measure(name, target, batch, rounds=3 if quick else 7))
+            rows.append(measure(name, target, batch, rounds=7 if batch == 1 and not quick else 3))
             Console(stderr=True).print(rows[-1])
     Console().print(table(rows))
     figures = {

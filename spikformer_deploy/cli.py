@@ -119,6 +119,13 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="What the cut into cores is best in; tiles: as Intel's compiler cuts.",
 )
 @click.option(
+    "--schedule",
+    default="spatial",
+    show_default=True,
+    type=click.Choice(["spatial", "token-serial"]),
+    help="token-serial: tokens stream through the blocks, in far fewer cores and longer steps.",
+)
+@click.option(
     "--check/--no-check", default=True, show_default=True, help="Compare spikes with the model after each pass."
 )
 @click.option("--dump-ir", type=click.Path(file_okay=False), help="A folder that gets every stage as text.")
@@ -298,7 +305,7 @@ def compare_command(model: str, targets: str, data: str, as_json: bool, **option
     _print_tables([compare_table(rows)])
     for row in rows:
         if "refused" in row:
-            click.echo(f"{row['target']}: {row['refused']}")
+            click.echo(f"{row['target']}, {row['schedule']}: {row['refused']}")
 
 
 @cli.command("export")

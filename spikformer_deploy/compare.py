@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from spikformer_deploy.converters.models import Model, load
-from spikformer_deploy.errors import MappingError, QuantizeError
+from spikformer_deploy.errors import InputError, MappingError, QuantizeError
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.inference import run
+from spikformer_deploy.mapping import SCHEDULES
 from spikformer_deploy.pipeline import compile_model
 from spikformer_deploy.report.tables import number
 
@@ -29,7 +31,9 @@ def compare(
     calibrate_on: str | Path | None = None,
     **loading: Any,
 ) -> list[dict[str, Any]]:
-    """A row a target: `target`, and COLUMNS or `refused`, the reason why the model cannot run there.
+    """A row a target and schedule: both names, and COLUMNS or `refused`, the reason why the model cannot run there.
+
+    Models with attention are mapped both ways, spatial and token-serial.
 
     objective, calibrate_on, loading  as pipeline.compile_model; progress: called with (targets done, in all, a remark)
     Raises InputError for an unknown target, a model or images that cannot be used.
@@ -38,19 +42,26 @@ def compare(
         load_profile(target)
     loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
     rows: list[dict[str, Any]] = []
-    for done, target in enumerate(targets):
+    pairs = list(product(targets, SCHEDULES))
+    for done, (target, schedule) in enumerate(pairs):
         if progress is not None:
-            progress(done, len(targets), target)
+            progress(done, len(pairs), f"{target}, {schedule}")
+        options: dict[str, Any] = {"calibrate_on": calibrate_on, "objective": objective, "check": False}
         try:
-            compiled = compile_model(loaded, target, calibrate_on=calibrate_on, objective=objective, check=False)
+            compiled = compile_model(loaded, target, schedule=schedule, **options)
         except (MappingError, QuantizeError) as error:
-            rows.append({"target": target, "refused": str(error)})
+            rows.append({"target": target, "schedule": schedule, "refused": str(error)})
             continue
+        except InputError as error:
+            if error.place == "--schedule":  # no attention, no tokens
+                continue
+            raise
         result = run(compiled.program, data, limit=limit)
         values, mapping = result.to_dict(), compiled.program.mapping
         rows.append(
             {
                 "target": target,
+                "schedule": schedule,
                 "cores": mapping.cores_used,
                 "chips": mapping.chips,
                 "accuracy": values["accuracy"],
@@ -69,14 +80,14 @@ def compare_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(
         title="targets (an image; times and energies are estimates, energy with its range)", title_justify="left"
     )
-    for name in ("target", *COLUMNS):
-        table.add_column(name.replace("_", " "), justify="left" if name == "target" else "right")
+    for name in ("target", "schedule", *COLUMNS):
+        table.add_column(name.replace("_", " "), justify="left" if name in ("target", "schedule") else "right")
     for row in rows:
         if "refused" in row:
-            table.add_row(row["target"], "refused: see below")
+            table.add_row(row["target"], row["schedule"], "refused: see below")
             continue
         energy = row["energy_mj"]
         shown = [number(row[name]) for name in COLUMNS[:-1]]
         spread = f"{number(energy['nominal'])} ({number(energy['low'])} to {number(energy['high'])})"
-        table.add_row(row["target"], *shown, spread)
+        table.add_row(row["target"], row["schedule"], *shown, spread)
     return table

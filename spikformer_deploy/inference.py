@@ -29,7 +29,7 @@ from spikformer_deploy.simulate.events import Events, Geometry, count, geometry
 from spikformer_deploy.simulate.hops import HopTable, hop_table, mean_hops
 from spikformer_deploy.simulate.machine import machine
 from spikformer_deploy.simulate.run import Execution
-from spikformer_deploy.simulate.traffic import traffic
+from spikformer_deploy.simulate.traffic import check_spatial, traffic
 from spikformer_deploy.tally import Tally
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ def run(
     if not len(images):
         raise InputError("input", "there are no images", "Give at least one.")
     there = geometry(program.network, program.mapping)
+    if timing == "cycle":
+        check_spatial(program.mapping)
 
     def tell(remark: str) -> None:
         if progress is not None:

@@ -73,6 +73,7 @@ def compile_model(
     rounding: str = "nearest",
     neuron: str | None = None,
     objective: str = "energy",
+    schedule: str = "spatial",
     check: bool = True,
     dump_ir: str | Path | None = None,
     report: Callable[[Step], None] | None = None,
@@ -85,6 +86,7 @@ def compile_model(
     rounding      "nearest", or "calibrated": weights are rounded together, by what reaches them on those images
     neuron        "programmable" or "stock"; by default what the target offers
     objective     what the cut into cores is best in: one of mapping.OBJECTIVES
+    schedule      "spatial", or "token-serial": tokens stream through the blocks, in far fewer cores and longer steps
     check         compare the spikes of every LIF with the eager model's after each pass over the graph
     dump_ir       a folder that gets each stage as text
     report        called after every stage
@@ -103,7 +105,7 @@ def compile_model(
     graph = _graph(loaded, run, Checks(loaded, sample.images) if check else None)
     network = run("quantize", lambda: sample.quantized(graph, profile.limits, settings, rounding))
     rates = run("calibrate", lambda: sample.rates(network))
-    mapping, explained = run("map", lambda: map_explained(network, profile, rates, objective))
+    mapping, explained = run("map", lambda: map_explained(network, profile, rates, objective, schedule=schedule))
     provenance = {
         "model_sha256": loaded.sha256,
         "training": loaded.training,

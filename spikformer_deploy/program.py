@@ -29,7 +29,7 @@ from spikformer_deploy.quantize.check import check_network
 from spikformer_deploy.quantize.network import Network
 
 ENTRY = "spikformer_deploy"
-FORMAT = 1
+FORMAT = 2
 LARGEST_FILE = 2**32
 """No program of a known board comes near; a larger file is refused before it is read."""
 

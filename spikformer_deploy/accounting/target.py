@@ -42,18 +42,18 @@ def _dynamic(
     images, steps = events.images, events.time_steps
     counters = [i for i, site in enumerate(mapping.sites) if site.kind == "attention"]
     at_counters = [s for s, site in enumerate(slices.sites.tolist()) if site in counters]
-    everywhere = int(slices.neurons.sum())
+    everywhere, swept = int(slices.neurons.sum()), int(mapping.swept.sum())
     waiting = int(slices.neurons[at_counters].sum())
     sub_steps = max((site.sub_steps for site in mapping.sites), default=0) * steps
     # the least: cores without attention sleep through its sub-steps; else every core of the chip sweeps its neurons
-    idle = Range(sub_steps * waiting, sub_steps * everywhere, sub_steps * everywhere)
+    idle = Range(sub_steps * waiting, sub_steps * swept, sub_steps * swept)
     # counted, or what the mapper expected from the firing rates of calibration
     expected = (mapping.metrics.get(f"packet_hops_{way}", 0.0) * steps for way in ("east_west", "north_south"))
     across, along = times.hops or expected
     parts = (
         priced("synaptic operations", int(slices.synops.sum()) / images, energy.synapse),
         priced("neuron updates", (everywhere - waiting) * steps, energy.neuron_update),
-        priced("sweeps of attention's sub-steps", idle, energy.neuron_idle),
+        priced("sweeps of sub-steps", idle, energy.neuron_idle),
         priced("spikes", int(slices.spikes.sum()) / images, energy.spike_out),
         priced("messages sent", int(slices.messages_out.sum()) / images, energy.axon_out),
         priced("hops east-west", across, energy.hop_east_west),

@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.errors import MappingError
+from spikformer_deploy.errors import InputError, MappingError
 from spikformer_deploy.hardware import Profile
 from spikformer_deploy.mapping.mapping import SECTIONS, Mapping, Site
-from spikformer_deploy.mapping.memory import BoxSizes, words
+from spikformer_deploy.mapping.memory import BoxSizes, token_wise, words
 from spikformer_deploy.mapping.objective import OBJECTIVES, Choice, better
-from spikformer_deploy.mapping.partition import SERIALS, partition, sites_of
+from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, partition, sites_of
 from spikformer_deploy.mapping.place import NONE, Constraints, Placer, refined
 from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
 from spikformer_deploy.mapping.rules import first_violation, fits
@@ -24,7 +24,16 @@ Int: TypeAlias = NDArray[np.int64]
 MOST_CUTS = 8
 """Rounds of cutting with room for destinations; what does not fit then is an error."""
 
-__all__ = ["OBJECTIVES", "Mapping", "attention_choices", "cheaper", "map_explained", "map_network", "verify_mapping"]
+__all__ = [
+    "OBJECTIVES",
+    "SCHEDULES",
+    "Mapping",
+    "attention_choices",
+    "cheaper",
+    "map_explained",
+    "map_network",
+    "verify_mapping",
+]
 
 
 def map_network(
@@ -34,14 +43,16 @@ def map_network(
     objective: str = "energy",
     placer: Placer = refined,
     constraints: Constraints = NONE,
+    schedule: str = "spatial",
 ) -> Mapping:
     """Lay `network` onto the cores of `profile`.
 
     rates      messages a neuron and step of each population, from calibration
     objective  what the cut is best in: one of OBJECTIVES
+    schedule   one of SCHEDULES
     Raises MappingError, naming the layer and the limit, where it does not fit.
     """
-    return map_explained(network, profile, rates, objective, placer, constraints)[0]
+    return map_explained(network, profile, rates, objective, placer, constraints, schedule)[0]
 
 
 def map_explained(
@@ -51,18 +62,20 @@ def map_explained(
     objective: str = "energy",
     placer: Placer = refined,
     constraints: Constraints = NONE,
+    schedule: str = "spatial",
 ) -> tuple[Mapping, dict[str, Any]]:
     """As map_network, and why it is as it is, as plain values: objective, the ways to serialise attentions."""
     _check_neurons(network, profile)
-    ways = attention_choices(network, profile, rates, objective)
+    _check_schedule(network, schedule)
+    ways = attention_choices(network, profile, rates, objective, schedule)
     serial = cheaper(ways, objective)
-    sites = sites_of(network, profile.core, serial)
+    sites = sites_of(network, profile.core, serial, schedule)
     boxes, choice, nets, needed = _cut(network, sites, profile, rates, objective)
     cores = placer(len(boxes), nets, profile, constraints)
     chips = len(np.unique(cores // profile.cores_per_chip))
     mapping = Mapping(sites, boxes, cores, needed, chips, profile.cores_per_chip, metrics(nets, cores, profile))
     verify_mapping(mapping, network, profile)
-    explained: dict[str, Any] = {"objective": objective, "expected": _shown(choice)}
+    explained: dict[str, Any] = {"objective": objective, "schedule": schedule, "expected": _shown(choice)}
     if ways:
         explained["attention"] = {"chosen": serial, **{name: _shown(way) for name, way in ways.items()}}
     return mapping, explained
@@ -84,7 +97,7 @@ def _shown(way: Choice | MappingError) -> dict[str, Any]:
 
 
 def attention_choices(
-    network: Network, profile: Profile, rates: dict[str, float], objective: str = "energy"
+    network: Network, profile: Profile, rates: dict[str, float], objective: str = "energy", schedule: str = "spatial"
 ) -> dict[str, Choice | MappingError]:
     """What the network is expected to cost with its attentions in series over tokens or channels; {} without any.
 
@@ -92,10 +105,9 @@ def attention_choices(
     """
     out: dict[str, Choice | MappingError] = {}
     for serial in SERIALS if any(isinstance(p.synapse, Attention) for p in network.projections) else ():
+        sites = sites_of(network, profile.core, serial, schedule)
         try:
-            out[serial] = partition(network, sites_of(network, profile.core, serial), profile, rates, None, objective)[
-                1
-            ]
+            out[serial] = partition(network, sites, profile, rates, None, objective)[1]
         except MappingError as error:
             out[serial] = error
     return out
@@ -137,7 +149,12 @@ def _cut(
 
 def verify_mapping(mapping: Mapping, network: Network, profile: Profile) -> None:
     """Raise MappingError where boxes do not tile, a core is used twice, or words exceed a limit."""
+    streamed = token_wise(network)
     for index, site in enumerate(mapping.sites):
+        if site.token_serial:
+            whole = mapping.boxes[mapping.slices_of(index)][:, 3:] == [0, site.shape[1], 0, site.shape[2]]
+            if streamed.get(site.population) != site.sub_steps or not whole.all():
+                raise MappingError(site.name, "its tokens cannot come in series, one in each of its sub-steps")
         covered = np.zeros(site.shape, np.int64)
         for _, c0, c1, y0, y1, x0, x1 in mapping.boxes[mapping.slices_of(index)]:
             covered[c0:c1, y0:y1, x0:x1] += 1
@@ -156,7 +173,7 @@ def verify_mapping(mapping: Mapping, network: Network, profile: Profile) -> None
 
 
 def _words(network: Network, sites: tuple[Site, ...], boxes: Int, profile: Profile) -> Int:
-    """(slices, 5) words of every box."""
+    """(slices, 6) words of every box."""
     out = np.zeros((len(boxes), len(SECTIONS)), np.int64)
     for index, site in enumerate(sites):
         chosen = np.flatnonzero(boxes[:, 0] == index)
@@ -164,6 +181,14 @@ def _words(network: Network, sites: tuple[Site, ...], boxes: Int, profile: Profi
         channels, rows, columns = (edges[:, :, 1] - edges[:, :, 0]).T
         out[chosen] = words(network, site, BoxSizes(channels, rows, columns), profile.core)
     return out
+
+
+def _check_schedule(network: Network, schedule: str) -> None:
+    if schedule not in SCHEDULES:
+        raise InputError("--schedule", f"'{schedule}' is none of {', '.join(SCHEDULES)}")
+    if schedule == "token-serial" and not token_wise(network):
+        problem = "the network has no attention, so there are no tokens that could come in series"
+        raise InputError("--schedule", problem, "Use --schedule spatial.")
 
 
 def _check_neurons(network: Network, profile: Profile) -> None:

@@ -10,7 +10,11 @@ not show is marked as a guess below.  All functions take box sizes as arrays, so
               (fitted); unit weights of pooling and identity: one word a kernel position and channel (guess)
     axon_in   2 words a convolution (fitted: 1 to 2); 1 for each channel that a readout or an attention reads (guess)
     axon_map  1 word a position where convolutions read the box, 1 a neuron where anything else does (fitted)
+    state     1 word a token and channel where tokens come in series, to neurons that are one a channel (guess)
     axon_mem  1 word a destination core (guess; added after the partition, see route.py)
+
+A token-serial population takes one axon a source channel, as messages say no position: they come in their token's turn.
+It needs an entry of the axon map for each position only where a reader asks for positions (guess).
 """
 
 from __future__ import annotations
@@ -24,7 +28,19 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.hardware import Core
 from spikformer_deploy.mapping.mapping import Site
-from spikformer_deploy.quantize.network import Attention, Conv, Lif, Max, Network, Projection, Readout, Window
+from spikformer_deploy.quantize.network import (
+    Accumulator,
+    Attention,
+    Conv,
+    Lif,
+    Max,
+    Network,
+    Projection,
+    Readout,
+    Source,
+    Synapse,
+    Window,
+)
 
 Int: TypeAlias = NDArray[np.int64]
 WORD = 64
@@ -51,7 +67,7 @@ class BoxSizes:
 
 
 def words(network: Network, site: Site, box: BoxSizes, core: Core) -> Int:
-    """(..., 5) words in each section (mapping.SECTIONS) of boxes of `site`; axon_mem is 0 here."""
+    """(..., 6) words in each section (mapping.SECTIONS) of boxes of `site`; axon_mem is 0 here."""
     if site.kind == "attention":
         axons, lists = _counters(network, site, box, core)
     else:
@@ -59,8 +75,10 @@ def words(network: Network, site: Site, box: BoxSizes, core: Core) -> Int:
         for projection in network.into(site.population):
             more_axons, more_lists = _incoming(network, site, projection, box, core)
             axons, lists = axons + more_axons, lists + more_lists
-    neurons = box.neurons * _words_a_neuron(network, site, core)
-    parts = np.broadcast_arrays(axons, neurons, lists, _axon_map(network, site, box), np.zeros_like(neurons))
+    neurons = (box.channels if site.token_serial else box.neurons) * _words_a_neuron(network, site, core)
+    state = box.neurons if site.token_serial else np.zeros_like(box.neurons)
+    nothing = np.zeros_like(box.neurons)
+    parts = np.broadcast_arrays(axons, neurons, lists, _axon_map(network, site, box), state, nothing)
     return np.stack(parts, -1)
 
 
@@ -82,12 +100,14 @@ def _incoming(network: Network, site: Site, projection: Projection, box: BoxSize
             # where the fan-in is split, the last part also takes the sums of the others, channel by channel
             gathered = box.channels if site.kind == "population" and first else 0 * box.channels
             lengths = list_words(np.minimum(box.channels, inside), bits, core)
-            return np.full_like(box.neurons, CONV_AXON_WORDS) + gathered, lists * lengths + gathered
+            axons = lists if site.token_serial else np.full_like(box.neurons, CONV_AXON_WORDS)
+            return axons + gathered, lists * lengths + gathered
         case Window(kernel=kernel):
             # a window that is wider than its source (a mask for all tokens) has no more offsets than the box lets it
             rows = np.minimum(kernel[0], box.rows + source.shape[1] - 1)
             columns = np.minimum(kernel[1], box.columns + source.shape[2] - 1)
-            return np.full_like(box.neurons, CONV_AXON_WORDS), box.channels * rows * columns
+            axons = box.channels + 0 * box.neurons if site.token_serial else np.full_like(box.neurons, CONV_AXON_WORDS)
+            return axons, box.channels * rows * columns
         case Readout():
             channels = np.full_like(box.neurons, source.shape[0])
             return channels, channels * list_words(box.channels, bits, core)
@@ -125,10 +145,40 @@ def _words_a_neuron(network: Network, site: Site, core: Core) -> int:
 
 
 def _axon_map(network: Network, site: Site, box: BoxSizes) -> Int:
+    serial = token_wise(network) if site.token_serial else {}
     if site.kind != "population":
-        return box.neurons
+        return box.channels + 0 * box.neurons if site.token_serial else box.neurons
     total = np.zeros_like(box.neurons)
     for projection in network.out_of(site.population):
         shared = isinstance(projection.synapse, (Conv, Window))
-        total = total + (box.positions if shared else box.neurons)
+        in_turn = projection.target in serial and (shared or site.serial == "tokens")
+        total = total + (box.channels if in_turn else box.positions if shared else box.neurons)
     return total
+
+
+def token_wise(network: Network) -> dict[str, int]:
+    """The tokens of each population of a block that may take them in series: every projection looks at its own position
+    alone, or is an attention, and there are as many positions as an attention of the network has tokens.
+    """
+    attentions = [p for p in network.projections if isinstance(p.synapse, Attention)]
+    grids = {network[p.target].shape[1:] for p in attentions}
+    return {
+        population.name: population.shape[1] * population.shape[2]
+        for population in network
+        if population.shape[1:] in grids and not isinstance(population.neuron, Source | Accumulator)
+        if all(_own_position(projection.synapse) for projection in network.into(population.name))
+    }
+
+
+def _own_position(synapse: Synapse) -> bool:
+    match synapse:
+        case Conv(weight=weight, stride=stride, padding=padding):
+            return (weight.shape[2:], stride, padding) == ((1, 1), (1, 1), (0, 0))
+        case Window(kernel=kernel, stride=stride, padding=padding):
+            return (kernel, stride, padding) == ((1, 1), (1, 1), (0, 0))
+        case Readout():
+            return False
+        case Attention():
+            return True
+        case _:
+            assert_never(synapse)

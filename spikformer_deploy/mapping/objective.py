@@ -39,9 +39,10 @@ class Cuts:
     """The grids that a site may be cut into, arrays (n,).
 
     shape     (C, Y, X) of the site; boxes (n, 3) sizes of a box in channels, rows and columns
-    cores     boxes of the grid; neurons of a box
+    cores     boxes of the grid; neurons of a box, and those that a core visits in a sub-step
     work      expected time in ns of a core in a step; synops: its synaptic operations
     messages  received by all slices in a step
+    in_turn   whether the site works in sub-steps, after what all others do at once
     """
 
     shape: Int
@@ -51,6 +52,8 @@ class Cuts:
     messages: Float
     synops: Float
     neurons: Int
+    swept: Int
+    in_turn: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +63,8 @@ class Choice:
     picks     (sites,) which of its Cuts each site takes
     work      ns of the busiest core in a step, its sweeps over idle neurons in sub-steps of an attention included
     synops    synaptic operations of the core with most of them; sub_steps: chip-wide sub-steps of a step
-    step_ns   with barriers; energy_pj: static power and messages, which alone depend on the cut
+    step_ns   by the closed form of simulate/estimate.py, without links
+    energy_pj static power and messages, which alone depend on the cut
     """
 
     picks: Int
@@ -77,10 +81,10 @@ class Choice:
 def choose(choices: list[Cuts], profile: Profile, objective: str, sub_steps: int) -> Choice:
     """The best choice by `objective`.  The board must hold the fewest cores of every site.
 
-    sub_steps  chip-wide sub-steps of an attention in a step: each sweeps all neurons of the fullest core
+    sub_steps  chip-wide sub-steps in a step: each sweeps the neurons of the fullest core
     """
     idle = profile.time.neuron_idle.value * sub_steps
-    works = [c.work + idle * c.neurons for c in choices]
+    works = [c.work + idle * c.swept for c in choices]
     fewest = sum(int(c.cores.min()) for c in choices)
     match objective:
         case "cores":
@@ -202,7 +206,12 @@ def _priced(picks: Int, choices: list[Cuts], works: list[Float], profile: Profil
     messages = sum(float(c.messages[i]) for c, _, i in taken)
     synops = max(float(c.synops[i]) for c, _, i in taken)
     chips = -(-cores // profile.cores_per_chip)
-    step = work + (1 + sub_steps) * _barrier(chips, profile)
+    at_once, in_turn = (
+        max((float(c.work[i]) for c, _, i in taken if c.in_turn == t), default=0.0) for t in (False, True)
+    )
+    sweep = profile.time.neuron_idle.value * max(int(c.swept[i]) for c, _, i in taken)
+    barrier = _barrier(chips, profile)
+    step = at_once + barrier + sub_steps * (sweep + barrier) + in_turn
     static = chips * (profile.power.static_chip.value + profile.power.static_board.value)  # mW * ns = pJ
     energy = profile.energy
     hop = (energy.hop_east_west.value + energy.hop_north_south.value) / 2

@@ -16,7 +16,7 @@ from typing_extensions import assert_never
 from spikformer_deploy.errors import MappingError
 from spikformer_deploy.hardware import Core, Profile, load_profile, profile_names
 from spikformer_deploy.mapping.mapping import SECTIONS, Site
-from spikformer_deploy.mapping.memory import BoxSizes, words
+from spikformer_deploy.mapping.memory import BoxSizes, token_wise, words
 from spikformer_deploy.mapping.objective import Choice, Cuts, choose
 from spikformer_deploy.mapping.rules import first_violation, fits
 from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection, Readout, Window
@@ -28,24 +28,29 @@ Expected: TypeAlias = tuple[Real, Real]
 
 SERIALS = ("tokens", "channels")
 """The two ways of an attention: KV first with tokens in series, QK first with channels in series."""
+SCHEDULES = ("spatial", "token-serial")
+"""Every token has neurons of its own; or tokens stream through the blocks, whose neurons are one a channel."""
 SPLIT_SHARE = 3
 """A split fan-in leaves room in the synapse section for at least so many words a list."""
 
 
-def sites_of(network: Network, core: Core, serial: str = "tokens") -> tuple[Site, ...]:
+def sites_of(network: Network, core: Core, serial: str = "tokens", schedule: str = "spatial") -> tuple[Site, ...]:
     """What needs cores: every population, and right before it the counters of its attention or its partial sums.
 
-    serial  "tokens": heads * d * d counters, 2 N sub-steps; "channels": heads * N * N counters, 2 d sub-steps
+    serial    "tokens": heads * d * d counters, 2 N sub-steps; "channels": heads * N * N counters, 2 d sub-steps
+    schedule  one of SCHEDULES
     """
-    out = []
+    out, streamed = [], token_wise(network) if schedule == "token-serial" else {}
     for population in network:
         for projection in network.into(population.name):
             if isinstance(projection.synapse, Attention):
                 out.append(_counters(population.name, population.shape, projection.synapse.heads, serial))
         *parts, own = fan_in_parts(network, population.name, core)
+        tokens = streamed.get(population.name, 0)
+        about = population.name, population.shape, serial if tokens else "", tokens
         for number, part in enumerate(parts):
-            out.append(Site(f"{population.name}.part{number}", "partial", population.name, population.shape, part=part))
-        out.append(Site(population.name, "population", population.name, population.shape, part=own))
+            out.append(Site(f"{population.name}.part{number}", "partial", *about, part))
+        out.append(Site(population.name, "population", *about, own))
     return tuple(out)
 
 
@@ -109,12 +114,14 @@ def cuts(
     channels, rows, columns = (np.array(_sizes(extent), np.int64) for extent in site.shape)
     if site.kind == "attention":  # a box has whole rows of counters: one axis of messages reaches all of them
         columns = columns[-1:]
+    if site.token_serial:
+        rows, columns = rows[-1:], columns[-1:]
     box = BoxSizes(channels[:, None, None], rows[None, :, None], columns[None, None, :])
     needed = words(network, site, box, profile.core)
     needed[..., SECTIONS.index("axon_mem")] = reserved
     good = fits(needed, profile.core)
     if not good.any():
-        problem = first_violation(needed.reshape(-1, 5)[needed.sum(-1).argmin()], profile.core)
+        problem = first_violation(needed.reshape(-1, len(SECTIONS))[needed.sum(-1).argmin()], profile.core)
         raise MappingError(
             site.name,
             f"even its smallest slice does not fit a core of {profile.name}: {problem}",
@@ -124,7 +131,10 @@ def cuts(
     cores = np.prod(-(-np.array(site.shape) // sizes), 1)
     fitting = BoxSizes(*sizes.T)
     work, synops, messages = expected(network, site, fitting, profile, rates, serial)
-    return Cuts(np.array(site.shape), sizes, cores, work, messages * cores, synops, fitting.neurons)
+    swept = fitting.channels if site.token_serial else fitting.neurons
+    attends = any(isinstance(p.synapse, Attention) for p in network.into(site.population))
+    in_turn = attends or site.sub_steps > 0
+    return Cuts(np.array(site.shape), sizes, cores, work, messages * cores, synops, fitting.neurons, swept, in_turn)
 
 
 def expected(

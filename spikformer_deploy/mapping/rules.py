@@ -16,7 +16,7 @@ from spikformer_deploy.mapping.mapping import SECTIONS
 
 Int: TypeAlias = NDArray[np.int64]
 Rule: TypeAlias = Callable[[Int, Core], tuple[Int, int]]
-"""(words (..., 5), core) -> (what is used (...), the limit)"""
+"""(words (..., 6), core) -> (what is used (...), the limit)"""
 
 
 def total_memory(words: Int, core: Core) -> tuple[Int, int]:
@@ -39,6 +39,11 @@ def axon_map_memory(words: Int, core: Core) -> tuple[Int, int]:
     return words[..., SECTIONS.index("axon_map")], int(core.section_words)
 
 
+def state_memory(words: Int, core: Core) -> tuple[Int, int]:
+    """And the states of neurons that serve many tokens."""
+    return words[..., SECTIONS.index("state")], int(core.section_words)
+
+
 def input_axons(words: Int, core: Core) -> tuple[Int, int]:
     """A core listens to so many axons."""
     return words[..., SECTIONS.index("axon_in")], min(int(core.input_axons), int(core.section_words))
@@ -54,13 +59,14 @@ RULES: tuple[Rule, ...] = (
     neuron_count,
     synapse_memory,
     axon_map_memory,
+    state_memory,
     input_axons,
     output_axons,
 )
 
 
 def fits(words: Int, core: Core) -> NDArray[np.bool_]:
-    """Whether boxes that need `words` (..., 5) fit a core."""
+    """Whether boxes that need `words` (..., 6) fit a core."""
     out = np.ones(words.shape[:-1], bool)
     for rule in RULES:
         used, limit = rule(words, core)
@@ -69,7 +75,7 @@ def fits(words: Int, core: Core) -> NDArray[np.bool_]:
 
 
 def first_violation(words: Int, core: Core) -> str | None:
-    """What a box that needs `words` (5,) breaks: "synapse memory: 20,000 of 16,000"; None where it fits."""
+    """What a box that needs `words` (6,) breaks: "synapse memory: 20,000 of 16,000"; None where it fits."""
     for rule in RULES:
         used, limit = rule(words, core)
         if used > limit:

@@ -36,6 +36,7 @@ def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib
         "bounds": network.bounds,
         "margin": network.margin,
         "objective": explained.get("objective"),
+        "schedule": explained.get("schedule"),
         "packet_hops": metrics["packet_hops"],
         "mean_hops": metrics["mean_hops"],
         "mean_link_load": metrics["mean_link_load"],

@@ -3,7 +3,8 @@
 Source of the form: Timcheck, Pierro, Shrestha, arXiv 2601.10035, validated there on Loihi 2 (correlation >= 0.97).
 One chip step: every core sweeps its neurons, serves its messages and does its synaptic operations; the longest of
 these, over all cores, and the heaviest link give the time, plus the barrier.  An attention adds its sub-steps, which
-are chip-wide: each costs a sweep over idle neurons and a barrier, and the work at the counters comes on top.
+are chip-wide: each costs a sweep over idle neurons and a barrier, and the work at the counters comes on top.  So does
+that of token-serial populations, whose tokens come in the same sub-steps.
 """
 
 from __future__ import annotations
@@ -120,12 +121,14 @@ class SliceLayout:
     """What each slice is: its synapses' kind (an index into Latencies.synop), its level, whether it works in sub-steps.
 
     level      (slices,) layers from the Source
-    sub_steps  (slices,) sub-steps that a time step of its attention takes, 0 for ordinary slices
+    sub_steps  (slices,) sub-steps that a time step takes there, or in its attention; 0 for ordinary slices
+    swept      (slices,) neurons that its core visits in a sub-step
     """
 
     synapse: NDArray[np.int64]
     level: NDArray[np.int64]
     sub_steps: NDArray[np.int64]
+    swept: NDArray[np.int64]
     depth: int
 
 
@@ -148,9 +151,11 @@ def slice_layout(network: Network, mapping: Mapping) -> SliceLayout:
         counters = site.kind == "attention"
         kind.append(Latencies.KINDS.index("dense") if counters else max(map(_kind, incoming), default=0))
         level.append(levels[site.population])
-        sub_steps.append(waiting.get(site.population, 0))
+        sub_steps.append(max(waiting.get(site.population, 0), site.sub_steps))
     of = mapping.boxes[:, 0]
-    return SliceLayout(np.array(kind)[of], np.array(level)[of], np.array(sub_steps)[of], max(levels.values()))
+    return SliceLayout(
+        np.array(kind)[of], np.array(level)[of], np.array(sub_steps)[of], mapping.swept, max(levels.values())
+    )
 
 
 def _kind(projection: Projection) -> int:
@@ -176,7 +181,8 @@ def depths(network: Network) -> dict[str, int]:
 def _corner(slices: SliceEvents, layout: SliceLayout, table: Latencies, corner: int) -> _Corner:
     serial = layout.sub_steps > 0
     barrier = float(table.barrier[corner])
-    pause = _sweep(slices, table, corner) + barrier
+    # the fullest core visits all its neurons and finds nothing to do
+    pause = float(slices.by_core(layout.swept)[1].max() * table.idle_neuron[corner]) + barrier
     load = _loads(slices, layout, table, corner)
     busy = {name: _busiest(slices.of(~serial), values[..., ~serial]) for name, values in load.items()}
     at_counters = {name: _busiest(slices.of(serial), values[..., serial]) for name, values in load.items()}
@@ -204,11 +210,6 @@ def _loads(slices: SliceEvents, layout: SliceLayout, table: Latencies, corner: i
 def _busiest(slices: SliceEvents, values: Times) -> Times:
     """(images, T) of the core with most."""
     return slices.by_core(values)[1].max(-1, initial=0.0)
-
-
-def _sweep(slices: SliceEvents, table: Latencies, corner: int) -> float:
-    """Time in ns in which the fullest core visits all its neurons and finds nothing to do."""
-    return float(slices.by_core(slices.neurons)[1].max() * table.idle_neuron[corner])
 
 
 def _levels(

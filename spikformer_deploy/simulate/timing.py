@@ -19,7 +19,7 @@ from spikformer_deploy.simulate import mesh
 from spikformer_deploy.simulate.estimate import StepTimes
 from spikformer_deploy.simulate.machine import TICK_PS, Machine, machine
 from spikformer_deploy.simulate.slices import Geometry
-from spikformer_deploy.simulate.traffic import Spikes, Traffic, alone, pipelined, traffic
+from spikformer_deploy.simulate.traffic import Spikes, Traffic, alone, check_spatial, pipelined, traffic
 from spikformer_deploy.simulate.wave import Wave, WaveTimes
 
 Int: TypeAlias = NDArray[np.int64]
@@ -76,6 +76,7 @@ def timer(geometry: Geometry, profile: Profile) -> Timer:
     """What timing the network of `geometry`, which must have a mapping, on `profile` needs."""
     mapping = geometry.mapping
     assert mapping is not None
+    check_spatial(mapping)
     there, around = traffic(geometry, profile), machine(profile, mapping)
     return Timer(there, around, mesh.layout(around), mesh.entries_of(there.routes))
 

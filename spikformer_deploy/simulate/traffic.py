@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.errors import InputError
 from spikformer_deploy.hardware import Profile
 from spikformer_deploy.mapping.mapping import Mapping as CoreMapping
 from spikformer_deploy.mapping.mapping import Site
@@ -141,6 +142,13 @@ def traffic(geometry: Geometry, profile: Profile) -> Traffic:
         network, sweep, builder.routes(), tuple(senders), layout, counters, sub_steps, costs,
         ticks(table.message_in[NOMINAL]), len(np.unique(mapping.cores)),
     )  # fmt: skip
+
+
+def check_spatial(mapping: CoreMapping) -> None:
+    """Raise InputError where tokens come in series: which message waits for which is not modelled there."""
+    if any(site.token_serial for site in mapping.sites):
+        problem = "a token-serial program is not timed message by message"
+        raise InputError("--timing", problem, "Use --timing estimate, or compile with --schedule spatial.")
 
 
 def _sweep(mapping: CoreMapping) -> Sweep:

@@ -12,9 +12,9 @@ from support.profiles import smaller
 
 from spikformer_deploy.errors import MappingError
 from spikformer_deploy.hardware import from_dict, load_profile, to_dict
-from spikformer_deploy.mapping import OBJECTIVES, map_network, verify_mapping
-from spikformer_deploy.mapping.mapping import Site
-from spikformer_deploy.mapping.memory import BoxSizes, list_words, words
+from spikformer_deploy.mapping import OBJECTIVES, SCHEDULES, map_network, verify_mapping
+from spikformer_deploy.mapping.mapping import SECTIONS, Site
+from spikformer_deploy.mapping.memory import BoxSizes, list_words, token_wise, words
 from spikformer_deploy.mapping.partition import partition, sites_of
 from spikformer_deploy.mapping.route import destinations, nets_of
 from spikformer_deploy.quantize.network import Conv, Lif, Network, Population, Projection, Source
@@ -34,19 +34,22 @@ LOIHI2 = load_profile("loihi2")
     st.integers(300, 4000),
     st.integers(20, 500),
     st.sampled_from(OBJECTIVES),
+    st.sampled_from(SCHEDULES),
 )
 def test_every_core_satisfies_every_cap(
-    seed: int, blocks: int, shortcuts: bool, memory: int, neurons: int, objective: str
+    seed: int, blocks: int, shortcuts: bool, memory: int, neurons: int, objective: str, schedule: str
 ) -> None:
     network = random_network(seed, blocks=blocks, shortcuts=shortcuts)
+    schedule = schedule if token_wise(network) else "spatial"
     profile = smaller(memory, neurons, max(200, memory // 2))
     rates = {p.name: float(r) for p, r in zip(network, np.random.default_rng(seed).random(99), strict=False)}
-    mapping = map_network(network, profile, rates, objective)
+    mapping = map_network(network, profile, rates, objective, schedule=schedule)
     verify_mapping(mapping, network, profile)
     assert (mapping.words.sum(1) <= memory).all()
     assert (mapping.words[:, 1] <= neurons).all()
     assert (mapping.words[:, 2:] <= max(200, memory // 2)).all()
-    again = map_network(network, profile, rates, objective)
+    assert any(site.token_serial for site in mapping.sites) == (schedule == "token-serial")
+    again = map_network(network, profile, rates, objective, schedule=schedule)
     np.testing.assert_array_equal(again.boxes, mapping.boxes)
     np.testing.assert_array_equal(again.cores, mapping.cores)
 
@@ -58,7 +61,8 @@ def test_a_mapping_changes_no_spike(seed: int, blocks: int, shortcuts: bool, obj
     images, names = random_images(network, seed), [p.name for p in network if isinstance(p.neuron, Lif)]
     plain = reference.execute(network, images, record=names)
     for profile in (LOIHI2, smaller(400, 30, 300)):
-        mapping = map_network(network, profile, {p.name: 0.1 for p in network}, objective)
+        schedule = "token-serial" if token_wise(network) and seed % 2 else "spatial"
+        mapping = map_network(network, profile, {p.name: 0.1 for p in network}, objective, schedule=schedule)
         mapped = engine.execute(network, images, record=names, cells=geometry(network, mapping).cells)
         np.testing.assert_array_equal(mapped.accumulators, plain.accumulators)
         for name in names:
@@ -210,4 +214,4 @@ def test_room_for_destinations_is_kept_free() -> None:
     assert (full + entries).max() > 340, "the first cut should be too tight for this test to say anything"
     mapping = map_network(network, profile, rates)
     assert (mapping.words.sum(1) <= 340).all()
-    assert (mapping.words[:, 4] > 0).any()
+    assert (mapping.words[:, SECTIONS.index("axon_mem")] > 0).any()

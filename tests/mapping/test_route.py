@@ -10,8 +10,8 @@ from support.networks import random_network
 
 from spikformer_deploy.mapping.route import nets_of
 from spikformer_deploy.simulate.run import Activity
-from spikformer_deploy.simulate.slices import count_slices, geometry
-from spikformer_deploy.simulate.sums import packed
+from spikformer_deploy.simulate.slices import geometry, slice_events
+from spikformer_deploy.simulate.sums import weighted
 
 
 @settings(deadline=None, max_examples=60)
@@ -25,7 +25,7 @@ def test_nets_expect_the_messages_that_are_counted(seed: int, blocks: int, short
         sizes = np.diff(cells.channels), np.bincount(cells.rows), np.bincount(cells.columns)
         messages = np.einsum("s,r,q->srq", *sizes)[None, None].astype(np.int32)
         firing[name] = Activity(messages, cells, np.ones(network[name].shape, bool), np.zeros(1, np.int64))
-    counted = count_slices(there, packed(firing, there.first))
+    counted = slice_events(mapping, *weighted((there.sent, there.received), firing, there.first)[1])
     nets = nets_of(network, mapping.sites, mapping.boxes, {})
     expected = np.bincount(nets.target, nets.messages, minlength=len(mapping.boxes))
     np.testing.assert_array_equal(expected, counted.messages_in[0, 0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spikformer_deploy.mapping.mapping import Mapping, Site
+from spikformer_deploy.mapping.mapping import SECTIONS, Mapping, Site
 from spikformer_deploy.quantize.network import Attention, Network
 
 
@@ -29,4 +29,6 @@ def random_mapping(network: Network, seed: int) -> Mapping:
             boxes.append([index, *edges[0][c : c + 2], *edges[1][y : y + 2], *edges[2][x : x + 2]])
     table = np.array(boxes, np.int64)
     cores = rng.permutation(len(table)) if rng.random() < 0.5 else rng.integers(0, max(2, len(table) // 2), len(table))
-    return Mapping(tuple(sites), table, cores.astype(np.int64), np.zeros((len(table), 5), np.int64), 1, 4096, {})
+    return Mapping(
+        tuple(sites), table, cores.astype(np.int64), np.zeros((len(table), len(SECTIONS)), np.int64), 1, 4096, {}
+    )

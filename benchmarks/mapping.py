@@ -1,4 +1,5 @@
-"""Compile of the published sizes, and their placement beside row-major, random, greedy and a Hilbert curve alone.
+"""Compile of the published sizes, their placement beside row-major, random, greedy and a Hilbert curve alone, and the
+spatial schedule beside the token-serial one.
 
     python benchmarks/mapping.py [--quick] [--json FILE] [--threads N]
 
@@ -16,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from spikformer_deploy.errors import MappingError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.inference import peak_memory_mib
+from spikformer_deploy.mapping import SCHEDULES, map_explained
 from spikformer_deploy.mapping.objective import Cuts
 from spikformer_deploy.mapping.partition import cuts, sites_of
 from spikformer_deploy.mapping.place import NONE, greedy, hilbert, random, row_major
@@ -46,8 +49,9 @@ CASES = (
     ("v2-8-512", "hala_point"),
     ("v2-16-768", "hala_point"),
 )
-TIGHT = ("v2-8-512", "alia_point")
-"""Does it fit the smaller board with the fewest cores?"""
+SCHEDULED = (("v1-4-384", ("kapoho_point",)), ("v2-8-512", ("alia_point", "hala_point")))
+"""Both schedules on these targets, by these objectives."""
+SCHEDULED_BY = ("energy", "cores")
 IMAGES = 64
 """As many as `spikdeploy compile --calibrate` reads."""
 SIZES = ("neurons", "synapses", "cores")
@@ -71,14 +75,14 @@ def main(quick: bool, json_file: str | None, threads: int, names: tuple[str, ...
     figures: dict[str, Any] = {"cpu": cpu(), "threads": threads, "rows": rows}
     if len(rows) > 1:
         figures["growth"] = growth(rows)
-    if len(rows) == len(CASES):
+    figures["schedules"] = []
+    for name, targets in [s for s in SCHEDULED if s[0] in [row["model"] for row in rows]]:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            figures["tight"] = pool.apply(fits, TIGHT)
-    for shown in tables(rows):
+            figures["schedules"] += pool.apply(schedules, (name, targets))
+    for shown in (*tables(rows), schedule_table(figures["schedules"])):
         Console().print(shown)
     for size, power in figures.get("growth", {}).items():
         Console().print(f"CPU seconds grow as {size} to the power {power:.2f}")
-    Console().print(figures.get("tight", ""))
     if json_file:
         write_whole(Path(json_file), (json.dumps(figures, indent=2) + "\n").encode())
 
@@ -138,19 +142,39 @@ def uniform(choices: list[Cuts], budget: int, idle: float) -> float:
         if all(len(a) for a in allowed):
             picks = [a[c.cores[a].argmin()] for c, a in zip(choices, allowed, strict=True)]
             if sum(int(c.cores[i]) for c, i in zip(choices, picks, strict=True)) <= budget:
-                return max(float(c.work[i] + idle * c.neurons[i]) for c, i in zip(choices, picks, strict=True))
+                return max(float(c.work[i] + idle * c.swept[i]) for c, i in zip(choices, picks, strict=True))
     raise AssertionError("the largest boxes need no more cores than the budget")
 
 
-def fits(name: str, target: str) -> str:
-    """Whether the model fits the target with the fewest cores, or by how much not."""
+def schedules(name: str, targets: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Both schedules on each target, by both objectives: what the firing rates let expect, or why it does not fit."""
     loaded = model(name)
-    pixels = images(loaded.config.in_channels, loaded.config.image_size, 4)
-    try:
-        mapping = compile_model(loaded, target, calibrate_on=pixels, check=False, objective="cores").program.mapping
-    except MappingError as error:
-        return f"{name} on {target}: {error}"
-    return f"{name} fits {target}: {len(mapping.boxes):,} cores"
+    pixels = images(loaded.config.in_channels, loaded.config.image_size, 8)
+    compiled = compile_model(loaded, "hala_point", calibrate_on=pixels, check=False)
+    found = []
+    for target, objective, schedule in product(targets, SCHEDULED_BY, SCHEDULES):
+        row: dict[str, Any] = {"model": name, "target": target, "objective": objective, "schedule": schedule}
+        arguments = compiled.program.network, load_profile(target), compiled.rates, objective
+        try:
+            row |= map_explained(*arguments, schedule=schedule)[1]["expected"]
+        except MappingError as error:
+            row["refused"] = error.problem
+        found.append(row)
+    return found
+
+
+def schedule_table(rows: list[dict[str, Any]]) -> Table:
+    """A line a schedule."""
+    columns = ("target", "objective", "schedule", "cores", "chips", "sub-steps", "step, us", "energy a step, mJ")
+    table = _table("schedules, expected from the firing rates", *columns)
+    for row in rows:
+        about = row["model"], row["target"], row["objective"], row["schedule"]
+        if "refused" in row:
+            table.add_row(*about, row["refused"])
+            continue
+        sizes = (f"{row[name]:,}" for name in ("cores", "chips", "sub_steps"))
+        table.add_row(*about, *sizes, f"{row['step_us']:,.0f}", f"{row['energy_uj'] / 1e3:,.1f}")
+    return table
 
 
 def tables(rows: list[dict[str, Any]]) -> list[Table]:

@@ -35,7 +35,7 @@ from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.nn.zoo import build, named
-from spikformer_deploy.program import Program, to_bytes
+from spikformer_deploy.program import FORMAT, Program, to_bytes
 
 MODEL, PROGRAM, PROFILE, IMAGES = "model", "program", "profile", "images"
 """What a file is given as; a model is compiled, a program inspected and run, ..."""
@@ -288,8 +288,9 @@ def programs() -> Iterator[Entry]:
     size = int.from_bytes(good[:8], "little")
     text = json.loads(json.loads(good[8 : 8 + size])["__metadata__"]["spikformer_deploy"])
     first = json.dumps(text["network"]["populations"][1]["shape"])
-    assert '"format": 1' in json.dumps(text)
-    yield "format.spk", PROGRAM, _resealed(good, '"format": 1', '"format": 99'), "format 99"
+    own = f'"format": {FORMAT}'
+    assert own in json.dumps(text)
+    yield "format.spk", PROGRAM, _resealed(good, own, '"format": 99'), "format 99"
     yield "shape.spk", PROGRAM, _resealed(good, f'"shape": {first}', '"shape": [1048576, 1048576, 64]'), "."
     steps = f'"time_steps": {text["network"]["time_steps"]}'
     yield "time-steps.spk", PROGRAM, _resealed(good, steps, '"time_steps": 1000000000'), "time steps"

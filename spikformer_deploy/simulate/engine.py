@@ -36,6 +36,7 @@ from spikformer_deploy.quantize.network import (
     Window,
 )
 from spikformer_deploy.simulate import kernels, synapses, threads
+from spikformer_deploy.simulate.counting import observe
 from spikformer_deploy.simulate.halving import lif_halving
 from spikformer_deploy.simulate.plan import Plan, SumsPlan, blocks, is_identity, make_plan, message_type
 from spikformer_deploy.simulate.run import Activity, Cells, Execution, check_state, frames
@@ -234,7 +235,7 @@ def _observe(batch: _Batch, population: Population, sent: Sent) -> None:
     grid, counts = batch.plan.grids[population.name], batch.counts[population.name]
     channels, height, width = population.shape
     active = np.zeros((height, width, channels), np.uint8)
-    kernels.observe(
+    observe(
         sent.reshape(-1, height, width, channels),
         population.max_out == 1 and not population.signed,
         grid.row_order,

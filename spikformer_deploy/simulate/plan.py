@@ -40,7 +40,7 @@ SMALL_SUM = 2**30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """Cells of a population as kernels.observe takes them; shape: Cells.shape, slabs: edges of ranges of slices."""
+    """Cells of a population as counting.observe takes them; shape: Cells.shape, slabs: edges of ranges of slices."""
 
     cells: Cells
     shape: tuple[int, int, int]

@@ -1,10 +1,10 @@
-"""Loops of the engine on maps larger than those of random networks, against their plain twins."""
+"""The counting loop on maps larger than those of random networks, against its plain twin."""
 
 import numpy as np
 import pytest
 
 from spikformer_deploy.reference.engine import observe
-from spikformer_deploy.simulate import kernels
+from spikformer_deploy.simulate import counting
 from spikformer_deploy.simulate.plan import _grid
 from spikformer_deploy.simulate.run import Cells
 
@@ -25,7 +25,7 @@ def test_counting_equals_the_reference_whatever_the_cells(kind: type, largest: i
     total = np.zeros((6, grid.shape[1], len(grid.slabs) - 1), np.int64)
     maps = np.ascontiguousarray(sent.transpose(0, 1, 3, 4, 2).reshape(6, height, width, channels)).astype(kind)
     order = (grid.row_order, grid.row_starts, cells.columns, cells.channels, grid.slabs)
-    kernels.observe(maps, largest == 1, *order, messages, active, total)
+    counting.observe(maps, largest == 1, *order, messages, active, total)
     np.testing.assert_array_equal(messages.reshape(right.messages.shape), right.messages)
     np.testing.assert_array_equal(active.transpose(2, 0, 1).astype(bool), right.active)
     np.testing.assert_array_equal(total.sum((1, 2)).reshape(2, 3).sum(0), right.total)

@@ -145,7 +145,7 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
     path = _output(output or f"{Path(model).name.split('.')[0]}.spk")
     report = None if as_json else _print_step
     if is_netx(model):
-        kept = {name: options[name] for name in ("calibrate_on", "time_steps", "dump_ir", "objective")}
+        kept = {name: options[name] for name in ("calibrate_on", "time_steps", "dump_ir", "objective", "schedule")}
         compiled = compile_netx(model, target, report=report, **kept)
     else:
         compiled = compile_model(model, target, report=report, **options)

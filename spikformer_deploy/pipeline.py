@@ -135,6 +135,7 @@ def compile_netx(
     calibrate_on: str | Path | np.ndarray | None = None,
     time_steps: int | None = None,
     objective: str = "energy",
+    schedule: str = "spatial",
     dump_ir: str | Path | None = None,
     report: Callable[[Step], None] | None = None,
 ) -> Compiled:
@@ -153,7 +154,9 @@ def compile_netx(
     else:
         images = read(calibrate_on, preprocess, limit=CALIBRATION_IMAGES).pixels
     mapping_rates = run("calibrate", lambda: firing_rates(network, images))
-    mapping, explained = run("map", lambda: map_explained(network, profile, mapping_rates, objective))
+    mapping, explained = run(
+        "map", lambda: map_explained(network, profile, mapping_rates, objective, schedule=schedule)
+    )
     provenance = {
         "model_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         "training": {},

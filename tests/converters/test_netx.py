@@ -16,6 +16,7 @@ from support.networks import Builder
 from spikformer_deploy.cli import cli
 from spikformer_deploy.converters.netx import read_network, write_network
 from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.pipeline import compile_netx
 from spikformer_deploy.quantize.network import (
     Accumulator,
     Conv,
@@ -295,3 +296,8 @@ def test_the_command_line_takes_it(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     right = reference.execute(read_network(path), pixels).accumulators.argmax(1)
     assert json.loads(done.stdout)["predictions"] == right.tolist()
+
+
+def test_a_chain_has_no_tokens_to_put_in_series(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--schedule: the network has no attention"):
+        compile_netx(write(tmp_path / "a.net", chain(0)), schedule="token-serial")

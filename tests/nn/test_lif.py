@@ -53,7 +53,8 @@ def test_value_and_gradient_equal_the_definition(seed: int, steps: int, tau: flo
 
 def test_operator_is_well_formed() -> None:
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(lif, (x, 2.0, 1.0, True, ALPHA))
+    found = torch.library.opcheck(lif, (x, 2.0, 1.0, True, ALPHA))
+    assert set(found.values()) == {"SUCCESS"}, found
 
 
 def test_fires_at_the_threshold_and_resets() -> None:

@@ -21,7 +21,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @settings(max_examples=60, deadline=None)
 @given(networks(), st.integers(0, 2**32 - 1), st.sampled_from([1, 2**28]))
 def test_torch_equals_reference(network: Network, seed: int, window_bytes: int) -> None:
-    check(network, seed, CPU, window_bytes)
+    assert_equals_reference(network, seed, CPU, window_bytes)
 
 
 @needs_cuda
@@ -29,10 +29,10 @@ def test_torch_equals_reference(network: Network, seed: int, window_bytes: int) 
 @given(networks(), st.integers(0, 2**32 - 1), st.sampled_from([1, 2**28]))
 def test_cuda_equals_reference(network: Network, seed: int, window_bytes: int) -> None:
     torch.set_float32_matmul_precision("high")  # a process that trains may have set it: no reason to round
-    check(network, seed, device.cuda(), window_bytes)
+    assert_equals_reference(network, seed, device.cuda(), window_bytes)
 
 
-def check(network: Network, seed: int, where: torch.device, window_bytes: int) -> None:
+def assert_equals_reference(network: Network, seed: int, where: torch.device, window_bytes: int) -> None:
     images, names = random_images(network, seed), [p.name for p in network]
     cells = random_cells(network, seed)
     with pytest.MonkeyPatch.context() as patch:

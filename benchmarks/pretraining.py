@@ -1,10 +1,10 @@
-"""Does masked pre-training pay?  The same encoder fine-tuned from it and from random weights, for several seeds.
+"""Does masked pre-training pay?  One pre-trained encoder fine-tuned, and the same trained from random weights.
 
     python benchmarks/pretraining.py [PRETRAIN.toml TRAIN.toml] [--seeds 3] [--output FOLDER] [--json FILE] [--quick]
 
-Pre-training, fine-tuning and training from scratch all take the seed; from scratch, the recipe of fine-tuning is used
-without its encoder and its layer decay, and with the normalisation gain that pre-training started from.  What is
-finished in the folder is not trained again.
+The encoder is pre-trained once, by the seed of its recipe; fine-tuning and training from scratch take one seed after
+another.  From scratch, the recipe of fine-tuning is used without its encoder and its layer decay, and with the
+normalisation gain that pre-training started from.  What is finished in the folder is not trained again.
 """
 
 from __future__ import annotations
@@ -47,24 +47,28 @@ def main(pretraining: str, training: str, seeds: int, output: str, json_file: st
         seeds = 2
     first, second = (_short(read_recipe(p)) if quick else read_recipe(p) for p in (pretraining, training))
     Path(output).mkdir(exist_ok=True)
+    encoder = Path(output) / "encoder.safetensors"
+    if not encoder.exists():
+        pretrain(first, encoder)
+    second = attrs.evolve(second, start=attrs.evolve(second.start, encoder=str(encoder)))
     rows = [compared(first, second, seed, Path(output)) for seed in range(1, seeds + 1)]
-    figures = {"cpu": cpu(), "threads": torch.get_num_threads(), "rows": rows}
+    figures = {
+        "cpu": cpu(),
+        "threads": torch.get_num_threads(),
+        "pretraining_loss": load(encoder).training["loss"],
+        "rows": rows,
+    }
     Console().print(table(rows))
     if json_file:
         write_whole(Path(json_file), (json.dumps(figures, indent=2) + "\n").encode())
 
 
 def compared(first: Recipe, second: Recipe, seed: int, folder: Path) -> dict[str, Any]:
-    """Test accuracies of one seed, and the loss of its pre-training."""
-    encoder = folder / f"encoder-{seed}.safetensors"
-    start = attrs.evolve(second.start, encoder=str(encoder))
-    fine_tuned = attrs.evolve(second, start=start)
+    """Accuracies of one seed; `second` starts from the encoder."""
     scratch = attrs.evolve(second, start=Start(norm_gain=first.start.norm_gain))
     scratch = attrs.evolve(scratch, optimiser=attrs.evolve(second.optimiser, layer_decay=1.0))
-    if not encoder.exists():
-        pretrain(_seeded(first, seed), encoder)
-    row = {"seed": seed, "pretraining_loss": load(encoder).training["loss"]}
-    for name, recipe in (("pretrained", fine_tuned), ("scratch", scratch)):
+    row: dict[str, Any] = {"seed": seed}
+    for name, recipe in (("pretrained", second), ("scratch", scratch)):
         target = folder / f"{name}-{seed}.safetensors"
         if not target.exists():
             train(_seeded(recipe, seed), target)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+MOST_PACKED = 200
+"""Images are never packed as far as that; what is, unpacks to fill the memory."""
 MODES = {1: "L", 3: "RGB"}
 """What an image file is read as, for a model of so many channels: luminance, or colour."""
 

@@ -5,7 +5,6 @@ Pixels are uint8 (C, Y, X) of the size that the model takes; nothing is resized,
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import math
@@ -23,13 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.image_files import SUFFIXES, Archive, Files, decoded, in_archive, in_folder, pixels_of, single
+from spikformer_deploy.image_files import (
+    MOST_PACKED,
+    SUFFIXES,
+    Archive,
+    Files,
+    decoded,
+    in_archive,
+    in_folder,
+    pixels_of,
+    single,
+)
+from spikformer_deploy.published import GZIP, is_idx, read_archive, read_cifar, read_folder, read_idx
 
 DIGITS_TEST_IMAGES = 360
 DIGITS_SEED = 0
 SHUFFLE_SEED = 0
-MOST_PACKED = 200
-"""Arrays of images are never packed as far as that; what is, unpacks to fill the memory."""
 """Folders are sorted by class, so a `limit` takes the first images of one fixed shuffle."""
 
 
@@ -99,9 +107,11 @@ def read(
     """The images of `data` for a model that takes `preprocess`.
 
     data   "digits", "drawn" (see drawn.py), an array, a folder or zip of images (class sub-folders are labels), .npz
-           (images, labels), .npy, an idx file (labels beside it), or a CIFAR-10/100 binary batch
+           (images, labels), .npy; an idx file (labels beside it), a CIFAR-10/100 binary batch, a folder of either as
+           published, CIFAR's binary .tar.gz
     limit  at most so many images: the first ones, of one fixed shuffle where they are sorted by class
-    split  "train" or "test": of digits, and of a folder or zip with the folders train and test (or val) in it
+    split  "train" or "test": of digits, of CIFAR and MNIST as published, and of a folder or zip with the folders train
+           and test (or val) in it
     Raises InputError for anything that is missing, damaged, or of another shape.
     """
     if limit is not None and limit < 1:
@@ -116,6 +126,9 @@ def read(
     if not path.exists():
         raise InputError(str(path), "there is no such file or folder", "Give images, or the word digits or drawn.")
     if path.is_dir():
+        published = read_folder(path, split)
+        if published is not None:
+            return _in_memory(str(path), *published, preprocess, limit)
         return _files(in_folder(path, split), preprocess, limit)
     return _file(path, preprocess, limit, split)
 
@@ -128,16 +141,18 @@ def _file(path: Path, preprocess: Preprocess, limit: int | None, split: str) -> 
         return _zip(path, preprocess, limit, split)
     if head.startswith(b"\x93NUMPY"):
         return _in_memory(str(path), _array(path), None, (), preprocess, limit)
-    if head.startswith(b"\x1f\x8b") or head[:3] == b"\x00\x00\x08":
-        return _idx(path, preprocess, limit)
+    if is_idx(path):
+        return _in_memory(str(path), *read_idx(path), preprocess, limit)
+    if head.startswith(GZIP):
+        return _in_memory(str(path), *read_archive(path, split), preprocess, limit)
     if path.suffix.lower() in SUFFIXES:
         return _files(single(path), preprocess, limit)
     if path.suffix == ".bin":
-        return _cifar(path, preprocess, limit)
+        return _in_memory(str(path), *read_cifar(path), preprocess, limit)
     raise InputError(
         str(path),
         "its kind of file is not known",
-        "Give a folder or zip of images, .npz, .npy, idx, a CIFAR .bin, or the word digits or drawn.",
+        "Give a folder or zip of images, .npz, .npy, idx, CIFAR's .bin or .tar.gz, or the word digits or drawn.",
     )
 
 
@@ -181,39 +196,6 @@ def _npz(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
         raise InputError(str(path), f"it holds {', '.join(found)}", "Name the images 'images' and the labels 'labels'.")
     labels = next((found[k] for k in ("labels", "y") if k in found), None)
     return _in_memory(str(path), images, labels, (), preprocess, limit)
-
-
-def _idx(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
-    """An idx file of images (MNIST and kin); the labels stand beside it under the usual name."""
-    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-    labels = _idx_array(beside) if beside != path and beside.exists() else None
-    return _in_memory(str(path), _idx_array(path), labels, (), preprocess, limit)
-
-
-def _idx_array(path: Path) -> NDArray[np.uint8]:
-    raw = path.read_bytes()
-    try:
-        raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
-    except (OSError, EOFError) as error:
-        raise InputError(str(path), f"it is no readable gzip file: {error}") from None
-    if raw[:3] != b"\x00\x00\x08":
-        raise InputError(str(path), "it is no idx file of unsigned bytes")
-    rank = raw[3]
-    shape = tuple(np.frombuffer(raw, ">i4", rank, 4).tolist())
-    if len(raw) != 4 + 4 * rank + int(np.prod(shape)):
-        raise InputError(str(path), f"it is truncated: {shape} values announced, {len(raw) - 4 - 4 * rank} there")
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
-
-
-def _cifar(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
-    """A CIFAR binary batch: records of 1 (CIFAR-10) or 2 (CIFAR-100) label bytes and 3 x 32 x 32 pixels."""
-    raw = np.fromfile(path, np.uint8)
-    for label_bytes in (1, 2):
-        if raw.size and raw.size % (label_bytes + 3072) == 0:
-            records = raw.reshape(-1, label_bytes + 3072)
-            images = records[:, label_bytes:].reshape(-1, 3, 32, 32)
-            return _in_memory(str(path), images, records[:, label_bytes - 1], (), preprocess, limit)
-    raise InputError(str(path), f"{raw.size} bytes are no whole number of CIFAR records (3,073 or 3,074 bytes)")
 
 
 def _digits(preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:

@@ -3,17 +3,25 @@
 The paper (arXiv 2401.02020) gives no code.  After He et al. 2022 (MAE), with masked positions kept inactive through the
 convolutional stem as in sparse convolutions (Tian et al. 2023, SparK): after every convolution nothing is left outside
 the visible patches, and batch normalisation sees active positions alone.  The decoder is dropped afterwards.
+
+Attention without softmax sums over tokens.  With a part of them, its sums would be a part of what they are in the
+model that is fine-tuned, and its neurons, with a fixed threshold and no normalisation before them, would learn to fire
+at that: so under a mask every visible token stands for N / visible of all (our choice; see docs/training.md).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.nn.attention import ConvAttention
 from spikformer_deploy.nn.spikformer import SpikformerV2, repeated
 from spikformer_deploy.nn.stems import SCSStage
 
@@ -54,7 +62,9 @@ class MaskedAutoencoder(nn.Module):
         tokens = self.embed(encoded(self.encoder, x, visible).mean(0).transpose(1, 2))
         every = self.mask_token.to(tokens.dtype).expand(*visible.shape, -1).clone()
         every[visible] = tokens.flatten(0, 1)
-        out: Tensor = self.predict(self.blocks(every + self.positions))
+        # on a CPU, the fused kernel takes twice the time of its parts for so few tokens
+        with sdpa_kernel(SDPBackend.MATH) if x.device.type == "cpu" else nullcontext():
+            out: Tensor = self.predict(self.blocks(every + self.positions))
         return out
 
 
@@ -74,9 +84,23 @@ def encoded(encoder: SpikformerV2, x: Tensor, visible: Tensor) -> Tensor:
         x = x + _spiking(stage.lif2, stage.bn2, stage.conv2, inner, active)
     tokens = x.flatten(3).permute(0, 1, 3, 2)[:, visible].unflatten(1, (len(visible), -1))
     x = tokens.transpose(2, 3).unsqueeze(4)
-    for block in encoder.block:
-        x = block(x)
+    with _attention_scaled(encoder, visible.shape[1] / tokens.shape[2]):
+        for block in encoder.block:
+            x = block(x)
     return x.flatten(3)
+
+
+@contextmanager
+def _attention_scaled(encoder: SpikformerV2, factor: float) -> Iterator[None]:
+    layers = [layer for layer in encoder.block.modules() if isinstance(layer, ConvAttention)]
+    plain = [layer.scale for layer in layers]
+    for layer, scale in zip(layers, plain, strict=True):
+        layer.scale = scale * factor
+    try:
+        yield
+    finally:
+        for layer, scale in zip(layers, plain, strict=True):
+            layer.scale = scale
 
 
 def _spiking(lif: nn.Module, norm: nn.BatchNorm2d, conv: nn.Module, x: Tensor, active: Tensor) -> Tensor:

@@ -82,3 +82,24 @@ def test_all_that_learns_gets_a_gradient(time_steps: int) -> None:
     model(torch.randn(4, 1, 16, 16) * 2, torch.rand(4, 16).argsort(1) < 8).backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None]
     assert missing == ["encoder.head.weight", "encoder.head.bias"]
+
+
+@pytest.mark.parametrize("seen", [1, 2, 4, 8])
+def test_attention_of_a_part_stands_for_that_of_all(seen: int) -> None:
+    """Where every token is the same, a part of them has the sums, and so the spikes, of all of them."""
+    model = encoder(5, 2).eval()
+    for conv in model.patch_embed.modules():
+        if isinstance(conv, torch.nn.Conv2d) and conv.kernel_size == (3, 3):
+            around = torch.ones(3, 3)
+            around[1, 1] = 0
+            conv.weight.data[..., around.bool()] = 0
+    for norm in (model.block[0].attn.q_bn, model.block[0].attn.k_bn, model.block[0].attn.v_bn):
+        norm.bias.data += 2  # spikes of most queries, keys and values
+    scales = [block.attn.scale for block in model.block]
+    images = torch.randn(6, 1, 1, 1).expand(6, 1, 16, 16) * 3
+    with torch.inference_mode():
+        whole = encoded(model, images, torch.ones(6, 16, dtype=torch.bool))
+        part = encoded(model, images, torch.rand(6, 16).argsort(1) < seen)
+    assert whole.std() > 0
+    assert torch.equal(part, whole[..., :seen])
+    assert [block.attn.scale for block in model.block] == scales

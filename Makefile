@@ -15,6 +15,9 @@ setup: .venv/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --ignore-requires-python lava-nc lava-dl
 	# its metadata asks for torchvision and torchaudio, which would pull a CUDA build of torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps spikingjelly
+	# its metadata asks for librosa, which is for sound
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt expelliarmus importRosbag requests
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps tonic
 	touch $@
 
 demo: setup

@@ -84,13 +84,14 @@ def calibration_images(
     loaded: Model, data: str | Path | np.ndarray | None, most: int = CALIBRATION_IMAGES
 ) -> tuple[np.ndarray, str]:
     """Images to calibrate on, uint8, at most so many, and a word on what they are."""
+    frames = loaded.time_steps if loaded.per_step else 0
     if data is not None:
         remark = "an array" if isinstance(data, np.ndarray) else Path(data).name[:80]
-        return read(data, loaded.preprocess, limit=most, split="train").pixels, remark
+        return read(data, loaded.preprocess, limit=most, split="train", frames=frames).pixels, remark
     source = loaded.training.get("recipe", {}).get("data", {}).get("source")
     if source == "digits":
         return read("digits", loaded.preprocess, limit=most, split="train").pixels, "digits, training split"
-    steps = (loaded.time_steps,) if loaded.per_step else ()
+    steps = (frames,) if frames else ()
     rng = np.random.default_rng(0)
     largest = 2 if loaded.per_step else loaded.preprocess.max_value + 1
     return rng.integers(0, largest, (RANDOM_IMAGES, *steps, *loaded.input_shape)).astype(np.uint8), "random pixels"

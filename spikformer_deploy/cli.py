@@ -50,7 +50,7 @@ input_option = click.option(
     "--input",
     "data",
     required=True,
-    help="Folder or zip of images, .npz, .npy, idx, CIFAR .bin or .tar.gz, or the word digits or drawn.",
+    help="Folder or zip of images, .npz, .npy, idx, CIFAR .bin or .tar.gz, tonic:NAME:FOLDER, digits or drawn.",
 )
 timing_option = click.option(
     "--timing",

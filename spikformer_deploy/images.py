@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.events import is_events, read_recordings
 from spikformer_deploy.image_files import (
     MOST_PACKED,
     SUFFIXES,
@@ -102,16 +103,22 @@ class ImageSet:
 
 
 def read(
-    data: str | Path | NDArray[Any], preprocess: Preprocess, *, limit: int | None = None, split: str = "test"
+    data: str | Path | NDArray[Any],
+    preprocess: Preprocess,
+    *,
+    limit: int | None = None,
+    split: str = "test",
+    frames: int = 0,
 ) -> ImageSet:
     """The images of `data` for a model that takes `preprocess`.
 
     data   "digits", "drawn" (see drawn.py), an array, a folder or zip of images (class sub-folders are labels), .npz
            (images, labels), .npy; an idx file (labels beside it), a CIFAR-10/100 binary batch, a folder of either as
-           published, CIFAR's binary .tar.gz
+           published, CIFAR's binary .tar.gz; recordings of an event camera, tonic:NAME:FOLDER (see events.py)
     limit  at most so many images: the first ones, of one fixed shuffle where they are sorted by class
     split  "train" or "test": of digits, of CIFAR and MNIST as published, and of a folder or zip with the folders train
            and test (or val) in it
+    frames recordings are cut into so many, one a time step of the model; 0: it takes images
     Raises InputError for anything that is missing, damaged, or of another shape.
     """
     if limit is not None and limit < 1:
@@ -122,6 +129,8 @@ def read(
         return _digits(preprocess, limit, split)
     if str(data) == "drawn":
         return _drawn(preprocess, limit)
+    if is_events(data):
+        return _recordings(str(data), preprocess, frames, limit, split)
     path = Path(data)
     if not path.exists():
         raise InputError(str(path), "there is no such file or folder", "Give images, or the word digits or drawn.")
@@ -271,9 +280,7 @@ def _as_pixels(place: str, images: NDArray[Any], preprocess: Preprocess) -> NDAr
 
 def _files(files: Files, preprocess: Preprocess, limit: int | None) -> ImageSet:
     """Image files decoded in batches by several threads."""
-    order = np.arange(len(files.names))
-    if limit is not None and limit < len(order):
-        order = np.sort(np.random.default_rng(SHUFFLE_SEED).permutation(len(order))[:limit])
+    order = _some(len(files.names), limit)
 
     def read_part(part: slice) -> NDArray[np.uint8]:
         names = [files.names[i] for i in order[part]]
@@ -284,6 +291,28 @@ def _files(files: Files, preprocess: Preprocess, limit: int | None) -> ImageSet:
     identity = hashlib.sha256(json.dumps(marked).encode()).hexdigest()
     kept = None if files.labels is None else files.labels[order]
     return ImageSet(len(order), kept, files.classes, identity, read_part)
+
+
+def _recordings(source: str, preprocess: Preprocess, frames: int, limit: int | None, split: str) -> ImageSet:
+    """Recordings of an event camera, cut into frames in batches by several threads."""
+    found = read_recordings(source, frames, split)
+    if found.shape[1:] != (preprocess.channels, *preprocess.extent):
+        problem = f"frames of shape {found.shape[1:]}"
+        raise InputError(source, problem, f"The model takes {(preprocess.channels, *preprocess.extent)}.")
+    order = _some(len(found.labels), limit)
+
+    def read_part(part: slice) -> NDArray[np.uint8]:
+        with ThreadPoolExecutor() as workers:
+            return np.stack(list(workers.map(found.load, order[part].tolist())))
+
+    return ImageSet(len(order), found.labels[order], found.classes, f"{found.identity} {len(order)}", read_part)
+
+
+def _some(count: int, limit: int | None) -> NDArray[np.int64]:
+    """Indices of all, or of the first ones of one fixed shuffle, in order."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(SHUFFLE_SEED).permutation(count)[:limit])
 
 
 def _decode(name: str, raw: bytes, preprocess: Preprocess) -> NDArray[np.uint8]:

@@ -143,7 +143,7 @@ def run(
     Raises InputError for images that do not fit, a limit that is too low, or a file of another run; OverflowDetected
     where a state leaves its bits.
     """
-    images = data if isinstance(data, ImageSet) else read(data, program.preprocess, limit=limit)
+    images = data if isinstance(data, ImageSet) else read(data, program.preprocess, limit=limit, frames=program.frames)
     if not len(images):
         raise InputError("input", "there are no images", "Give at least one.")
     there = geometry(program.network, program.mapping)

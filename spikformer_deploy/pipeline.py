@@ -148,11 +148,12 @@ def compile_netx(
     source = network.input.neuron
     assert isinstance(source, Source)
     preprocess = Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, source.max_value, width)
+    frames = network.time_steps if source.per_step else 0
     if calibrate_on is None:
-        shape = (network.time_steps, *network.input.shape) if source.per_step else network.input.shape
+        shape = (frames, *network.input.shape) if frames else network.input.shape
         images = np.random.default_rng(0).integers(0, source.max_value + 1, (RANDOM_IMAGES, *shape)).astype(np.uint8)
     else:
-        images = read(calibrate_on, preprocess, limit=CALIBRATION_IMAGES).pixels
+        images = read(calibrate_on, preprocess, limit=CALIBRATION_IMAGES, frames=frames).pixels
     mapping_rates = run("calibrate", lambda: firing_rates(network, images))
     mapping, explained = run(
         "map", lambda: map_explained(network, profile, mapping_rates, objective, schedule=schedule)

@@ -26,7 +26,7 @@ from spikformer_deploy.images import Preprocess
 from spikformer_deploy.mapping import verify_mapping
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.check import check_network
-from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.quantize.network import Network, Source
 
 ENTRY = "spikformer_deploy"
 FORMAT = 2
@@ -48,6 +48,12 @@ class Program:
     preprocess: Preprocess
     labels: tuple[str, ...]
     provenance: dict[str, Any]
+
+    @property
+    def frames(self) -> int:
+        """How many frames an input has, one a time step; 0: it is one image."""
+        source = self.network.input.neuron
+        return self.network.time_steps if isinstance(source, Source) and source.per_step else 0
 
     def save(self, path: str | Path) -> None:
         """Write the program, whole or not at all.  Same program, same bytes."""

@@ -34,10 +34,10 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def for_training(self, index: int, least_share: float, rng: np.random.Generator) -> Pixels:
-        """One image (C, Y, X), cut out at random where sizes differ."""
+        """One image (C, Y, X), or its frames (T, C, Y, X), cut out at random where sizes differ."""
 
     def for_evaluation(self, part: slice | NDArray[np.int64]) -> Pixels:
-        """(N, C, Y, X), always the same."""
+        """(N, C, Y, X) or (N, T, C, Y, X), always the same."""
 
     def part(self, chosen: NDArray[np.int64]) -> Images:
         """Some of them."""
@@ -45,7 +45,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Images in memory: pixels (N, C, Y, X) uint8 and labels (N,) int64."""
+    """Images in memory: pixels (N, C, Y, X) or (N, T, C, Y, X) uint8 and labels (N,) int64."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -66,13 +66,15 @@ class Labelled:
         return Labelled(self.pixels[chosen], self.labels[chosen])
 
 
-def read_training(data: Data) -> tuple[Images, Images, Preprocess, tuple[str, ...]]:
+def read_training(data: Data, frames: int = 0) -> tuple[Images, Images, Preprocess, tuple[str, ...]]:
     """The images to train on, those kept apart for validation, their normalisation and the names of the classes.
 
-    Mean and standard deviation are those of the images to train on, to four digits.
+    frames  a recording of event data has so many; 0: images
+    Mean and standard deviation are those of the images to train on, to four digits; of frames, whose pixels are mostly
+    empty, the mean is taken to be 0, so that empty remains 0.
     Raises InputError for images without labels, or fewer than are to be kept apart.
     """
-    everything, names = _labelled(data.source, data, _unit(data), "train")
+    everything, names = _labelled(data.source, data, _unit(data), "train", frames)
     if data.validation >= len(everything):
         raise InputError("data.validation", f"{data.validation} of {len(everything)} images", "Keep fewer apart.")
     order = np.random.default_rng(VALIDATION_SEED).permutation(len(everything))
@@ -94,15 +96,15 @@ def read_unlabelled(data: Data) -> tuple[Images, Preprocess]:
     return everything, _preprocess(data, everything)
 
 
-def read_test(data: Data, preprocess: Preprocess, names: tuple[str, ...]) -> Images:
+def read_test(data: Data, preprocess: Preprocess, names: tuple[str, ...], frames: int = 0) -> Images:
     """The held-out images: those of `test`, or the test split of `source`.
 
     Raises InputError where `source` has no splits, or other classes.
     """
-    if not data.test and _one(data, preprocess, "train") == _one(data, preprocess, "test"):
+    if not data.test and _one(data, preprocess, "train", frames) == _one(data, preprocess, "test", frames):
         problem = "it has no test split: what is trained on would be tested on"
         raise InputError(data.source, problem, "Name other images as data.test, or use folders train/ and test/.")
-    held_out, found = _labelled(data.test or data.source, data, preprocess, "test")
+    held_out, found = _labelled(data.test or data.source, data, preprocess, "test", frames)
     if (found and found != names) or held_out.labels.max() >= len(names):
         raise InputError(data.test or data.source, "its classes are not those that were trained on")
     return held_out
@@ -167,23 +169,37 @@ def _share_of_each_class(indices: NDArray[np.int64], labels: NDArray[np.int64], 
     return np.concatenate([of[: max(1, round(share * len(of)))] for of in classes])
 
 
-def _labelled(source: str, data: Data, preprocess: Preprocess, split: str) -> tuple[Images, tuple[str, ...]]:
+def _labelled(
+    source: str, data: Data, preprocess: Preprocess, split: str, frames: int
+) -> tuple[Images, tuple[str, ...]]:
     """The images of a split, and the names of their classes where they have some."""
+    if data.resize and frames:
+        raise InputError("data.resize", "frames of event data are not resized", "Leave it out.")
     if data.resize:
         files = streamed(source, data, split)
         found: tuple[Images, tuple[str, ...], bool] = files, files.files.classes, files.files.labels is not None
     else:
-        images = read(source, preprocess, split=split)
+        images = read(source, preprocess, split=split, frames=frames)
         labels = np.zeros(len(images), np.int64) if images.labels is None else images.labels
         found = Labelled(images.pixels, labels), images.names, images.labels is not None
+    _check_frames(source, found[0], frames)
     if not found[2]:
         raise InputError(source, "its images have no labels", "Sort them into one folder a class.")
     return found[:2]
 
 
-def _one(data: Data, preprocess: Preprocess, split: str) -> str:
+def _check_frames(source: str, images: Images, frames: int) -> None:
+    """Refuses images for recordings of so many frames, and the other way round."""
+    shape = images.for_evaluation(slice(0, 1)).shape[1:]
+    if (shape[0] if len(shape) == 4 else 0) != frames:
+        asked = f"recordings of {frames} frames, one a time step" if frames else "images without time steps"
+        problem = f"it holds {'x'.join(map(str, shape))} values each, and the model takes {asked}"
+        raise InputError(source, problem, "Set model.form and model.time_steps as the data are.")
+
+
+def _one(data: Data, preprocess: Preprocess, split: str, frames: int) -> str:
     """What tells one image of a split from others."""
-    return read(data.source, preprocess, limit=1, split=split).identity
+    return read(data.source, preprocess, limit=1, split=split, frames=frames).identity
 
 
 def _unit(data: Data) -> Preprocess:
@@ -207,8 +223,8 @@ def _moments(data: Data, images: Images) -> tuple[tuple[float, ...], tuple[float
     pixels, levels = images.for_evaluation(some if data.resize else WHOLE), np.arange(256) / 255
     moments = []
     for channel in range(data.channels):
-        share = np.bincount(pixels[:, channel].ravel(), minlength=256) / pixels[:, channel].size
-        mean = float(share @ levels)
+        share = np.bincount(pixels[..., channel, :, :].ravel(), minlength=256) / pixels[..., channel, :, :].size
+        mean = float(share @ levels) if pixels.ndim == 4 else 0.0
         moments.append((round(mean, 4), round(float(share @ (levels - mean) ** 2) ** 0.5, 4)))
     if min(deviation for _, deviation in moments) <= 0:
         raise InputError(data.source, "a channel has the same value in every pixel of every image")

@@ -26,10 +26,10 @@ probability: Any = validators.and_(validators.ge(0), validators.le(1))
 
 @frozen
 class Model:
-    """The architecture; see nn.zoo.ModelConfig."""
+    """The architecture; see nn.zoo.ModelConfig.  The form "dvs" takes event data, a frame for every time step."""
 
     family: str = field(validator=validators.in_(["v1", "v2"]))
-    form: str = field(validator=validators.in_(["cifar", "imagenet"]))
+    form: str = field(validator=validators.in_(["cifar", "imagenet", "dvs"]))
     depth: int = field(validator=positive)
     dim: int = field(validator=positive)
     heads: int = field(validator=positive)

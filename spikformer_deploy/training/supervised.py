@@ -46,8 +46,11 @@ def train(
     target, start = Path(output or recipe.output), time.monotonic()
     check_folder(target)
     with world() as here:
-        training, validation, preprocess, labels = read_training(recipe.data)
-        held_out = read_test(recipe.data, preprocess, labels)
+        frames = recipe.model.time_steps if recipe.model.form == "dvs" else 0
+        training, validation, preprocess, labels = read_training(recipe.data, frames)
+        held_out = read_test(recipe.data, preprocess, labels, frames)
+        if frames and recipe.augment.randaugment:
+            raise InputError("augment.randaugment", "its operations are those of images", "Leave it out.")
         config = model_config(recipe, len(labels))
         job = _job(recipe, target, training, validation, preprocess, here, len(labels))
         module = fresh_module(recipe, config)
@@ -118,7 +121,7 @@ def _job(
             targets = soft_labels(y, classes, settings.label_smoothing)
             if not recipe.augment.mix_epochs or number < recipe.augment.mix_epochs:
                 x, targets = mixed(x, targets, recipe.augment, np.random.default_rng((settings.seed, number, step)))
-            yield x.contiguous(memory_format=torch.channels_last), targets
+            yield x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, targets
 
     def loss(module: nn.Module, batch: Batch) -> Tensor:
         if settings.weight_bits:

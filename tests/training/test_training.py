@@ -16,6 +16,7 @@ from PIL import Image
 from spikformer_deploy.converters.checkpoint import BUNDLED, bundled, load
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.images import Preprocess, read
+from spikformer_deploy.inference import run
 from spikformer_deploy.nn.spikformer import SpikformerV2
 from spikformer_deploy.nn.zoo import build, named
 from spikformer_deploy.pipeline import compile_model
@@ -163,10 +164,10 @@ def test_the_compiled_integers_are_those_that_were_trained(tmp_path: Path) -> No
     before, after = (load(tmp_path / f"{name}.safetensors") for name in ("float", "rounded"))
     for name, value in before.module.named_buffers():
         assert torch.equal(value, after.module.get_buffer(name))
-    network = compile_model(after, weight_bits=3, check=False).program.network
+    program = compile_model(after, weight_bits=3, check=False).program
     round_weights(after.module, after.preprocess, 3)
     compared = 0
-    for projection in network.projections:
+    for projection in program.network.projections:
         if not isinstance(projection.synapse, Conv | Readout):
             continue
         path = "head" if isinstance(projection.synapse, Readout) else projection.target.replace("lif", "linear")
@@ -181,6 +182,7 @@ def test_the_compiled_integers_are_those_that_were_trained(tmp_path: Path) -> No
             assert all(torch.allclose(row, row[:1].expand_as(row), rtol=1e-4) for row in rows)
     assert compared == 5 + 4 + 2 + 1
     rounded = accuracy(after.module, *read_labelled("digits", after.preprocess))
+    assert run(program, "digits").accuracy == pytest.approx(rounded, abs=0.01)
     assert rounded == pytest.approx(result["test_accuracy"], abs=0.01)
 
 

@@ -61,7 +61,8 @@ class Sample:
         """What reaches each layer, on more images where its maps are small."""
         preprocess, most = self._loaded.preprocess, max(CALIBRATION_IMAGES, images_for_rounding(graph))
         real = torch.from_numpy(preprocess.normalised(calibration_images(self._loaded, self._data, most)[0]))
-        return second_moments(graph, real, np.array(preprocess.std) * preprocess.max_value, batch)
+        std, mean = np.array(preprocess.std), np.array(preprocess.mean)
+        return second_moments(graph, real, std * preprocess.max_value, mean * preprocess.max_value, batch)
 
 
 def _float_batch(graph: Graph) -> int:

@@ -49,8 +49,7 @@ class Signal:
 class ConvTerm:
     """Convolution with real `weight` of the integers that `source` sends (scales already multiplied in).
 
-    layer   the node whose weights they are
-    offset  of an image: what comes to its integers before they are multiplied, (C_in, Y, X)
+    layer  the node whose weights they are
     """
 
     layer: str
@@ -60,7 +59,6 @@ class ConvTerm:
     padding: Pair
     groups: int
     max_out: int
-    offset: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,11 +121,7 @@ def convolve(
     groups: int,
     shape: Shape,
 ) -> Current:
-    """A convolution (or Linear: 1x1) of a signal; the offset of an image becomes a bias map, exact at the borders.
-
-    The map is that of the real weights; with rounded ones it is another (see neurons.py), so that a rounding error
-    counts for pixels less their mean, not for whole pixels.
-    """
+    """A convolution (or Linear: 1x1) of a signal; the offset of an image becomes a bias map, exact at the borders."""
     signal = as_signal(place, value)
     if signal.pooled:
         return _read_out(place, signal, weight, bias, shape)
@@ -140,39 +134,13 @@ def convolve(
     per_group = weight.shape[1]
     scale = signal.scale.reshape(groups, per_group)[np.arange(weight.shape[0]) // (weight.shape[0] // groups)]
     effective = weight * scale[:, :, None, None]
-    offset = None
+    total = bias
     if np.any(signal.offset):
-        offset = np.broadcast_to((signal.offset / signal.scale)[:, None, None], signal.shape)
-    most = _share(signal)
-    terms = tuple(
-        ConvTerm(place, p, effective, stride, padding, groups, most, offset if i == 0 else None)
-        for i, p in enumerate(signal.populations)
-    )
-    if offset is not None:
-        bias = with_map(bias, offset_map(terms[0], effective, shape))
-    return Current(terms, bias, shape)
-
-
-def with_map(bias: Array, added: Array) -> Array:
-    """The sum of a bias (C,) or (C, Y, X) and a map (C, Y, X): (C,) where all positions have the same."""
-    total = _map(bias) + added
-    return np.ascontiguousarray(total[:, 0, 0]) if np.all(total == total[:, :1, :1]) else total
-
-
-def offset_map(term: ConvTerm, weight: Array, shape: Shape) -> Array:
-    """Convolution of the offset of a term (0 without one) by `weight`, with zero padding: (C_out, Y, X)."""
-    out = np.zeros(shape)
-    if term.offset is None:
-        return out
-    padded = np.pad(np.ones(term.offset.shape[1:]), tuple((p, p) for p in term.padding))
-    out_channels, per_group = weight.shape[:2]
-    group = np.arange(out_channels) // (out_channels // term.groups)
-    offsets, stride = term.offset[:, 0, 0].reshape(term.groups, per_group)[group], term.stride
-    for ky, kx in np.ndindex(*weight.shape[2:]):
-        rows = slice(ky, ky + stride[0] * (shape[1] - 1) + 1, stride[0])
-        columns = slice(kx, kx + stride[1] * (shape[2] - 1) + 1, stride[1])
-        out += (weight[:, :, ky, kx] * offsets).sum(1)[:, None, None] * padded[rows, columns]
-    return out
+        total = bias[:, None, None] + _offset_map(signal, weight, stride, padding, groups, shape)
+        if np.all(total == total[:, :1, :1]):
+            total = np.ascontiguousarray(total[:, 0, 0])
+    terms = tuple(ConvTerm(place, p, effective, stride, padding, groups, _share(signal)) for p in signal.populations)
+    return Current(terms, total, shape)
 
 
 def add(place: str, left: Value, right: Value) -> Current:
@@ -249,6 +217,20 @@ def _read_out(place: str, signal: Signal, weight: Array, bias: Array, shape: Sha
     signed = signal.low is not None
     terms = tuple(ReadoutTerm(p, effective, positions, _share(signal), signed) for p in signal.populations)
     return Current(terms, bias, shape)
+
+
+def _offset_map(signal: Signal, weight: Array, stride: Pair, padding: Pair, groups: int, shape: Shape) -> Array:
+    """Convolution of the constant offset with zero padding: (C_out, Y, X)."""
+    _, height, width = signal.shape
+    padded = np.pad(np.ones((height, width)), tuple((p, p) for p in padding))
+    out_channels, per_group = weight.shape[:2]
+    offsets = signal.offset.reshape(groups, per_group)[np.arange(out_channels) // (out_channels // groups)]
+    out = np.zeros(shape)
+    for ky, kx in np.ndindex(*weight.shape[2:]):
+        rows = slice(ky, ky + stride[0] * (shape[1] - 1) + 1, stride[0])
+        columns = slice(kx, kx + stride[1] * (shape[2] - 1) + 1, stride[1])
+        out += (weight[:, :, ky, kx] * offsets).sum(1)[:, None, None] * padded[rows, columns]
+    return out
 
 
 def _share(signal: Signal) -> int:

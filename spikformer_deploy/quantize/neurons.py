@@ -13,7 +13,7 @@ from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.graph import ir
 from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.quantize.bounds import weighted_range
-from spikformer_deploy.quantize.currents import AttentionTerm, ConvTerm, Current, UnitTerm, offset_map, with_map
+from spikformer_deploy.quantize.currents import AttentionTerm, ConvTerm, Current, UnitTerm
 from spikformer_deploy.quantize.fitting import (
     OBSERVED_MARGIN,
     Attempt,
@@ -216,12 +216,7 @@ def _attempt(
     observed: tuple[float, float] | None,
 ) -> Attempt:
     factor = thresholds * gain * 2.0**shift
-    real = current.bias * (factor if current.bias.ndim == 1 else factor[:, None, None])
-    for conv, integers in zip(_convs("", current), weights, strict=True):
-        if conv.offset is not None:
-            rounding = integers.astype(np.float64) * 2.0**shift - conv.weight * factor[:, None, None, None]
-            real = with_map(real, offset_map(conv, rounding, current.shape))
-    bias = np.rint(real).astype(np.int64)
+    bias = np.rint(current.bias * (factor if current.bias.ndim == 1 else factor[:, None, None])).astype(np.int64)
     if observed is None:
         flat = bias.reshape(len(bias), -1)
         low, high = flat.min(1), flat.max(1)

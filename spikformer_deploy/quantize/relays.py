@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.quantize.bounds import weighted_range
-from spikformer_deploy.quantize.currents import ConvTerm, Current, UnitTerm, offset_map, with_map
+from spikformer_deploy.quantize.currents import ConvTerm, Current, UnitTerm
 from spikformer_deploy.quantize.fitting import OBSERVED_MARGIN, Int, Made, margin_of, within
 from spikformer_deploy.quantize.network import Conv, Population, Projection
 from spikformer_deploy.quantize.network import Stream as Relay
@@ -37,7 +37,8 @@ def make_stream(
 
     observed  of values in calibration, which bound the stream where its worst case does not fit
     """
-    bias = np.rint(_bias(current, stream, settings)).astype(np.int64)
+    bias = np.rint(current.bias / (stream.unit if current.bias.ndim == 1 else stream.unit[:, None, None]))
+    bias = bias.astype(np.int64)
     flat = bias.reshape(len(bias), -1)
     low, high = flat.min(1), flat.max(1)
     projections = []
@@ -61,18 +62,6 @@ def make_stream(
     most_sent = int(max(abs(low.min()), abs(high.max())))
     population = Population(name, current.shape, Relay(frozen(bias)), most_sent, bounds)
     return (population, tuple(projections), proof, margin_of(bounds, limits)), low, high
-
-
-def _bias(current: Current, stream: Stream, settings: Settings) -> Array:
-    """In units of the stream; with the offset of an image multiplied by rounded weights."""
-    real = current.bias / (stream.unit if current.bias.ndim == 1 else stream.unit[:, None, None])
-    for term in current.terms:
-        if isinstance(term, ConvTerm) and term.offset is not None:
-            exponent = stream.exponents[term.layer]
-            factor = 1 / (stream.unit * 2.0**exponent)
-            rounding = rounded_weights(term, factor, settings) - term.weight * factor[:, None, None, None]
-            real = with_map(real, offset_map(term, rounding, current.shape) * 2.0**exponent)
-    return real
 
 
 def make_pooled(name: str, term: UnitTerm, observed: Ranges, limits: CoreLimits) -> tuple[Made, Array, Int, Int]:

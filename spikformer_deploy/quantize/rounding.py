@@ -120,11 +120,11 @@ def images_for_rounding(graph: Graph) -> int:
     return min(MOST_IMAGES, int(needed))
 
 
-def second_moments(graph: Graph, images: torch.Tensor, scale: Array, batch: int = 4) -> Moments:
+def second_moments(graph: Graph, images: torch.Tensor, scale: Array, offset: Array, batch: int = 4) -> Moments:
     """Moments of the inputs of every convolution and linear layer of the float graph, grouped convolutions left out.
 
-    images  normalised, as for calibrate
-    scale   (C,) image * scale: what reaches the first layer, pixels less their mean
+    images         normalised, as for calibrate
+    scale, offset  (C,) pixel = image * scale + offset: the integers that reach the first layer
     """
     layers = [n for n in graph.of(Conv2d, Linear) if not (isinstance(n.op, Conv2d) and n.op.groups > 1)]
     sources = {n.name: _sources(graph, n.inputs[0]) for n in layers}
@@ -139,7 +139,7 @@ def second_moments(graph: Graph, images: torch.Tensor, scale: Array, batch: int 
             for source in sources[node.name]:
                 value = values[source].flatten(0, 1).double()
                 if isinstance(graph[source].op, Input):
-                    value = value * torch.from_numpy(scale[:, None, None])
+                    value = value * torch.from_numpy(scale[:, None, None]) + torch.from_numpy(offset[:, None, None])
                 part = _moment_blocks(_inputs(value.float(), node.op, rows, generator))
                 key = (node.name, source)
                 sums[key] = part if key not in sums else [a + b for a, b in zip(sums[key], part, strict=True)]

@@ -1,15 +1,20 @@
 """Fine-tuning with rounded weights: each layer multiplies with what its integers will mean on the chip.
 
-The rounding is that of quantize/: batch normalisation folded, scale groups, the largest integer threshold of each.
+The rounding is that of quantize/: batch normalisation folded, scale groups, the largest integer threshold of each.  The
+chip multiplies whole pixels with rounded weights; the mean that normalisation takes off them is in the bias, multiplied
+by the weights as they were before.
 Gradients pass through it unchanged (Bengio et al. 2013, straight-through), and normalisation is frozen: so the integers
 of the compiled program (`--rounding nearest`, the same bits) are the very ones that were trained.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from spikformer_deploy.images import Preprocess
@@ -68,6 +73,23 @@ class RoundedHead(nn.Module):
         return weight + (rounded.to(weight.dtype) - weight).detach()
 
 
+class _MeanOfPixels:
+    """Exchanges, in what the first layer puts out, the rounded weights on the mean of the pixels for the plain ones."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+        self.blank = (-mean / std).reshape(1, -1, 1, 1)
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor:
+        if not isinstance(layer, nn.Conv2d) or not parametrize.is_parametrized(layer, "weight"):
+            return out
+        blank = self.blank.to(out.device).expand(1, -1, *inputs[0].shape[-2:])
+        kept: Any = layer.parametrizations
+        with torch.no_grad(), torch.autocast(out.device.type, enabled=False):
+            more = F.conv2d(blank, kept.weight.original - layer.weight, None, layer.stride, layer.padding)
+        return out + more.to(out.dtype)
+
+
 def round_weights(module: nn.Module, preprocess: Preprocess, bits: int) -> None:
     """Let every synaptic layer of a Spikformer multiply with rounded weights from now on."""
     pixel = 1 / (preprocess.max_value * torch.tensor(preprocess.std, dtype=torch.float64))
@@ -82,6 +104,8 @@ def round_weights(module: nn.Module, preprocess: Preprocess, bits: int) -> None:
             norm, lif = (getattr(owner, name.replace("conv", k).replace("linear", k)) for k in ("bn", "lif"))
             unit = pixel if first else torch.ones(layer.weight.shape[1], dtype=torch.float64)
             parametrize.register_parametrization(layer, "weight", RoundedSynapses(norm, lif, bits, unit))
+            if first:
+                layer.register_forward_hook(_MeanOfPixels(preprocess))
             first = False
 
 

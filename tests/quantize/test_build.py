@@ -154,26 +154,3 @@ def test_what_no_integer_can_hold_is_refused() -> None:
     nodes = [n if n.name != "lif1" else Node("lif1", ir.Scale(2.0), ("conv1",), n.shape) for n in graph]
     with pytest.raises(QuantizeError, match=r"q_conv: .* no neuron in between"):
         attempt(graph=Graph(tuple(nodes), 2))
-
-
-@pytest.mark.parametrize("bits", [3, 4, 8])
-def test_the_mean_of_an_image_is_multiplied_by_rounded_weights(bits: int) -> None:
-    """An image of the mean colour gives the current of the bias alone, however the weights are rounded."""
-    rng, size, blank = np.random.default_rng(bits), 6, np.array([51, 153])
-    conv = ir.Conv2d(rng.normal(size=(5, 2, 3, 3)), np.zeros(5), padding=(1, 1))
-    nodes = (
-        Node("input", ir.Input(), (), (2, size, size)),
-        Node("conv", conv, ("input",), (5, size, size)),
-        Node("lif", ir.Lif(), ("conv",), (5, size, size)),
-        Node("mean", ir.Mean(), ("lif",), (5, 1, 1)),
-        Node("head", ir.Linear(rng.normal(size=(3, 5)), np.zeros(3)), ("mean",), (3, 1, 1)),
-        Node("output", ir.Output(), ("head",), (3, 1, 1)),
-    )
-    pixels = Pixels(tuple(blank / 255), (0.25, 0.5))
-    graph = Graph(nodes, 2)
-    network = quantize(graph, pixels, Calibration(graph, torch.zeros(1, 2, size, size)), LIMITS, Settings(bits))
-    lif, weight = network["lif"].neuron, network.projections[0].synapse.weight
-    image = torch.from_numpy(np.broadcast_to(blank[:, None, None], (1, 2, size, size)).astype(float))
-    sums = torch.nn.functional.conv2d(image, torch.from_numpy(weight.astype(float)), padding=1)[0].numpy()
-    assert lif.bias.shape == (5, size, size)
-    assert np.array_equal(sums * 2**lif.shift, -lif.bias)

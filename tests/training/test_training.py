@@ -23,11 +23,11 @@ from spikformer_deploy.pipeline import compile_model
 from spikformer_deploy.quantize.network import Conv, Readout
 from spikformer_deploy.training import fit
 from spikformer_deploy.training.augment import augmented, moved
-from spikformer_deploy.training.data import Labelled, epoch, read_test, read_training
+from spikformer_deploy.training.data import Labelled, epoch, normalised, read_test, read_training
 from spikformer_deploy.training.distributed import World
 from spikformer_deploy.training.mix import mixed, soft_labels
 from spikformer_deploy.training.pretrain import pretrain, visible_patches
-from spikformer_deploy.training.qat import round_weights
+from spikformer_deploy.training.qat import plain_weights, round_weights
 from spikformer_deploy.training.randaugment import OPERATIONS, randaugment
 from spikformer_deploy.training.recipe import Augment, Data, Mask, Optimiser, read_recipe
 from spikformer_deploy.training.schedule import parameter_groups
@@ -182,8 +182,24 @@ def test_the_compiled_integers_are_those_that_were_trained(tmp_path: Path) -> No
             assert all(torch.allclose(row, row[:1].expand_as(row), rtol=1e-4) for row in rows)
     assert compared == 5 + 4 + 2 + 1
     rounded = accuracy(after.module, *read_labelled("digits", after.preprocess))
-    assert run(program, "digits").accuracy == pytest.approx(rounded, abs=0.01)
     assert rounded == pytest.approx(result["test_accuracy"], abs=0.01)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_the_compiled_program_computes_what_was_trained(bits: int) -> None:
+    """A model with rounded weights, however little it is worth then, and the program for it: equal predictions.
+
+    A current of one image in 360 may lie so near a threshold that float32 is on the other side.
+    """
+    model = load("digits-v1")
+    program = compile_model(model, weight_bits=bits, check=False).program
+    round_weights(model.module.eval(), model.preprocess, bits)
+    digits, preprocess = read_labelled("digits", model.preprocess)
+    with torch.inference_mode():
+        predicted = model.module(normalised(digits.pixels, preprocess)).argmax(1).numpy()
+    assert np.count_nonzero(predicted != run(program, "digits").predictions) <= 1
+    plain_weights(model.module)
+    assert accuracy(model.module, digits, preprocess) == pytest.approx(model.training["test_accuracy"], abs=1e-9)
 
 
 def read_labelled(source: str, preprocess: Preprocess) -> tuple[Labelled, Preprocess]:

@@ -31,7 +31,7 @@ class Recordings:
     """The recordings of one split, in order.
 
     shape    (T, polarities, Y, X) of the frames; labels (N,) int64
-    classes  their names, in the order of the labels (may be empty)
+    classes  their names, in the order of the labels
     load     the frames of a recording, by its index, uint8
     """
 
@@ -60,7 +60,7 @@ def read_recordings(source: str, frames: int, split: str) -> Recordings:
     width, height, polarities = data.sensor_size
     files = [str(data.data[i]) for i in chosen]
     marks = [(Path(name).name, Path(name).stat().st_size) for name in files]
-    identity = hashlib.sha256(f"{frames} {marks}".encode()).hexdigest()
+    identity = hashlib.sha256(f"{split} {frames} {marks}".encode()).hexdigest()
 
     def load(index: int) -> NDArray[np.uint8]:
         try:
@@ -70,7 +70,8 @@ def read_recordings(source: str, frames: int, split: str) -> Recordings:
         except (ValueError, IndexError, KeyError, TypeError, OSError, EOFError) as error:
             raise InputError(files[index], f"it cannot be read: {error}", "Fetch it again.") from None
 
-    return Recordings((frames, polarities, height, width), labels, _names(data), identity, load)
+    names = tuple(map(str, data.classes))
+    return Recordings((frames, polarities, height, width), labels, names, identity, load)
 
 
 def cut(events: NDArray[Any], shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
@@ -128,7 +129,3 @@ def _split(data: Any, split: str) -> tuple[list[int], NDArray[np.int64]]:
         apart = set(held_out)
         order = [i for i in order if (i in apart) == (split == "test")]
     return order, labels[order].astype(np.int64)
-
-
-def _names(data: Any) -> tuple[str, ...]:
-    return tuple(map(str, getattr(data, "classes", ())))

@@ -70,7 +70,7 @@ def in_folder(path: Path, split: str, suffixes: tuple[str, ...] = SUFFIXES) -> F
     """The files of a folder and those below it.  Raises InputError where there are none."""
     found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
     sizes = {p.relative_to(path).as_posix(): p.stat().st_size for p in found}
-    return _of_split(path, sizes, split, partial(_bytes, path), suffixes)
+    return _of_split(path, sizes, split, partial(bytes_of, path), suffixes)
 
 
 def in_archive(archive: Archive, split: str, suffixes: tuple[str, ...] = SUFFIXES) -> Files:
@@ -81,7 +81,7 @@ def in_archive(archive: Archive, split: str, suffixes: tuple[str, ...] = SUFFIXE
 
 def single(path: Path) -> Files:
     """One file, without a class."""
-    return Files((path.name,), (path.stat().st_size,), None, (), partial(_bytes, path.parent))
+    return Files((path.name,), (path.stat().st_size,), None, (), partial(bytes_of, path.parent))
 
 
 def decoded(name: str, raw: bytes, channels: int) -> Image.Image:
@@ -102,7 +102,8 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
 
 
-def _bytes(folder: Path, name: str) -> bytes:
+def bytes_of(folder: Path, name: str) -> bytes:
+    """A file, whole.  Raises InputError where it cannot be read."""
     try:
         return (folder / name).read_bytes()
     except OSError as error:

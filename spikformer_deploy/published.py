@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.image_files import MOST_PACKED
+from spikformer_deploy.image_files import MOST_PACKED, bytes_of
 
 CIFAR_PIXELS = 3 * 32 * 32
 IDX_BYTES = b"\x00\x00\x08"
@@ -90,7 +90,7 @@ def read_folder(path: Path, split: str) -> Arrays | None:
     for folder in (path / name for name in FOLDERS):
         if folder.is_dir():
             files = frozenset(file.name for file in folder.iterdir() if file.is_file())
-            found = _read_split(str(folder), files, partial(_bytes, folder), split)
+            found = _read_split(str(folder), files, partial(bytes_of, folder), split)
             if found is not None:
                 return found
     return None
@@ -102,7 +102,12 @@ def read_archive(path: Path, split: str) -> Arrays:
         members = {member.name.rpartition("/")[2]: member for member in archive.getmembers() if member.isfile()}
         if sum(member.size for member in members.values()) > MOST_PACKED * max(path.stat().st_size, 2**20):
             raise InputError(str(path), f"it is packed to less than a {MOST_PACKED}th of its size")
-        load = lambda name: archive.extractfile(members[name]).read()  # type: ignore[union-attr]  # noqa: E731
+
+        def load(name: str) -> bytes:
+            member = archive.extractfile(members[name])
+            assert member is not None  # a regular file
+            return member.read()
+
         found = _read_split(str(path), frozenset(members), load, split)
     if found is None:
         raise InputError(str(path), "it holds none of CIFAR's binary batches", "Unpack it, and give the folder.")
@@ -177,10 +182,3 @@ def _idx(place: str, raw: bytes) -> NDArray[np.uint8]:
     if min(shape, default=0) < 0 or len(raw) != 4 + 4 * rank + int(np.prod(shape, dtype=np.float64)):
         raise InputError(place, f"it is truncated: {shape} values announced, {len(raw) - 4 - 4 * rank} there")
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
-
-
-def _bytes(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except OSError as error:
-        raise InputError(str(folder / name), f"it cannot be read: {error.strerror}") from None

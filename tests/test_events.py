@@ -75,6 +75,8 @@ def test_n_mnist_through_tonic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert images.names[3] == "3 - three"
     for label, pixels in enumerate(images.pixels):
         assert np.array_equal(pixels, cut(recordings[f"{split}{label}"], (3, 2, 34, 34)))
+    other = {"train": "test", "test": "train"}[split]
+    assert read(f"tonic:NMNIST:{tmp_path}", CAMERA, split=other, frames=3).identity != images.identity
     some = read(f"tonic:NMNIST:{tmp_path}", CAMERA, split=split, frames=3, limit=4)
     assert np.array_equal(some.pixels, images.pixels[some.labels])
 

@@ -64,9 +64,10 @@ class ConvAttention(nn.Module):
         self.proj_bn = nn.BatchNorm1d(dim)
         self.proj_lif = LIF()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, share: float = 1.0) -> Tensor:
+        """`share`: of the tokens of the whole image, `x` holds so many, and their sums stand for all."""
         q, k, v = (self._heads(conv_bn_lif(self, name, x)) for name in ("q", "k", "v"))
-        out = q @ (k.transpose(-2, -1) @ v) * self.scale
+        out = q @ (k.transpose(-2, -1) @ v) * (self.scale / share)
         out = out.transpose(3, 4).flatten(2, 3)
         return conv_bn_lif(self, "proj", self.attn_lif(out))
 

@@ -12,8 +12,7 @@ at that: so under a mask every visible token stands for N / visible of all (our 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,6 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.nn.attention import ConvAttention
 from spikformer_deploy.nn.spikformer import SpikformerV2, repeated
 from spikformer_deploy.nn.stems import SCSStage
 
@@ -84,23 +82,9 @@ def encoded(encoder: SpikformerV2, x: Tensor, visible: Tensor) -> Tensor:
         x = x + _spiking(stage.lif2, stage.bn2, stage.conv2, inner, active)
     tokens = x.flatten(3).permute(0, 1, 3, 2)[:, visible].unflatten(1, (len(visible), -1))
     x = tokens.transpose(2, 3).unsqueeze(4)
-    with _attention_scaled(encoder, visible.shape[1] / tokens.shape[2]):
-        for block in encoder.block:
-            x = block(x)
+    for block in encoder.block:
+        x = block(x, tokens.shape[2] / visible.shape[1])
     return x.flatten(3)
-
-
-@contextmanager
-def _attention_scaled(encoder: SpikformerV2, factor: float) -> Iterator[None]:
-    layers = [layer for layer in encoder.block.modules() if isinstance(layer, ConvAttention)]
-    plain = [layer.scale for layer in layers]
-    for layer, scale in zip(layers, plain, strict=True):
-        layer.scale = scale * factor
-    try:
-        yield
-    finally:
-        for layer, scale in zip(layers, plain, strict=True):
-            layer.scale = scale
 
 
 def _spiking(lif: nn.Module, norm: nn.BatchNorm2d, conv: nn.Module, x: Tensor, active: Tensor) -> Tensor:

@@ -53,10 +53,10 @@ class Block(nn.Module):
 
 
 class ImageBlock(Block):
-    """A block on maps (T, B, D, Y, X): attention sees them as tokens."""
+    """A block on maps (T, B, D, Y, X): attention sees them as tokens, or as a `share` of all tokens."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(x.flatten(3)).unflatten(3, x.shape[3:])
+    def forward(self, x: Tensor, share: float = 1.0) -> Tensor:
+        x = x + self.attn(x.flatten(3), share).unflatten(3, x.shape[3:])
         return x + self.mlp(x)
 
 

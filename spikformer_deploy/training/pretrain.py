@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from spikformer_deploy.training.data import Images, epoch, normalised, read_unla
 from spikformer_deploy.training.distributed import World, world
 from spikformer_deploy.training.fit import Batch, Job, Report, finished, fit
 from spikformer_deploy.training.recipe import Recipe, describe, identity, read_recipe
-from spikformer_deploy.training.supervised import fresh_module, model_config
+from spikformer_deploy.training.supervised import fresh_module, model_config, without_activations
 
 PICTURED = 8
 ENLARGED = 4
@@ -45,6 +46,8 @@ def pretrain(
     check_folder(target)
     if recipe.model.family != "v2":
         raise InputError("model.family", "masked pre-training is that of V2", 'Use family = "v2".')
+    if recipe.optimiser.weight_bits:
+        raise InputError("optimiser.weight_bits", "weights are rounded in fine-tuning", "Leave it out of pre-training.")
     with world() as here:
         images, preprocess = read_unlabelled(recipe.data)
         config = model_config(recipe, int(images.labels.max()) + 1)
@@ -98,7 +101,8 @@ def _job(recipe: Recipe, target: Path, images: Images, preprocess: Preprocess, h
             yield x, torch.from_numpy(visible_patches(len(x), patches, recipe.mask.ratio, rng))
 
     def loss(module: nn.Module, batch: Batch) -> Tensor:
-        out: Tensor = module(*batch)
+        with without_activations(module) if settings.checkpointing else nullcontext():
+            out: Tensor = module(*batch)
         return out
 
     steps = len(images) // settings.batch

@@ -126,7 +126,7 @@ def _job(
     def loss(module: nn.Module, batch: Batch) -> Tensor:
         if settings.weight_bits:
             freeze_norms(module)
-        with _without_activations(module) if settings.checkpointing else nullcontext():
+        with without_activations(module) if settings.checkpointing else nullcontext():
             return F.cross_entropy(module(batch[0]).float(), batch[1])
 
     def measure(module: nn.Module) -> dict[str, float]:
@@ -165,7 +165,7 @@ def _start_from(module: nn.Module, config: ModelConfig, place: str, path: str) -
 
 
 @contextmanager
-def _without_activations(module: nn.Module) -> Iterator[None]:
+def without_activations(module: nn.Module) -> Iterator[None]:
     """Blocks that keep their input alone, and work it out again for the gradient."""
     blocks = [block for name, block in module.named_modules() if name.rpartition(".")[0].endswith("block")]
     plain = {block: block.forward for block in blocks}
@@ -178,10 +178,10 @@ def _without_activations(module: nn.Module) -> Iterator[None]:
             block.forward = plain[block]
 
 
-def _recomputed(block: nn.Module, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def run(x: Tensor) -> Tensor:
+def _recomputed(block: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def run(*inputs: Any) -> Tensor:
         contexts = lambda: (nullcontext(), _frozen_statistics(block))  # noqa: E731
-        out: Tensor = checkpoint(forward, x, use_reentrant=False, context_fn=contexts)
+        out: Tensor = checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
         return out
 
     return run

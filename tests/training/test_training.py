@@ -316,6 +316,27 @@ def test_recomputed_activations_change_nothing(tmp_path: Path) -> None:
     assert all(torch.equal(kept[key], recomputed[key]) for key in kept)
 
 
+def pretraining(settings: str) -> str:
+    text = TINY.replace('"v1"', '"v2"').replace('"cifar"', '"imagenet"').replace("epochs = 3", "epochs = 1")
+    text = text.replace("time_steps = 2", "time_steps = 1\nstem_stages = 1")
+    return text + settings + "[mask]\nratio = 0.5\ndecoder_dim = 16\ndecoder_depth = 1\ndecoder_heads = 2\n"
+
+
+def test_recomputed_activations_change_nothing_in_pretraining(tmp_path: Path) -> None:
+    """Where attention is scaled by the tokens that are seen, on the way back too."""
+    for name, settings in (("kept", ""), ("recomputed", "checkpointing = true\n")):
+        (tmp_path / "tiny.toml").write_text(pretraining(settings))
+        pretrain(tmp_path / "tiny.toml", tmp_path / name)
+    kept, recomputed = (load(tmp_path / name).module.state_dict() for name in ("kept", "recomputed"))
+    assert all(torch.equal(kept[key], recomputed[key]) for key in kept)
+
+
+def test_weights_are_not_rounded_in_pretraining(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(pretraining("weight_bits = 4\n"))
+    with pytest.raises(InputError, match="rounded in fine-tuning"):
+        pretrain(tmp_path / "tiny.toml", tmp_path / "out")
+
+
 def test_layers_near_the_image_learn_slower() -> None:
     module = build(named("v1-2-384", dim=32, heads=2))
     settings = Optimiser(epochs=1, batch=1, learning_rate=1.0, weight_decay=0.05, layer_decay=0.5)

@@ -176,22 +176,8 @@ def _run(
         _offer(sizes, ports, cores, rings, history, firings, events, index, core, 0)
     event = advance(events, index)
     while event >= 0:
-        now, count = index[NOW], 0
-        while event >= 0:
-            if event >= sizes.first_link:
-                number = event - sizes.first_link
-                links[number].pending = 0
-            elif event >= sizes.places:
-                ports[event - sizes.places].pending = 0
-                number = ports[event - sizes.places].feeder
-            else:
-                number = _queue_up(sizes, ports, links, cores, rings, entries, event)
-            if not links[number].touched:
-                links[number].touched = 1
-                touched[count] = number
-                count += 1
-            event = events[event].after
-        for i in range(count):
+        now = index[NOW]
+        for i in range(_touch(sizes, ports, links, cores, rings, entries, events, touched, event)):
             number = touched[i]
             link = links[number]
             link.touched = 0
@@ -220,6 +206,37 @@ def _run(
                 link.pending = 1
                 schedule(events, index, sizes.first_link + number, link.free)
         event = advance(events, index)
+
+
+@compiled
+def _touch(
+    sizes: Sizes,
+    ports: Records,
+    links: Records,
+    cores: Records,
+    rings: Records,
+    entries: Records,
+    events: Records,
+    touched: Int,
+    event: int,
+) -> int:
+    """The links that the events of this tick concern, each once, in `touched`; returns their number."""
+    count = 0
+    while event >= 0:
+        if event >= sizes.first_link:
+            number = event - sizes.first_link
+            links[number].pending = 0
+        elif event >= sizes.places:
+            ports[event - sizes.places].pending = 0
+            number = ports[event - sizes.places].feeder
+        else:
+            number = _queue_up(sizes, ports, links, cores, rings, entries, event)
+        if not links[number].touched:
+            links[number].touched = 1
+            touched[count] = number
+            count += 1
+        event = events[event].after
+    return count
 
 
 @compiled

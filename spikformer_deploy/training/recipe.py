@@ -126,7 +126,7 @@ class Start:
     encoder     such a file, of which all but the head is taken: what `pretrain` makes
     norm_gain   weight of every BatchNorm before a LIF. 1 leaves a unit normal current, of which decay and threshold
                 let hardly a spike through in one step; tau * threshold makes the normalisation threshold-dependent
-                (Zheng et al. 2021, "Going deeper with directly-trained larger spiking neural networks", eq. 6)
+                (Zheng et al. 2021, arXiv 2011.05280, section "Threshold-Dependent Batch Normalization")
     """
 
     checkpoint: str = ""

@@ -79,7 +79,10 @@ class About:
         except (KeyError, TypeError, ValueError):
             return found
         same = all(np.isclose(exact[key], getattr(found, key), rtol=ROUNDING, atol=0) for key in FLOATS)
-        return replace(found, tau=exact["tau"], v_threshold=exact["v_threshold"]) if same else found
+        if not same:
+            return found
+        # files of before hold no `strict`: they were written for models that fire at their threshold
+        return replace(found, tau=exact["tau"], v_threshold=exact["v_threshold"], strict=told.get("strict") is True)  # type: ignore[union-attr]
 
 
 FLOATS = ("tau", "v_threshold")
@@ -90,7 +93,7 @@ ROUNDING = 2.0**-22
 def about(graph: Graph, preprocess: Preprocess, labels: tuple[str, ...], training: Mapping[str, Any]) -> About:
     """The notes of a graph that is written."""
     first = graph.nodes[0].op
-    neurons = {node.name: {key: getattr(node.op, key) for key in FLOATS} for node in graph.of(Lif)}
+    neurons = {node.name: {key: getattr(node.op, key) for key in (*FLOATS, "strict")} for node in graph.of(Lif)}
     per_step = isinstance(first, Input) and first.per_step
     return About(graph.time_steps, per_step, preprocess, labels, dict(training), neurons)
 

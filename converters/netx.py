@@ -149,7 +149,7 @@ class _Chain:
         low, high = weighted_range(conv.weight, source.max_out)
         low, high = (_piled_up(x << shift + STOCK_SHIFT, lif.current, self.steps) for x in (low, high))
         low, high = (x + (lif.bias << STOCK_SHIFT) for x in (low, high))
-        floor, ceiling = membrane_range(low, high, lif.threshold << STOCK_SHIFT, lif.decay, self.steps)
+        floor, ceiling = membrane_range(low, high, (lif.threshold << STOCK_SHIFT) + 1, lif.decay, self.steps)
         bounds = (int(floor.min()), int(ceiling.max()))
         self.populations.append(Population(name, shape, lif, 1, bounds))
         self.projections.append(Projection((source.name,), name, conv))

@@ -6,14 +6,14 @@ NIR's equations are in continuous time; a step is forward Euler with dt, as in e
     IF       v = v + dt r I (r = 1 / dt; a file with r = 1 means v = v + I)
     CubaLIF  the same as LIF on a current I = w_in x, where tau_syn = dt; slower currents are refused
 
-so that tau / dt is the graph's tau.  A potential in fp32 is above v_threshold exactly where it is at least the next
-fp32 number.  Edges that meet in a node add up.  What the graph cannot hold is refused by name, never dropped.
+so that tau / dt is the graph's tau.  Edges that meet in a node add up.  What the graph cannot hold is refused by name,
+never dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -219,8 +219,8 @@ class _Walk:
             case "IF":
                 return self._integrate(name, node, value)
             case "Threshold":
-                threshold = _next(_uniform(name, node, "threshold"))
-                return self._neuron(name, ir.Lif(1.0, threshold, False), value)
+                threshold = _uniform(name, node, "threshold")
+                return self._neuron(name, ir.Lif(1.0, threshold, False, strict=True), value)
             case kind:
                 raise ModelError(
                     name,
@@ -286,9 +286,10 @@ class _Walk:
             )
         threshold = self._threshold(name, node)
         leak = _array(name, node, "v_leak") if "v_leak" in node else np.zeros(1)
-        told = self.about.neuron(name, ir.Lif(steps, threshold)) if self.about else ir.Lif(steps, threshold)
+        found = ir.Lif(steps, threshold, strict=True)
+        told = self.about.neuron(name, found) if self.about else found
         if not leak.any() and np.allclose(r, told.tau, rtol=1e-6, atol=0):
-            return self._neuron(name, ir.Lif(told.tau, told.v_threshold, False), value)
+            return self._neuron(name, replace(told, decay_input=False), value)
         if leak.any() or (r != 1).any():
             value = self._affine(f"{name}.input", value, r, leak)
         return self._neuron(name, told, value)
@@ -300,13 +301,13 @@ class _Walk:
                 self.notes.append(f"{name}: r = 1 is read as v = v + I, as sinabs and snntorch write it")
             else:
                 value = self._affine(f"{name}.input", value, r * self.dt, np.zeros(1))
-        told = ir.Lif(inf, threshold, False)
+        told = ir.Lif(inf, threshold, False, strict=True)
         return self._neuron(name, self.about.neuron(name, told) if self.about else told, value)
 
     def _threshold(self, name: str, node: Members) -> float:
         if "v_reset" in node and _array(name, node, "v_reset").any():
             raise ModelError(name, "a reset to another potential than zero is not supported", "Train with v_reset 0.")
-        return _next(_uniform(name, node, "v_threshold"))
+        return _uniform(name, node, "v_threshold")
 
     def _cuba_gain(self, name: str, node: Members) -> np.ndarray:
         current = _same(name, "tau_syn", _array(name, node, "tau_syn") / self.dt)
@@ -359,11 +360,6 @@ def _same(name: str, key: str, values: np.ndarray) -> float:
             "All neurons of a population must share it.",
         )
     return float(values.flat[0])
-
-
-def _next(threshold: float) -> float:
-    """The smallest fp32 number above: v > threshold is v >= this."""
-    return float(np.nextafter(np.float32(threshold), np.float32(inf)))
 
 
 def _per_channel(name: str, values: np.ndarray, shape: ir.Shape) -> np.ndarray:

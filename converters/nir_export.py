@@ -163,7 +163,9 @@ class _Written:
         def full(value: float) -> Any:
             return np.full(shape, value, self.dtype)
 
-        threshold = full(np.nextafter(np.float32(lif.v_threshold), np.float32(-inf)))
+        # at the fp32 number before the threshold, v > v_threshold is v >= threshold
+        at = np.float32(lif.v_threshold)
+        threshold = full(float(at if lif.strict else np.nextafter(at, np.float32(-inf))))
         if lif.tau == inf:
             return self.nir.IF(full(1 / USUAL_DT), threshold, full(0))
         tau, r = full(lif.tau * USUAL_DT), full(1 if lif.decay_input else lif.tau)

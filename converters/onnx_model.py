@@ -38,12 +38,16 @@ from spikformer_deploy.images import Preprocess
 
 GRAPH = "spiking_model"
 FUNCTIONS = {
-    "LifHardResetDecayInput": (True, False),
-    "LifHardReset": (False, False),
-    "LifSoftResetDecayInput": (True, True),
-    "LifSoftReset": (False, True),
+    "LifHardResetDecayInput": (True, False, False),
+    "LifHardReset": (False, False, False),
+    "LifSoftResetDecayInput": (True, True, False),
+    "LifSoftReset": (False, True, False),
+    "LifHardResetDecayInputStrict": (True, False, True),
+    "LifHardResetStrict": (False, False, True),
+    "LifSoftResetDecayInputStrict": (True, True, True),
+    "LifSoftResetStrict": (False, True, True),
 }
-"""Names of the local functions; whether the input decays, and whether the reset is soft."""
+"""Names of the local functions; whether the input decays, the reset is soft, and the comparison strict."""
 
 
 def write_model(
@@ -79,7 +83,7 @@ def to_model(graph: Graph, record: Sequence[str] = (), notes: str = "") -> Any:
         maps = nodes.shaped(values[name], graph.time_steps, -1, *graph[name].shape)
         nodes.node("Transpose", maps, name=name, perm=[1, 0, 2, 3, 4])
         made.append(nodes.info(name, np.float32, ["N", graph.time_steps, *graph[name].shape]))
-    kinds = sorted({(n.op.decay_input, n.op.soft_reset) for n in graph.of(Lif) if isinstance(n.op, Lif)})
+    kinds = sorted({(op.decay_input, op.soft_reset, op.strict) for n in graph.of(Lif) if isinstance(op := n.op, Lif)})
     functions = tuple(lif_function(nodes.onnx, *kind) for kind in kinds)
     what = f"Spiking network, T = {graph.time_steps}, batch normalisation folded; sha256 {graph.digest()}"
     return nodes.model(GRAPH, given, made, what, functions, notes)
@@ -109,10 +113,10 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
         case BatchNorm(gamma, beta, mean, var, eps):
             statistics = [nodes.parameter(p) for p in (gamma, beta, mean, var)]
             return nodes.node("BatchNormalization", inputs[0], *statistics, epsilon=eps)
-        case Lif(tau, v_threshold, decay_input, soft_reset):
+        case Lif(tau, v_threshold, decay_input, soft_reset, strict):
             by_step = nodes.shaped(inputs[0], steps, -1, *node.shape)
             called: dict[str, Any] = {"domain": LOCAL, "tau": tau, "v_threshold": v_threshold}
-            return nodes.shaped(nodes.node(_name(decay_input, soft_reset), by_step, **called), -1, *node.shape)
+            return nodes.shaped(nodes.node(_name(decay_input, soft_reset, strict), by_step, **called), -1, *node.shape)
         case MaxPool2d(kernel, stride, (py, px)):
             pads = [py, px, py, px]
             return nodes.node("MaxPool", inputs[0], kernel_shape=list(kernel), strides=list(stride), pads=pads)
@@ -152,11 +156,11 @@ def _attention(nodes: Nodes, node: Node, heads: int, scale: float, inputs: list[
     return nodes.node("Mul", merged, nodes.parameter(scale))
 
 
-def _name(decay_input: bool, soft_reset: bool) -> str:
-    return next(name for name, kind in FUNCTIONS.items() if kind == (decay_input, soft_reset))
+def _name(decay_input: bool, soft_reset: bool, strict: bool) -> str:
+    return next(name for name, kind in FUNCTIONS.items() if kind == (decay_input, soft_reset, strict))
 
 
-def lif_function(onnx: Any, decay_input: bool, soft_reset: bool) -> Any:
+def lif_function(onnx: Any, decay_input: bool, soft_reset: bool, strict: bool) -> Any:
     """LIF as a local function: x (T, N, C, Y, X) float32 -> spikes; attributes tau, v_threshold (see graph.ir.Lif)."""
     node, info, real = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     if decay_input:
@@ -168,7 +172,7 @@ def lif_function(onnx: Any, decay_input: bool, soft_reset: bool) -> Any:
     else:
         charge = [node("Mul", ["v", "decay"], ["kept"]), node("Add", ["kept", "x_t"], ["h"])]
     fire = [
-        node("GreaterOrEqual", ["h", "threshold"], ["fired"]),
+        node("Greater" if strict else "GreaterOrEqual", ["h", "threshold"], ["fired"]),
         *([node("Sub", ["h", "threshold"], ["reset"])] if soft_reset else []),
         node("Where", ["fired", "reset" if soft_reset else "zero", "h"], ["after"]),
         node("Cast", ["fired"], ["s"], to=real),
@@ -190,7 +194,7 @@ def lif_function(onnx: Any, decay_input: bool, soft_reset: bool) -> Any:
     ]
     opset = [onnx.helper.make_opsetid("", OPSET)]
     return onnx.helper.make_function(
-        LOCAL, _name(decay_input, soft_reset), ["x"], ["spikes"], body, opset, ["tau", "v_threshold"]
+        LOCAL, _name(decay_input, soft_reset, strict), ["x"], ["spikes"], body, opset, ["tau", "v_threshold"]
     )
 
 

@@ -281,17 +281,18 @@ class _Graph(Nodes):
 def _update(onnx: Any, lif: Lif, bias: str, threshold: str) -> Any:
     """The body of a Scan: one time step of a LIF, (v, u, input) -> (v, u, spikes, v)."""
     node, integer = onnx.helper.make_node, onnx.TensorProto.INT64
-    held = {"decay": lif.decay, "current": lif.current, "one": 4096, "zero": 0}
+    held = {"decay": lif.decay, "current": lif.current, "one": 4096, "zero": 0, "round_up": lif.round_up}
     constants = [onnx.numpy_helper.from_array(np.array(v, np.int64), k) for k, v in held.items()]
     if lif.kind == "programmable":  # floor: Mod of a positive divisor is never negative
         leak = [
-            node("Mul", ["v", "decay"], ["product"]),
+            node("Mul", ["v", "decay"], ["scaled"]),
+            node("Add", ["scaled", "round_up"], ["product"]),
             node("Mod", ["product", "one"], ["remainder"]),
             node("Sub", ["product", "remainder"], ["whole"]),
             node("Div", ["whole", "one"], ["leaked"]),
             node("Mul", ["u", "zero"], ["carried"]),
         ]
-        fires = "GreaterOrEqual"
+        fires = "Greater" if lif.strict else "GreaterOrEqual"
     else:  # toward zero
         leak = [*_toward_zero(node, "v", "decay", "leaked"), *_toward_zero(node, "u", "current", "carried")]
         fires = "Greater"

@@ -195,7 +195,7 @@ class _Walk:
     def _lif(self, place: str, node: Any, inputs: list[Any], attributes: dict[str, Any]) -> Value:
         op = ir.Lif(float(attributes["tau"]), float(attributes["v_threshold"]), *FUNCTIONS[node.op_type])
         op = self.about.neuron(place, op) if self.about else op
-        args = (*inputs, op.tau, op.v_threshold, op.decay_input, 4.0, op.soft_reset)
+        args = (*inputs, op.tau, op.v_threshold, op.decay_input, 4.0, op.soft_reset, op.strict)
         value = self.call(_Node(place, node.op_type, "", inputs, {}), "spikformer.lif", args, ())
         assert isinstance(value, Value)
         return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -55,10 +55,12 @@ def built(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]]) -> Any:
 
 def _dataclass(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]]) -> Any:
     hints = get_type_hints(kind)
-    wanted = [f.name for f in fields(kind) if f.init]
-    if set(raw) != {"type", *wanted} or raw["type"] != kind.__name__:
+    names = {f.name for f in fields(kind) if f.init}
+    # what a field with a default adds came later: files of before lack it, and mean the default
+    needed = {f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING}
+    if not needed <= set(raw) - {"type"} <= names or raw["type"] != kind.__name__:
         raise ValueError(f"fields {sorted(raw)} instead of those of {kind.__name__}")
-    return kind(**{name: built(hints[name], raw[name], tensors) for name in wanted})
+    return kind(**{name: built(hints[name], raw[name], tensors) for name in names & set(raw)})
 
 
 def checksum(structure: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> str:

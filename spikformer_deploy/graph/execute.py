@@ -88,9 +88,9 @@ def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
         case BatchNorm(gamma, beta, mean, var, eps):
             statistics, affine = [[_parameter(p, x) for p in pair] for pair in ((mean, var), (gamma, beta))]
             return F.batch_norm(x, statistics[0], statistics[1], affine[0], affine[1], False, 0.0, eps)
-        case Lif(tau, v_threshold, decay_input, soft_reset):
+        case Lif(tau, v_threshold, decay_input, soft_reset, strict):
             by_step = x.unflatten(0, (graph.time_steps, -1))
-            return lif(by_step, tau, v_threshold, decay_input, 4.0, soft_reset).flatten(0, 1)
+            return lif(by_step, tau, v_threshold, decay_input, 4.0, soft_reset, strict).flatten(0, 1)
         case MaxPool2d(kernel, stride, padding):
             return F.max_pool2d(x, kernel, stride, padding)
         case AvgPool2d(kernel, stride):

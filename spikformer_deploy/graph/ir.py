@@ -70,7 +70,7 @@ class Lif:
     """Leaky integrate-and-fire population.
 
         h[t] = v[t-1] + (x[t] - v[t-1]) / tau     (decay_input; else v[t-1] * (1 - 1 / tau) + x[t])
-        s[t] = h[t] >= v_threshold
+        s[t] = h[t] >= v_threshold                (strict: h[t] > v_threshold)
         v[t] = 0 if s[t] else h[t]                (soft_reset: h[t] - v_threshold if s[t])
 
     tau is at least 1; infinite: no leak (integrate and fire), without decay_input.
@@ -81,6 +81,7 @@ class Lif:
     v_threshold: float = 1.0
     decay_input: bool = True
     soft_reset: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

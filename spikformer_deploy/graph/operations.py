@@ -217,7 +217,7 @@ def _lif(call: Call) -> Value:
     if value.dims[0] != axis("T", call.batch.time_steps):
         raise call.refuse(f"the LIF sees {axes.show(value.dims)}: its first dimension must be the time axis alone")
     tau, v_threshold, decay_input = call.args[1:4]
-    op = ir.Lif(tau, v_threshold, decay_input, bool(call.argument(5, False)))
+    op = ir.Lif(tau, v_threshold, decay_input, bool(call.argument(5, False)), bool(call.argument(6, False)))
     return call.add(op, (value.name,), call.batch.shape(value.name), value.dims)
 
 

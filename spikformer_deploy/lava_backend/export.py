@@ -104,6 +104,7 @@ def _population(population: Population, prefix: str, arrays: dict[str, np.ndarra
                 "shift": lif.shift,
                 "current": lif.current,
                 "soft": lif.soft,
+                "strict": lif.strict,
                 **parameters,
             }
         case Or():

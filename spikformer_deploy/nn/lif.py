@@ -7,23 +7,33 @@ from torch import Tensor, nn
 
 
 @torch.library.custom_op("spikformer::lif", mutates_args=())
-def lif(x: Tensor, tau: float, v_threshold: float, decay_input: bool, alpha: float, soft_reset: bool = False) -> Tensor:
+def lif(
+    x: Tensor,
+    tau: float,
+    v_threshold: float,
+    decay_input: bool,
+    alpha: float,
+    soft_reset: bool = False,
+    strict: bool = False,
+) -> Tensor:
     """Spikes of a LIF, for all T steps of `x`.
 
         h[t] = v[t-1] + (x[t] - v[t-1]) / tau      (decay_input; else v[t-1] * (1 - 1 / tau) + x[t])
-        s[t] = h[t] >= v_threshold ;  v[t] = (1 - s[t]) * h[t]  (soft_reset: h[t] - s[t] * v_threshold) ;  v[-1] = 0
+        s[t] = h[t] >= v_threshold  (strict: h[t] > v_threshold)
+        v[t] = (1 - s[t]) * h[t]  (soft_reset: h[t] - s[t] * v_threshold) ;  v[-1] = 0
 
     x (T, ...) float; returns s (T, ...) of x's dtype, 0 or 1.  The gradient is that of backpropagation through time
     with the reset detached and the sigmoid surrogate of slope `alpha` for the comparison.
     Source: Zhou et al. 2023 (Spikformer), eq. 1-3; settings of the official code.
     """
     spikes = torch.empty_like(x)
+    fire = torch.gt if strict else torch.ge
     h = _first_charge(x[0], tau, decay_input)
     for t in range(len(x)):
         if t:
             _reset(h, spikes[t - 1], v_threshold, soft_reset)
             h = _charge(h, x[t], tau, decay_input)
-        torch.ge(h, v_threshold, out=spikes[t])
+        fire(h, v_threshold, out=spikes[t])
     return spikes
 
 
@@ -43,7 +53,15 @@ def _charge(v: Tensor, x: Tensor, tau: float, decay_input: bool) -> Tensor:
 
 
 @lif.register_fake
-def _(x: Tensor, tau: float, v_threshold: float, decay_input: bool, alpha: float, soft_reset: bool = False) -> Tensor:
+def _(
+    x: Tensor,
+    tau: float,
+    v_threshold: float,
+    decay_input: bool,
+    alpha: float,
+    soft_reset: bool = False,
+    strict: bool = False,
+) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -87,13 +105,14 @@ def _(
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, *ctx.settings = inputs
+    # the gradient does not depend on what happens exactly at the threshold
+    x, *ctx.settings, _ = inputs
     ctx.save_for_backward(x, output)
 
 
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     x, spikes = ctx.saved_tensors
-    return _lif_backward(grad, x, spikes, *ctx.settings), None, None, None, None, None
+    return _lif_backward(grad, x, spikes, *ctx.settings), None, None, None, None, None, None
 
 
 lif.register_autograd(_backward, setup_context=_setup_context)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection, Window
+from spikformer_deploy.quantize.network import DECAY_ONE, Attention, Conv, Network, Projection, Window
 
 Int: TypeAlias = NDArray[np.int64]
 
@@ -19,19 +19,21 @@ def weighted_range(weight: NDArray[np.integer], max_out: int) -> tuple[Int, Int]
 
 
 def membrane_range(
-    low: Int, high: Int, threshold: Int, decay: int, time_steps: int, soft: bool = False
+    low: Int, high: Int, threshold: Int, decay: int, time_steps: int, soft: bool = False, strict: bool = False
 ) -> tuple[Int, Int]:
     """Range of a LIF's potential before the reset, (C,), from the range of its drive in one step.
 
     Above, only one step counts with a hard reset: after the comparison the potential is below the threshold, or zero;
     with a soft one, what stays above it piles up.
+    Strict neurons stay at their threshold without firing, and round up.
     Below, `time_steps` steps of the lowest drive pile up, decaying by floor (the worst of both kinds).
     """
-    rest = np.maximum(threshold - 1, 0) * decay >> 12
+    silent, up = (threshold, DECAY_ONE - 1) if strict else (threshold - 1, 0)
+    rest = np.maximum(silent, 0) * decay + up >> 12
     highest = np.maximum(rest, 0) + np.maximum(high, 0)
     for _ in range(time_steps - 1 if soft else 0):
-        after = np.maximum(threshold - 1, highest - threshold)
-        highest = (np.maximum(after, 0) * decay >> 12) + np.maximum(high, 0)
+        after = np.maximum(silent, highest - threshold)
+        highest = (np.maximum(after, 0) * decay + up >> 12) + np.maximum(high, 0)
     lowest = np.zeros_like(low)
     for _ in range(time_steps):
         lowest = (lowest * decay >> 12) + np.minimum(low, 0)

@@ -61,6 +61,7 @@ def _check_population(network: Network, population: Population) -> None:
             _demand(0 <= lif.current < DECAY_ONE, name, f"a decay of the current of {lif.current}")
             _demand(lif.kind == "stock" or not lif.current, name, "a programmable neuron with a current")
             _demand(lif.kind == "programmable" or not lif.soft, name, "a stock neuron with a soft reset")
+            _demand(lif.kind == "programmable" or not lif.strict, name, "a stock neuron that is said to be strict")
             _demand(lif.threshold.shape == (channels,) and lif.threshold.dtype == np.int64, name, "its thresholds")
             good = lif.bias.shape in ((channels,), population.shape) and lif.bias.dtype == np.int64
             _demand(good, name, f"biases of shape {lif.bias.shape} and type {lif.bias.dtype}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,24 @@ class Decay:
     floors_exactly: bool
 
 
-Rule: TypeAlias = tuple[Decay, int, str, bool]
-"""(decay, time steps, kind of the LIF, whether its reset is soft)."""
+class Rule(NamedTuple):
+    """How a LIF of the model behaves: in `kind` neurons of the target, for `time_steps` steps."""
+
+    decay: Decay
+    time_steps: int
+    kind: str
+    soft: bool
+    strict: bool
+
+    @property
+    def bits_for_decay(self) -> int | None:
+        """Fractional bits that drive and state need so that no step rounds the potential; None: no number is enough.
+
+        Programmable neurons round whole numbers away without changing a spike where the decay halves: they need none.
+        """
+        if self.time_steps == 1 or (self.kind == "programmable" and self.decay.floors_exactly):
+            return 0
+        return None if self.decay.bits_per_step is None else (self.time_steps - 1) * self.decay.bits_per_step
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,12 +74,14 @@ def decay_of(tau: float) -> Decay:
 
 def with_range(threshold: Int, shift: int, bias: Int, low: Int, high: Int, rule: Rule) -> Attempt:
     """The attempt with the range of the potential that follows from that of the drive, (low, high)."""
-    decay, time_steps, kind, soft = rule
-    if kind == "stock":
+    decay, steps = rule.decay.numerator, rule.time_steps
+    if rule.kind == "stock":
+        # stock neurons fire above their threshold: one less is at it
+        own = threshold if rule.strict else threshold - 1
         low, high = low << STOCK_SHIFT, high << STOCK_SHIFT
-        lowest, highest = membrane_range(low, high, threshold << STOCK_SHIFT, decay.numerator, time_steps)
-        return Attempt(threshold - 1, shift, bias, lowest, highest)
-    lowest, highest = membrane_range(low, high, threshold, decay.numerator, time_steps, soft)
+        lowest, highest = membrane_range(low, high, (own << STOCK_SHIFT) + 1, decay, steps)
+        return Attempt(own, shift, bias, lowest, highest)
+    lowest, highest = membrane_range(low, high, threshold, decay, steps, rule.soft, rule.strict)
     return Attempt(threshold, shift, bias, lowest, highest)
 
 
@@ -77,11 +95,19 @@ def fits(attempt: Attempt, limits: CoreLimits, kind: str) -> bool:
 
 
 def lif_of(attempt: Attempt, rule: Rule) -> Lif:
-    decay, time_steps, kind, soft = rule
-    needed = None if decay.bits_per_step is None else (time_steps - 1) * decay.bits_per_step
-    exact = time_steps == 1 or (kind == "programmable" and decay.floors_exactly)
-    exact = exact or (needed is not None and attempt.shift >= needed)
-    return Lif(kind, decay.numerator, attempt.shift, frozen(attempt.threshold), frozen(attempt.bias), exact, soft=soft)
+    needed = rule.bits_for_decay
+    # a bias has bits of its own below those of the sums: it decays without rounding where those are zero
+    exact = needed is not None and attempt.shift >= needed and not np.any(attempt.bias % 2**needed)
+    return Lif(
+        rule.kind,
+        rule.decay.numerator,
+        attempt.shift,
+        frozen(attempt.threshold),
+        frozen(attempt.bias),
+        exact,
+        soft=rule.soft,
+        strict=rule.strict and rule.kind == "programmable",
+    )
 
 
 def within(bounds: tuple[int, int], bits: int) -> bool:

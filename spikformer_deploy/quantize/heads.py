@@ -12,6 +12,7 @@ from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.quantize.bounds import weighted_range
 from spikformer_deploy.quantize.currents import Current, ReadoutTerm
 from spikformer_deploy.quantize.fitting import OBSERVED_MARGIN, Int, Made, margin_of, within
+from spikformer_deploy.quantize.grids import grid_steps, none_below, weight_error
 from spikformer_deploy.quantize.network import Accumulator, Population, Projection, Readout
 from spikformer_deploy.quantize.settings import Settings
 from spikformer_deploy.values import frozen
@@ -44,7 +45,8 @@ def make_accumulator(
     for bits in range(settings.weight_bits, min(FEWEST_HEAD_BITS, settings.weight_bits) - 1, -1):
         scale, weights, bias = _readout(terms, current, time_steps, bits)
         proven = _readout_range(terms, weights, bias, time_steps)
-        head = _head(name, terms, weights, bias, scale / time_steps, proven)
+        errors = [weight_error(term.weight / scale, weight) for term, weight in zip(terms, weights, strict=True)]
+        head = _head(name, terms, weights, bias, scale / time_steps, proven, none_below(max(errors)))
         if within(proven, limits.state_bits):
             return *head, "static", margin_of(proven, limits)
         if seen is None:
@@ -58,7 +60,13 @@ def make_accumulator(
 
 
 def _head(
-    name: str, terms: list[ReadoutTerm], weights: list[Int], bias: Int, scale: float, bounds: tuple[int, int]
+    name: str,
+    terms: list[ReadoutTerm],
+    weights: list[Int],
+    bias: Int,
+    scale: float,
+    bounds: tuple[int, int],
+    rounding: float,
 ) -> tuple[Population, tuple[Projection, ...]]:
     classes = len(bias)
     neuron = Accumulator(frozen(bias), frozen(np.full(classes, scale)))
@@ -66,13 +74,16 @@ def _head(
         Projection((term.source,), name, Readout(frozen(weight, np.int8)))
         for term, weight in zip(terms, weights, strict=True)
     )
-    return Population(name, (classes, 1, 1), neuron, 0, bounds), projections
+    return Population(name, (classes, 1, 1), neuron, 0, bounds, rounding), projections
 
 
 def _readout(terms: list[ReadoutTerm], current: Current, time_steps: int, bits: int) -> tuple[float, list[Int], Int]:
     """(scale, weights, bias) of a head with so many weight bits: real sum over the steps = integer * scale."""
     peak = max(float(np.abs(term.weight).max(initial=0.0)) for term in terms) or 1.0
-    scale = peak / (2 ** (bits - 1) - 1)
+    largest = 2 ** (bits - 1) - 1
+    # one step for all classes, or none: the logits of classes are compared
+    steps = grid_steps(np.concatenate([t.weight.reshape(1, -1) for t in terms], 1), largest)
+    scale = peak / largest if steps is None else float(steps[0])
     weights = [np.rint(term.weight / scale).astype(np.int64) for term in terms]
     return scale, weights, np.rint(current.bias * time_steps / scale).astype(np.int64)
 

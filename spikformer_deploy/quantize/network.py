@@ -22,6 +22,7 @@ Int: TypeAlias = NDArray[np.int64]
 
 DECAY_ONE = 4096
 """Decays are multiples of 1 / 4096: 12 bits on Loihi 1 and in Lava (facts of lava.proc.lif)."""
+ROUNDING_UNKNOWN = -1.0
 STOCK_SHIFT = 6
 """lava.proc.lif and Loihi 1 hold membrane, input and threshold in units shifted left by 6 bits."""
 
@@ -49,6 +50,7 @@ class Lif:
 
     kind "programmable" (Loihi 2 microcode):
         v = floor(v * decay / 4096) + (a << shift) + bias ;  s = v >= threshold ;  v = 0 where s
+        strict: v = ceil(v * decay / 4096) + (a << shift) + bias ;  s = v > threshold ;  v = 0 where s
     kind "stock" (Loihi 1, lava.proc.lif, toward-zero decay, everything << 6):
         u = sign(u) * (|u| * current >> 12) + ((a << shift) << 6)
         v = sign(v) * (|v| * decay >> 12) + u + (bias << 6) ;  s = v > (threshold << 6) ;  v = 0 where s
@@ -58,6 +60,8 @@ class Lif:
     threshold  (C,) int64; the scale groups are the sets of channels that share a threshold
     bias       (C,) or (C, Y, X) int64 (a map where zero padding in normalised space needs one)
     current    numerator of the current's decay / 4096; 0: forgotten every step, as in all Spikformers
+    strict     of a programmable neuron: it fires above its threshold and not at it.  Rounding up keeps that exact:
+               a potential is above a whole number exactly where its ceiling is (stock neurons always compare so)
     exact      (this one is about T): the real-valued LIF with the same integer weights gives the same spikes
     """
 
@@ -69,6 +73,17 @@ class Lif:
     exact: bool = True
     current: int = 0
     soft: bool = False
+    strict: bool = False
+
+    @property
+    def round_up(self) -> int:
+        """What is added to v * decay before the division by 4096: nothing to floor, 4095 to round up."""
+        return DECAY_ONE - 1 if self.strict else 0
+
+    @property
+    def fires_from(self) -> Int:
+        """(C,) the smallest potential at which a programmable neuron fires."""
+        return self.threshold + 1 if self.strict else self.threshold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,6 +142,8 @@ class Population:
 
     max_out   largest magnitude a neuron can send in one step (1 for spikes, 0 for an Accumulator)
     bounds    (low, high) of the state in any run, proven or observed (see Network.bounds)
+    rounding  largest relative error that rounding left: of a weight (against the largest of its channel) or of a bias
+              or threshold (against the threshold); 0: none; ROUNDING_UNKNOWN in programs that were written before
     """
 
     name: str
@@ -134,6 +151,7 @@ class Population:
     neuron: Neuron
     max_out: int
     bounds: tuple[int, int] = (0, 0)
+    rounding: float = ROUNDING_UNKNOWN
 
     @property
     def size(self) -> int:
@@ -251,6 +269,12 @@ class Network:
         """Whether every LIF is an exact execution of the real-valued one with the same integer weights."""
         return all(p.neuron.exact for p in self.populations if isinstance(p.neuron, Lif))
 
+    @property
+    def rounding(self) -> float | None:
+        """The largest relative error that the rounding of weights, biases and thresholds left; None: not recorded."""
+        rounded = [p.rounding for p in self.populations if isinstance(p.neuron, (Lif, Stream, Accumulator))]
+        return None if ROUNDING_UNKNOWN in rounded else max(rounded)
+
     def digest(self) -> str:
         """sha256 over the content."""
         return digest([self.populations, self.projections, self.time_steps, self.state_bits, self.mean, self.std])
@@ -270,7 +294,7 @@ class Network:
 def _show_neuron(neuron: Neuron) -> str:
     if isinstance(neuron, Lif):
         groups = np.unique(neuron.threshold)
-        kind = f"{neuron.kind} soft" if neuron.soft else neuron.kind
+        kind = neuron.kind + " soft" * neuron.soft + " strict" * neuron.strict
         return f"Lif[{kind} decay={neuron.decay} shift={neuron.shift} thresholds={groups.tolist()[:8]}]"
     return type(neuron).__name__
 

@@ -12,6 +12,7 @@ from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.quantize.bounds import weighted_range
 from spikformer_deploy.quantize.currents import ConvTerm, Current, UnitTerm
 from spikformer_deploy.quantize.fitting import OBSERVED_MARGIN, Int, Made, margin_of, within
+from spikformer_deploy.quantize.grids import none_below, weight_error
 from spikformer_deploy.quantize.network import Conv, Population, Projection
 from spikformer_deploy.quantize.network import Stream as Relay
 from spikformer_deploy.quantize.neurons import rounded_weights
@@ -41,7 +42,7 @@ def make_stream(
     bias = bias.astype(np.int64)
     flat = bias.reshape(len(bias), -1)
     low, high = flat.min(1), flat.max(1)
-    projections = []
+    projections, errors = [], [0.0]
     for term in current.terms:
         match term:
             case UnitTerm(source, window, scale, least, most):
@@ -51,6 +52,7 @@ def make_stream(
             case ConvTerm():
                 exponent = stream.exponents[term.layer]
                 weight = rounded_weights(term, 1 / (stream.unit * 2.0**exponent), settings)
+                errors.append(weight_error(term.weight / (stream.unit * 2.0**exponent)[:, None, None, None], weight))
                 conv = Conv(frozen(weight, np.int8), term.stride, term.padding, term.groups, exponent)
                 projections.append(Projection((term.source,), name, conv))
                 least, most = (x << exponent for x in weighted_range(weight, term.max_out))
@@ -60,7 +62,7 @@ def make_stream(
     proof = "static" if stream.proven else "observed"
     bounds, low, high = _bounds_of(name, low, high, proof, observed, stream.unit, limits)
     most_sent = int(max(abs(low.min()), abs(high.max())))
-    population = Population(name, current.shape, Relay(frozen(bias)), most_sent, bounds)
+    population = Population(name, current.shape, Relay(frozen(bias)), most_sent, bounds, none_below(max(errors)))
     return (population, tuple(projections), proof, margin_of(bounds, limits)), low, high
 
 
@@ -75,7 +77,11 @@ def make_pooled(name: str, term: UnitTerm, observed: Ranges, limits: CoreLimits)
     seen = int(np.rint(max(map(abs, observed(name))) * OBSERVED_MARGIN / term.scale.min()))
     drop = max(0, seen.bit_length() - HEAD_MESSAGE_BITS)
     most = -(-int(max(abs(low.min()), abs(high.max()))) >> drop)
-    population = Population(name, (len(low), 1, 1), Relay(frozen(np.zeros(len(low), np.int64)), drop), most, bounds)
+    # half a unit of what is kept, against the largest value
+    rounding = 2.0**drop / 2 / max(1, seen) if drop else 0.0
+    population = Population(
+        name, (len(low), 1, 1), Relay(frozen(np.zeros(len(low), np.int64)), drop), most, bounds, rounding
+    )
     projection = Projection((term.source,), name, term.window)
     return (
         (population, (projection,), proof, margin_of(bounds, limits)),

@@ -122,8 +122,8 @@ def step(population: Population, total: Int, state: Int | None, given: Int | Non
             return np.zeros_like(total), new, max(_largest(new), _largest(total))
         case Lif(kind="programmable"):
             drive = (total << neuron.shift) + _over_positions(neuron.bias)
-            v = (old * neuron.decay >> 12) + drive
-            spikes = v >= _over_positions(neuron.threshold)
+            v = (old * neuron.decay + neuron.round_up >> 12) + drive
+            spikes = v >= _over_positions(neuron.fires_from)
             reset = v - _over_positions(neuron.threshold) if neuron.soft else 0
             return spikes.astype(np.int64), np.where(spikes, reset, v), max(_largest(v), _largest(drive))
         case Lif(kind="stock"):

@@ -195,6 +195,13 @@ def _cores(run: Run) -> dict[str, Any]:
     }
 
 
+def _said(rounding: float | None) -> str:
+    """What rounding left of the model's weights, biases and thresholds, in words."""
+    if rounding is None:
+        return "not recorded in this program"
+    return f"largest relative error {rounding:.2g}" if rounding else "none: they are integers of the model's own grid"
+
+
 def _provenance(run: Run) -> dict[str, str]:
     source = run.program.provenance
     settings = ", ".join(f"{k} = {v}" for k, v in source.get("settings", {}).items())
@@ -207,7 +214,8 @@ def _provenance(run: Run) -> dict[str, str]:
         "settings": settings,
         "calibrated on": f"{calibration.get('images')} images: {calibration.get('data')}",
         "integer ranges": f"{bounds}; the state is {network.margin:.2f} times the largest bound",
-        "exact execution of the quantized network": "yes" if network.exact else "no: the decay needs more bits",
+        "execution is exact": "yes" if network.exact else "no: the decay needs more bits",
+        "rounding of the weights": _said(network.rounding),
         "executor": f"{run.backend}, {run.kernels} kernels",
         "versions": versions,
     }

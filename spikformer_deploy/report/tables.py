@@ -33,6 +33,8 @@ def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib
         "words": {s: int(w) for s, w in zip(SECTIONS, mapping.words.sum(0), strict=True)},
         "busiest_core_words": int(mapping.words.sum(1).max()),
         "exact": network.exact,
+        "execution_exact": network.exact,
+        "rounding": {"exact": network.rounding == 0.0, "largest_relative_error": network.rounding},
         "bounds": network.bounds,
         "margin": network.margin,
         "objective": explained.get("objective"),

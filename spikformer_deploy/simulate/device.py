@@ -219,10 +219,10 @@ def _lif(state: _State, population: Population, neuron: Lif) -> tuple[Tensor, Te
     peak = torch.zeros((), dtype=totals.dtype, device=totals.device)
     for t in range(steps):
         arriving = totals[:, min(t, totals.shape[1] - 1)] << neuron.shift + extra
-        u = arriving if not neuron.current else _decayed(u, neuron.current, stock) + arriving
+        u = arriving if not neuron.current else _decayed(u, neuron.current, stock, 0) + arriving
         drive = u + (bias << extra)
-        h = _decayed(v, neuron.decay, stock) + drive
-        fired = h > (threshold << extra) if stock else h >= threshold
+        h = _decayed(v, neuron.decay, stock, neuron.round_up) + drive
+        fired = h > (threshold << extra) if stock or neuron.strict else h >= threshold
         v = torch.where(fired, h - threshold, h) if neuron.soft else h.masked_fill(fired, 0)
         spikes[:, t] = fired
         peak = torch.maximum(peak, torch.maximum(h.abs().max(), drive.abs().max()))
@@ -233,10 +233,10 @@ def _lif(state: _State, population: Population, neuron: Lif) -> tuple[Tensor, Te
     return spikes, kept, int(peak)
 
 
-def _decayed(v: Tensor, decay: int, stock: bool) -> Tensor:
+def _decayed(v: Tensor, decay: int, stock: bool, round_up: int) -> Tensor:
     if stock:
         return v.sign() * (v.abs() * decay >> 12)
-    return v >> 1 if decay == DECAY_ONE // 2 else v * decay >> 12
+    return v >> 1 if decay == DECAY_ONE // 2 and not round_up else v * decay + round_up >> 12
 
 
 def _sums(state: _State, plan: SumsPlan, population: Population) -> Tensor:

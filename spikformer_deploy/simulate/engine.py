@@ -286,6 +286,7 @@ def _lif(
                     plan.bias_of,
                     *place,
                     neuron.soft,
+                    neuron.strict,
                 )
             largest = max(largest, int(peak.max(initial=0)))
     return out, membrane if record else None, largest

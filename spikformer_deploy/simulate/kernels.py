@@ -35,10 +35,12 @@ def lif_any(
     membrane: Array,
     peak: Array,
     soft: bool,
+    strict: bool,
 ) -> None:
     """Both kinds of LIF, any decay, in 64-bit integers; after a spike v is 0, or v - threshold (soft).
 
     programmable  v = (v * decay >> 12) + (sums << shift) + bias, fire at v >= threshold
+    strict        v = (v * decay + 4095 >> 12) + (sums << shift) + bias, fire at v > threshold
     stock         u = sign(u) * (|u| * current >> 12) + (sums << shift << 6)
                   v = sign(v) * (|v| * decay >> 12) + u + (bias << 6), fire at v > threshold << 6
     Arrays as in halving.lif_halving, threshold and bias int64.
@@ -47,6 +49,7 @@ def lif_any(
     given, positions = sums.shape[1], sums.shape[2]
     blocks = peak.shape[1]
     extra = STOCK_SHIFT if stock else 0
+    above, round_up = stock or strict, 4095 if strict else 0
     for index in prange(images * blocks):
         n, start = index // blocks, index % blocks * positions // blocks
         size = (index % blocks + 1) * positions // blocks - start
@@ -67,10 +70,10 @@ def lif_any(
                         drive += carried
                         largest = max(largest, abs(u[i, c]))
                     old = v[i, c]
-                    kept = -((-old * decay) >> 12) if stock and old < 0 else (old * decay) >> 12
+                    kept = -((-old * decay) >> 12) if stock and old < 0 else (old * decay + round_up) >> 12
                     h = kept + drive
                     largest = max(largest, max(abs(h), abs(drive)))
-                    fires = h > (threshold[c] << extra) if stock else h >= threshold[c]
+                    fires = h > (threshold[c] << extra) if above else h >= threshold[c]
                     out[n, t, place, c] = fires
                     v[i, c] = (h - threshold[c] if soft else 0) if fires else h
             if membrane.size:

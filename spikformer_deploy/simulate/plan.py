@@ -148,7 +148,7 @@ def _sums_plan(network: Network, population: Population, neuron: Lif | Stream | 
     threshold, halving = np.zeros(0, np.int64), False
     if isinstance(neuron, Lif):
         largest = (delivered << neuron.shift) + int(np.abs(bias).max(initial=0))
-        plain = neuron.kind == "programmable" and not neuron.soft
+        plain = neuron.kind == "programmable" and not (neuron.soft or neuron.strict)
         halving = plain and neuron.decay == DECAY_ONE // 2 and largest < SMALL_SUM
         threshold = neuron.threshold
     kind = np.int32 if halving else np.int64

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.lif import LIF
-from spikformer_deploy.quantize.scales import largest_thresholds, scale_groups
+from spikformer_deploy.quantize.scales import largest_thresholds, least_error_thresholds, scale_groups
 
 PARAMETER_SETS = 8
 """Thresholds a core of Loihi 2 holds (hw_profiles/loihi2.toml): the granularity `group`."""
@@ -56,7 +56,9 @@ class RoundedSynapses(nn.Module):
     def _thresholds(self, folded: Tensor) -> Tensor:
         peaks = folded.abs().flatten(1).amax(1).cpu().numpy()
         groups, largest = scale_groups(peaks, "group", PARAMETER_SETS), 2 ** (self.bits - 1) - 1
-        thresholds = np.maximum(1, largest_thresholds(peaks, groups, self.gain, largest, LARGEST_THRESHOLD))
+        most = largest_thresholds(peaks, groups, self.gain, largest, LARGEST_THRESHOLD)
+        flat = folded.flatten(1).cpu().numpy()
+        thresholds = np.maximum(1, least_error_thresholds(flat, most, groups, self.gain))
         return torch.from_numpy(thresholds).to(folded).reshape(-1, *(1,) * (folded.ndim - 1))
 
 

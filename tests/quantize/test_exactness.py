@@ -1,5 +1,6 @@
 """Both kinds of LIF execute the real-valued recurrence without any error, and the proven ranges hold."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -7,8 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spikformer_deploy.graph import ir
+from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.quantize.bounds import membrane_range
+from spikformer_deploy.quantize.currents import ConvTerm, Current
 from spikformer_deploy.quantize.network import STOCK_SHIFT, Lif, Population
+from spikformer_deploy.quantize.neurons import make_lif
+from spikformer_deploy.quantize.settings import Settings
 from spikformer_deploy.reference.engine import step
 
 
@@ -112,3 +118,111 @@ def test_a_soft_reset_is_exact(sums: list[int], theta: int, decay: tuple[Fractio
     low, high = np.array([min(sums) << shift]), np.array([max(sums) << shift])
     lowest, highest = membrane_range(low, high, np.array([theta << shift]), numerator, len(sums), soft=True)
     assert max(peaks) <= max(abs(int(lowest[0])), abs(int(highest[0])))
+
+
+# --- strict thresholds, biases, and the LIFs that the compiler makes --------------------------------------------------
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    drives,
+    st.integers(1, 50),
+    st.sampled_from([(Fraction(1, 2), 2048), (Fraction(1), 4096), (Fraction(0), 0)]),
+    st.booleans(),
+)
+def test_strict_neurons_are_exact(sums: list[int], theta: int, decay: tuple[Fraction, int], soft: bool) -> None:
+    """Fire at V > theta, rounding up: no bits are needed, potentials at the threshold stay, the proven range holds."""
+    v, expected = Fraction(0), []
+    for a in sums:
+        v = decay[0] * v + a
+        expected.append(int(v > theta))
+        if expected[-1]:
+            v = v - theta if soft else Fraction(0)
+    neuron = Lif("programmable", decay[1], 0, np.array([theta]), np.array([0]), soft=soft, strict=True)
+    found, peaks = integer_spikes(neuron, sums)
+    assert found == expected
+    low, high = np.array([min(sums)]), np.array([max(sums)])
+    lowest, highest = membrane_range(low, high, np.array([theta]), decay[1], len(sums), soft, strict=True)
+    assert max(peaks) <= max(abs(int(lowest[0])), abs(int(highest[0])))
+
+
+def test_rounding_down_would_miss_strict_spikes() -> None:
+    """The control: floor(V) > theta misses potentials less than one above the threshold."""
+    sums, theta = [3, 3], 4
+    strict = Lif("programmable", 2048, 0, np.array([theta]), np.array([0]), strict=True)
+    floored = Lif("programmable", 2048, 0, np.array([theta + 1]), np.array([0]))
+    assert integer_spikes(strict, sums)[0] == [0, 1]
+    assert integer_spikes(floored, sums)[0] == [0, 0]
+
+
+eighths = st.integers(-24, 24).map(lambda n: n / 8)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.lists(eighths, min_size=3, max_size=3), min_size=2, max_size=2),
+    st.lists(st.one_of(eighths, st.floats(-1.5, 1.5)), min_size=2, max_size=2),
+    st.sampled_from(["loihi1", "loihi2 stock", "loihi2"]),
+    st.sampled_from([(2.0, True), (2.0, False), (float("inf"), False), (4.0, True), (1.0, False)]),
+    st.booleans(),
+    st.integers(1, 5),
+    st.integers(0, 2**16),
+)
+def test_a_lif_that_says_exact_is(
+    weights: list[list[float]],
+    biases: list[float],
+    target: str,
+    leak: tuple[float, bool],
+    strict: bool,
+    time_steps: int,
+    seed: int,
+) -> None:
+    """The integers of make_lif, stock or not, strict or not, with biases, against rational numbers."""
+    limits = load_profile(target.split()[0]).limits
+    kind = "programmable" if target == "loihi2" else "stock"
+    real = np.array(weights)[:, :, None, None]
+    term = ConvTerm("conv", "in", real, (1, 1), (0, 0), 1, 1)
+    current = Current((term,), np.array(biases), (2, 1, 1))
+    op = ir.Lif(leak[0], 1.0, leak[1], strict=strict)
+    largest = np.abs(real).sum() + np.abs(biases).sum()
+    options = Settings(8, "group", kind, None)
+    made = make_lif("lif", op, current, lambda _: (-largest * 4, largest * 4), time_steps, limits, options)
+    population, (projection,), *_ = made
+    lif = population.neuron
+    assert isinstance(lif, Lif)
+    # biases of fp32 are only equal to what was given within fp32: ties are for eighths
+    on_grid = population.rounding == 0 and all(float(b * 8).is_integer() for b in biases)
+    frames = np.random.default_rng(seed).integers(0, 2, (time_steps, 3))
+    sums = frames @ projection.synapse.weight[:, :, 0, 0].T.astype(np.int64)
+    if not lif.exact:
+        return
+    decay = 1 - Fraction(1) / Fraction(leak[0]) if np.isfinite(leak[0]) else Fraction(1)
+    one = 2**lif.shift
+    for channel in range(2):
+        theta = Fraction(int(lif.threshold[channel]) + (kind == "stock" and not strict), one)
+        bias = Fraction(int(lif.bias[channel]), one)
+        expected = rational(sums[:, channel].tolist(), bias, theta, decay, strict)
+        assert integer_spikes(only(lif, channel), sums[:, channel].tolist())[0] == expected
+        if on_grid:
+            gain = Fraction(1, 2) if leak == (2.0, True) else Fraction(1, 4) if leak == (4.0, True) else Fraction(1)
+            exact = [
+                sum((Fraction(w) * int(x) for w, x in zip(weights[channel], f, strict=True)), Fraction(0))
+                for f in frames
+            ]
+            drive = [(x + Fraction(biases[channel])) * gain for x in exact]
+            assert integer_spikes(only(lif, channel), sums[:, channel].tolist())[0] == rational(
+                drive, Fraction(0), Fraction(1), decay, strict
+            )
+
+
+def only(lif: Lif, channel: int) -> Lif:
+    return replace(lif, threshold=lif.threshold[[channel]], bias=lif.bias[[channel]])
+
+
+def rational(sums: list, bias: Fraction, theta: Fraction, decay: Fraction, strict: bool) -> list[int]:
+    v, spikes = Fraction(0), []
+    for a in sums:
+        v = decay * v + a + bias
+        spikes.append(int(v > theta if strict else v >= theta))
+        v = Fraction(0) if spikes[-1] else v
+    return spikes

@@ -130,6 +130,7 @@ def _neuron(population: Description, network: Description, arrays: Arrays, image
                 delay=delay,
                 state_bits=network["state_bits"],
                 soft=population["soft"],
+                strict=population["strict"],
                 layer=population["name"],
             )
         case "stock":

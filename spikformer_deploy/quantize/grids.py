@@ -65,10 +65,13 @@ def whole_thresholds(thresholds: Array, shift: int, strict: bool) -> NDArray[np.
     rounding of fp32 is taken as whole.
     """
     scaled = thresholds * 2.0**shift
-    nearest = np.rint(scaled)
-    whole = np.abs(scaled - nearest) <= SAME * scaled
     away = np.floor(scaled) if strict else np.ceil(scaled)
-    return np.maximum(1, np.where(whole, nearest, away)).astype(np.int64)
+    return np.where(are_whole(scaled), np.rint(scaled), away).astype(np.int64)
+
+
+def are_whole(values: Array) -> NDArray[np.bool_]:
+    """Which positive values are integers but for the rounding of fp32."""
+    return np.asarray(np.abs(values - np.rint(values)) <= SAME * values)
 
 
 def weight_error(real: Array, rounded: NDArray[np.int64]) -> float:

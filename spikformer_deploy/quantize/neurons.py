@@ -27,7 +27,7 @@ from spikformer_deploy.quantize.fitting import (
     margin_of,
     with_range,
 )
-from spikformer_deploy.quantize.grids import grid_steps, none_below, weight_error, whole_thresholds
+from spikformer_deploy.quantize.grids import are_whole, grid_steps, none_below, weight_error, whole_thresholds
 from spikformer_deploy.quantize.network import Attention, Conv, Population, Projection
 from spikformer_deploy.quantize.scales import largest_thresholds, least_error_thresholds, scale_groups
 from spikformer_deploy.quantize.settings import Settings
@@ -156,8 +156,7 @@ def _bits_on_grid(thresholds: Array, rule: Rule) -> int | None:
 
     None: no number of bits is enough.
     """
-    whole = np.array_equal(whole_thresholds(thresholds, 0, False), whole_thresholds(thresholds, 0, True))
-    if whole or rule.decay.bits_per_step is None:
+    if are_whole(thresholds).all() or rule.decay.bits_per_step is None:
         return rule.bits_for_decay
     bits = (rule.time_steps - 1) * rule.decay.bits_per_step
     return bits if bits <= MOST_FRACTION_BITS else None

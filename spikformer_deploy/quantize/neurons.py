@@ -215,7 +215,9 @@ def _thresholds(
     thresholds = largest_thresholds(peaks, groups, gain, largest, (2**width - 1) >> shift)
     if settings.moments is None:
         if (key := thresholds.tobytes()) not in scored:
-            flat = np.concatenate([t.weight.reshape(len(t.weight), -1) for t in _convs(name, current)], 1)
+            # a layer that stands for several branches of a sum counts once: its weights are the same
+            layers = {term.layer: term.weight.reshape(len(term.weight), -1) for term in _convs(name, current)}
+            flat = np.concatenate(list(layers.values()), 1)
             scored[key] = least_error_thresholds(flat, thresholds, groups, gain)
         thresholds = scored[key]
     halved = thresholds >> halvings

@@ -68,7 +68,8 @@ def least_error_thresholds(
 
     weights  (C, N) real; largest (C,) the largest thresholds that fit, as largest_thresholds finds them
     Inputs that fire independently at a rate r make a squared error of r (1 - r) sum e^2 + r^2 (sum e)^2 from the
-    errors e of the weights of a channel.  The upper half holds a multiple of everything below it.  Ties go to the larger threshold.
+    errors e of the weights of a channel.  The upper half holds a multiple of everything below it.  Ties go to the
+    larger threshold.
     """
     best = largest.copy()
     for group in np.unique(groups):

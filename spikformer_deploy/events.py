@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.image_files import size_and_time
 
 PREFIX = "tonic:"
 DATA_SETS = ("CIFAR10DVS", "DVSGesture", "NMNIST")
@@ -59,7 +61,7 @@ def read_recordings(source: str, frames: int, split: str) -> Recordings:
     chosen, labels = _split(data, split)
     width, height, polarities = data.sensor_size
     files = [str(data.data[i]) for i in chosen]
-    marks = [(Path(name).name, Path(name).stat().st_size) for name in files]
+    marks = [(Path(name).name, size_and_time(Path(name))) for name in files]
     identity = hashlib.sha256(f"{split} {frames} {marks}".encode()).hexdigest()
 
     def load(index: int) -> NDArray[np.uint8]:
@@ -88,6 +90,10 @@ def cut(events: NDArray[Any], shape: tuple[int, int, int, int]) -> NDArray[np.ui
         raise ValueError(f"{np.count_nonzero(~inside)} events outside {polarities} x {height} x {width}")
     cells = ((frame * polarities + p) * height + y) * width + x
     counts = np.bincount(cells, minlength=int(np.prod(shape)))
+    lost = int(np.maximum(counts - MOST_EVENTS, 0).sum())
+    if lost:
+        hot = f"a pixel counts {counts.max()} events in one frame, and frames hold {MOST_EVENTS}"
+        warnings.warn(f"{hot}: {lost} of {len(events)} events are lost", stacklevel=2)
     return np.minimum(counts, MOST_EVENTS).astype(np.uint8).reshape(shape)
 
 

@@ -30,13 +30,14 @@ MODES = {1: "L", 3: "RGB"}
 class Files:
     """The image files of one split, in order; the folder right above a file is its class.
 
-    names    of the files; marks: a number (size or checksum) that tells a file from another of its name
+    names    of the files; marks: what tells a file from another of its name: its size and the time of its last change,
+             which are trusted (in a zip, its checksum)
     labels   (N,) int64, or None; classes: their names, in the order of the labels
     load     the bytes of a file, by its name, from any thread or process
     """
 
     names: tuple[str, ...]
-    marks: tuple[int, ...]
+    marks: tuple[str, ...]
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...]
     load: Callable[[str], bytes] = field(repr=False)
@@ -68,32 +69,76 @@ class Archive:
 
 def in_folder(path: Path, split: str, suffixes: tuple[str, ...] = SUFFIXES) -> Files:
     """The files of a folder and those below it.  Raises InputError where there are none."""
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
-    sizes = {p.relative_to(path).as_posix(): p.stat().st_size for p in found}
-    return _of_split(path, sizes, split, partial(bytes_of, path), suffixes)
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+    names = {p.relative_to(path).as_posix(): p for p in found}
+    marks = {name: size_and_time(p) for name, p in names.items() if not _hidden(name)}
+    return _of_split(path, marks, split, partial(bytes_of, path), suffixes)
 
 
 def in_archive(archive: Archive, split: str, suffixes: tuple[str, ...] = SUFFIXES) -> Files:
     """The files in a zip.  Raises InputError where there are none."""
-    found = sorted((e.filename, e.CRC) for e in archive.entries if e.filename.lower().endswith(suffixes))
+    names = [e for e in archive.entries if e.filename.lower().endswith(suffixes) and not _hidden(e.filename)]
+    found = sorted((e.filename, f"{e.CRC:08x}") for e in names)
     return _of_split(archive.path, dict(found), split, archive.read, suffixes)
 
 
 def single(path: Path) -> Files:
     """One file, without a class."""
-    return Files((path.name,), (path.stat().st_size,), None, (), partial(bytes_of, path.parent))
+    return Files((path.name,), (size_and_time(path),), None, (), partial(bytes_of, path.parent))
+
+
+def size_and_time(path: Path) -> str:
+    """What tells a file from another of its name: bytes, and nanoseconds of its last change."""
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _hidden(name: str) -> bool:
+    """Whether a file, or a folder above it, is hidden: previews, caches and what macOS adds to archives."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def decoded(name: str, raw: bytes, channels: int) -> Image.Image:
     """An image of so many channels.  Raises InputError, with its name, for what is none."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if channels not in MODES:
         raise InputError(name, f"an image file for a model of {channels} channels", "Give an .npz of frames.")
     try:
-        return Image.open(io.BytesIO(raw)).convert(MODES[channels])
+        image = Image.open(io.BytesIO(raw))
+        held = getattr(image, "n_frames", 1) if image.format in ("GIF", "TIFF", "WEBP", "PNG") else 1
+        if held > 1:
+            raise InputError(name, f"it holds {held} images", "Save each as a file of its own.")
+        return eight_bits(name, ImageOps.exif_transpose(image)).convert(MODES[channels])
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(name, f"it cannot be decoded: {error}") from None
+
+
+def eight_bits(name: str, image: Image.Image) -> Image.Image:
+    """The image in 8 bits a channel, opaque; docs/images.md has the rule of each mode.
+
+    Raises InputError, with its name, where a depth has no rule: nothing is cut or stretched by a guess.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        values = np.asarray(image).astype(np.int64)
+        if 0 < values.max() < 2**12:
+            problem = f"its pixels have 16 bits and reach only {values.max()}, as those of 10 or 12 bits do"
+            raise InputError(name, problem, "Scale them to 16 or to 8 bits before.")
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if image.mode == "F":
+        real = np.asarray(image)
+        if not (np.isfinite(real).all() and real.min() >= 0 and real.max() <= 1):
+            problem = f"its pixels are real numbers from {real.min():g} to {real.max():g}, and only 0 to 1 has a rule"
+            raise InputError(name, problem, "Scale them to 0 to 1, or save 8 bits.")
+        return Image.fromarray(np.rint(real * 255).astype(np.uint8))
+    if image.mode == "I":
+        raise InputError(name, "its pixels are integers of 32 bits, whose range is not known", "Save 8 or 16 bits.")
+    if "A" in image.mode.upper().replace("LAB", "") or "transparency" in image.info:
+        opaque = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", opaque.size, (0, 0, 0, 255)), opaque).convert("RGB")
+    return image
 
 
 def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
@@ -111,7 +156,7 @@ def bytes_of(folder: Path, name: str) -> bytes:
 
 
 def _of_split(
-    path: Path, marks: dict[str, int], split: str, load: Callable[[str], bytes], suffixes: tuple[str, ...]
+    path: Path, marks: dict[str, str], split: str, load: Callable[[str], bytes], suffixes: tuple[str, ...]
 ) -> Files:
     """Those of one split, where the outermost folders are train and test (or val); else all."""
     outermost = {name.split("/")[0] for name in marks}

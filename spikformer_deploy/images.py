@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -39,6 +40,8 @@ from spikformer_deploy.published import GZIP, is_idx, read_archive, read_cifar, 
 DIGITS_TEST_IMAGES = 360
 DIGITS_SEED = 0
 SHUFFLE_SEED = 0
+DARK = 32
+"""Pixels of 8 bits of which none is brighter are more likely of another scale (scikit-learn's digits reach 16)."""
 """Folders are sorted by class, so a `limit` takes the first images of one fixed shuffle."""
 
 
@@ -73,7 +76,7 @@ class ImageSet:
     """Images that are read when they are asked for.
 
     labels    (N,) int64 class indices, or None; names: class names in the order of their indices (may be empty)
-    identity  sha256 that tells these images from others (of files: names and sizes, not the content)
+    identity  sha256 that tells these images from others (of files: names, sizes and times of change)
     """
 
     count: int
@@ -84,6 +87,14 @@ class ImageSet:
 
     def __len__(self) -> int:
         return self.count
+
+    def check_labels(self, classes: int) -> None:
+        """Raise InputError where a label is none of the classes 0 to classes - 1: accuracy would mean nothing."""
+        if self.labels is not None and len(self.labels):
+            least, most = int(self.labels.min()), int(self.labels.max())
+            if least < 0 or most >= classes:
+                problem = f"labels from {least} to {most}, and the model has the classes 0 to {classes - 1}"
+                raise InputError("labels", problem, "Number the classes from 0, or give images without labels.")
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -200,7 +211,7 @@ def _npz(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
                 raise InputError(str(path), f"{entry.filename} is packed to less than a {MOST_PACKED}th of its size")
             name = entry.filename.removesuffix(".npy")
             found[name] = _npy(f"{path}: {name}", partial(archive.open, entry), entry.file_size)
-    images = next((found[k] for k in ("images", "x") if k in found), None)
+    images = next((found[k] for k in ("images", "frames", "x") if k in found), None)
     if images is None:
         raise InputError(str(path), f"it holds {', '.join(found)}", "Name the images 'images' and the labels 'labels'.")
     labels = next((found[k] for k in ("labels", "y") if k in found), None)
@@ -262,20 +273,35 @@ def _in_memory(
 def _as_pixels(place: str, images: NDArray[Any], preprocess: Preprocess) -> NDArray[np.uint8]:
     """(N, C, Y, X) or (N, T, C, Y, X) uint8 from (N, Y, X), (N, Y, X, C) or those; InputError where it is none."""
     channels, (height, width) = preprocess.channels, preprocess.extent
-    expected = f"(images, {channels}, {height}, {width})"
-    if images.dtype.kind not in "ui" or not images.size:
-        raise InputError(place, f"{images.shape} values of type {images.dtype}", f"Give uint8 pixels {expected}.")
+    expected = f"(images, {channels}, {height}, {width}), or with frames (images, T, {channels}, {height}, {width})"
+    images = _whole(place, images, expected)
     if images.min() < 0 or images.max() > preprocess.max_value:
         raise InputError(
             place, f"pixels in [{images.min()}, {images.max()}], and the model takes 0..{preprocess.max_value}"
         )
+    if preprocess.max_value == 255 and images.ndim < 5 and 0 < images.max() < DARK:
+        most = f"{place}: no pixel is above {images.max()}, and the model takes 0..255: are they scaled otherwise?"
+        warnings.warn(most, stacklevel=2)
     if images.ndim == 3 and channels == 1:
         images = images[:, None]
     if images.ndim == 4 and images.shape[3] == channels and images.shape[1] != channels:
         images = images.transpose(0, 3, 1, 2)
     if images.ndim not in (4, 5) or images.shape[-3:] != (channels, height, width):
-        raise InputError(place, f"images of shape {images.shape[1:]}", f"The model takes {expected}; resize them.")
+        raise InputError(place, f"images of shape {images.shape[1:]}", f"The model takes {expected}.")
     return np.ascontiguousarray(images, np.uint8)
+
+
+def _whole(place: str, images: NDArray[Any], expected: str) -> NDArray[Any]:
+    """The same numbers as integers: booleans, and real numbers that are whole (frames are often kept as float32)."""
+    real = images.dtype.kind == "f" and images.size > 0
+    if real and np.isfinite(images).all() and (images == np.rint(images)).all() and np.abs(images).max() < 2**31:
+        return images.astype(np.int64)
+    if real:
+        problem = f"real numbers from {np.nanmin(images):g} to {np.nanmax(images):g}, which are not all whole"
+        raise InputError(place, problem, f"Give pixels as integers {expected}: real ones in 0..1 times 255, rounded.")
+    if images.dtype.kind not in "uib" or not images.size:
+        raise InputError(place, f"{images.shape} values of type {images.dtype}", f"Give uint8 pixels {expected}.")
+    return images.astype(np.uint8) if images.dtype.kind == "b" else images
 
 
 def _files(files: Files, preprocess: Preprocess, limit: int | None) -> ImageSet:

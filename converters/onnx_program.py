@@ -57,7 +57,8 @@ def to_model(network: Network, record: Sequence[str] = ()) -> Any:
 
     Inputs   pixels (N, C, Y, X) uint8, or (N, T, C, Y, X) where the network takes frames
     Outputs  accumulators (N, classes) int64; logits (N, classes) double; for each recorded population `name`
-             sent/name and potential/name (N, T, C, Y, X) float and int64, potentials of LIFs and accumulators alone
+             sent/name and potential/name (N, T, C, Y, X) float and int64, potentials of LIFs and accumulators alone;
+             reached/name as potential/name, before the reset, of LIFs alone
     """
     graph = _Graph(network)
     graph.source()
@@ -75,6 +76,7 @@ class _Graph(Nodes):
         self.network = network
         self.sent: dict[str, str] = {}
         self.potentials: dict[str, str] = {}
+        self.reached: dict[str, str] = {}
 
     # --- populations ---
 
@@ -115,7 +117,7 @@ class _Graph(Nodes):
             case Stream() as stream:
                 self.sent[population.name] = self.cast(self.current(stream, total), np.float32)
             case Lif() as lif:
-                spikes, states = self.lif(lif, total)
+                spikes, states, self.reached[population.name] = self.lif(lif, total)
                 self.sent[population.name] = self.cast(spikes, np.float32)
                 self.potentials[population.name] = states
             case Accumulator() as head:
@@ -151,17 +153,17 @@ class _Graph(Nodes):
         """(C,) or (C, Y, X) parameters, as a constant that broadcasts over maps."""
         return self.constant(values.reshape(-1, 1, 1) if values.ndim == 1 else values, np.int64)
 
-    def lif(self, lif: Lif, total: str) -> tuple[str, str]:
-        """(spikes, potentials after the reset) of all time steps, from the sums."""
+    def lif(self, lif: Lif, total: str) -> tuple[str, str, str]:
+        """(spikes, potentials after the reset, potentials before it) of all time steps, from the sums."""
         extra = STOCK_SHIFT if lif.kind == "stock" else 0
         scaled = self.node("Mul", total, self.constant(2 ** (lif.shift + extra), np.int64))
         first = self.node("Gather", scaled, self.constant(0, np.int64), axis=0)
         rest = self.node("Mul", first, self.constant(0, np.int64))
-        names = [self.fresh(kind) for kind in ("last", "current", "spikes", "states")]
+        names = [self.fresh(kind) for kind in ("last", "current", "spikes", "states", "reached")]
         body = _update(self.onnx, lif, *(self.over_positions(p << extra) for p in (lif.bias, lif.threshold)))
         scan = self.onnx.helper.make_node("Scan", [rest, rest, scaled], names, num_scan_inputs=1, body=body)
         self.nodes.append(scan)
-        return names[2], names[3]
+        return names[2], names[3], names[4]
 
     # --- synapses ---
 
@@ -270,7 +272,8 @@ class _Graph(Nodes):
         for name in record:
             maps: list[Any] = ["N", self.network.time_steps, *self.network[name].shape]
             for what, values, kind in (
-                ("sent", self.sent, np.float32), ("potential", self.potentials, np.int64)
+                ("sent", self.sent, np.float32), ("potential", self.potentials, np.int64),
+                ("reached", self.reached, np.int64)
             ):  # fmt: skip
                 if name in values:
                     place = self.node("Transpose", values[name], name=f"{what}/{name}", perm=[1, 0, 2, 3, 4])
@@ -279,7 +282,7 @@ class _Graph(Nodes):
 
 
 def _update(onnx: Any, lif: Lif, bias: str, threshold: str) -> Any:
-    """The body of a Scan: one time step of a LIF, (v, u, input) -> (v, u, spikes, v)."""
+    """The body of a Scan: one time step of a LIF, (v, u, input) -> (v, u, spikes, v, v before the reset)."""
     node, integer = onnx.helper.make_node, onnx.TensorProto.INT64
     held = {"decay": lif.decay, "current": lif.current, "one": 4096, "zero": 0, "round_up": lif.round_up}
     constants = [onnx.numpy_helper.from_array(np.array(v, np.int64), k) for k, v in held.items()]
@@ -307,7 +310,7 @@ def _update(onnx: Any, lif: Lif, bias: str, threshold: str) -> Any:
     ]
     info = onnx.helper.make_tensor_value_info
     given = [info(name, integer, None) for name in ("v", "u", "x")]
-    made = [info(name, integer, None) for name in ("state", "u_new", "spikes", "kept")]
+    made = [info(name, integer, None) for name in ("state", "u_new", "spikes", "kept", "h")]
     made[2] = info("spikes", onnx.TensorProto.BOOL, None)
     return onnx.helper.make_graph([*leak, *rest], "step", given, made, constants)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from spikformer_deploy.errors import SpikdeployError
+from spikformer_deploy.errors import InputError, SpikdeployError, printable
 
 WIDE = 160
 
@@ -29,7 +29,7 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except SpikdeployError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(2)
     except click.ClickException as error:
         error.show()
@@ -185,7 +185,7 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
     result = _run(program, data, as_json, unfinished=unfinished, resume=resume, **options)
     values = result.to_dict()
     if path and unfinished:
-        write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
+        write_whole(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
         unfinished.unlink(missing_ok=True)
     if as_json:
         _print_json(values)
@@ -231,7 +231,7 @@ def report_command(
         _print_json(report_data(result))
         return
     if json_file:
-        write_whole(Path(json_file), (json.dumps(report_data(result), indent=2) + "\n").encode())
+        write_whole(Path(json_file), (json.dumps(report_data(result), indent=2, allow_nan=False) + "\n").encode())
     click.echo("wrote " + " and ".join(file for file in (output, json_file, timeline) if file))
 
 
@@ -466,14 +466,19 @@ def _show(values: dict[str, Any], as_json: bool, title: str) -> None:
 
 
 def _print_json(values: Any) -> None:
-    click.echo(json.dumps(values, indent=2, allow_nan=False))
+    try:
+        text = json.dumps(values, indent=2, allow_nan=False)
+    except ValueError:
+        raise InputError("--json", "a number of the result is NaN or infinite, which JSON cannot say") from None
+    click.echo(text)
 
 
 def _print_tables(tables: list[Any]) -> None:
     from rich.console import Console
 
     # a pipe has no width: nothing is cut there
-    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    # names come from files: they are shown as they are, and mean nothing to rich
+    console = Console(width=None if sys.stdout.isatty() else WIDE, markup=False, emoji=False)
     for table in tables:
         console.print(table)
 

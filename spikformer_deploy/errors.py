@@ -6,6 +6,11 @@ The command line prints the message and exits with code 2; nobody sees a traceba
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """`text` with control characters, which may steer a terminal, written as escapes; line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 class SpikdeployError(Exception):
     """Something the user can mend: `place` says where, `problem` what and which limit, `way_out` what to do.
 

@@ -37,7 +37,8 @@ def built(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]]) -> Any:
     if origin in (Union, UnionType):
         if raw is None and NoneType in get_args(kind):
             return None
-        return built(next(k for k in get_args(kind) if getattr(k, "__name__", "") == raw["type"]), raw, tensors)
+        named = {getattr(k, "__name__", ""): k for k in get_args(kind)}
+        return built(named[raw["type"]], raw, tensors)
     if is_dataclass(kind):
         return _dataclass(kind, raw, tensors)
     if origin is tuple:

@@ -13,7 +13,7 @@ from spikformer_deploy.converters.onnx_nodes import check_installed
 from spikformer_deploy.converters.onnx_program import to_model
 from spikformer_deploy.quantize.network import Network
 from spikformer_deploy.reference.recorded import execution
-from spikformer_deploy.simulate.run import Cells, Execution, frames
+from spikformer_deploy.simulate.run import Cells, Execution, check_state, frames
 
 BATCH_BYTES = 2**29
 """Images are run in batches whose messages and potentials stay below this."""
@@ -21,7 +21,7 @@ BATCH_BYTES = 2**29
 
 def batch_size(network: Network) -> int:
     """Images at once."""
-    return max(1, BATCH_BYTES // (12 * network.time_steps * sum(p.size for p in network)))
+    return max(1, BATCH_BYTES // (20 * network.time_steps * sum(p.size for p in network)))
 
 
 def execute(
@@ -46,6 +46,9 @@ def execute(
         {name.removeprefix(what): values.astype(np.int64) for name, values in found.items() if name.startswith(what)}
         for what in ("sent/", "potential/")
     )
+    for population in network:
+        # as the engine does: a potential that overflows is no smaller after its reset
+        check_state(network, population, int(np.abs(found.get(f"reached/{population.name}", 0)).max(initial=0)))
     return execution(network, found["accumulators"], sent, potentials, record, cells, "onnxruntime")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.quantize.network import (
@@ -36,6 +37,7 @@ def check_network(network: Network) -> None:
     _demand(isinstance(network.output.neuron, Accumulator), "network", "it needs one Accumulator, last")
     _demand(1 <= network.time_steps <= 1024, "network", f"{network.time_steps} time steps")
     _demand(2 <= network.state_bits <= 32, "network", f"{network.state_bits} state bits")
+    _demand(network.bounds in ("static", "observed"), "network", f"bounds '{network.bounds}'")
     place = {name: i for i, name in enumerate(names)}
     order = [place.get(p.target, -1) for p in network.projections]
     _demand(order == sorted(order) and -1 not in order, "network", "projections out of the order of their targets")
@@ -66,6 +68,8 @@ def _check_population(network: Network, population: Population) -> None:
             good = lif.bias.shape in ((channels,), population.shape) and lif.bias.dtype == np.int64
             _demand(good, name, f"biases of shape {lif.bias.shape} and type {lif.bias.dtype}")
             _demand(population.max_out == 1, name, "a LIF that sends more than spikes")
+            _check_width(network, name, "threshold", lif.threshold)
+            _check_width(network, name, "bias", lif.bias)
         case Or() | Sum():
             _demand(incoming == {Window} and not _signed(network, name), name, "it needs unit synapses from spikes")
             sent = sum(_most(network, p) for p in network.into(name))
@@ -78,6 +82,7 @@ def _check_population(network: Network, population: Population) -> None:
             good = bias.shape in ((channels,), population.shape) and bias.dtype == np.int64
             _demand(good and 0 <= drop < 32, name, f"biases of shape {bias.shape}, {drop} bits dropped")
             _demand(0 <= population.max_out < 2**31, name, "its largest value")
+            _check_width(network, name, "bias", bias)
         case Max():
             _demand(incoming == {Window} and len(network.into(name)) == 1, name, "it needs one window")
             window = network.into(name)[0].synapse
@@ -89,8 +94,19 @@ def _check_population(network: Network, population: Population) -> None:
             _demand(incoming == {Readout} and population.max_out == 0, name, "it needs a readout")
             shapes = bias.shape == scale.shape == (channels,) and population.shape == (channels, 1, 1)
             _demand(shapes and bias.dtype == np.int64 and bool(np.isfinite(scale).all()), name, "its bias or scale")
+            _check_width(network, name, "bias", bias)
         case _:
             assert_never(population.neuron)
+
+
+def _check_width(network: Network, name: str, what: str, values: NDArray[np.int64]) -> None:
+    """Executors of other widths differ where a parameter leaves the state's bits."""
+    most = 2 ** (network.state_bits - 1) - 1
+    # not by magnitude: that of the least int64 is negative
+    outside = values[(values < -most) | (values > most)]
+    if outside.size:
+        problem = f"a {what} of {int(outside[0])} does not fit {network.state_bits} bits of state (at most {most})"
+        raise ValueError(f"{name}: {problem}")
 
 
 def _signed(network: Network, name: str) -> bool:

@@ -103,6 +103,9 @@ def _kinds() -> tuple[str, ...]:
         case "":
             return ("int8" if int8_works() else "fp32", *(["events"] if events_work() else []))
         case "int8" | "events":
+            if not (int8_works() if forced == "int8" else events_work()):
+                problem = f"'{forced}' does not give exact integers on this processor"
+                raise InputError("SPIKDEPLOY_KERNELS", problem, "Use plain, or unset it.")
             return (forced,)
         case "plain":
             return ("fp32",)
@@ -114,12 +117,15 @@ def _kinds() -> tuple[str, ...]:
 @cache
 def int8_works() -> bool:
     """Whether oneDNN's int8 convolution gives exact integers here, extreme and random operands alike."""
-    conv, images = _extremes(255)
     try:
-        found = _int8_convolution(conv)(images, conv.padding)
+        # oneDNN has code of its own for images of few channels, for single positions and for groups
+        return all(_int8_is_exact(*_extremes(255, *kind)) for kind in ((40, 3, 1), (3, 3, 1), (40, 1, 1), (24, 3, 24)))
     except (RuntimeError, AttributeError):
         return False
-    return bool((found == _plain(conv, images)).all())
+
+
+def _int8_is_exact(conv: Conv, images: Maps) -> bool:
+    return bool((_int8_convolution(conv)(images, conv.padding) == _plain(conv, images)).all())
 
 
 @cache
@@ -134,19 +140,19 @@ def events_work() -> bool:
     return found is not None and bool((found == _plain(conv, images)).all())
 
 
-def _extremes(largest: int) -> tuple[Conv, Maps]:
+def _extremes(largest: int, channels: int = 40, kernel: int = 3, groups: int = 1) -> tuple[Conv, Maps]:
     """A convolution and messages with the largest and smallest operands and random ones, more than any chunk holds."""
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randint(-127, 128, (24, 40, 3, 3), generator=generator, dtype=torch.int8)
+    weight = torch.randint(-127, 128, (24, channels // groups, kernel, kernel), generator=generator, dtype=torch.int8)
     weight[0], weight[1] = 127, -127
-    images = torch.randint(0, largest + 1, (2, 9, 8, 40), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, largest + 1, (2, 9, 8, channels), generator=generator, dtype=torch.uint8)
     images[0] = largest
-    return Conv(weight.numpy(), (1, 1), (1, 1)), images
+    return Conv(weight.numpy(), (1, 1), (kernel // 2, kernel // 2), groups), images
 
 
 def _plain(conv: Conv, images: Maps) -> Maps:
     weight = torch.tensor(conv.weight).double()
-    sums = torch.conv2d(images.permute(0, 3, 1, 2).double(), weight, None, conv.stride, conv.padding)
+    sums = torch.conv2d(images.permute(0, 3, 1, 2).double(), weight, None, conv.stride, conv.padding, 1, conv.groups)
     return sums.permute(0, 2, 3, 1)
 
 

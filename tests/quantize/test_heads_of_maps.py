@@ -14,7 +14,10 @@ from spikformer_deploy.images import Preprocess
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import engine
 
-spikingjelly = pytest.importorskip("spikingjelly.activation_based")
+pytest.importorskip("spikingjelly.activation_based")
+from spikingjelly.activation_based import functional
+from spikingjelly.activation_based import layer as layers
+from spikingjelly.activation_based import neuron as neurons
 
 
 def dyadic(module: nn.Module, seed: int) -> nn.Module:
@@ -24,16 +27,26 @@ def dyadic(module: nn.Module, seed: int) -> nn.Module:
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             layer.weight.data = torch.randint(-7, 8, layer.weight.shape) / 8
             layer.bias = None
-    spikingjelly.functional.set_step_mode(module, "m")
+    functional.set_step_mode(module, "m")
     return module.eval()
 
 
 def whole_map(kind: str, height: int, width: int) -> nn.Module:
-    layer, neuron = spikingjelly.layer, spikingjelly.neuron
+    layer, neuron = layers, neurons
     stem = (layer.Conv2d(2, 4, 3, padding=1), neuron.LIFNode())
     ends = {
-        "adaptive mean, LIF": (layer.AdaptiveAvgPool2d(1), layer.Flatten(), layer.Linear(4, 5), neuron.LIFNode()),
-        "pooled, LIF": (layer.AvgPool2d((height, width)), layer.Flatten(), layer.Linear(4, 5), neuron.LIFNode()),
+        "adaptive mean, LIF": (
+            layer.AdaptiveAvgPool2d(1),
+            layer.Flatten(),
+            layer.Linear(4, 5),
+            neuron.LIFNode(v_threshold=0.0625),
+        ),
+        "pooled, LIF": (
+            layer.AvgPool2d((height, width)),
+            layer.Flatten(),
+            layer.Linear(4, 5),
+            neuron.LIFNode(v_threshold=0.0625),
+        ),
         "flat head": (layer.Flatten(), layer.Linear(4 * height * width, 5)),
         "flat head of sums": (layer.AvgPool2d(2), layer.Flatten(), layer.Linear(4 * (height // 2) * (width // 2), 5)),
         "padded convolution of a mean": (layer.AdaptiveAvgPool2d(1), layer.Conv2d(4, 5, 3, padding=1), layer.Flatten()),
@@ -60,7 +73,7 @@ def test_whole_maps_give_the_logits_of_the_model(kind: str, size: tuple[int, int
     frames = np.random.default_rng(0).integers(0, 2, (3, 4, 2, *size)).astype(np.uint8)
     with torch.no_grad():
         wanted = module(torch.from_numpy(frames).float().transpose(0, 1)).mean(0).numpy()
-    spikingjelly.functional.reset_net(module)
+    functional.reset_net(module)
     imported = sd.from_spikingjelly(module, preprocess, 4, per_step=True)
     program = sd.compile(imported, target="loihi2", check=False)
     np.testing.assert_allclose(sd.run(program, frames).logits, wanted, atol=1e-5)

@@ -25,7 +25,7 @@ def dyadic(module: nn.Module, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            layer.weight.data = torch.randint(-7, 8, layer.weight.shape) / 8
+            layer.weight.data = torch.randint(-3, 8, layer.weight.shape) / 8
             layer.bias = None
     functional.set_step_mode(module, "m")
     return module.eval()

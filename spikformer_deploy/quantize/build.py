@@ -16,15 +16,19 @@ from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.quantize.calibrate import Calibration
 from spikformer_deploy.quantize.currents import (
     AttentionTerm,
+    ConvTerm,
     Current,
+    ReadoutTerm,
     Signal,
     UnitTerm,
     Value,
     add,
     as_current,
     as_signal,
+    at_all_positions,
     at_one_position,
     convolve,
+    dense_weight,
     scaled,
 )
 from spikformer_deploy.quantize.fitting import Made
@@ -43,6 +47,7 @@ from spikformer_deploy.quantize.network import (
     Sum,
     Window,
 )
+from spikformer_deploy.quantize.network import Stream as Relay
 from spikformer_deploy.quantize.neurons import make_lif
 from spikformer_deploy.quantize.relays import make_pooled, make_stream
 from spikformer_deploy.quantize.settings import Settings
@@ -186,7 +191,8 @@ def _value(walk: _Walk, node: ir.Node) -> Value:
         case ir.BatchNorm():
             raise QuantizeError(name, "a batch normalisation is left", "Fold it into a layer before: it needs one.")
         case ir.Lif():
-            current, steps = as_current(name, inputs[0]), walk.graph.time_steps
+            shapes = {population.name: population.shape for population in walk.populations}
+            current, steps = at_all_positions(name, as_current(name, inputs[0]), shapes), walk.graph.time_steps
             observed = walk.calibration.range_of
             return walk.place(make_lif(name, node.op, current, observed, steps, walk.limits, walk.settings))
         case ir.MaxPool2d(kernel, stride, padding) if node.name in walk.streams:
@@ -211,7 +217,9 @@ def _value(walk: _Walk, node: ir.Node) -> Value:
             readers = {type(reader.op) for reader in walk.graph.consumers(name)}
             return mean if signal.low is None or readers <= {ir.Lif} else _pooled(walk, node, mean)
         case ir.Output():
-            current, steps = at_one_position(as_current(name, inputs[0])), walk.graph.time_steps
+            current, steps = as_current(name, inputs[0]), walk.graph.time_steps
+            if current.shape[1:] == (1, 1):
+                current = at_one_position(_with_rows(walk, current))
             largest = partial(_largest_accumulator, walk)
             return walk.place(make_accumulator(name, current, largest, steps, walk.limits, walk.settings))
         case _:
@@ -239,6 +247,43 @@ def _input(walk: _Walk, node: ir.Node, op: ir.Input) -> Signal:
         )
     )
     return Signal((node.name,), node.shape, 1 / (pixels.max_value * std), -mean / std, pixels.max_value)
+
+
+def _with_rows(walk: _Walk, current: Current) -> Current:
+    """The current of a head with the maps that it reads position by position as rows of channels."""
+    shapes = {population.name: population.shape for population in walk.populations}
+    whole = [isinstance(t, ConvTerm) and shapes[t.source][1:] != (1, 1) for t in current.terms]
+    terms = tuple(_of_row(walk, t, shapes[t.source]) if w else t for t, w in zip(current.terms, whole, strict=True))  # type: ignore[union-attr, arg-type]
+    return replace(current, terms=terms)
+
+
+def _of_row(walk: _Walk, term: ConvTerm, shape: ir.Shape) -> ReadoutTerm:
+    """A readout of what a convolution of one position reads: a readout has one weight a channel, not a position."""
+    kernel = dense_weight(term.weight, term.groups)
+    weight = np.zeros((len(kernel), *shape))
+    (top, left), (_, height, width) = term.padding, shape
+    seen = kernel[:, :, top : top + height, left : left + width]
+    weight[:, :, : seen.shape[2], : seen.shape[3]] = seen
+    return ReadoutTerm(_row(walk, term, shape), weight.reshape(len(kernel), -1), 1, term.max_out)
+
+
+def _row(walk: _Walk, term: ConvTerm, shape: ir.Shape) -> str:
+    """The population that repeats what `term` reads as (C * Y * X, 1, 1); one for all that read it."""
+    name, size = f"{term.source}.row", int(np.prod(shape))
+    if any(population.name == name for population in walk.populations):
+        return name
+    positions = np.eye(shape[1] * shape[2], dtype=np.int8).reshape(-1, 1, *shape[1:])
+    conv = Conv(frozen(np.tile(positions, (shape[0], 1, 1, 1)), np.int8), groups=shape[0])
+    # what sends more than spikes is repeated by neurons that send what they receive
+    neuron = And(1) if term.max_out == 1 else Relay(frozen(np.zeros(size, np.int64)))
+    most = term.max_out
+    if most > 1 and most >= 2 ** (walk.limits.message_bits - 1):
+        problem = f"a head reads values up to {most} position by position, in signed messages of the target"
+        raise QuantizeError(term.layer, problem, "Put LIF neurons before or after the last layer.")
+    bounds = (0, 0) if most == 1 else (0, most)
+    population = Population(name, (size, 1, 1), neuron, most, bounds, 0.0)
+    walk.place((population, (Projection((term.source,), name, conv),), "static", np.inf))
+    return name
 
 
 def _stream(walk: _Walk, node: ir.Node, current: Current) -> Signal:

@@ -6,6 +6,7 @@ Linear operations stay symbolic here until a neuron takes the current: only then
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -124,7 +125,7 @@ def convolve(
     """A convolution (or Linear: 1x1) of a signal; the offset of an image becomes a bias map, exact at the borders."""
     signal = as_signal(place, value)
     if signal.pooled:
-        return _read_out(place, signal, weight, bias, shape)
+        return _read_out(place, signal, _at_the_mean(place, weight, padding, groups, shape), bias, shape)
     if signal.low is not None and signal.shape[1:] == (1, 1) == weight.shape[2:]:
         return _read_out(place, signal, weight, bias, shape)
     if signal.low is not None:
@@ -189,13 +190,7 @@ def at_one_position(current: Current) -> Current:
 def _readout_of(term: Term) -> Term:
     if not isinstance(term, ConvTerm) or term.weight.shape[2:] != (1, 1) or term.padding != (0, 0):
         return term
-    weight = term.weight[:, :, 0, 0]
-    outputs, inputs = weight.shape[0] // term.groups, weight.shape[1]
-    full = np.zeros((weight.shape[0], inputs * term.groups))
-    for group in range(term.groups):
-        rows, columns = (slice(group * n, (group + 1) * n) for n in (outputs, inputs))
-        full[rows, columns] = weight[rows]
-    return ReadoutTerm(term.source, full, 1, term.max_out)
+    return ReadoutTerm(term.source, dense_weight(term.weight, term.groups)[:, :, 0, 0], 1, term.max_out)
 
 
 def _unit(place: str, signal: Signal) -> Current:
@@ -217,6 +212,40 @@ def _read_out(place: str, signal: Signal, weight: Array, bias: Array, shape: Sha
     signed = signal.low is not None
     terms = tuple(ReadoutTerm(p, effective, positions, _share(signal), signed) for p in signal.populations)
     return Current(terms, bias, shape)
+
+
+def _at_the_mean(place: str, weight: Array, padding: Pair, groups: int, shape: Shape) -> Array:
+    """The dense weights (O, C, 1, 1) of the one tap of a kernel that sees a map of one position."""
+    if shape[1:] != (1, 1):
+        problem = f"a convolution pads a mean over positions to a map of {shape[1]}x{shape[2]}"
+        raise QuantizeError(place, problem, "Use a linear layer after the mean.")
+    return dense_weight(weight[:, :, padding[0] :, padding[1] :][:, :, :1, :1], groups)
+
+
+def dense_weight(weight: Array, groups: int) -> Array:
+    """The weights (O, C, KY, KX) of a convolution without groups: zeros between channels of different groups."""
+    outputs, inputs = len(weight) // groups, weight.shape[1]
+    full = np.zeros((len(weight), inputs * groups, *weight.shape[2:]))
+    for group in range(groups):
+        rows, columns = (slice(group * n, (group + 1) * n) for n in (outputs, inputs))
+        full[rows, columns] = weight[rows]
+    return full
+
+
+def at_all_positions(layer: str, current: Current, shapes: Mapping[str, Shape]) -> Current:
+    """The same current with readouts of spikes as kernels of the size of their maps, which neurons take.
+
+    shapes  of the populations that send
+    """
+    terms = tuple(_whole_map(layer, t, shapes[t.source]) if isinstance(t, ReadoutTerm) else t for t in current.terms)
+    return replace(current, terms=terms)
+
+
+def _whole_map(layer: str, term: ReadoutTerm, shape: Shape) -> Term:
+    if term.signed:
+        return term
+    weight = np.tile(term.weight[:, :, None, None], (1, 1, *shape[1:]))
+    return ConvTerm(layer, term.source, weight, (1, 1), (0, 0), 1, term.max_out)
 
 
 def _offset_map(signal: Signal, weight: Array, stride: Pair, padding: Pair, groups: int, shape: Shape) -> Array:

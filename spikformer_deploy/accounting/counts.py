@@ -34,7 +34,7 @@ class LayerCounts:
     """One population and the synapses that reach it.
 
     rate        (T,) share of the neurons that send something in a step, mean over the images
-    synops      (T,) synaptic operations that reach the layer, mean over the images
+    synops      (T,) synaptic operations that reach the layer, mean over the images; see Events.synops_of
     dense_macs  multiply-accumulates of the layer for one image and step where nothing is skipped
     silent      neurons that sent nothing in any step of any image
     graded      it sends values beyond 1
@@ -73,7 +73,6 @@ def layers(network: Network, events: Events) -> tuple[LayerCounts, ...]:
     for population in network:
         counted = events.populations[population.name]
         incoming = [p for p in events.projections if p.target == population.name]
-        synops = sum((p.synops for p in incoming), np.zeros(events.time_steps, np.int64))
         out.append(
             LayerCounts(
                 population.name,
@@ -81,7 +80,7 @@ def layers(network: Network, events: Events) -> tuple[LayerCounts, ...]:
                 population.shape,
                 population.size,
                 counted.spikes / (events.images * population.size),
-                synops / events.images,
+                events.synops_of(population.name) / events.images,
                 sum(p.dense for p in incoming),
                 counted.silent,
                 population.max_out > 1,

@@ -111,7 +111,7 @@ def _sparsity(run: Run) -> dict[str, float]:
 def _steps(run: Run) -> list[dict[str, float]]:
     """Synaptic operations and spikes of each time step, an image."""
     events = run.events
-    synops = sum((p.synops for p in events.projections), np.zeros(events.time_steps, np.int64))
+    synops = events.synops_by_step
     spikes = sum((p.spikes for p in events.populations.values()), np.zeros(events.time_steps, np.int64))
     return [
         {"step": t, "synaptic_ops": float(synops[t]) / events.images, "spikes": float(spikes[t]) / events.images}

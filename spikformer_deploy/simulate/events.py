@@ -1,6 +1,7 @@
 """Exact event counts of an execution: every one is linear in the spikes, and so comes from the Activity alone.
 
-A synaptic operation is one message that reaches one target neuron through one synapse (zero weights included).
+A synaptic operation is one message that reaches one target neuron through one synapse (zero weights included). Messages
+of attention counters and partial sums of a split fan-in count like spikes: Events.synops is the sum over all slices.
 A message is a non-zero output on its way to one core: a spike that serves several neurons of a core is sent there once.
 """
 
@@ -43,6 +44,8 @@ class PopulationEvents:
     spikes    (T,) non-zero outputs
     values    (T,) sum of the values sent; equal to `spikes` for binary spikes
     messages  (T,) one for each spike and each core it is sent to; equal to `spikes` where there is no mapping
+    gathered  (T,) partial sums of a split fan-in that reach its neurons, an operation each: at most, as zeros stay at
+              home; zero where there is no mapping
     active    (C, Y, X) neurons that sent anything in any step of any image; none of the Accumulator
     """
 
@@ -51,6 +54,7 @@ class PopulationEvents:
     spikes: Int
     values: Int
     messages: Int
+    gathered: Int
     active: NDArray[np.bool_]
 
     @property
@@ -103,8 +107,21 @@ class Events:
 
     @property
     def synops(self) -> float:
-        """Synaptic operations an image, mean over the images, all projections."""
-        return sum(float(p.synops.sum()) for p in self.projections) / self.images
+        """Synaptic operations an image, mean over the images: those of all populations, and of all slices."""
+        return int(self.synops_by_step.sum()) / self.images
+
+    @property
+    def synops_by_step(self) -> Int:
+        """(T,) synaptic operations of all populations, summed over the images."""
+        return sum((self.synops_of(name) for name in self.populations), np.zeros(self.time_steps, np.int64))
+
+    def synops_of(self, name: str) -> Int:
+        """(T,) synaptic operations that reach the population of that name, summed over the images.
+
+        Those of an attention are counted both at its counters and where the counters' values arrive.
+        """
+        arriving = (p.synops + p.delivered for p in self.projections if p.target == name)
+        return sum(arriving, self.populations[name].gathered)
 
     @property
     def dense_macs(self) -> int:
@@ -126,8 +143,12 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     populations = {p.name: _population(network, p.name, execution, sent, images) for p in network}
     if mapping is not None and slices is not None:
         for site, out in zip(mapping.sites, _by_site(slices, len(mapping.sites)), strict=True):
+            counted = populations[site.population]
             if site.kind == "population":
-                populations[site.population] = replace(populations[site.population], messages=out)
+                populations[site.population] = replace(counted, messages=out)
+            elif site.kind == "partial":
+                # every slice of partial sums sends each of its values on to one neuron
+                populations[site.population] = replace(counted, gathered=counted.gathered + out)
     serial = {} if mapping is None else {s.population: s.serial for s in mapping.sites if s.kind == "attention"}
     projections = tuple(
         _projection(network, projection, synops, execution, sent, serial.get(projection.target))
@@ -146,7 +167,7 @@ def _by_site(slices: SliceEvents, sites: int) -> Int:
 def join(parts: Sequence[Events]) -> Events:
     """The events of consecutive batches of one program as one; `parts` must not be empty."""
     first = parts[0]
-    added = ("updates", "spikes", "values", "messages")
+    added = ("updates", "spikes", "values", "messages", "gathered")
     populations = {
         name: replace(
             start,
@@ -193,13 +214,12 @@ def _population(
     network: Network, name: str, execution: Execution, sent: dict[str, Int], images: int
 ) -> PopulationEvents:
     population, steps = network[name], network.time_steps
-    updates = np.full(steps, population.size * images, np.int64)
+    updates, none = np.full(steps, population.size * images, np.int64), np.zeros(steps, np.int64)
     if isinstance(population.neuron, Accumulator):
-        none = np.zeros(steps, np.int64)
-        return PopulationEvents(name, updates, none, none, none, np.zeros(population.shape, bool))
+        return PopulationEvents(name, updates, none, none, none, none, np.zeros(population.shape, bool))
     spikes = sent[name]
     activity = execution.activity[name]
-    return PopulationEvents(name, updates, spikes, activity.total, spikes, activity.active)
+    return PopulationEvents(name, updates, spikes, activity.total, spikes, none, activity.active)
 
 
 def _projection(

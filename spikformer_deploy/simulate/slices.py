@@ -31,7 +31,8 @@ class SliceEvents:
                   of partial sums of a split fan-in too
     messages_out  (images, T, slices) one for each spike and destination core
     messages_in   (images, T, slices); a message that serves several slices of a core counts at the first of them
-    synops        (images, T, slices) synaptic operations; an attention's both at its counters and at its target
+    synops        (images, T, slices) synaptic operations; an attention's both at its counters and at its target;
+                  partial sums at their neurons: their sum is that of Events.synops
     """
 
     sites: Int

@@ -1,14 +1,19 @@
 """Counts a layer against the recorded spikes."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
 from spikformer_deploy.accounting import counts
-from spikformer_deploy.quantize.network import Accumulator, Conv, Lif, Network, Readout
+from spikformer_deploy.accounting.energy import account
+from spikformer_deploy.hardware import load_profile
+from spikformer_deploy.quantize.network import Accumulator, Attention, Conv, Lif, Network, Readout
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import events
+from spikformer_deploy.simulate.estimate import estimate
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
 
@@ -47,3 +52,32 @@ def test_sparsity(network: Network, seed: int) -> None:
     np.testing.assert_allclose(found.rate, 1 - found.activation, atol=1e-12)
     np.testing.assert_allclose(found.silent, (outputs == 0).all((0, 1)).mean(), atol=1e-12)
     np.testing.assert_allclose(found.connection, (np.concatenate(weights) == 0).mean(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_one_count_of_synaptic_operations(seed: int) -> None:
+    """Of all layers = of all steps = of all cores = what the energy on the target is charged for, with attention."""
+    network = random_network(seed, blocks=1 + seed % 2)
+    assert any(isinstance(p.synapse, Attention) for p in network.projections)
+    mapping, profile = random_mapping(network, seed), load_profile("loihi2")
+    there = events.geometry(network, mapping)
+    found = events.count(there, reference.execute(network, random_images(network, seed), cells=there.cells))
+    assert found.slices is not None
+    assert sum(int(p.delivered.sum()) for p in found.projections) > 0
+    at_slices = found.slices.synops
+    sites = found.slices.sites
+    for layer in counts.layers(network, found):
+        own = [i for i, site in enumerate(mapping.sites) if site.population == layer.name]
+        expected = at_slices[..., np.isin(sites, own)].sum((0, 2))
+        np.testing.assert_array_equal(found.synops_of(layer.name), expected, layer.name)
+        np.testing.assert_array_equal(layer.synops, expected / found.images, layer.name)
+    np.testing.assert_array_equal(found.synops_by_step, at_slices.sum((0, 2)))
+    assert found.synops * found.images == at_slices.sum()
+    _, by_core = found.slices.by_core(at_slices)
+    assert by_core.sum() == at_slices.sum()
+    times = estimate(found, network, mapping, profile)
+    energies = [e for e in account(network, found, mapping, profile, times) if e.convention.startswith("profile")]
+    assert energies
+    for energy in energies:
+        part = next(part for part in energy.parts if part.name == "synaptic operations")
+        assert part.events == found.synops, energy.convention

@@ -199,6 +199,7 @@ def test_energy_on_a_target(network: Network, seed: int) -> None:
         assert 0 < total.low <= total.nominal <= total.high
         synapses = next(part for part in energy.parts if part.name == "synaptic operations")
         assert found.slices is not None
+        assert synapses.events == found.synops
         np.testing.assert_allclose(synapses.energy.nominal, found.slices.synops.sum() / found.images * pico * 1e-9)
         static = sum(part.energy.nominal for part in energy.parts if part.name.startswith("static"))
         np.testing.assert_allclose(static, (250 + 750) * times.step_ns[1].sum(1).mean() * 1e-9, rtol=1e-12)

@@ -39,6 +39,8 @@ def test_split_fan_ins_count_the_same_operations(seed: int) -> None:
         travelling = sums * population.size * network.time_steps * events.images
         counted = sum(int(p.synops.sum()) for p in events.projections if p.target == population.name)
         assert at_slices == counted + travelling, population.name
+        assert at_slices == events.synops_of(population.name).sum(), population.name
+    assert events.slices.synops.sum() == events.synops * events.images
     times = estimate(events, network, mapping, profile)
     assert (times.step_ns > 0).all()
     assert all(e.total.nominal > 0 for e in account(network, events, mapping, profile, times))

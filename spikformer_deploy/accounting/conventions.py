@@ -37,7 +37,7 @@ def paper(macs: float, sops: float, name: str = "spikformer-paper") -> Energy:
     macs, sops  an image, over all T steps
     Source: Zhou et al. 2023 (Spikformer), App. C.2.
     """
-    parts = (*_macs("first convolution", macs, "fp32_multiply", "fp32_add"), _additions("synaptic operations", sops))
+    parts = (*_macs("first convolution", macs, "fp32_multiply", "fp32_add"), _additions("SOPs of the paper", sops))
     return Energy(name, "Arithmetic in 45 nm fp32; no memory, no neurons, no messages, no static power.", parts)
 
 

@@ -81,3 +81,13 @@ def test_one_count_of_synaptic_operations(seed: int) -> None:
     for energy in energies:
         part = next(part for part in energy.parts if part.name == "synaptic operations")
         assert part.events == found.synops, energy.convention
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_papers_count_has_a_name_of_its_own(seed: int) -> None:
+    network = random_network(seed)
+    whole = events.geometry(network, None)
+    found = events.count(whole, reference.execute(network, random_images(network, seed), cells=whole.cells))
+    parts = {part.name: part.events for energy in account(network, found) for part in energy.parts}
+    assert "synaptic operations" not in parts
+    assert parts["SOPs of the paper"] > 0

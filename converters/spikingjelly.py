@@ -292,7 +292,7 @@ def _compare(module: nn.Module, made: Imported, takes: str) -> tuple[str, ...]:
 def _original(original: nn.Module, model: _Model, images: Tensor) -> Tensor:
     """Logits (B, classes) of spikingjelly itself, from rest."""
     if model.takes != "steps":
-        return _Model(original, model.takes, model.time_steps, model.per_step)(images)  # type: ignore[no-any-return]
+        return _Model(original, model.takes, model.time_steps, model.per_step)(images)
     frames = images.transpose(0, 1) if model.per_step else [images] * model.time_steps
     return torch.stack([original(frame) for frame in frames]).mean(0)
 

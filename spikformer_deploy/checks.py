@@ -61,6 +61,7 @@ class Checks:
 
     def _eager(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Spikes a step and image (T, B) of each call of a LIF module, named as the tracer does, and the logits."""
+        assert not isinstance(self.loaded, Imported)
         counts: dict[str, torch.Tensor] = {}
 
         def keep(path: str, out: torch.Tensor) -> None:

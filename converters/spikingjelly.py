@@ -267,21 +267,33 @@ def _calling_line() -> str:
 def _compare(module: nn.Module, made: Imported, takes: str) -> tuple[str, ...]:
     """Notes of the comparison of the graph's logits with the original's; ModelError where they differ.
 
-    In doubles, so that rounding decides no spike; on random images that are scaled until every neuron layer has fired.
+    In doubles, so that rounding decides no spike; in fp32 where the model makes tensors of that type itself.
+    On random images that are scaled until every neuron layer has fired.
     """
-    original = copy.deepcopy(module).eval().double()
-    model = _Model(original, takes, made.time_steps, made.per_step)
-    images = _images(model, made.input_shape).double()
+    problem: Exception | None = None
+    for dtype in (torch.float64, torch.float32):
+        original = copy.deepcopy(module).eval().to(dtype)
+        model = _Model(original, takes, made.time_steps, made.per_step)
+        images = _images(model, made.input_shape).to(dtype)
+        try:
+            with torch.no_grad():
+                _original(copy.deepcopy(original), model, images)
+        except Exception as error:  # an old version of spikingjelly that does not run with this torch
+            problem = error
+            continue
+        return _compared(original, model, made, images)
+    return (f"not compared with spikingjelly, which does not run it here ({type(problem).__name__})",)
+
+
+def _compared(original: nn.Module, model: _Model, made: Imported, images: Tensor) -> tuple[str, ...]:
+    """The notes, for an original that runs."""
     silent = {node.name for node in made.graph.of(Lif)}
     for scale in SCALES:
         # positive ones too: smoothing kernels average the noise away
         given = torch.cat([images, images.abs()]) * scale
-        try:
-            with torch.no_grad():
-                theirs = _original(copy.deepcopy(original), model, given)
-        except Exception as error:  # an old version of spikingjelly that does not run with this torch
-            return (f"not compared with spikingjelly, which does not run it here ({type(error).__name__})",)
-        ours = execute(made.graph, given, dtype=torch.float64)
+        with torch.no_grad():
+            theirs = _original(copy.deepcopy(original), model, given)
+        ours = execute(made.graph, given, dtype=images.dtype)
         _refuse_other(ours[made.graph.nodes[-1].name], theirs)
         silent = {name for name in silent if not bool(ours[name].any())}
         if not silent:

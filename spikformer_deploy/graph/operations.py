@@ -17,7 +17,6 @@ from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import Dims, axis
 from spikformer_deploy.values import frozen
 
-
 REWRITE = "Write this part with supported layers, or leave it out of the module that is compiled."
 """The way out of a refusal that knows no better one."""
 

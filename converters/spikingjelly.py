@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from math import inf
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
+from spikformer_deploy.graph.ir import Lif
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.lif import lif
@@ -33,6 +37,8 @@ NEURONS = {
     "MultiStepParametricLIFNode": "PLIF",
 }
 """Classes of neurons by name; those of 0.0.0.0.12's clock_driven that work on sequences are called MultiStep..."""
+SCALES = (1, 2, 4, 8, 16, 64, 256)
+"""The comparison's images are scaled by these, one after the other, until every layer of neurons has fired."""
 CLOSE = 1e-4
 """Logits of the swapped model differ from the original's by so much at most, of the largest: rounding, and no spike."""
 
@@ -107,20 +113,28 @@ def from_spikingjelly(
         raise InputError("time_steps", f"{time_steps} time steps", "Give 1 to 1024.")
     modes = {_step_mode(neuron) for _, neuron in _neurons(module)}
     if len(modes) != 1:
-        problem = "some neurons work step by step and others on sequences" if modes else "no neurons of spikingjelly's"
-        raise ModelError("model", problem, "Call functional.set_step_mode(model, 'm').")
+        raise _without_mode(module, bool(modes))
     (mode,) = modes
     ours = _swapped(copy.deepcopy(module).eval(), time_steps if mode == "s" else 0)
     shape = (preprocess.channels, *preprocess.extent)
     takes = "steps" if mode == "s" else _takes(ours, (time_steps, *shape), per_step)
     wrapped = _Model(ours, takes, time_steps, per_step).eval()
+    _refuse_repeated(wrapped, _images(wrapped, shape), time_steps)
     graph = check(trace(wrapped, shape, time_steps=time_steps, per_step=per_step))
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode() + value.detach().cpu().numpy().tobytes())
     made = Imported("spikingjelly", graph, preprocess, labels, digest.hexdigest(), {}, ())
-    _compare(module, made, takes)
-    return made
+    return replace(made, notes=_compare(module, made, takes))
+
+
+def _without_mode(module: nn.Module, mixed: bool) -> ModelError:
+    if mixed:
+        problem, way_out = "some neurons work step by step and others on sequences", "Call functional.set_step_mode"
+        return ModelError("model", problem, f"{way_out}(model, 'm').")
+    found = sorted({type(layer).__name__ for layer in module.modules()} - {type(module).__name__})
+    problem = f"no neurons of spikingjelly's among its layers ({', '.join(found) or 'none'})"
+    return ModelError(type(module).__name__, problem, f"Use neurons of these classes: {', '.join(NEURONS)}.")
 
 
 def _neurons(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -189,25 +203,115 @@ def _takes(model: nn.Module, shape: tuple[int, ...], per_step: bool) -> str:
     return "sequence"
 
 
-def _compare(module: nn.Module, made: Imported, takes: str) -> None:
-    """Raise ModelError where the graph does not give the logits of the original on random images."""
-    original = copy.deepcopy(module).eval()
-    generator = torch.Generator().manual_seed(0)
-    steps = (made.time_steps,) if made.per_step else ()
-    images = torch.rand(2, *steps, *made.input_shape, generator=generator) * 2 - (0 if steps else 1)
-    images = images.round() if steps else images
+def _images(model: _Model, shape: tuple[int, ...]) -> Tensor:
+    """Two random inputs: images in -1 to 1, or frames of 0 and 1."""
+    steps = (model.time_steps,) if model.per_step else ()
+    images = torch.rand(2, *steps, *shape, generator=torch.Generator().manual_seed(0))
+    return images.round() if steps else images * 2 - 1
+
+
+def _refuse_repeated(model: _Model, images: Tensor, time_steps: int) -> None:
+    """ModelError where a module of neurons is called more than once, or where a second call gives other logits.
+
+    spikingjelly's neurons keep their potentials from call to call, so that the second starts where the first ended.
+    """
+    lines: dict[str, list[str]] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _m, _i, path=path: lines.setdefault(path, []).append(_calling_line()))
+        for path, layer in model.model.named_modules()
+        if isinstance(layer, Neuron)
+    ]
     try:
         with torch.no_grad():
-            if takes == "steps":
-                frames = images.transpose(0, 1) if made.per_step else [images] * made.time_steps
-                theirs = torch.stack([original(frame) for frame in frames]).mean(0)
-            else:
-                theirs = _Model(original, takes, made.time_steps, made.per_step)(images)
-    except Exception:  # an old version of spikingjelly that does not run with this torch
+            model(images * SCALES[2])
+    except Exception:  # the tracer says what is wrong with it
         return
-    ours = execute(made.graph, images)[made.graph.nodes[-1].name]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for path, places in lines.items():
+        if len(places) > 1:
+            raise _repeated(path or "model", places, loop=all(len(p) == time_steps for p in lines.values()))
+    with torch.no_grad():
+        first, second = model(images * SCALES[2]), model(images * SCALES[2])
+    if not torch.equal(first, second):
+        raise ModelError(
+            type(model.model).__name__,
+            "it gives other logits when it is called again on the same images",
+            "Its forward pass must keep nothing from call to call, and must not draw random numbers.",
+        )
+
+
+def _repeated(path: str, places: list[str], *, loop: bool) -> ModelError:
+    where = ", ".join(sorted(set(places)))
+    if loop:
+        return ModelError(
+            path,
+            f"its neurons are called {len(places)} times in one forward pass: a loop over time steps ({where})",
+            "Give the module that makes one step: it is run time_steps times, and its outputs are averaged.",
+        )
+    return ModelError(
+        path,
+        f"its neurons are called {len(places)} times in one forward pass, and share their potentials ({where})",
+        "Give each place a module of neurons of its own.",
+    )
+
+
+def _calling_line() -> str:
+    """The innermost line of the user's code on the stack, "model.py:12: x = ..."."""
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "spikingjelly")
+    found = [f for f in traceback.extract_stack() if not any(part in f.filename for part in ours)]
+    return f"{Path(found[-1].filename).name}:{found[-1].lineno}: {found[-1].line}" if found else ""
+
+
+def _compare(module: nn.Module, made: Imported, takes: str) -> tuple[str, ...]:
+    """Notes of the comparison of the graph's logits with the original's; ModelError where they differ.
+
+    In doubles, so that rounding decides no spike; in fp32 where the model makes tensors of that type itself.
+    On random images that are scaled until every neuron layer has fired.
+    """
+    problem: Exception | None = None
+    for dtype in (torch.float64, torch.float32):
+        original = copy.deepcopy(module).eval().to(dtype)
+        model = _Model(original, takes, made.time_steps, made.per_step)
+        images = _images(model, made.input_shape).to(dtype)
+        try:
+            with torch.no_grad():
+                _original(copy.deepcopy(original), model, images)
+        except Exception as error:  # an old version of spikingjelly that does not run with this torch
+            problem = error
+            continue
+        return _compared(original, model, made, images)
+    return (f"not compared with spikingjelly, which does not run it here ({type(problem).__name__})",)
+
+
+def _compared(original: nn.Module, model: _Model, made: Imported, images: Tensor) -> tuple[str, ...]:
+    """The notes, for an original that runs."""
+    silent = {node.name for node in made.graph.of(Lif)}
+    for scale in SCALES:
+        # positive ones too: smoothing kernels average the noise away
+        given = torch.cat([images, images.abs()]) * scale
+        with torch.no_grad():
+            theirs = _original(copy.deepcopy(original), model, given)
+        ours = execute(made.graph, given, dtype=images.dtype)
+        _refuse_other(ours[made.graph.nodes[-1].name], theirs)
+        silent = {name for name in silent if not bool(ours[name].any())}
+        if not silent:
+            return ()
+    return (f"neurons that never fired when the logits were compared with spikingjelly's: {', '.join(sorted(silent))}",)
+
+
+def _original(original: nn.Module, model: _Model, images: Tensor) -> Tensor:
+    """Logits (B, classes) of spikingjelly itself, from rest."""
+    if model.takes != "steps":
+        return _Model(original, model.takes, model.time_steps, model.per_step)(images)
+    frames = images.transpose(0, 1) if model.per_step else [images] * model.time_steps
+    return torch.stack([original(frame) for frame in frames]).mean(0)
+
+
+def _refuse_other(ours: Tensor, theirs: Tensor) -> None:
     worst = float((ours - theirs).abs().max())
-    if worst > CLOSE * max(1.0, float(theirs.abs().max())):
+    if not worst <= CLOSE * max(1.0, float(theirs.abs().max())):
         raise ModelError(
             "model",
             f"with its neurons swapped its logits differ by {worst:.3g}",

@@ -16,6 +16,10 @@ CHECK_IMAGES, CHECK_PIXELS = 4, 2**18
 """Spikes are compared on so many images, or fewer large ones, but one at least: 224x224 pixels make 10^8 spikes."""
 FLIPPED_SHARE = 1e-5
 """A pass that flips more spikes than this, each layer on equal inputs, is wrong; float rounding flips one in 10^8."""
+TIE = 2.0**-18
+"""A potential this near to the threshold, relative to the largest current of its layer, may fall on either side."""
+SCALES = (2, 4, 8, 16, 64, 256)
+"""Images on which a layer stays silent are scaled by these until it fires: silence would prove nothing of it."""
 
 
 class Checks:
@@ -29,24 +33,17 @@ class Checks:
     def against_model(self, name: str, graph: Graph) -> str:
         """Spikes of each LIF module in every step and image, and the logits; a file's graph is the model itself."""
         if isinstance(self.loaded, Imported):
+            self._rouse(graph)
             self.last = execute(graph, self.images)
             return ""
-        counts: dict[str, torch.Tensor] = {}
-        hooks = [
-            module.register_forward_hook(lambda _m, _i, out, path=path: counts.__setitem__(path, _per_step(out)))
-            for path, module in self.loaded.module.named_modules()
-            if isinstance(module, LIF)
-        ]
-        with torch.inference_mode():
-            logits = self.loaded.module(self.images)
-        for hook in hooks:
-            hook.remove()
+        silent = self._rouse(graph)
+        counts, logits = self._eager()
         self.last = execute(graph, self.images)
         differ = {
             n: int((counts[n] - _per_step(self.last[n].transpose(0, 1))).abs().sum()) for n in counts if n in self.last
         }
         total = sum(self.last[n].numel() for n in differ)
-        remark = self._verdict(name, differ, total)
+        remark = self._verdict(name, differ, total) + (f"; never fired: {', '.join(silent)}" if silent else "")
         worst = float((self.last[graph.nodes[-1].name] - logits).abs().max())
         if worst > 1e-3 * max(1.0, float(logits.abs().max())) and not any(differ.values()):
             raise ModelError(name, f"the logits of the graph differ from the model's by {worst:.3g}")
@@ -57,7 +54,60 @@ class Checks:
         lifs = [n.name for n in graph.of(Lif)]
         now = execute(graph, self.images, forced={n: self.last[n] for n in lifs})
         differ = {n: int((now[n] != self.last[n]).sum()) for n in lifs}
-        return self._verdict(name, differ, sum(now[n].numel() for n in lifs))
+        ties = self._ties(graph, now, [n for n in lifs if differ[n]])
+        rest = {n: differ[n] - ties.get(n, 0) for n in lifs}
+        remark = self._verdict(name, rest, sum(now[n].numel() for n in lifs))
+        return remark + (f", and {sum(ties.values())} at ties" if any(ties.values()) else "")
+
+    def _eager(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Spikes a step and image (T, B) of each call of a LIF module, named as the tracer does, and the logits."""
+        assert not isinstance(self.loaded, Imported)
+        counts: dict[str, torch.Tensor] = {}
+
+        def keep(path: str, out: torch.Tensor) -> None:
+            calls = sum(name == path or name.rpartition("#")[0] == path for name in counts)
+            counts[f"{path}#{calls}" if calls else path] = _per_step(out)
+
+        hooks = [
+            module.register_forward_hook(lambda _m, _i, out, path=path: keep(path, out))
+            for path, module in self.loaded.module.named_modules()
+            if isinstance(module, LIF)
+        ]
+        with torch.inference_mode():
+            logits = self.loaded.module(self.images)
+        for hook in hooks:
+            hook.remove()
+        return {name.replace("#", "."): spikes for name, spikes in counts.items()}, logits
+
+    def _rouse(self, graph: Graph) -> list[str]:
+        """Add a scaled image for layers that never fire; the layers that stay silent all the same."""
+        silent = _silent(execute(graph, self.images), [n.name for n in graph.of(Lif)])
+        for scale in SCALES:
+            if not silent:
+                break
+            louder = self.images[:1].abs() * scale
+            left = _silent(execute(graph, louder), silent)
+            if left != silent:
+                self.images, silent = torch.cat([self.images, louder]), left
+        return silent
+
+    def _ties(self, graph: Graph, now: dict[str, torch.Tensor], flipped: list[str]) -> dict[str, int]:
+        """Flipped spikes of neurons whose first flip is a tie: from then on the two potentials differ for good."""
+        if not flipped:
+            return {}
+        source = {n: graph[n].inputs[0] for n in flipped}
+        forced = {n.name: self.last[n.name] for n in graph.of(Lif)}
+        currents = execute(graph, self.images, dtype=torch.float64, record=set(source.values()), forced=forced)
+        out = {}
+        for name in flipped:
+            op = graph[name].op
+            assert isinstance(op, Lif)
+            current = currents[source[name]].double()
+            near = _distances(op, current, self.last[name]) <= TIE * max(op.v_threshold, float(current.abs().max()))
+            flips = now[name] != self.last[name]
+            first = flips & (flips.cumsum(1) == 1)
+            out[name] = int((flips & (first & near).any(1, keepdim=True)).sum())
+        return out
 
     def _verdict(self, name: str, differ: dict[str, int], total: int) -> str:
         flipped = sum(differ.values())
@@ -69,6 +119,21 @@ class Checks:
                 "This is an error of the compiler; --no-check compiles all the same. Please report it.",
             )
         return f"{flipped} of {total:,} spikes flipped"
+
+
+def _silent(spikes: dict[str, torch.Tensor], names: list[str]) -> list[str]:
+    return [name for name in names if not bool(spikes[name].any())]
+
+
+def _distances(op: Lif, current: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
+    """How far the potentials (B, T, ...) are from the threshold, where the neurons fired as in `spikes`."""
+    v, out = torch.zeros_like(current[:, 0]), torch.empty_like(current)
+    for t in range(current.shape[1]):
+        h = v + (current[:, t] - v) / op.tau if op.decay_input else v * (1 - 1 / op.tau) + current[:, t]
+        out[:, t] = (h - op.v_threshold).abs()
+        fired = spikes[:, t].to(h)
+        v = h - fired * op.v_threshold if op.soft_reset else h * (1 - fired)
+    return out
 
 
 def _per_step(spikes: torch.Tensor) -> torch.Tensor:

@@ -185,7 +185,7 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
     result = _run(program, data, as_json, unfinished=unfinished, resume=resume, **options)
     values = result.to_dict()
     if path and unfinished:
-        write_whole(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+        write_whole(path, (_json(values) + "\n").encode())
         unfinished.unlink(missing_ok=True)
     if as_json:
         _print_json(values)
@@ -231,7 +231,7 @@ def report_command(
         _print_json(report_data(result))
         return
     if json_file:
-        write_whole(Path(json_file), (json.dumps(report_data(result), indent=2, allow_nan=False) + "\n").encode())
+        write_whole(Path(json_file), (_json(report_data(result)) + "\n").encode())
     click.echo("wrote " + " and ".join(file for file in (output, json_file, timeline) if file))
 
 
@@ -466,11 +466,14 @@ def _show(values: dict[str, Any], as_json: bool, title: str) -> None:
 
 
 def _print_json(values: Any) -> None:
+    click.echo(_json(values))
+
+
+def _json(values: Any) -> str:
     try:
-        text = json.dumps(values, indent=2, allow_nan=False)
+        return json.dumps(values, indent=2, allow_nan=False)
     except ValueError:
-        raise InputError("--json", "a number of the result is NaN or infinite, which JSON cannot say") from None
-    click.echo(text)
+        raise InputError("the result", "a number of it is NaN or infinite, which JSON cannot say") from None
 
 
 def _print_tables(tables: list[Any]) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
+
+LATER = "later"
+"""Metadata of a field that came after the format: left out at its default, so that files of before stay as they are."""
 
 
 def flat(value: Any, path: str, tensors: dict[str, NDArray[Any]]) -> Any:
@@ -18,7 +21,8 @@ def flat(value: Any, path: str, tensors: dict[str, NDArray[Any]]) -> Any:
         tensors[path] = value
         return {"tensor": path}
     if is_dataclass(value):
-        kept = {f.name: flat(getattr(value, f.name), f"{path}.{f.name}", tensors) for f in fields(value) if f.init}
+        written = [f for f in fields(value) if f.init and not _left_out(f, getattr(value, f.name))]
+        kept = {f.name: flat(getattr(value, f.name), f"{path}.{f.name}", tensors) for f in written}
         return {"type": type(value).__name__, **kept}
     if isinstance(value, (tuple, list)):
         return [flat(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]
@@ -27,6 +31,10 @@ def flat(value: Any, path: str, tensors: dict[str, NDArray[Any]]) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value
+
+
+def _left_out(field: Field[Any], value: Any) -> bool:
+    return bool(field.metadata.get(LATER)) and value == field.default
 
 
 def built(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]]) -> Any:
@@ -57,8 +65,7 @@ def built(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]]) -> Any:
 def _dataclass(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]]) -> Any:
     hints = get_type_hints(kind)
     names = {f.name for f in fields(kind) if f.init}
-    # what a field with a default adds came later: files of before lack it, and mean the default
-    needed = {f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING}
+    needed = {f.name for f in fields(kind) if f.init and not f.metadata.get(LATER)}
     if not needed <= set(raw) - {"type"} <= names or raw["type"] != kind.__name__:
         raise ValueError(f"fields {sorted(raw)} instead of those of {kind.__name__}")
     return kind(**{name: built(hints[name], raw[name], tensors) for name in names & set(raw)})

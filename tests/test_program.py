@@ -103,3 +103,11 @@ def test_a_program_that_contradicts_itself_is_refused() -> None:
     broken = type(network)(**(fields | {"projections": (first, *network.projections[1:])}))
     with pytest.raises(ProgramError, match="contradicts itself"):
         from_bytes(to_bytes(replace(program, network=broken)), "file")
+
+
+def test_fields_that_came_later_are_left_out_at_their_defaults() -> None:
+    """Files that were written before a field came are read, and keep their bytes."""
+    content = to_bytes(program_of(1, blocks=0))
+    assert b'"strict"' not in content
+    assert b'"rounding"' not in content
+    assert to_bytes(from_bytes(content, "file")) == content

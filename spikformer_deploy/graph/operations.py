@@ -17,6 +17,15 @@ from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import Dims, axis
 from spikformer_deploy.values import frozen
 
+REWRITE = "Write this part with supported layers, or leave it out of the module that is compiled."
+"""The way out of a refusal that knows no better one."""
+
+
+def spelled(target: str) -> str:
+    """The name of an exported operation, "aten.cat.default", without what only torch's developers call it: "cat"."""
+    parts = target.split(".")
+    return (parts[1] if len(parts) > 1 else parts[0]).strip("_")
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -64,14 +73,19 @@ class Call:
 
     def refuse(self, problem: str, way_out: str = "") -> ModelError:
         where = f" ({self.line})" if self.line else ""
-        return ModelError(self.unique_name(), problem + where, way_out)
+        return ModelError(self.unique_name(), problem + where, way_out or REWRITE)
+
+    @property
+    def what(self) -> str:
+        """The operation as a user would call it: "cat"."""
+        return spelled(str(self.node.target))
 
     def value(self, index: int = 0) -> Value:
         """Argument `index` where it is a value of the graph."""
         value = self.argument(index)
         if not isinstance(value, Value):
             kind = "half an attention product" if isinstance(value, Product) else "a constant"
-            raise self.refuse(f"{self.node.target} of {kind} is not supported", "Only activations can stand here.")
+            raise self.refuse(f"{self.what} of {kind} is not supported", "Only activations can stand here.")
         return value
 
     def add(self, op: ir.Op, inputs: tuple[str, ...], shape: ir.Shape, dims: Dims) -> Value:
@@ -85,6 +99,19 @@ class Call:
 
 
 def _same(call: Call) -> Any:
+    return call.args[0]
+
+
+def _dropout(call: Call) -> Any:
+    if call.argument(2, False):
+        raise call.refuse("dropout that is active in evaluation is not supported", "Give it training=self.training.")
+    return call.args[0]
+
+
+def _cast(call: Call) -> Any:
+    found = call.node.meta.get("val")
+    if isinstance(call.args[0], Value) and isinstance(found, torch.Tensor) and not found.is_floating_point():
+        raise call.refuse(f"a cast to {str(found.dtype).removeprefix('torch.')} is not supported", "Keep floats.")
     return call.args[0]
 
 
@@ -145,7 +172,7 @@ def _maps(call: Call, value: Value) -> ir.Shape:
     shape = call.batch.shape(value.name)
     wanted = tuple(axis(role, extent) for role, extent in zip("CYX", shape, strict=True))
     if len(value.dims) != 4 or value.dims[1:] != wanted or not axes.roles(value.dims[0]) <= {"T", "B"}:
-        raise call.refuse(f"{call.node.target} sees {axes.show(value.dims)} instead of (T*B, C, Y, X)")
+        raise call.refuse(f"{call.what} sees {axes.show(value.dims)} instead of (T*B, C, Y, X)")
     return shape
 
 
@@ -427,8 +454,8 @@ OPERATIONS: dict[str, Callable[[Call], Any]] = {
     "aten.clone": _same,
     "aten.detach": _same,
     "aten.alias": _same,
-    "aten.dropout": _same,
-    "aten.to": _same,
+    "aten.dropout": _dropout,
+    "aten.to": _cast,
     "aten._assert_tensor_metadata": _same,
 }
 """Exported operation -> handler; squeeze and unsqueeze are reshapes, since a size of 1 holds no atoms."""

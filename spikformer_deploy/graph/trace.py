@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +15,25 @@ from torch.export import Dim, ExportedProgram
 
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph import axes, ir
-from spikformer_deploy.graph.operations import OPERATIONS, Batch, Call, Value
+from spikformer_deploy.graph.operations import OPERATIONS, REWRITE, Batch, Call, Value, spelled
 from spikformer_deploy.graph.parts import PARTS, without_unread
 from spikformer_deploy.nn import lif as _registers_the_operator  # noqa: F401
 
 KNOWN = {**OPERATIONS, **PARTS}
+WAYS_OUT = {
+    "relu": "Put neurons in its place: a layer must receive spikes, or the image.",
+    "gelu": "Put neurons in its place: a layer must receive spikes, or the image.",
+    "sigmoid": "Put neurons in its place: a layer must receive spikes, or the image.",
+    "softmax": "Leave it out: it does not change the class; inside an attention, spikes need none.",
+    "layer_norm": "Use batch normalisation, whose statistics are fixed.",
+    "group_norm": "Use batch normalisation, whose statistics are fixed.",
+    "rsub": "Differences of spikes are not supported: add the branches (x + y) instead.",
+    "sub": "Differences of spikes are not supported: add the branches (x + y) instead.",
+    "avg_pool1d": "Take the mean over groups of classes out of the module (VotingLayer), and fold it into a linear layer.",
+}
+"""What to do instead of an operation that is not supported; REWRITE for all others."""
+LIBRARIES = ("torch", "spikingjelly", "spikformer_deploy/graph", "spikformer_deploy/converters")
+"""Folders whose lines are not the user's."""
 BATCH = 1_000_003
 """The size that stands for the symbolic batch: a prime, so that no reshape can hide a part of it elsewhere."""
 
@@ -73,9 +88,10 @@ def export(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
             return torch.export.export(module.eval(), (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = re.sub(r"(torch\.ops\.)?aten(\.|::)", "", reason)
         raise ModelError(
             "model",
-            f"torch.export cannot trace it for images of {'x'.join(map(str, shape))}: {reason}",
+            f"torch.export cannot trace it for images of {'x'.join(map(str, shape))}: {reason}{_at(_raising(error))}",
             "The forward pass must work for any batch size, and must not branch on values.",
         ) from error
 
@@ -137,7 +153,7 @@ class _Tracer:
             shapes = ", ".join(axes.show(v.dims) for v in call.args if isinstance(v, Value))
             raise ModelError(
                 module_path(node),
-                f"{name} of {shapes} mixes axes: {error}{_at(call.line)}",
+                f"{spelled(name)} of {shapes} mixes axes: {error}{_at(call.line)}",
                 "Keep time, batch, channels and positions apart when reshaping.",
             ) from None
 
@@ -146,11 +162,10 @@ class _Tracer:
 
     def _unsupported(self, node: torch.fx.Node, name: str, call: Call) -> ModelError:
         shapes = ", ".join(axes.show(v.dims) for v in call.args if isinstance(v, Value)) or "constants"
-        known = sorted({key.split(".")[1] for key in KNOWN if "." in key})
         return ModelError(
             module_path(node),
-            f"operation {name} of {shapes} is not supported{_at(call.line)}",
-            f"Supported: {', '.join(known)}.",
+            f"{spelled(name)} of {shapes} is not supported{_at(call.line)}",
+            WAYS_OUT.get(spelled(name), REWRITE),
         )
 
     def _unique(self, node: torch.fx.Node) -> str:
@@ -165,7 +180,9 @@ class _Tracer:
     def _finish(self, node: torch.fx.Node) -> None:
         results = [self.values[a] for a in node.all_input_nodes]
         if len(results) != 1 or not isinstance(results[0], Value):
-            raise ModelError("model", f"it returns {len(results)} tensors", "It must return the logits alone.")
+            found = f"{len(results)} tensors" if len(results) != 1 else f"no activation but {type(results[0]).__name__}"
+            line = source_line(node.all_input_nodes[0]) if results else ""
+            raise ModelError("model", f"it returns {found}{_at(line)}", "It must return the logits alone.")
         value = results[0]
         if any("T" in axes.roles(dim) for dim in value.dims):
             raise ModelError(
@@ -212,12 +229,19 @@ def _is_leaf(kind: str, operation: str) -> bool:
 
 def source_line(node: torch.fx.Node) -> str:
     """The innermost line of the model's source, "model.py:12: x = ..."; "" where torch does not know."""
-    found = re.findall(r'File "([^"]*)", line (\d+), in \w+\n\s*(.*)', node.meta.get("stack_trace") or "")
-    found = [f for f in found if "/torch/" not in f[0]]
+    found = re.findall(r'File "([^"]*)", line (\d+), in [^\n]+\n\s*(.*)', node.meta.get("stack_trace") or "")
+    found = [f for f in found if not any(f"/{package}/" in f[0] for package in LIBRARIES)]
     if not found:
         return ""
     path, line, code = found[-1]
     return f"{path.rsplit('/', 1)[-1]}:{line}: {code.strip()}"
+
+
+def _raising(error: Exception) -> str:
+    """The innermost line of the user's code that an exception came through; "" where there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    found = [f for f in frames if not any(f"/{package}/" in f.filename for package in LIBRARIES)]
+    return f"{found[-1].filename.rsplit('/', 1)[-1]}:{found[-1].lineno}: {found[-1].line}" if found else ""
 
 
 def _at(line: str) -> str:

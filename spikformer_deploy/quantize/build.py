@@ -270,6 +270,8 @@ def _of_row(walk: _Walk, term: ConvTerm, shape: ir.Shape) -> ReadoutTerm:
 def _row(walk: _Walk, term: ConvTerm, shape: ir.Shape) -> str:
     """The population that repeats what `term` reads as (C * Y * X, 1, 1); one for all that read it."""
     name, size = f"{term.source}.row", int(np.prod(shape))
+    while name in walk.graph:  # a module of the user's may be called so
+        name += "_"
     if any(population.name == name for population in walk.populations):
         return name
     positions = np.eye(shape[1] * shape[2], dtype=np.int8).reshape(-1, 1, *shape[1:])

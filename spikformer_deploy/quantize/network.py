@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.flat import LATER
 from spikformer_deploy.values import digest
 
 Shape: TypeAlias = tuple[int, int, int]
@@ -73,7 +74,7 @@ class Lif:
     exact: bool = True
     current: int = 0
     soft: bool = False
-    strict: bool = False
+    strict: bool = field(default=False, metadata={LATER: True})
 
     @property
     def round_up(self) -> int:
@@ -151,7 +152,7 @@ class Population:
     neuron: Neuron
     max_out: int
     bounds: tuple[int, int] = (0, 0)
-    rounding: float = ROUNDING_UNKNOWN
+    rounding: float = field(default=ROUNDING_UNKNOWN, metadata={LATER: True})
 
     @property
     def size(self) -> int:

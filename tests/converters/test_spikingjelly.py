@@ -274,3 +274,9 @@ def test_layers_of_its_own(mode: str) -> None:
     functional.set_step_mode(model, mode)
     made = from_spikingjelly(model, SMALL, STEPS)
     assert [node.op.soft_reset for node in made.graph.of(ir.Lif) if isinstance(node.op, ir.Lif)] == [True, False, False]
+
+
+def test_neurons_that_are_called_twice_are_named() -> None:
+    shared = LIFNode("m")
+    with pytest.raises(ModelError, match="called 2 times in one forward pass, and share their potentials"):
+        from_spikingjelly(chain(shared, shared), SMALL, STEPS)

@@ -156,16 +156,22 @@ def _step_mode(neuron: nn.Module) -> str:
 def _swapped(module: nn.Module, time_steps: int) -> nn.Module:
     """`module` with its neurons in place of spikingjelly's, changed in place."""
     for path, neuron in list(_neurons(module)):
-        parent, _, name = path.rpartition(".")
         replacement = _ours(path, neuron, time_steps)
         if not path:
             return replacement
-        setattr(module.get_submodule(parent), name, replacement)
-    for path, layer in list(module.named_modules()):
+        _exchange(module, neuron, replacement)
+    for _, layer in list(module.named_modules()):
         if type(layer).__name__ == "Flatten" and getattr(layer, "step_mode", "s") == "m":
-            parent, _, name = path.rpartition(".")
-            setattr(module.get_submodule(parent), name, Flatten(int(layer.start_dim), int(layer.end_dim)))
+            _exchange(module, layer, Flatten(int(layer.start_dim), int(layer.end_dim)))
     return module
+
+
+def _exchange(module: nn.Module, layer: nn.Module, replacement: nn.Module) -> None:
+    """Put `replacement` wherever `layer` stands: one module may have several names, and is one nevertheless."""
+    for path, other in list(module.named_modules(remove_duplicate=False)):
+        if other is layer:
+            parent, _, name = path.rpartition(".")
+            setattr(module.get_submodule(parent), name, replacement)
 
 
 def _ours(path: str, neuron: nn.Module, time_steps: int) -> Neuron:

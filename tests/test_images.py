@@ -129,7 +129,7 @@ def broken(tmp_path: Path) -> dict[str, object]:
         "for 2 images": tmp_path / "labels.npz",
         "it holds pictures": tmp_path / "names.npz",
         "truncated": tmp_path / "cut.idx",
-        "of type float64": np.zeros((1, 3, 32, 32)),
+        "which are not all whole": np.full((1, 3, 32, 32), 0.5),
         r"images of shape \(3, 31, 32\)": np.zeros((1, 3, 31, 32), np.uint8),
         "and the model takes 0..255": np.full((1, 3, 32, 32), 300),
     }

@@ -22,9 +22,12 @@ REWRITE = "Write this part with supported layers, or leave it out of the module 
 
 
 def spelled(target: str) -> str:
-    """The name of an exported operation, "aten.cat.default", without what only torch's developers call it: "cat"."""
+    """The name of an exported operation, "aten.cat.default", without what only torch's developers call it: "cat".
+
+    One of another origin keeps its whole name: a file of a stranger may call anything.
+    """
     parts = target.split(".")
-    return (parts[1] if len(parts) > 1 else parts[0]).strip("_")
+    return parts[1].strip("_") if parts[0] == "aten" and len(parts) > 1 else f"operation {target}"
 
 
 @dataclass(frozen=True, slots=True)

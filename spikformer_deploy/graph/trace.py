@@ -29,7 +29,7 @@ WAYS_OUT = {
     "group_norm": "Use batch normalisation, whose statistics are fixed.",
     "rsub": "Differences of spikes are not supported: add the branches (x + y) instead.",
     "sub": "Differences of spikes are not supported: add the branches (x + y) instead.",
-    "avg_pool1d": "Take the mean over groups of classes out of the module (VotingLayer), and fold it into a linear layer.",
+    "avg_pool1d": "Take the mean over groups of classes (VotingLayer) out of the module, or fold it into a layer.",
 }
 """What to do instead of an operation that is not supported; REWRITE for all others."""
 LIBRARIES = ("torch", "spikingjelly", "spikformer_deploy/graph", "spikformer_deploy/converters")

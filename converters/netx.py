@@ -7,6 +7,7 @@ the network is the one that Lava runs, spike for spike.  A layer that netx knows
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -40,14 +41,27 @@ LARGEST_MANTISSA = 127
 LARGEST_VTH = 2**17
 CLEARED = 4096
 """iDecay with which the current is forgotten every step."""
+KEYS = {
+    "input": {"shape", "neuron", "weight", "bias"},
+    "conv": {"shape", "neuron", "weight", "bias", "delay", "stride", "padding", "dilation", "groups"}
+    | {"inChannels", "outChannels", "kernelSize"},
+    "dense": {"shape", "neuron", "weight", "bias", "delay", "inFeatures", "outFeatures"},
+    "flatten": {"shape"},
+}
+"""Of each type of layer, all of which are read, or held against what is read."""
+NEURON_KEYS = {"iDecay", "vDecay", "vThMant", "refDelay", "wgtExp", "gradedSpike", "messageBits"}
+TRAINING_KEYS = {"theta", "scaleRho", "tauRho"}
+"""Of SLAYER's surrogate gradient: PilotNet's last layer has a theta of another threshold than the one it runs with."""
 
 
 def read_network(path: str | Path, time_steps: int | None = None) -> Network:
-    """The network of a .net file; its accumulators count the output's spikes.
+    """The network of a .net file; its accumulators count the output's spikes, or are the last layer without neurons.
 
     time_steps  of an image; by default what the file says (simulation/tSample)
     Pixels are the integers that lava-dl's input layer would inject, weight * x + bias in its own normalisation.
-    Raises InputError for a file that is damaged or foreign, ModelError for a layer that we do not have.
+    Without an input layer, the first dense layer takes spikes: frames of (in, 1, 1) for each step.
+    Raises InputError for a file that is damaged or foreign, ModelError for a layer that we do not have, or that the
+    file says two things about.
     """
     path = Path(path)
     layers, simulation = _read(path)
@@ -68,9 +82,15 @@ def read_network(path: str | Path, time_steps: int | None = None) -> Network:
     return network
 
 
+def stated_steps(path: str | Path) -> int | None:
+    """How many time steps an image has by the .net file itself, or None; InputError and ModelError as read_network."""
+    _, simulation = _read(Path(path))
+    return _steps(Path(path), simulation["tSample"]) if "tSample" in simulation else None
+
+
 def _steps(path: Path, value: Any) -> int:
     steps = np.asarray(value)
-    if steps.size != 1 or steps.dtype.kind not in "iuf" or not 0 < steps.item() <= 1024:
+    if steps.size != 1 or steps.dtype.kind not in "iuf" or steps.item() not in range(1, 1025):
         raise ModelError(str(path), f"{value} time steps", "Give --time-steps, 1 to 1024.")
     return int(steps.item())
 
@@ -82,11 +102,21 @@ class _Chain:
         self.steps = steps
         self.populations: list[Population] = []
         self.projections: list[Projection] = []
+        self.flat = False  # whether the last layer was a flatten layer
+        self.headed = False  # whether the last layer has no neurons
 
     def add(self, name: str, layer: dict[str, Any]) -> None:
         kind = layer["type"]
-        if (kind == "input") == bool(self.populations):
+        if kind == "input" and self.populations:
             raise ModelError(name, "the input must be the first layer, and only that")
+        if kind in KEYS:
+            _all_known(name, layer, KEYS[kind] | {"type"})
+        if self.headed:
+            raise ModelError(self.populations[-1].name, "only the last layer may be a dense layer without neurons")
+        if self.flat and kind != "dense":
+            raise ModelError(name, f"a layer of type '{kind}' behind a flatten layer", "A dense layer must follow it.")
+        if kind in ("conv", "flatten") and not self.populations:
+            raise ModelError(name, "no input layer says how large its maps are", "Add an input layer with a shape.")
         match kind:
             case "input":
                 self._input(name, layer)
@@ -95,7 +125,7 @@ class _Chain:
             case "dense":
                 self._dense(name, layer)
             case "flatten":
-                pass  # the weights of the next dense layer stand in the order (C, Y, X)
+                self._flatten(name, layer)
             case _:
                 raise ModelError(
                     name,
@@ -118,30 +148,78 @@ class _Chain:
             weight = weight[..., 0]
         if weight.ndim != 4:
             raise ModelError(name, f"weights of shape {weight.shape}, not (out, in, height, width)")
+        stride, padding = _pair(layer.get("stride", 1)), _pair(layer.get("padding", 0))
+        groups = _whole(name, "groups", layer.get("groups", 1))
+        if min(stride) < 1 or min(padding) < 0 or groups < 1 or len(weight) % groups:
+            raise ModelError(name, f"stride {stride}, padding {padding}, {groups} groups of {len(weight)} channels")
         if _pair(layer.get("dilation", 1)) != (1, 1):
             raise ModelError(name, f"dilation {_pair(layer['dilation'])} is not supported", "Train it without.")
-        stride, padding = _pair(layer.get("stride", 1)), _pair(layer.get("padding", 0))
-        mantissa, shift = _mantissa(name, weight)
-        conv = Conv(mantissa, stride, padding, int(layer.get("groups", 1)))
+        _without_delay(name, layer)
         channels, height, width = self.populations[-1].shape
-        if weight.shape[1] * conv.groups != channels:
-            raise ModelError(name, f"weights for {weight.shape[1] * conv.groups} channels, and {channels} come in")
-        size = [
+        if weight.shape[1] * groups != channels:
+            raise ModelError(name, f"weights for {weight.shape[1] * groups} channels, and {channels} come in")
+        kernel = weight.shape[2:]
+        _agree(name, "kernelSize", _pair(layer.get("kernelSize", kernel)), kernel)
+        _agree(name, "inChannels", _whole(name, "inChannels", layer.get("inChannels", channels)), channels)
+        _agree(name, "outChannels", _whole(name, "outChannels", layer.get("outChannels", len(weight))), len(weight))
+        rows, columns = (
             (extent + 2 * p - k) // s + 1
-            for extent, p, k, s in zip((height, width), padding, weight.shape[2:], stride, strict=True)
-        ]
-        self._lif(name, (len(weight), size[0], size[1]), conv, layer, shift)
+            for extent, p, k, s in zip((height, width), padding, kernel, stride, strict=True)
+        )
+        shape = (len(weight), rows, columns)
+        if "shape" in layer:
+            _agree(name, "shape", _shape(name, layer), shape)
+        mantissa, shift = _mantissa(name, weight)
+        self._lif(name, shape, Conv(mantissa, stride, padding, groups), layer, shift)
+
+    def _flatten(self, name: str, layer: dict[str, Any]) -> None:
+        """The weights of the dense layer that must follow stand in the order (C, Y, X)."""
+        if "shape" in layer:
+            _agree(name, "the size of its shape", _size(name, layer), self.populations[-1].size)
+        self.flat = True
 
     def _dense(self, name: str, layer: dict[str, Any]) -> None:
-        weight = _integers(f"{name}.weight", layer["weight"])
-        channels, height, width = self.populations[-1].shape
-        rows = weight.reshape(int(layer["outFeatures"]), -1)
-        if rows.shape[1] != channels * height * width:
-            raise ModelError(name, f"weights for {rows.shape[1]} inputs, and {channels}x{height}x{width} come in", "")
-        if np.any(layer.get("delay", 0)):
-            raise ModelError(name, "delays of synapses are not supported", "Train it without.")
-        kernel, shift = _mantissa(name, rows.reshape(-1, channels, height, width))
-        self._lif(name, (len(kernel), 1, 1), Conv(kernel), layer, shift)
+        weight = _dense_weight(name, layer)
+        _without_delay(name, layer)
+        if not self.populations:  # lava-dl then takes spikes from outside
+            spikes = (weight.shape[1], 1, 1)
+            self.populations.append(Population("input", spikes, Source(1, per_step=True), 1))
+        source, self.flat = self._flattened(name), False
+        if weight.shape[1] != source.size:
+            come = "x".join(map(str, source.shape))
+            raise ModelError(name, f"weights for {weight.shape[1]} inputs, and {come} come in", "")
+        mantissa, shift = _mantissa(name, weight.reshape(-1, *source.shape))
+        if "neuron" in layer:
+            self._lif(name, (len(weight), 1, 1), Conv(mantissa), layer, shift)
+        else:
+            self._head(name, mantissa, layer, shift)
+
+    def _flattened(self, name: str) -> Population:
+        """What a dense layer reads: one position, or a map whose order a flatten layer says."""
+        source = self.populations[-1]
+        if source.shape[1:] != (1, 1) and not self.flat:
+            come = "x".join(map(str, source.shape))
+            raise ModelError(name, f"a map of {come} comes in, and no flatten layer says its order", "Flatten it.")
+        return source
+
+    def _head(self, name: str, weight: NDArray[np.int8], layer: dict[str, Any], shift: int) -> None:
+        """Without neurons: lava-dl gives it a current that is never forgotten, no decay but of that, and no spikes.
+
+        What it holds after the last step is the sum of all that came in, and the bias once.
+        """
+        source = self.populations[-1]
+        if source.shape[1:] != (1, 1):
+            raise ModelError(name, "a dense layer without neurons on a map is not supported", "Give it neurons.")
+        bias = _bias(name, layer, len(weight))
+        if (bias % (1 << shift)).any():
+            raise ModelError(name, f"its bias has finer steps than its weights, which are multiples of {1 << shift}")
+        bias >>= shift
+        low, high = weighted_range(weight, source.max_out * self.steps)
+        bounds = (int(np.minimum(bias, low + bias).min()), int(np.maximum(bias, high + bias).max()))
+        head = Accumulator(frozen(bias), frozen(np.full(len(weight), float(1 << shift))))
+        self.populations.append(Population(name, (len(weight), 1, 1), head, 0, bounds))
+        self.projections.append(Projection((source.name,), name, Readout(frozen(weight[:, :, 0, 0]))))
+        self.headed = True
 
     def _lif(self, name: str, shape: Shape, conv: Conv, layer: dict[str, Any], shift: int = 0) -> None:
         neuron, source = layer["neuron"], self.populations[-1]
@@ -157,12 +235,10 @@ class _Chain:
     def finish(self) -> Network:
         if len(self.populations) < 2:
             raise ModelError("network", "it has no layer of neurons")
-        last = self.populations[-1]
-        classes = last.shape[0]
-        head = Accumulator(frozen(np.zeros(classes, np.int64)), frozen(np.ones(classes)))
-        most = self.steps * last.shape[1] * last.shape[2]
-        self.populations.append(Population("counts", (classes, 1, 1), head, 0, (0, most)))
-        self.projections.append(Projection((last.name,), "counts", Readout(frozen(np.eye(classes, dtype=np.int8)))))
+        if self.flat:
+            raise ModelError("network", "it ends in a flatten layer", "A dense layer must follow it.")
+        if not self.headed:
+            self._count()
         limit = 2 ** (STATE_BITS - 1) - 1
         proven = all(max(-p.bounds[0], p.bounds[1]) <= limit for p in self.populations)
         channels = self.populations[0].shape[0]
@@ -178,6 +254,15 @@ class _Chain:
             frozen(np.ones(channels)),
         )
 
+    def _count(self) -> None:
+        """The last layer's spikes are counted."""
+        last = self.populations[-1]
+        classes = last.shape[0]
+        head = Accumulator(frozen(np.zeros(classes, np.int64)), frozen(np.ones(classes)))
+        most = self.steps * last.shape[1] * last.shape[2]
+        self.populations.append(Population("counts", (classes, 1, 1), head, 0, (0, most)))
+        self.projections.append(Projection((last.name,), "counts", Readout(frozen(np.eye(classes, dtype=np.int8)))))
+
 
 def _piled_up(extreme: Int, current: int, steps: int) -> Int:
     """The extreme of a current that decays toward zero, where its input is at that extreme in every step."""
@@ -191,22 +276,88 @@ def _neuron(name: str, neuron: dict[str, Any], shape: Shape, layer: dict[str, An
     kind = str(neuron.get("type", "")).upper()
     if kind not in ("CUBA", "LOIHI"):
         raise ModelError(name, f"neurons of type '{kind}' are not supported", "CUBA (LOIHI) neurons are.")
-    if not 1 <= int(neuron["iDecay"]) <= CLEARED or not 0 <= int(neuron["vDecay"]) <= 4096:
-        raise ModelError(name, f"decays of {int(neuron['iDecay'])} and {int(neuron['vDecay'])}", "They are of 4096.")
-    if int(neuron.get("wgtExp", 0)) != 0:  # lava-dl's own reader does not look at it
-        raise ModelError(name, f"a weight exponent of {int(neuron['wgtExp'])} is not supported", "Use 0.")
-    if int(neuron.get("refDelay", 1)) != 1:
-        raise ModelError(name, f"a refractory delay of {int(neuron['refDelay'])} is not supported", "Use 1.")
-    bias = _integers(f"{name}.bias", np.asarray(layer.get("bias", 0))).reshape(-1)
-    threshold = np.full(shape[0], int(neuron["vThMant"]), np.int64)
+    _all_known(f"{name}.neuron", neuron, NEURON_KEYS | TRAINING_KEYS | {"type"})
+    current, decay = (_whole(name, key, neuron[key]) for key in ("iDecay", "vDecay"))
+    if not 1 <= current <= CLEARED or not 0 <= decay <= 4096:
+        raise ModelError(name, f"decays of {current} and {decay}", "They are of 4096.")
+    threshold = _whole(name, "vThMant", neuron["vThMant"])
+    if not 0 <= threshold < LARGEST_VTH:
+        raise ModelError(name, f"a threshold (vThMant) of {threshold}", f"It must be 0 to {LARGEST_VTH - 1}.")
+    _only_spikes(name, neuron)
     return Lif(
         "stock",
-        4096 - int(neuron["vDecay"]),
+        4096 - decay,
         shift,
-        frozen(threshold),
-        frozen(np.broadcast_to(bias, shape[0]).astype(np.int64)),
-        current=CLEARED - int(neuron["iDecay"]),
+        frozen(np.full(shape[0], threshold, np.int64)),
+        frozen(_bias(name, layer, shape[0])),
+        current=CLEARED - current,
     )
+
+
+def _only_spikes(name: str, neuron: dict[str, Any]) -> None:
+    """Refuse what lava-dl's own reader does not look at, or what Lava's LIF does not do."""
+    exponent, refractory = (_whole(name, key, neuron.get(key, d)) for key, d in (("wgtExp", 0), ("refDelay", 1)))
+    if exponent != 0:
+        raise ModelError(name, f"a weight exponent of {exponent} is not supported", "Use 0.")
+    if refractory != 1:
+        raise ModelError(name, f"a refractory delay of {refractory} is not supported", "Use 1.")
+    bits = _whole(name, "messageBits", neuron.get("messageBits", 0))
+    graded = _whole(name, "gradedSpike", neuron.get("gradedSpike", 0))
+    if bits != 0 or graded != 0:
+        problem = f"graded spikes (gradedSpike {graded}, messageBits {bits}) are not supported"
+        raise ModelError(name, problem, "Train it with binary spikes.")
+
+
+def _all_known(name: str, found: dict[str, Any], known: set[str]) -> None:
+    """Nothing that a file says is passed over."""
+    unknown = sorted(set(found) - known)
+    if unknown:
+        problem = f"it has {', '.join(map(repr, unknown[:4]))}, of which this reader does not know the meaning"
+        raise ModelError(name, problem, "Remove it from the file where it has none.")
+
+
+def _agree(name: str, what: str, said: Any, found: Any) -> None:
+    if said != found:
+        raise ModelError(name, f"{what} is {said} in the file, and its weights and input make it {found}")
+
+
+def _without_delay(name: str, layer: dict[str, Any]) -> None:
+    if np.any(layer.get("delay", 0)):
+        raise ModelError(name, "delays of synapses are not supported", "Train it without.")
+
+
+def _whole(name: str, what: str, value: Any) -> int:
+    """A number that must be one, and whole: int() alone would cut it."""
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "iufb" or array.item() != np.rint(array.item()):
+        raise ModelError(name, f"{what} is {value}, and must be one whole number")
+    return int(array.item())
+
+
+def _size(name: str, layer: dict[str, Any]) -> int:
+    extents = [_whole(name, "shape", extent) for extent in np.asarray(layer["shape"]).reshape(-1)]
+    return math.prod(extents)
+
+
+def _dense_weight(name: str, layer: dict[str, Any]) -> Int:
+    """(out, in), of which the file may have lost the first axis, and says the sizes up to three times."""
+    weight = _integers(f"{name}.weight", layer["weight"])
+    said = _whole(name, "outFeatures", layer["outFeatures"]) if "outFeatures" in layer else _size(name, layer)
+    if said < 1 or weight.size == 0 or weight.size % said:
+        raise ModelError(name, f"{weight.size} weights for {said} neurons")
+    rows = weight.reshape(said if weight.ndim < 2 else len(weight), -1)
+    _agree(name, "outFeatures", said, len(rows))
+    if "shape" in layer:
+        _agree(name, "the size of its shape", _size(name, layer), len(rows))
+    columns = rows.shape[1]
+    _agree(name, "inFeatures", _whole(name, "inFeatures", layer.get("inFeatures", columns)), columns)
+    return rows
+
+
+def _bias(name: str, layer: dict[str, Any], channels: int) -> Int:
+    """(C,) int64"""
+    bias = _integers(f"{name}.bias", np.asarray(layer.get("bias", 0))).reshape(-1)
+    return np.broadcast_to(bias, channels).astype(np.int64)
 
 
 def _mantissa(name: str, weight: Int) -> tuple[NDArray[np.int8], int]:
@@ -229,14 +380,16 @@ def _integers(name: str, values: NDArray[Any]) -> Int:
 
 def _pair(value: Any) -> tuple[int, int]:
     first, second = np.broadcast_to(np.asarray(value).reshape(-1), 2).tolist()
+    if (int(first), int(second)) != (first, second):
+        raise ValueError(f"{first} and {second} are not whole")
     return int(first), int(second)
 
 
 def _shape(name: str, layer: dict[str, Any]) -> Shape:
-    shape = np.asarray(layer["shape"]).reshape(-1).tolist()
+    shape = [_whole(name, "shape", extent) for extent in np.asarray(layer["shape"]).reshape(-1)]
     if len(shape) != 3 or min(shape) < 1:
         raise ModelError(name, f"a shape of {shape}, not (channels, height, width)")
-    return int(shape[0]), int(shape[1]), int(shape[2])
+    return shape[0], shape[1], shape[2]
 
 
 # --- writing ----------------------------------------------------------------------------------------------------
@@ -256,7 +409,7 @@ def write_network(network: Network, path: Path) -> None:
         if population.name == f"{network.input.name}.lif" and _turns_pixels_into_spikes(network, population):
             layers[0]["neuron"] = _written_neuron(population)
         else:
-            if len(layers) > 1 and layers[-1]["type"] == "conv" and _reads_all(network, population, last):
+            if layers[-1]["type"] in ("input", "conv") and _reads_all(network, population, last):
                 layers.append({"type": "flatten", "shape": [1, 1, last.size]})
             layers.append(_written_layer(network, population, last))
         last = population
@@ -374,10 +527,16 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     for index, layer in enumerate(ordered):
         _complete(f"layer.{index}", layer)
     simulation = found.get("simulation", {})
-    return ordered, simulation if isinstance(simulation, dict) else {}
+    if not isinstance(simulation, dict):
+        raise InputError(str(path), "its 'simulation' is no group", "Give a .net of lava-dl.")
+    _all_known(str(path), dict.fromkeys(hdf5.members(path)), {"layer", "simulation"})
+    _all_known(f"{path}: simulation", simulation, {"Ts", "tSample"})
+    if _whole(str(path), "simulation/Ts", simulation.get("Ts", 1)) != 1:
+        raise ModelError(str(path), f"steps of {simulation['Ts']} (simulation/Ts) are not supported", "Use 1.")
+    return ordered, simulation
 
 
-NEEDED = {"input": ("shape",), "conv": ("weight", "neuron"), "dense": ("weight", "neuron", "outFeatures")}
+NEEDED = {"input": ("shape",), "conv": ("weight", "neuron"), "dense": ("weight",)}
 
 
 def _complete(name: str, layer: Any) -> None:
@@ -385,6 +544,8 @@ def _complete(name: str, layer: Any) -> None:
         raise InputError(name, "it has no type")
     neuron = layer.get("neuron", {"iDecay": 0, "vDecay": 0, "vThMant": 0})
     missing = [key for key in NEEDED.get(layer["type"], ()) if key not in layer]
+    if layer["type"] == "dense" and not layer.keys() & {"outFeatures", "shape"}:
+        missing.append("outFeatures")
     if isinstance(neuron, dict):
         missing += [f"neuron/{key}" for key in ("iDecay", "vDecay", "vThMant") if key not in neuron]
     if missing or not isinstance(neuron, dict):

@@ -13,7 +13,7 @@ from spikformer_deploy.converters.checkpoint import BUNDLED
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import load
-from spikformer_deploy.converters.netx import read_network
+from spikformer_deploy.converters.netx import read_network, stated_steps
 from spikformer_deploy.graph.ir import Lif, Op
 from spikformer_deploy.mapping.mapping import SECTIONS
 from spikformer_deploy.program import Program
@@ -139,7 +139,8 @@ def _shown(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _netx(path: Path, file: str, time_steps: int | None) -> tuple[list[Table], Any]:
-    network = read_network(path, time_steps)
+    steps = time_steps or stated_steps(path)
+    network = read_network(path, steps or 1)
     weights = {p.target: p.synapse.weight.size for p in network.projections if isinstance(p.synapse, (Conv, Readout))}
     layers = [
         {
@@ -156,8 +157,9 @@ def _netx(path: Path, file: str, time_steps: int | None) -> tuple[list[Table], A
         "format": "netx",
         "weights": sum(weights.values()),
         "neurons": sum(p.size for p in network),
-        "time_steps": network.time_steps,
-        "bounds": network.bounds,
+        # without a number of steps there is no largest potential either
+        "time_steps": steps,
+        "bounds": network.bounds if steps else None,
         "layers": layers,
     }
     table = Table(title="populations", title_justify="left")

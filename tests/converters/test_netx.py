@@ -159,12 +159,153 @@ def changed(index: int, **values: Any) -> list[dict[str, Any]]:
         (changed(1, neuron={**NEURON, "refDelay": 2}), "layer.1: a refractory delay"),
         (changed(1, neuron={**NEURON, "wgtExp": 9}), "layer.1: a weight exponent"),
         (changed(0, shape=[3, 0, 5]), "layer.0: a shape of"),
+        (changed(1, delay=3), "layer.1: delays of synapses"),
+        (changed(1, dilation=[2, 1]), "layer.1: dilation"),
+        (changed(1, stride=[0, 2]), "layer.1: stride (0, 2)"),
+        (changed(1, stride=1.5), "layer.1: its numbers make no layer"),
+        (changed(1, groups=0), "layer.1: stride (2, 2), padding (1, 1), 0 groups"),
+        (changed(1, foo=1, bar=2), "layer.1: it has 'bar', 'foo', of which this reader does not know"),
+        (changed(1, neuron={**NEURON, "foo": 1}), "layer.1.neuron: it has 'foo'"),
+        (changed(1, neuron={**NEURON, "gradedSpike": True}), "layer.1: graded spikes (gradedSpike 1"),
+        (changed(3, neuron={**NEURON, "messageBits": 8}), "layer.3: graded spikes (gradedSpike 0, messageBits 8)"),
+        (changed(1, neuron={**NEURON, "vThMant": -5}), "layer.1: a threshold (vThMant) of -5"),
+        (changed(1, neuron={**NEURON, "vThMant": 2**17}), "layer.1: a threshold (vThMant) of 131072"),
+        (changed(1, neuron={**NEURON, "vThMant": 30.5}), "layer.1: vThMant is 30.5, and must be one whole number"),
+        (changed(1, neuron={**NEURON, "vDecay": -1}), "layer.1: decays of 4096 and -1"),
+        (changed(1, neuron={**NEURON, "iDecay": 0}), "layer.1: decays of 0"),
     ],
 )
 def test_what_we_do_not_have_is_refused_by_name(layers: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         read_network(write(tmp_path / "a.net", layers))
     assert str(caught.value).startswith(message)
+
+
+FULL = {
+    1: {"kernelSize": [3, 3], "inChannels": 2, "outChannels": 4, "shape": [4, 2, 3], "dilation": 1, "groups": 1},
+    2: {"shape": [1, 1, 24]},
+    3: {"inFeatures": 24, "outFeatures": 3, "shape": [3, 1, 1]},
+}
+"""What a file says of the chain's layers beside what is needed to run them."""
+
+
+@pytest.mark.parametrize(("index", "key"), [(i, key) for i, keys in FULL.items() for key in keys])
+def test_what_a_file_says_twice_must_agree(index: int, key: str, tmp_path: Path) -> None:
+    """Every size beside the weights: right it changes nothing, any other value is refused at its layer."""
+    layers = [{**layer, **FULL.get(i, {})} for i, layer in enumerate(chain(0))]
+    path = tmp_path / "a.net"
+    assert read_network(write(path, layers)).digest() == read_network(write(path, chain(0))).digest()
+    for by in (-1, 1, 4):
+        layers[index] = {**layers[index], key: np.asarray(FULL[index][key]) + by}
+        with pytest.raises(ModelError, match=f"^layer.{index}: "):
+            read_network(write(path, layers))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("extra", 1, "it has 'extra'"), ("simulation/foo", 1, "it has 'foo'"), ("simulation/Ts", 2, "steps of 2")],
+)
+def test_what_a_file_says_outside_its_layers_is_not_passed_over(
+    name: str, value: int, message: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.net", chain(0))
+    with h5py.File(path, "a") as file:
+        file[name] = value
+    with pytest.raises(ModelError, match=message):
+        read_network(path)
+
+
+def dense(rng: np.random.Generator, inputs: int, outputs: int, **values: Any) -> dict[str, Any]:
+    weight = rng.integers(-60, 90, (outputs, inputs)).astype(np.float32)
+    sizes = {"inFeatures": inputs, "outFeatures": outputs, "shape": [outputs, 1, 1]}
+    return {"type": "dense", "weight": weight, **sizes, **values}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("last", ["neurons", "none"])
+def test_a_chain_of_dense_layers_without_an_input_layer(last: str, seed: int, tmp_path: Path) -> None:
+    """As lava-dl's tutorials write them, by the definition of lava.proc.lif; even weights have an exponent."""
+    rng = np.random.default_rng(seed)
+    neuron = {**NEURON, "gradedSpike": False, "refDelay": 1}
+    layers = [dense(rng, 20, 9, neuron=neuron), dense(rng, 9, 4, bias=4 * rng.integers(-9, 9, 4))]
+    layers[1]["weight"] *= 4
+    if last == "neurons":
+        layers[1]["neuron"] = neuron
+    network = read_network(write(tmp_path / "a.net", layers, 6))
+    assert network.input.shape == (20, 1, 1)
+    frames = (rng.random((3, 6, 20, 1, 1)) < 0.3).astype(np.uint8)
+    v, out, total = np.zeros((3, 9), np.int64), np.zeros((3, 4), np.int64), np.zeros((3, 4), np.int64)
+    first, second = (layer["weight"].T.astype(np.int64) for layer in layers)
+    for t in range(6):
+        v = np.sign(v) * (np.abs(v) * 3072 >> 12) + (frames[:, t, :, 0, 0] @ first << 6)
+        spikes = v > 30 << 6
+        v[spikes] = 0
+        a = spikes @ second
+        if last == "neurons":
+            out = np.sign(out) * (np.abs(out) * 3072 >> 12) + (a + layers[1]["bias"] << 6)
+            total += out > 30 << 6
+            out[out > 30 << 6] = 0
+        else:
+            total += a
+    right = total if last == "neurons" else total + layers[1]["bias"]
+    assert right.any()
+    for run in (engine, reference):
+        found = run.execute(network, frames)
+        np.testing.assert_array_equal(found.accumulators * network.output.neuron.scale, right)
+        low, high = network.output.bounds
+        assert low <= found.accumulators.min() <= found.accumulators.max() <= high
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([chain(0)[1]], "layer.0: no input layer says how large its maps are"),
+        (chain(0)[2:], "layer.0: no input layer says how large its maps are"),
+        ([chain(0)[0], chain(0)[1], chain(0)[3]], "layer.2: a map of 4x2x3 comes in, and no flatten layer"),
+        ([*chain(0)[:3], chain(0)[2]], "layer.3: a layer of type 'flatten' behind a flatten layer"),
+        (chain(0)[:3], "network: it ends in a flatten layer"),
+        ([*chain(0)[:3], {k: v for k, v in chain(0)[3].items() if k != "neuron"}], "layer.3: a dense layer without"),
+    ],
+)
+def test_chains_whose_order_or_size_is_not_said(layers: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        read_network(write(tmp_path / "a.net", layers))
+    assert str(caught.value).startswith(message)
+
+
+def test_only_the_last_layer_may_be_without_neurons(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    layers = [dense(rng, 6, 5, neuron=NEURON), dense(rng, 5, 4), dense(rng, 4, 3, neuron=NEURON)]
+    with pytest.raises(ModelError, match=r"^layer.1: only the last layer"):
+        read_network(write(tmp_path / "a.net", layers))
+    layers[1] = {**layers[1], "weight": np.full((4, 5), 400), "bias": np.full(4, 2)}
+    path = write(tmp_path / "a.net", layers[:2])
+    with pytest.raises(ModelError, match=r"^layer.1: its bias has finer steps"):
+        read_network(path)
+
+
+def test_the_command_line_takes_a_chain_without_an_input_layer(tmp_path: Path) -> None:
+    """And inspect needs no number of steps where the file says none; compile does."""
+    rng, runner = np.random.default_rng(0), CliRunner()
+    layers = [dense(rng, 20, 9, neuron=NEURON), dense(rng, 9, 4)]
+    path = write(tmp_path / "a.net", layers, None)
+    done = runner.invoke(cli, ["inspect", str(path), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["time_steps"] is None
+    assert runner.invoke(cli, ["inspect", str(path)]).exit_code == 0
+    program, frames = tmp_path / "a.spk", tmp_path / "x.npy"
+    compiling = ["compile", str(path), "-o", str(program), "--json"]
+    refused = runner.invoke(cli, compiling).exception
+    assert isinstance(refused, ModelError)
+    assert refused.way_out == "Give --time-steps."
+    done = runner.invoke(cli, [*compiling, "--time-steps", "5"])
+    assert done.exit_code == 0, done.output
+    spikes = (rng.random((3, 5, 20, 1, 1)) < 0.4).astype(np.uint8)
+    np.save(frames, spikes)
+    done = runner.invoke(cli, ["run", str(program), "--input", str(frames), "--json"])
+    assert done.exit_code == 0, done.output
+    right = reference.execute(read_network(path, 5), spikes).accumulators.argmax(1)
+    assert json.loads(done.stdout)["predictions"] == right.tolist()
 
 
 def test_files_that_are_no_networks(tmp_path: Path) -> None:
@@ -213,6 +354,16 @@ def test_what_is_written_is_read_back(seed: int, tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours.spikes[name], theirs.spikes[name])
     write_network(second, tmp_path / "c.net")
     assert first.digest() == second.digest() == read_network(tmp_path / "c.net").digest()
+
+
+def test_a_dense_layer_on_the_input_is_written_with_its_order(tmp_path: Path) -> None:
+    layers = [{"type": "input", "shape": [2, 4, 5]}, {"type": "flatten"}, dense(np.random.default_rng(0), 40, 3)]
+    layers[2]["neuron"] = NEURON
+    network = read_network(write(tmp_path / "a.net", layers))
+    write_network(network, tmp_path / "b.net")
+    assert network.projections[0].synapse.weight.shape == (3, 2, 4, 5)
+    again = read_network(tmp_path / "b.net").projections[0].synapse
+    np.testing.assert_array_equal(again.weight, network.projections[0].synapse.weight)
 
 
 def plain_neurons(network: Network) -> Network:

@@ -217,7 +217,7 @@ class _Chain:
         low, high = weighted_range(weight, source.max_out * self.steps)
         bounds = (int(np.minimum(bias, low + bias).min()), int(np.maximum(bias, high + bias).max()))
         head = Accumulator(frozen(bias), frozen(np.full(len(weight), float(1 << shift))))
-        self.populations.append(Population(name, (len(weight), 1, 1), head, 0, bounds))
+        self.populations.append(Population(name, (len(weight), 1, 1), head, 0, bounds, 0.0))
         self.projections.append(Projection((source.name,), name, Readout(frozen(weight[:, :, 0, 0]))))
         self.headed = True
 
@@ -229,7 +229,7 @@ class _Chain:
         low, high = (x + (lif.bias << STOCK_SHIFT) for x in (low, high))
         floor, ceiling = membrane_range(low, high, (lif.threshold << STOCK_SHIFT) + 1, lif.decay, self.steps)
         bounds = (int(floor.min()), int(ceiling.max()))
-        self.populations.append(Population(name, shape, lif, 1, bounds))
+        self.populations.append(Population(name, shape, lif, 1, bounds, 0.0))
         self.projections.append(Projection((source.name,), name, conv))
 
     def finish(self) -> Network:
@@ -260,7 +260,7 @@ class _Chain:
         classes = last.shape[0]
         head = Accumulator(frozen(np.zeros(classes, np.int64)), frozen(np.ones(classes)))
         most = self.steps * last.shape[1] * last.shape[2]
-        self.populations.append(Population("counts", (classes, 1, 1), head, 0, (0, most)))
+        self.populations.append(Population("counts", (classes, 1, 1), head, 0, (0, most), 0.0))
         self.projections.append(Projection((last.name,), "counts", Readout(frozen(np.eye(classes, dtype=np.int8)))))
 
 

@@ -40,9 +40,9 @@ from spikformer_deploy.published import GZIP, is_idx, read_archive, read_cifar, 
 DIGITS_TEST_IMAGES = 360
 DIGITS_SEED = 0
 SHUFFLE_SEED = 0
+"""Folders are sorted by class, so a `limit` takes the first images of one fixed shuffle."""
 DARK = 32
 """Pixels of 8 bits of which none is brighter are more likely of another scale (scikit-learn's digits reach 16)."""
-"""Folders are sorted by class, so a `limit` takes the first images of one fixed shuffle."""
 
 
 @dataclass(frozen=True, slots=True)

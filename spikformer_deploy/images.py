@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import stat
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -41,6 +42,8 @@ DIGITS_TEST_IMAGES = 360
 DIGITS_SEED = 0
 SHUFFLE_SEED = 0
 """Folders are sorted by class, so a `limit` takes the first images of one fixed shuffle."""
+MOST_NAMED = 12
+"""Classes that an error lists."""
 DARK = 32
 """Pixels of 8 bits of which none is brighter are more likely of another scale (scikit-learn's digits reach 16)."""
 
@@ -88,8 +91,25 @@ class ImageSet:
     def __len__(self) -> int:
         return self.count
 
-    def check_labels(self, classes: int) -> None:
-        """Raise InputError where a label is none of the classes 0 to classes - 1: accuracy would mean nothing."""
+    def of_classes(self, classes: tuple[str, ...], count: int) -> ImageSet:
+        """The same images with the labels of a model of `count` classes, matched by name where both have names.
+
+        classes  the model's names, in the order of its logits; empty: labels are taken as numbers of classes
+        Raises InputError for a name that is none of the model's, and for a label outside 0 to count - 1.
+        """
+        if self.labels is None or not (classes and self.names):
+            self._check_labels(count)
+            return self
+        number = {name: i for i, name in enumerate(classes)}
+        unknown = [name for name in self.names if name not in number]
+        if unknown or len(number) < len(classes):
+            problem = f"classes named {_few(unknown or self.names)}, and the model's are {_few(classes)}"
+            raise InputError("labels", problem, "Give the folders the names of the model's classes.")
+        order = np.array([number[name] for name in self.names], np.int64)
+        self._check_labels(len(order))
+        return replace(self, labels=order[self.labels], names=classes)
+
+    def _check_labels(self, classes: int) -> None:
         if self.labels is not None and len(self.labels):
             least, most = int(self.labels.min()), int(self.labels.max())
             if least < 0 or most >= classes:
@@ -143,13 +163,20 @@ def read(
     if is_events(data):
         return _recordings(str(data), preprocess, frames, limit, split)
     path = Path(data)
-    if not path.exists():
-        raise InputError(str(path), "there is no such file or folder", "Give images, or the word digits or drawn.")
-    if path.is_dir():
+    try:
+        kind = path.stat().st_mode
+    except FileNotFoundError:
+        problem = "there is no such file or folder"
+        raise InputError(str(path), problem, "Give images, or the word digits or drawn.") from None
+    except (OSError, ValueError) as error:  # too long a name, a link to itself, a folder that may not be entered
+        raise InputError(str(path), f"it cannot be read: {getattr(error, 'strerror', error)}") from None
+    if stat.S_ISDIR(kind):
         published = read_folder(path, split)
         if published is not None:
             return _in_memory(str(path), *published, preprocess, limit)
         return _files(in_folder(path, split), preprocess, limit)
+    if not stat.S_ISREG(kind):  # a pipe or a device could keep a reader waiting for ever
+        raise InputError(str(path), "it is neither a file nor a folder", "Save the images to a file.")
     return _file(path, preprocess, limit, split)
 
 
@@ -332,6 +359,10 @@ def _recordings(source: str, preprocess: Preprocess, frames: int, limit: int | N
             return np.stack(list(workers.map(found.load, order[part].tolist())))
 
     return ImageSet(len(order), found.labels[order], found.classes, f"{found.identity} {len(order)}", read_part)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
 
 
 def _some(count: int, limit: int | None) -> NDArray[np.int64]:

@@ -154,7 +154,7 @@ def run(
         if progress is not None:
             progress(0 if tally is None else len(tally.accumulators), len(images), remark)
 
-    images.check_labels(program.network.output.size)
+    images = images.of_classes(program.labels, program.network.output.size)
     execute, batch = _executor(backend, device, program, there, memory_limit, tell)
     closed = "none" if timing == "none" else "estimate"
     table = None if timing == "none" else _hop_table(program, there)

@@ -69,7 +69,7 @@ def verify(
     Raises InputError where the model is not the one that the program was compiled from.
     """
     images = data if isinstance(data, ImageSet) else read(data, program.preprocess, limit=limit, frames=program.frames)
-    images.check_labels(program.network.output.size)
+    images = images.of_classes(program.labels, program.network.output.size)
     lifs = [p.name for p in program.network if isinstance(p.neuron, Lif)]
     verdict = Verdict(len(images), backends=dict.fromkeys(backends, True))
 

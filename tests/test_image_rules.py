@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import spikformer_deploy as sd
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.events import cut
 from spikformer_deploy.images import Preprocess, read
@@ -119,9 +120,45 @@ def test_lost_events_are_counted() -> None:
 
 def test_labels_outside_the_classes_are_an_error() -> None:
     images = read("digits", Preprocess(1, 16, (0.5,), (0.25,)), limit=30)
-    images.check_labels(10)
+    assert images.of_classes((), 10) is images
     with pytest.raises(InputError, match="the model has the classes 0 to 2"):
-        images.check_labels(3)
+        images.of_classes((), 3)
+
+
+def test_folders_are_matched_by_name(tmp_path: Path) -> None:
+    """Sorted as text, 10 stands before 2: the number of a folder is not the number of a class."""
+    for name in ("1", "10", "2"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(PIXELS).save(tmp_path / name / "a.png")
+    images = read(tmp_path, GREY)
+    found = images.of_classes(tuple(map(str, range(11))), 11)
+    assert found.labels is not None
+    assert found.labels.tolist() == [1, 10, 2]
+    assert (found.identity, found.pixels.shape) == (images.identity, images.pixels.shape)
+    with pytest.raises(InputError, match="classes named 10, 2, and the model's are cat, 1"):
+        images.of_classes(("cat", "1"), 2)
+
+
+def test_a_run_counts_by_name(tmp_path: Path) -> None:
+    """The same digits in an array and in folders, of which some classes are missing: the same accuracy."""
+    program = sd.compile("digits-v1", check=False)
+    digits = read("digits", program.preprocess, limit=120)
+    assert digits.labels is not None
+    some = np.isin(digits.labels, [2, 5, 9])
+    for i in np.flatnonzero(some):
+        folder = tmp_path / str(digits.labels[i])
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(digits.pixels[i, 0]).save(folder / f"{i}.png")
+    right = (sd.run(program, digits.pixels[some], timing="none").predictions == digits.labels[some]).mean()
+    assert sd.run(program, tmp_path, timing="none").accuracy == right > 0.9
+
+
+def test_what_is_no_file_is_told_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name, message in (("pipe", "neither a file"), ("loop", "it cannot be read"), ("a" * 5000, "it cannot be read")):
+        with pytest.raises(InputError, match=message):
+            read(tmp_path / name, GREY)
 
 
 def test_hidden_files_are_left_out(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.operations import OPERATIONS, REWRITE, Batch, Call, Value, spelled
 from spikformer_deploy.graph.parts import PARTS, without_unread
+from spikformer_deploy.graph.pools import POOLS
 from spikformer_deploy.nn import lif as _registers_the_operator  # noqa: F401
 
-KNOWN = {**OPERATIONS, **PARTS}
+KNOWN = {**OPERATIONS, **PARTS, **POOLS}
 WAYS_OUT = {
     "relu": "Put neurons in its place: a layer must receive spikes, or the image.",
     "gelu": "Put neurons in its place: a layer must receive spikes, or the image.",
@@ -29,7 +30,6 @@ WAYS_OUT = {
     "group_norm": "Use batch normalisation, whose statistics are fixed.",
     "rsub": "Differences of spikes are not supported: add the branches (x + y) instead.",
     "sub": "Differences of spikes are not supported: add the branches (x + y) instead.",
-    "avg_pool1d": "Take the mean over groups of classes (VotingLayer) out of the module, or fold it into a layer.",
 }
 """What to do instead of an operation that is not supported; REWRITE for all others."""
 LIBRARIES = ("torch", "spikingjelly", "spikformer_deploy/graph", "spikformer_deploy/converters")

@@ -352,7 +352,10 @@ def _concat(walk: _Walk, node: _Node) -> Any:
 
 
 def _add(walk: _Walk, node: _Node) -> Any:
-    return walk.call(node, "aten.add", (node.value(0), node.value(1)), _sizes(node.value()))
+    """A sum of activations, or of one and a constant."""
+    args = [_tensor(x) if isinstance(x, np.ndarray) else x for x in node.inputs]
+    shape = _sizes(next((x for x in args if isinstance(x, Value)), node.value()))
+    return walk.call(node, "aten.add", tuple(args), shape)
 
 
 def _multiply(walk: _Walk, node: _Node) -> Any:

@@ -159,13 +159,14 @@ def _expand(call: Call) -> Value:
 # --- layers ---------------------------------------------------------------------------------------------------
 
 
-def _float64(tensor: torch.Tensor) -> Any:
+def float64(tensor: torch.Tensor) -> Any:
+    """The values of a parameter."""
     return frozen(tensor.detach().to(torch.float64).numpy())
 
 
 def _bias(call: Call, index: int, channels: int) -> Any:
     bias = call.argument(index)
-    return _float64(bias) if bias is not None else frozen(np.zeros(channels))
+    return float64(bias) if bias is not None else frozen(np.zeros(channels))
 
 
 def pair_of(value: Any) -> Pair:
@@ -251,7 +252,7 @@ def _convolution(call: Call, padded: Padded, weight: torch.Tensor, numbers: list
     stride, dilation = numbers
     low, high = _margins(padding, widened((weight.shape[2], weight.shape[3]), dilation))
     before, after = ((a[0] + b[0], a[1] + b[1]) for a, b in ((padded.before, low), (padded.after, high)))
-    kernel, equal = framed(_float64(weight), dilation, before, after)
+    kernel, equal = framed(float64(weight), dilation, before, after)
     groups = int(call.argument(6, 1))
     op = ir.Conv2d(frozen(kernel), _bias(call, 2, len(weight)), stride, equal, groups)
     return spatial(call, op, padded.value, len(weight))
@@ -299,12 +300,12 @@ def _dense(call: Call, value: Value, weight: torch.Tensor, at: int) -> Value:
     channels, height, width = call.batch.shape(value.name)
     everything = (*axis("C", channels), *axis("Y", height), *axis("X", width))
     if value.dims[at] == everything and (height, width) != (1, 1):
-        kernel = ir.Conv2d(_float64(weight.reshape(-1, channels, height, width)), _bias(call, 2, len(weight)))
+        kernel = ir.Conv2d(float64(weight.reshape(-1, channels, height, width)), _bias(call, 2, len(weight)))
         dims = (*value.dims[:at], axis("C", len(weight)), *value.dims[at + 1 :])
         return call.add(kernel, (value.name,), (len(weight), 1, 1), dims)
     if value.dims[at] != axis("C", channels):
         raise call.refuse(f"a linear layer over dimension {at} of {axes.show(value.dims)} mixes axes")
-    op = ir.Linear(_float64(weight), _bias(call, 2, len(weight)))
+    op = ir.Linear(float64(weight), _bias(call, 2, len(weight)))
     dims = (*value.dims[:at], axis("C", len(weight)), *value.dims[at + 1 :])
     return call.add(op, (value.name,), (len(weight), height, width), dims)
 
@@ -321,7 +322,7 @@ def _batch_norm(call: Call) -> Value:
         raise call.refuse("a negative running variance")
     gamma = torch.ones_like(mean) if gamma is None else gamma
     beta = torch.zeros_like(mean) if beta is None else beta
-    op = ir.BatchNorm(_float64(gamma), _float64(beta), _float64(mean), _float64(var), float(call.args[7]))
+    op = ir.BatchNorm(float64(gamma), float64(beta), float64(mean), float64(var), float(call.args[7]))
     return call.add(op, (value.name,), shape, value.dims)
 
 
@@ -359,8 +360,6 @@ def _mean(call: Call) -> Value:
 
 def _add(call: Call) -> Value:
     left, right = call.value(0), call.value(1)
-    if call.argument(2, 1) != 1:
-        raise call.refuse(f"a sum with alpha = {call.argument(2)} is not supported", "Scale the layer before the sum.")
     if left.dims != right.dims or call.shape != tuple(axes.size(d) for d in left.dims):
         raise call.refuse(f"a sum of {axes.show(left.dims)} and {axes.show(right.dims)} mixes axes")
     return call.add(ir.Add(), (left.name, right.name), call.batch.shape(left.name), left.dims)
@@ -424,8 +423,6 @@ def _sum(call: Call) -> Value:
 def _divide(call: Call) -> Value | Product:
     if not isinstance(call.args[1], (int, float)) or call.args[1] == 0:
         raise call.refuse("a division by something else than a constant is not supported")
-    if call.argument(2) is not None:
-        raise call.refuse(f"a division that rounds ({call.argument(2)}) is not supported", "Leave the rounding out.")
     return _scaled(call, call.args[0], 1.0 / call.args[1])
 
 

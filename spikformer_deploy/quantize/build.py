@@ -224,10 +224,11 @@ def _value(walk: _Walk, node: ir.Node) -> Value:
         case ir.SpikeMask():
             return _masked(walk, node, as_signal(name, inputs[0]), as_signal(name, inputs[1]))
         case ir.TokenSum():
-            return replace(as_signal(name, inputs[0]), pooled=True)
+            return _over_positions(walk, node, as_signal(name, inputs[0]))
         case ir.Mean():
             signal = as_signal(name, inputs[0])
-            mean = replace(signal, scale=signal.scale / (signal.shape[1] * signal.shape[2]), pooled=True)
+            total, positions = _over_positions(walk, node, signal), signal.shape[1] * signal.shape[2]
+            mean = replace(total, scale=total.scale / positions, offset=total.offset / positions)
             readers = {type(reader.op) for reader in walk.graph.consumers(name)}
             return mean if signal.low is None or readers <= {ir.Lif} else _pooled(walk, node, mean)
         case ir.Output():
@@ -261,6 +262,16 @@ def _input(walk: _Walk, node: ir.Node, op: ir.Input) -> Signal:
         )
     )
     return Signal((node.name,), node.shape, 1 / (pixels.max_value * std), -mean / std, pixels.max_value)
+
+
+def _over_positions(walk: _Walk, node: ir.Node, signal: Signal) -> Signal:
+    """The sum of a signal over its positions; what was added at each of them adds up, too."""
+    if np.any(signal.offset) and isinstance(walk.population(signal.populations[0]).neuron, Source):
+        problem = "a token mean of the raw image has no spiking form"
+        raise QuantizeError(node.name, problem, "Put a LIF before the mean.")
+    positions = signal.shape[1] * signal.shape[2]
+    total = signal.offset.sum((1, 2)) if signal.offset.ndim == 3 else signal.offset * positions
+    return replace(signal, offset=total, pooled=True)
 
 
 def _with_rows(walk: _Walk, current: Current) -> Current:

@@ -232,7 +232,8 @@ def _readout_of(term: Term) -> Term:
 def _unit(place: str, signal: Signal) -> Current:
     """A stream, or the sum over all positions of any signal, as unit synapses."""
     if len(signal.populations) != 1 or np.any(signal.offset):
-        raise QuantizeError(place, "a token mean of the raw image, or of a sum of spikes on a target of binary ones")
+        problem = "a token mean of a sum of spikes on a target of binary ones, or of spikes with a constant added"
+        raise QuantizeError(place, problem, "Put a LIF before the mean, or a layer behind it.")
     channels, height, width = signal.shape
     window, taps = (Window((height, width)), height * width) if signal.pooled else (Window(), 1)
     low, high = signal.range
@@ -241,14 +242,11 @@ def _unit(place: str, signal: Signal) -> Current:
 
 
 def _read_out(place: str, signal: Signal, weight: Array, bias: Array, shape: Shape) -> Current:
-    if np.any(signal.offset):
-        problem = "a token mean of the raw image, or of spikes with a constant added, has no spiking form"
-        raise QuantizeError(place, problem, "Put a LIF before the mean.")
     effective = weight[:, :, 0, 0] * signal.scale
     positions = signal.shape[1] * signal.shape[2]
     signed = signal.low is not None
     terms = tuple(ReadoutTerm(p, effective, positions, _share(signal), signed) for p in signal.populations)
-    return Current(terms, bias, shape)
+    return Current(terms, bias + weight[:, :, 0, 0] @ signal.offset, shape)
 
 
 def _at_the_mean(place: str, weight: Array, padding: Pair, groups: int, shape: Shape) -> Array:

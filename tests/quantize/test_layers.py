@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.layers import Stepwise, assert_deployed, compiled, dyadic, traced
 from torch import nn
-from torch.nn import functional as F
 
 from spikformer_deploy.errors import ModelError, QuantizeError
 from spikformer_deploy.graph import ir
@@ -193,30 +192,7 @@ def test_lines_of_maps_are_refused() -> None:
         traced(module, (2, 3, 4))
 
 
-# --- arguments that were overlooked -----------------------------------------------------------------------------
-
-
-class Summed(nn.Module):
-    def __init__(self, function: object) -> None:
-        super().__init__()
-        self.function, self.a, self.b, self.lif = function, nn.Conv2d(2, 3, 1), nn.Conv2d(2, 3, 1), LIF()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.transpose(0, 1).flatten(0, 1)
-        summed = self.function(self.a(x), self.b(x))  # type: ignore[operator]
-        return F.adaptive_avg_pool2d(self.lif(summed.unflatten(0, (3, -1))).mean(0), 1).flatten(1)
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (lambda a, b: torch.add(a, b, alpha=2), "a sum with alpha = 2"),
-        (lambda a, b: torch.div(a, 2, rounding_mode="floor") + b, "a division that rounds"),
-    ],
-)
-def test_arguments_of_sums_and_divisions_are_read(function: object, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
-        traced(Summed(function), (2, 4, 4))
+# --- what it costs ---------------------------------------------------------------------------------------------
 
 
 def test_zeros_are_counted_as_synapses() -> None:

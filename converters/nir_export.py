@@ -20,10 +20,12 @@ from spikformer_deploy.converters.nir import USUAL_DT
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.graph.ir import (
+    AdaptiveAvgPool2d,
     Add,
     Attention,
     AvgPool2d,
     BatchNorm,
+    Concat,
     Conv2d,
     Graph,
     Input,
@@ -32,12 +34,14 @@ from spikformer_deploy.graph.ir import (
     MaxPool2d,
     Mean,
     Node,
+    Offset,
     Op,
     Output,
     Scale,
     SpikeMask,
     TokenSum,
 )
+from spikformer_deploy.graph.windows import one_window
 from spikformer_deploy.images import Preprocess
 
 
@@ -96,8 +100,8 @@ class _Written:
                 if lif.soft_reset:
                     raise ModelError(name, "NIR's neurons reset to a value: it has no soft reset", "Export to onnx.")
                 self.put(node, self.neuron(lif, _form(node.shape)))
-            case AvgPool2d(kernel, stride):
-                self.pool(node, kernel, stride)
+            case AvgPool2d() | AdaptiveAvgPool2d() as pool:
+                self.average(node, pool, (shape[1], shape[2]))
             case Mean() if shape[1:] == (1, 1):
                 self.senders[name] = self.senders[node.inputs[0]]
             case Mean():
@@ -114,10 +118,21 @@ class _Written:
                 raise ModelError(name, "NIR has no masks: no product of two activations", "Export to onnx.")
             case TokenSum():
                 raise ModelError(name, "NIR has no sum over all positions", "Export to onnx.")
+            case Concat():
+                raise ModelError(name, "NIR cannot join the channels of branches", "Export to onnx.")
+            case Offset():
+                raise ModelError(name, "NIR adds no constants to maps (a position embedding)", "Export to onnx.")
             case BatchNorm():
                 raise ModelError(name, "NIR has no batch normalisation", "Fold it into the layer before.")
             case _:
                 assert_never(node.op)
+
+    def average(self, node: Node, pool: AvgPool2d | AdaptiveAvgPool2d, extents: tuple[int, int]) -> None:
+        plain = one_window(pool, extents)
+        if plain is None or plain[2] != (0, 0) or plain[3] != plain[0][0] * plain[0][1]:
+            problem = "NIR's average pooling has no padding, no ceil_mode, and no divisor of its own"
+            raise ModelError(node.name, problem, "Export to onnx, or pool with windows of one size.")
+        self.pool(node, plain[0], plain[1])
 
     def put(self, node: Node, made: Any, senders: Sequence[str] | None = None) -> None:
         """A NIR node, with edges from `senders`, or from all that flows into it."""

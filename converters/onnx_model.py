@@ -15,12 +15,15 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.converters.imported import about
 from spikformer_deploy.converters.onnx_nodes import LOCAL, OPSET, Nodes
+from spikformer_deploy.errors import ModelError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.graph.ir import (
+    AdaptiveAvgPool2d,
     Add,
     Attention,
     AvgPool2d,
     BatchNorm,
+    Concat,
     Conv2d,
     Graph,
     Input,
@@ -29,11 +32,15 @@ from spikformer_deploy.graph.ir import (
     MaxPool2d,
     Mean,
     Node,
+    Offset,
     Output,
+    Pair,
     Scale,
+    Shape,
     SpikeMask,
     TokenSum,
 )
+from spikformer_deploy.graph.windows import one_window, overhang
 from spikformer_deploy.images import Preprocess
 
 GRAPH = "spiking_model"
@@ -117,13 +124,18 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
             by_step = nodes.shaped(inputs[0], steps, -1, *node.shape)
             called: dict[str, Any] = {"domain": LOCAL, "tau": tau, "v_threshold": v_threshold}
             return nodes.shaped(nodes.node(_name(decay_input, soft_reset, strict), by_step, **called), -1, *node.shape)
-        case MaxPool2d(kernel, stride, (py, px)):
-            pads = [py, px, py, px]
-            return nodes.node("MaxPool", inputs[0], kernel_shape=list(kernel), strides=list(stride), pads=pads)
-        case AvgPool2d(kernel, stride):
-            return nodes.node("AveragePool", inputs[0], kernel_shape=list(kernel), strides=list(stride))
+        case MaxPool2d(kernel, stride, _, dilation) as pool:
+            geometry = _window(kernel, stride, _pads(pool, graph[node.inputs[0]].shape))
+            more: dict[str, Any] = {} if dilation == (1, 1) else {"dilations": list(dilation)}
+            return nodes.node("MaxPool", inputs[0], **geometry, **more)
+        case AvgPool2d() | AdaptiveAvgPool2d() as average:
+            return _average(nodes, node, average, graph[node.inputs[0]].shape, inputs[0])
         case Add():
             return nodes.node("Add", *inputs)
+        case Concat():
+            return nodes.node("Concat", *inputs, axis=1)
+        case Offset(value):
+            return nodes.node("Add", inputs[0], nodes.parameter(value))
         case Scale(factor):
             return nodes.node("Mul", inputs[0], nodes.parameter(factor))
         case Attention(heads, scale):
@@ -144,6 +156,34 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
             return nodes.node("ReduceMean", by_step, name="logits", axes=[0], keepdims=0)
         case _:
             assert_never(node.op)
+
+
+def _window(kernel: Pair, stride: Pair, pads: list[int]) -> dict[str, Any]:
+    geometry: dict[str, Any] = {"kernel_shape": list(kernel), "strides": list(stride)}
+    return geometry | ({"pads": pads} if any(pads) else {})
+
+
+def _pads(pool: MaxPool2d | AvgPool2d, shape: Shape) -> list[int]:
+    """Padding before and after, with what ceil_mode adds behind: no number of windows is left to the runtime."""
+    (py, px), (more_y, more_x) = pool.padding, overhang(pool, shape[1:])
+    return [py, px, py + more_y, px + more_x]
+
+
+def _average(nodes: Nodes, node: Node, pool: AvgPool2d | AdaptiveAvgPool2d, shape: Shape, value: str) -> str:
+    """An AveragePool where there is one that divides by the same numbers."""
+    plain = one_window(pool, shape[1:])
+    if plain is not None and plain[3] == plain[0][0] * plain[0][1]:
+        kernel, stride, (py, px), _ = plain
+        counted: dict[str, Any] = {"count_include_pad": 1} if py or px else {}
+        return nodes.node("AveragePool", value, **_window(kernel, stride, [py, px, py, px]), **counted)
+    inside = isinstance(pool, AvgPool2d) and pool.divisor is None
+    if isinstance(pool, AvgPool2d) and inside and (pool.padding == (0, 0) or not pool.count_include_pad):
+        return nodes.node("AveragePool", value, **_window(pool.kernel, pool.stride, _pads(pool, shape)))
+    raise ModelError(
+        node.name,
+        "ONNX has no average pooling over unequal ranges, with a divisor, or with padding and ceil_mode",
+        "Pool with windows of one size.",
+    )
 
 
 def _attention(nodes: Nodes, node: Node, heads: int, scale: float, inputs: list[str]) -> str:

@@ -22,8 +22,8 @@ from spikformer_deploy.converters.onnx_nodes import LOCAL
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.check import check
-from spikformer_deploy.graph.operations import OPERATIONS, Batch, Call, Product, Value
-from spikformer_deploy.graph.trace import BATCH
+from spikformer_deploy.graph.operations import Batch, Call, Product, Value
+from spikformer_deploy.graph.trace import BATCH, KNOWN
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.values import frozen
 
@@ -203,7 +203,7 @@ class _Walk:
     def call(self, node: _Node, operation: str, args: tuple[Any, ...], shape: tuple[int, ...]) -> Any:
         """The result of a handler of the tracer."""
         target: Any = SimpleNamespace(target=node.kind)
-        return OPERATIONS[operation](Call(self.batch, lambda: node.place, target, args, shape, ""))
+        return KNOWN[operation](Call(self.batch, lambda: node.place, target, args, shape, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +332,8 @@ def _max_pool(walk: _Walk, node: _Node) -> Any:
 def _avg_pool(walk: _Walk, node: _Node) -> Any:
     (stride, padding), kernel = _geometry(node), node.ints("kernel_shape", [])
     shape = _window(node, _sizes(node.value())[1], kernel)
-    return walk.call(node, "aten.avg_pool2d", (node.value(), kernel, stride, padding), shape)
+    counted = not any(padding) or bool(node.attributes.get("count_include_pad", 0))
+    return walk.call(node, "aten.avg_pool2d", (node.value(), kernel, stride, padding, False, counted), shape)
 
 
 def _reduce(walk: _Walk, node: _Node) -> Any:
@@ -344,8 +345,17 @@ def _reduce(walk: _Walk, node: _Node) -> Any:
     return walk.call(node, "aten.mean" if node.kind == "ReduceMean" else "aten.sum", (node.value(), over, keep), ())
 
 
+def _concat(walk: _Walk, node: _Node) -> Any:
+    if not all(isinstance(value, Value) for value in node.inputs):
+        raise ModelError(node.place, "Concat of something else than activations is not supported")
+    return walk.call(node, "aten.cat", (node.inputs, int(node.attributes.get("axis", 0))), ())
+
+
 def _add(walk: _Walk, node: _Node) -> Any:
-    return walk.call(node, "aten.add", (node.value(0), node.value(1)), _sizes(node.value()))
+    """A sum of activations, or of one and a constant."""
+    args = [_tensor(x) if isinstance(x, np.ndarray) else x for x in node.inputs]
+    shape = _sizes(next((x for x in args if isinstance(x, Value)), node.value()))
+    return walk.call(node, "aten.add", tuple(args), shape)
 
 
 def _multiply(walk: _Walk, node: _Node) -> Any:
@@ -385,6 +395,7 @@ READERS: dict[str, Callable[[_Walk, _Node], Any]] = {
     "AveragePool": _avg_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
+    "Concat": _concat,
     "Conv": _conv,
     "Div": _multiply,
     "Expand": _expand,

@@ -10,6 +10,7 @@ from spikformer_deploy.converters.models import Model
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Graph, Lif
+from spikformer_deploy.graph.joins import part_of
 from spikformer_deploy.nn.lif import LIF
 
 CHECK_IMAGES, CHECK_PIXELS = 4, 2**18
@@ -52,12 +53,18 @@ class Checks:
     def against_last(self, name: str, graph: Graph) -> str:
         """Every spike of every LIF, each layer on the spikes of the traced graph."""
         lifs = [n.name for n in graph.of(Lif)]
+        self.last |= {n: self._part(n) for n in lifs}
         now = execute(graph, self.images, forced={n: self.last[n] for n in lifs})
         differ = {n: int((now[n] != self.last[n]).sum()) for n in lifs}
         ties = self._ties(graph, now, [n for n in lifs if differ[n]])
         rest = {n: differ[n] - ties.get(n, 0) for n in lifs}
         remark = self._verdict(name, rest, sum(now[n].numel() for n in lifs))
         return remark + (f", and {sum(ties.values())} at ties" if any(ties.values()) else "")
+
+    def _part(self, name: str) -> torch.Tensor:
+        """Spikes of a layer, or of some channels of a layer that a pass has cut where branches were joined."""
+        whole, channels = part_of(name, self.last)
+        return self.last[whole][:, :, channels]
 
     def _eager(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Spikes a step and image (T, B) of each call of a LIF module, named as the tracer does, and the logits."""

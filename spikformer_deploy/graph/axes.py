@@ -21,6 +21,9 @@ class Atom:
     stride: int = 1
 
 
+BATCH = 1_000_003
+"""The size that stands for the symbolic batch: a prime, so that no reshape can hide a part of it elsewhere."""
+
 Dim: TypeAlias = tuple[Atom, ...]
 Dims: TypeAlias = tuple[Dim, ...]
 

@@ -8,10 +8,12 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph.ir import (
+    AdaptiveAvgPool2d,
     Add,
     Attention,
     AvgPool2d,
     BatchNorm,
+    Concat,
     Conv2d,
     Graph,
     Input,
@@ -20,6 +22,7 @@ from spikformer_deploy.graph.ir import (
     MaxPool2d,
     Mean,
     Node,
+    Offset,
     Output,
     Pair,
     Scale,
@@ -27,6 +30,7 @@ from spikformer_deploy.graph.ir import (
     SpikeMask,
     TokenSum,
 )
+from spikformer_deploy.graph.windows import pool_shape
 
 
 def check(graph: Graph) -> Graph:
@@ -71,7 +75,7 @@ def _check_values(node: Node) -> None:
 def _shape(node: Node, inputs: list[Shape]) -> Shape:
     """The shape that the operation of `node` makes of its inputs' shapes."""
     counts = {Input: 0, Add: 2, Attention: 3, SpikeMask: 2}
-    if len(inputs) != counts.get(type(node.op), 1):
+    if not inputs if isinstance(node.op, Concat) else len(inputs) != counts.get(type(node.op), 1):
         raise ModelError(node.name, f"{type(node.op).__name__} with {len(inputs)} inputs")
     match node.op:
         case Input():
@@ -88,16 +92,21 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape:
             if gamma.shape != (inputs[0][0],):
                 raise ModelError(node.name, f"{len(gamma)} scales for {inputs[0][0]} channels")
             return inputs[0]
-        case MaxPool2d(kernel, stride, padding):
-            return (inputs[0][0], *_window(node, inputs[0], kernel, stride, padding))
-        case AvgPool2d(kernel, stride):
-            return (inputs[0][0], *_window(node, inputs[0], kernel, stride, (0, 0)))
+        case MaxPool2d() | AvgPool2d() | AdaptiveAvgPool2d():
+            return (inputs[0][0], *_pooled(node, node.op, inputs[0]))
         case Attention(heads=heads):
             if inputs[0][0] % heads:
                 raise ModelError(node.name, f"{inputs[0][0]} channels do not divide into {heads} heads")
             return _equal(node, inputs)
         case Add():
             return _equal(node, inputs)
+        case Concat():
+            _, height, width = _equal(node, [(1, *shape[1:]) for shape in inputs])
+            return (sum(shape[0] for shape in inputs), height, width)
+        case Offset(value):
+            if value.shape != inputs[0]:
+                raise ModelError(node.name, f"a constant of shape {value.shape} on {inputs[0]}")
+            return inputs[0]
         case SpikeMask():
             (channels, *positions), (masks, *spread) = inputs
             if channels % masks or (spread != positions and spread != [1, 1]):
@@ -115,6 +124,13 @@ def _equal(node: Node, inputs: list[Shape]) -> Shape:
     if len(set(inputs)) != 1:
         raise ModelError(node.name, f"its inputs have the shapes {inputs}")
     return inputs[0]
+
+
+def _pooled(node: Node, op: MaxPool2d | AvgPool2d | AdaptiveAvgPool2d, shape: Shape) -> Pair:
+    size = pool_shape(op, shape[1:])
+    if min(size) < 1:
+        raise ModelError(node.name, f"no window of its pool lies in its input of {shape[1:]}")
+    return size
 
 
 def _window(node: Node, shape: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:

@@ -9,10 +9,12 @@ from torch.nn import functional as F
 from typing_extensions import assert_never
 
 from spikformer_deploy.graph.ir import (
+    AdaptiveAvgPool2d,
     Add,
     Attention,
     AvgPool2d,
     BatchNorm,
+    Concat,
     Conv2d,
     Graph,
     Input,
@@ -21,6 +23,7 @@ from spikformer_deploy.graph.ir import (
     MaxPool2d,
     Mean,
     Node,
+    Offset,
     Output,
     Scale,
     SpikeMask,
@@ -91,12 +94,18 @@ def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
         case Lif(tau, v_threshold, decay_input, soft_reset, strict):
             by_step = x.unflatten(0, (graph.time_steps, -1))
             return lif(by_step, tau, v_threshold, decay_input, 4.0, soft_reset, strict).flatten(0, 1)
-        case MaxPool2d(kernel, stride, padding):
-            return F.max_pool2d(x, kernel, stride, padding)
-        case AvgPool2d(kernel, stride):
-            return F.avg_pool2d(x, kernel, stride)
+        case MaxPool2d(kernel, stride, padding, dilation, ceil_mode):
+            return F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode)
+        case AvgPool2d(kernel, stride, padding, ceil_mode, count_include_pad, divisor):
+            return F.avg_pool2d(x, kernel, stride, padding, ceil_mode, count_include_pad, divisor)
+        case AdaptiveAvgPool2d(size):
+            return F.adaptive_avg_pool2d(x, size)
         case Add():
             return x + inputs[1]
+        case Concat():
+            return torch.cat(inputs, 1)
+        case Offset(value):
+            return x + _parameter(value, x)
         case Scale(factor):
             return x * factor
         case Attention(heads, scale):

@@ -8,14 +8,17 @@ import numpy as np
 
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph.ir import BatchNorm, Conv2d, Graph, Linear, Node
+from spikformer_deploy.graph.joins import push_joins
 from spikformer_deploy.values import frozen
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
     """The same function with BatchNorm(layer(x)) as one layer; the node keeps the layer's name.
 
+    Joins of channels move behind normalisations first: each part has its own.
     Raises ModelError for a batch normalisation that follows no layer, or whose layer has other readers too.
     """
+    graph = push_joins(graph)
     folded: dict[str, Node] = {}
     renamed: dict[str, str] = {}
     for norm in graph.of(BatchNorm):

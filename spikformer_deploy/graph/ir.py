@@ -86,24 +86,59 @@ class Lif:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaxPool2d:
-    """Maximum over windows; padding counts as minus infinity.  kernel, stride, padding (y, x)."""
+    """Maximum over windows; padding counts as minus infinity.  kernel, stride, padding, dilation (y, x).
+
+    ceil_mode  the last window may reach beyond the padding (windows.py)
+    """
 
     kernel: Pair
     stride: Pair
     padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    ceil_mode: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AvgPool2d:
-    """Mean over windows without padding.  kernel, stride (y, x)."""
+    """Mean over windows, as torch.nn.AvgPool2d.  kernel, stride, padding (y, x).
+
+    ceil_mode          the last window may reach beyond the padding
+    count_include_pad  the zeros of the padding count as values (those beyond it never do)
+    divisor            what sums are divided by; None: the number of values
+    """
 
     kernel: Pair
     stride: Pair
+    padding: Pair = (0, 0)
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdaptiveAvgPool2d:
+    """Means over `size` (y, x) ranges that cover the map, as torch.nn.AdaptiveAvgPool2d; they overlap or differ in
+    length where they do not divide it.
+    """
+
+    size: Pair
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Add:
     """Element-wise sum of the two inputs, of equal shape."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Concat:
+    """The channels of its inputs, one after the other; they have the same positions."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Offset:
+    """Addition of a constant to each channel and position (a position embedding).  value (C, Y, X) float64."""
+
+    value: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,7 +193,10 @@ Op: TypeAlias = (
     | Lif
     | MaxPool2d
     | AvgPool2d
+    | AdaptiveAvgPool2d
     | Add
+    | Concat
+    | Offset
     | Scale
     | Attention
     | SpikeMask

@@ -6,8 +6,32 @@ from dataclasses import replace
 
 import numpy as np
 
-from spikformer_deploy.graph.ir import Array, Conv2d, Graph, Linear, Node, Pair
+from spikformer_deploy.graph.ir import AdaptiveAvgPool2d, Array, AvgPool2d, Conv2d, Graph, Linear, Node, Pair
+from spikformer_deploy.graph.windows import means_of, one_window
 from spikformer_deploy.values import frozen
+
+
+def merge_pools(graph: Graph) -> Graph:
+    """The same function with average pools over unequal ranges merged into the layer that reads the whole result.
+
+    Such a pool (AdaptiveAvgPool2d to a size that divides nothing, before a classifier) has a weight for each pair of
+    positions: in the layer they cost nothing.
+    """
+    made: dict[str, Node] = {}
+    gone: set[str] = set()
+    for node in graph.of(Conv2d):
+        pool = graph[node.inputs[0]]
+        if not isinstance(pool.op, AvgPool2d | AdaptiveAvgPool2d) or len(graph.consumers(pool.name)) > 1:
+            continue
+        assert isinstance(node.op, Conv2d)
+        whole = node.op.weight.shape[2:] == pool.shape[1:] and (node.op.padding, node.op.groups) == ((0, 0), 1)
+        extents = graph[pool.inputs[0]].shape[1:]
+        if whole and one_window(pool.op, extents) is None:
+            units, weights = means_of(pool.op, extents).in_units(extents)
+            kernel = np.tensordot(node.op.weight, weights / units, ((2, 3), (0, 1)))
+            made[node.name] = replace(node, op=replace(node.op, weight=frozen(kernel)), inputs=pool.inputs)
+            gone.add(pool.name)
+    return Graph(tuple(made.get(n.name, n) for n in graph if n.name not in gone), graph.time_steps)
 
 
 def merge_layers(graph: Graph) -> Graph:
@@ -38,7 +62,7 @@ def _composed(outer: Conv2d, inner: Conv2d) -> Conv2d | None:
         if inner.weight.shape[2:] != (1, 1) or inner.stride != (1, 1) or padding != (0, 0) or np.any(inner.bias):
             return None
         padding = outer.padding
-    second, first = _dense(outer), _dense(inner)
+    second, first = dense_weights(outer), dense_weights(inner)
     (sy, sx), (ky, kx), (jy, jx) = inner.stride, first.shape[2:], second.shape[2:]
     weight = np.zeros((len(second), first.shape[1], (jy - 1) * sy + ky, (jx - 1) * sx + kx))
     for a, b in np.ndindex(jy, jx):
@@ -49,7 +73,7 @@ def _composed(outer: Conv2d, inner: Conv2d) -> Conv2d | None:
     return Conv2d(frozen(weight), frozen(bias), stride, padding)
 
 
-def _dense(conv: Conv2d) -> Array:
+def dense_weights(conv: Conv2d) -> Array:
     """The weights (C_out, C_in, KY, KX) without groups."""
     if conv.groups == 1:
         return conv.weight

@@ -15,6 +15,8 @@ import torch
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import Dims, axis
+from spikformer_deploy.graph.ir import Pair
+from spikformer_deploy.graph.windows import framed, widened
 from spikformer_deploy.values import frozen
 
 REWRITE = "Write this part with supported layers, or leave it out of the module that is compiled."
@@ -87,7 +89,8 @@ class Call:
         """Argument `index` where it is a value of the graph."""
         value = self.argument(index)
         if not isinstance(value, Value):
-            kind = "half an attention product" if isinstance(value, Product) else "a constant"
+            kinds = {Product: "half an attention product", Padded: "padding with zeros, which only convolutions read,"}
+            kind = kinds.get(type(value), "a constant")
             raise self.refuse(f"{self.what} of {kind} is not supported", "Only activations can stand here.")
         return value
 
@@ -156,21 +159,23 @@ def _expand(call: Call) -> Value:
 # --- layers ---------------------------------------------------------------------------------------------------
 
 
-def _float64(tensor: torch.Tensor) -> Any:
+def float64(tensor: torch.Tensor) -> Any:
+    """The values of a parameter."""
     return frozen(tensor.detach().to(torch.float64).numpy())
 
 
 def _bias(call: Call, index: int, channels: int) -> Any:
     bias = call.argument(index)
-    return _float64(bias) if bias is not None else frozen(np.zeros(channels))
+    return float64(bias) if bias is not None else frozen(np.zeros(channels))
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair_of(value: Any) -> Pair:
+    """(y, x) from one number or two."""
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     return (int(values[0]), int(values[-1]))
 
 
-def _maps(call: Call, value: Value) -> ir.Shape:
+def maps_of(call: Call, value: Value) -> ir.Shape:
     """The (C, Y, X) of a value that is laid out as images (batch, C, Y, X); refused where it is not."""
     shape = call.batch.shape(value.name)
     wanted = tuple(axis(role, extent) for role, extent in zip("CYX", shape, strict=True))
@@ -179,22 +184,94 @@ def _maps(call: Call, value: Value) -> ir.Shape:
     return shape
 
 
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """A value with zeros around it, (y, x) before and after: what a convolution reads."""
+
+    value: Value
+    before: Pair
+    after: Pair
+
+    @property
+    def dims(self) -> Dims:
+        """The layout of what is inside."""
+        return self.value.dims
+
+
+def line_of(call: Call, value: Value) -> str:
+    """The axis, "X" or "Y", that a value (batch, C, L) runs along: the other one has one position."""
+    channels, height, width = call.batch.shape(value.name)
+    role, length = ("X", width) if height == 1 else ("Y", height)
+    wanted = (axis("C", channels), axis(role, length))
+    if min(height, width) > 1 or value.dims[1:] != wanted or not axes.roles(value.dims[0]) <= {"T", "B"}:
+        raise call.refuse(
+            f"{call.what} sees {axes.show(value.dims)} instead of (T*B, C, L): maps of one row or one column",
+            "Give it images of height 1 (images.flatten(2)), or use the layer for two dimensions.",
+        )
+    return role
+
+
+def _pad(call: Call) -> Padded:
+    """Zeros that the next convolution reads; any other layer refuses them."""
+    value, sizes = call.value(), [int(n) for n in call.args[1]]
+    mode, filled = call.argument(2, "constant"), call.argument(3, 0.0)
+    if mode != "constant" or filled != 0:
+        what = f"padding of mode '{mode}'" if mode != "constant" else f"padding with {filled}"
+        raise call.refuse(f"{what} is not supported", "Pad with zeros.")
+    if len(sizes) not in (2, 4) or min(sizes) < 0:
+        raise call.refuse(f"padding by {sizes} is not supported", "Pad positions, and cut none off.")
+    if len(value.dims) == 3 and len(sizes) == 2:
+        line = line_of(call, value)
+        return Padded(value, on_line(line, sizes[0], 0), on_line(line, sizes[1], 0))
+    maps_of(call, value)
+    left, right, top, bottom = (*sizes, 0, 0)[:4]
+    return Padded(value, (top, left), (bottom, right))
+
+
+def on_line(line: str, number: int, other: int) -> Pair:
+    """The (y, x) of a number that holds along `line`, and of `other` across it."""
+    return (other, number) if line == "X" else (number, other)
+
+
 def _conv2d(call: Call) -> Value:
-    value = call.value()
-    _maps(call, value)
-    weight = call.args[1]
-    if not isinstance(weight, torch.Tensor):
+    padded = call.args[0] if isinstance(call.args[0], Padded) else Padded(call.value(), (0, 0), (0, 0))
+    maps_of(call, padded.value)
+    numbers = [pair_of(call.argument(index, 1)) for index in (3, 5)]
+    padding = call.argument(4, 0)
+    return _convolution(call, padded, _weight(call), numbers, padding if isinstance(padding, str) else pair_of(padding))
+
+
+def _weight(call: Call) -> torch.Tensor:
+    if not isinstance(call.args[1], torch.Tensor):
         raise call.refuse("a convolution with computed weights is not supported")
-    if _pair(call.argument(5, 1)) != (1, 1):
-        raise call.refuse(f"dilation {call.argument(5)} is not supported", "Use dilation 1.")
-    if isinstance(call.argument(4), str):
-        raise call.refuse(f"padding '{call.argument(4)}' is not supported", "Give the padding as numbers.")
-    stride, padding = _pair(call.argument(3, 1)), _pair(call.argument(4, 0))
-    op = ir.Conv2d(_float64(weight), _bias(call, 2, len(weight)), stride, padding, int(call.argument(6, 1)))
-    return _spatial(call, op, value, len(weight))
+    return call.args[1]
 
 
-def _spatial(call: Call, op: ir.Op, value: Value, channels: int) -> Value:
+def _convolution(call: Call, padded: Padded, weight: torch.Tensor, numbers: list[Pair], padding: Pair | str) -> Value:
+    """A convolution of maps.  numbers: stride and dilation; weight (O, I, KY, KX)."""
+    stride, dilation = numbers
+    low, high = _margins(padding, widened((weight.shape[2], weight.shape[3]), dilation))
+    before, after = ((a[0] + b[0], a[1] + b[1]) for a, b in ((padded.before, low), (padded.after, high)))
+    kernel, equal = framed(float64(weight), dilation, before, after)
+    groups = int(call.argument(6, 1))
+    op = ir.Conv2d(frozen(kernel), _bias(call, 2, len(weight)), stride, equal, groups)
+    return spatial(call, op, padded.value, len(weight))
+
+
+def _margins(padding: Pair | str, extents: Pair) -> tuple[Pair, Pair]:
+    """Zeros (before, after) the map: "same" puts the odd one behind, as torch does."""
+    if isinstance(padding, str):
+        total = [extent - 1 if padding == "same" else 0 for extent in extents]
+        return (total[0] // 2, total[1] // 2), (total[0] - total[0] // 2, total[1] - total[1] // 2)
+    return padding, padding
+
+
+def spatial(call: Call, op: ir.Op, value: Value, channels: int) -> Value:
+    """A new node whose value is laid out as maps, or along a line where the operation's is."""
+    if len(value.dims) == 3:
+        line, length = line_of(call, value), call.shape[2]
+        shape = (channels, *on_line(line, length, 1))
+        return call.add(op, (value.name,), shape, (value.dims[0], axis("C", channels), axis(line, length)))
     height, width = call.shape[2:]
     dims = (value.dims[0], axis("C", channels), axis("Y", height), axis("X", width))
     return call.add(op, (value.name,), (channels, height, width), dims)
@@ -205,10 +282,17 @@ def _linear(call: Call) -> Value:
 
 
 def _conv1d(call: Call) -> Value:
-    weight = call.args[1]
-    if weight.shape[2] != 1 or _pair(call.argument(3, 1)) != (1, 1) or int(call.argument(6, 1)) != 1:
-        raise call.refuse("Conv1d is supported as a linear layer over tokens only", "Use kernel 1, stride 1, groups 1.")
-    return _dense(call, call.value(), weight[:, :, 0], 1)
+    """A linear layer over tokens where the kernel is 1; else a convolution of maps of one row or one column."""
+    weight, (stride, _), groups = _weight(call), pair_of(call.argument(3, 1)), int(call.argument(6, 1))
+    padding, dilation = call.argument(4, 0), pair_of(call.argument(5, 1))[0]
+    unpadded = padding in ("same", "valid") or pair_of(padding) == (0, 0)
+    if weight.shape[2] == stride == groups == 1 and unpadded and isinstance(call.args[0], Value):
+        return _dense(call, call.value(), weight[:, :, 0], 1)
+    padded = call.args[0] if isinstance(call.args[0], Padded) else Padded(call.value(), (0, 0), (0, 0))
+    line = line_of(call, padded.value)
+    numbers = [on_line(line, number, 1) for number in (stride, dilation)]
+    margins = padding if isinstance(padding, str) else on_line(line, pair_of(padding)[0], 0)
+    return _convolution(call, padded, weight.unsqueeze(2 if line == "X" else 3), numbers, margins)
 
 
 def _dense(call: Call, value: Value, weight: torch.Tensor, at: int) -> Value:
@@ -216,12 +300,12 @@ def _dense(call: Call, value: Value, weight: torch.Tensor, at: int) -> Value:
     channels, height, width = call.batch.shape(value.name)
     everything = (*axis("C", channels), *axis("Y", height), *axis("X", width))
     if value.dims[at] == everything and (height, width) != (1, 1):
-        kernel = ir.Conv2d(_float64(weight.reshape(-1, channels, height, width)), _bias(call, 2, len(weight)))
+        kernel = ir.Conv2d(float64(weight.reshape(-1, channels, height, width)), _bias(call, 2, len(weight)))
         dims = (*value.dims[:at], axis("C", len(weight)), *value.dims[at + 1 :])
         return call.add(kernel, (value.name,), (len(weight), 1, 1), dims)
     if value.dims[at] != axis("C", channels):
         raise call.refuse(f"a linear layer over dimension {at} of {axes.show(value.dims)} mixes axes")
-    op = ir.Linear(_float64(weight), _bias(call, 2, len(weight)))
+    op = ir.Linear(float64(weight), _bias(call, 2, len(weight)))
     dims = (*value.dims[:at], axis("C", len(weight)), *value.dims[at + 1 :])
     return call.add(op, (value.name,), (len(weight), height, width), dims)
 
@@ -238,7 +322,7 @@ def _batch_norm(call: Call) -> Value:
         raise call.refuse("a negative running variance")
     gamma = torch.ones_like(mean) if gamma is None else gamma
     beta = torch.zeros_like(mean) if beta is None else beta
-    op = ir.BatchNorm(_float64(gamma), _float64(beta), _float64(mean), _float64(var), float(call.args[7]))
+    op = ir.BatchNorm(float64(gamma), float64(beta), float64(mean), float64(var), float(call.args[7]))
     return call.add(op, (value.name,), shape, value.dims)
 
 
@@ -249,33 +333,6 @@ def _lif(call: Call) -> Value:
     tau, v_threshold, decay_input = call.args[1:4]
     op = ir.Lif(tau, v_threshold, decay_input, bool(call.argument(5, False)), bool(call.argument(6, False)))
     return call.add(op, (value.name,), call.batch.shape(value.name), value.dims)
-
-
-def _max_pool2d(call: Call) -> Value:
-    value = call.value()
-    channels = _maps(call, value)[0]
-    if _pair(call.argument(4, 1)) != (1, 1) or call.argument(5, False):
-        raise call.refuse("max-pooling with dilation or ceil_mode is not supported")
-    kernel = _pair(call.args[1])
-    op = ir.MaxPool2d(kernel, _pair(call.argument(2) or kernel), _pair(call.argument(3, 0)))
-    return _spatial(call, op, value, channels)
-
-
-def _avg_pool2d(call: Call) -> Value:
-    value = call.value()
-    channels = _maps(call, value)[0]
-    if _pair(call.argument(3, 0)) != (0, 0) or call.argument(4, False) or call.argument(6) is not None:
-        raise call.refuse("average pooling with padding, ceil_mode or a divisor is not supported")
-    kernel = _pair(call.args[1])
-    return _spatial(call, ir.AvgPool2d(kernel, _pair(call.argument(2) or kernel)), value, channels)
-
-
-def _adaptive_avg_pool2d(call: Call) -> Value:
-    value = call.value()
-    channels = _maps(call, value)[0]
-    if _pair(call.args[1]) != (1, 1):
-        raise call.refuse(f"adaptive pooling to {call.args[1]} is not supported", "Pool to 1x1, or use AvgPool2d.")
-    return call.add(ir.Mean(), (value.name,), (channels, 1, 1), (*value.dims[:2], (), ()))
 
 
 def _mean(call: Call) -> Value:
@@ -431,9 +488,7 @@ OPERATIONS: dict[str, Callable[[Call], Any]] = {
     "aten.linear": _linear,
     "aten.batch_norm": _batch_norm,
     "spikformer.lif": _lif,
-    "aten.max_pool2d": _max_pool2d,
-    "aten.avg_pool2d": _avg_pool2d,
-    "aten.adaptive_avg_pool2d": _adaptive_avg_pool2d,
+    "aten.pad": _pad,
     "aten.mean": _mean,
     "aten.sum": _sum,
     "aten.add": _add,

@@ -86,6 +86,8 @@ def _restricted(call: Call, name: str, first: int, end: int) -> str:
     made = f"{name}.channels_{first}_{end}"
     if any(node.name == made for node in call.batch.nodes):
         return made
+    if isinstance(known.op, ir.Concat):
+        return _of_join(call, known, made, first, end)
     chosen = slice(first, end)
     match known.op:
         case ir.Conv2d(weight=weight, bias=bias, groups=1) | ir.Linear(weight=weight, bias=bias):
@@ -95,12 +97,27 @@ def _restricted(call: Call, name: str, first: int, end: int) -> str:
             scale, shift, center, spread = (frozen(p[chosen]) for p in (gamma, beta, mean, var))
             op = ir.BatchNorm(scale, shift, center, spread, eps)
             source = _restricted(call, known.inputs[0], first, end)
-        case ir.Lif() | ir.MaxPool2d() | ir.AvgPool2d() | ir.Scale():
+        case ir.Lif() | ir.MaxPool2d() | ir.AvgPool2d() | ir.AdaptiveAvgPool2d() | ir.Scale():
             op, source = known.op, _restricted(call, known.inputs[0], first, end)
         case _:
             raise call.refuse(f"a part of the channels of {type(known.op).__name__} is not supported")
     shape = (end - first, *known.shape[1:])
     call.batch.nodes.append(ir.Node(made, op, (source,), shape, known.line))
+    return made
+
+
+def _of_join(call: Call, join: ir.Node, made: str, first: int, end: int) -> str:
+    """Channels `first` to `end` of joined branches: parts of those that they lie in."""
+    parts, start = [], 0
+    for name in join.inputs:
+        size = call.batch.shape(name)[0]
+        low, high = max(0, first - start), min(size, end - start)
+        if low < high:
+            parts.append(name if (low, high) == (0, size) else _restricted(call, name, low, high))
+        start += size
+    if len(parts) == 1:
+        return parts[0]
+    call.batch.nodes.append(ir.Node(made, ir.Concat(), tuple(parts), (end - first, *join.shape[1:]), join.line))
     return made
 
 
@@ -123,6 +140,27 @@ def _stack(call: Call) -> Value:
     if at != 0 or len(values) != call.batch.time_steps or any(v != values[0] for v in values):
         raise call.refuse("a stack of different values is not supported", "Repeat the image over the time steps.")
     return replace(values[0], dims=(axis("T", len(values)), *values[0].dims))
+
+
+def _cat(call: Call) -> Value:
+    """Channels of branches, one after the other."""
+    values = list(call.args[0])
+    if not values or not all(isinstance(value, Value) for value in values):
+        raise call.refuse("cat of something else than activations is not supported", "Join the channels of branches.")
+    at = int(call.argument(1, 0)) % len(values[0].dims)
+    shapes = [call.batch.shape(value.name) for value in values]
+    others = {(value.dims[:at], value.dims[at + 1 :]) for value in values}
+    whole = all(value.dims[at] == axis("C", shape[0]) for value, shape in zip(values, shapes, strict=True))
+    if not whole or len(others) > 1 or len({shape[1:] for shape in shapes}) > 1:
+        shown = " and ".join(axes.show(value.dims) for value in values)
+        raise call.refuse(
+            f"cat of {shown} along dimension {at}: only channels can be joined", "Join before flattening."
+        )
+    if len(values) == 1:
+        return values[0]
+    channels = sum(shape[0] for shape in shapes)
+    dims = (*values[0].dims[:at], axis("C", channels), *values[0].dims[at + 1 :])
+    return call.add(ir.Concat(), tuple(value.name for value in values), (channels, *shapes[0][1:]), dims)
 
 
 # --- neurons of spikingjelly 2 ----------------------------------------------------------------------------------
@@ -171,6 +209,7 @@ PARTS: dict[str, Callable[[Call], Any]] = {
     "aten.select": _select,
     "aten.unbind": _unbind,
     "aten.stack": _stack,
+    "aten.cat": _cat,
     "aten.full_like": _full_like,
     "<built-in function getitem>": _getitem,
     "sj_lif.forward": _sj_lif,

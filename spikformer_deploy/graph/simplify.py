@@ -1,11 +1,12 @@
-"""Scales vanish: into the attention that they follow, or into the layer before; and layers in a row become one."""
+"""Scales vanish: into the attention that they follow, or into the layer before; joins vanish, and layers in a row."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from spikformer_deploy.graph.ir import Attention, Conv2d, Graph, Linear, Node, Op, Scale
-from spikformer_deploy.graph.merge import merge_layers
+from spikformer_deploy.graph.joins import split_joins
+from spikformer_deploy.graph.merge import merge_layers, merge_pools
 from spikformer_deploy.values import frozen
 
 
@@ -17,7 +18,7 @@ def simplify(graph: Graph) -> Graph:
         op = _scaled(source.op, node.op.factor)
         if op is not None and len(graph.consumers(source.name)) == 1:
             return simplify(_without(graph, node, replace(source, op=op)))
-    return merge_layers(graph)
+    return merge_layers(merge_pools(split_joins(graph)))
 
 
 def _scaled(op: Op, factor: float) -> Op | None:

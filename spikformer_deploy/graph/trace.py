@@ -15,11 +15,13 @@ from torch.export import Dim, ExportedProgram
 
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph import axes, ir
+from spikformer_deploy.graph.constants import with_constants
 from spikformer_deploy.graph.operations import OPERATIONS, REWRITE, Batch, Call, Value, spelled
 from spikformer_deploy.graph.parts import PARTS, without_unread
+from spikformer_deploy.graph.pools import POOLS
 from spikformer_deploy.nn import lif as _registers_the_operator  # noqa: F401
 
-KNOWN = {**OPERATIONS, **PARTS}
+KNOWN = with_constants({**OPERATIONS, **PARTS, **POOLS})
 WAYS_OUT = {
     "relu": "Put neurons in its place: a layer must receive spikes, or the image.",
     "gelu": "Put neurons in its place: a layer must receive spikes, or the image.",
@@ -29,13 +31,11 @@ WAYS_OUT = {
     "group_norm": "Use batch normalisation, whose statistics are fixed.",
     "rsub": "Differences of spikes are not supported: add the branches (x + y) instead.",
     "sub": "Differences of spikes are not supported: add the branches (x + y) instead.",
-    "avg_pool1d": "Take the mean over groups of classes (VotingLayer) out of the module, or fold it into a layer.",
 }
 """What to do instead of an operation that is not supported; REWRITE for all others."""
 LIBRARIES = ("torch", "spikingjelly", "spikformer_deploy/graph", "spikformer_deploy/converters")
 """Folders whose lines are not the user's."""
-BATCH = 1_000_003
-"""The size that stands for the symbolic batch: a prime, so that no reshape can hide a part of it elsewhere."""
+BATCH = axes.BATCH
 
 
 def trace(module: nn.Module, input_shape: tuple[int, int, int], *, time_steps: int, per_step: bool = False) -> ir.Graph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
@@ -12,6 +12,7 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.graph import ir
+from spikformer_deploy.graph.windows import Means, framed, means_of, one_window, overhang
 from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.quantize.calibrate import Calibration
 from spikformer_deploy.quantize.currents import (
@@ -29,9 +30,11 @@ from spikformer_deploy.quantize.currents import (
     at_one_position,
     convolve,
     dense_weight,
+    joined,
+    offset,
     scaled,
 )
-from spikformer_deploy.quantize.fitting import Made
+from spikformer_deploy.quantize.fitting import Int, Made
 from spikformer_deploy.quantize.heads import make_accumulator
 from spikformer_deploy.quantize.network import (
     STOCK_SHIFT,
@@ -58,6 +61,10 @@ Accumulated: TypeAlias = Callable[[Network], int]
 """Largest |accumulator| at any time when a network runs on the calibration images."""
 
 
+MOST_PAIRS = 2**24
+"""Weights of a pool that has one for each pair of positions, at most."""
+DIGIT = 128
+"""Whole weights are written in digits of an int8 that is not negative."""
 HEAD_STATE_BITS = 63
 """Of the accumulators of a head whose range is still to be seen."""
 
@@ -89,6 +96,9 @@ class _Walk:
     populations: list[Population] = field(default_factory=list)
     projections: list[Projection] = field(default_factory=list)
     proofs: list[tuple[str, float]] = field(default_factory=list)
+
+    def population(self, name: str) -> Population:
+        return next(population for population in self.populations if population.name == name)
 
     def place(self, made: Made) -> Signal:
         population, projections, proof, margin = made
@@ -195,25 +205,30 @@ def _value(walk: _Walk, node: ir.Node) -> Value:
             current, steps = at_all_positions(name, as_current(name, inputs[0]), shapes), walk.graph.time_steps
             observed = walk.calibration.range_of
             return walk.place(make_lif(name, node.op, current, observed, steps, walk.limits, walk.settings))
-        case ir.MaxPool2d(kernel, stride, padding) if node.name in walk.streams:
-            return _max_pool(walk, node, as_signal(name, inputs[0]), Window(kernel, stride, padding))
-        case ir.MaxPool2d(kernel, stride, padding):
-            return _or_pool(walk, node, as_signal(name, inputs[0]), Window(kernel, stride, padding))
-        case ir.AvgPool2d(kernel, stride):
-            return _sum_pool(walk, node, as_signal(name, inputs[0]), Window(kernel, stride))
+        case ir.MaxPool2d() as pool if node.name in walk.streams:
+            return _max_pool(walk, node, as_signal(name, inputs[0]), pool)
+        case ir.MaxPool2d() as pool:
+            return _or_pool(walk, node, as_signal(name, inputs[0]), pool)
+        case ir.AvgPool2d() | ir.AdaptiveAvgPool2d() as pool:
+            return _average(walk, node, as_signal(name, inputs[0]), pool)
         case ir.Add():
             return _residual(walk, node, inputs[0], inputs[1])
+        case ir.Concat():
+            return _joined(walk, node, inputs)
+        case ir.Offset(constant):
+            return offset(name, inputs[0], constant)
         case ir.Scale(factor):
             return scaled(inputs[0], factor)
         case ir.Attention(heads, scale):
-            return _attention(node, [as_signal(name, i) for i in inputs], heads, scale)
+            return _attention(walk, node, [as_signal(name, i) for i in inputs], heads, scale)
         case ir.SpikeMask():
             return _masked(walk, node, as_signal(name, inputs[0]), as_signal(name, inputs[1]))
         case ir.TokenSum():
-            return replace(as_signal(name, inputs[0]), pooled=True)
+            return _over_positions(walk, node, as_signal(name, inputs[0]))
         case ir.Mean():
             signal = as_signal(name, inputs[0])
-            mean = replace(signal, scale=signal.scale / (signal.shape[1] * signal.shape[2]), pooled=True)
+            total, positions = _over_positions(walk, node, signal), signal.shape[1] * signal.shape[2]
+            mean = replace(total, scale=total.scale / positions, offset=total.offset / positions)
             readers = {type(reader.op) for reader in walk.graph.consumers(name)}
             return mean if signal.low is None or readers <= {ir.Lif} else _pooled(walk, node, mean)
         case ir.Output():
@@ -249,6 +264,16 @@ def _input(walk: _Walk, node: ir.Node, op: ir.Input) -> Signal:
     return Signal((node.name,), node.shape, 1 / (pixels.max_value * std), -mean / std, pixels.max_value)
 
 
+def _over_positions(walk: _Walk, node: ir.Node, signal: Signal) -> Signal:
+    """The sum of a signal over its positions; what was added at each of them adds up, too."""
+    if np.any(signal.offset) and isinstance(walk.population(signal.populations[0]).neuron, Source):
+        problem = "a token mean of the raw image has no spiking form"
+        raise QuantizeError(node.name, problem, "Put a LIF before the mean.")
+    positions = signal.shape[1] * signal.shape[2]
+    total = signal.offset.sum((1, 2)) if signal.offset.ndim == 3 else signal.offset * positions
+    return replace(signal, offset=total, pooled=True)
+
+
 def _with_rows(walk: _Walk, current: Current) -> Current:
     """The current of a head with the maps that it reads position by position as rows of channels."""
     shapes = {population.name: population.shape for population in walk.populations}
@@ -264,28 +289,40 @@ def _of_row(walk: _Walk, term: ConvTerm, shape: ir.Shape) -> ReadoutTerm:
     (top, left), (_, height, width) = term.padding, shape
     seen = kernel[:, :, top : top + height, left : left + width]
     weight[:, :, : seen.shape[2], : seen.shape[3]] = seen
-    return ReadoutTerm(_row(walk, term, shape), weight.reshape(len(kernel), -1), 1, term.max_out)
+    row = _row(walk, term.layer, term.source, term.max_out, shape)
+    return ReadoutTerm(row, weight.reshape(len(kernel), -1), 1, term.max_out)
 
 
-def _row(walk: _Walk, term: ConvTerm, shape: ir.Shape) -> str:
-    """The population that repeats what `term` reads as (C * Y * X, 1, 1); one for all that read it."""
-    name, size = f"{term.source}.row", int(np.prod(shape))
+def _row(walk: _Walk, layer: str, source: str, most: int, shape: ir.Shape) -> str:
+    """The population that repeats what `source` sends as (C * Y * X, 1, 1), for `layer`; one for all that read it."""
+    name, size = f"{source}.row", int(np.prod(shape))
     while name in walk.graph:  # a module of the user's may be called so
         name += "_"
     if any(population.name == name for population in walk.populations):
         return name
     positions = np.eye(shape[1] * shape[2], dtype=np.int8).reshape(-1, 1, *shape[1:])
     conv = Conv(frozen(np.tile(positions, (shape[0], 1, 1, 1)), np.int8), groups=shape[0])
-    # what sends more than spikes is repeated by neurons that send what they receive
-    neuron = And(1) if term.max_out == 1 else Relay(frozen(np.zeros(size, np.int64)))
-    most = term.max_out
-    if most > 1 and most >= 2 ** (walk.limits.message_bits - 1):
-        problem = f"a head reads values up to {most} position by position, in signed messages of the target"
-        raise QuantizeError(term.layer, problem, "Put LIF neurons before or after the last layer.")
-    bounds = (0, 0) if most == 1 else (0, most)
-    population = Population(name, (size, 1, 1), neuron, most, bounds, 0.0)
-    walk.place((population, (Projection((term.source,), name, conv),), "static", np.inf))
+    problem = f"it reads values up to {most} position by position"
+    relayed = _relayed(walk, layer, problem, name, (size, 1, 1), most, (Projection((source,), name, conv),))
+    walk.place(relayed)
     return name
+
+
+def _relayed(
+    walk: _Walk, layer: str, problem: str, name: str, shape: ir.Shape, most: int, projections: tuple[Projection, ...]
+) -> Made:
+    """A population of neurons without state that send what they receive, up to `most` and never negative.
+
+    Raises QuantizeError for `layer`, whose `problem` it is, where the target's messages do not hold that.
+    """
+    if most == 1:
+        return Population(name, shape, And(1), 1, (0, 0), 0.0), projections, "static", np.inf
+    bits = min(walk.limits.message_bits, walk.limits.state_bits)
+    if most >= 2 ** (bits - 1):
+        detail = f"{problem}, and signed messages of the target have {bits} bits"
+        raise QuantizeError(layer, detail, "Put LIF neurons before the layer, or use a target with wide graded spikes.")
+    neuron = Relay(frozen(np.zeros(shape[0], np.int64)))
+    return Population(name, shape, neuron, most, (0, most), 0.0), projections, "static", np.inf
 
 
 def _stream(walk: _Walk, node: ir.Node, current: Current) -> Signal:
@@ -296,8 +333,14 @@ def _stream(walk: _Walk, node: ir.Node, current: Current) -> Signal:
     return replace(walk.place(made), scale=stream.unit, low=low, high=high)
 
 
-def _max_pool(walk: _Walk, node: ir.Node, signal: Signal, window: Window) -> Signal:
-    projection = Projection(signal.populations, node.name, window)
+def _max_pool(walk: _Walk, node: ir.Node, signal: Signal, pool: ir.MaxPool2d) -> Signal:
+    if not _is_window(walk, node, pool):
+        raise QuantizeError(
+            node.name,
+            "max-pooling of currents with dilation or with windows that ceil_mode adds is not supported",
+            "Put a LIF before the pool, or pool with ceil_mode=False and dilation 1.",
+        )
+    projection = Projection(signal.populations, node.name, Window(pool.kernel, pool.stride, pool.padding))
     population = Population(node.name, node.shape, Max(), signal.max_out)
     return replace(
         walk.place((population, (projection,), "static", np.inf)), scale=signal.scale, low=signal.low, high=signal.high
@@ -330,22 +373,104 @@ def _masked(walk: _Walk, node: ir.Node, x: Signal, mask: Signal) -> Signal:
     return replace(placed, scale=x.scale * np.repeat(mask.scale, channels // masks))
 
 
-def _or_pool(walk: _Walk, node: ir.Node, signal: Signal, window: Window) -> Signal:
+def _is_window(walk: _Walk, node: ir.Node, pool: ir.MaxPool2d) -> bool:
+    extents = walk.graph[node.inputs[0]].shape[1:]
+    return pool.dilation == (1, 1) and overhang(pool, extents) == (0, 0)
+
+
+def _or_pool(walk: _Walk, node: ir.Node, signal: Signal, pool: ir.MaxPool2d) -> Signal:
     if signal.max_out != 1 or len(signal.populations) != 1:
         raise QuantizeError(
             node.name,
             f"max-pooling of graded spikes (values up to {signal.max_out}) is no OR of spikes",
             "Pool the spikes of one LIF, or use average pooling.",
         )
-    projection = Projection(signal.populations, node.name, window)
-    return walk.place((Population(node.name, node.shape, Or(), 1), (projection,), "static", np.inf))
+    if signal.offset.ndim == 3 or np.any(signal.scale <= 0):
+        problem = "max-pooling of spikes with a constant added at each position, or scaled by a negative number"
+        raise QuantizeError(node.name, problem, "Pool the spikes themselves.")
+    return replace(_any_of(walk, node, signal, pool), scale=signal.scale, offset=signal.offset)
 
 
-def _sum_pool(walk: _Walk, node: ir.Node, signal: Signal, window: Window) -> Signal:
-    taps = window.kernel[0] * window.kernel[1]
+def _any_of(walk: _Walk, node: ir.Node, signal: Signal, pool: ir.MaxPool2d) -> Signal:
+    """The spikes of a window, which fire where any of its neurons does."""
+    if _is_window(walk, node, pool):
+        projection = Projection(signal.populations, node.name, Window(pool.kernel, pool.stride, pool.padding))
+        return walk.place((Population(node.name, node.shape, Or(), 1), (projection,), "static", np.inf))
+    # a window with gaps, or with more padding behind than before, is a kernel of ones and zeros
+    channels, *extents = signal.shape
+    more = overhang(pool, (extents[0], extents[1]))
+    after = (pool.padding[0] + more[0], pool.padding[1] + more[1])
+    kernel, padding = framed(np.ones((channels, 1, *pool.kernel)), pool.dilation, pool.padding, after)
+    conv = Conv(frozen(kernel, np.int8), pool.stride, padding, channels)
+    projection = Projection(signal.populations, node.name, conv)
+    return walk.place((Population(node.name, node.shape, And(1), 1), (projection,), "static", np.inf))
+
+
+def _average(walk: _Walk, node: ir.Node, signal: Signal, pool: ir.AvgPool2d | ir.AdaptiveAvgPool2d) -> Signal:
     if np.any(signal.offset):
         raise QuantizeError(node.name, "average pooling of the raw image", "Pool after the first LIF.")
-    return replace(_sum(walk, node, [(signal, window)], signal.max_out * taps), scale=signal.scale / taps)
+    extents = signal.shape[1:]
+    plain = one_window(pool, extents)
+    if plain is None:
+        return _weighted_means(walk, node, signal, means_of(pool, extents))
+    kernel, stride, padding, divisor = plain
+    summed = _sum(walk, node, [(signal, Window(kernel, stride, padding))], signal.max_out * kernel[0] * kernel[1])
+    return replace(summed, scale=signal.scale / divisor)
+
+
+def _weighted_means(walk: _Walk, node: ir.Node, signal: Signal, means: Means) -> Signal:
+    """Means over different numbers of positions, in units of 1 / their least common multiple: all of them are whole.
+
+    There is a weight for each pair of positions: the map stands as a row of channels, whose kernels are maps.
+    """
+    channels, height, width = signal.shape
+    rows, columns = node.shape[1:]
+    if channels * height * width * rows * columns > MOST_PAIRS:
+        raise QuantizeError(
+            node.name,
+            f"means over different numbers of positions need a weight for each pair of {height}x{width} and "
+            f"{rows}x{columns} positions, in {channels} channels",
+            "Pool with windows of one size: count_include_pad=True, ceil_mode=False, or a size that divides the map.",
+        )
+    units, whole = means.in_units((height, width))
+    most = signal.max_out * int(whole.sum((2, 3)).max())
+    # from one position, padded so that each output sees the tap of its own: the last output the first tap
+    kernels = np.tile(whole[::-1, ::-1].transpose(2, 3, 0, 1).reshape(1, -1, rows, columns), (channels, 1, 1, 1))
+    projections: list[Projection] = []
+    for population in signal.populations:
+        row = _row(walk, node.name, population, walk.population(population).max_out, signal.shape)
+        projections += _digits(row, node, kernels, (rows - 1, columns - 1))
+    problem = f"its sums reach {most}"
+    made = _relayed(walk, node.name, problem, node.name, node.shape, most, tuple(projections))
+    return replace(walk.place(made), scale=signal.scale / units)
+
+
+def _digits(source: str, node: ir.Node, kernels: Int, padding: ir.Pair) -> Iterator[Projection]:
+    """Projections whose weights, times powers of two, add up to whole `kernels`, channel by channel."""
+    exponent = 0
+    while np.any(kernels):
+        digit = frozen(kernels % DIGIT, np.int8)
+        yield Projection((source,), node.name, Conv(digit, (1, 1), padding, len(kernels), exponent))
+        kernels, exponent = kernels // DIGIT, exponent + DIGIT.bit_length() - 1
+
+
+def _joined(walk: _Walk, node: ir.Node, values: list[Value]) -> Value:
+    """Branches that are needed in one piece: their spikes repeated by one population, or one current."""
+    signals = [value for value in values if isinstance(value, Signal)]
+    plain = [not (s.pooled or s.low is not None or np.any(s.offset)) for s in signals]
+    if len(signals) < len(values) or not all(plain):
+        return joined(node.name, [as_current(node.name, value) for value in values], node.shape)
+    projections: list[Projection] = []
+    first = 0
+    for signal in signals:
+        own = signal.shape[0]
+        identity = frozen(np.eye(node.shape[0], own, -first, np.int8).reshape(-1, own, 1, 1), np.int8)
+        projections += [Projection((population,), node.name, Conv(identity)) for population in signal.populations]
+        first += own
+    most = max(signal.max_out for signal in signals)
+    problem = f"it joins branches of values up to {most}"
+    made = _relayed(walk, node.name, problem, node.name, node.shape, most, tuple(projections))
+    return replace(walk.place(made), scale=np.concatenate([signal.scale for signal in signals]))
 
 
 def _residual(walk: _Walk, node: ir.Node, left: Value, right: Value) -> Value:
@@ -366,13 +491,17 @@ def _sum(walk: _Walk, node: ir.Node, parts: list[tuple[Signal, Window]], most: i
         problem = f"graded spikes up to {most}, and the target sends {walk.limits.message_bits} bits a message"
         raise QuantizeError(node.name, problem, "Use a target with wider graded spikes.")
     projections = tuple(Projection((p,), node.name, window) for signal, window in parts for p in signal.populations)
+    if any(walk.population(p.sources[0]).signed for p in projections):
+        problem = f"its sums reach {most}"
+        return walk.place(_relayed(walk, node.name, problem, node.name, node.shape, most, projections))
     return walk.place((Population(node.name, node.shape, Sum(), most), projections, "static", np.inf))
 
 
-def _attention(node: ir.Node, qkv: list[Signal], heads: int, scale: float) -> Current:
+def _attention(walk: _Walk, node: ir.Node, qkv: list[Signal], heads: int, scale: float) -> Current:
     channels, height, width = node.shape
     for signal in qkv:
-        if len(signal.populations) != 1 or np.any(signal.offset) or np.ptp(signal.scale):
+        shared = len(signal.populations) != 1 or walk.population(signal.populations[0]).signed
+        if shared or np.any(signal.offset) or np.ptp(signal.scale):
             problem = "q, k and v must each be the spikes of one population"
             raise QuantizeError(node.name, problem, "Put a LIF on each of q, k and v.")
     factor = scale * float(np.prod([s.scale[0] for s in qkv]))

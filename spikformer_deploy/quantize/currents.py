@@ -6,7 +6,7 @@ Linear operations stay symbolic here until a neuron takes the current: only then
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -22,8 +22,9 @@ Int: TypeAlias = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Signal:
-    """real[c] = scale[c] * (sum over `populations` of what they send) + offset[c].
+    """real[c] = scale[c] * (sum over `populations` of what they send) + offset[c], or offset[c, y, x].
 
+    offset  (C,) or (C, Y, X): of a normalised image, of a constant that was added
     More than one population: a residual that is distributed over its consumers (targets with binary spikes).
     pooled   what is read is the sum over all positions (the 1 / positions of a mean is in `scale`)
     low      of a residual stream of currents: least and, as high, largest value a channel, (C,); None: 0 to max_out
@@ -147,8 +148,43 @@ def convolve(
 def add(place: str, left: Value, right: Value) -> Current:
     """The sum of two values as a current (two signals are the business of the caller)."""
     a, b = as_current(place, left), as_current(place, right)
-    bias = a.bias + b.bias if a.bias.ndim == b.bias.ndim else _map(a.bias) + _map(b.bias)
-    return Current(a.terms + b.terms, bias, a.shape)
+    return Current(a.terms + b.terms, _total(a.bias, b.bias), a.shape)
+
+
+def offset(place: str, value: Value, constant: Array) -> Value:
+    """value + constant (C, Y, X): an offset of a signal, a bias of a current."""
+    own = constant[:, 0, 0] if np.all(constant == constant[:, :1, :1]) else constant
+    if isinstance(value, Signal):
+        if value.pooled or value.low is not None:
+            return offset(place, _unit(place, value), constant)
+        return replace(value, offset=_total(value.offset, own))
+    return replace(value, bias=_total(value.bias, own))
+
+
+def joined(place: str, currents: Sequence[Current], shape: Shape) -> Current:
+    """The channels of `currents`, one after the other: weights of zero from what feeds the others."""
+    terms: list[Term] = []
+    first = 0
+    for current in currents:
+        rows = (first, shape[0] - first - current.shape[0])
+        terms += [_in_rows(place, term, rows) for term in current.terms]
+        first += current.shape[0]
+    flat = all(current.bias.ndim == 1 for current in currents)
+    whole = [c.bias if flat else np.broadcast_to(_map(c.bias), c.shape) for c in currents]
+    return Current(tuple(terms), np.concatenate(whole), shape)
+
+
+def _in_rows(place: str, term: Term, rows: tuple[int, int]) -> Term:
+    """A term with so many channels before and after its own that get nothing of it."""
+    match term:
+        case ConvTerm(weight=weight, groups=groups):
+            dense = dense_weight(weight, groups)
+            return replace(term, weight=np.pad(dense, (rows, (0, 0), (0, 0), (0, 0))), groups=1)
+        case ReadoutTerm(weight=weight):
+            return replace(term, weight=np.pad(weight, (rows, (0, 0))))
+        case _:
+            problem = "it joins an attention or a residual stream with other currents"
+            raise QuantizeError(place, problem, "Put a LIF on each branch before the join.")
 
 
 def scaled(value: Value, factor: float) -> Value:
@@ -196,7 +232,8 @@ def _readout_of(term: Term) -> Term:
 def _unit(place: str, signal: Signal) -> Current:
     """A stream, or the sum over all positions of any signal, as unit synapses."""
     if len(signal.populations) != 1 or np.any(signal.offset):
-        raise QuantizeError(place, "a token mean of the raw image, or of a sum of spikes on a target of binary ones")
+        problem = "a token mean of a sum of spikes on a target of binary ones, or of spikes with a constant added"
+        raise QuantizeError(place, problem, "Put a LIF before the mean, or a layer behind it.")
     channels, height, width = signal.shape
     window, taps = (Window((height, width)), height * width) if signal.pooled else (Window(), 1)
     low, high = signal.range
@@ -205,13 +242,11 @@ def _unit(place: str, signal: Signal) -> Current:
 
 
 def _read_out(place: str, signal: Signal, weight: Array, bias: Array, shape: Shape) -> Current:
-    if np.any(signal.offset):
-        raise QuantizeError(place, "a token mean of the raw image has no spiking form", "Put a LIF before the mean.")
     effective = weight[:, :, 0, 0] * signal.scale
     positions = signal.shape[1] * signal.shape[2]
     signed = signal.low is not None
     terms = tuple(ReadoutTerm(p, effective, positions, _share(signal), signed) for p in signal.populations)
-    return Current(terms, bias, shape)
+    return Current(terms, bias + weight[:, :, 0, 0] @ signal.offset, shape)
 
 
 def _at_the_mean(place: str, weight: Array, padding: Pair, groups: int, shape: Shape) -> Array:
@@ -249,7 +284,9 @@ def _whole_map(layer: str, term: ReadoutTerm, shape: Shape) -> Term:
 
 
 def _offset_map(signal: Signal, weight: Array, stride: Pair, padding: Pair, groups: int, shape: Shape) -> Array:
-    """Convolution of the constant offset with zero padding: (C_out, Y, X)."""
+    """Convolution of the offset with zero padding: (C_out, Y, X)."""
+    if signal.offset.ndim == 3:
+        return _convolved(signal.offset, dense_weight(weight, groups), stride, padding, shape)
     _, height, width = signal.shape
     padded = np.pad(np.ones((height, width)), tuple((p, p) for p in padding))
     out_channels, per_group = weight.shape[:2]
@@ -262,9 +299,24 @@ def _offset_map(signal: Signal, weight: Array, stride: Pair, padding: Pair, grou
     return out
 
 
+def _convolved(maps: Array, weight: Array, stride: Pair, padding: Pair, shape: Shape) -> Array:
+    padded = np.pad(maps, ((0, 0), *((p, p) for p in padding)))
+    out = np.zeros(shape)
+    for ky, kx in np.ndindex(*weight.shape[2:]):
+        rows = slice(ky, ky + stride[0] * (shape[1] - 1) + 1, stride[0])
+        columns = slice(kx, kx + stride[1] * (shape[2] - 1) + 1, stride[1])
+        out += np.tensordot(weight[:, :, ky, kx], padded[:, rows, columns], 1)
+    return out
+
+
 def _share(signal: Signal) -> int:
     """Largest value of each population of a distributed signal."""
     return -(-signal.max_out // len(signal.populations))
+
+
+def _total(left: Array, right: Array) -> Array:
+    """The sum of two biases, (C,) or (C, Y, X) each."""
+    return left + right if left.ndim == right.ndim else _map(left) + _map(right)
 
 
 def _map(bias: Array) -> Array:

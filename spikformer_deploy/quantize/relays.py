@@ -6,11 +6,12 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import assert_never
 
 from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.quantize.bounds import weighted_range
-from spikformer_deploy.quantize.currents import ConvTerm, Current, UnitTerm
+from spikformer_deploy.quantize.currents import AttentionTerm, ConvTerm, Current, ReadoutTerm, UnitTerm
 from spikformer_deploy.quantize.fitting import OBSERVED_MARGIN, Int, Made, margin_of, within
 from spikformer_deploy.quantize.grids import none_below, weight_error
 from spikformer_deploy.quantize.network import Conv, Population, Projection
@@ -56,8 +57,13 @@ def make_stream(
                 conv = Conv(frozen(weight, np.int8), term.stride, term.padding, term.groups, exponent)
                 projections.append(Projection((term.source,), name, conv))
                 least, most = (x << exponent for x in weighted_range(weight, term.max_out))
-            case _:
+            case ReadoutTerm(source=source):
+                problem = f"a layer that reads the mean over positions of {source} adds to a residual stream"
+                raise QuantizeError(name, problem, "Put a LIF behind the mean, before the layer.")
+            case AttentionTerm():
                 raise QuantizeError(name, "an attention adds to a residual stream", "Put a LIF and a layer between.")
+            case _:
+                assert_never(term)
         low, high = low + least, high + most
     proof = "static" if stream.proven else "observed"
     bounds, low, high = _bounds_of(name, low, high, proof, observed, stream.unit, limits)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.graph import ir
+from spikformer_deploy.graph.windows import means_of
 from spikformer_deploy.quantize.scales import largest_thresholds, scale_groups
 
 Array: TypeAlias = NDArray[np.float64]
@@ -32,6 +33,8 @@ MOST_LOST_BITS = 4
 """Weights give up so many bits at most where the range does not fit."""
 OBSERVED_MARGIN = 2.0
 """A range that is only observed must fit this many times over."""
+LAYERS = ir.Conv2d | ir.Linear | ir.AvgPool2d | ir.AdaptiveAvgPool2d | ir.Attention | ir.SpikeMask | ir.Concat
+"""What reads spikes, and no stream."""
 HEADROOM = 2
 """The potential of a neuron that reads the stream may be so much larger (decay 1/2)."""
 
@@ -72,7 +75,7 @@ def streams_of(graph: ir.Graph) -> tuple[frozenset[str], ...]:
         match node.op:
             case ir.Conv2d() | ir.Linear() | ir.BatchNorm() | ir.Attention():
                 is_current, onto = True, []
-            case ir.Add() | ir.Scale():
+            case ir.Add() | ir.Scale() | ir.Offset():
                 is_current = any(i in current or i in carried for i in node.inputs)
             case ir.MaxPool2d():
                 is_current = bool(onto)
@@ -122,7 +125,9 @@ def plan_streams(
 
 def _check_readers(graph: ir.Graph, nodes: list[ir.Node]) -> None:
     for reader in (r for node in nodes for r in graph.consumers(node.name)):
-        if isinstance(reader.op, ir.Conv2d | ir.Linear | ir.AvgPool2d | ir.Attention | ir.SpikeMask):
+        if isinstance(
+            reader.op, ir.Conv2d | ir.Linear | ir.AvgPool2d | ir.AdaptiveAvgPool2d | ir.Attention | ir.SpikeMask
+        ):
             raise QuantizeError(
                 reader.name,
                 "it reads a residual stream of currents with no neuron in between",
@@ -168,12 +173,18 @@ class _Signals:
             case ir.Add():
                 (unit, first), (_, second) = (self.of(i) for i in node.inputs)
                 return unit, first + second
-            case ir.AvgPool2d(kernel=(ky, kx)):
+            case ir.AvgPool2d() | ir.AdaptiveAvgPool2d() as pool:
                 unit, most = self.of(node.inputs[0])
-                return unit / (ky * kx), most * ky * kx
+                units, weights = means_of(pool, extents := self.graph[node.inputs[0]].shape[1:]).in_units(extents)
+                return unit / units, most * int(weights.sum((2, 3)).max())
             case ir.Scale(factor=factor):
                 unit, most = self.of(node.inputs[0])
                 return unit * factor, most
+            case ir.Offset():
+                return self.of(node.inputs[0])
+            case ir.Concat():
+                parts = [self.of(i) for i in node.inputs]
+                return np.concatenate([unit for unit, _ in parts]), max(most for _, most in parts)
             case _:
                 return np.ones(node.shape[0]), 1
 
@@ -195,16 +206,28 @@ def _feeders(
             yield from _feeders(graph, graph[node.inputs[0]], members, signals, factor * more)
         case ir.Add():
             for source in (graph[i] for i in node.inputs if i not in members):
-                if isinstance(source.op, ir.Conv2d | ir.Linear | ir.Scale | ir.Add):
-                    yield from _feeders(graph, source, members, signals, factor)
-                elif not isinstance(source.op, ir.Attention):
-                    ones = np.full((source.shape[0], 1, 1, 1), factor)
-                    yield _feeder(node.name, ones, np.zeros(len(ones)), len(ones), signals.of(source.name))
+                yield from _addend(graph, node, source, members, signals, factor)
+        case ir.Offset(constant):
+            largest = np.abs(constant * factor).reshape(len(constant), -1).max(1)
+            yield _Feeder(node.name, np.zeros((len(largest), 1, 1, 1)), largest, 0)
+            if node.inputs[0] not in members:
+                yield from _addend(graph, node, graph[node.inputs[0]], members, signals, factor)
         case ir.MaxPool2d():
             return
         case op:
             problem = f"{type(op).__name__} adds to a residual stream"
             raise QuantizeError(node.name, problem, "Put a LIF and a layer between.")
+
+
+def _addend(
+    graph: ir.Graph, node: ir.Node, source: ir.Node, members: frozenset[str], signals: _Signals, factor: float
+) -> Iterator[_Feeder]:
+    """What `source`, which is no population of the stream, gives to `node`: its convolutions, or its spikes."""
+    if isinstance(source.op, ir.Conv2d | ir.Linear | ir.Scale | ir.Add | ir.Offset):
+        yield from _feeders(graph, source, members, signals, factor)
+    elif not isinstance(source.op, ir.Attention):
+        ones = np.full((source.shape[0], 1, 1, 1), factor)
+        yield _feeder(node.name, ones, np.zeros(len(ones)), len(ones), signals.of(source.name))
 
 
 def _feeder(layer: str, weight: Array, bias: Array, groups: int, signal: tuple[Array, int]) -> _Feeder:

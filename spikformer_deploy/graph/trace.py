@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 
 from spikformer_deploy.errors import ModelError
@@ -84,8 +88,8 @@ def export(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
     """torch.export of `module` in evaluation mode with a dynamic batch; ModelError where it fails."""
     example = torch.zeros(2, *shape)
     try:
-        with torch.no_grad():
-            return torch.export.export(module.eval(), (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+        with torch.no_grad(), _quiet():
+            return _with_any_batch(module.eval(), example)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         reason = re.sub(r"(torch\.ops\.)?aten(\.|::)", "", reason)
@@ -94,6 +98,46 @@ def export(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
             f"torch.export cannot trace it for images of {'x'.join(map(str, shape))}: {reason}{_at(_raising(error))}",
             "The forward pass must work for any batch size, and must not branch on values.",
         ) from error
+
+
+def _with_any_batch(module: nn.Module, example: torch.Tensor) -> ExportedProgram:
+    """The exported program; the exception of torch.export where the module does not take batches of any size.
+
+    torch compares strides as it traces, and takes what it cannot prove of them (s * min(7, 7 * s) == 7 * s for every
+    batch s) for a limit of the model.  Where it does, it is asked to keep such conditions, and they are tried out here.
+    """
+    dims = ({0: Dim("batch")},)
+    try:
+        return torch.export.export(module, (example,), dynamic_shapes=dims, strict=False)
+    except UserError:
+        program = torch.export.export(
+            module, (example,), dynamic_shapes=dims, strict=False, prefer_deferred_runtime_asserts_over_guards=True
+        )
+        conditions = [n.args[0] for n in program.graph.nodes if str(n.target) == "aten._assert_scalar.default"]
+        if all(_holds(condition, batch) for condition in conditions for batch in (*range(1, 65), BATCH)):
+            return program
+        raise
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing of what torch.export prints and logs where it fails: its exception says it once more."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _holds(condition: Any, batch: int) -> bool:
+    """Whether a condition of an exported program on its batch is met by `batch` images."""
+    value = condition.meta["val"] if isinstance(condition, torch.fx.Node) else condition
+    if isinstance(value, bool):
+        return value
+    expression = value.node.expr
+    return bool(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
 
 
 def _refuse_state(exported: ExportedProgram) -> None:

@@ -164,3 +164,40 @@ def test_a_linear_layer_may_read_a_flattened_map() -> None:
     found = execute(graph, images)
     assert torch.equal(found["output"], right)
     assert right.any()
+
+
+class Batched(torch.nn.Module):
+    """Linear neurons, their time steps taken apart and joined as the batch says."""
+
+    def __init__(self, joined) -> None:
+        super().__init__()
+        self.linear, self.lif, self.joined = torch.nn.Linear(3, 7), LIF(v_threshold=0.2), joined
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steps = x.mean((2, 3)).unsqueeze(0).repeat(4, 1, 1).flatten(0, 1)
+        currents = self.linear(steps).unflatten(0, (4, -1))
+        return self.joined(self.lif(currents).flatten(0, 1), x.shape[0]).mean(0)
+
+
+def test_what_torch_asks_of_the_batch_by_itself_is_no_limit_of_the_model() -> None:
+    torch.manual_seed(0)
+    module, images = Batched(lambda x, batch: x.reshape(4, batch, 7)).eval(), torch.rand(3, 3, 4, 4)
+    graph = check(trace(module, (3, 4, 4), time_steps=4))
+    with torch.no_grad():
+        right = module(images)
+    assert right.any()
+    assert torch.equal(execute(graph, images)["output"], right)
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [
+        lambda x, batch: x.reshape(4, 2, 7),
+        lambda x, batch: x.reshape(4, batch, 7) * (1 if batch <= 3 else 2),
+        lambda x, batch: x.reshape(4, batch, 7) * (1 if batch % 2 == 0 else 2),
+    ],
+)
+def test_what_the_model_asks_of_the_batch_is_refused(joined, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ModelError, match=r"torch\.export cannot trace it"):
+        trace(Batched(joined), (3, 4, 4), time_steps=4)
+    assert capfd.readouterr() == ("", "")

@@ -366,14 +366,17 @@ def _convolution(
 def _attention(batch: _Batch, projection: Projection, bound: int, part: slice) -> NDArray[np.integer]:
     synapse = projection.synapse
     assert isinstance(synapse, Attention)
-    q, k, v = (batch.sent[name][part] for name in projection.sources)
+    sent = [batch.sent[name][part] for name in projection.sources]
+    # what an image alone decides is there once; the loops take maps in pairs
+    steps = max(s.shape[1] for s in sent)
+    q, k, v = (s if s.shape[1] == steps else np.repeat(s, steps, 1) for s in sent)
     out = np.empty(q.shape, np.int32 if bound < 2**31 else np.int64)
     pairs = np.empty((q.shape[0] * q.shape[1], synapse.heads), np.int64)
     maps = (-1, *q.shape[2:])
     kernels.attend(
         q.reshape(maps), k.reshape(maps), v.reshape(maps), synapse.heads, synapse.weight, out.reshape(maps), pairs
     )
-    met = batch.coincidences.setdefault(projection.target, np.zeros(q.shape[1], np.int64))
+    met = batch.coincidences.setdefault(projection.target, np.zeros(batch.network.time_steps, np.int64))
     met += pairs.reshape(*q.shape[:2], -1).sum((0, 2))
     return out
 

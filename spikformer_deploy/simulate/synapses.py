@@ -72,8 +72,10 @@ def _by_bands(conv: Conv, height: int, run: Convolution) -> Callable[[Maps, int,
         if (first, end) == (0, rows):
             return run(maps, conv.padding)
         low, high = first * stride - padding, (end - 1) * stride - padding + kernel
-        seen = maps[:, max(0, low) : min(high, height)]
-        band = F.pad(seen, (0, 0, 0, 0, max(0, -low), max(0, high - height))).contiguous()
+        # padding may be wider than a kernel, so that a band sees nothing else
+        start, stop = (min(max(0, edge), height) for edge in (low, high))
+        above = min(-min(0, low), high - low)
+        band = F.pad(maps[:, start:stop], (0, 0, 0, 0, above, high - low - above - (stop - start))).contiguous()
         return run(band, (0, conv.padding[1]))
 
     return convolve

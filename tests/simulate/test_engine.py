@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.executions import assert_equal_executions, random_cells, with_state_bits
-from support.networks import networks, random_images, random_network
+from support.networks import (
+    attention_on_pixels,
+    networks,
+    random_images,
+    random_network,
+    two_from_one,
+    wide_padding,
+)
 
 from spikformer_deploy.errors import InputError, OverflowDetected
 from spikformer_deploy.quantize.network import Network, Population
@@ -29,6 +36,29 @@ def test_engine_equals_reference(network: Network, seed: int, kind: str, sums: i
         ours = engine.execute(network, images, record=names, cells=cells)
     assert_equal_executions(ours, reference.execute(network, images, record=names, cells=cells))
     assert ours.kernels == {"plain": "fp32"}.get(kind, kind)
+
+
+def assert_equals_reference(network: Network, seed: int) -> None:
+    images, names = random_images(network, seed), [p.name for p in network]
+    right = reference.execute(network, images, record=names)
+    assert_equal_executions(engine.execute(network, images, record=names), right)
+
+
+@pytest.mark.parametrize("queries", ["q", "k", "v", "qk", "qkv"])
+def test_attention_reads_what_no_time_step_changes(queries: str) -> None:
+    assert_equals_reference(attention_on_pixels(0, queries), 0)
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("padding", [1, 2, 5])
+def test_bands_of_rows_that_see_padding_alone(padding: int, kind: str) -> None:
+    """A row of an image at a time, as where its sums are larger than a cache."""
+    with mock.patch.dict(os.environ, SPIKDEPLOY_KERNELS=kind), mock.patch.object(plan, "SUMS_BYTES", 1):
+        assert_equals_reference(wide_padding(padding, padding), 0)
+
+
+def test_two_convolutions_from_one_population() -> None:
+    assert_equals_reference(two_from_one(0), 0)
 
 
 def test_kernels_that_fail_their_check_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -402,8 +402,18 @@ def _windows(batch: _Batch, population: Population) -> tuple[Sent, int]:
     if isinstance(population.neuron, Or):
         peaks = np.zeros(batch.images * steps, np.int64)
         kernels.fire_where_any(total.reshape(-1, height * width, channels), peaks)
-        return total, int(peaks.max(initial=0))
+        return _narrow(batch, total), int(peaks.max(initial=0))
     return total, int(total.max(initial=0))
+
+
+def _narrow(batch: _Batch, spikes: Sent) -> Sent:
+    """Spikes in the type of messages of 0 and 1, whatever the sums were in."""
+    if spikes.dtype == np.uint8:
+        return spikes
+    out = batch.buffers.take(spikes.shape, np.uint8)
+    out[...] = spikes
+    batch.buffers.give(spikes)
+    return out
 
 
 def _largest(batch: _Batch, population: Population) -> tuple[Sent, int]:

@@ -33,12 +33,15 @@ class Style:
 
     weights  "ternary", "integers", "powers", "channels" (a grid a channel), or "real", which stand on no grid
     leaks    (tau, decay_input) of its neurons; strict, soft: the rule at the threshold and after a spike
+    jelly    neurons are spikingjelly's, which are reset to `rest`
     """
 
     weights: str
     leaks: tuple[tuple[float, bool], ...]
     strict: bool
     soft: bool
+    jelly: bool
+    rest: float
 
     @property
     def dyadic(self) -> bool:
@@ -57,6 +60,9 @@ LEAKS = (
 )
 
 
+Step = Callable[[nn.ModuleList, dict[int, Tensor]], Tensor]
+
+
 class Neurons(LIF):
     """LIFs that fire at their threshold, or above it (strict); (T, B, ...) -> (T, B, ...)."""
 
@@ -69,24 +75,30 @@ class Neurons(LIF):
 
 
 class Drawn(nn.Module):
-    """A list of steps; each makes one more value, (T, B, C, Y, X), of those before it."""
+    """A list of steps; each makes one more value, (T, B, C, Y, X), of those before it.
 
-    def __init__(self, time_steps: int, per_step: bool) -> None:
+    time_first  frames come as (T, B, C, Y, X), as spikingjelly's models take them
+    """
+
+    def __init__(self, time_steps: int, per_step: bool, time_first: bool) -> None:
         super().__init__()
-        self.time_steps, self.per_step = time_steps, per_step
+        self.time_steps, self.per_step, self.time_first = time_steps, per_step, time_first
         self.layers = nn.ModuleList()
-        self.steps: list[Callable[[dict[int, Tensor]], Tensor]] = []
+        self.steps: list[Step] = []
         self.reads: list[tuple[int, ...]] = []
-        self.heads: list[Callable[[Tensor], Tensor]] = []
+        self.heads: list[Callable[[nn.ModuleList, Tensor], Tensor]] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = x.transpose(0, 1) if self.per_step else x.unsqueeze(0).repeat(self.time_steps, 1, 1, 1, 1)
+        if self.per_step:
+            frames = x if self.time_first else x.transpose(0, 1)
+        else:
+            frames = x.unsqueeze(0).repeat(self.time_steps, 1, 1, 1, 1)
         values = {0: frames}
         wanted = self.wanted()
         for number, step in enumerate(self.steps, 1):
             if number in wanted:
-                values[number] = step(values)
-        return self.heads[0](values[len(self.steps)])
+                values[number] = step(self.layers, values)
+        return self.heads[0](self.layers, values[len(self.steps)])
 
     def wanted(self) -> set[int]:
         """The values that the last one is made of."""
@@ -116,18 +128,17 @@ class Painter:
     def chance(self, share: float) -> bool:
         return bool(self.rng.random() < share)
 
-    def put(
-        self, step: Callable[[dict[int, Tensor]], Tensor], shape: tuple[int, int, int], most: int, tag: str, *reads: int
-    ) -> None:
+    def put(self, step: Step, shape: tuple[int, int, int], most: int, tag: str, *reads: int) -> None:
         self.model.steps.append(step)
         self.model.reads.append(reads)
         self.shapes.append(shape)
         self.most.append(most)
         self.tags.append(tag)
 
-    def layer(self, made: nn.Module) -> nn.Module:
+    def layer(self, made: nn.Module) -> int:
+        """Its number: steps look layers up when they run, as a copy of the model has layers of its own."""
         self.model.layers.append(made)
-        return made
+        return len(self.model.layers) - 1
 
     # --- parameters ---
 
@@ -165,7 +176,7 @@ class Painter:
         made.bias.data = torch.tensor(self.rng.integers(-2, 3, channels) / 8, dtype=torch.float32)
         return made
 
-    def conv(self, source: int, channels: int, same: bool = False) -> tuple[nn.Module, tuple[int, int, int]]:
+    def conv(self, source: int, channels: int, same: bool = False) -> tuple[int, tuple[int, int, int]]:
         """A convolution with its normalisation; same: of the same extent as its input."""
         inputs, height, width = self.shapes[source]
         groups = self.any_of(1, 1, 1, gcd(inputs, channels))
@@ -181,10 +192,26 @@ class Painter:
             size = made(torch.zeros(1, *self.shapes[source])).shape[2:]
         return self.layer(nn.Sequential(made, self.norm(channels))), (channels, *size)
 
-    def neurons(self, v_threshold: float = 0.0) -> nn.Module:
+    def linear(self, inputs: int, outputs: int, biased: float) -> int:
+        made = nn.Linear(inputs, outputs, bias=self.chance(biased))
+        made.weight.data = self.weights(outputs, inputs)
+        self.set_bias(made)
+        return self.layer(made)
+
+    def neurons(self, v_threshold: float = 0.0) -> int:
         tau, decay_input = self.any_of(*self.style.leaks)
         v_threshold = v_threshold or self.any_of(0.25, 0.5, 0.5, 1.0)
+        if self.style.jelly:
+            return self.layer(self.jelly(tau, v_threshold, decay_input))
         return self.layer(Neurons(tau, v_threshold, decay_input, self.style.soft, self.style.strict))
+
+    def jelly(self, tau: float, v_threshold: float, decay_input: bool) -> nn.Module:
+        """One of spikingjelly's neurons; a reset to another value than zero moves its threshold along."""
+        from spikingjelly.activation_based import neuron
+
+        rest = None if self.style.soft else self.style.rest
+        given = {"v_threshold": v_threshold + (rest or 0.0), "v_reset": rest, "step_mode": "m"}
+        return neuron.IFNode(**given) if tau == inf else neuron.LIFNode(tau, decay_input, **given)
 
     def spikes(self, *, single: bool = False) -> int:
         """Some value that is spikes, or small counts of them unless `single`."""
@@ -196,7 +223,7 @@ class Painter:
     def first(self) -> None:
         made, shape = self.conv(0, self.any_of(*CHANNELS))
         fires = self.neurons()
-        self.put(lambda v: fires(by_image(made, v[0])), shape, 1, "conv", 0)
+        self.put(lambda m, v: m[fires](by_image(m[made], v[0])), shape, 1, "conv", 0)
 
     def convolved(self) -> None:
         source = self.spikes()
@@ -204,7 +231,7 @@ class Painter:
         if np.prod(shape) > SMALL_MAP:
             return
         fires = self.neurons()
-        self.put(lambda v: fires(by_image(made, v[source])), shape, 1, "conv", source)
+        self.put(lambda m, v: m[fires](by_image(m[made], v[source])), shape, 1, "conv", source)
 
     def branches(self) -> None:
         """Currents of two convolutions added, of one value or of two of one size."""
@@ -215,7 +242,14 @@ class Painter:
         fires = self.neurons()
         if shape[1:] != self.shapes[one][1:] or np.prod(shape) > SMALL_MAP:
             return
-        self.put(lambda v: fires(by_image(left, v[one]) + by_image(right, v[other])), shape, 1, "branches", one, other)
+        self.put(
+            lambda m, v: m[fires](by_image(m[left], v[one]) + by_image(m[right], v[other])),
+            shape,
+            1,
+            "branches",
+            one,
+            other,
+        )
 
     def residual(self) -> None:
         one = self.spikes()
@@ -223,7 +257,7 @@ class Painter:
         if alike:
             other = int(self.rng.choice(alike))
             most = self.most[one] + self.most[other]
-            self.put(lambda v: v[one] + v[other], self.shapes[one], most, "residual", one, other)
+            self.put(lambda m, v: v[one] + v[other], self.shapes[one], most, "residual", one, other)
 
     def pooled(self) -> None:
         source = self.spikes()
@@ -235,7 +269,11 @@ class Painter:
         size = made(torch.zeros(1, channels, height, width)).shape[2:]
         most = 1 if largest else self.most[source] * kernel[0] * kernel[1]
         self.put(
-            lambda v: by_image(made, v[source]), (channels, *size), most, "max pool" if largest else "mean pool", source
+            lambda m, v: by_image(made, v[source]),
+            (channels, *size),
+            most,
+            "max pool" if largest else "mean pool",
+            source,
         )
 
     def shared(self) -> None:
@@ -245,7 +283,13 @@ class Painter:
         made, shape = self.conv(source, channels, same=True)
         if shape == self.shapes[source]:
             one, two = self.neurons(), self.neurons()
-            self.put(lambda v: two(by_image(made, one(by_image(made, v[source])))), shape, 1, "shared layer", source)
+            self.put(
+                lambda m, v: m[two](by_image(m[made], m[one](by_image(m[made], v[source])))),
+                shape,
+                1,
+                "shared layer",
+                source,
+            )
 
     def attended(self) -> None:
         """Self-attention of tokens, by linear layers; one head, one channel or one token among them."""
@@ -253,17 +297,14 @@ class Painter:
         channels, height, width = self.shapes[source]
         dim = self.any_of(1, 2, 4, 6)
         heads = self.any_of(*(h for h in (1, 2, 3, 6) if dim % h == 0))
-        linears = [self.layer(nn.Linear(channels, dim, bias=self.chance(0.5))) for _ in "qkv"]
-        for linear in linears:
-            linear.weight.data = self.weights(dim, channels)
-            self.set_bias(linear)
+        linears = [self.linear(channels, dim, 0.5) for _ in "qkv"]
         fires, last = [self.neurons() for _ in "qkv"], self.neurons(self.any_of(0.25, 0.5))
         scale, scores_first = self.any_of(0.125, 0.25, 0.5), self.chance(0.5)
 
-        def step(v: dict[int, Tensor]) -> Tensor:
+        def step(m: nn.ModuleList, v: dict[int, Tensor]) -> Tensor:
             tokens = v[source].flatten(3).transpose(2, 3)
-            q, k, v_ = (f(linear(tokens)).transpose(2, 3) for f, linear in zip(fires, linears, strict=True))
-            return last(self_attention(q, k, v_, heads, scale, scores_first)).unflatten(3, (height, width))
+            q, k, v_ = (m[f](m[linear](tokens)).transpose(2, 3) for f, linear in zip(fires, linears, strict=True))
+            return m[last](self_attention(q, k, v_, heads, scale, scores_first)).unflatten(3, (height, width))
 
         self.put(step, (dim, height, width), 1, "attention", source)
 
@@ -277,13 +318,13 @@ class Painter:
         inner = nn.Conv2d(channels, channels, 1, bias=self.chance(0.5))
         inner.weight.data = self.weights(channels, channels, 1, 1)
         self.set_bias(inner)
-        self.layer(inner)
+        added = self.layer(inner)
         threshold = self.any_of(0.5, 1.0)
         one, two = self.neurons(threshold), self.neurons(threshold)
 
-        def step(v: dict[int, Tensor]) -> Tensor:
-            s = by_image(first, v[source])
-            return two(s + by_image(inner, one(s)))
+        def step(m: nn.ModuleList, v: dict[int, Tensor]) -> Tensor:
+            s = by_image(m[first], v[source])
+            return m[two](s + by_image(m[added], m[one](s)))
 
         self.put(step, (channels, *shape[1:]), 1, "membrane shortcut", source)
 
@@ -292,17 +333,15 @@ class Painter:
         alike = [i for i, s in enumerate(self.shapes) if self.most[i] == 1 and s == self.shapes[one] and i != one]
         if alike:
             other = int(self.rng.choice(alike))
-            self.put(lambda v: v[one] * v[other], self.shapes[one], 1, "mask", one, other)
+            self.put(lambda m, v: v[one] * v[other], self.shapes[one], 1, "mask", one, other)
 
     def flat(self) -> None:
         """A linear layer on a whole map, and neurons at one position."""
         source = self.spikes()
         size = int(np.prod(self.shapes[source]))
-        made = self.layer(nn.Linear(size, self.any_of(1, 3, 10, 17), bias=self.chance(0.5)))
-        made.weight.data = self.weights(*made.weight.shape)
-        self.set_bias(made)
-        fires, shape = self.neurons(), (made.out_features, 1, 1)
-        self.put(lambda v: fires(made(v[source].flatten(2)))[..., None, None], shape, 1, "flat linear", source)
+        outputs = self.any_of(1, 3, 10, 17)
+        made, fires, shape = self.linear(size, outputs, 0.5), self.neurons(), (outputs, 1, 1)
+        self.put(lambda m, v: m[fires](m[made](v[source].flatten(2)))[..., None, None], shape, 1, "flat linear", source)
 
     def grow(self) -> None:
         ways = [
@@ -320,19 +359,17 @@ class Painter:
         )
         self.tags.append(f"head: {kind}")
         if kind == "mean":
-            self.model.heads.append(lambda x: x.flatten(3).mean(3).mean(0))
+            self.model.heads.append(lambda m, x: x.flatten(3).mean(3).mean(0))
             return
         size = channels if kind == "mean linear" else channels * height * width
-        made = self.layer(nn.Linear(size, classes, bias=self.chance(0.7)))
-        made.weight.data = self.weights(classes, size)
-        self.set_bias(made)
+        made = self.linear(size, classes, 0.7)
         if kind == "mean linear":
-            self.model.heads.append(lambda x: made(x.flatten(3).mean(3)).mean(0))
+            self.model.heads.append(lambda m, x: m[made](x.flatten(3).mean(3)).mean(0))
         elif kind == "flat linear":
-            self.model.heads.append(lambda x: made(x.flatten(2)).mean(0))
+            self.model.heads.append(lambda m, x: m[made](x.flatten(2)).mean(0))
         else:
             fires = self.neurons()
-            self.model.heads.append(lambda x: fires(made(x.flatten(2))).mean(0))
+            self.model.heads.append(lambda m, x: m[fires](m[made](x.flatten(2))).mean(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +393,11 @@ class Sample:
 
     def model(self) -> Model:
         """As a checkpoint where images are square, whose spikes a compile compares; else as a graph."""
+        if self.style.jelly:
+            from spikformer_deploy.converters.spikingjelly import from_spikingjelly
+
+            steps, per_step = self.module.time_steps, self.module.per_step
+            return from_spikingjelly(self.module, self.preprocess, steps, per_step=per_step)
         if self.preprocess.width:
             graph = trace(self.module, self.shape, time_steps=self.module.time_steps, per_step=self.module.per_step)
             return Imported("drawn", check(graph), self.preprocess, (), "", {}, ())
@@ -366,27 +408,32 @@ class Sample:
 def sample(seed: int) -> Sample:
     """The model of that seed."""
     rng = np.random.default_rng(seed)
+    leaks = LEAKS[int(rng.integers(len(LEAKS)))] if rng.random() < 0.6 else LEAKS[0]
+    jelly = bool(rng.random() < 0.15) and (1.0, True) not in leaks
     style = Style(
         str(rng.choice(["ternary", "integers", "integers", "powers", "channels", "real"])),
-        LEAKS[int(rng.integers(len(LEAKS)))] if rng.random() < 0.6 else LEAKS[0],
-        bool(rng.random() < 0.25),
+        leaks,
+        not jelly and bool(rng.random() < 0.25),
         bool(rng.random() < 0.15),
+        jelly,
+        float(rng.choice([0, 0, 0.25, -0.5])),
     )
     time_steps, per_step = int(rng.integers(1, 6)), bool(rng.random() < 0.5)
     shape = (int(rng.choice([1, 1, 2, 3])), int(rng.choice(EXTENTS)), int(rng.choice(EXTENTS)))
     if rng.random() < 0.5:
         shape = (shape[0], shape[1], shape[1])
-    model = Drawn(time_steps, per_step)
+    model = Drawn(time_steps, per_step, jelly)
     painter = Painter(rng, style, model, shape)
     painter.first()
     for _ in range(int(rng.integers(1, 6))):
         painter.grow()
     painter.finish()
     largest = int(rng.choice([1, 3])) if per_step else int(rng.choice([1, 255, 255]))
-    preprocess = Preprocess(
-        shape[0], shape[1], (0.0,) * shape[0], (1.0 / largest if per_step else 1.0,) * shape[0], largest,
-        0 if shape[1] == shape[2] else shape[2],
-    )  # fmt: skip
+    mean, std = (0.0,) * shape[0], (1.0 / largest if per_step else 1.0,) * shape[0]
+    if rng.random() < 0.3:
+        mean, std = (tuple(rng.choice(values, shape[0]).tolist()) for values in ([0.0, 0.25, 0.5], [0.25, 0.5, 1.0]))
+    width = 0 if shape[1] == shape[2] else shape[2]
+    preprocess = Preprocess(shape[0], shape[1], mean, std, largest, width)
     options = {
         "weight_bits": int(rng.choice([8, 8, 8, 2, 3, 4, 5, 6])),
         "granularity": str(rng.choice(["group", "group", "channel", "tensor"])),

@@ -32,14 +32,15 @@ def zeros(*shape: int) -> Rational:
 
 
 def execute(graph: ir.Graph, images: np.ndarray, preprocess: Preprocess) -> dict[str, Rational]:
-    """Every value of a graph, (T, C, Y, X), for one image (C, Y, X) or frames (T, C, Y, X); of the Output (classes,)."""
+    """Every value of a graph, (T, C, Y, X), of one image (C, Y, X) or frames (T, C, Y, X); of the Output (classes,)."""
     (first, *rest), steps = graph.nodes, graph.time_steps
     # a third of a third is a float, and means 1
     scale = [Fraction(1 / (preprocess.max_value * s)).limit_denominator(1000) for s in preprocess.std]
     assert isinstance(first.op, ir.Input)
-    assert not any(preprocess.mean)
+    offset = [Fraction(m) / Fraction(s) for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
     frames = images if first.op.per_step else np.broadcast_to(images, (steps, *images.shape))
-    values = {first.name: rational(frames) * np.array(scale, object)[:, None, None]}
+    factor, shift = (np.array(v, object)[:, None, None] for v in (scale, offset))
+    values = {first.name: rational(frames) * factor - shift}
     for node in rest:
         given = [values[name] for name in node.inputs]
         if isinstance(node.op, ir.Lif):

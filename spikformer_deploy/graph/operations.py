@@ -449,7 +449,7 @@ def _matmul(call: Call) -> Value | Product:
         raise call.refuse(f"the matrix product of {axes.show(left.dims)} and {axes.show(right.dims)} mixes axes")
     dims = (*left.dims[:-1], right.dims[-1])
     if isinstance(left, Value) and isinstance(right, Value):
-        kind = {"C": "scores", "Y": "memory", "X": "memory"}.get(_role(left.dims[-1]))
+        kind = {"C": "scores", "Y": "memory", "X": "memory"}.get(_contracted(left))
         if kind is None:
             raise call.refuse(f"the matrix product over {axes.show(left.dims)} is no part of an attention")
         return Product(kind, left, right, 1.0, dims)
@@ -483,6 +483,12 @@ def _attention(call: Call, q: Value, k: Value, v: Value, factor: float, dims: Di
     if q.dims[-2] != tokens or v.dims[-2] != tokens or shape[0] % per_head or q.dims[-1] != v.dims[-1]:
         raise call.refuse(f"the attention over {axes.show(q.dims)} is not one of tokens and channels of a head")
     return call.add(ir.Attention(shape[0] // per_head, factor), (q.name, k.name, v.name), shape, dims)
+
+
+def _contracted(left: Value) -> str:
+    """What a product with `left` runs over; one channel or one token has no axis, and its neighbour tells."""
+    over, other = _role(left.dims[-1]), _role(left.dims[-2])
+    return over or ("Y" if other == "C" else "C")
 
 
 def _role(dim: axes.Dim) -> str:

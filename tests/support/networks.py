@@ -174,6 +174,33 @@ def random_network(
     return b.finish(_grow(b, x, channels, blocks), int(rng.integers(2, 5)))
 
 
+def two_from_one(seed: int) -> Network:
+    """Two convolutions, of 3x3 and of 1x1, from one population to another, as a branch that is not merged yet."""
+    b = Builder(np.random.default_rng(seed), 3, "programmable")
+    x = b.conv("first", b.source((2, 5, 4), 255, False), 6, 3)
+    wide, narrow = (
+        Conv(b.rng.integers(-9, 12, (7, 6, k, k)).astype(np.int8), (1, 1), (k // 2, k // 2)) for k in (3, 1)
+    )
+    return b.finish(b.lif("both", (7, 5, 4), (wide, (x.name,)), (narrow, (x.name,))), 3)
+
+
+def attention_on_pixels(seed: int, queries: str) -> Network:
+    """q, k or v is an OR of the pixels, the same in all time steps; the others are spikes, or all three are."""
+    b = Builder(np.random.default_rng(seed), 4, "programmable")
+    source = b.source((4, 3, 5), 255, False)
+    fixed = b.window("or", Or(), [source], Window())
+    spikes = b.conv("lif", source, 4, 1)
+    return b.finish(b.attention("attention", [fixed if name in queries else spikes for name in "qkv"], 2), 3)
+
+
+def wide_padding(seed: int, padding: int) -> Network:
+    """Convolutions that are padded by more than their kernels, so that whole rows see padding alone."""
+    b = Builder(np.random.default_rng(seed), 2, "programmable")
+    source = b.source((3, 4, 5), 255, False)
+    conv = Conv(b.rng.integers(-9, 12, (5, 3, 1, 3)).astype(np.int8), (1, 1), (padding, padding))
+    return b.finish(b.lif("lif", (5, 4 + 2 * padding, 3 + 2 * padding), (conv, (source.name,))), 2)
+
+
 def random_networks_in_one(seed: int, count: int, time_steps: int = 2) -> Network:
     """Many small networks that read the same frames, as one: for executors that are slow to start.
 

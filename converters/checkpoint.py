@@ -30,7 +30,7 @@ from torch import nn
 from spikformer_deploy.converters import siblings
 from spikformer_deploy.converters.imported import MOST_STEPS, preprocess_of
 from spikformer_deploy.errors import InputError, ModelError
-from spikformer_deploy.files import write_whole
+from spikformer_deploy.files import check_file, write_whole
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.zoo import ModelConfig, build, named, plain
 
@@ -102,8 +102,7 @@ def load(
     Raises InputError for a file that cannot be read, ModelError for one that holds no Spikformer of ours.
     """
     path = bundled(str(path)) if str(path) in BUNDLED else Path(path)
-    if not path.is_file():
-        raise InputError(str(path), "there is no such file", f"Bundled models: {', '.join(BUNDLED)}.")
+    check_file(path, f"Bundled models: {', '.join(BUNDLED)}.")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     tensors, header, arguments = _read(path, allow_pickle)
     _check_tensors(path, tensors)

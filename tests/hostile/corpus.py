@@ -259,8 +259,8 @@ def safetensors_files() -> Iterator[Entry]:
 def good_program() -> bytes:
     network = random_network(1, blocks=0)
     profile = load_profile("kapoho_point")
-    channels, height = network.input.shape[:2]
-    preprocess = Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels)
+    channels, height, width = network.input.shape
+    preprocess = Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, network.input.max_out, width)
     return to_bytes(Program(network, map_network(network, profile, {}), profile, preprocess, ("a", "b"), {}))
 
 

@@ -51,7 +51,7 @@ def outcomes(folder: Path) -> dict[str, Any]:
     warm = [["inspect", "good.spk"], ["inspect", "digits-v1"], ["inspect", "loihi2"]]
     done = subprocess.run(
         [sys.executable, str(CHILD)],
-        input=json.dumps({"warm": warm, "run": [command for _, command in asked]}),
+        input="\n".join(json.dumps(line) for line in (warm, *(command for _, command in asked))),
         capture_output=True, text=True, cwd=folder, timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"},
     )  # fmt: skip

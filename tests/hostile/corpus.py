@@ -527,7 +527,7 @@ def _net(*layers: Any, steps: Any = 3) -> bytes:
 
 def good_netx() -> bytes:
     """Every kind of layer, with all that may be said of them."""
-    conv = {"shape": [5, 4, 4], "inChannels": 2, "outChannels": 4, "kernelSize": [3, 3], "dilation": 1, "groups": 1}
+    conv = {"shape": [4, 4, 5], "inChannels": 2, "outChannels": 4, "kernelSize": [3, 3], "dilation": 1, "groups": 1}
     weight = np.arange(160).reshape(2, 80) % 7 - 3.0
     dense = {"type": "dense", "weight": weight, "neuron": NEURON, "delay": 0, "inFeatures": 80, "outFeatures": 2}
     return _net(INPUT, {**CONV, **conv}, {"type": "flatten"}, dense)

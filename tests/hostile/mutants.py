@@ -541,6 +541,8 @@ def profile(rng: Rng) -> bytes:
 def _toml(text: str, rng: Rng) -> bytes:
     lines = text.splitlines()
     for _ in range(int(rng.integers(1, 4))):
+        if not lines:
+            return b""
         chosen = int(rng.integers(0, len(lines)))
         match int(rng.integers(0, 8)):
             case 0:

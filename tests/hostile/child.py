@@ -1,6 +1,6 @@
 """Runs the command line on many files in one process with little memory: a line of JSON for each command that comes.
 
-The first line that comes is a list of commands to warm up with.
+The first line that comes is a list of commands to warm up with, whose exit codes are the first line of answers.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ def run() -> None:
 
     signal.signal(signal.SIGALRM, late)
     # everything that is imported on the way is there before memory is limited
-    for arguments in json.loads(sys.stdin.readline()):
-        outcome(main, arguments)
+    warmed = [outcome(main, arguments)["code"] for arguments in json.loads(sys.stdin.readline())]
+    sys.stdout.write(json.dumps(warmed) + "\n")
+    sys.stdout.flush()
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + SPARE, taken + SPARE))
     for line in sys.stdin:

@@ -46,29 +46,31 @@ class Child:
     def run(self, command: list[str]) -> dict[str, Any] | None:
         """What came of a command; None: the process died, or did nothing for a long time and was ended."""
         if self.process is None:
-            self._send(WARM)
-        self._send(command)
-        assert self.process is not None
-        assert self.process.stdout is not None
-        late = threading.Timer(PATIENCE, self.process.kill)
-        late.start()
-        line = self.process.stdout.readline()
-        late.cancel()
-        if not line:
-            self.close()
-            return None
-        return dict(json.loads(line))
-
-    def _send(self, line: Any) -> None:
-        if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, str(CHILD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                 stderr=subprocess.DEVNULL, cwd=self.folder,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
             )  # fmt: skip
+            # kernels are compiled on the way
+            assert self._answer(WARM, 10 * PATIENCE) == "[0, 0, 0, 0, 0]\n"
+        answer = self._answer(command, PATIENCE)
+        if not answer:
+            self.close()
+            return None
+        return dict(json.loads(answer))
+
+    def _answer(self, line: Any, patience: float) -> str:
+        """The line that comes back; "" where none does in so many seconds."""
+        assert self.process is not None
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(line) + "\n")
         self.process.stdin.flush()
+        late = threading.Timer(patience, self.process.kill)
+        late.start()
+        answer = self.process.stdout.readline()
+        late.cancel()
+        return answer
 
     def close(self) -> None:
         if self.process is not None:

@@ -55,7 +55,8 @@ def outcomes(folder: Path) -> dict[str, Any]:
         capture_output=True, text=True, cwd=folder, timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"},
     )  # fmt: skip
-    lines = done.stdout.splitlines()
+    warmed, *lines = done.stdout.splitlines()
+    assert json.loads(warmed) == [0, 0, 0], done.stderr[-3000:]
     assert len(lines) == len(asked), done.stderr[-3000:]
     found: dict[str, list[Any]] = {}
     for (name, command), line in zip(asked, lines, strict=True):

@@ -201,7 +201,8 @@ def _torch_file(path: Path, allow_pickle: bool) -> tuple[dict[str, torch.Tensor]
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(str(path), f"no state_dict in it (keys: {', '.join(map(str, list(content)[:8]))})")
     arguments = content.get("args") if state is not content else None
-    return dict(state), {}, vars(arguments) if isinstance(arguments, argparse.Namespace) else (arguments or {})
+    arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
+    return dict(state), {}, arguments if isinstance(arguments, Mapping) else {}
 
 
 def _check_archive(path: Path, allow_pickle: bool) -> None:

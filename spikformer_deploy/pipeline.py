@@ -19,7 +19,7 @@ from spikformer_deploy.checks import Checks
 from spikformer_deploy.converters.checkpoint import SHOWN
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, load
-from spikformer_deploy.converters.netx import read_network
+from spikformer_deploy.converters.netx import delay_note, read_network
 from spikformer_deploy.errors import printable
 from spikformer_deploy.files import check_folder_output, write_whole, writing
 from spikformer_deploy.graph.check import check as check_law
@@ -168,7 +168,7 @@ def compile_netx(
         "versions": _versions(),
     }
     program = Program(network, mapping, profile, preprocess, (), provenance)
-    notes = () if calibrate_on is not None else (RANDOM_NOTE,)
+    notes = (delay_note(network), *(() if calibrate_on is not None else (RANDOM_NOTE,)))
     return Compiled(program, None, notes, time.monotonic() - start, run.seconds, mapping_rates)
 
 

@@ -323,6 +323,8 @@ def test_the_command_line_takes_a_chain_without_an_input_layer(tmp_path: Path) -
     assert refused.way_out == "Give --time-steps."
     done = runner.invoke(cli, [*compiling, "--time-steps", "5"])
     assert done.exit_code == 0, done.output
+    assert "counts are those of all 5 steps" in done.stderr
+    assert "in each of the 1 layers, and lacks those of the last 1 " in done.stderr
     spikes = (rng.random((3, 5, 20, 1, 1)) < 0.4).astype(np.uint8)
     np.save(frames, spikes)
     done = runner.invoke(cli, ["run", str(program), "--input", str(frames), "--json"])

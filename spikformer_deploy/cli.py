@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,8 @@ def main() -> None:
     # those that wait busily keep the late one from running (7 times the time of a float pass)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _open_streams()
+    # Python's own words have the line of our source, and names as they are
+    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {' '.join(str(message).splitlines())}")
     try:
         code = _code()
     except BrokenPipeError:

@@ -194,6 +194,16 @@ def test_a_name_makes_no_second_message() -> None:
     assert [line.startswith("  ") for line in str(error).splitlines()] == [False, True]
 
 
+def test_names_in_warnings_reach_no_terminal(tmp_path: Path) -> None:
+    warn = f"import warnings; from spikformer_deploy.cli import cli, main; h = {HOSTILE!r}; "
+    warn += "cli.main = lambda **_: warnings.warn(h + chr(10) + 'error: x'); main()"
+    done = subprocess.run([sys.executable, "-c", warn], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: [/x][bold]:skull:\\x1b[31m")
+    assert done.stderr.endswith(" error: x\n")
+    assert not unsafe(done.stderr)
+
+
 def test_the_bar_takes_markup_as_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")

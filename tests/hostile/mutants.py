@@ -510,10 +510,10 @@ heads = 2
 time_steps = 2
 
 [data]
-train = "digits"
-test = "digits"
+source = "digits"
 channels = 1
 size = 8
+validation = 10
 fraction = 0.1
 mean = [0.3]
 std = [0.4]

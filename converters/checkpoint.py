@@ -404,10 +404,10 @@ def _module(path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor]
             value = torch.zeros(wanted.shape) if value.shape != wanted.shape else value
         if value.shape != wanted.shape:
             raise ModelError(key, f"its shape is {tuple(value.shape)}, and the model has {tuple(wanted.shape)}")
-        if key.endswith("running_var") and bool((value < 0).any()):
-            raise ModelError(key, "a negative running variance", "The file is damaged.")
         if wanted.is_floating_point() and not (value.is_floating_point() and bool(torch.isfinite(value).all())):
             raise ModelError(key, f"{value.dtype} values that are not all finite numbers", "The file is damaged.")
+        if key.endswith("running_var") and bool((value < 0).any()):
+            raise ModelError(key, "a negative running variance", "The file is damaged.")
         state[key] = value.to(wanted.dtype)
     module.load_state_dict(state, assign=True)
     return module.eval()

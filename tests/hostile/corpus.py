@@ -156,6 +156,8 @@ def torch_files() -> Iterator[Entry]:
     ):
         yield f"weight-{name}.pth", MODEL, _saved(_state(head__weight=value)), message
     variance = "block.0.attn.q_bn.running_var"
+    complex_variance = _saved(_state(**{variance: torch.ones(64, dtype=torch.complex64)}))
+    yield "complex-variance.pth", MODEL, complex_variance, "torch.complex64 values"
     yield "negative-variance.pth", MODEL, _saved(_state(**{variance: -torch.ones(64)})), "negative running variance"
     for name, key, value in (
         ("scalar", "patch_embed.proj_conv3.weight", torch.tensor(1.0)),
@@ -169,6 +171,9 @@ def torch_files() -> Iterator[Entry]:
     yield "key-number.pth", MODEL, _saved({1: weight}), "."
     yield "heads.pth", MODEL, _saved({"state_dict": state, "args": argparse.Namespace(num_heads=7)}), "do not divide"
     yield "heads-zero.pth", MODEL, _saved({"state_dict": state, "args": argparse.Namespace(num_heads=0)}), "heads = 0"
+    for name, arguments in (("list", ["T", 4]), ("word", "T"), ("number", 7.0)):
+        arguments_of = {"state_dict": {**state, "extra": weight}, "args": arguments}
+        yield f"arguments-{name}.pth", MODEL, _saved(arguments_of), "unknown keys: extra"
     steps = argparse.Namespace(T=2**30)
     yield (
         "time-steps.pth",

@@ -48,7 +48,7 @@ def outcomes(folder: Path) -> dict[str, Any]:
     asked = [(name, command) for name, (use, _) in told.items() for command in commands(name, use)]
     asked += [(name, ["inspect", name]) for name in flips]
     # imports and compiled kernels come before the limit
-    warm = [["inspect", "good.spk"], ["inspect", "digits-v1"], ["inspect", "loihi2"]]
+    warm = [["inspect", "good.spk"], ["inspect", "digits-v1"], ["targets", "loihi2"]]
     done = subprocess.run(
         [sys.executable, str(CHILD)],
         input="\n".join(json.dumps(line) for line in (warm, *(command for _, command in asked))),

@@ -82,6 +82,15 @@ def read_network(path: str | Path, time_steps: int | None = None) -> Network:
     return network
 
 
+def delay_note(network: Network) -> str:
+    """What a user must know who compares counts with those of training."""
+    late = sum(isinstance(p.neuron, Lif) for p in network)
+    return (
+        f"counts are those of all {network.time_steps} steps; a training with SLAYER's delay_shift, its default, gives "
+        f"spikes out a step later in each of the {late} layers, and lacks those of the last {late} (docs/lava.md)"
+    )
+
+
 def stated_steps(path: str | Path) -> int | None:
     """How many time steps an image has by the .net file itself, or None; InputError and ModelError as read_network."""
     _, simulation = _read(Path(path))

@@ -6,6 +6,7 @@ A board inherits from a chip (`base = "loihi2"`), section by section and number 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import cattrs
 from attrs import field, frozen
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.files import text_of
 from spikformer_deploy.quantity import Quantity
 from spikformer_deploy.validation import problems
 
@@ -285,18 +287,15 @@ def _read(target: str) -> dict[str, Any]:
     resource = files("spikformer_deploy") / "hw_profiles" / f"{target}.toml"
     if target in profile_names():
         text = resource.read_text(encoding="utf-8")
-    elif target.endswith(".toml") or "/" in target or Path(target).is_file():
-        try:
-            text = Path(target).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(target, f"the profile cannot be read: {error}") from None
+    elif target.endswith(".toml") or "/" in target or os.path.exists(target):
+        text = text_of(Path(target), "Give a profile, or the name of a target (see `spikdeploy targets`).")
     else:
         raise InputError(
             "--target", f"no target is called '{target}'", f"Known: {', '.join(profile_names())}; or a .toml file."
         )
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(target, f"it is no readable TOML: {error}") from None
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.files import check_content
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -104,6 +105,7 @@ def decoded(name: str, raw: bytes, channels: int) -> Image.Image:
 
     if channels not in MODES:
         raise InputError(name, f"an image file for a model of {channels} channels", "Give an .npz of frames.")
+    check_content(name, raw)
     try:
         image = Image.open(io.BytesIO(raw))
         held = getattr(image, "n_frames", 1) if image.format in ("GIF", "TIFF", "WEBP", "PNG") else 1

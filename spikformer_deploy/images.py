@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.events import is_events, read_recordings
+from spikformer_deploy.files import POINTER, check_content
 from spikformer_deploy.image_files import (
     MOST_PACKED,
     SUFFIXES,
@@ -183,7 +184,8 @@ def read(
 def _file(path: Path, preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
     """A single file; its kind is told by its first bytes, where they tell."""
     with path.open("rb") as stream:
-        head = stream.read(8)
+        head = stream.read(len(POINTER))
+    check_content(str(path), head)
     if head.startswith(b"PK"):
         return _zip(path, preprocess, limit, split)
     if head.startswith(b"\x93NUMPY"):

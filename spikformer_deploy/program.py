@@ -19,7 +19,7 @@ from safetensors.numpy import save as save_tensors
 
 from spikformer_deploy import hardware
 from spikformer_deploy.errors import InputError, MappingError, ProgramError
-from spikformer_deploy.files import write_whole
+from spikformer_deploy.files import check_file, write_whole
 from spikformer_deploy.flat import built, checksum, flat
 from spikformer_deploy.hardware import Profile
 from spikformer_deploy.images import Preprocess
@@ -65,8 +65,13 @@ class Program:
 
     @staticmethod
     def load(path: str | Path) -> Program:
-        """Read a program.  Raises ProgramError for a file that is damaged, foreign or of another version."""
+        """Read a program.
+
+        Raises InputError for what is no readable file, ProgramError for one that is damaged, foreign or of another
+        version.
+        """
         path = Path(path)
+        check_file(path, "Compile a program first.")
         try:
             size = path.stat().st_size
             if size > LARGEST_FILE:

@@ -13,7 +13,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import write_whole
+from spikformer_deploy.files import check_file, write_whole
 from spikformer_deploy.flat import built, checksum, flat
 from spikformer_deploy.simulate.estimate import StepTimes, join_times
 from spikformer_deploy.simulate.events import Events, condensed, join
@@ -59,6 +59,7 @@ def save(tally: Tally, path: Path, run: dict[str, str]) -> None:
 
 def load(path: Path, run: dict[str, str]) -> Tally:
     """The tally in a file of `save`.  Raises InputError where it is damaged, or of another run."""
+    check_file(path, "Run without --resume.")
     try:
         content = path.read_bytes()
         size = int.from_bytes(content[:8], "little")

@@ -56,7 +56,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.spk", "b.spk"]
     with pytest.raises(InputError, match="cannot be written"):
         program.save(tmp_path / "missing" / "a.spk")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="there is no such file"):
         Program.load(tmp_path / "c.spk")
 
 

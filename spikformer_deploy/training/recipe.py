@@ -11,6 +11,7 @@ import cattrs
 from attrs import field, frozen, validators
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.files import text_of
 from spikformer_deploy.validation import problems
 
 if sys.version_info >= (3, 11):
@@ -161,10 +162,8 @@ def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a TOML file.  Raises InputError that lists everything that is wrong with it."""
     path = Path(path)
     try:
-        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(str(path), "there is no such file", "Examples: examples/digits_v2.toml.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raw: dict[str, Any] = tomllib.loads(text_of(path, "Examples: examples/digits_v2.toml."))
+    except (ValueError, RecursionError) as error:
         raise InputError(str(path), f"it is no readable TOML: {error}") from None
     converter = cattrs.Converter(forbid_extra_keys=True)
     try:

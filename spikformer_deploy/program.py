@@ -7,7 +7,6 @@ is deterministic; loading checks the bytes, the structure and the references, an
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from spikformer_deploy.files import write_whole
 from spikformer_deploy.flat import built, checksum, flat
 from spikformer_deploy.hardware import Profile
 from spikformer_deploy.images import Preprocess
+from spikformer_deploy.json_text import parsed, sealed
 from spikformer_deploy.mapping import verify_mapping
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.check import check_network
@@ -90,7 +90,7 @@ def to_bytes(program: Program) -> bytes:
         "provenance": program.provenance,
     }
     structure["sha256"] = checksum(structure, tensors)
-    text = json.dumps(structure, sort_keys=True, allow_nan=False)
+    text = sealed(structure)
     return save_tensors(tensors, {ENTRY: text})
 
 
@@ -125,20 +125,20 @@ def is_program(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(size, 2**26)))
-        return "network" in json.loads(header["__metadata__"][ENTRY])
+            header = parsed(stream.read(min(size, 2**26)))
+        return "network" in parsed(header["__metadata__"][ENTRY])
     except (OSError, ValueError, KeyError, TypeError, MemoryError):
         return False
 
 
 def _parsed(content: bytes, place: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     size = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    metadata = parsed(content[8 : 8 + size]).get("__metadata__", {})
     if ENTRY not in metadata:
         raise ProgramError(
             place, "it is a safetensors file of something else", "Give a program of `spikdeploy compile`."
         )
-    structure = json.loads(metadata[ENTRY])
+    structure = parsed(metadata[ENTRY])
     if structure.get("kind") == "checkpoint":
         raise ProgramError(place, "it is a model, not a program", "Compile it first: spikdeploy compile.")
     return structure, load_tensors(content)
@@ -148,10 +148,10 @@ def _program(structure: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Pro
     for array in tensors.values():
         array.setflags(write=False)
     return Program(
-        network=built(Network, structure["network"], tensors),
-        mapping=built(Mapping, structure["mapping"], tensors),
+        network=built(Network, structure["network"], tensors, "network"),
+        mapping=built(Mapping, structure["mapping"], tensors, "mapping"),
         profile=hardware.from_dict(structure["profile"]),
-        preprocess=built(Preprocess, structure["preprocess"], tensors),
+        preprocess=built(Preprocess, structure["preprocess"], tensors, "preprocess"),
         labels=tuple(str(label) for label in structure["labels"]),
         provenance=dict(structure["provenance"]),
     )

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
+from spikformer_deploy.quantize.bounds import is_proven, worst_cases
+from spikformer_deploy.quantize.fitting import is_exact
 from spikformer_deploy.quantize.network import (
     Accumulator,
     And,
@@ -59,6 +61,7 @@ class Builder:
             current=int(rng.choice(currents)),
             soft=self.soft and self.kind == "programmable" and bool(rng.random() < 0.5),
         )
+        neuron = replace(neuron, exact=is_exact(neuron, self.time_steps))
         return self.add(Population(name, shape, neuron, 1), *incoming)
 
     def conv(
@@ -138,18 +141,22 @@ class Builder:
         return self.network(state_bits)
 
     def network(self, state_bits: int = 32) -> Network:
+        """The network with the ranges of its worst case, proven where those fit."""
         channels = self.populations[0].shape[0]
-        return Network(
+        network = Network(
             tuple(self.populations),
             tuple(self.projections),
             self.time_steps,
             state_bits,
             8,
-            "static",
+            "observed",
             1.0,
             np.zeros(channels),
             np.ones(channels),
         )
+        worst = worst_cases(network)
+        populations = tuple(replace(p, bounds=worst[p.name].state) for p in network)
+        return replace(network, populations=populations, bounds="static" if is_proven(network) else "observed")
 
 
 def random_network(

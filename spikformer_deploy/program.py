@@ -27,6 +27,7 @@ from spikformer_deploy.mapping import verify_mapping
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.check import check_network
 from spikformer_deploy.quantize.network import Network, Source
+from spikformer_deploy.told import check_images, check_origin, class_names, table
 
 ENTRY = "spikformer_deploy"
 FORMAT = 2
@@ -95,10 +96,13 @@ def to_bytes(program: Program) -> bytes:
 
 
 def from_bytes(content: bytes, place: str) -> Program:
-    """The program in the content of a .spk file; `place` names it in errors."""
+    """The program in the content of a .spk file; `place` names it in errors.
+
+    A valid checksum says that nothing was damaged, not that it makes sense: every field is held against its law.
+    """
     try:
         structure, tensors = _parsed(content, place)
-    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:
         raise ProgramError(place, f"it is no readable program: {error}", "Compile it again.") from None
     if structure.get("format") != FORMAT:
         problem = f"it has format {structure.get('format')}, and this version reads {FORMAT}"
@@ -113,11 +117,23 @@ def from_bytes(content: bytes, place: str) -> Program:
     if to_bytes(program) != content:
         raise ProgramError(place, "its bytes are not those of a saved program: it is damaged", "Compile it again.")
     try:
-        check_network(program.network)
-        verify_mapping(program.mapping, program.network, program.profile)
-    except (ValueError, IndexError, KeyError, MappingError) as error:
+        check_program(program)
+    except (ValueError, MappingError) as error:
         raise ProgramError(place, f"it contradicts itself: {error}", "Compile it again.") from None
     return program
+
+
+def check_program(program: Program) -> None:
+    """Raise ValueError or MappingError, naming the place, where a program does not mean what it says."""
+    network = program.network
+    check_network(network)
+    if network.state_bits > program.profile.limits.state_bits:
+        problem = f"{network.state_bits} bits of state, and target '{program.profile.name}' has"
+        raise ValueError(f"network: {problem} {program.profile.limits.state_bits}")
+    verify_mapping(program.mapping, network, program.profile)
+    check_images(program.preprocess, network)
+    class_names(program.labels, network.output.size)
+    check_origin(program.provenance)
 
 
 def is_program(path: Path) -> bool:
@@ -133,12 +149,12 @@ def is_program(path: Path) -> bool:
 
 def _parsed(content: bytes, place: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     size = int.from_bytes(content[:8], "little")
-    metadata = parsed(content[8 : 8 + size]).get("__metadata__", {})
+    metadata = table("its header", parsed(content[8 : 8 + size])).get("__metadata__", {})
     if ENTRY not in metadata:
         raise ProgramError(
             place, "it is a safetensors file of something else", "Give a program of `spikdeploy compile`."
         )
-    structure = parsed(metadata[ENTRY])
+    structure = table("its entry", parsed(metadata[ENTRY]))
     if structure.get("kind") == "checkpoint":
         raise ProgramError(place, "it is a model, not a program", "Compile it first: spikdeploy compile.")
     return structure, load_tensors(content)
@@ -152,6 +168,6 @@ def _program(structure: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Pro
         mapping=built(Mapping, structure["mapping"], tensors, "mapping"),
         profile=hardware.from_dict(structure["profile"]),
         preprocess=built(Preprocess, structure["preprocess"], tensors, "preprocess"),
-        labels=tuple(str(label) for label in structure["labels"]),
-        provenance=dict(structure["provenance"]),
+        labels=tuple(structure["labels"]),
+        provenance=table("provenance", structure["provenance"]),
     )

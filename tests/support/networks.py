@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
+from spikformer_deploy.images import Preprocess
 from spikformer_deploy.quantize.bounds import is_proven, worst_cases
 from spikformer_deploy.quantize.fitting import is_exact
 from spikformer_deploy.quantize.network import (
@@ -160,7 +161,12 @@ class Builder:
 
 
 def random_network(
-    seed: int, time_steps: int = 3, kind: str = "programmable", blocks: int = 1, shortcuts: bool = False
+    seed: int,
+    time_steps: int = 3,
+    kind: str = "programmable",
+    blocks: int = 1,
+    shortcuts: bool = False,
+    state_bits: int = 32,
 ) -> Network:
     """A small Spikformer-shaped network: stem with OR-pool, residual stem conv, attention blocks, readout.
 
@@ -176,9 +182,9 @@ def random_network(
         s = b.shortcuts("shortcut", x, channels)
         if rng.random() < 0.5:
             whole = (Window(s.shape[1:]), (s.name,))
-            return b.finish(b.stream("mean", (channels, 1, 1), whole, drop=int(rng.integers(0, 6))), 3)
-        return b.finish(b.lif("shortcut.last", s.shape, (Window(), (s.name,))), 3)
-    return b.finish(_grow(b, x, channels, blocks), int(rng.integers(2, 5)))
+            return b.finish(b.stream("mean", (channels, 1, 1), whole, drop=int(rng.integers(0, 6))), 3, state_bits)
+        return b.finish(b.lif("shortcut.last", s.shape, (Window(), (s.name,))), 3, state_bits)
+    return b.finish(_grow(b, x, channels, blocks), int(rng.integers(2, 5)), state_bits)
 
 
 def random_networks_in_one(seed: int, count: int, time_steps: int = 2) -> Network:
@@ -215,6 +221,13 @@ def _grow(b: Builder, x: Population, channels: int, blocks: int, short: bool = F
         out = b.conv(f"block.{i}.attn.proj_lif", attended, channels, 1)
         x = b.window(f"block.{i}.add", Sum(), [x, out], Window())
     return x
+
+
+def preprocess_of(network: Network) -> Preprocess:
+    """What the images of a random network are: its normalisation changes nothing."""
+    (channels, height, width), source = network.input.shape, network.input.neuron
+    assert isinstance(source, Source)
+    return Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, source.max_value, width)
 
 
 def random_images(network: Network, seed: int, count: int = 2) -> np.ndarray:

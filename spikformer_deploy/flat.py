@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import Field, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -79,7 +80,7 @@ def _array(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]], path: str) -> 
 
 
 def _dataclass(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]], path: str) -> Any:
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     names = {f.name for f in fields(kind) if f.init}
     needed = {f.name for f in fields(kind) if f.init and not f.metadata.get(LATER)}
     if not isinstance(raw, dict) or raw.get("type") != kind.__name__:
@@ -89,6 +90,11 @@ def _dataclass(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]], path: str)
         wrong = sorted(needed - found) or sorted(found - names)
         raise ValueError(f"{path}: the fields of a {kind.__name__} lack or do not know {', '.join(wrong)}")
     return kind(**{name: built(hints[name], raw[name], tensors, f"{path}.{name}") for name in names & found})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _shown(raw: Any) -> str:

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,8 @@ def from_dict(raw: dict[str, Any]) -> Profile:
 
 def _checked(raw: dict[str, Any], place: str, way_out: str) -> Profile:
     """The profile of plain values; InputError that lists all that is wrong with it."""
+    if not isinstance(raw, dict):
+        raise InputError(place, f"{raw!r} instead of the tables of a profile"[:80], way_out)
     try:
         profile = strict_converter().structure(raw, Profile)
     except (cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError) as error:
@@ -255,7 +258,13 @@ def _listed(wrong: list[str]) -> str:
 
 def to_dict(profile: Profile) -> dict[str, Any]:
     """The profile as plain values, for a program file."""
-    return cattrs.Converter(unstruct_collection_overrides={tuple: list}).unstructure(profile)
+    return _plain().unstructure(profile)
+
+
+@cache
+def _plain() -> cattrs.Converter:
+    # made once: a converter writes itself code for every class
+    return cattrs.Converter(unstruct_collection_overrides={tuple: list})
 
 
 def _wrong_numbers(profile: Profile) -> Iterator[str]:

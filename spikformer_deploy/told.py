@@ -15,6 +15,8 @@ ORIGIN = ("calibration", "mapping", "model_sha256", "settings", "training", "ver
 """What `compile` writes of where a program comes from."""
 WAYS = ("tokens", "channels")
 """The two ways of an attention (mapping.partition.SERIALS)."""
+MOST = 2**53
+"""Of anything that is counted or expected."""
 
 
 def check_images(preprocess: Preprocess, network: Network) -> None:
@@ -62,7 +64,8 @@ def check_origin(origin: Mapping[str, Any]) -> None:
 def _check_calibration(calibration: dict[str, Any]) -> None:
     images, data = calibration.get("images", 0), calibration.get("data", "")
     demand(set(calibration) <= {"images", "data"}, f"calibration of {shown(', '.join(sorted(calibration)))}")
-    demand(type(images) is int and images >= 0 and isinstance(data, str), f"calibration {shown(calibration)}")
+    good = type(images) is int and 0 <= images < MOST and isinstance(data, str)
+    demand(good, f"calibration {shown(calibration)}")
 
 
 def _check_mapping(mapping: dict[str, Any]) -> None:
@@ -83,7 +86,7 @@ def _check_mapping(mapping: dict[str, Any]) -> None:
 def _check_way(place: str, raw: Any) -> None:
     """What a mapping was expected to cost: numbers; or why it does not fit."""
     for name, value in table(place, raw).items():
-        good = isinstance(value, str) if name == "refused" else type(value) in (int, float)
+        good = isinstance(value, str) if name == "refused" else type(value) in (int, float) and 0 <= value < MOST
         demand(good, f"{place}.{name} {shown(value)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import cattrs
@@ -12,6 +13,7 @@ LARGEST_WHOLE = 2**53
 """Numbers of files are exact in double precision."""
 
 
+@cache
 def strict_converter() -> cattrs.Converter:
     """A converter from plain values that takes each as what it is: "3" is no number, and neither are true and NaN."""
     converter = cattrs.Converter(forbid_extra_keys=True)

@@ -97,7 +97,9 @@ def _check_numbers(network: Network) -> None:
 def _check_said(network: Network, population: Population) -> None:
     """What a population says of its own state and of its rounding."""
     low, high = population.bounds
-    _demand(low <= high and max(-low, high) < WIDEST_STATE, population.name, f"bounds from {low} to {high}")
+    has_state = isinstance(population.neuron, (Lif, Stream, Accumulator))
+    good = low <= high and max(-low, high) < WIDEST_STATE if has_state else low == high == 0
+    _demand(good, population.name, f"bounds of its state from {low} to {high}")
     rounding = population.rounding
     said = rounding == ROUNDING_UNKNOWN or 0 <= rounding < np.inf
     _demand(said, population.name, f"a rounding error of {rounding}")
@@ -189,7 +191,10 @@ def _check_population(network: Network, population: Population) -> None:
         case Accumulator(bias=bias, scale=scale):
             _demand(incoming == {Readout} and population.max_out == 0, name, "it needs a readout")
             shapes = bias.shape == scale.shape == (channels,) and population.shape == (channels, 1, 1)
-            _demand(shapes and bias.dtype == np.int64 and bool(np.isfinite(scale).all()), name, "its bias or scale")
+            _demand(shapes and bias.dtype == np.int64, name, "its bias or scale")
+            # the largest integer is the predicted class
+            good = scale[0] > 0 and np.isfinite(scale[0]) and bool((scale == scale[0]).all())
+            _demand(good, name, f"scales of {scale.tolist()[:4]} instead of one for all classes")
             _check_width(network, name, "bias", bias)
         case _:
             assert_never(population.neuron)

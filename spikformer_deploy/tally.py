@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors.numpy import save as save_tensors
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.files import check_file, write_whole
 from spikformer_deploy.flat import built, checksum, flat
+from spikformer_deploy.json_text import parsed, sealed
 from spikformer_deploy.simulate.estimate import StepTimes, join_times
 from spikformer_deploy.simulate.events import Events, condensed, join
 
@@ -54,7 +54,7 @@ def save(tally: Tally, path: Path, run: dict[str, str]) -> None:
     structure = {"run": run, "tally": flat(tally, "tally", tensors)}
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     structure["sha256"] = checksum(structure, tensors)
-    write_whole(path, save_tensors(tensors, {ENTRY: json.dumps(structure)}))
+    write_whole(path, save_tensors(tensors, {ENTRY: sealed(structure)}))
 
 
 def load(path: Path, run: dict[str, str]) -> Tally:
@@ -63,10 +63,10 @@ def load(path: Path, run: dict[str, str]) -> Tally:
     try:
         content = path.read_bytes()
         size = int.from_bytes(content[:8], "little")
-        structure = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][ENTRY])
+        structure = parsed(parsed(content[8 : 8 + size])["__metadata__"][ENTRY])
         tensors = load_tensors(content)
         intact = structure.pop("sha256") == checksum(structure, tensors)
-        tally: Tally = built(Tally, structure["tally"], tensors)
+        tally: Tally = built(Tally, structure["tally"], tensors, "tally")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(str(path), f"it is no readable unfinished run: {error}", "Run without --resume.") from None
     if not intact:

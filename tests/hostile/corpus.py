@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from support.chains import chain
 from support.models import SMALL
-from support.networks import random_network
+from support.networks import preprocess_of, random_network
 
 from spikformer_deploy.converters import nir_export, onnx_model
 from spikformer_deploy.converters.checkpoint import Loaded, save
@@ -262,11 +262,9 @@ def safetensors_files() -> Iterator[Entry]:
 
 
 def good_program() -> bytes:
-    network = random_network(1, blocks=0)
+    network = random_network(1, blocks=0, state_bits=24)
     profile = load_profile("kapoho_point")
-    channels, height, width = network.input.shape
-    preprocess = Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, network.input.max_out, width)
-    return to_bytes(Program(network, map_network(network, profile, {}), profile, preprocess, ("a", "b"), {}))
+    return to_bytes(Program(network, map_network(network, profile, {}), profile, preprocess_of(network), (), {}))
 
 
 def _resealed(content: bytes, old: str, new: str) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,14 @@ MOST_PACKED = 200
 """Images are never packed as far as that; what is, unpacks to fill the memory."""
 MODES = {1: "L", 3: "RGB"}
 """What an image file is read as, for a model of so many channels: luminance, or colour."""
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""What Pillow may take a file for, whatever it is called: some of its other readers start other programs."""
+MOST_PIXELS = 2**26
+"""Of one image that is to be resized: 8192 x 8192.  It takes 192 MiB in colour."""
+MOST_BYTES = 4 * MOST_PIXELS
+"""Of one file of an image: so many pixels with an alpha channel, not packed."""
+BITS, PHOTOMETRIC, SAMPLE_FORMAT, WHITE_IS_ZERO, SIGNED = 258, 262, 339, 0, 2
+"""Tags of TIFF, and values of the last two."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,35 +106,79 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def decoded(name: str, raw: bytes, channels: int) -> Image.Image:
-    """An image of so many channels.  Raises InputError, with its name, for what is none."""
+def decoded(name: str, raw: bytes, channels: int, extent: tuple[int, int] | None = None) -> Image.Image:
+    """An image of so many channels, in 8 bits, opaque and upright.
+
+    extent  (height, width) that it must have; None: any, of at most MOST_PIXELS.  It is looked at before decoding.
+    Raises InputError, with its name, for what is no such image.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if channels not in MODES:
         raise InputError(name, f"an image file for a model of {channels} channels", "Give an .npz of frames.")
     try:
-        image = Image.open(io.BytesIO(raw))
-        held = getattr(image, "n_frames", 1) if image.format in ("GIF", "TIFF", "WEBP", "PNG") else 1
-        if held > 1:
-            raise InputError(name, f"it holds {held} images", "Save each as a file of its own.")
-        return eight_bits(name, ImageOps.exif_transpose(image)).convert(MODES[channels])
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        image = Image.open(io.BytesIO(raw), formats=FORMATS)
+        _check_extent(name, image, extent)
+        if image.format != "MPO" and _has_another(raw):  # of an MPO, as telephones write it, the first is the picture
+            raise InputError(name, "it holds 2 images or more", "Save each as a file of its own.")
+        bits = _check_depth(name, image, raw)
+        return eight_bits(name, ImageOps.exif_transpose(image), bits).convert(MODES[channels])
+    except UnidentifiedImageError:
+        raise InputError(name, f"it cannot be decoded: it is none of {', '.join(FORMATS)}, or is damaged") from None
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(name, f"it cannot be decoded: {error}") from None
 
 
-def eight_bits(name: str, image: Image.Image) -> Image.Image:
+def _check_extent(name: str, image: Image.Image, extent: tuple[int, int] | None) -> None:
+    """Before a pixel is decoded: a few bytes may announce any number of them."""
+    width, height = image.size
+    if extent is None and width * height > MOST_PIXELS:
+        problem = f"it is {height}x{width}: {width * height:,} pixels, and an image may have {MOST_PIXELS:,}"
+        raise InputError(name, problem, "Make it smaller before.")
+    if extent is not None and (height, width) not in (extent, extent[::-1]):  # it may be turned later
+        problem = f"it is {height}x{width}, and the model takes {extent[0]}x{extent[1]}"
+        raise InputError(name, problem, "Resize the images before.")
+
+
+def _has_another(raw: bytes) -> bool:
+    """Whether a file goes on after its first image; that costs no look at all of them."""
+    from PIL import Image
+
+    try:
+        Image.open(io.BytesIO(raw), formats=FORMATS).seek(1)
+    except EOFError:
+        return False
+    return True
+
+
+def _check_depth(name: str, image: Image.Image, raw: bytes) -> int:
+    """Bits of a channel that the file has, where Pillow keeps them all or scales them; else InputError."""
+    bits = 16 if image.format == "PPM" and image.mode == "I" else 8
+    if image.format == "PNG":
+        bits = raw[24]  # of the header, which comes first
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits = max(tags.get(BITS, (1,)))
+        if SIGNED in tags.get(SAMPLE_FORMAT, ()) and bits <= 16:
+            raise InputError(name, "its pixels have signs", "Save them as 8 or 16 bits without.")
+        if bits > 8 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow turns that round in 8 bits alone
+            raise InputError(name, f"it says that white is 0, in {bits} bits", "Save it with black as 0.")
+    if bits > 8 and not image.mode.startswith(("I", "F")):
+        problem = f"it has {bits} bits a channel and several channels, of which only 8 bits would be read"
+        raise InputError(name, problem, "Save it with 8 bits, or in gray.")
+    return bits
+
+
+def eight_bits(name: str, image: Image.Image, bits: int) -> Image.Image:
     """The image in 8 bits a channel, opaque; docs/images.md has the rule of each mode.
 
+    bits  that a channel has in the file
     Raises InputError, with its name, where a depth has no rule: nothing is cut or stretched by a guess.
     """
     from PIL import Image
 
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        values = np.asarray(image).astype(np.int64)
-        if 0 < values.max() < 2**12:
-            problem = f"its pixels have 16 bits and reach only {values.max()}, as those of 10 or 12 bits do"
-            raise InputError(name, problem, "Scale them to 16 or to 8 bits before.")
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if image.mode.startswith("I;16") or (image.mode == "I" and bits == 16):
+        return Image.fromarray(_from_sixteen(name, np.asarray(image).astype(np.int64), image.info, bits))
     if image.mode == "F":
         real = np.asarray(image)
         if not (np.isfinite(real).all() and real.min() >= 0 and real.max() <= 1):
@@ -135,10 +187,21 @@ def eight_bits(name: str, image: Image.Image) -> Image.Image:
         return Image.fromarray(np.rint(real * 255).astype(np.uint8))
     if image.mode == "I":
         raise InputError(name, "its pixels are integers of 32 bits, whose range is not known", "Save 8 or 16 bits.")
-    if "A" in image.mode.upper().replace("LAB", "") or "transparency" in image.info:
+    if image.mode == "LAB":
+        raise InputError(name, "its pixels are in the colours of LAB", "Save it as RGB.")
+    if "A" in image.mode.upper() or "transparency" in image.info:
         opaque = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", opaque.size, (0, 0, 0, 255)), opaque).convert("RGB")
     return image
+
+
+def _from_sixteen(name: str, values: NDArray[np.int64], info: dict[Any, Any], bits: int) -> NDArray[np.uint8]:
+    """Gray of 16 bits (or 12, where a file says so) in 8; a transparent gray lies on black."""
+    values = np.where(values == info.get("transparency", -1), 0, values)
+    if bits != 12 and 0 < values.max() < 2**12:
+        problem = f"its pixels have 16 bits and reach only {values.max()}, as those of 10 or 12 bits do"
+        raise InputError(name, problem, "Scale them to 16 or to 8 bits before.")
+    return np.rint(values * 255 / (2**12 - 1 if bits == 12 else 2**16 - 1)).astype(np.uint8)
 
 
 def pixels_of(image: Image.Image) -> NDArray[np.uint8]:

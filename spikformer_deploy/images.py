@@ -374,9 +374,9 @@ def _some(count: int, limit: int | None) -> NDArray[np.int64]:
 
 def _decode(name: str, raw: bytes, preprocess: Preprocess) -> NDArray[np.uint8]:
     """One image as (C, Y, X) uint8, of the size and the number of channels that the model takes."""
-    pixels = pixels_of(decoded(name, raw, preprocess.channels))
+    pixels = pixels_of(decoded(name, raw, preprocess.channels, preprocess.extent))
     if pixels.shape[1:] != preprocess.extent:
         (height, width), needed = pixels.shape[1:], preprocess.extent
-        problem = f"it is {height}x{width}, and the model takes {needed[0]}x{needed[1]}"
+        problem = f"upright it is {height}x{width}, and the model takes {needed[0]}x{needed[1]}"
         raise InputError(name, problem, "Resize the images before.")
     return pixels

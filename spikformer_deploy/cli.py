@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,9 @@ timing_option = click.option(
     show_default=True,
     type=click.Choice(["cycle", "estimate", "none"]),
     help="cycle: the first images message by message, besides the closed form.",
+)
+labels_option = click.option(
+    "--labels", metavar="FILE", help="Classes of the images of a folder or zip: lines of `file or folder,class`."
 )
 limit_option = click.option("--limit", type=int, help="Use at most so many images.")
 
@@ -152,8 +155,7 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
     compiled.program.save(path)
     summary = compile_summary(compiled.program, str(path), compiled.seconds, peak_memory_mib())
     summary["stage_seconds"] = compiled.stages
-    for note in compiled.notes:
-        click.echo(f"note: {note}", err=True)
+    _tell(compiled.notes)
     _show(summary, as_json, f"{path}")
 
 
@@ -166,6 +168,7 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Of the engine.")
 @timing_option
 @limit_option
+@labels_option
 @memory_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the JSON to a file too.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run that had the same -o.")
@@ -197,6 +200,7 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
 @click.argument("program")
 @input_option
 @limit_option
+@labels_option
 @click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(dir_okay=False))
 @click.option(
     "--json",
@@ -210,7 +214,7 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
     "--timeline", type=click.Path(dir_okay=False), help="Write the first image's way through the chip, for Perfetto."
 )
 def report_command(
-    program: str, data: str, limit: int | None, output: str, json_file: str | None, timing: str, timeline: str | None
+    program: str, data: str, output: str, json_file: str | None, timeline: str | None, **options: Any
 ) -> None:
     """Write the energy and sparsity report of PROGRAM on images."""
     from spikformer_deploy.files import write_whole
@@ -222,7 +226,7 @@ def report_command(
         _output(json_file)
     if timeline:
         _output(timeline)
-    result = _run(program, data, quiet, limit=limit, timing=timing)
+    result = _run(program, data, quiet, **options)
     result.report(path)
     if timeline:
         with _progress("timeline", quiet) as advance:
@@ -249,6 +253,7 @@ def report_command(
     help="What the engine is compared with; may be given several times.",
 )
 @limit_option
+@labels_option
 @model_options
 @as_json
 def verify_command(
@@ -257,6 +262,7 @@ def verify_command(
     data: str,
     backends: tuple[str, ...],
     limit: int | None,
+    labels: str | None,
     as_json: bool,
     **loading: Any,
 ) -> None:
@@ -272,7 +278,8 @@ def verify_command(
     loaded = load(model, **loading) if model else None
     compiled = Program.load(program)
     with _progress("verify", as_json) as advance:
-        verdict = verify(compiled, data, model=loaded, backends=backends, limit=limit, progress=advance)
+        verdict = verify(compiled, data, model=loaded, backends=backends, limit=limit, labels=labels, progress=advance)
+    _tell(verdict.notes)
     if as_json:
         _print_json(verdict.to_dict())
     else:
@@ -290,6 +297,7 @@ def verify_command(
     "--objective", default="energy", show_default=True, type=click.Choice(["energy", "latency", "cores", "tiles"])
 )
 @limit_option
+@labels_option
 @model_options
 @as_json
 def compare_command(model: str, targets: str, data: str, as_json: bool, **options: Any) -> None:
@@ -299,6 +307,7 @@ def compare_command(model: str, targets: str, data: str, as_json: bool, **option
     names = tuple(name.strip() for name in targets.split(",") if name.strip())
     with _progress("compare", as_json) as advance:
         rows = compare(model, names, data, progress=advance, **options)
+    _tell(next((row["notes"] for row in rows if "notes" in row), ()))
     if as_json:
         _print_json({"model": model, "targets": rows})
         return
@@ -432,7 +441,15 @@ def _run(program: str, data: str, quiet: bool, **options: Any) -> Any:
 
     loaded = Program.load(program)
     with _progress("run", quiet) as advance:
-        return run(loaded, data, progress=advance, **options)
+        result = run(loaded, data, progress=advance, **options)
+    _tell(result.notes)
+    return result
+
+
+def _tell(notes: Iterable[str]) -> None:
+    """Notes go to standard error, with the control characters of names shown."""
+    for note in notes:
+        click.echo(f"note: {printable(note)}", err=True)
 
 
 def _print_step(step: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 MOST_PACKED = 200
 """Images are never packed as far as that; what is, unpacks to fill the memory."""
+MOST_KINDS = 6
+"""Kinds of files that a note names."""
 MODES = {1: "L", 3: "RGB"}
 """What an image file is read as, for a model of so many channels: luminance, or colour."""
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -42,6 +45,7 @@ class Files:
              which are trusted (in a zip, its checksum)
     labels   (N,) int64, or None; classes: their names, in the order of the labels
     load     the bytes of a file, by its name, from any thread or process
+    others   names of files of another split; notes: what was left out
     """
 
     names: tuple[str, ...]
@@ -49,6 +53,8 @@ class Files:
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...]
     load: Callable[[str], bytes] = field(repr=False)
+    others: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Archive:
@@ -66,28 +72,35 @@ class Archive:
         return Archive, (self.path,)
 
     def read(self, name: str) -> bytes:
-        """One entry.  Raises InputError for a damaged one."""
+        """One entry.  Raises InputError for a damaged one, and for one that is larger than images are."""
         if self._process != os.getpid():
             self._zip.fp, self._process = self.path.open("rb"), os.getpid()
+        place = f"{self.path}: {name}"
+        _check_size(place, self._zip.getinfo(name).file_size)
         try:
             return self._zip.read(name)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
-            raise InputError(f"{self.path}: {name}", f"it cannot be read: {error}", "Pack the images again.") from None
+            raise InputError(place, f"it cannot be read: {error}", "Pack the images again.") from None
 
 
 def in_folder(path: Path, split: str, suffixes: tuple[str, ...] = SUFFIXES) -> Files:
-    """The files of a folder and those below it.  Raises InputError where there are none."""
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-    names = {p.relative_to(path).as_posix(): p for p in found}
-    marks = {name: size_and_time(p) for name, p in names.items() if not _hidden(name)}
-    return _of_split(path, marks, split, partial(bytes_of, path), suffixes)
+    """The files of a folder and those below it.
+
+    Raises InputError where there are none, or where one, or a folder, cannot be read.
+    """
+    found = dict(sorted((file.relative_to(path).as_posix(), file) for file in _below(path)))
+    chosen = _chosen(str(path), found, suffixes)
+    marks = {name: size_and_time(found[name]) for name in chosen.names}
+    return _of_split(chosen, marks, split, partial(bytes_of, path))
 
 
 def in_archive(archive: Archive, split: str, suffixes: tuple[str, ...] = SUFFIXES) -> Files:
-    """The files in a zip.  Raises InputError where there are none."""
-    names = [e for e in archive.entries if e.filename.lower().endswith(suffixes) and not _hidden(e.filename)]
-    found = sorted((e.filename, f"{e.CRC:08x}") for e in names)
-    return _of_split(archive.path, dict(found), split, archive.read, suffixes)
+    """The files in a zip.  Raises InputError where there are none, or two of the same name."""
+    found = {e.filename: f"{e.CRC:08x}" for e in sorted(archive.entries, key=lambda e: e.filename) if not e.is_dir()}
+    if len(found) < sum(not entry.is_dir() for entry in archive.entries):
+        raise InputError(str(archive.path), "two files in it have the same name", "Pack the images again.")
+    chosen = _chosen(str(archive.path), found, suffixes)
+    return _of_split(chosen, {name: found[name] for name in chosen.names}, split, archive.read)
 
 
 def single(path: Path) -> Files:
@@ -97,13 +110,65 @@ def single(path: Path) -> Files:
 
 def size_and_time(path: Path) -> str:
     """What tells a file from another of its name: bytes, and nanoseconds of its last change."""
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError as error:  # a link to nothing, or to itself
+        raise InputError(str(path), f"it cannot be read: {error.strerror}", "Leave it out, or mend it.") from None
+    if not stat.S_ISREG(found.st_mode):  # a pipe or a device could keep a reader waiting for ever
+        raise InputError(str(path), "it is neither a file nor a folder", "Leave it out.")
     return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """Files in a folder and those below it, and hidden folders unopened; links to folders are followed.
+
+    Raises InputError for a folder that cannot be listed, and where two ways lead to one, as a loop of links does.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise InputError(str(error.filename), f"it cannot be listed: {error.strerror}") from None
+
+    seen: dict[str, str] = {}
+    for folder, below, files in os.walk(path, onerror=refuse, followlinks=True):
+        first = seen.setdefault(os.path.realpath(folder), folder)
+        if first != folder:
+            raise InputError(folder, f"it leads to the same folder as {first}", "Leave one of the two out.")
+        hidden = [name for name in below if _hidden(name)]
+        below[:] = sorted(set(below) - {*hidden})
+        yield from (Path(folder, name) for name in files + hidden)
+
+
+class _Chosen(NamedTuple):
+    """Files of a kind, and a note on those that are left out."""
+
+    place: str
+    names: list[str]
+    suffixes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _chosen(place: str, names: Iterable[str], suffixes: tuple[str, ...]) -> _Chosen:
+    shown = {name: not _hidden(name) for name in names}
+    kept = [name for name, plain in shown.items() if plain and name.lower().endswith(suffixes)]
+    notes = []
+    if hidden := list(shown.values()).count(False):
+        notes.append(f"{place}: {hidden:,} hidden files or folders are left out")
+    others = [name for name, plain in shown.items() if plain and not name.lower().endswith(suffixes)]
+    if others:
+        kinds = sorted({Path(name).suffix or "no suffix" for name in others})[:MOST_KINDS]
+        notes.append(f"{place}: {len(others):,} files of other kinds are left out ({', '.join(kinds)})")
+    return _Chosen(place, kept, suffixes, tuple(notes))
 
 
 def _hidden(name: str) -> bool:
     """Whether a file, or a folder above it, is hidden: previews, caches and what macOS adds to archives."""
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _check_size(place: str, size: int) -> None:
+    """Before it is read."""
+    if size > MOST_BYTES:
+        raise InputError(place, f"{size:,} bytes, and a file of an image may have {MOST_BYTES:,}")
 
 
 def decoded(name: str, raw: bytes, channels: int, extent: tuple[int, int] | None = None) -> Image.Image:
@@ -211,26 +276,46 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def bytes_of(folder: Path, name: str) -> bytes:
-    """A file, whole.  Raises InputError where it cannot be read."""
+    """A file, whole.  Raises InputError where it cannot be read, or is larger than images are."""
     try:
+        _check_size(str(folder / name), (folder / name).stat().st_size)
         return (folder / name).read_bytes()
     except OSError as error:
         raise InputError(str(folder / name), f"it cannot be read: {error.strerror}") from None
 
 
-def _of_split(
-    path: Path, marks: dict[str, str], split: str, load: Callable[[str], bytes], suffixes: tuple[str, ...]
-) -> Files:
+def _of_split(chosen: _Chosen, marks: dict[str, str], split: str, load: Callable[[str], bytes]) -> Files:
     """Those of one split, where the outermost folders are train and test (or val); else all."""
-    outermost = {name.split("/")[0] for name in marks}
+    outermost = {name.split("/")[0] for name in marks if "/" in name}
     held_out = next((folder for folder in ("test", "val", "validation") if folder in outermost), None)
+    root = ""
+    others: tuple[str, ...] = ()
     if "train" in outermost and held_out is not None:
-        folder = "train" if split == "train" else held_out
-        marks = {name: mark for name, mark in marks.items() if name.startswith(f"{folder}/")}
+        root = "train/" if split == "train" else f"{held_out}/"
+        others = tuple(name for name in marks if not name.startswith(root))
+        marks = {name: mark for name, mark in marks.items() if name.startswith(root)}
     if not marks:
-        raise InputError(str(path), f"no images in it (looked for {', '.join(suffixes)})")
-    folders = [name.rpartition("/")[0].rpartition("/")[2] for name in marks]
-    classes = tuple(sorted(set(folders)))
+        raise InputError(chosen.place, f"no images in it (looked for {', '.join(chosen.suffixes)})")
+    labels, classes = _classes(chosen.place, [name[len(root) :].rpartition("/")[0] for name in marks])
+    return Files(tuple(marks), tuple(marks.values()), labels, classes, load, others, chosen.notes)
+
+
+def _classes(place: str, folders: list[str]) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """Labels, and the names of the classes, from the folder of each file, whose last part is its class.
+
+    Raises InputError where some files have no folder, or stand beside folders of others: which is the class?
+    """
+    several = set(folders)
+    for folder in sorted(several):
+        parts = folder.split("/")
+        above = next((a for a in ("/".join(parts[:i]) for i in range(len(parts))) if folder and a in several), None)
+        if above is not None:
+            where = f"in {above}" if above else "outside all folders"
+            problem = f"some images are {where} and some in {folder}, so that their classes are not known"
+            raise InputError(place, problem, "Put every image into the folder of its class.")
+    if several == {""}:
+        return None, ()
+    names = [folder.rpartition("/")[2] for folder in folders]
+    classes = tuple(sorted(set(names)))
     number = {name: i for i, name in enumerate(classes)}
-    labels = None if "" in number else np.array([number[folder] for folder in folders], np.int64)
-    return Files(tuple(marks), tuple(marks.values()), labels, classes if labels is not None else (), load)
+    return np.array([number[name] for name in names], np.int64), classes

@@ -186,7 +186,10 @@ def test_an_image_that_lies_on_its_side_is_refused(tmp_path: Path) -> None:
         grey(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("mode", "1 L P LA PA RGB RGBA RGBX CMYK YCbCr HSV La RGBa".split())
+OF_PILLOW = ["1", "L", "P", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "La", "RGBa"]
+
+
+@pytest.mark.parametrize("mode", OF_PILLOW)
 def test_every_mode_of_pillow_has_a_rule(mode: str) -> None:
     """Opaque, so that it is the plain conversion, or refused by name."""
     colour = Image.fromarray(np.dstack([PIXELS, 255 - PIXELS, PIXELS // 2]))
@@ -246,7 +249,7 @@ def test_headers_are_looked_at_before_decoding(tmp_path: Path, monkeypatch: pyte
 def test_frames_of_any_number_that_is_whole(dtype: type, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 2 if dtype is bool else 200, (3, 4, 1, 8, 12))
     np.savez(tmp_path / "a.npz", frames=frames.astype(dtype))
-    np.testing.assert_array_equal(read(tmp_path / "a.npz", GREY).pixels, frames)
+    np.testing.assert_array_equal(read(tmp_path / "a.npz", GREY, frames=4).pixels, frames)
 
 
 def test_what_is_not_whole_is_refused() -> None:
@@ -258,10 +261,11 @@ def test_what_is_not_whole_is_refused() -> None:
 
 def test_pixels_of_another_scale_are_told() -> None:
     with pytest.warns(UserWarning, match="no pixel is above 16"):
-        read(np.full((2, 1, 8, 12), 16, np.uint8), GREY)
+        _ = read(np.full((2, 1, 8, 12), 16, np.uint8), GREY).pixels
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read(np.full((2, 1, 8, 12), 160, np.uint8), GREY)
+        _ = read(np.full((2, 1, 8, 12), 160, np.uint8), GREY).pixels
+        _ = read(np.full((2, 3, 1, 8, 12), 16, np.uint8), GREY, frames=3).pixels
 
 
 def test_lost_events_are_counted() -> None:

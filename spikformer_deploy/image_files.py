@@ -83,24 +83,25 @@ class Archive:
             raise InputError(place, f"it cannot be read: {error}", "Pack the images again.") from None
 
 
-def in_folder(path: Path, split: str, suffixes: tuple[str, ...] = SUFFIXES) -> Files:
+def in_folder(path: Path, split: str, suffixes: tuple[str, ...] = SUFFIXES, by_folder: bool = True) -> Files:
     """The files of a folder and those below it.
 
+    by_folder  whether the folder of a file is its class
     Raises InputError where there are none, or where one, or a folder, cannot be read.
     """
     found = dict(sorted((file.relative_to(path).as_posix(), file) for file in _below(path)))
     chosen = _chosen(str(path), found, suffixes)
     marks = {name: size_and_time(found[name]) for name in chosen.names}
-    return _of_split(chosen, marks, split, partial(bytes_of, path))
+    return _of_split(chosen, marks, split, partial(bytes_of, path), by_folder)
 
 
-def in_archive(archive: Archive, split: str, suffixes: tuple[str, ...] = SUFFIXES) -> Files:
-    """The files in a zip.  Raises InputError where there are none, or two of the same name."""
+def in_archive(archive: Archive, split: str, suffixes: tuple[str, ...] = SUFFIXES, by_folder: bool = True) -> Files:
+    """The files in a zip, as in_folder.  Raises InputError where there are none, or two of the same name."""
     found = {e.filename: f"{e.CRC:08x}" for e in sorted(archive.entries, key=lambda e: e.filename) if not e.is_dir()}
     if len(found) < sum(not entry.is_dir() for entry in archive.entries):
         raise InputError(str(archive.path), "two files in it have the same name", "Pack the images again.")
     chosen = _chosen(str(archive.path), found, suffixes)
-    return _of_split(chosen, {name: found[name] for name in chosen.names}, split, archive.read)
+    return _of_split(chosen, {name: found[name] for name in chosen.names}, split, archive.read, by_folder)
 
 
 def single(path: Path) -> Files:
@@ -284,7 +285,9 @@ def bytes_of(folder: Path, name: str) -> bytes:
         raise InputError(str(folder / name), f"it cannot be read: {error.strerror}") from None
 
 
-def _of_split(chosen: _Chosen, marks: dict[str, str], split: str, load: Callable[[str], bytes]) -> Files:
+def _of_split(
+    chosen: _Chosen, marks: dict[str, str], split: str, load: Callable[[str], bytes], by_folder: bool
+) -> Files:
     """Those of one split, where the outermost folders are train and test (or val); else all."""
     outermost = {name.split("/")[0] for name in marks if "/" in name}
     held_out = next((folder for folder in ("test", "val", "validation") if folder in outermost), None)
@@ -296,7 +299,8 @@ def _of_split(chosen: _Chosen, marks: dict[str, str], split: str, load: Callable
         marks = {name: mark for name, mark in marks.items() if name.startswith(root)}
     if not marks:
         raise InputError(chosen.place, f"no images in it (looked for {', '.join(chosen.suffixes)})")
-    labels, classes = _classes(chosen.place, [name[len(root) :].rpartition("/")[0] for name in marks])
+    folders = [name[len(root) :].rpartition("/")[0] for name in marks]
+    labels, classes = _classes(chosen.place, folders) if by_folder else (None, ())
     return Files(tuple(marks), tuple(marks.values()), labels, classes, load, others, chosen.notes)
 
 

@@ -214,7 +214,7 @@ def read(
         published = read_folder(path, split)
         if published is not None:
             return _in_memory(str(path), *published, wanted)
-        return _files(in_folder(path, split, FRAMES if frames else SUFFIXES), wanted)
+        return _files(in_folder(path, split, wanted.suffixes, labels is None), wanted)
     if not stat.S_ISREG(kind):  # a pipe or a device could keep a reader waiting for ever
         raise InputError(str(path), "it is neither a file nor a folder", "Save the images to a file.")
     return _file(path, wanted)
@@ -237,6 +237,11 @@ class _Wanted:
         return (self.frames, *image) if self.frames else image
 
     @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the files in a folder or zip."""
+        return FRAMES if self.frames else SUFFIXES
+
+    @property
     def dark(self) -> int:
         """As of an ImageSet: counts of events may be small."""
         return DARK if self.preprocess.max_value == 255 and not self.frames else 0
@@ -245,8 +250,8 @@ class _Wanted:
     def said(self) -> str:
         """The shape that an array must have, for a person."""
         if not self.frames:
-            return f"The model takes images without time steps, (images, {', '.join(map(str, self.shape))})."
-        return f"The model takes recordings of {self.frames} frames, (N, T, C, Y, X) = (N, {str(self.shape)[1:]}."
+            return f"the model takes images without time steps, (N, C, Y, X) = (N, {str(self.shape)[1:]}"
+        return f"the model takes recordings of {self.frames} frames, (N, T, C, Y, X) = (N, {str(self.shape)[1:]}"
 
 
 def _file(path: Path, wanted: _Wanted) -> ImageSet:
@@ -277,7 +282,7 @@ def _zip(path: Path, wanted: _Wanted) -> ImageSet:
     archive = Archive(path)
     if archive.entries and all(entry.filename.endswith(".npy") for entry in archive.entries):
         return _in_memory(str(path), *arrays.npz(str(path), path), (), wanted)
-    return _files(in_archive(archive, wanted.split, FRAMES if wanted.frames else SUFFIXES), wanted)
+    return _files(in_archive(archive, wanted.split, wanted.suffixes, wanted.labels is None), wanted)
 
 
 def _digits(wanted: _Wanted) -> ImageSet:
@@ -367,7 +372,8 @@ def _layout(images: Stored, wanted: _Wanted) -> Callable[[NDArray[Any]], NDArray
     """What turns rows of an array into those that the model takes."""
     shape, rest, size = wanted.shape, images.shape[1:], math.prod(images.shape)
     if not size or images.dtype.kind not in "uibf":
-        raise InputError(images.place, f"{images.shape} values of type {images.dtype}", wanted.said)
+        problem = f"{images.shape} values of type {images.dtype}, and {wanted.said}"
+        raise InputError(images.place, problem, "Give whole numbers in that order of axes.")
     if rest == shape or (wanted.frames and images.shape == shape):
         return lambda block: block
     if not wanted.frames and rest == shape[1:] and shape[0] == 1:
@@ -377,7 +383,7 @@ def _layout(images: Stored, wanted: _Wanted) -> Callable[[NDArray[Any]], NDArray
     problem = f"images of shape {rest}"
     if wanted.frames and images.shape[:1] == shape[:1] and images.shape[2:] == shape[1:]:
         problem = f"its shape is {images.shape}: time steps come first, and recordings second"
-    raise InputError(images.place, problem, wanted.said)
+    raise InputError(images.place, f"{problem}, and {wanted.said}", "Give them in that order and size.")
 
 
 def _checked(place: str, block: NDArray[Any], wanted: _Wanted) -> NDArray[Any]:

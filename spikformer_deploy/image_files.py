@@ -166,10 +166,10 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def _check_size(place: str, size: int) -> None:
+def _check_size(place: str, size: int, most: int = MOST_BYTES) -> None:
     """Before it is read."""
-    if size > MOST_BYTES:
-        raise InputError(place, f"{size:,} bytes, and a file of an image may have {MOST_BYTES:,}")
+    if size > most:
+        raise InputError(place, f"{size:,} bytes, and {most:,} are read at most")
 
 
 def decoded(name: str, raw: bytes, channels: int, extent: tuple[int, int] | None = None) -> Image.Image:
@@ -276,10 +276,10 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
 
 
-def bytes_of(folder: Path, name: str) -> bytes:
-    """A file, whole.  Raises InputError where it cannot be read, or is larger than images are."""
+def bytes_of(folder: Path, name: str, most: int = MOST_BYTES) -> bytes:
+    """A file, whole.  Raises InputError where it cannot be read, or has more than `most` bytes."""
     try:
-        _check_size(str(folder / name), (folder / name).stat().st_size)
+        _check_size(str(folder / name), (folder / name).stat().st_size, most)
         return (folder / name).read_bytes()
     except OSError as error:
         raise InputError(str(folder / name), f"it cannot be read: {error.strerror}") from None

@@ -125,10 +125,12 @@ class ImageSet:
             number = {name: int(name) for name in self.names if _is_number(name) and int(name) < count} | number
         elif not classes:
             return _of_nameless(self.names, count)
+        if classes and len(classes) != count:
+            raise InputError("class names", f"the model has {len(classes)} for {count} classes", "Compile it again.")
         unknown = [name for name in self.names if name not in number]
-        if unknown or len({*classes}) < len(classes):
+        if unknown:
             known = f"the model's are {_few(classes)}" if classes else f"the model has 0 to {count - 1}, without names"
-            problem = f"classes named {_few(unknown or self.names)}, and {known}"
+            problem = f"classes named {_few(unknown)}, and {known}"
             raise InputError(self.named_by or "labels", problem, WAY_OUT)
         return [number[name] for name in self.names]
 
@@ -143,19 +145,22 @@ class ImageSet:
     def pixels(self) -> NDArray[np.uint8]:
         """All images, (N, C, Y, X) or (N, T, C, Y, X) uint8; warns of what a run would note."""
         pixels = self._read(slice(0, self.count))
-        for note in (*self.notes, *self.notes_on(int(pixels.max()), self.count)):
+        for note in self.all_notes(int(pixels.max()), self.lost_in(slice(0, self.count))):
             warnings.warn(note, stacklevel=2)
         return pixels
 
-    def notes_on(self, brightest: int, count: int) -> list[str]:
-        """Notes on the first `count` images, once they are read: the largest of their pixels, and their lost events."""
-        out = []
+    def lost_in(self, part: slice) -> int:
+        """Events that are lost in some of the images, once they are read."""
+        return 0 if self.lost is None else int(self.lost[part].sum())
+
+    def all_notes(self, brightest: int, lost: int) -> tuple[str, ...]:
+        """The notes, with those on the pixels: the largest of all of them, and the events that are lost."""
+        notes = list(self.notes)
         if 0 < brightest <= self.dark:
-            out.append(f"no pixel is above {brightest} of 255: are they scaled otherwise?")
-        lost = 0 if self.lost is None else int(self.lost[:count].sum())
+            notes.append(f"no pixel is above {brightest} of 255: are they scaled otherwise?")
         if lost:
-            out.append(f"{lost:,} events are lost: a frame holds {MOST_EVENTS} of a pixel")
-        return out
+            notes.append(f"{lost:,} events are lost: a frame holds {MOST_EVENTS} of a pixel")
+        return tuple(notes)
 
     def batches(self, size: int, start: int = 0) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64] | None]]:
         """Images and labels from image `start` on, `size` at a time, in order; the next ones are read meanwhile."""

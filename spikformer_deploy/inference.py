@@ -169,7 +169,9 @@ def run(
     start = saved = time.monotonic()
     try:
         for pixels, _ in images.batches(batch, 0 if tally is None else len(tally.accumulators)):
-            tally = tally_file.added(tally, _batch(program, there, execute(pixels), table, int(pixels.max())))
+            done = 0 if tally is None else len(tally.accumulators)
+            seen = int(pixels.max()), images.lost_in(slice(done, done + len(pixels)))
+            tally = tally_file.added(tally, _batch(program, there, execute(pixels), table, seen))
             if progress is not None:
                 progress(len(tally.accumulators), len(images), _remark(tally, images))
             if unfinished and time.monotonic() - saved > SAVE_SECONDS:
@@ -188,7 +190,7 @@ def run(
     return Run(
         program, images, backend, tally.kernels, tally.accumulators, images.labels, tally.events, tally.times, cycle,
         account(program.network, tally.events, *mapped), time.monotonic() - start, peak_memory_mib(),
-        (*images.notes, *images.notes_on(tally.brightest, len(images))),
+        images.all_notes(tally.brightest, tally.lost),
     )  # fmt: skip
 
 
@@ -229,13 +231,16 @@ def _hop_table(program: Program, there: Geometry) -> HopTable:
     return hop_table(traffic(there, program.profile), mesh, there.cells)
 
 
-def _batch(program: Program, there: Geometry, execution: Execution, table: HopTable | None, brightest: int) -> Tally:
+def _batch(
+    program: Program, there: Geometry, execution: Execution, table: HopTable | None, seen: tuple[int, int]
+) -> Tally:
+    """What a batch adds; seen: its largest pixel, and the events that are lost in it."""
     events = count(there, execution)
     times = None
     if table is not None:
         times = estimate(events, program.network, program.mapping, program.profile)
         times = replace(times, hops=mean_hops(table, execution.activity))
-    return Tally(execution.accumulators, events, times, execution.kernels, brightest)
+    return Tally(execution.accumulators, events, times, execution.kernels, *seen)
 
 
 def _remark(tally: Tally, images: ImageSet) -> str:

@@ -1,10 +1,12 @@
-"""A file that says the class of every image: lines of `file or folder,class`, for images without class folders."""
+"""Names of classes, and the file that says the class of every image: lines of `file or folder,class`."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,16 @@ MOST_BYTES = 2**27
 MOST_NAMED = 5
 """Files without a class that an error lists."""
 FORM = "Write lines of `file or folder,class`, without a first line of titles."
+
+
+def check_names(place: str, names: Sequence[str]) -> None:
+    """Raise InputError for names of classes that no folder and no line of a file of labels could mean."""
+    odd = next((name for name in names if not name or name != name.strip()), None)
+    if odd is not None:
+        raise InputError(place, f"a class is called {odd!r}", "Give it a name without blanks around it.")
+    twice = sorted({name for name, count in Counter(names).items() if count > 1})
+    if twice:
+        raise InputError(place, f"several classes are called {twice[0]}", "Give each class a name of its own.")
 
 
 def labelled(files: Files, path: Path) -> Files:

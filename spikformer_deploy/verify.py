@@ -96,7 +96,7 @@ def verify(
         if float_run is not None:
             float_run.compare(pixels, ours)
         tell("")
-    verdict.notes = (*images.notes, *images.notes_on(brightest, len(images)))
+    verdict.notes = images.all_notes(brightest, images.lost_in(slice(0, len(images))))
     if images.labels is not None:
         verdict.integer_accuracy = float((np.concatenate(integers) == images.labels).mean())
     if float_run is not None:

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support.models import SMALL
+from support.networks import random_network
 
-from spikformer_deploy.errors import InputError
+from spikformer_deploy.converters import checkpoint
+from spikformer_deploy.errors import InputError, ProgramError
+from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import ImageSet, Preprocess, read
+from spikformer_deploy.mapping import map_network
+from spikformer_deploy.nn.zoo import build
+from spikformer_deploy.program import Program, from_bytes, to_bytes
 
 PIXELS = (np.arange(16).reshape(4, 4) * 10 + 90).astype(np.uint8)
 GREY = Preprocess(1, 4, (0.0,), (1.0,))
@@ -221,3 +229,25 @@ def test_labels_beside_labels_are_refused(flat: Path) -> None:
     for data in (np.zeros((1, 1, 8, 8), np.uint8), "digits"):
         with pytest.raises(InputError, match=r"--labels: .* is no folder or zip of images"):
             read(data, Preprocess(1, 8, (0.0,), (1.0,)), labels=file)
+
+
+NAMES = [("cat", "cat"), ("cat", ""), ("cat", " dog")]
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_names_that_no_folder_could_mean_are_refused(names: tuple[str, str], tmp_path: Path) -> None:
+    """In a program, by way of its file, and in a checkpoint."""
+    config = replace(SMALL["cifar"], num_classes=2)
+    module = build(config)
+    preprocess = Preprocess(config.in_channels, config.image_size, (0.5,) * 3, (0.5,) * 3)
+    message = "several classes are called cat" if names[1] == "cat" else "a class is called"
+    checkpoint.save(tmp_path / "a.safetensors", module, config, preprocess, names, {})
+    with pytest.raises(InputError, match=rf"a\.safetensors: {message}"):
+        checkpoint.load(tmp_path / "a.safetensors")
+    network = random_network(11, blocks=1)
+    profile = load_profile("loihi2")
+    images = Preprocess(*network.input.shape[:2], (0.0,) * network.input.shape[0], (1.0,) * network.input.shape[0])
+    program = Program(network, map_network(network, profile, {}), profile, images, ("cat", "dog"), {})
+    object.__setattr__(program, "labels", names)
+    with pytest.raises(ProgramError, match=message):
+        from_bytes(to_bytes(program), "a.spk")

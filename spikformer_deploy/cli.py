@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ def main() -> None:
     # before torch is loaded: its threads wait for each other after every layer, and where other work shares the cores
     # those that wait busily keep the late one from running (7 times the time of a float pass)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # images.py has a limit of its own, and says so in one message
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     try:
         cli.main(standalone_mode=False)
     except SpikdeployError as error:

@@ -32,9 +32,12 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MOST_PIXELS = 2**26
 """Of one image that is to be resized: 8192 x 8192.  It takes 192 MiB in colour."""
 MOST_BYTES = 4 * MOST_PIXELS
-"""Of one file of an image: so many pixels with an alpha channel, not packed."""
+"""Of the file of such an image: so many pixels with an alpha channel, not packed."""
 BITS, PHOTOMETRIC, SAMPLE_FORMAT, WHITE_IS_ZERO, SIGNED = 258, 262, 339, 0, 2
 """Tags of TIFF, and values of the last two."""
+
+
+Load = Callable[[str, int], bytes]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +47,7 @@ class Files:
     names    of the files; marks: what tells a file from another of its name: its size and the time of its last change,
              which are trusted (in a zip, its checksum)
     labels   (N,) int64, or None; classes: their names, in the order of the labels
-    load     the bytes of a file, by its name, from any thread or process
+    load     the bytes of a file, by its name and how many it may have, from any thread or process
     others   names of files of another split; notes: what was left out
     """
 
@@ -52,7 +55,7 @@ class Files:
     marks: tuple[str, ...]
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...]
-    load: Callable[[str], bytes] = field(repr=False)
+    load: Load = field(repr=False)
     others: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -71,12 +74,12 @@ class Archive:
     def __reduce__(self) -> tuple[type[Archive], tuple[Path]]:
         return Archive, (self.path,)
 
-    def read(self, name: str) -> bytes:
-        """One entry.  Raises InputError for a damaged one, and for one that is larger than images are."""
+    def read(self, name: str, most: int) -> bytes:
+        """One entry.  Raises InputError for a damaged one, and for one of more than `most` bytes."""
         if self._process != os.getpid():
             self._zip.fp, self._process = self.path.open("rb"), os.getpid()
         place = f"{self.path}: {name}"
-        _check_size(place, self._zip.getinfo(name).file_size)
+        _check_size(place, self._zip.getinfo(name).file_size, most)
         try:
             return self._zip.read(name)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
@@ -166,7 +169,7 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def _check_size(place: str, size: int, most: int = MOST_BYTES) -> None:
+def _check_size(place: str, size: int, most: int) -> None:
     """Before it is read."""
     if size > most:
         raise InputError(place, f"{size:,} bytes, and {most:,} are read at most")
@@ -191,8 +194,10 @@ def decoded(name: str, raw: bytes, channels: int, extent: tuple[int, int] | None
         return eight_bits(name, ImageOps.exif_transpose(image), bits).convert(MODES[channels])
     except UnidentifiedImageError:
         raise InputError(name, f"it cannot be decoded: it is none of {', '.join(FORMATS)}, or is damaged") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(name, f"it cannot be decoded: {error}") from None
+    except InputError:
+        raise
+    except Exception as error:  # decoders fail in many ways on what is damaged
+        raise InputError(name, f"it cannot be decoded: {error or type(error).__name__}") from None
 
 
 def _check_extent(name: str, image: Image.Image, extent: tuple[int, int] | None) -> None:
@@ -276,7 +281,7 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
 
 
-def bytes_of(folder: Path, name: str, most: int = MOST_BYTES) -> bytes:
+def bytes_of(folder: Path, name: str, most: int) -> bytes:
     """A file, whole.  Raises InputError where it cannot be read, or has more than `most` bytes."""
     try:
         _check_size(str(folder / name), (folder / name).stat().st_size, most)
@@ -285,9 +290,7 @@ def bytes_of(folder: Path, name: str, most: int = MOST_BYTES) -> bytes:
         raise InputError(str(folder / name), f"it cannot be read: {error.strerror}") from None
 
 
-def _of_split(
-    chosen: _Chosen, marks: dict[str, str], split: str, load: Callable[[str], bytes], by_folder: bool
-) -> Files:
+def _of_split(chosen: _Chosen, marks: dict[str, str], split: str, load: Load, by_folder: bool) -> Files:
     """Those of one split, where the outermost folders are train and test (or val); else all."""
     outermost = {name.split("/")[0] for name in marks if "/" in name}
     held_out = next((folder for folder in ("test", "val", "validation") if folder in outermost), None)

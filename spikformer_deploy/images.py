@@ -242,6 +242,11 @@ class _Wanted:
         return (self.frames, *image) if self.frames else image
 
     @property
+    def most_bytes(self) -> int:
+        """Of the file of an image or a recording: 64 a pixel, more than any depth takes, and 16 MiB that go along."""
+        return 2**24 + 64 * math.prod(self.shape)
+
+    @property
     def suffixes(self) -> tuple[str, ...]:
         """Of the files in a folder or zip."""
         return FRAMES if self.frames else SUFFIXES
@@ -408,11 +413,14 @@ def _files(files: Files, wanted: _Wanted) -> ImageSet:
     order = _some(len(files.names), wanted.limit)
     decode = _recording if wanted.frames else _decode
 
+    def read_one(name: str) -> NDArray[np.uint8]:
+        return decode(name, files.load(name, wanted.most_bytes), wanted)
+
     def read_part(part: slice) -> NDArray[np.uint8]:
         names = [files.names[i] for i in order[part]]
         check_room("images", len(names), math.prod(wanted.shape))
         with ThreadPoolExecutor() as workers:
-            return np.stack(list(workers.map(lambda name: decode(name, files.load(name), wanted), names)))
+            return np.stack(list(workers.map(read_one, names)))
 
     marked = [[files.names[i], files.marks[i]] for i in order]
     identity = hashlib.sha256(json.dumps(marked).encode()).hexdigest()

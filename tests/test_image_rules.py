@@ -5,6 +5,7 @@ import struct
 import warnings
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -337,3 +338,29 @@ def test_other_files_of_the_same_names_and_sizes_are_others(tmp_path: Path) -> N
     Image.fromarray(255 - PIXELS).save(path)
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     assert read(path, GREY).identity != before
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "tif", "webp", "ppm"])
+def test_damaged_images_are_refused_or_decoded(suffix: str, tmp_path: Path) -> None:
+    """Some bytes turned, many times: nothing but our own error, whatever the decoder makes of it."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (8, 12, 3)).astype(np.uint8)).save(tmp_path / f"a.{suffix}")
+    content = np.frombuffer((tmp_path / f"a.{suffix}").read_bytes(), np.uint8)
+    for _ in range(400):
+        changed = content.copy()
+        places = rng.integers(0, min(len(changed), rng.choice([64, len(changed)])), rng.integers(1, 5))
+        changed[places] = rng.choice([0, 1, 127, 255, int(rng.integers(256))], len(places))
+        with suppress(InputError):
+            assert decoded("a", changed.tobytes(), 3, (8, 12)).mode == "RGB"
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    """A sparse file of a terabyte, and a zip that unpacks to more than an image can have."""
+    with (tmp_path / "a.png").open("wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(InputError, match=r"a\.png: 1,099,511,627,776 bytes, and 16,783,360 are read at most"):
+        grey(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("b.png", bytes(2**25))
+    with pytest.raises(InputError, match=r"b\.png: 33,554,432 bytes"):
+        grey(tmp_path / "a.zip")

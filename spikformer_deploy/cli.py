@@ -310,9 +310,11 @@ def compare_command(model: str, targets: str, data: str, as_json: bool, **option
     names = tuple(name.strip() for name in targets.split(",") if name.strip())
     with _progress("compare", as_json) as advance:
         rows = compare(model, names, data, progress=advance, **options)
-    _tell(next((row["notes"] for row in rows if "notes" in row), ()))
+    # all rows are of the same images
+    notes: list[str] = next(iter([row.pop("notes") for row in rows if "notes" in row]), [])
+    _tell(notes)
     if as_json:
-        _print_json({"model": model, "targets": rows})
+        _print_json({"model": model, "targets": rows, "notes": notes})
         return
     _print_tables([compare_table(rows)])
     for row in rows:

@@ -34,6 +34,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """A row a target and schedule: both names, and COLUMNS or `refused`, the reason why the model cannot run there.
 
+    Rows with COLUMNS have `notes` on the images, too, the same in each.
     Models with attention are mapped both ways, spatial and token-serial.
 
     labels  a file of the classes of the images (see labels.py)

@@ -63,7 +63,7 @@ def test_labels_and_notes_of_every_command(
         case "verify":
             assert (found["integer_accuracy"], found["notes"]) == (right, [note])
         case "compare":
-            assert {(row["accuracy"], *row["notes"]) for row in found["targets"]} == {(right, note)}
+            assert ({row["accuracy"] for row in found["targets"]}, found["notes"]) == ({right}, [note])
 
 
 def test_a_wrong_file_of_labels_is_one_message(program: Path, images: tuple[Path, Path, list[int]]) -> None:

@@ -32,6 +32,7 @@ from spikformer_deploy.converters.imported import MOST_STEPS, preprocess_of
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import check_file, write_whole
 from spikformer_deploy.images import Preprocess
+from spikformer_deploy.labels import check_names
 from spikformer_deploy.nn.zoo import ModelConfig, build, named, plain
 
 ENTRY = "spikformer_deploy"
@@ -117,6 +118,7 @@ def load(
             raise ModelError(str(path), f"its shapes are of no official checkpoint ({error})") from None
         preprocess, remark = _usual_preprocess(config, arguments)
         labels, training, notes = (), {}, (*notes, *remark)
+    check_names(str(path), labels)
     config = replace(config, heads=heads or config.heads, time_steps=time_steps or config.time_steps)
     _check_sizes(path, config, len(tensors))
     return Loaded(_module(path, config, tensors), config, preprocess, labels, sha256, training, notes)

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ def main() -> None:
     # before torch is loaded: its threads wait for each other after every layer, and where other work shares the cores
     # those that wait busily keep the late one from running (7 times the time of a float pass)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # images.py has a limit of its own, and says so in one message
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     _open_streams()
     # Python's own words have the line of our source, and names as they are
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {' '.join(str(message).splitlines())}")
@@ -137,6 +139,9 @@ timing_option = click.option(
     type=click.Choice(["cycle", "estimate", "none"]),
     help="cycle: the first images message by message, besides the closed form.",
 )
+labels_option = click.option(
+    "--labels", metavar="FILE", help="Classes of the images of a folder or zip: lines of `file or folder,class`."
+)
 limit_option = click.option("--limit", type=int, help="Use at most so many images.")
 
 
@@ -231,8 +236,7 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
     compiled.program.save(path)
     summary = compile_summary(compiled.program, str(path), compiled.seconds, peak_memory_mib())
     summary["stage_seconds"] = compiled.stages
-    for note in compiled.notes:
-        _say(f"note: {note}")
+    _tell(compiled.notes)
     _show(summary, as_json, f"{path}")
 
 
@@ -245,6 +249,7 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Of the engine.")
 @timing_option
 @limit_option
+@labels_option
 @memory_option
 @click.option("-o", "--output", help="Write the JSON to a file too.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run that had the same -o.")
@@ -259,7 +264,7 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
 
     if resume and not output:
         raise click.UsageError("--resume needs the -o of the interrupted run")
-    path = _output(output, *_files(program, data)) if output is not None else None
+    path = _output(output, *_files(program, data, options["labels"])) if output is not None else None
     unfinished = _output(f"{output}.partial") if path else None
     result = _run(program, data, as_json, unfinished=unfinished, resume=resume, **options)
     values = result.to_dict()
@@ -276,6 +281,7 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
 @click.argument("program")
 @input_option
 @limit_option
+@labels_option
 @click.option("-o", "--output", default="report.html", show_default=True)
 @click.option(
     "--json",
@@ -287,20 +293,20 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
 @timing_option
 @click.option("--timeline", help="Write the first image's way through the chip, for Perfetto.")
 def report_command(
-    program: str, data: str, limit: int | None, output: str, json_file: str | None, timing: str, timeline: str | None
+    program: str, data: str, output: str, json_file: str | None, timeline: str | None, **options: Any
 ) -> None:
     """Write the energy and sparsity report of PROGRAM on images."""
     from spikformer_deploy.files import write_whole
     from spikformer_deploy.report import report_data
 
     quiet = json_file == "-"
-    read = _files(program, data)
+    read = _files(program, data, options["labels"])
     path = _output(output, *read)
     if json_file is not None and not quiet:
         _output(json_file, *read, output)
     if timeline is not None:
         _output(timeline, *read, output, json_file or output)
-    result = _run(program, data, quiet, limit=limit, timing=timing)
+    result = _run(program, data, quiet, **options)
     result.report(path)
     if timeline:
         with _progress("timeline", quiet) as advance:
@@ -327,6 +333,7 @@ def report_command(
     help="What the engine is compared with; may be given several times.",
 )
 @limit_option
+@labels_option
 @model_options
 @as_json
 def verify_command(
@@ -335,6 +342,7 @@ def verify_command(
     data: str,
     backends: tuple[str, ...],
     limit: int | None,
+    labels: str | None,
     as_json: bool,
     **loading: Any,
 ) -> None:
@@ -350,7 +358,8 @@ def verify_command(
     loaded = load(model, **loading) if model else None
     compiled = Program.load(program)
     with _progress("verify", as_json) as advance:
-        verdict = verify(compiled, data, model=loaded, backends=backends, limit=limit, progress=advance)
+        verdict = verify(compiled, data, model=loaded, backends=backends, limit=limit, labels=labels, progress=advance)
+    _tell(verdict.notes)
     if as_json:
         _print_json(verdict.to_dict())
     else:
@@ -368,6 +377,7 @@ def verify_command(
     "--objective", default="energy", show_default=True, type=click.Choice(["energy", "latency", "cores", "tiles"])
 )
 @limit_option
+@labels_option
 @model_options
 @as_json
 def compare_command(model: str, targets: str, data: str, as_json: bool, **options: Any) -> None:
@@ -377,8 +387,11 @@ def compare_command(model: str, targets: str, data: str, as_json: bool, **option
     names = tuple(name.strip() for name in targets.split(",") if name.strip())
     with _progress("compare", as_json) as advance:
         rows = compare(model, names, data, progress=advance, **options)
+    # all rows are of the same images
+    notes: list[str] = next(iter([row.pop("notes") for row in rows if "notes" in row]), [])
+    _tell(notes)
     if as_json:
-        _print_json({"model": model, "targets": rows})
+        _print_json({"model": model, "targets": rows, "notes": notes})
         return
     _print_tables([compare_table(rows)])
     for row in rows:
@@ -521,7 +534,15 @@ def _run(program: str, data: str, quiet: bool, **options: Any) -> Any:
 
     loaded = Program.load(program)
     with _progress("run", quiet) as advance:
-        return run(loaded, data, progress=advance, **options)
+        result = run(loaded, data, progress=advance, **options)
+    _tell(result.notes)
+    return result
+
+
+def _tell(notes: Iterable[str]) -> None:
+    """Notes go to standard error, with the control characters of names shown."""
+    for note in notes:
+        _say(f"note: {note}")
 
 
 def _print_step(step: Any) -> None:

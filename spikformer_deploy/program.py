@@ -23,6 +23,7 @@ from spikformer_deploy.flat import built, checksum, flat
 from spikformer_deploy.hardware import Profile
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.json_text import parsed, sealed
+from spikformer_deploy.labels import check_names
 from spikformer_deploy.mapping import verify_mapping
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.check import check_network
@@ -39,7 +40,7 @@ LARGEST_FILE = 2**32
 class Program:
     """A network compiled for a target.
 
-    labels      class names, may be empty
+    labels      class names, each once; may be empty
     provenance  name -> plain value: source file and its sha256, settings, calibration, versions
     """
 
@@ -49,6 +50,9 @@ class Program:
     preprocess: Preprocess
     labels: tuple[str, ...]
     provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_names("class names", self.labels)
 
     @property
     def frames(self) -> int:

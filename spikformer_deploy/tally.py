@@ -28,21 +28,26 @@ class Tally:
     accumulators  (images, classes) int64
     events        of all of them, those of slices summed over the images; times: None where no timing was asked for
     kernels       which ran
+    brightest     the largest pixel; lost: events that frames do not hold
     """
 
     accumulators: NDArray[np.int64]
     events: Events
     times: StepTimes | None
     kernels: str
+    brightest: int
+    lost: int
 
 
 def added(first: Tally | None, more: Tally) -> Tally:
     """The tally of the images of both."""
     if first is None:
-        return Tally(more.accumulators, condensed(more.events), more.times, more.kernels)
+        return Tally(more.accumulators, condensed(more.events), more.times, more.kernels, more.brightest, more.lost)
     times = None if first.times is None or more.times is None else join_times(first.times, more.times)
     events = join([first.events, condensed(more.events)])
-    return Tally(np.concatenate([first.accumulators, more.accumulators]), condensed(events), times, more.kernels)
+    accumulators = np.concatenate([first.accumulators, more.accumulators])
+    brightest, lost = max(first.brightest, more.brightest), first.lost + more.lost
+    return Tally(accumulators, condensed(events), times, more.kernels, brightest, lost)
 
 
 def save(tally: Tally, path: Path, run: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-deep lint clean
 
 setup: .venv/.ready
 
@@ -25,6 +25,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses auto
+
+# files and networks by the thousand; SEED=... makes others, MUTANTS=... more or fewer
+test-deep: setup
+	$(BIN)/python -m pytest --numprocesses 0 -m deep
 
 lint: setup
 	$(BIN)/ruff check .

@@ -30,8 +30,9 @@ from torch import nn
 from spikformer_deploy.converters import siblings
 from spikformer_deploy.converters.imported import MOST_STEPS, preprocess_of
 from spikformer_deploy.errors import InputError, ModelError
-from spikformer_deploy.files import write_whole
+from spikformer_deploy.files import check_file, write_whole
 from spikformer_deploy.images import Preprocess
+from spikformer_deploy.labels import check_names
 from spikformer_deploy.nn.zoo import ModelConfig, build, named, plain
 
 ENTRY = "spikformer_deploy"
@@ -102,8 +103,7 @@ def load(
     Raises InputError for a file that cannot be read, ModelError for one that holds no Spikformer of ours.
     """
     path = bundled(str(path)) if str(path) in BUNDLED else Path(path)
-    if not path.is_file():
-        raise InputError(str(path), "there is no such file", f"Bundled models: {', '.join(BUNDLED)}.")
+    check_file(path, f"Bundled models: {', '.join(BUNDLED)}.")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     tensors, header, arguments = _read(path, allow_pickle)
     _check_tensors(path, tensors)
@@ -118,6 +118,7 @@ def load(
             raise ModelError(str(path), f"its shapes are of no official checkpoint ({error})") from None
         preprocess, remark = _usual_preprocess(config, arguments)
         labels, training, notes = (), {}, (*notes, *remark)
+    check_names(str(path), labels)
     config = replace(config, heads=heads or config.heads, time_steps=time_steps or config.time_steps)
     _check_sizes(path, config, len(tensors))
     return Loaded(_module(path, config, tensors), config, preprocess, labels, sha256, training, notes)
@@ -202,7 +203,8 @@ def _torch_file(path: Path, allow_pickle: bool) -> tuple[dict[str, torch.Tensor]
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(str(path), f"no state_dict in it (keys: {', '.join(map(str, list(content)[:8]))})")
     arguments = content.get("args") if state is not content else None
-    return dict(state), {}, vars(arguments) if isinstance(arguments, argparse.Namespace) else (arguments or {})
+    arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
+    return dict(state), {}, arguments if isinstance(arguments, Mapping) else {}
 
 
 def _check_archive(path: Path, allow_pickle: bool) -> None:
@@ -404,10 +406,10 @@ def _module(path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor]
             value = torch.zeros(wanted.shape) if value.shape != wanted.shape else value
         if value.shape != wanted.shape:
             raise ModelError(key, f"its shape is {tuple(value.shape)}, and the model has {tuple(wanted.shape)}")
-        if key.endswith("running_var") and bool((value < 0).any()):
-            raise ModelError(key, "a negative running variance", "The file is damaged.")
         if wanted.is_floating_point() and not (value.is_floating_point() and bool(torch.isfinite(value).all())):
             raise ModelError(key, f"{value.dtype} values that are not all finite numbers", "The file is damaged.")
+        if key.endswith("running_var") and bool((value < 0).any()):
+            raise ModelError(key, "a negative running variance", "The file is damaged.")
         state[key] = value.to(wanted.dtype)
     module.load_state_dict(state, assign=True)
     return module.eval()

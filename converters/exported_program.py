@@ -26,12 +26,15 @@ from spikformer_deploy.converters.imported import ENTRY, MOST_STEPS, About, Impo
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.graph.check import check
+from spikformer_deploy.graph.parts import GETITEM
 from spikformer_deploy.graph.trace import BATCH, Exported, export, trace_exported
 from spikformer_deploy.images import Preprocess
 
 SCHEMA = 8
 """Major version of torch's schema of the graph: it changes where the meaning of a file does."""
 NOTES = f"{ENTRY}.json"
+KEYWORD = 2
+"""torch._export.serde.schema.ArgumentKind of an argument that is given by name."""
 LARGEST_JSON = 2**28
 LONGEST_SIZE = 1000
 DTYPES = {
@@ -279,7 +282,7 @@ class _Target:
 def _exported(module: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Exported:
     """The graph as nodes of torch.fx without anything that could run; KeyError and the like where it is damaged."""
     source, signature = module["graph"], module["signature"]
-    shapes = {name: _shape(meta) for name, meta in source["tensor_values"].items()}
+    values = {name: _value(meta) for name, meta in source["tensor_values"].items()}
     graph = torch.fx.Graph()
     nodes: dict[str, Any] = {}
     parameters, inputs = {}, []
@@ -293,7 +296,7 @@ def _exported(module: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) ->
             )
         name = told["arg"]["as_tensor"]["name"] if kind == "user_input" else told["arg"]["name"]
         nodes[name] = graph.placeholder(f"v{len(nodes)}")
-        nodes[name].meta["val"] = torch.empty(shapes[name], device="meta")
+        nodes[name].meta["val"] = values[name]
         if kind == "user_input":
             inputs.append(name)
         else:
@@ -305,25 +308,39 @@ def _exported(module: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) ->
     if len(inputs) != 1:
         raise ModelError("model", f"it takes {len(inputs)} inputs", "It must take the images alone.")
     for entry in source["nodes"]:
-        _add_node(graph, nodes, shapes, entry)
+        _add_node(graph, nodes, values, entry)
     graph.output(tuple(nodes[out["as_tensor"]["name"]] for out in source["outputs"]))
-    return Exported(graph, parameters, tuple(shapes[inputs[0]]))
+    return Exported(graph, parameters, tuple(values[inputs[0]].shape))
 
 
-def _add_node(graph: torch.fx.Graph, nodes: dict[str, Any], shapes: Mapping[str, Any], entry: Any) -> None:
+def _add_node(graph: torch.fx.Graph, nodes: dict[str, Any], values: Mapping[str, torch.Tensor], entry: Any) -> None:
     target = str(entry["target"]).removeprefix("torch.ops.")
-    args = [_argument(target, nodes, given["arg"]) for given in entry["inputs"]]
-    node = graph.call_function(_Target(target), tuple(args))
+    args, kwargs = [], {}
+    for given in entry["inputs"]:
+        value = _argument(target, nodes, given["arg"])
+        if given.get("kind") == KEYWORD:
+            kwargs[str(given["name"])] = value
+        else:
+            args.append(value)
+    node = graph.call_function(_Target(target), tuple(args), kwargs)
     metadata = entry.get("metadata", {})
     node.meta["stack_trace"] = str(metadata.get("stack_trace", ""))
     stack = [part.split(",", 2) for part in str(metadata.get("nn_module_stack", "")).split(";") if part.count(",") >= 2]
     node.meta["nn_module_stack"] = {key: (module, kind) for key, module, kind in stack}
-    for out in entry["outputs"]:
-        ((kind, told),) = out.items()
-        name = told["name"] if kind == "as_tensor" else told.get("as_name", "") if isinstance(told, dict) else ""
-        if kind == "as_tensor":
-            node.meta["val"] = torch.empty(shapes[name], device="meta")
-        nodes[name] = node
+    outputs = [(kind, told) for out in entry["outputs"] for kind, told in out.items()]
+    tensors = [t for kind, told in outputs for t in (told if kind == "as_tensors" else [told]) if "tensor" in kind]
+    if len(tensors) == 1 and outputs[0][0] == "as_tensor":
+        nodes[tensors[0]["name"]] = node
+        node.meta["val"] = values[tensors[0]["name"]]
+    elif tensors:  # parts, of which the file leaves out how they are taken
+        node.meta["val"] = tuple(values[tensor["name"]] for tensor in tensors)
+        for i, tensor in enumerate(tensors):
+            part = graph.call_function(_Target(GETITEM), (node, i))
+            part.meta |= {**node.meta, "val": values[tensor["name"]]}
+            nodes[tensor["name"]] = part
+    for kind, told in outputs:
+        if "tensor" not in kind and isinstance(told, dict) and "as_name" in told:
+            nodes[told["as_name"]] = node
 
 
 def _argument(target: str, nodes: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
@@ -349,11 +366,12 @@ def _argument(target: str, nodes: Mapping[str, Any], given: Mapping[str, Any]) -
             raise ModelError(target, f"arguments of kind '{kind}' are not supported")
 
 
-def _shape(meta: Mapping[str, Any]) -> list[int]:
+def _value(meta: Mapping[str, Any]) -> torch.Tensor:
+    """A tensor of the shape and type that the file tells, without content."""
     shape = [_size(size) for size in meta["sizes"]]
     if any(extent < 0 for extent in shape) or math.prod(shape) >= 2**58:
         raise ValueError(f"a tensor of shape {shape}")
-    return shape
+    return torch.empty(shape, device="meta", dtype=DTYPES[meta["dtype"]])
 
 
 def _size(size: Mapping[str, Any]) -> int:

@@ -11,7 +11,7 @@ from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import check_folder
+from spikformer_deploy.files import check_new_folder, check_output
 from spikformer_deploy.pipeline import float_graph
 from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.network import Network
@@ -21,12 +21,13 @@ def export(source: str | Path | Program | Model, to: str, output: str | Path, **
     """Write a program ("lava", "netx", "onnx") or a float model ("nir", "onnx", "pt2"), or what a file holds of either.
 
     loading  arch, heads, time_steps, dt, allow_pickle: see converters.models.load
-    Raises InputError where the format is not for what is given, ModelError for what the format cannot hold.
+    Raises InputError where the format is not for what is given or `output` cannot be written, ModelError for what the
+    format cannot hold.
     """
+    (check_new_folder if to == "lava" else check_output)(Path(output))
     if isinstance(source, (str, Path)):
         program = str(source) not in BUNDLED and kind_of(Path(source)) is Kind.PROGRAM
         source = Program.load(source) if program else load(source, **loading)
-    check_folder(Path(output))
     if isinstance(source, Program):
         if to not in OF_PROGRAMS:
             raise InputError(f"--to {to}", "it holds float models, and this is a program", "Export the model instead.")

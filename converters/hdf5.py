@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.files import check_file
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 LARGEST_BYTES = 2**31
@@ -43,6 +44,7 @@ def _opened(path: Path) -> Iterator[Any]:
         import h5py
     except ImportError:
         raise InputError(str(path), "reading HDF5 files needs h5py", "pip install h5py") from None
+    check_file(path)
     try:
         with h5py.File(path, "r") as file:
             yield file

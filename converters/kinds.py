@@ -11,6 +11,7 @@ from typing import Any
 
 from spikformer_deploy.converters import hdf5
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.files import LARGEST_TEXT, check_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,7 +21,6 @@ else:
 ENTRY = "spikformer_deploy"
 LARGEST_HEADER = 2**27
 """Of a safetensors file (its own limit is 100 MB)."""
-LARGEST_TEXT = 2**22
 MOST_ENTRIES = 2**16
 """Of a zip file: no model has more tensors."""
 
@@ -41,15 +41,10 @@ class Kind(Enum):
 
 
 def kind_of(path: Path) -> Kind:
-    """The kind of the file.  Raises InputError for a file that is missing, damaged or of no kind that is known."""
-    if path.is_dir():
-        raise InputError(str(path), "it is a folder", "Give a file.")
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(16)
-    except OSError as error:
-        problem = "there is no such file" if isinstance(error, FileNotFoundError) else f"{error.strerror}"
-        raise InputError(str(path), problem, "Give a model, a program or a profile.") from None
+    """The kind of the file.  Raises InputError for what is no file, is missing, damaged or of no kind that is known."""
+    check_file(path, "Give a model, a program or a profile.")
+    with path.open("rb") as stream:
+        head = stream.read(16)
     if head.startswith(hdf5.MAGIC):
         return _hdf5(path)
     if head[8:9] == b"{":

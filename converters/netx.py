@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from spikformer_deploy.converters import hdf5
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import write_whole
-from spikformer_deploy.quantize.bounds import membrane_range, weighted_range
+from spikformer_deploy.quantize.bounds import membrane_range, piled_up, weighted_range
 from spikformer_deploy.quantize.check import check_network
 from spikformer_deploy.quantize.network import (
     STOCK_SHIFT,
@@ -80,6 +80,15 @@ def read_network(path: str | Path, time_steps: int | None = None) -> Network:
     except ValueError as error:
         raise ModelError(str(path), f"it makes no network: {error}") from None
     return network
+
+
+def delay_note(network: Network) -> str:
+    """What a user must know who compares counts with those of training."""
+    late = sum(isinstance(p.neuron, Lif) for p in network)
+    return (
+        f"counts are those of all {network.time_steps} steps; a training with SLAYER's delay_shift, its default, gives "
+        f"spikes out a step later in each of the {late} layers, and lacks those of the last {late} (docs/lava.md)"
+    )
 
 
 def stated_steps(path: str | Path) -> int | None:
@@ -225,7 +234,7 @@ class _Chain:
         neuron, source = layer["neuron"], self.populations[-1]
         lif = _neuron(name, neuron, shape, layer, shift)
         low, high = weighted_range(conv.weight, source.max_out)
-        low, high = (_piled_up(x << shift + STOCK_SHIFT, lif.current, self.steps) for x in (low, high))
+        low, high = (piled_up(x << shift + STOCK_SHIFT, lif.current, self.steps) for x in (low, high))
         low, high = (x + (lif.bias << STOCK_SHIFT) for x in (low, high))
         floor, ceiling = membrane_range(low, high, (lif.threshold << STOCK_SHIFT) + 1, lif.decay, self.steps)
         bounds = (int(floor.min()), int(ceiling.max()))
@@ -262,14 +271,6 @@ class _Chain:
         most = self.steps * last.shape[1] * last.shape[2]
         self.populations.append(Population("counts", (classes, 1, 1), head, 0, (0, most), 0.0))
         self.projections.append(Projection((last.name,), "counts", Readout(frozen(np.eye(classes, dtype=np.int8)))))
-
-
-def _piled_up(extreme: Int, current: int, steps: int) -> Int:
-    """The extreme of a current that decays toward zero, where its input is at that extreme in every step."""
-    total = np.zeros_like(extreme)
-    for _ in range(steps):
-        total = np.sign(total) * (np.abs(total) * current >> 12) + extreme
-    return total
 
 
 def _neuron(name: str, neuron: dict[str, Any], shape: Shape, layer: dict[str, Any], shift: int) -> Lif:

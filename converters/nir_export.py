@@ -132,7 +132,10 @@ class _Written:
         if plain is None or plain[2] != (0, 0) or plain[3] != plain[0][0] * plain[0][1]:
             problem = "NIR's average pooling has no padding, no ceil_mode, and no divisor of its own"
             raise ModelError(node.name, problem, "Export to onnx, or pool with windows of one size.")
-        self.pool(node, plain[0], plain[1])
+        if extents == (1, 1):
+            self.senders[node.name] = self.senders[node.inputs[0]]
+        else:
+            self.pool(node, plain[0], plain[1])
 
     def put(self, node: Node, made: Any, senders: Sequence[str] | None = None) -> None:
         """A NIR node, with edges from `senders`, or from all that flows into it."""
@@ -160,7 +163,9 @@ class _Written:
         elif shape[1:] == (1, 1):
             raise ModelError(node.name, "NIR sees one position as a row of numbers, and this convolution pads it")
         else:
-            self.put(node, self.nir.Conv2d(shape[1:], weight, conv.stride, conv.padding, 1, conv.groups, bias))
+            made = self.nir.Conv2d(shape[1:], weight, conv.stride, conv.padding, 1, conv.groups, bias)
+            _check_types(node, made, shape)
+            self.put(node, made)
 
     def pool(self, node: Node, kernel: tuple[int, int], stride: tuple[int, int]) -> None:
         none = np.zeros(2, np.int64)
@@ -188,6 +193,18 @@ class _Written:
 
     def real(self, values: Any) -> Any:
         return np.array(values, self.dtype)
+
+
+def _check_types(node: Node, made: Any, shape: tuple[int, int, int]) -> None:
+    """Refuse a convolution of which nir has other shapes than it has: nir.read of any tool would refuse the file.
+
+    nir 1.0.8 takes the first extent of a kernel for both, and the channels of one group for all.
+    """
+    found = tuple(made.input_type["input"]), tuple(made.output_type["output"])
+    if found != (shape, node.shape):
+        kernel, groups = "x".join(map(str, made.weight.shape[2:])), made.groups
+        problem = f"the package nir computes wrong shapes of this convolution (kernel {kernel}, {groups} groups)"
+        raise ModelError(node.name, problem, "Export to onnx.")
 
 
 def _parameters(op: Op) -> Iterator[Any]:

@@ -58,7 +58,7 @@ def to_model(network: Network, record: Sequence[str] = ()) -> Any:
     Inputs   pixels (N, C, Y, X) uint8, or (N, T, C, Y, X) where the network takes frames
     Outputs  accumulators (N, classes) int64; logits (N, classes) double; for each recorded population `name`
              sent/name and potential/name (N, T, C, Y, X) float and int64, potentials of LIFs and accumulators alone;
-             reached/name as potential/name, before the reset, of LIFs alone
+             reached/name int64, the largest magnitude of all states and sums met, as Execution.peak_state; none of Max
     """
     graph = _Graph(network)
     graph.source()
@@ -107,35 +107,45 @@ class _Graph(Nodes):
         total = self.total(population)
         match population.neuron:
             case Or():
+                met = [total]
                 fired = self.node("Not", self.node("Equal", total, self.constant(0, np.int64)))
                 self.sent[population.name] = self.cast(fired, np.float32)
             case Sum():
+                met = [total]
                 self.sent[population.name] = self.cast(total, np.float32)
             case And(inputs=inputs):
+                met = [total]
                 missing = self.node("Less", total, self.constant(inputs, np.int64))
                 self.sent[population.name] = self.cast(self.node("Not", missing), np.float32)
             case Stream() as stream:
-                self.sent[population.name] = self.cast(self.current(stream, total), np.float32)
+                met = [self.node("Add", total, self.over_positions(stream.bias))]
+                self.sent[population.name] = self.cast(self.dropped(stream.drop, met[0]), np.float32)
             case Lif() as lif:
-                spikes, states, self.reached[population.name] = self.lif(lif, total)
+                spikes, states, *met = self.lif(lif, total)
                 self.sent[population.name] = self.cast(spikes, np.float32)
                 self.potentials[population.name] = states
             case Accumulator() as head:
                 running = self.node("CumSum", total, self.constant(0, np.int64))
-                self.potentials[population.name] = self.node("Add", running, self.over_positions(head.bias))
+                states = self.node("Add", running, self.over_positions(head.bias))
+                self.potentials[population.name], met = states, [states, total]
             case Source() | Max():
                 raise ModelError(population.name, "an input in the middle of the network")
             case _:
                 assert_never(population.neuron)
+        self.reached[population.name] = self.largest_magnitude(met)
 
-    def current(self, stream: Stream, total: str) -> str:
-        """(total + bias) / 2^drop, rounded to the nearest: floor division by Mod, which is never negative."""
-        whole, half = 1 << stream.drop, 1 << stream.drop >> 1
-        current = self.node("Add", total, self.over_positions(stream.bias + half))
-        if not stream.drop:
+    def dropped(self, drop: int, current: str) -> str:
+        """current / 2^drop, rounded to the nearest: floor division by Mod, which is never negative."""
+        if not drop:
             return current
-        rest = self.node("Mod", current, self.constant(whole, np.int64))
-        return self.node("Div", self.node("Sub", current, rest), self.constant(whole, np.int64))
+        raised = self.node("Add", current, self.constant(1 << drop >> 1, np.int64))
+        rest = self.node("Mod", raised, self.constant(1 << drop, np.int64))
+        return self.node("Div", self.node("Sub", raised, rest), self.constant(1 << drop, np.int64))
+
+    def largest_magnitude(self, values: list[str]) -> str:
+        """Of all values in all time steps, int64."""
+        each = [self.node("ReduceMax", self.node("Abs", value), keepdims=0) for value in values]
+        return self.node("Max", *each)
 
     def largest(self, population: Population) -> str:
         """What a population that takes the largest of its window sends: ONNX's max-pooling leaves padding out, too."""
@@ -153,17 +163,20 @@ class _Graph(Nodes):
         """(C,) or (C, Y, X) parameters, as a constant that broadcasts over maps."""
         return self.constant(values.reshape(-1, 1, 1) if values.ndim == 1 else values, np.int64)
 
-    def lif(self, lif: Lif, total: str) -> tuple[str, str, str]:
-        """(spikes, potentials after the reset, potentials before it) of all time steps, from the sums."""
+    def lif(self, lif: Lif, total: str) -> list[str]:
+        """[spikes, potentials after the reset, potentials before it, drives, and currents where they decay].
+
+        Of all time steps, from the sums.
+        """
         extra = STOCK_SHIFT if lif.kind == "stock" else 0
         scaled = self.node("Mul", total, self.constant(2 ** (lif.shift + extra), np.int64))
         first = self.node("Gather", scaled, self.constant(0, np.int64), axis=0)
         rest = self.node("Mul", first, self.constant(0, np.int64))
-        names = [self.fresh(kind) for kind in ("last", "current", "spikes", "states", "reached")]
+        names = [self.fresh(kind) for kind in ("last", "current", "spikes", "states", "reached", "drives", "currents")]
         body = _update(self.onnx, lif, *(self.over_positions(p << extra) for p in (lif.bias, lif.threshold)))
         scan = self.onnx.helper.make_node("Scan", [rest, rest, scaled], names, num_scan_inputs=1, body=body)
         self.nodes.append(scan)
-        return names[2], names[3], names[4]
+        return names[2:] if lif.current else names[2:-1]
 
     # --- synapses ---
 
@@ -273,16 +286,18 @@ class _Graph(Nodes):
             maps: list[Any] = ["N", self.network.time_steps, *self.network[name].shape]
             for what, values, kind in (
                 ("sent", self.sent, np.float32), ("potential", self.potentials, np.int64),
-                ("reached", self.reached, np.int64)
             ):  # fmt: skip
                 if name in values:
                     place = self.node("Transpose", values[name], name=f"{what}/{name}", perm=[1, 0, 2, 3, 4])
                     out.append(self.info(place, kind, maps))
+            if name in self.reached:
+                peak = self.node("Identity", self.reached[name], name=f"reached/{name}")
+                out.append(self.info(peak, np.int64, []))
         return out
 
 
 def _update(onnx: Any, lif: Lif, bias: str, threshold: str) -> Any:
-    """The body of a Scan: one time step of a LIF, (v, u, input) -> (v, u, spikes, v, v before the reset)."""
+    """The body of a Scan: one time step of a LIF, (v, u, input) -> (v, u, spikes, v, v before the reset, drive, u)."""
     node, integer = onnx.helper.make_node, onnx.TensorProto.INT64
     held = {"decay": lif.decay, "current": lif.current, "one": 4096, "zero": 0, "round_up": lif.round_up}
     constants = [onnx.numpy_helper.from_array(np.array(v, np.int64), k) for k, v in held.items()]
@@ -307,10 +322,11 @@ def _update(onnx: Any, lif: Lif, bias: str, threshold: str) -> Any:
         *([node("Sub", ["h", threshold], ["after"])] if lif.soft else []),
         node("Where", ["spikes", "after" if lif.soft else "zero", "h"], ["state"]),
         node("Identity", ["state"], ["kept"]),
+        node("Identity", ["u_new"], ["u_kept"]),
     ]
     info = onnx.helper.make_tensor_value_info
     given = [info(name, integer, None) for name in ("v", "u", "x")]
-    made = [info(name, integer, None) for name in ("state", "u_new", "spikes", "kept", "h")]
+    made = [info(name, integer, None) for name in ("state", "u_new", "spikes", "kept", "h", "drive", "u_kept")]
     made[2] = info("spikes", onnx.TensorProto.BOOL, None)
     return onnx.helper.make_graph([*leak, *rest], "step", given, made, constants)
 

@@ -32,34 +32,38 @@ class Checks:
         self.last: dict[str, torch.Tensor] = {}
 
     def against_model(self, name: str, graph: Graph) -> str:
-        """Spikes of each LIF module in every step and image, and the logits; a file's graph is the model itself."""
-        if isinstance(self.loaded, Imported):
-            self._rouse(graph)
-            self.last = execute(graph, self.images)
-            return ""
+        """Every spike of every LIF module, each layer on the spikes of the model, and the logits.
+
+        A file's graph is the model itself.
+        """
         silent = self._rouse(graph)
-        counts, logits = self._eager()
-        self.last = execute(graph, self.images)
-        differ = {
-            n: int((counts[n] - _per_step(self.last[n].transpose(0, 1))).abs().sum()) for n in counts if n in self.last
-        }
-        total = sum(self.last[n].numel() for n in differ)
-        remark = self._verdict(name, differ, total) + (f"; never fired: {', '.join(silent)}" if silent else "")
-        worst = float((self.last[graph.nodes[-1].name] - logits).abs().max())
-        if worst > 1e-3 * max(1.0, float(logits.abs().max())) and not any(differ.values()):
+        own = execute(graph, self.images)
+        if isinstance(self.loaded, Imported):
+            self.last = own
+            return ""
+        spikes, logits = self._eager()
+        self.last = {n: _laid_out(spikes[n], own[n]) for n in spikes if n in own}
+        remark, now = self._compare(name, graph)
+        worst = float((now[graph.nodes[-1].name] - logits).abs().max())
+        if worst > 1e-3 * max(1.0, float(logits.abs().max())):
             raise ModelError(name, f"the logits of the graph differ from the model's by {worst:.3g}")
-        return remark
+        self.last = own
+        return remark + (f"; never fired: {', '.join(silent)}" if silent else "")
 
     def against_last(self, name: str, graph: Graph) -> str:
         """Every spike of every LIF, each layer on the spikes of the traced graph."""
-        lifs = [n.name for n in graph.of(Lif)]
-        self.last |= {n: self._part(n) for n in lifs}
+        self.last |= {n.name: self._part(n.name) for n in graph.of(Lif)}
+        return self._compare(name, graph)[0]
+
+    def _compare(self, name: str, graph: Graph) -> tuple[str, dict[str, torch.Tensor]]:
+        """What is said of the flips from `last`, ties told from errors, and the values of the graph on its spikes."""
+        lifs = [n.name for n in graph.of(Lif) if n.name in self.last]
         now = execute(graph, self.images, forced={n: self.last[n] for n in lifs})
         differ = {n: int((now[n] != self.last[n]).sum()) for n in lifs}
         ties = self._ties(graph, now, [n for n in lifs if differ[n]])
         rest = {n: differ[n] - ties.get(n, 0) for n in lifs}
         remark = self._verdict(name, rest, sum(now[n].numel() for n in lifs))
-        return remark + (f", and {sum(ties.values())} at ties" if any(ties.values()) else "")
+        return remark + (f", and {sum(ties.values())} at ties" if any(ties.values()) else ""), now
 
     def _part(self, name: str) -> torch.Tensor:
         """Spikes of a layer, or of some channels of a layer that a pass has cut where branches were joined."""
@@ -67,13 +71,13 @@ class Checks:
         return self.last[whole][:, :, channels]
 
     def _eager(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Spikes a step and image (T, B) of each call of a LIF module, named as the tracer does, and the logits."""
+        """Spikes (T, B, ...) of each call of a LIF module, named as the tracer does, and the logits."""
         assert not isinstance(self.loaded, Imported)
-        counts: dict[str, torch.Tensor] = {}
+        spikes: dict[str, torch.Tensor] = {}
 
         def keep(path: str, out: torch.Tensor) -> None:
-            calls = sum(name == path or name.rpartition("#")[0] == path for name in counts)
-            counts[f"{path}#{calls}" if calls else path] = _per_step(out)
+            calls = sum(name == path or name.rpartition("#")[0] == path for name in spikes)
+            spikes[f"{path}#{calls}" if calls else path] = out.to(torch.uint8)
 
         hooks = [
             module.register_forward_hook(lambda _m, _i, out, path=path: keep(path, out))
@@ -84,7 +88,7 @@ class Checks:
             logits = self.loaded.module(self.images)
         for hook in hooks:
             hook.remove()
-        return {name.replace("#", "."): spikes for name, spikes in counts.items()}, logits
+        return {name.replace("#", "."): found for name, found in spikes.items()}, logits
 
     def _rouse(self, graph: Graph) -> list[str]:
         """Add a scaled image for layers that never fire; the layers that stay silent all the same."""
@@ -103,7 +107,7 @@ class Checks:
         if not flipped:
             return {}
         source = {n: graph[n].inputs[0] for n in flipped}
-        forced = {n.name: self.last[n.name] for n in graph.of(Lif)}
+        forced = {n.name: self.last[n.name] for n in graph.of(Lif) if n.name in self.last}
         currents = execute(graph, self.images, dtype=torch.float64, record=set(source.values()), forced=forced)
         out = {}
         for name in flipped:
@@ -143,6 +147,8 @@ def _distances(op: Lif, current: torch.Tensor, spikes: torch.Tensor) -> torch.Te
     return out
 
 
-def _per_step(spikes: torch.Tensor) -> torch.Tensor:
-    """(T, B) number of spikes."""
-    return spikes.flatten(2).sum(2, dtype=torch.float64)
+def _laid_out(spikes: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Spikes (T, B, ...) of a module as (B, T, C, Y, X): tokens stand behind the channels, or before them."""
+    by_image = spikes.transpose(0, 1)
+    orders = [by_image, by_image.transpose(2, 3)] if by_image.ndim == 4 else [by_image]
+    return min((order.reshape(like.shape) for order in orders), key=lambda order: int((order != like).sum()))

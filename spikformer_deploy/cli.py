@@ -1,15 +1,18 @@
 """The command line: thin.  It parses, calls the API, prints tables with rich or JSON, and turns errors into exit codes.
 
-0 done, 1 a check failed, 2 bad input (one clear message, no traceback), 130 interrupted.
+0 done, 1 a check failed, 2 bad input (one clear message, no traceback), 130 interrupted, 141 the reader of a pipe is
+gone.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ import click
 from spikformer_deploy.errors import InputError, SpikdeployError, printable
 
 WIDE = 160
+READER_GONE = 128 + 13
+"""The exit code that a shell gives a command which SIGPIPE ends."""
 
 
 def main() -> None:
@@ -26,17 +31,92 @@ def main() -> None:
     # before torch is loaded: its threads wait for each other after every layer, and where other work shares the cores
     # those that wait busily keep the late one from running (7 times the time of a float pass)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # images.py has a limit of its own, and says so in one message
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
+    _open_streams()
+    # Python's own words have the line of our source, and names as they are
+    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {' '.join(str(message).splitlines())}")
+    try:
+        code = _code()
+    except BrokenPipeError:
+        # whoever read has what they wanted, as `head` has; what is left to say goes nowhere
+        _to_nowhere(1, 2)
+        code = READER_GONE
+    sys.exit(code)
+
+
+def _code() -> int:
+    """Run the command, and say what is wrong; its exit code."""
+    try:
+        code = _commanded()
+        with _printing():
+            sys.stdout.flush()
+        return code
+    except SpikdeployError as error:
+        _say(f"error: {error}")
+        return 2
+    except click.ClickException as error:
+        shown = io.StringIO()
+        error.show(shown)
+        _say(shown.getvalue().rstrip("\n"))
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted: no file is half-written; a run with -o goes on with --resume")
+        return 130
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a disk that is full, a folder that is gone meanwhile, a device that fails
+        if error.errno is None:
+            raise
+        _say(f"error: {error.filename or 'the system'}: {error.strerror}")
+        return 2
+
+
+def _commanded() -> int:
+    """What the command ends with, where it ends by itself."""
+    before = sys.stdout
     try:
         cli.main(standalone_mode=False)
-    except SpikdeployError as error:
-        click.echo(f"error: {printable(str(error))}", err=True)
-        sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: no file is half-written; a run with -o goes on with --resume", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if sys.stdout is not before:  # click wraps it where the reader is gone, and ends with the 1 of a failed check
+            raise BrokenPipeError from None
+        return end.code if isinstance(end.code, int) else 1
+    return 0
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """What the system says against standard output, as an InputError; a reader that is gone is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _to_nowhere(1)  # else Python complains at the end of what is left to print
+        raise InputError("standard output", f"it cannot be written: {error.strerror}") from None
+
+
+def _open_streams() -> None:
+    """Standard streams that the caller has closed lead nowhere; else the next file opened would get what is printed.
+
+    A name that the terminal's encoding lacks is shown by escapes.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            _to_nowhere(descriptor)
+            setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", closefd=False))  # noqa: SIM115
+        elif descriptor and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _to_nowhere(*descriptors: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in descriptors:
+        if descriptor != nowhere:
+            os.dup2(nowhere, descriptor)
+    if nowhere not in descriptors:
+        os.close(nowhere)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,6 +138,9 @@ timing_option = click.option(
     show_default=True,
     type=click.Choice(["cycle", "estimate", "none"]),
     help="cycle: the first images message by message, besides the closed form.",
+)
+labels_option = click.option(
+    "--labels", metavar="FILE", help="Classes of the images of a folder or zip: lines of `file or folder,class`."
 )
 limit_option = click.option("--limit", type=int, help="Use at most so many images.")
 
@@ -128,8 +211,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--check/--no-check", default=True, show_default=True, help="Compare spikes with the model after each pass."
 )
-@click.option("--dump-ir", type=click.Path(file_okay=False), help="A folder that gets every stage as text.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Program file; default: the model's name + .spk.")
+@click.option("--dump-ir", help="A folder that gets every stage as text.")
+@click.option("-o", "--output", help="Program file; default: the model's name + .spk.")
 @model_options
 @as_json
 def compile_command(model: str, target: str, output: str | None, as_json: bool, **options: Any) -> None:
@@ -137,12 +220,13 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
 
     The integers and the neurons of a .net are taken as they are.
     """
+    name = f"{Path(model).name.split('.')[0]}.spk" if output is None else output
+    path = _output(name, *_files(model, target, options["calibrate_on"]))
     from spikformer_deploy.converters.models import is_netx
     from spikformer_deploy.inference import peak_memory_mib
     from spikformer_deploy.pipeline import compile_model, compile_netx
     from spikformer_deploy.report.tables import compile_summary
 
-    path = _output(output or f"{Path(model).name.split('.')[0]}.spk")
     report = None if as_json else _print_step
     if is_netx(model):
         kept = {name: options[name] for name in ("calibrate_on", "time_steps", "dump_ir", "objective", "schedule")}
@@ -152,8 +236,7 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
     compiled.program.save(path)
     summary = compile_summary(compiled.program, str(path), compiled.seconds, peak_memory_mib())
     summary["stage_seconds"] = compiled.stages
-    for note in compiled.notes:
-        click.echo(f"note: {note}", err=True)
+    _tell(compiled.notes)
     _show(summary, as_json, f"{path}")
 
 
@@ -166,8 +249,9 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Of the engine.")
 @timing_option
 @limit_option
+@labels_option
 @memory_option
-@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the JSON to a file too.")
+@click.option("-o", "--output", help="Write the JSON to a file too.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run that had the same -o.")
 @as_json
 def run_command(program: str, data: str, output: str | None, resume: bool, as_json: bool, **options: Any) -> None:
@@ -180,8 +264,8 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
 
     if resume and not output:
         raise click.UsageError("--resume needs the -o of the interrupted run")
-    path = _output(output) if output else None
-    unfinished = path.with_name(f"{path.name}.partial") if path else None
+    path = _output(output, *_files(program, data, options["labels"])) if output is not None else None
+    unfinished = _output(f"{output}.partial") if path else None
     result = _run(program, data, as_json, unfinished=unfinished, resume=resume, **options)
     values = result.to_dict()
     if path and unfinished:
@@ -197,7 +281,8 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
 @click.argument("program")
 @input_option
 @limit_option
-@click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(dir_okay=False))
+@labels_option
+@click.option("-o", "--output", default="report.html", show_default=True)
 @click.option(
     "--json",
     "json_file",
@@ -206,23 +291,22 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
     help="Write the report as JSON too; alone: to standard output.",
 )
 @timing_option
-@click.option(
-    "--timeline", type=click.Path(dir_okay=False), help="Write the first image's way through the chip, for Perfetto."
-)
+@click.option("--timeline", help="Write the first image's way through the chip, for Perfetto.")
 def report_command(
-    program: str, data: str, limit: int | None, output: str, json_file: str | None, timing: str, timeline: str | None
+    program: str, data: str, output: str, json_file: str | None, timeline: str | None, **options: Any
 ) -> None:
     """Write the energy and sparsity report of PROGRAM on images."""
     from spikformer_deploy.files import write_whole
     from spikformer_deploy.report import report_data
 
     quiet = json_file == "-"
-    path = _output(output)
-    if json_file and not quiet:
-        _output(json_file)
-    if timeline:
-        _output(timeline)
-    result = _run(program, data, quiet, limit=limit, timing=timing)
+    read = _files(program, data, options["labels"])
+    path = _output(output, *read)
+    if json_file is not None and not quiet:
+        _output(json_file, *read, output)
+    if timeline is not None:
+        _output(timeline, *read, output, json_file or output)
+    result = _run(program, data, quiet, **options)
     result.report(path)
     if timeline:
         with _progress("timeline", quiet) as advance:
@@ -232,7 +316,7 @@ def report_command(
         return
     if json_file:
         write_whole(Path(json_file), (_json(report_data(result)) + "\n").encode())
-    click.echo("wrote " + " and ".join(file for file in (output, json_file, timeline) if file))
+    _print("wrote " + " and ".join(file for file in (output, json_file, timeline) if file))
 
 
 @cli.command("verify")
@@ -249,6 +333,7 @@ def report_command(
     help="What the engine is compared with; may be given several times.",
 )
 @limit_option
+@labels_option
 @model_options
 @as_json
 def verify_command(
@@ -257,6 +342,7 @@ def verify_command(
     data: str,
     backends: tuple[str, ...],
     limit: int | None,
+    labels: str | None,
     as_json: bool,
     **loading: Any,
 ) -> None:
@@ -272,7 +358,8 @@ def verify_command(
     loaded = load(model, **loading) if model else None
     compiled = Program.load(program)
     with _progress("verify", as_json) as advance:
-        verdict = verify(compiled, data, model=loaded, backends=backends, limit=limit, progress=advance)
+        verdict = verify(compiled, data, model=loaded, backends=backends, limit=limit, labels=labels, progress=advance)
+    _tell(verdict.notes)
     if as_json:
         _print_json(verdict.to_dict())
     else:
@@ -290,6 +377,7 @@ def verify_command(
     "--objective", default="energy", show_default=True, type=click.Choice(["energy", "latency", "cores", "tiles"])
 )
 @limit_option
+@labels_option
 @model_options
 @as_json
 def compare_command(model: str, targets: str, data: str, as_json: bool, **options: Any) -> None:
@@ -299,13 +387,16 @@ def compare_command(model: str, targets: str, data: str, as_json: bool, **option
     names = tuple(name.strip() for name in targets.split(",") if name.strip())
     with _progress("compare", as_json) as advance:
         rows = compare(model, names, data, progress=advance, **options)
+    # all rows are of the same images
+    notes: list[str] = next(iter([row.pop("notes") for row in rows if "notes" in row]), [])
+    _tell(notes)
     if as_json:
-        _print_json({"model": model, "targets": rows})
+        _print_json({"model": model, "targets": rows, "notes": notes})
         return
     _print_tables([compare_table(rows)])
     for row in rows:
         if "refused" in row:
-            click.echo(f"{row['target']}, {row['schedule']}: {row['refused']}")
+            _print(f"{row['target']}, {row['schedule']}: {row['refused']}")
 
 
 @cli.command("export")
@@ -318,14 +409,14 @@ def compare_command(model: str, targets: str, data: str, as_json: bool, **option
     "nir: a float model, of what NIR can hold. onnx: standard operators, the integers of a program or a float model. "
     "pt2: torch.export, of a checkpoint.",
 )
-@click.option("-o", "--output", required=True, type=click.Path())
+@click.option("-o", "--output", required=True)
 @model_options
 def export_command(file: str, to: str, output: str, **loading: Any) -> None:
     """Write FILE, a program (lava, netx, onnx) or a float model (nir, onnx, pt2), in another form."""
     from spikformer_deploy.converters.exports import export
 
-    export(file, to, _output(output), **loading)
-    click.echo(f"wrote {output}")
+    export(file, to, Path(output) if to == "lava" else _output(output, *_files(file)), **loading)
+    _print(f"wrote {output}")
 
 
 @cli.command("inspect")
@@ -358,8 +449,8 @@ def targets_command(name: str | None, as_json: bool) -> None:
 
 
 @cli.command("train")
-@click.argument("recipe", type=click.Path(dir_okay=False))
-@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Checkpoint; default: the recipe's.")
+@click.argument("recipe")
+@click.option("-o", "--output", help="Checkpoint; default: the recipe's.")
 @as_json
 def train_command(recipe: str, output: str | None, as_json: bool) -> None:
     """Train a Spikformer by a TOML RECIPE; an interrupted training goes on where it stopped.
@@ -368,8 +459,8 @@ def train_command(recipe: str, output: str | None, as_json: bool) -> None:
     """
     from spikformer_deploy.training.supervised import train
 
-    if output:
-        _output(output)
+    if output is not None:
+        _output(output, *_files(recipe))
     others = os.environ.get("RANK", "0") != "0"
     with _progress("train", as_json or others) as advance:
         result = train(recipe, output, report=advance)
@@ -378,15 +469,15 @@ def train_command(recipe: str, output: str | None, as_json: bool) -> None:
 
 
 @cli.command("pretrain")
-@click.argument("recipe", type=click.Path(dir_okay=False))
-@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Checkpoint; default: the recipe's.")
+@click.argument("recipe")
+@click.option("-o", "--output", help="Checkpoint; default: the recipe's.")
 @as_json
 def pretrain_command(recipe: str, output: str | None, as_json: bool) -> None:
     """Pre-train a V2 encoder by a TOML RECIPE without labels: patches are masked, and painted again."""
     from spikformer_deploy.training.pretrain import pretrain
 
-    if output:
-        _output(output)
+    if output is not None:
+        _output(output, *_files(recipe))
     others = os.environ.get("RANK", "0") != "0"
     with _progress("pretrain", as_json or others) as advance:
         result = pretrain(recipe, output, report=advance)
@@ -398,7 +489,7 @@ def pretrain_command(recipe: str, output: str | None, as_json: bool) -> None:
 @click.option(
     "--model", default="digits-v2", show_default=True, type=click.Choice(["digits-v1", "digits-v2", "cifar10"])
 )
-@click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(dir_okay=False))
+@click.option("-o", "--output", default="report.html", show_default=True)
 @as_json
 def demo_command(model: str, output: str, as_json: bool) -> None:
     """The whole story: compile a bundled trained model, run it on real images, verify it, write the report."""
@@ -410,7 +501,7 @@ def demo_command(model: str, output: str, as_json: bool) -> None:
         _print_json(result)
     else:
         _print_tables(tables)
-        click.echo(f"wrote {output}")
+        _print(f"wrote {output}")
     if not result["passed"]:
         sys.exit(1)
 
@@ -418,11 +509,22 @@ def demo_command(model: str, output: str, as_json: bool) -> None:
 # --- printing ---------------------------------------------------------------------------------------------------
 
 
-def _output(path: str) -> Path:
-    """A path to write to; InputError before any work where its folder is missing."""
-    from spikformer_deploy.files import check_folder
+def _files(*given: str | None) -> list[str]:
+    """Those that are files: others are words, of a model, a target or images."""
+    return [name for name in given if name and os.path.isfile(name)]
 
-    check_folder(Path(path))
+
+def _output(path: str, *others: str) -> Path:
+    """A path to write to; InputError before any work where it cannot be written, or is one of `others`."""
+    from spikformer_deploy.files import check_output
+
+    if not path:
+        raise InputError("-o", "the name is empty", "Give the name of a file.")
+    if path.endswith("/"):
+        raise InputError(path, "it names a folder", "Give the name of a file.")
+    if os.path.realpath(path) in map(os.path.realpath, others):
+        raise InputError(path, "the same command reads it, or writes something else to it", "Give another name.")
+    check_output(Path(path))
     return Path(path)
 
 
@@ -432,12 +534,35 @@ def _run(program: str, data: str, quiet: bool, **options: Any) -> Any:
 
     loaded = Program.load(program)
     with _progress("run", quiet) as advance:
-        return run(loaded, data, progress=advance, **options)
+        result = run(loaded, data, progress=advance, **options)
+    _tell(result.notes)
+    return result
+
+
+def _tell(notes: Iterable[str]) -> None:
+    """Notes go to standard error, with the control characters of names shown."""
+    for note in notes:
+        _say(f"note: {note}")
 
 
 def _print_step(step: Any) -> None:
     remark = f"  {step.remark}" if step.remark else ""
-    click.echo(f"{step.name:<10} [{step.number}/{step.of}] {step.seconds:7.2f} s{remark}", err=True)
+    _say(f"{step.name:<10} [{step.number}/{step.of}] {step.seconds:7.2f} s{remark}")
+
+
+def _say(text: str) -> None:
+    """A line on standard error, where anybody reads it."""
+    try:
+        click.echo(printable(text), err=True)
+        sys.stderr.flush()
+    except OSError:
+        _to_nowhere(2)
+
+
+def _print(text: str) -> None:
+    """A line on standard output."""
+    with _printing():
+        click.echo(printable(text))
 
 
 @contextmanager
@@ -446,13 +571,15 @@ def _progress(word: str, quiet: bool) -> Iterator[Callable[..., None]]:
     if quiet:
         yield lambda done, total, remark="": None
         return
-    from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    from spikformer_deploy.report.terminal import console
+
+    plain = TextColumn("{task.description}", markup=False)
+    with Progress(plain, *Progress.get_default_columns()[1:], console=console(sys.stderr), transient=True) as bar:
         task = bar.add_task(word, total=None)
         yield lambda done, total, remark="": bar.update(
-            task, completed=done, total=total, description=f"{word}  {remark}" if remark else word
+            task, completed=done, total=total, description=printable(f"{word}  {remark}" if remark else word)
         )
 
 
@@ -466,7 +593,7 @@ def _show(values: dict[str, Any], as_json: bool, title: str) -> None:
 
 
 def _print_json(values: Any) -> None:
-    click.echo(_json(values))
+    _print(_json(values))
 
 
 def _json(values: Any) -> str:
@@ -477,13 +604,13 @@ def _json(values: Any) -> str:
 
 
 def _print_tables(tables: list[Any]) -> None:
-    from rich.console import Console
+    from spikformer_deploy.report.terminal import console
 
     # a pipe has no width: nothing is cut there
-    # names come from files: they are shown as they are, and mean nothing to rich
-    console = Console(width=None if sys.stdout.isatty() else WIDE, markup=False, emoji=False)
-    for table in tables:
-        console.print(table)
+    out = console(sys.stdout, None if sys.stdout.isatty() else WIDE)
+    with _printing():
+        for table in tables:
+            out.print(table)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def compare(
     data: str | Path,
     *,
     limit: int | None = None,
+    labels: str | Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     objective: str = "energy",
     calibrate_on: str | Path | None = None,
@@ -33,8 +34,10 @@ def compare(
 ) -> list[dict[str, Any]]:
     """A row a target and schedule: both names, and COLUMNS or `refused`, the reason why the model cannot run there.
 
+    Rows with COLUMNS have `notes` on the images, too, the same in each.
     Models with attention are mapped both ways, spatial and token-serial.
 
+    labels  a file of the classes of the images (see labels.py)
     objective, calibrate_on, loading  as pipeline.compile_model; progress: called with (targets done, in all, a remark)
     Raises InputError for an unknown target, a model or images that cannot be used.
     """
@@ -56,7 +59,7 @@ def compare(
             if error.place == "--schedule":  # no attention, no tokens
                 continue
             raise
-        result = run(compiled.program, data, limit=limit)
+        result = run(compiled.program, data, limit=limit, labels=labels)
         values, mapping = result.to_dict(), compiled.program.mapping
         rows.append(
             {
@@ -70,6 +73,7 @@ def compare(
                 "images_per_second": values["time"]["images_per_second"],
                 "energy_mj": values["energy_mj"]["profile"],
                 "logits_sha256": values["logits_sha256"],
+                "notes": values["notes"],
             }
         )
     return rows

@@ -5,6 +5,8 @@ The command line prints the message and exits with code 2; nobody sees a traceba
 
 from __future__ import annotations
 
+import re
+
 
 def printable(text: str) -> str:
     """`text` with control characters, which may steer a terminal, written as escapes; line ends stay."""
@@ -19,7 +21,8 @@ class SpikdeployError(Exception):
 
     def __init__(self, place: str, problem: str, way_out: str = "") -> None:
         self.place, self.problem, self.way_out = place, problem, way_out
-        super().__init__(f"{place}: {problem}" + (f"\n  {way_out}" if way_out else ""))
+        # a name may hold a line end, and so may the words of a library: only lists are indented lines of their own
+        super().__init__(re.sub("\n(?!  )", " ", f"{place}: {problem}") + (f"\n  {way_out}" if way_out else ""))
 
     def __reduce__(self) -> tuple[type[SpikdeployError], tuple[str, str, str]]:
         return type(self), (self.place, self.problem, self.way_out)

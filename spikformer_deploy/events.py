@@ -34,14 +34,14 @@ class Recordings:
 
     shape    (T, polarities, Y, X) of the frames; labels (N,) int64
     classes  their names, in the order of the labels
-    load     the frames of a recording, by its index, uint8
+    load     the frames of a recording, by its index, uint8, and how many events are lost in them
     """
 
     shape: tuple[int, int, int, int]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     identity: str
-    load: Callable[[int], NDArray[np.uint8]] = field(repr=False)
+    load: Callable[[int], tuple[NDArray[np.uint8], int]] = field(repr=False)
 
 
 def is_events(data: object) -> bool:
@@ -64,9 +64,9 @@ def read_recordings(source: str, frames: int, split: str) -> Recordings:
     marks = [(Path(name).name, size_and_time(Path(name))) for name in files]
     identity = hashlib.sha256(f"{split} {frames} {marks}".encode()).hexdigest()
 
-    def load(index: int) -> NDArray[np.uint8]:
+    def load(index: int) -> tuple[NDArray[np.uint8], int]:
         try:
-            return cut(data[chosen[index]][0], (frames, polarities, height, width))
+            return counted(data[chosen[index]][0], (frames, polarities, height, width))
         except ImportError as error:
             raise InputError(source, f"to read them, tonic needs more: {error}", "Install what it names.") from None
         except (ValueError, IndexError, KeyError, TypeError, OSError, EOFError) as error:
@@ -80,8 +80,18 @@ def cut(events: NDArray[Any], shape: tuple[int, int, int, int]) -> NDArray[np.ui
     """Events counted in frames (T, P, Y, X), each of floor(n / T) events, the last with what is left over.
 
     events  (n,) a structured array with the fields x, y and p, in the order of time
-    Cut by number, as SpikingJelly prepares the data of the official code.  Raises ValueError for an event outside.
+    Cut by number, as SpikingJelly prepares the data of the official code.  Raises ValueError for an event outside, and
+    warns of events that are lost.
     """
+    found, lost = counted(events, shape)
+    if lost:
+        problem = f"{lost} of {len(events)} events are lost: a frame holds {MOST_EVENTS} of a pixel"
+        warnings.warn(problem, stacklevel=2)
+    return found
+
+
+def counted(events: NDArray[Any], shape: tuple[int, int, int, int]) -> tuple[NDArray[np.uint8], int]:
+    """Frames as of `cut`, and how many events are above MOST_EVENTS of a pixel and frame, and so are lost."""
     frames, polarities, height, width = shape
     frame = np.minimum(np.arange(len(events)) // max(1, len(events) // frames), frames - 1)
     x, y, p = (events[name].astype(np.int64) for name in "xyp")
@@ -91,10 +101,7 @@ def cut(events: NDArray[Any], shape: tuple[int, int, int, int]) -> NDArray[np.ui
     cells = ((frame * polarities + p) * height + y) * width + x
     counts = np.bincount(cells, minlength=int(np.prod(shape)))
     lost = int(np.maximum(counts - MOST_EVENTS, 0).sum())
-    if lost:
-        hot = f"a pixel counts {counts.max()} events in one frame, and frames hold {MOST_EVENTS}"
-        warnings.warn(f"{hot}: {lost} of {len(events)} events are lost", stacklevel=2)
-    return np.minimum(counts, MOST_EVENTS).astype(np.uint8).reshape(shape)
+    return np.minimum(counts, MOST_EVENTS).astype(np.uint8).reshape(shape), lost
 
 
 def _data_set(source: str, split: str) -> Any:

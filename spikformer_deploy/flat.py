@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import Field, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
+
+from spikformer_deploy.json_text import sealed
 
 LATER = "later"
 """Metadata of a field that came after the format: left out at its default, so that files of before stay as they are."""
@@ -37,43 +39,73 @@ def _left_out(field: Field[Any], value: Any) -> bool:
     return bool(field.metadata.get(LATER)) and value == field.default
 
 
-def built(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]]) -> Any:
-    """A value of the annotated type `kind` from what flat wrote; ValueError or KeyError where it does not fit."""
+def built(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]], path: str) -> Any:
+    """A value of the annotated type `kind` from what flat wrote; ValueError, naming `path`, where it does not fit."""
     origin = get_origin(kind)
-    if isinstance(raw, dict) and set(raw) == {"tensor"}:
-        return tensors[raw["tensor"]]
+    if origin is np.ndarray:
+        return _array(kind, raw, tensors, path)
     if origin in (Union, UnionType):
         if raw is None and NoneType in get_args(kind):
             return None
         named = {getattr(k, "__name__", ""): k for k in get_args(kind)}
-        return built(named[raw["type"]], raw, tensors)
+        word = raw.get("type") if isinstance(raw, dict) else None
+        if not isinstance(word, str) or word not in named:
+            raise ValueError(f"{path}.type: {_shown(word)} is none of {', '.join(sorted(named))}")
+        return built(named[word], raw, tensors, path)
     if is_dataclass(kind):
-        return _dataclass(kind, raw, tensors)
-    if origin is tuple:
+        return _dataclass(kind, raw, tensors, path)
+    if origin is tuple and isinstance(raw, list):
         inner = get_args(kind)
         kinds = [inner[0]] * len(raw) if inner[-1] is Ellipsis else inner
-        return tuple(built(k, item, tensors) for k, item in zip(kinds, raw, strict=True))
-    if origin is dict:
-        return {key: built(get_args(kind)[1], item, tensors) for key, item in raw.items()}
-    if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
+        if len(kinds) != len(raw):
+            raise ValueError(f"{path}: {len(raw)} values instead of {len(kinds)}")
+        return tuple(built(k, item, tensors, f"{path}.{i}") for i, (k, item) in enumerate(zip(kinds, raw, strict=True)))
+    if origin is dict and isinstance(raw, dict):
+        return {key: built(get_args(kind)[1], item, tensors, f"{path}.{key}") for key, item in raw.items()}
+    if kind is float and type(raw) is int and abs(raw) < 2**53:
         return float(raw)
     if kind in (int, float, str, bool) and type(raw) is kind:
         return raw
-    raise ValueError(f"{raw!r} instead of {getattr(kind, '__name__', kind)}")
+    raise ValueError(f"{path}: {_shown(raw)} instead of {getattr(kind, '__name__', kind)}")
 
 
-def _dataclass(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]]) -> Any:
-    hints = get_type_hints(kind)
+def _array(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]], path: str) -> NDArray[Any]:
+    """The tensor of this very place, of the type that NDArray[...] says: each stands under its own path."""
+    if raw != {"tensor": path} or path not in tensors:
+        raise ValueError(f"{path}: {_shown(raw)} instead of the tensor of that name")
+    (wanted,) = get_args(get_args(kind)[1])
+    if not issubclass(tensors[path].dtype.type, wanted):
+        raise ValueError(f"{path}: values of type {tensors[path].dtype} instead of {wanted.__name__}")
+    return tensors[path]
+
+
+def _dataclass(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]], path: str) -> Any:
+    hints = _hints(kind)
     names = {f.name for f in fields(kind) if f.init}
     needed = {f.name for f in fields(kind) if f.init and not f.metadata.get(LATER)}
-    if not needed <= set(raw) - {"type"} <= names or raw["type"] != kind.__name__:
-        raise ValueError(f"fields {sorted(raw)} instead of those of {kind.__name__}")
-    return kind(**{name: built(hints[name], raw[name], tensors) for name in names & set(raw)})
+    if not isinstance(raw, dict) or raw.get("type") != kind.__name__:
+        raise ValueError(f"{path}: {_shown(raw)} instead of a {kind.__name__}")
+    found = set(raw) - {"type"}
+    if not needed <= found <= names:
+        wrong = sorted(needed - found) or sorted(found - names)
+        raise ValueError(f"{path}: the fields of a {kind.__name__} lack or do not know {', '.join(wrong)}")
+    return kind(**{name: built(hints[name], raw[name], tensors, f"{path}.{name}") for name in names & found})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _shown(raw: Any) -> str:
+    """A value as an error shows it."""
+    text = repr(raw)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def checksum(structure: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> str:
-    """sha256 over both."""
-    state = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
+    """sha256 over both; ValueError for a float that is not finite."""
+    state = hashlib.sha256(sealed(structure).encode())
     for name in sorted(tensors):
         array = tensors[name]
         state.update(f"{name}{array.dtype.str}{array.shape}".encode())

@@ -6,9 +6,12 @@ A board inherits from a chip (`base = "loihi2"`), section by section and number 
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,9 @@ import cattrs
 from attrs import field, frozen
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.files import text_of
 from spikformer_deploy.quantity import Quantity
-from spikformer_deploy.validation import problems
+from spikformer_deploy.validation import problems, strict_converter
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,9 +35,17 @@ OPERATIONS = "asic45nm"
 """The file of operation energies: no target."""
 
 
-def _of(unit: str) -> Any:
-    """A field that must be a Quantity of this unit (checked by `_wrong_units`, for all fields at once)."""
-    return field(metadata={"unit": unit})
+WHOLE = ("tiles", "cores", "chips", "words", "neurons", "sets", "bits", "axons", "messages", "yes/no")
+"""Units of what is counted."""
+MOST_OF_ONE = {"bits": 64, "yes/no": 1, "tiles": 2**12, "chips": 2**16}
+"""Larger numbers are of no chip that could be laid out here."""
+MOST_CORES = 2**24
+"""Of a board: Hala Point has 138,240."""
+
+
+def _of(unit: str, *, positive: bool = False) -> Any:
+    """A field that must be a Quantity of this unit, and not zero where `positive` (checked for all fields at once)."""
+    return field(metadata={"unit": unit, "positive": positive})
 
 
 @frozen
@@ -43,11 +55,11 @@ class Chip:
     port_messages  messages that a port of a router holds
     """
 
-    tiles_x: Quantity = _of("tiles")
-    tiles_y: Quantity = _of("tiles")
-    cores_per_tile: Quantity = _of("cores")
+    tiles_x: Quantity = _of("tiles", positive=True)
+    tiles_y: Quantity = _of("tiles", positive=True)
+    cores_per_tile: Quantity = _of("cores", positive=True)
     reserved_cores: Quantity = _of("cores")
-    port_messages: Quantity = _of("messages")
+    port_messages: Quantity = _of("messages", positive=True)
 
 
 @frozen
@@ -57,23 +69,23 @@ class Core:
     axon_out_messages, axon_in_messages  messages that wait to be sent, and to be served, where they are full
     """
 
-    memory_words: Quantity = _of("words")
-    section_words: Quantity = _of("words")
-    neurons: Quantity = _of("neurons")
-    parameter_sets: Quantity = _of("sets")
+    memory_words: Quantity = _of("words", positive=True)
+    section_words: Quantity = _of("words", positive=True)
+    neurons: Quantity = _of("neurons", positive=True)
+    parameter_sets: Quantity = _of("sets", positive=True)
     programmable: Quantity = _of("yes/no")
-    message_bits: Quantity = _of("bits")
-    weight_bits: Quantity = _of("bits")
-    state_bits: Quantity = _of("bits")
-    threshold_bits: Quantity = _of("bits")
+    message_bits: Quantity = _of("bits", positive=True)
+    weight_bits: Quantity = _of("bits", positive=True)
+    state_bits: Quantity = _of("bits", positive=True)
+    threshold_bits: Quantity = _of("bits", positive=True)
     bias_bits: Quantity = _of("bits")
     list_header_bits: Quantity = _of("bits")
     index_bits: Quantity = _of("bits")
     sparse_synapse_bits: Quantity = _of("bits")
-    input_axons: Quantity = _of("axons")
-    output_axons: Quantity = _of("axons")
-    axon_out_messages: Quantity = _of("messages")
-    axon_in_messages: Quantity = _of("messages")
+    input_axons: Quantity = _of("axons", positive=True)
+    output_axons: Quantity = _of("axons", positive=True)
+    axon_out_messages: Quantity = _of("messages", positive=True)
+    axon_in_messages: Quantity = _of("messages", positive=True)
 
 
 @frozen
@@ -92,12 +104,12 @@ class Time:
     hop_east_west: Quantity = _of("ns")
     hop_north_south: Quantity = _of("ns")
     hop_chip: Quantity = _of("ns")
-    link_rate: Quantity = _of("messages/ns")
+    link_rate: Quantity = _of("messages/ns", positive=True)
     barrier_one_tile: Quantity = _of("ns")
     barrier_chip: Quantity = _of("ns")
     barrier_board: Quantity = _of("ns")
     barrier_chip_hop: Quantity = _of("ns")
-    chip_link_rate: Quantity = _of("messages/ns")
+    chip_link_rate: Quantity = _of("messages/ns", positive=True)
 
 
 @frozen
@@ -128,8 +140,8 @@ class Power:
 class Board:
     """How many chips, in how many columns of a grid."""
 
-    chips: Quantity = _of("chips")
-    columns: Quantity = _of("chips")
+    chips: Quantity = _of("chips", positive=True)
+    columns: Quantity = _of("chips", positive=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,18 +227,7 @@ def load_profile(target: str | Path) -> Profile:
     raw = _raw(str(target))
     corners = raw.pop("energy", {})
     raw["corners"] = corners
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    try:
-        profile = converter.structure(raw, Profile)
-    except (cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError) as error:
-        found = "\n  ".join(problems(error))
-        raise InputError(str(target), f"the profile has errors:\n  {found}", "See docs/profiles.md.") from None
-    if wrong := _wrong_units(profile):
-        raise InputError(str(target), "the profile has errors:\n  " + "\n  ".join(wrong), "See docs/profiles.md.")
-    if profile.corner not in profile.corners:
-        known = ", ".join(profile.corners)
-        raise InputError(str(target), f"its nominal corner '{profile.corner}' is none of {known}")
-    return profile
+    return _checked(raw, str(target), "See docs/profiles.md.")
 
 
 def operation_energies() -> dict[str, Quantity]:
@@ -236,38 +237,77 @@ def operation_energies() -> dict[str, Quantity]:
 
 
 def from_dict(raw: dict[str, Any]) -> Profile:
-    """The profile that `to_dict` wrote.  Raises InputError where it is damaged."""
+    """The profile that `to_dict` wrote, under the same law as a file.  Raises InputError where it is damaged."""
+    return _checked(raw, "profile", "")
+
+
+def _checked(raw: dict[str, Any], place: str, way_out: str) -> Profile:
+    """The profile of plain values; InputError that lists all that is wrong with it."""
+    if not isinstance(raw, dict):
+        raise InputError(place, f"{raw!r} instead of the tables of a profile"[:80], way_out)
     try:
-        return cattrs.Converter(forbid_extra_keys=True).structure(raw, Profile)
+        profile = strict_converter().structure(raw, Profile)
     except (cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError) as error:
-        raise InputError("profile", "; ".join(problems(error))) from None
+        raise InputError(place, _listed(problems(error)), way_out) from None
+    if wrong := [*_wrong_numbers(profile), *_wrong_whole(profile)]:
+        raise InputError(place, _listed(wrong), way_out)
+    return profile
+
+
+def _listed(wrong: list[str]) -> str:
+    return "the profile has errors:\n  " + "\n  ".join(wrong)
 
 
 def to_dict(profile: Profile) -> dict[str, Any]:
     """The profile as plain values, for a program file."""
-    return cattrs.Converter(unstruct_collection_overrides={tuple: list}).unstructure(profile)
+    return _plain().unstructure(profile)
 
 
-def _wrong_units(profile: Profile) -> list[str]:
-    """Every number whose unit is not that of its field, with its path."""
-    sections = {name: getattr(profile, name) for name in ("chip", "core", "time", "power", "board")}
-    sections |= {f"energy.{name}": energy for name, energy in profile.corners.items()}
-    return [
-        f"unit '{value.unit}' instead of '{attribute.metadata['unit']}' @ $.{path}.{attribute.name}"
-        for path, section in sections.items()
-        for attribute in attrs.fields(type(section))
-        if (value := getattr(section, attribute.name)).unit != attribute.metadata["unit"]
-    ]
+@cache
+def _plain() -> cattrs.Converter:
+    # made once: a converter writes itself code for every class
+    return cattrs.Converter(unstruct_collection_overrides={tuple: list})
 
 
-def quantities(profile: Profile) -> Iterator[tuple[str, Quantity]]:
-    """Every number of a profile with its path ("time.synapse_conv")."""
+def _wrong_numbers(profile: Profile) -> Iterator[str]:
+    """Every number that has another unit than its field, or is none of that unit, with its path."""
+    for path, attribute, number in _numbers(profile):
+        unit = attribute.metadata["unit"]
+        most = MOST_OF_ONE.get(unit, 2**31 if unit in WHOLE else math.inf)
+        if number.unit != unit:
+            yield f"unit '{number.unit}' instead of '{unit}' @ $.{path}"
+        elif unit in WHOLE and not number.value.is_integer():
+            yield f"{number.value} is no whole number of {unit} @ $.{path}"
+        elif number.value > most:
+            yield f"{number.value:g} {unit}, and at most {most} are possible @ $.{path}"
+        elif attribute.metadata["positive"] and not number.value:
+            yield f"0 {unit}, and some are needed @ $.{path}"
+
+
+def _wrong_whole(profile: Profile) -> Iterator[str]:
+    """What is wrong with the profile as a whole."""
+    if not profile.name.strip():
+        yield "an empty name @ $.name"
+    if profile.corner not in profile.corners:
+        yield f"its nominal corner '{profile.corner}' is none of {', '.join(profile.corners) or 'its energies'}"
+    if not 1 <= profile.cores_per_chip <= profile.cores <= MOST_CORES:
+        yield f"{profile.cores_per_chip:,} cores a chip for programs, and {profile.cores:,} in all, of {MOST_CORES:,}"
+
+
+def _numbers(profile: Profile) -> Iterator[tuple[str, attrs.Attribute[Any], Quantity]]:
+    """Every number of a profile with its path ("time.synapse_conv") and its field."""
     names = ("chip", "core", "time", "power", "board")
     sections: list[tuple[str, Any]] = [(name, getattr(profile, name)) for name in names]
     sections += [(f"energy.{name}", energy) for name, energy in profile.corners.items()]
     for path, section in sections:
         for attribute in attrs.fields(type(section)):
-            yield f"{path}.{attribute.name}", getattr(section, attribute.name)
+            yield f"{path}.{attribute.name}", attribute, getattr(section, attribute.name)
+
+
+def quantities(profile: Profile) -> Iterator[tuple[str, Quantity]]:
+    """Every number of a profile with its path ("time.synapse_conv")."""
+    for path, _, number in _numbers(profile):
+        yield path, number
 
 
 def _raw(target: str) -> dict[str, Any]:
@@ -285,18 +325,15 @@ def _read(target: str) -> dict[str, Any]:
     resource = files("spikformer_deploy") / "hw_profiles" / f"{target}.toml"
     if target in profile_names():
         text = resource.read_text(encoding="utf-8")
-    elif target.endswith(".toml") or "/" in target or Path(target).is_file():
-        try:
-            text = Path(target).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(target, f"the profile cannot be read: {error}") from None
+    elif target.endswith(".toml") or "/" in target or os.path.exists(target):
+        text = text_of(Path(target), "Give a profile, or the name of a target (see `spikdeploy targets`).")
     else:
         raise InputError(
             "--target", f"no target is called '{target}'", f"Known: {', '.join(profile_names())}; or a .toml file."
         )
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(target, f"it is no readable TOML: {error}") from None
 
 

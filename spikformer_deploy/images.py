@@ -6,27 +6,27 @@ Pixels are uint8 (C, Y, X) of the size that the model takes; nothing is resized,
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import stat
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy import arrays
+from spikformer_deploy.arrays import Stored, check_room
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.events import is_events, read_recordings
+from spikformer_deploy.events import MOST_EVENTS, is_events, read_recordings
+from spikformer_deploy.files import POINTER, check_content
 from spikformer_deploy.image_files import (
-    MOST_PACKED,
     SUFFIXES,
     Archive,
     Files,
@@ -36,16 +36,20 @@ from spikformer_deploy.image_files import (
     pixels_of,
     single,
 )
+from spikformer_deploy.labels import labelled
 from spikformer_deploy.published import GZIP, is_idx, read_archive, read_cifar, read_folder, read_idx
 
 DIGITS_TEST_IMAGES = 360
 DIGITS_SEED = 0
 SHUFFLE_SEED = 0
 """Folders are sorted by class, so a `limit` takes the first images of one fixed shuffle."""
+WAY_OUT = "Give the folders the names of the model's classes, or say which file is of which class by --labels."
 MOST_NAMED = 12
 """Classes that an error lists."""
-DARK = 32
-"""Pixels of 8 bits of which none is brighter are more likely of another scale (scikit-learn's digits reach 16)."""
+DARK = 64
+"""Pixels of which none is brighter are more likely of another scale: scikit-learn's digits reach 16, 14 bits 64."""
+FRAMES = (".npz",)
+"""Files of a folder of recordings: one a file, cut into frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,10 @@ class ImageSet:
 
     labels    (N,) int64 class indices, or None; names: class names in the order of their indices (may be empty)
     identity  sha256 that tells these images from others (of files: names, sizes and times of change)
+    notes     what a user must know of them, such as files that were left out
+    lost      (N,) int64 events of each recording that its frames do not hold, known once it is read; or None
+    named_by  the file that gave the labels, if any; its names may be numbers of classes
+    dark      images of which no pixel is brighter are noted; 0: none are
     """
 
     count: int
@@ -87,6 +95,10 @@ class ImageSet:
     names: tuple[str, ...]
     identity: str
     _read: Callable[[slice], NDArray[np.uint8]] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    lost: NDArray[np.int64] | None = None
+    named_by: str = ""
+    dark: int = 0
 
     def __len__(self) -> int:
         return self.count
@@ -94,20 +106,34 @@ class ImageSet:
     def of_classes(self, classes: tuple[str, ...], count: int) -> ImageSet:
         """The same images with the labels of a model of `count` classes, matched by name where both have names.
 
-        classes  the model's names, in the order of its logits; empty: labels are taken as numbers of classes
+        classes  the model's names, in the order of its logits.  Empty: names that are numbers are those of classes, and
+                 others must be as many as there are classes, and stand in their order
         Raises InputError for a name that is none of the model's, and for a label outside 0 to count - 1.
         """
-        if self.labels is None or not (classes and self.names):
+        if self.labels is None or not self.names:
             self._check_labels(count)
             return self
+        order = np.array(self._numbers(classes, count), np.int64)
+        same = bool((order == np.arange(len(order))).all())
+        found = self if same else replace(self, labels=order[self.labels], names=classes)
+        found._check_labels(count)
+        return found
+
+    def _numbers(self, classes: tuple[str, ...], count: int) -> list[int]:
+        """The class of each name."""
         number = {name: i for i, name in enumerate(classes)}
+        if self.named_by:
+            number = {name: int(name) for name in self.names if _is_number(name) and int(name) < count} | number
+        elif not classes:
+            return _of_nameless(self.names, count)
+        if classes and len(classes) != count:
+            raise InputError("class names", f"the model has {len(classes)} for {count} classes", "Compile it again.")
         unknown = [name for name in self.names if name not in number]
-        if unknown or len(number) < len(classes):
-            problem = f"classes named {_few(unknown or self.names)}, and the model's are {_few(classes)}"
-            raise InputError("labels", problem, "Give the folders the names of the model's classes.")
-        order = np.array([number[name] for name in self.names], np.int64)
-        self._check_labels(len(order))
-        return replace(self, labels=order[self.labels], names=classes)
+        if unknown:
+            known = f"the model's are {_few(classes)}" if classes else f"the model has 0 to {count - 1}, without names"
+            problem = f"classes named {_few(unknown)}, and {known}"
+            raise InputError(self.named_by or "labels", problem, WAY_OUT)
+        return [number[name] for name in self.names]
 
     def _check_labels(self, classes: int) -> None:
         if self.labels is not None and len(self.labels):
@@ -118,8 +144,24 @@ class ImageSet:
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """All images, (N, C, Y, X) or (N, T, C, Y, X) uint8."""
-        return self._read(slice(0, self.count))
+        """All images, (N, C, Y, X) or (N, T, C, Y, X) uint8; warns of what a run would note."""
+        pixels = self._read(slice(0, self.count))
+        for note in self.all_notes(int(pixels.max()), self.lost_in(slice(0, self.count))):
+            warnings.warn(note, stacklevel=2)
+        return pixels
+
+    def lost_in(self, part: slice) -> int:
+        """Events that are lost in some of the images, once they are read."""
+        return 0 if self.lost is None else int(self.lost[part].sum())
+
+    def all_notes(self, brightest: int, lost: int) -> tuple[str, ...]:
+        """The notes, with those on the pixels: the largest of all of them, and the events that are lost."""
+        notes = list(self.notes)
+        if 0 < brightest <= self.dark:
+            notes.append(f"no pixel is above {brightest} of 255: are they scaled otherwise?")
+        if lost:
+            notes.append(f"{lost:,} events are lost: a frame holds {MOST_EVENTS} of a pixel")
+        return tuple(notes)
 
     def batches(self, size: int, start: int = 0) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64] | None]]:
         """Images and labels from image `start` on, `size` at a time, in order; the next ones are read meanwhile."""
@@ -140,28 +182,32 @@ def read(
     limit: int | None = None,
     split: str = "test",
     frames: int = 0,
+    labels: str | Path | None = None,
 ) -> ImageSet:
     """The images of `data` for a model that takes `preprocess`.
 
-    data   "digits", "drawn" (see drawn.py), an array, a folder or zip of images (class sub-folders are labels), .npz
-           (images, labels), .npy; an idx file (labels beside it), a CIFAR-10/100 binary batch, a folder of either as
-           published, CIFAR's binary .tar.gz; recordings of an event camera, tonic:NAME:FOLDER (see events.py)
+    data   "digits", "drawn" (see drawn.py), an array, a folder or zip of images (class sub-folders are labels) or of
+           recordings (.npz of frames), .npz (images, labels), .npy; an idx file (labels beside it), a CIFAR-10/100
+           binary batch, a folder of either as published, CIFAR's binary .tar.gz; recordings of an event camera,
+           tonic:NAME:FOLDER (see events.py)
     limit  at most so many images: the first ones, of one fixed shuffle where they are sorted by class
     split  "train" or "test": of digits, of CIFAR and MNIST as published, and of a folder or zip with the folders train
            and test (or val) in it
-    frames recordings are cut into so many, one a time step of the model; 0: it takes images
+    frames a model of events takes so many, one a time step, and recordings are cut into them; 0: it takes images
+    labels a file of labels for a folder or zip (see labels.py)
     Raises InputError for anything that is missing, damaged, or of another shape.
     """
     if limit is not None and limit < 1:
         raise InputError("--limit", f"{limit} images", "Give a number of at least 1.")
+    wanted = _Wanted(preprocess, frames, limit, split, None if labels is None else Path(labels))
     if isinstance(data, np.ndarray):
-        return _in_memory("images", data, None, (), preprocess, limit)
+        return _in_memory("images", data, None, (), wanted)
     if str(data) == "digits":
-        return _digits(preprocess, limit, split)
+        return _digits(wanted)
     if str(data) == "drawn":
-        return _drawn(preprocess, limit)
+        return _drawn(wanted)
     if is_events(data):
-        return _recordings(str(data), preprocess, frames, limit, split)
+        return _recordings(str(data), wanted)
     path = Path(data)
     try:
         kind = path.stat().st_mode
@@ -173,29 +219,69 @@ def read(
     if stat.S_ISDIR(kind):
         published = read_folder(path, split)
         if published is not None:
-            return _in_memory(str(path), *published, preprocess, limit)
-        return _files(in_folder(path, split), preprocess, limit)
+            return _in_memory(str(path), *published, wanted)
+        return _files(in_folder(path, split, wanted.suffixes, labels is None), wanted)
     if not stat.S_ISREG(kind):  # a pipe or a device could keep a reader waiting for ever
         raise InputError(str(path), "it is neither a file nor a folder", "Save the images to a file.")
-    return _file(path, preprocess, limit, split)
+    return _file(path, wanted)
 
 
-def _file(path: Path, preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is asked of the images; names as in read."""
+
+    preprocess: Preprocess
+    frames: int
+    limit: int | None
+    split: str
+    labels: Path | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image (C, Y, X), or of one recording (T, C, Y, X)."""
+        image = (self.preprocess.channels, *self.preprocess.extent)
+        return (self.frames, *image) if self.frames else image
+
+    @property
+    def most_bytes(self) -> int:
+        """Of the file of an image or a recording: 64 a pixel, more than any depth takes, and 16 MiB that go along."""
+        return 2**24 + 64 * math.prod(self.shape)
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the files in a folder or zip."""
+        return FRAMES if self.frames else SUFFIXES
+
+    @property
+    def dark(self) -> int:
+        """As of an ImageSet: counts of events may be small."""
+        return DARK if self.preprocess.max_value == 255 and not self.frames else 0
+
+    @property
+    def said(self) -> str:
+        """The shape that an array must have, for a person."""
+        if not self.frames:
+            return f"the model takes images without time steps, (N, C, Y, X) = (N, {str(self.shape)[1:]}"
+        return f"the model takes recordings of {self.frames} frames, (N, T, C, Y, X) = (N, {str(self.shape)[1:]}"
+
+
+def _file(path: Path, wanted: _Wanted) -> ImageSet:
     """A single file; its kind is told by its first bytes, where they tell."""
     with path.open("rb") as stream:
-        head = stream.read(8)
+        head = stream.read(len(POINTER))
+    check_content(str(path), head)
     if head.startswith(b"PK"):
-        return _zip(path, preprocess, limit, split)
+        return _zip(path, wanted)
     if head.startswith(b"\x93NUMPY"):
-        return _in_memory(str(path), _array(path), None, (), preprocess, limit)
+        return _in_memory(str(path), arrays.npy(path), None, (), wanted)
     if is_idx(path):
-        return _in_memory(str(path), *read_idx(path), preprocess, limit)
+        return _in_memory(str(path), *read_idx(path), wanted)
     if head.startswith(GZIP):
-        return _in_memory(str(path), *read_archive(path, split), preprocess, limit)
+        return _in_memory(str(path), *read_archive(path, wanted.split), wanted)
     if path.suffix.lower() in SUFFIXES:
-        return _files(single(path), preprocess, limit)
+        return _files(single(path), wanted)
     if path.suffix == ".bin":
-        return _in_memory(str(path), *read_cifar(path), preprocess, limit)
+        return _in_memory(str(path), *read_cifar(path), wanted)
     raise InputError(
         str(path),
         "its kind of file is not known",
@@ -203,49 +289,15 @@ def _file(path: Path, preprocess: Preprocess, limit: int | None, split: str) -> 
     )
 
 
-def _array(path: Path) -> NDArray[Any]:
-    return _npy(str(path), lambda: path.open("rb"), path.stat().st_size)
-
-
-def _npy(place: str, opened: Callable[[], IO[bytes]], size: int) -> NDArray[Any]:
-    """The array in a .npy of `size` bytes, whose header must not say more than there is."""
-    try:
-        with opened() as stream:
-            version = np.lib.format.read_magic(stream)
-            read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-            shape, _, dtype = read_header(stream)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize > size:
-            raise ValueError(f"{shape} values of type {dtype} in {size:,} bytes")
-        with opened() as stream:
-            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(place, f"it cannot be read: {error}", "Save plain numeric arrays.") from None
-
-
-def _zip(path: Path, preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
-    """An .npz of arrays, or a zip of images in class folders."""
+def _zip(path: Path, wanted: _Wanted) -> ImageSet:
+    """An .npz of arrays, or a zip of images or recordings in class folders."""
     archive = Archive(path)
     if archive.entries and all(entry.filename.endswith(".npy") for entry in archive.entries):
-        return _npz(path, preprocess, limit)
-    return _files(in_archive(archive, split), preprocess, limit)
+        return _in_memory(str(path), *arrays.npz(str(path), path), (), wanted)
+    return _files(in_archive(archive, wanted.split, wanted.suffixes, wanted.labels is None), wanted)
 
 
-def _npz(path: Path, preprocess: Preprocess, limit: int | None) -> ImageSet:
-    found = {}
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if entry.file_size > MOST_PACKED * max(entry.compress_size, 2**20):
-                raise InputError(str(path), f"{entry.filename} is packed to less than a {MOST_PACKED}th of its size")
-            name = entry.filename.removesuffix(".npy")
-            found[name] = _npy(f"{path}: {name}", partial(archive.open, entry), entry.file_size)
-    images = next((found[k] for k in ("images", "frames", "x") if k in found), None)
-    if images is None:
-        raise InputError(str(path), f"it holds {', '.join(found)}", "Name the images 'images' and the labels 'labels'.")
-    labels = next((found[k] for k in ("labels", "y") if k in found), None)
-    return _in_memory(str(path), images, labels, (), preprocess, limit)
-
-
-def _digits(preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
+def _digits(wanted: _Wanted) -> ImageSet:
     """scikit-learn's 1,797 digits of 8x8 pixels 0..16, as 0..255, each pixel repeated up to the model's size.
 
     360 of them, stratified by class, are the test split; they are never trained on.
@@ -253,112 +305,168 @@ def _digits(preprocess: Preprocess, limit: int | None, split: str) -> ImageSet:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    height, width = preprocess.extent
-    if preprocess.channels != 1 or height % 8 or height != width:
-        needed = f"{preprocess.channels} channels of {height}x{width}"
+    height, width = wanted.preprocess.extent
+    if wanted.preprocess.channels != 1 or height % 8 or height != width:
+        needed = f"{wanted.preprocess.channels} channels of {height}x{width}"
         raise InputError("digits", f"they are 1x8x8 and the model takes {needed}")
     bunch = load_digits()
     pixels = np.rint(bunch.images * 255 / 16).astype(np.uint8)
-    pixels = pixels.repeat(preprocess.size // 8, 1).repeat(preprocess.size // 8, 2)[:, None]
+    pixels = pixels.repeat(height // 8, 1).repeat(height // 8, 2)[:, None]
     labels = bunch.target.astype(np.int64)
     train, test = train_test_split(
         np.arange(len(labels)), test_size=DIGITS_TEST_IMAGES, stratify=labels, random_state=DIGITS_SEED
     )
-    chosen = {"train": train, "test": test}[split]
-    return _in_memory("digits", pixels[chosen], labels[chosen], tuple("0123456789"), preprocess, limit)
+    chosen = {"train": train, "test": test}[wanted.split]
+    return _in_memory("digits", pixels[chosen], labels[chosen], tuple("0123456789"), wanted)
 
 
-def _drawn(preprocess: Preprocess, limit: int | None) -> ImageSet:
+def _drawn(wanted: _Wanted) -> ImageSet:
     """Drawings without labels, RGB, of the size that the model takes."""
     from spikformer_deploy.drawn import drawings
 
-    height, width = preprocess.extent
-    if preprocess.channels != 3 or height != width:
-        needed = f"{preprocess.channels} channels of {height}x{width}"
+    height, width = wanted.preprocess.extent
+    if wanted.preprocess.channels != 3 or height != width:
+        needed = f"{wanted.preprocess.channels} channels of {height}x{width}"
         raise InputError("drawn", f"they are square RGB images and the model takes {needed}")
-    return _in_memory("drawn", drawings(height), None, (), preprocess, limit)
+    return _in_memory("drawn", drawings(height), None, (), wanted)
 
 
 def _in_memory(
     place: str,
-    images: NDArray[Any],
-    labels: NDArray[Any] | None,
+    images: Stored | NDArray[Any],
+    labels: Stored | NDArray[Any] | None,
     names: tuple[str, ...],
-    preprocess: Preprocess,
-    limit: int | None,
+    wanted: _Wanted,
 ) -> ImageSet:
-    pixels = _as_pixels(place, images, preprocess)[:limit]
-    if labels is not None:
-        if labels.shape != (len(images),) or labels.dtype.kind not in "ui":
-            problem = f"labels of shape {labels.shape} and type {labels.dtype} for {len(images)} images"
-            raise InputError(place, problem, "Give one integer label an image.")
-        labels = labels[:limit].astype(np.int64)
-    identity = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
-    return ImageSet(len(pixels), labels, names, identity, lambda part: pixels[part])
+    if wanted.labels is not None:
+        problem = f"{place} is no folder or zip of images"
+        raise InputError("--labels", problem, "Leave it out, and keep the labels beside the images in the .npz.")
+    images = images if isinstance(images, Stored) else arrays.in_memory(place, images)
+    pixels = _as_pixels(images, wanted)
+    classes = None if labels is None else _whole_labels(place, labels, images.shape[0])[: len(pixels)]
+    identity = hashlib.sha256(f"{pixels.shape}".encode())
+    identity.update(pixels.data)
+    notes: tuple[str, ...] = ()
+    if wanted.frames and images.shape[0] == wanted.frames and len(images.shape) == 5:
+        notes = (f"{place}: as many recordings as time steps; recordings are taken to be the first axis",)
+    digest, dark = identity.hexdigest(), wanted.dark
+    return ImageSet(len(pixels), classes, names, digest, lambda part: pixels[part], notes, dark=dark)
 
 
-def _as_pixels(place: str, images: NDArray[Any], preprocess: Preprocess) -> NDArray[np.uint8]:
-    """(N, C, Y, X) or (N, T, C, Y, X) uint8 from (N, Y, X), (N, Y, X, C) or those; InputError where it is none."""
-    channels, (height, width) = preprocess.channels, preprocess.extent
-    expected = f"(images, {channels}, {height}, {width}), or with frames (images, T, {channels}, {height}, {width})"
-    images = _whole(place, images, expected)
-    if images.min() < 0 or images.max() > preprocess.max_value:
-        raise InputError(
-            place, f"pixels in [{images.min()}, {images.max()}], and the model takes 0..{preprocess.max_value}"
-        )
-    if preprocess.max_value == 255 and images.ndim < 5 and 0 < images.max() < DARK:
-        most = f"{place}: no pixel is above {images.max()}, and the model takes 0..255: are they scaled otherwise?"
-        warnings.warn(most, stacklevel=2)
-    if images.ndim == 3 and channels == 1:
-        images = images[:, None]
-    if images.ndim == 4 and images.shape[3] == channels and images.shape[1] != channels:
-        images = images.transpose(0, 3, 1, 2)
-    if images.ndim not in (4, 5) or images.shape[-3:] != (channels, height, width):
-        raise InputError(place, f"images of shape {images.shape[1:]}", f"The model takes {expected}.")
-    return np.ascontiguousarray(images, np.uint8)
+def _whole_labels(place: str, labels: Stored | NDArray[Any], count: int) -> NDArray[np.int64]:
+    """One whole number an image, of any type; its shape is looked at first."""
+    if labels.shape == (count,) and labels.dtype.kind in "uif":
+        found = labels.values() if isinstance(labels, Stored) else labels
+        if (np.abs(found) < 2**31).all() and (found == np.rint(found)).all():
+            return found.astype(np.int64)
+    problem = f"labels of shape {labels.shape} and type {labels.dtype} for {count} images"
+    raise InputError(place, problem, "Give one integer label an image.")
 
 
-def _whole(place: str, images: NDArray[Any], expected: str) -> NDArray[Any]:
-    """The same numbers as integers: booleans, and real numbers that are whole (frames are often kept as float32)."""
-    real = images.dtype.kind == "f" and images.size > 0
-    if real and np.isfinite(images).all() and (images == np.rint(images)).all() and np.abs(images).max() < 2**31:
-        return images.astype(np.int64)
-    if real:
-        problem = f"real numbers from {np.nanmin(images):g} to {np.nanmax(images):g}, which are not all whole"
-        raise InputError(place, problem, f"Give pixels as integers {expected}: real ones in 0..1 times 255, rounded.")
-    if images.dtype.kind not in "uib" or not images.size:
-        raise InputError(place, f"{images.shape} values of type {images.dtype}", f"Give uint8 pixels {expected}.")
-    return images.astype(np.uint8) if images.dtype.kind == "b" else images
+def _as_pixels(images: Stored, wanted: _Wanted) -> NDArray[np.uint8]:
+    """(N, C, Y, X) or (N, T, C, Y, X) uint8, of one of the layouts that are understood; InputError where it is none.
+
+    Only so many as are wanted are read, some at a time.
+    """
+    turned = _layout(images, wanted)
+    each, one = math.prod(wanted.shape), images.shape == wanted.shape
+    count = 1 if one else min(images.shape[0], wanted.limit or images.shape[0])
+    check_room(images.place, count, each)
+    out, done = np.empty((count, *wanted.shape), np.uint8), 0
+    rows = out[0] if one else out
+    for block in images.blocks(len(rows)):
+        rows[done : done + len(block)] = turned(_checked(images.place, block, wanted))
+        done += len(block)
+    return out
 
 
-def _files(files: Files, preprocess: Preprocess, limit: int | None) -> ImageSet:
-    """Image files decoded in batches by several threads."""
-    order = _some(len(files.names), limit)
+def _layout(images: Stored, wanted: _Wanted) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """What turns rows of an array into those that the model takes."""
+    shape, rest, size = wanted.shape, images.shape[1:], math.prod(images.shape)
+    if not size or images.dtype.kind not in "uibf":
+        problem = f"{images.shape} values of type {images.dtype}, and {wanted.said}"
+        raise InputError(images.place, problem, "Give whole numbers in that order of axes.")
+    if rest == shape or (wanted.frames and images.shape == shape):
+        return lambda block: block
+    if not wanted.frames and rest == shape[1:] and shape[0] == 1:
+        return lambda block: block[:, None]
+    if not wanted.frames and rest == (*shape[1:], shape[0]):
+        return lambda block: block.transpose(0, 3, 1, 2)
+    problem = f"images of shape {rest}"
+    if wanted.frames and images.shape[:1] == shape[:1] and images.shape[2:] == shape[1:]:
+        problem = f"its shape is {images.shape}: time steps come first, and recordings second"
+    raise InputError(images.place, f"{problem}, and {wanted.said}", "Give them in that order and size.")
+
+
+def _checked(place: str, block: NDArray[Any], wanted: _Wanted) -> NDArray[Any]:
+    """The same numbers, all of them whole and in the range of the model (frames are often kept as float32)."""
+    if block.dtype.kind == "f" and not (np.isfinite(block).all() and (block == np.rint(block)).all()):
+        problem = f"real numbers from {np.nanmin(block):g} to {np.nanmax(block):g}, which are not all whole"
+        raise InputError(place, problem, "Give pixels as integers: real ones in 0..1 times 255, rounded.")
+    most = wanted.preprocess.max_value
+    if block.min() < 0 or block.max() > most:
+        raise InputError(place, f"pixels in [{int(block.min())}, {int(block.max())}], and the model takes 0..{most}")
+    return block
+
+
+def _files(files: Files, wanted: _Wanted) -> ImageSet:
+    """Files of images or recordings, decoded in batches by several threads."""
+    files = files if wanted.labels is None else labelled(files, wanted.labels)
+    order = _some(len(files.names), wanted.limit)
+    decode = _recording if wanted.frames else _decode
+
+    def read_one(name: str) -> NDArray[np.uint8]:
+        return decode(name, files.load(name, wanted.most_bytes), wanted)
 
     def read_part(part: slice) -> NDArray[np.uint8]:
         names = [files.names[i] for i in order[part]]
+        check_room("images", len(names), math.prod(wanted.shape))
         with ThreadPoolExecutor() as workers:
-            return np.stack(list(workers.map(lambda name: _decode(name, files.load(name), preprocess), names)))
+            return np.stack(list(workers.map(read_one, names)))
 
     marked = [[files.names[i], files.marks[i]] for i in order]
     identity = hashlib.sha256(json.dumps(marked).encode()).hexdigest()
     kept = None if files.labels is None else files.labels[order]
-    return ImageSet(len(order), kept, files.classes, identity, read_part)
+    named_by, dark = str(wanted.labels or ""), wanted.dark
+    return ImageSet(len(order), kept, files.classes, identity, read_part, files.notes, named_by=named_by, dark=dark)
 
 
-def _recordings(source: str, preprocess: Preprocess, frames: int, limit: int | None, split: str) -> ImageSet:
+def _recordings(source: str, wanted: _Wanted) -> ImageSet:
     """Recordings of an event camera, cut into frames in batches by several threads."""
-    found = read_recordings(source, frames, split)
-    if found.shape[1:] != (preprocess.channels, *preprocess.extent):
+    if wanted.labels is not None:
+        raise InputError("--labels", f"{source} has labels of its own", "Leave it out.")
+    found = read_recordings(source, wanted.frames, wanted.split)
+    if found.shape != wanted.shape:
         problem = f"frames of shape {found.shape[1:]}"
-        raise InputError(source, problem, f"The model takes {(preprocess.channels, *preprocess.extent)}.")
-    order = _some(len(found.labels), limit)
+        raise InputError(source, problem, f"The model takes {wanted.shape[1:]}.")
+    order = _some(len(found.labels), wanted.limit)
+    lost = np.zeros(len(order), np.int64)
 
     def read_part(part: slice) -> NDArray[np.uint8]:
+        check_room(source, len(order[part]), math.prod(wanted.shape))
         with ThreadPoolExecutor() as workers:
-            return np.stack(list(workers.map(found.load, order[part].tolist())))
+            frames, lost[part] = zip(*workers.map(found.load, order[part].tolist()), strict=True)
+        return np.stack(frames)
 
-    return ImageSet(len(order), found.labels[order], found.classes, f"{found.identity} {len(order)}", read_part)
+    identity = f"{found.identity} {len(order)}"
+    return ImageSet(len(order), found.labels[order], found.classes, identity, read_part, lost=lost)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) < 10
+
+
+def _of_nameless(names: tuple[str, ...], count: int) -> list[int]:
+    """The classes of names for a model that has none: numbers, or as many names as classes, in their order."""
+    if all(map(_is_number, names)):
+        if count > 10 and any(len(name) != len(str(count - 1)) for name in names):
+            problem = f"classes named {_few(names)}, and the model has no names: some programs count 10 before 2"
+            raise InputError("labels", problem, WAY_OUT)
+        return [int(name) for name in names]
+    if len(names) != count:
+        problem = f"classes named {_few(names)}, and the model has {count} classes, without names"
+        raise InputError("labels", problem, WAY_OUT)
+    return list(range(count))
 
 
 def _few(names: Sequence[str]) -> str:
@@ -372,11 +480,20 @@ def _some(count: int, limit: int | None) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(SHUFFLE_SEED).permutation(count)[:limit])
 
 
-def _decode(name: str, raw: bytes, preprocess: Preprocess) -> NDArray[np.uint8]:
+def _decode(name: str, raw: bytes, wanted: _Wanted) -> NDArray[np.uint8]:
     """One image as (C, Y, X) uint8, of the size and the number of channels that the model takes."""
-    pixels = pixels_of(decoded(name, raw, preprocess.channels))
-    if pixels.shape[1:] != preprocess.extent:
-        (height, width), needed = pixels.shape[1:], preprocess.extent
-        problem = f"it is {height}x{width}, and the model takes {needed[0]}x{needed[1]}"
+    needed = wanted.preprocess.extent
+    pixels = pixels_of(decoded(name, raw, wanted.preprocess.channels, needed))
+    if pixels.shape[1:] != needed:
+        (height, width) = pixels.shape[1:]
+        problem = f"upright it is {height}x{width}, and the model takes {needed[0]}x{needed[1]}"
         raise InputError(name, problem, "Resize the images before.")
     return pixels
+
+
+def _recording(name: str, raw: bytes, wanted: _Wanted) -> NDArray[np.uint8]:
+    """The frames (T, C, Y, X) of one recording, uint8."""
+    frames, _ = arrays.npz(name, io.BytesIO(raw))
+    if frames.shape != wanted.shape:
+        raise InputError(name, f"frames of shape {frames.shape}", f"A file holds one recording, {wanted.shape}.")
+    return _as_pixels(frames, wanted)[0]

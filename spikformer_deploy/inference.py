@@ -49,6 +49,7 @@ class Run:
     accuracy      None where the images have no labels
     times         by the closed form; None where no timing was asked for
     cycle         message by message, of the first images alone (its first axis but one); None where nobody asked
+    notes         what a user must know of the images: files left out, pixels of another scale, events lost
     """
 
     program: Program
@@ -63,6 +64,7 @@ class Run:
     energies: tuple[Energy, ...]
     seconds: float
     peak_memory_mib: float
+    notes: tuple[str, ...] = ()
 
     @property
     def logits(self) -> NDArray[np.float64]:
@@ -91,6 +93,7 @@ class Run:
             "accuracy": self.accuracy,
             "predictions": self.predictions.tolist(),
             "logits_sha256": hashlib.sha256(np.ascontiguousarray(self.accumulators, "<i8").tobytes()).hexdigest(),
+            "notes": list(self.notes),
             "backend": self.backend,
             "kernels": self.kernels,
             "synaptic_ops": self.events.synops,
@@ -126,6 +129,7 @@ def run(
     device: str = "cpu",
     timing: str = "estimate",
     limit: int | None = None,
+    labels: str | Path | None = None,
     memory_limit: int | None = None,
     unfinished: Path | None = None,
     resume: bool = False,
@@ -136,6 +140,7 @@ def run(
     backend       "engine", "reference", "lava" or "onnx"
     timing        "estimate": the closed form; "cycle": besides, the first images message by message; or "none"
     device        "cpu", or "cuda" for the engine on a GPU: the same integers
+    labels        a file of the classes of the images (see labels.py)
     memory_limit  bytes that the process may take
     unfinished    a file that holds what has been found so far, every few seconds; the caller removes it at the end
     resume        go on from that file, where there is one
@@ -143,7 +148,9 @@ def run(
     Raises InputError for images that do not fit, a limit that is too low, or a file of another run; OverflowDetected
     where a state leaves its bits.
     """
-    images = data if isinstance(data, ImageSet) else read(data, program.preprocess, limit=limit, frames=program.frames)
+    if not isinstance(data, ImageSet):
+        data = read(data, program.preprocess, limit=limit, frames=program.frames, labels=labels)
+    images = data.of_classes(program.labels, program.network.output.size)
     if not len(images):
         raise InputError("input", "there are no images", "Give at least one.")
     there = geometry(program.network, program.mapping)
@@ -154,7 +161,6 @@ def run(
         if progress is not None:
             progress(0 if tally is None else len(tally.accumulators), len(images), remark)
 
-    images = images.of_classes(program.labels, program.network.output.size)
     execute, batch = _executor(backend, device, program, there, memory_limit, tell)
     closed = "none" if timing == "none" else "estimate"
     table = None if timing == "none" else _hop_table(program, there)
@@ -163,7 +169,9 @@ def run(
     start = saved = time.monotonic()
     try:
         for pixels, _ in images.batches(batch, 0 if tally is None else len(tally.accumulators)):
-            tally = tally_file.added(tally, _batch(program, there, execute(pixels), table))
+            done = 0 if tally is None else len(tally.accumulators)
+            seen = int(pixels.max()), images.lost_in(slice(done, done + len(pixels)))
+            tally = tally_file.added(tally, _batch(program, there, execute(pixels), table, seen))
             if progress is not None:
                 progress(len(tally.accumulators), len(images), _remark(tally, images))
             if unfinished and time.monotonic() - saved > SAVE_SECONDS:
@@ -182,6 +190,7 @@ def run(
     return Run(
         program, images, backend, tally.kernels, tally.accumulators, images.labels, tally.events, tally.times, cycle,
         account(program.network, tally.events, *mapped), time.monotonic() - start, peak_memory_mib(),
+        images.all_notes(tally.brightest, tally.lost),
     )  # fmt: skip
 
 
@@ -222,13 +231,16 @@ def _hop_table(program: Program, there: Geometry) -> HopTable:
     return hop_table(traffic(there, program.profile), mesh, there.cells)
 
 
-def _batch(program: Program, there: Geometry, execution: Execution, table: HopTable | None) -> Tally:
+def _batch(
+    program: Program, there: Geometry, execution: Execution, table: HopTable | None, seen: tuple[int, int]
+) -> Tally:
+    """What a batch adds; seen: its largest pixel, and the events that are lost in it."""
     events = count(there, execution)
     times = None
     if table is not None:
         times = estimate(events, program.network, program.mapping, program.profile)
         times = replace(times, hops=mean_hops(table, execution.activity))
-    return Tally(execution.accumulators, events, times, execution.kernels)
+    return Tally(execution.accumulators, events, times, execution.kernels, *seen)
 
 
 def _remark(tally: Tally, images: ImageSet) -> str:

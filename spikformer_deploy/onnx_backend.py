@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.converters.onnx_nodes import check_installed
 from spikformer_deploy.converters.onnx_program import to_model
-from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.quantize.network import Max, Network, Population
 from spikformer_deploy.reference.recorded import execution
 from spikformer_deploy.simulate.run import Cells, Execution, check_state, frames
 
@@ -33,8 +34,7 @@ def execute(
 ) -> Execution:
     """Run `images` in ONNX Runtime on the CPU; arguments and result as reference.engine.execute.
 
-    peak_state is the largest potential after a reset.
-    Raises InputError where ONNX Runtime is missing or images do not fit, OverflowDetected where a potential leaves its
+    Raises InputError where ONNX Runtime is missing or images do not fit, OverflowDetected where a state leaves its
     bits, ModelError for sums that it cannot hold.
     """
     check_installed()
@@ -46,10 +46,21 @@ def execute(
         {name.removeprefix(what): values.astype(np.int64) for name, values in found.items() if name.startswith(what)}
         for what in ("sent/", "potential/")
     )
+    peak = {p.name: _peak(network, p, found, sent) for p in network}
     for population in network:
-        # as the engine does: a potential that overflows is no smaller after its reset
-        check_state(network, population, int(np.abs(found.get(f"reached/{population.name}", 0)).max(initial=0)))
-    return execution(network, found["accumulators"], sent, potentials, record, cells, "onnxruntime")
+        # before what is recorded after a reset: the engine looks at what a reset hides, too
+        check_state(network, population, peak[population.name])
+    made = execution(network, found["accumulators"], sent, potentials, record, cells, "onnxruntime")
+    return replace(made, peak_state=peak)
+
+
+def _peak(network: Network, population: Population, found: Mapping[str, Any], sent: Mapping[str, Any]) -> int:
+    """Largest magnitude of the states and sums of a population."""
+    if population is network.input:
+        return 0
+    if isinstance(population.neuron, Max):
+        return int(np.abs(sent[population.name]).max(initial=0))
+    return int(found[f"reached/{population.name}"])
 
 
 @lru_cache(maxsize=1)

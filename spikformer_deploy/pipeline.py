@@ -19,8 +19,9 @@ from spikformer_deploy.checks import Checks
 from spikformer_deploy.converters.checkpoint import SHOWN
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, load
-from spikformer_deploy.converters.netx import read_network
-from spikformer_deploy.errors import InputError
+from spikformer_deploy.converters.netx import delay_note, read_network
+from spikformer_deploy.errors import printable
+from spikformer_deploy.files import check_folder_output, write_whole, writing
 from spikformer_deploy.graph.check import check as check_law
 from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.ir import Graph
@@ -167,7 +168,7 @@ def compile_netx(
         "versions": _versions(),
     }
     program = Program(network, mapping, profile, preprocess, (), provenance)
-    notes = () if calibrate_on is not None else (RANDOM_NOTE,)
+    notes = (delay_note(network), *(() if calibrate_on is not None else (RANDOM_NOTE,)))
     return Compiled(program, None, notes, time.monotonic() - start, run.seconds, mapping_rates)
 
 
@@ -190,6 +191,10 @@ class _Runner:
     done: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.dump is not None:
+            check_folder_output(self.dump)
+
     def __call__(self, name: str, stage: Callable[[], Any], check: Callable[[str, Any], str] | None = None) -> Any:
         """Run the next stage, check and dump what it made, and report."""
         assert self.stages[self.done] == name
@@ -206,12 +211,10 @@ class _Runner:
 
     def _write(self, name: str, value: Any) -> None:
         assert self.dump is not None
-        try:
+        with writing(self.dump):
             self.dump.mkdir(parents=True, exist_ok=True)
-            text = value.dump() if hasattr(value, "dump") else f"{value}\n"
-            (self.dump / f"{self.done}-{name}.txt").write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(str(self.dump), f"it cannot be written: {error.strerror}") from None
+        text = value.dump() if hasattr(value, "dump") else f"{value}\n"
+        write_whole(self.dump / f"{self.done}-{name}.txt", printable(text).encode())
 
 
 def _versions() -> dict[str, str]:

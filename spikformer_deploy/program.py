@@ -7,7 +7,6 @@ is deterministic; loading checks the bytes, the structure and the references, an
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,17 @@ from safetensors.numpy import save as save_tensors
 
 from spikformer_deploy import hardware
 from spikformer_deploy.errors import InputError, MappingError, ProgramError
-from spikformer_deploy.files import write_whole
+from spikformer_deploy.files import check_file, write_whole
 from spikformer_deploy.flat import built, checksum, flat
 from spikformer_deploy.hardware import Profile
 from spikformer_deploy.images import Preprocess
+from spikformer_deploy.json_text import parsed, sealed
+from spikformer_deploy.labels import check_names
 from spikformer_deploy.mapping import verify_mapping
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.quantize.check import check_network
 from spikformer_deploy.quantize.network import Network, Source
+from spikformer_deploy.told import check_images, check_origin, class_names, table
 
 ENTRY = "spikformer_deploy"
 FORMAT = 2
@@ -38,7 +40,7 @@ LARGEST_FILE = 2**32
 class Program:
     """A network compiled for a target.
 
-    labels      class names, may be empty
+    labels      class names, each once; may be empty
     provenance  name -> plain value: source file and its sha256, settings, calibration, versions
     """
 
@@ -48,6 +50,9 @@ class Program:
     preprocess: Preprocess
     labels: tuple[str, ...]
     provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_names("class names", self.labels)
 
     @property
     def frames(self) -> int:
@@ -65,8 +70,13 @@ class Program:
 
     @staticmethod
     def load(path: str | Path) -> Program:
-        """Read a program.  Raises ProgramError for a file that is damaged, foreign or of another version."""
+        """Read a program.
+
+        Raises InputError for what is no readable file, ProgramError for one that is damaged, foreign or of another
+        version.
+        """
         path = Path(path)
+        check_file(path, "Compile a program first.")
         try:
             size = path.stat().st_size
             if size > LARGEST_FILE:
@@ -90,15 +100,18 @@ def to_bytes(program: Program) -> bytes:
         "provenance": program.provenance,
     }
     structure["sha256"] = checksum(structure, tensors)
-    text = json.dumps(structure, sort_keys=True, allow_nan=False)
+    text = sealed(structure)
     return save_tensors(tensors, {ENTRY: text})
 
 
 def from_bytes(content: bytes, place: str) -> Program:
-    """The program in the content of a .spk file; `place` names it in errors."""
+    """The program in the content of a .spk file; `place` names it in errors.
+
+    A valid checksum says that nothing was damaged, not that it makes sense: every field is held against its law.
+    """
     try:
         structure, tensors = _parsed(content, place)
-    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:
         raise ProgramError(place, f"it is no readable program: {error}", "Compile it again.") from None
     if structure.get("format") != FORMAT:
         problem = f"it has format {structure.get('format')}, and this version reads {FORMAT}"
@@ -113,11 +126,23 @@ def from_bytes(content: bytes, place: str) -> Program:
     if to_bytes(program) != content:
         raise ProgramError(place, "its bytes are not those of a saved program: it is damaged", "Compile it again.")
     try:
-        check_network(program.network)
-        verify_mapping(program.mapping, program.network, program.profile)
-    except (ValueError, IndexError, KeyError, MappingError) as error:
+        check_program(program)
+    except (ValueError, MappingError) as error:
         raise ProgramError(place, f"it contradicts itself: {error}", "Compile it again.") from None
     return program
+
+
+def check_program(program: Program) -> None:
+    """Raise ValueError or MappingError, naming the place, where a program does not mean what it says."""
+    network = program.network
+    check_network(network)
+    if network.state_bits > program.profile.limits.state_bits:
+        problem = f"{network.state_bits} bits of state, and target '{program.profile.name}' has"
+        raise ValueError(f"network: {problem} {program.profile.limits.state_bits}")
+    verify_mapping(program.mapping, network, program.profile)
+    check_images(program.preprocess, network)
+    class_names(program.labels, network.output.size)
+    check_origin(program.provenance)
 
 
 def is_program(path: Path) -> bool:
@@ -125,20 +150,20 @@ def is_program(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(size, 2**26)))
-        return "network" in json.loads(header["__metadata__"][ENTRY])
+            header = parsed(stream.read(min(size, 2**26)))
+        return "network" in parsed(header["__metadata__"][ENTRY])
     except (OSError, ValueError, KeyError, TypeError, MemoryError):
         return False
 
 
 def _parsed(content: bytes, place: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     size = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    metadata = table("its header", parsed(content[8 : 8 + size])).get("__metadata__", {})
     if ENTRY not in metadata:
         raise ProgramError(
             place, "it is a safetensors file of something else", "Give a program of `spikdeploy compile`."
         )
-    structure = json.loads(metadata[ENTRY])
+    structure = table("its entry", parsed(metadata[ENTRY]))
     if structure.get("kind") == "checkpoint":
         raise ProgramError(place, "it is a model, not a program", "Compile it first: spikdeploy compile.")
     return structure, load_tensors(content)
@@ -148,10 +173,10 @@ def _program(structure: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Pro
     for array in tensors.values():
         array.setflags(write=False)
     return Program(
-        network=built(Network, structure["network"], tensors),
-        mapping=built(Mapping, structure["mapping"], tensors),
+        network=built(Network, structure["network"], tensors, "network"),
+        mapping=built(Mapping, structure["mapping"], tensors, "mapping"),
         profile=hardware.from_dict(structure["profile"]),
-        preprocess=built(Preprocess, structure["preprocess"], tensors),
-        labels=tuple(str(label) for label in structure["labels"]),
-        provenance=dict(structure["provenance"]),
+        preprocess=built(Preprocess, structure["preprocess"], tensors, "preprocess"),
+        labels=tuple(structure["labels"]),
+        provenance=table("provenance", structure["provenance"]),
     )

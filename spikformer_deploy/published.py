@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.arrays import MOST_VALUES
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.image_files import MOST_PACKED, bytes_of
 
@@ -55,7 +57,7 @@ Load = Callable[[str], bytes]
 
 def read_cifar(path: Path) -> Arrays:
     """One CIFAR-10 or CIFAR-100 (fine labels) binary batch.  Raises InputError for another number of bytes."""
-    raw = path.read_bytes()
+    raw = _whole(path)
     for label_bytes in (1, 2):
         if raw and len(raw) % (label_bytes + CIFAR_PIXELS) == 0:
             return _records(str(path), raw, label_bytes)
@@ -65,8 +67,8 @@ def read_cifar(path: Path) -> Arrays:
 def read_idx(path: Path) -> Arrays:
     """An idx file of images; the labels stand beside it under the usual name.  Raises InputError for another file."""
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-    labels = _idx(str(beside), beside.read_bytes()) if beside != path and beside.exists() else None
-    return Arrays(_idx(str(path), path.read_bytes()), labels, ())
+    labels = None if beside == path or not beside.exists() else _idx(str(beside), _whole(beside))
+    return Arrays(_idx(str(path), _whole(path)), labels, ())
 
 
 def is_idx(path: Path) -> bool:
@@ -90,7 +92,7 @@ def read_folder(path: Path, split: str) -> Arrays | None:
     for folder in (path / name for name in FOLDERS):
         if folder.is_dir():
             files = frozenset(file.name for file in folder.iterdir() if file.is_file())
-            found = _read_split(str(folder), files, partial(bytes_of, folder), split)
+            found = _read_split(str(folder), files, partial(bytes_of, folder, most=MOST_VALUES), split)
             if found is not None:
                 return found
     return None
@@ -99,9 +101,7 @@ def read_folder(path: Path, split: str) -> Arrays | None:
 def read_archive(path: Path, split: str) -> Arrays:
     """The split of a published .tar.gz of CIFAR.  Raises InputError for any other archive."""
     with _opened(path) as archive:
-        members = {member.name.rpartition("/")[2]: member for member in archive.getmembers() if member.isfile()}
-        if sum(member.size for member in members.values()) > MOST_PACKED * max(path.stat().st_size, 2**20):
-            raise InputError(str(path), f"it is packed to less than a {MOST_PACKED}th of its size")
+        members = _members(path, archive)
 
         def load(name: str) -> bytes:
             member = archive.extractfile(members[name])
@@ -112,6 +112,23 @@ def read_archive(path: Path, split: str) -> Arrays:
     if found is None:
         raise InputError(str(path), "it holds none of CIFAR's binary batches", "Unpack it, and give the folder.")
     return found
+
+
+def _members(path: Path, archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
+    """The files by their names, without folders; each is told from its header, before it is unpacked."""
+    members, most = {}, min(MOST_VALUES, MOST_PACKED * max(path.stat().st_size, 2**20))
+    for member in archive:
+        most -= member.size
+        if most < 0:
+            problem = f"it is packed to less than a {MOST_PACKED}th of its size"
+            raise InputError(str(path), f"{problem}, or holds more than {MOST_VALUES:,} bytes", "Unpack it before.")
+        if member.isfile():
+            members[member.name.rpartition("/")[2]] = member
+    return members
+
+
+def _whole(path: Path) -> bytes:
+    return bytes_of(path.parent, path.name, MOST_VALUES)
 
 
 @contextmanager
@@ -169,16 +186,23 @@ def _records(place: str, raw: bytes, label_bytes: int) -> Arrays:
 
 
 def _idx(place: str, raw: bytes) -> NDArray[np.uint8]:
+    """The array of an idx file, packed or not, of which no more is unpacked than its header announces."""
+    packed = io.BytesIO(raw)
+    stream = gzip.GzipFile(fileobj=packed) if raw.startswith(GZIP) else packed
     try:
-        if raw.startswith(GZIP):
-            with gzip.open(io.BytesIO(raw)) as packed:
-                raw = packed.read(MOST_PACKED * max(len(raw), 2**20))
+        head = stream.read(4)
+        rank = head[3] if len(head) == 4 else 0
+        sizes = stream.read(4 * rank)
+        if head[:3] != IDX_BYTES or not rank or len(sizes) < 4 * rank:
+            raise InputError(place, "it is no idx file of unsigned bytes")
+        shape = tuple(np.frombuffer(sizes, ">i4").tolist())
+        count = math.prod(shape)
+        if min(shape) < 0 or count > MOST_VALUES:
+            raise InputError(place, f"{shape} values, and {MOST_VALUES:,} are kept in memory at most")
+        values = stream.read(count + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(place, f"it is no readable gzip file: {error}") from None
-    if raw[:3] != IDX_BYTES or len(raw) < 4 + 4 * raw[3]:
-        raise InputError(place, "it is no idx file of unsigned bytes")
-    rank = raw[3]
-    shape = tuple(np.frombuffer(raw, ">i4", rank, 4).tolist())
-    if min(shape, default=0) < 0 or len(raw) != 4 + 4 * rank + int(np.prod(shape, dtype=np.float64)):
-        raise InputError(place, f"it is truncated: {shape} values announced, {len(raw) - 4 - 4 * rank} there")
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    if len(values) != count:
+        there = f"{len(values)} there" if len(values) < count else "more there"
+        raise InputError(place, f"it is truncated or damaged: {shape} values announced, {there}", "Fetch it again.")
+    return np.frombuffer(values, np.uint8).reshape(shape)

@@ -10,16 +10,19 @@ KINDS = ("measured", "datasheet", "simulated", "fitted", "derived", "guess")
 """Where a number comes from, from silicon to nothing: measured on silicon; stated by the vendor; a simulation before
 silicon (Davies et al. 2018, table 2); fitted to silicon; computed from such numbers; guessed."""
 
+LARGEST = 1e12
+"""No number of a chip in the units of the profiles comes near; products of a few of them stay finite."""
+
 
 def _finite(instance: Quantity, attribute: Attribute[float], value: float) -> None:
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{value} (a finite number of at least 0 is needed)")
+    if not math.isfinite(value) or not 0 <= value <= LARGEST:
+        raise ValueError(f"{value} (a finite number of at least 0 and at most {LARGEST:g} is needed)")
 
 
 def _around(
     instance: Quantity, attribute: Attribute[tuple[float, float] | None], value: tuple[float, float] | None
 ) -> None:
-    if value is not None and not (math.isfinite(value[1]) and 0 <= value[0] <= instance.value <= value[1]):
+    if value is not None and not 0 <= value[0] <= instance.value <= value[1] <= LARGEST:
         raise ValueError(f"range {list(value)} does not hold the value {instance.value}")
 
 

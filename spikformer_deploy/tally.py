@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import write_whole
+from spikformer_deploy.files import check_file, write_whole
 from spikformer_deploy.flat import built, checksum, flat
+from spikformer_deploy.json_text import parsed, sealed
 from spikformer_deploy.simulate.estimate import StepTimes, join_times
 from spikformer_deploy.simulate.events import Events, condensed, join
 
@@ -28,21 +28,26 @@ class Tally:
     accumulators  (images, classes) int64
     events        of all of them, those of slices summed over the images; times: None where no timing was asked for
     kernels       which ran
+    brightest     the largest pixel; lost: events that frames do not hold
     """
 
     accumulators: NDArray[np.int64]
     events: Events
     times: StepTimes | None
     kernels: str
+    brightest: int
+    lost: int
 
 
 def added(first: Tally | None, more: Tally) -> Tally:
     """The tally of the images of both."""
     if first is None:
-        return Tally(more.accumulators, condensed(more.events), more.times, more.kernels)
+        return Tally(more.accumulators, condensed(more.events), more.times, more.kernels, more.brightest, more.lost)
     times = None if first.times is None or more.times is None else join_times(first.times, more.times)
     events = join([first.events, condensed(more.events)])
-    return Tally(np.concatenate([first.accumulators, more.accumulators]), condensed(events), times, more.kernels)
+    accumulators = np.concatenate([first.accumulators, more.accumulators])
+    brightest, lost = max(first.brightest, more.brightest), first.lost + more.lost
+    return Tally(accumulators, condensed(events), times, more.kernels, brightest, lost)
 
 
 def save(tally: Tally, path: Path, run: dict[str, str]) -> None:
@@ -54,18 +59,19 @@ def save(tally: Tally, path: Path, run: dict[str, str]) -> None:
     structure = {"run": run, "tally": flat(tally, "tally", tensors)}
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     structure["sha256"] = checksum(structure, tensors)
-    write_whole(path, save_tensors(tensors, {ENTRY: json.dumps(structure)}))
+    write_whole(path, save_tensors(tensors, {ENTRY: sealed(structure)}))
 
 
 def load(path: Path, run: dict[str, str]) -> Tally:
     """The tally in a file of `save`.  Raises InputError where it is damaged, or of another run."""
+    check_file(path, "Run without --resume.")
     try:
         content = path.read_bytes()
         size = int.from_bytes(content[:8], "little")
-        structure = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][ENTRY])
+        structure = parsed(parsed(content[8 : 8 + size])["__metadata__"][ENTRY])
         tensors = load_tensors(content)
         intact = structure.pop("sha256") == checksum(structure, tensors)
-        tally: Tally = built(Tally, structure["tally"], tensors)
+        tally: Tally = built(Tally, structure["tally"], tensors, "tally")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(str(path), f"it is no readable unfinished run: {error}", "Run without --resume.") from None
     if not intact:

@@ -1,9 +1,49 @@
-"""What is wrong with a validated file, in words: every problem with its path, as cattrs found them."""
+"""Files that are validated as a whole: nothing is converted, and every problem is said with its path."""
 
 from __future__ import annotations
 
+import math
+from functools import cache
+from typing import Any
+
 import cattrs
 import cattrs.v
+
+LARGEST_WHOLE = 2**53
+"""Numbers of files are exact in double precision."""
+
+
+@cache
+def strict_converter() -> cattrs.Converter:
+    """A converter from plain values that takes each as what it is: "3" is no number, and neither are true and NaN."""
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind, hook in ((float, _number), (int, _whole), (str, _word), (bool, _truth)):
+        converter.register_structure_hook(kind, hook)
+    return converter
+
+
+def _number(raw: Any, _: type) -> float:
+    if type(raw) not in (int, float) or abs(raw) > 1e300 or math.isnan(raw):
+        raise ValueError(f"{raw!r} is no finite number"[:80])
+    return float(raw)
+
+
+def _whole(raw: Any, _: type) -> int:
+    if type(raw) is not int or abs(raw) > LARGEST_WHOLE:
+        raise ValueError(f"{raw!r} is no whole number of at most {LARGEST_WHOLE}"[:80])
+    return raw
+
+
+def _word(raw: Any, _: type) -> str:
+    if not isinstance(raw, str):
+        raise ValueError(f"{raw!r} is no text"[:80])
+    return raw
+
+
+def _truth(raw: Any, _: type) -> bool:
+    if not isinstance(raw, bool):
+        raise ValueError(f"{raw!r} is neither true nor false"[:80])
+    return raw
 
 
 def problems(error: BaseException) -> list[str]:

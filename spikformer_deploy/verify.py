@@ -29,6 +29,7 @@ class Verdict:
     """What a verification found.
 
     equal_spikes  share of equal spikes of each LIF population, float against integer; empty without a model
+    notes         what a user must know of the images, as of a Run
     backends      by name: whether spikes, potentials and accumulators of every image equal the engine's
     """
 
@@ -37,6 +38,7 @@ class Verdict:
     integer_accuracy: float | None = None
     equal_spikes: dict[str, float] = field(default_factory=dict)
     backends: dict[str, bool] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -52,6 +54,7 @@ class Verdict:
             "layers": [{"name": name, "equal_spikes": share} for name, share in self.equal_spikes.items()],
             "backends": {name: "equal" if equal else "different" for name, equal in self.backends.items()},
             "passed": self.passed,
+            "notes": list(self.notes),
         }
 
 
@@ -62,14 +65,17 @@ def verify(
     model: Any = None,
     backends: Sequence[str] = ("reference",),
     limit: int | None = None,
+    labels: str | Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Verdict:
     """Compare a program with its float model (`model`: checkpoint.Loaded, or None), engine with other `backends`.
 
+    labels  a file of the classes of the images (see labels.py)
     Raises InputError where the model is not the one that the program was compiled from.
     """
-    images = data if isinstance(data, ImageSet) else read(data, program.preprocess, limit=limit, frames=program.frames)
-    images = images.of_classes(program.labels, program.network.output.size)
+    if not isinstance(data, ImageSet):
+        data = read(data, program.preprocess, limit=limit, frames=program.frames, labels=labels)
+    images, brightest = data.of_classes(program.labels, program.network.output.size), 0
     lifs = [p.name for p in program.network if isinstance(p.neuron, Lif)]
     verdict = Verdict(len(images), backends=dict.fromkeys(backends, True))
 
@@ -86,9 +92,11 @@ def verify(
         for name, execute in executors.items():
             verdict.backends[name] &= equal(ours, execute(program.network, pixels, record=lifs))
         integers.append(ours.accumulators.argmax(1))
+        brightest = max(brightest, int(pixels.max()))
         if float_run is not None:
             float_run.compare(pixels, ours)
         tell("")
+    verdict.notes = images.all_notes(brightest, images.lost_in(slice(0, len(images))))
     if images.labels is not None:
         verdict.integer_accuracy = float((np.concatenate(integers) == images.labels).mean())
     if float_run is not None:

@@ -1,17 +1,21 @@
 """What pixels a model gets from files of every depth and mode: the rules of docs/images.md."""
 
 import os
+import struct
 import warnings
 import zipfile
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 import spikformer_deploy as sd
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.events import cut
+from spikformer_deploy.image_files import decoded, eight_bits
 from spikformer_deploy.images import Preprocess, read
 
 PIXELS = (np.arange(96).reshape(8, 12) * 2 + 30).astype(np.uint8)
@@ -83,18 +87,170 @@ def test_one_bit_and_palettes_and_cmyk(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "c.tif", RGB).pixels[0], np.stack([255 - PIXELS] * 3))
 
 
-def test_several_images_in_a_file_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp"])
+def test_several_images_in_a_file_are_refused(suffix: str, tmp_path: Path) -> None:
     first, second = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
-    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
     with pytest.raises(InputError, match="it holds 2 images"):
-        grey(tmp_path / "a.tif")
+        grey(tmp_path / f"a.{suffix}")
+
+
+def png(bits: int, kind: int, samples: np.ndarray, **chunks: bytes) -> bytes:
+    """A PNG by hand: samples (Y, X * channels), big-endian where they have 16 bits; further chunks by name."""
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[kind]
+    header = struct.pack(">2I5B", samples.shape[1] // channels, len(samples), bits, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in samples)
+    parts = {"IHDR": header, **chunks, "IDAT": zlib.compress(rows), "IEND": b""}
+    out = b"\x89PNG\r\n\x1a\n"
+    for name, content in parts.items():
+        body = name.encode() + content
+        out += struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+    return out
+
+
+def tiff(samples: np.ndarray, **tags: int) -> bytes:
+    """A TIFF by hand, (Y, X, channels): photometric, samples_per_pixel and sample_format as the tags say."""
+    height, width, channels = samples.shape
+    raw, bits = samples.astype(f"<{samples.dtype.str[1:]}").tobytes(), 8 * samples.dtype.itemsize
+    depths = struct.pack(f"<{channels}H", *[bits] * channels)
+    fields = [(256, width), (257, height), (258, bits), (259, 1), (262, tags.get("photometric", 1)), (273, 300)]
+    fields += [(277, channels), (278, height), (279, len(raw)), (339, tags.get("sample_format", 1))]
+    directory = b"".join(struct.pack("<2H2I", tag, 3, 1, value) for tag, value in fields)
+    if channels > 1:
+        one, several = (struct.pack("<2H2I", 258, 3, *rest) for rest in ((1, bits), (channels, 200)))
+        directory = directory.replace(one, several)
+    start = struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + directory + b"\0\0\0\0"
+    return start.ljust(200, b"\0") + depths.ljust(100, b"\0") + raw
+
+
+DEEP = PIXELS.astype(np.uint16) * 257
+REFUSED = {
+    "rgb16.png": (png(16, 2, np.repeat(DEEP, 3, 1)), "16 bits a channel and several channels"),
+    "la16.png": (png(16, 4, np.repeat(DEEP, 2, 1)), "16 bits a channel and several channels"),
+    "rgba16.png": (png(16, 6, np.repeat(DEEP, 4, 1)), "16 bits a channel and several channels"),
+    "rgb16.tif": (tiff(np.dstack([DEEP] * 3), photometric=2), "16 bits a channel and several channels"),
+    "cmyk16.tif": (tiff(np.dstack([DEEP] * 4), photometric=5), "16 bits a channel and several channels"),
+    "white0.tif": (tiff(DEEP[..., None], photometric=0), "white is 0, in 16 bits"),
+    "white0f.tif": (tiff((PIXELS / 255).astype(np.float32)[..., None], photometric=0, sample_format=3), "white is 0"),
+    "signed8.tif": (tiff(PIXELS.astype(np.int8)[..., None], sample_format=2), "its pixels have signs"),
+    "signed16.tif": (tiff(PIXELS.astype(np.int16)[..., None], sample_format=2), "its pixels have signs"),
+    "lab.tif": (tiff(np.dstack([PIXELS] * 3), photometric=8), "colours of LAB"),
+    "script.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 8\n%%EndComments\nshowpage\n", "none of PNG, JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_pillow_would_cut_or_run_is_refused(name: str, tmp_path: Path) -> None:
+    """Of 16 bits in colour it keeps 8, of white as 0 it turns round 8 bits alone, signs it drops."""
+    content, message = REFUSED[name]
+    (tmp_path / name).write_bytes(content)
+    for preprocess in (GREY, RGB):
+        with pytest.raises(InputError, match=f"{name}: .*{message}"):
+            _ = read(tmp_path / name, preprocess).pixels
+
+
+TAKEN = {
+    "grey8.png": (png(8, 0, PIXELS), PIXELS),
+    "grey16.png": (png(16, 0, DEEP), PIXELS),
+    "hole16.png": (png(16, 0, DEEP, tRNS=struct.pack(">H", 30 * 257)), np.where(PIXELS == 30, 0, PIXELS)),
+    "grey8.tif": (tiff(PIXELS[..., None]), PIXELS),
+    "white0.tif": (tiff(PIXELS[..., None], photometric=0), 255 - PIXELS),
+    "grey16.tif": (tiff(DEEP[..., None]), PIXELS),
+    "rgb8.tif": (tiff(np.dstack([PIXELS] * 3), photometric=2), PIXELS),
+    "grey16.pgm": (b"P5 12 8 65535\n" + DEEP.astype(">u2").tobytes(), PIXELS),
+    "grey12.pgm": (b"P5 12 8 4095\n" + np.rint(PIXELS * (4095 / 255)).astype(">u2").tobytes(), PIXELS),
+    "rgb16.ppm": (b"P6 12 8 65535\n" + np.repeat(DEEP, 3, 1).astype(">u2").tobytes(), PIXELS),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_has_a_rule(name: str, tmp_path: Path) -> None:
+    content, expected = TAKEN[name]
+    (tmp_path / name).write_bytes(content)
+    np.testing.assert_array_equal(grey(tmp_path / name), expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_upright(suffix: str, orientation: int, tmp_path: Path) -> None:
+    stored = [PIXELS, PIXELS[:, ::-1], PIXELS[::-1, ::-1], PIXELS[::-1], PIXELS.T, np.rot90(PIXELS)]
+    stored += [PIXELS[::-1, ::-1].T, np.rot90(PIXELS, 3)]
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(stored[orientation - 1].copy()).save(tmp_path / f"a.{suffix}", exif=exif)
+    np.testing.assert_array_equal(grey(tmp_path / f"a.{suffix}"), PIXELS)
+
+
+def test_an_image_that_lies_on_its_side_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS.T.copy()).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="upright it is 12x8, and the model takes 8x12"):
+        grey(tmp_path / "a.png")
+
+
+OF_PILLOW = ["1", "L", "P", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "La", "RGBa"]
+
+
+@pytest.mark.parametrize("mode", OF_PILLOW)
+def test_every_mode_of_pillow_has_a_rule(mode: str) -> None:
+    """Opaque, so that it is the plain conversion, or refused by name."""
+    colour = Image.fromarray(np.dstack([PIXELS, 255 - PIXELS, PIXELS // 2]))
+    image = {"PA": colour.convert("P").convert("PA"), "La": colour.convert("LA").convert("La")}.get(mode)
+    image = image or (colour.convert("RGBA") if mode == "RGBa" else colour).convert(mode)
+    if mode == "La":
+        with pytest.raises(ValueError, match="not supported"):
+            eight_bits("a", image, 8)
+        return
+    expected = {"PA": colour.convert("P"), "RGBa": colour}.get(mode, image).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(eight_bits("a", image, 8).convert("RGB")), np.asarray(expected))
+
+
+def test_inverted_cmyk_of_adobe(tmp_path: Path) -> None:
+    """JPEG files of CMYK hold 255 - ink."""
+    Image.fromarray(np.dstack([PIXELS] * 3 + [np.zeros_like(PIXELS)]), "CMYK").save(tmp_path / "a.jpg", quality=100)
+    found = read(tmp_path / "a.jpg", RGB).pixels[0].astype(int)
+    assert np.abs(found - (255 - PIXELS.astype(int))).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "gif", "tif", "webp", "ppm"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_what_is_cut_off_is_refused(suffix: str, share: float, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 12, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"a.{suffix}")
+    content = (tmp_path / f"a.{suffix}").read_bytes()
+    (tmp_path / f"a.{suffix}").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=rf"a\.{suffix}: it cannot be decoded"):
+        _ = read(tmp_path / f"a.{suffix}", RGB).pixels
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bits_reach_from_black_to_white(bits: int, tmp_path: Path) -> None:
+    levels = (PIXELS % 2**bits).astype(np.uint8)
+    packed = np.packbits(np.unpackbits(levels[..., None], axis=2)[..., -bits:].reshape(8, -1), axis=1)
+    header = struct.pack(">2I5B", 12, 8, bits, 0, 0, 0, 0)
+    content = png(8, 0, packed)
+    old = content[12:33]
+    new = b"IHDR" + header
+    (tmp_path / "a.png").write_bytes(content.replace(old, new + struct.pack(">I", zlib.crc32(new)), 1))
+    np.testing.assert_array_equal(grey(tmp_path / "a.png"), levels * (255 // (2**bits - 1)))
+
+
+def test_headers_are_looked_at_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes that announce many pixels: refused by their size, and nothing is decoded."""
+    huge = png(8, 0, PIXELS)
+    header = b"IHDR" + struct.pack(">2I5B", 9000, 9000, 8, 0, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(huge.replace(huge[12:33], header + struct.pack(">I", zlib.crc32(header)), 1))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(InputError, match="it is 9000x9000, and the model takes 8x12"):
+        grey(tmp_path / "a.png")
+    with pytest.raises(InputError, match="81,000,000 pixels, and an image may have 67,108,864"):
+        decoded("a.png", (tmp_path / "a.png").read_bytes(), 1)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, bool])
 def test_frames_of_any_number_that_is_whole(dtype: type, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 2 if dtype is bool else 200, (3, 4, 1, 8, 12))
     np.savez(tmp_path / "a.npz", frames=frames.astype(dtype))
-    np.testing.assert_array_equal(read(tmp_path / "a.npz", GREY).pixels, frames)
+    np.testing.assert_array_equal(read(tmp_path / "a.npz", GREY, frames=4).pixels, frames)
 
 
 def test_what_is_not_whole_is_refused() -> None:
@@ -106,10 +262,11 @@ def test_what_is_not_whole_is_refused() -> None:
 
 def test_pixels_of_another_scale_are_told() -> None:
     with pytest.warns(UserWarning, match="no pixel is above 16"):
-        read(np.full((2, 1, 8, 12), 16, np.uint8), GREY)
+        _ = read(np.full((2, 1, 8, 12), 16, np.uint8), GREY).pixels
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read(np.full((2, 1, 8, 12), 160, np.uint8), GREY)
+        _ = read(np.full((2, 1, 8, 12), 160, np.uint8), GREY).pixels
+        _ = read(np.full((2, 3, 1, 8, 12), 16, np.uint8), GREY, frames=3).pixels
 
 
 def test_lost_events_are_counted() -> None:
@@ -181,3 +338,29 @@ def test_other_files_of_the_same_names_and_sizes_are_others(tmp_path: Path) -> N
     Image.fromarray(255 - PIXELS).save(path)
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     assert read(path, GREY).identity != before
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "tif", "webp", "ppm"])
+def test_damaged_images_are_refused_or_decoded(suffix: str, tmp_path: Path) -> None:
+    """Some bytes turned, many times: nothing but our own error, whatever the decoder makes of it."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (8, 12, 3)).astype(np.uint8)).save(tmp_path / f"a.{suffix}")
+    content = np.frombuffer((tmp_path / f"a.{suffix}").read_bytes(), np.uint8)
+    for _ in range(400):
+        changed = content.copy()
+        places = rng.integers(0, min(len(changed), rng.choice([64, len(changed)])), rng.integers(1, 5))
+        changed[places] = rng.choice([0, 1, 127, 255, int(rng.integers(256))], len(places))
+        with suppress(InputError):
+            assert decoded("a", changed.tobytes(), 3, (8, 12)).mode == "RGB"
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    """A sparse file of a terabyte, and a zip that unpacks to more than an image can have."""
+    with (tmp_path / "a.png").open("wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(InputError, match=r"a\.png: 1,099,511,627,776 bytes, and 16,783,360 are read at most"):
+        grey(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("b.png", bytes(2**25))
+    with pytest.raises(InputError, match=r"b\.png: 33,554,432 bytes"):
+        grey(tmp_path / "a.zip")

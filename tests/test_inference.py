@@ -87,6 +87,39 @@ def test_batches_change_no_figure(program: Program, monkeypatch: pytest.MonkeyPa
         assert ours.total.nominal == pytest.approx(theirs.total.nominal, rel=1e-12)
 
 
+def test_notes_are_those_of_all_images(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted run whose bright images came first is not called dark, and its lost events are counted once."""
+    monkeypatch.setattr(inference, "BATCH", 3)
+    pixels = random_images(program.network, 3, 11) % 20
+    pixels[1] = 200
+
+    def images(dark: int) -> ImageSet:
+        lost = np.zeros(11, np.int64)
+
+        def read_part(part: slice) -> np.ndarray:
+            lost[part] = 5
+            return pixels[part]
+
+        labels, notes = np.arange(11) % 2, ("2 hidden files or folders are left out",)
+        return ImageSet(11, labels, (), "these", read_part, notes, lost, dark=dark)
+
+    def stop(done: int, total: int, remark: str) -> None:
+        if done >= 6:
+            raise KeyboardInterrupt
+
+    unfinished = tmp_path / "run.partial"
+    for dark in (64, 255):
+        whole = run(program, images(dark))
+        expected = ["2 hidden files or folders are left out", "55 events are lost: a frame holds 255 of a pixel"]
+        if dark == 255:
+            expected.insert(1, "no pixel is above 200 of 255: are they scaled otherwise?")
+        assert whole.to_dict()["notes"] == expected
+        with pytest.raises(KeyboardInterrupt):
+            run(program, images(dark), unfinished=unfinished, progress=stop)
+        resumed = run(program, images(dark), unfinished=unfinished, resume=True)
+        assert figures(resumed) == figures(whole)
+
+
 def test_files_of_other_runs_are_refused(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "BATCH", 3)
     path = tmp_path / "run.partial"

@@ -1,5 +1,6 @@
 """ONNX Runtime against the reference: spikes, potentials and logits of every layer equal."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from spikformer_deploy.converters.onnx_program import to_model, write_program
 from spikformer_deploy.errors import InputError, ModelError, OverflowDetected
 from spikformer_deploy.images import read
 from spikformer_deploy.pipeline import compile_model
-from spikformer_deploy.quantize.network import Conv, Network
+from spikformer_deploy.quantize.network import Conv, Network, Window
 from spikformer_deploy.reference import engine as reference
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -26,6 +27,7 @@ def assert_equal(network: Network, images: np.ndarray, seed: int = 0) -> None:
     names, cells = [p.name for p in network], random_cells(network, seed)
     ours, right = (e.execute(network, images, record=names, cells=cells) for e in (onnx_backend, reference))
     np.testing.assert_array_equal(ours.accumulators, right.accumulators)
+    assert ours.peak_state == right.peak_state
     for name in names:
         np.testing.assert_array_equal(ours.spikes[name], right.spikes[name], err_msg=f"spikes of {name}")
         np.testing.assert_array_equal(ours.membranes[name], right.membranes[name], err_msg=f"potentials of {name}")
@@ -72,6 +74,32 @@ def test_overflow_is_an_error_that_names_the_population() -> None:
     network = with_state_bits(random_network(0, 3), 6)
     with pytest.raises(OverflowDetected, match=r"stem\.0\.lif: a state of"):
         onnx_backend.execute(network, random_images(network, 0))
+
+
+def test_a_stream_that_sends_more_than_it_says_is_an_error() -> None:
+    b = Builder(np.random.default_rng(0), 2, "programmable")
+    source = b.source((2, 3, 3), 255, False)
+    stream = b.stream("stream", (4, 3, 3), (b.weights(4, 2), (source.name,)))
+    network = b.finish(b.lif("lif", stream.shape, (Window(), ("stream",))), 2)
+    images, names = random_images(network, 0), [p.name for p in network]
+    most = reference.execute(network, images).peak_state["stream"]
+    narrow = replace(network, populations=tuple(replace(p, max_out=most - 1) if p is stream else p for p in network))
+    assert onnx_backend.execute(network, images, record=names).peak_state["stream"] == most
+    for executor in (onnx_backend, reference):
+        with pytest.raises(OverflowDetected, match=f"stream: a current of {most} in a stream"):
+            executor.execute(narrow, images)
+
+
+def test_states_of_every_population_are_checked() -> None:
+    """Sums, currents and accumulators too: the narrowest state that overflows is the reference's."""
+    for seed in range(6):
+        network = random_network(seed, 3, ("programmable", "stock")[seed % 2], 1, shortcuts=seed % 3 == 0)
+        images = random_images(network, seed)
+        bits = max(reference.execute(network, images).peak_state.values()).bit_length() + 1
+        onnx_backend.execute(with_state_bits(network, bits), images)
+        for executor in (onnx_backend, reference):
+            with pytest.raises(OverflowDetected):
+                executor.execute(with_state_bits(network, bits - 1), images)
 
 
 def test_images_are_checked() -> None:

@@ -156,6 +156,29 @@ def test_an_archive_that_unpacks_to_fill_the_memory(tmp_path: Path, monkeypatch:
         read(tmp_path / "a.tar.gz", RGB)
 
 
+def test_members_are_looked_at_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one that is too large ends it; what comes after is not even listed."""
+    monkeypatch.setattr(published, "MOST_VALUES", 1000)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        for name in ("large", "test_batch.bin"):
+            member = tarfile.TarInfo(name)
+            member.size = 1001
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    with tarfile.open(tmp_path / "a.tar.gz") as archive, pytest.raises(InputError, match="more than 1,000 bytes"):
+        published._members(tmp_path / "a.tar.gz", archive)
+    assert [member.name for member in archive.members] == ["large"]
+
+
+def test_no_more_of_an_idx_file_is_unpacked_than_it_announces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "t10k-images-idx3-ubyte.gz"
+    file.write_bytes(gzip.compress(struct.pack(">4i", 0x803, 2, 28, 28) + bytes(2**24)))
+    with pytest.raises(InputError, match="more there"):
+        read(file, GREY)
+    monkeypatch.setattr(published, "MOST_VALUES", 2 * 28 * 28 - 1)
+    with pytest.raises(InputError, match=r"1,567 are kept in memory at most"):
+        published._idx("a", gzip.compress(struct.pack(">4i", 0x803, 2, 28, 28) + bytes(2 * 28 * 28)))
+
+
 def test_a_link_in_an_archive_is_not_followed(tmp_path: Path) -> None:
     link = tarfile.TarInfo("test_batch.bin")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"

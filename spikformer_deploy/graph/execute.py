@@ -25,6 +25,7 @@ from spikformer_deploy.graph.ir import (
     Node,
     Offset,
     Output,
+    Pair,
     Scale,
     SpikeMask,
     TokenSum,
@@ -84,7 +85,7 @@ def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
         case Input() | Output():
             return x
         case Conv2d(weight, bias, stride, padding, groups):
-            return F.conv2d(x, _parameter(weight, x), _parameter(bias, x), stride, padding, 1, groups)
+            return _convolved(x, _parameter(weight, x), _parameter(bias, x), stride, padding, groups)
         case Linear(weight, bias):
             tokens = F.linear(x.flatten(2).transpose(1, 2), _parameter(weight, x), _parameter(bias, x))
             return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
@@ -119,6 +120,15 @@ def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
             return x.mean((2, 3), keepdim=True)
         case _:
             assert_never(node.op)
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor, stride: Pair, padding: Pair, groups: int) -> Tensor:
+    """F.conv2d, but for strides between columns where there is one column: see synapses.without_idle_stride."""
+    kernel = weight.shape[3]
+    if stride[1] == 1 or (x.shape[3] + 2 * padding[1] - kernel) // stride[1] > 0:
+        return F.conv2d(x, weight, bias, stride, padding, 1, groups)
+    seen = x[..., : max(1, kernel - padding[1])]
+    return F.conv2d(seen, weight, bias, (stride[0], 1), padding, 1, groups)[..., :1]
 
 
 def _parameter(array: object, like: Tensor) -> Tensor:

@@ -114,13 +114,6 @@ def _dropout(call: Call) -> Any:
     return call.args[0]
 
 
-def _cast(call: Call) -> Any:
-    found = call.node.meta.get("val")
-    if isinstance(call.args[0], Value) and isinstance(found, torch.Tensor) and not found.is_floating_point():
-        raise call.refuse(f"a cast to {str(found.dtype).removeprefix('torch.')} is not supported", "Keep floats.")
-    return call.args[0]
-
-
 def _reshape(call: Call) -> Value:
     value = call.value()
     return replace(value, dims=axes.reshape(value.dims, call.shape))
@@ -335,11 +328,16 @@ def _lif(call: Call) -> Value:
     return call.add(op, (value.name,), call.batch.shape(value.name), value.dims)
 
 
+def _reduced(call: Call) -> set[int]:
+    """The dimensions that a mean or a sum runs over: all of them where the model names none."""
+    rank = len(call.value().dims)
+    over = call.argument(1, []) if isinstance(call.argument(1, []), (list, tuple)) else [call.args[1]]
+    return {d % rank for d in over or range(rank)}
+
+
 def _mean(call: Call) -> Value:
     """A mean over whole axes: positions give a Mean node, time steps leave the graph (Output averages over them)."""
-    value, rank = call.value(), len(call.value().dims)
-    over = call.args[1] if isinstance(call.args[1], (list, tuple)) else [call.args[1]]
-    reduced = {d % rank for d in over}
+    value, reduced = call.value(), _reduced(call)
     keep = bool(call.argument(2, False))
     left = [dim for i, dim in enumerate(value.dims) if i not in reduced]
     dims = tuple(() if i in reduced else dim for i, dim in enumerate(value.dims)) if keep else tuple(left)
@@ -401,19 +399,28 @@ def _masking(dim: axes.Dim, shape: ir.Shape, spread: ir.Shape) -> axes.Dim:
 
 
 def _sum(call: Call) -> Value:
-    """A sum over whole axes: all positions, or the channels of each head (unit synapses of a grouped convolution)."""
-    value, rank = call.value(), len(call.value().dims)
-    over = call.args[1] if isinstance(call.args[1], (list, tuple)) else [call.args[1]]
-    reduced = {d % rank for d in over}
+    """A sum over whole axes: all positions, all time steps, or the channels of each head.
+
+    Time steps: T times the mean, that Output takes.  Channels: unit synapses of a grouped convolution.
+    """
+    value, reduced = call.value(), _reduced(call)
     keep = bool(call.argument(2, False))
     dims = tuple(() if i in reduced else d for i, d in enumerate(value.dims) if keep or i not in reduced)
     atoms = {atom for i in reduced for atom in value.dims[i]}
     channels, height, width = call.batch.shape(value.name)
-    if atoms and atoms == {*axis("Y", height), *axis("X", width)}:
-        return call.add(ir.TokenSum(), (value.name,), (channels, 1, 1), dims)
+    positions, time = {*axis("Y", height), *axis("X", width)}, {*axis("T", call.batch.time_steps)}
+    if atoms and atoms <= positions | time and atoms & positions in (positions, set()):
+        if atoms & positions:
+            value = call.add(ir.TokenSum(), (value.name,), (channels, 1, 1), dims)
+        if atoms & time:
+            factor, shape = float(call.batch.time_steps), call.batch.shape(value.name)
+            value = call.add(ir.Scale(factor), (value.name,), shape, dims)
+        return replace(value, dims=dims)
     (atom,) = atoms if len(atoms) == 1 else (axes.Atom("", 1),)
     if atom.role != "C" or atom.stride != 1:
-        raise call.refuse(f"a sum over dimensions {sorted(reduced)} of {axes.show(value.dims)}: only tokens or a head")
+        raise call.refuse(
+            f"a sum over dimensions {sorted(reduced)} of {axes.show(value.dims)}: only time, tokens or a head"
+        )
     heads = channels // atom.size
     one = ir.Conv2d(frozen(np.ones((heads, atom.size, 1, 1))), frozen(np.zeros(heads)), groups=heads)
     shape = (heads, height, width)
@@ -442,7 +449,7 @@ def _matmul(call: Call) -> Value | Product:
         raise call.refuse(f"the matrix product of {axes.show(left.dims)} and {axes.show(right.dims)} mixes axes")
     dims = (*left.dims[:-1], right.dims[-1])
     if isinstance(left, Value) and isinstance(right, Value):
-        kind = {"C": "scores", "Y": "memory", "X": "memory"}.get(_role(left.dims[-1]))
+        kind = {"C": "scores", "Y": "memory", "X": "memory"}.get(_contracted(left))
         if kind is None:
             raise call.refuse(f"the matrix product over {axes.show(left.dims)} is no part of an attention")
         return Product(kind, left, right, 1.0, dims)
@@ -476,6 +483,12 @@ def _attention(call: Call, q: Value, k: Value, v: Value, factor: float, dims: Di
     if q.dims[-2] != tokens or v.dims[-2] != tokens or shape[0] % per_head or q.dims[-1] != v.dims[-1]:
         raise call.refuse(f"the attention over {axes.show(q.dims)} is not one of tokens and channels of a head")
     return call.add(ir.Attention(shape[0] // per_head, factor), (q.name, k.name, v.name), shape, dims)
+
+
+def _contracted(left: Value) -> str:
+    """What a product with `left` runs over; one channel or one token has no axis, and its neighbour tells."""
+    over, other = _role(left.dims[-1]), _role(left.dims[-2])
+    return over or ("Y" if other == "C" else "C")
 
 
 def _role(dim: axes.Dim) -> str:
@@ -513,7 +526,7 @@ OPERATIONS: dict[str, Callable[[Call], Any]] = {
     "aten.detach": _same,
     "aten.alias": _same,
     "aten.dropout": _dropout,
-    "aten.to": _cast,
+    "aten.to": _same,
     "aten._assert_tensor_metadata": _same,
 }
 """Exported operation -> handler; squeeze and unsqueeze are reshapes, since a size of 1 holds no atoms."""

@@ -7,12 +7,13 @@ these channels alone, and what nobody reads in the end is left out (`without_unr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import networkx as nx
 import torch
 
+from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import axis
 from spikformer_deploy.graph.operations import Call, Value
@@ -47,18 +48,37 @@ def _slice(call: Call) -> Value:
     return _part(call, at, start, end)
 
 
-def _select(call: Call) -> Value | None:
-    """One of the parts; of the time axis nothing but the shape can be used (None)."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One time step of a value: its shape can be used, and `refusal` is what its content is answered with."""
+
+    refusal: ModelError
+
+
+def _select(call: Call) -> Value | Step:
+    """One of the parts."""
     value, at, index = call.value(), int(call.argument(1, 0)), int(call.argument(2, 0))
     at %= len(value.dims)
-    if axes.roles(value.dims[at]) <= {"T"}:
-        return None
+    if not value.dims[at]:
+        return replace(value, dims=(*value.dims[:at], *value.dims[at + 1 :]))
+    if axes.roles(value.dims[at]) == {"T"}:
+        return Step(_one_step(call, f"time step {index} alone is used"))
     return _selected(call, at, index % axes.size(value.dims[at]))
 
 
+def _one_step(call: Call, problem: str) -> ModelError:
+    return call.refuse(
+        problem,
+        "The head of the chip adds up all time steps: use their mean, y.mean(0), or their sum. "
+        "The class of one step may be another.",
+    )
+
+
 def _unbind(call: Call) -> tuple[Value, ...]:
-    at = int(call.argument(1, 0))
-    return tuple(_selected(call, at, i) for i in range(axes.size(call.value().dims[at])))
+    at, value = int(call.argument(1, 0)), call.value()
+    if "T" in axes.roles(value.dims[at]):
+        raise _one_step(call, "the time steps are taken apart")
+    return tuple(_selected(call, at, i) for i in range(axes.size(value.dims[at])))
 
 
 def _selected(call: Call, at: int, index: int) -> Value:
@@ -72,6 +92,8 @@ def _part(call: Call, at: int, start: int, end: int) -> Value:
     value = call.value()
     at %= len(value.dims)
     channels = call.batch.shape(value.name)[0]
+    if axes.roles(value.dims[at]) == {"T"}:
+        raise _one_step(call, "a part of the time steps is used")
     (atom,) = value.dims[at] if len(value.dims[at]) == 1 else (axes.Atom("", 1),)
     if atom.role != "C" or atom.size * atom.stride != channels:
         raise call.refuse(f"a part of dimension {at} of {axes.show(value.dims)}: only channels can be cut apart")
@@ -201,6 +223,7 @@ def _sj(
     return call.add(op, (value.name,), call.batch.shape(value.name), value.dims), None, None
 
 
+GETITEM = "<built-in function getitem>"
 PARTS: dict[str, Callable[[Call], Any]] = {
     "aten.chunk": _chunk,
     "aten.split": _split,
@@ -211,7 +234,7 @@ PARTS: dict[str, Callable[[Call], Any]] = {
     "aten.stack": _stack,
     "aten.cat": _cat,
     "aten.full_like": _full_like,
-    "<built-in function getitem>": _getitem,
+    GETITEM: _getitem,
     "sj_lif.forward": _sj_lif,
     "sj_plif.forward": _sj_plif,
     "sj_if.forward": _sj_if,

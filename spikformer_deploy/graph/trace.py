@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.constants import with_constants
 from spikformer_deploy.graph.operations import OPERATIONS, REWRITE, Batch, Call, Value, spelled
-from spikformer_deploy.graph.parts import PARTS, without_unread
+from spikformer_deploy.graph.parts import PARTS, Step, without_unread
 from spikformer_deploy.graph.pools import POOLS
 from spikformer_deploy.nn import lif as _registers_the_operator  # noqa: F401
 
@@ -33,6 +37,13 @@ WAYS_OUT = {
     "sub": "Differences of spikes are not supported: add the branches (x + y) instead.",
 }
 """What to do instead of an operation that is not supported; REWRITE for all others."""
+NOT_LINEAR = (ir.Lif, ir.MaxPool2d, ir.Attention, ir.SpikeMask)
+"""Operations that differ between a mean over the time steps and the mean of what they make of each step."""
+HARMLESS = ("dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "copy")
+"""Keywords of torch that change no value but its type, which is looked at by itself."""
+SHAPE_ALONE = ("aten.full_like",)
+"""Operations that read of a value nothing but its shape."""
+FLOATS = (torch.float32, torch.float64)
 LIBRARIES = ("torch", "spikingjelly", "spikformer_deploy/graph", "spikformer_deploy/converters")
 """Folders whose lines are not the user's."""
 BATCH = axes.BATCH
@@ -84,8 +95,8 @@ def export(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
     """torch.export of `module` in evaluation mode with a dynamic batch; ModelError where it fails."""
     example = torch.zeros(2, *shape)
     try:
-        with torch.no_grad():
-            return torch.export.export(module.eval(), (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+        with torch.no_grad(), _quiet():
+            return _with_any_batch(module.eval(), example)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         reason = re.sub(r"(torch\.ops\.)?aten(\.|::)", "", reason)
@@ -94,6 +105,46 @@ def export(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
             f"torch.export cannot trace it for images of {'x'.join(map(str, shape))}: {reason}{_at(_raising(error))}",
             "The forward pass must work for any batch size, and must not branch on values.",
         ) from error
+
+
+def _with_any_batch(module: nn.Module, example: torch.Tensor) -> ExportedProgram:
+    """The exported program; the exception of torch.export where the module does not take batches of any size.
+
+    torch compares strides as it traces, and takes what it cannot prove of them (s * min(7, 7 * s) == 7 * s for every
+    batch s) for a limit of the model.  Where it does, it is asked to keep such conditions, and they are tried out here.
+    """
+    dims = ({0: Dim("batch")},)
+    try:
+        return torch.export.export(module, (example,), dynamic_shapes=dims, strict=False)
+    except UserError:
+        program = torch.export.export(
+            module, (example,), dynamic_shapes=dims, strict=False, prefer_deferred_runtime_asserts_over_guards=True
+        )
+        conditions = [n.args[0] for n in program.graph.nodes if str(n.target) == "aten._assert_scalar.default"]
+        if all(_holds(condition, batch) for condition in conditions for batch in (*range(1, 65), BATCH)):
+            return program
+        raise
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing of what torch.export prints and logs where it fails: its exception says it once more."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _holds(condition: Any, batch: int) -> bool:
+    """Whether a condition of an exported program on its batch is met by `batch` images."""
+    value = condition.meta["val"] if isinstance(condition, torch.fx.Node) else condition
+    if isinstance(value, bool):
+        return value
+    expression = value.node.expr
+    return bool(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
 
 
 def _refuse_state(exported: ExportedProgram) -> None:
@@ -113,6 +164,7 @@ class _Tracer:
     def __init__(self, exported: Exported, input_shape: tuple[int, int, int], time_steps: int, per_step: bool) -> None:
         self.exported, self.time_steps, self.per_step = exported, time_steps, per_step
         self.values: dict[torch.fx.Node, Any] = {}
+        self.averaged: set[torch.fx.Node] = set()  # the time axis has been summed over
         self.batch = Batch(time_steps)
         self.batch.nodes.append(ir.Node("input", ir.Input(per_step), (), input_shape))
         self.counts: Counter[str] = Counter({"input": 1})
@@ -144,11 +196,18 @@ class _Tracer:
             self.batch, lambda: self._unique(node), node, self._arguments(node), shape_of(node), source_line(node)
         )
         if handler is None:
-            if not isinstance(node.meta.get("val"), torch.Tensor):
-                return node.meta.get("val")
+            if not isinstance(node.meta.get("val"), (torch.Tensor, tuple, list)):
+                return node.meta.get("val")  # a size
             raise self._unsupported(node, name, call)
+        if name not in SHAPE_ALONE:
+            self._refuse_one_step(node)
+        _refuse_keywords(node, call)
         try:
-            return handler(call)
+            before = len(self.batch.nodes)
+            result = handler(call)
+            _refuse_type(node, call, result)
+            self._follow_time(node, call, result, self.batch.nodes[before:])
+            return result
         except axes.MixedAxesError as error:
             shapes = ", ".join(axes.show(v.dims) for v in call.args if isinstance(v, Value))
             raise ModelError(
@@ -158,7 +217,25 @@ class _Tracer:
             ) from None
 
     def _arguments(self, node: torch.fx.Node) -> tuple[Any, ...]:
-        return tuple(torch.fx.node.map_arg((*node.args, *node.kwargs.values()), lambda n: self.values[n]))
+        return tuple(torch.fx.node.map_arg(node.args, lambda n: self.values[n]))
+
+    def _refuse_one_step(self, node: torch.fx.Node) -> None:
+        for source in node.all_input_nodes:
+            if isinstance(value := self.values.get(source), Step):
+                raise value.refusal
+
+    def _follow_time(self, node: torch.fx.Node, call: Call, result: Any, made: list[ir.Node]) -> None:
+        """Refuse what is not linear behind a mean or a sum over the time steps: the graph averages at its end."""
+        summed = _over_time(result) is False and any(_over_time(value) for value in call.args)
+        if not summed and not self.averaged.intersection(node.all_input_nodes):
+            return
+        self.averaged.add(node)
+        if not summed and (_over_time(result) or any(isinstance(n.op, NOT_LINEAR) for n in made)):
+            raise ModelError(
+                module_path(node) or "model",
+                f"{spelled(str(node.target))} stands behind a mean over the time steps{_at(call.line)}",
+                "Behind it only linear layers can stand: take the mean over the time steps at the end.",
+            )
 
     def _unsupported(self, node: torch.fx.Node, name: str, call: Call) -> ModelError:
         shapes = ", ".join(axes.show(v.dims) for v in call.args if isinstance(v, Value)) or "constants"
@@ -178,6 +255,7 @@ class _Tracer:
         return name if self.counts[name] == 1 else f"{name}.{self.counts[name] - 1}"
 
     def _finish(self, node: torch.fx.Node) -> None:
+        self._refuse_one_step(node)
         results = [self.values[a] for a in node.all_input_nodes]
         if len(results) != 1 or not isinstance(results[0], Value):
             found = f"{len(results)} tensors" if len(results) != 1 else f"no activation but {type(results[0]).__name__}"
@@ -189,6 +267,27 @@ class _Tracer:
                 "model", f"its result is {axes.show(value.dims)}", "It must return the mean over the time steps."
             )
         self.batch.nodes.append(ir.Node("output", ir.Output(), (value.name,), self.batch.shape(value.name)))
+
+
+def _over_time(value: Any) -> bool | None:
+    """Whether a value has a time axis; None where it is no value."""
+    return any("T" in axes.roles(dim) for dim in value.dims) if isinstance(value, Value) else None
+
+
+def _refuse_keywords(node: torch.fx.Node, call: Call) -> None:
+    """ModelError for arguments that no handler looks at (x.add(y, alpha=2), x.div(2, rounding_mode="floor"))."""
+    for key, value in node.kwargs.items():
+        if key not in HARMLESS and value is not None and not (key == "alpha" and value == 1):
+            raise call.refuse(f"{call.what} with {key}={value!r} is not supported")
+
+
+def _refuse_type(node: torch.fx.Node, call: Call, result: Any) -> None:
+    """ModelError for an activation that is no fp32 or fp64: its model rounds, and the graph does not."""
+    found = node.meta.get("val")
+    if isinstance(result, Value) and isinstance(found, torch.Tensor) and found.dtype not in FLOATS:
+        name = str(found.dtype).removeprefix("torch.")
+        way_out = "Compile the model in fp32: model.float(), without casts and autocast in its forward pass."
+        raise call.refuse(f"activations of type {name} are not supported", way_out)
 
 
 def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:

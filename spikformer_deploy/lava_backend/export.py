@@ -13,6 +13,7 @@ import numpy as np
 from typing_extensions import assert_never
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.files import check_new_folder, writing
 from spikformer_deploy.quantize.bounds import largest_sum
 from spikformer_deploy.quantize.network import (
     Accumulator,
@@ -52,12 +53,13 @@ Every spike and every potential is that of the program that was exported.
 
 
 def export(network: Network, folder: Path) -> None:
-    """Write the folder; raises InputError where it exists and is not empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError("-o", f"'{folder}' exists", "Name a new folder, or an empty one.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
-        made = Path(name) / folder.name
+    """Write the folder, whole or not at all.
+
+    Raises InputError where it exists and is not empty, or cannot be written.
+    """
+    check_new_folder(folder)
+    with writing(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:40]}.") as name:
+        made = Path(name) / "made"
         write(network, made)
         if folder.exists():
             folder.rmdir()

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.errors import InputError, MappingError
 from spikformer_deploy.hardware import Profile
+from spikformer_deploy.mapping.law import check_neurons, verify_mapping
 from spikformer_deploy.mapping.mapping import SECTIONS, Mapping, Site
-from spikformer_deploy.mapping.memory import BoxSizes, token_wise, words
+from spikformer_deploy.mapping.memory import box_words, token_wise
 from spikformer_deploy.mapping.objective import OBJECTIVES, Choice, better
 from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, partition, sites_of
 from spikformer_deploy.mapping.place import NONE, Constraints, Placer, refined
 from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
-from spikformer_deploy.mapping.rules import first_violation, fits
+from spikformer_deploy.mapping.rules import fits
 from spikformer_deploy.quantize.network import Attention, Network
 
 Int: TypeAlias = NDArray[np.int64]
@@ -65,7 +66,7 @@ def map_explained(
     schedule: str = "spatial",
 ) -> tuple[Mapping, dict[str, Any]]:
     """As map_network, and why it is as it is, as plain values: objective, the ways to serialise attentions."""
-    _check_neurons(network, profile)
+    check_neurons(network, profile)
     _check_schedule(network, schedule)
     ways = attention_choices(network, profile, rates, objective, schedule)
     serial = cheaper(ways, objective)
@@ -136,7 +137,7 @@ def _cut(
     for _ in range(MOST_CUTS):
         boxes, choice = partition(network, sites, profile, rates, reserved, objective)
         nets = nets_of(network, sites, boxes, rates)
-        needed = _words(network, sites, boxes, profile)
+        needed = box_words(network, sites, boxes, profile.core)
         needed[:, SECTIONS.index("axon_mem")] = destinations(nets, len(boxes))
         over = np.flatnonzero(~fits(needed, profile.core))
         if not over.size:
@@ -147,69 +148,9 @@ def _cut(
     return boxes, choice, nets, needed
 
 
-def verify_mapping(mapping: Mapping, network: Network, profile: Profile) -> None:
-    """Raise MappingError where boxes do not tile, a core is used twice, or words exceed a limit."""
-    streamed = token_wise(network)
-    for index, site in enumerate(mapping.sites):
-        if site.token_serial:
-            whole = mapping.boxes[mapping.slices_of(index)][:, 3:] == [0, site.shape[1], 0, site.shape[2]]
-            if streamed.get(site.population) != site.sub_steps or not whole.all():
-                raise MappingError(site.name, "its tokens cannot come in series, one in each of its sub-steps")
-        covered = np.zeros(site.shape, np.int64)
-        for _, c0, c1, y0, y1, x0, x1 in mapping.boxes[mapping.slices_of(index)]:
-            covered[c0:c1, y0:y1, x0:x1] += 1
-        if (covered != 1).any():
-            raise MappingError(site.name, "its boxes do not cover every neuron exactly once")
-    if mapping.cores_used != len(mapping.cores) or mapping.cores.min() < 0 or mapping.cores.max() >= profile.cores:
-        raise MappingError("mapping", f"{len(mapping.cores)} slices on {mapping.cores_used} of {profile.cores} cores")
-    again = _words(network, mapping.sites, mapping.boxes, profile)
-    again[:, -1] = mapping.words[:, -1]
-    if not np.array_equal(again, mapping.words):
-        raise MappingError("mapping", "its memory words are not those of its boxes")
-    for slice_ in np.flatnonzero(~fits(mapping.words, profile.core)):
-        broken = first_violation(mapping.words[slice_], profile.core)
-        name = mapping.sites[mapping.boxes[slice_, 0]].name
-        raise MappingError(name, f"a slice breaks a limit of the core: {broken}")
-
-
-def _words(network: Network, sites: tuple[Site, ...], boxes: Int, profile: Profile) -> Int:
-    """(slices, 6) words of every box."""
-    out = np.zeros((len(boxes), len(SECTIONS)), np.int64)
-    for index, site in enumerate(sites):
-        chosen = np.flatnonzero(boxes[:, 0] == index)
-        edges = boxes[chosen][:, 1:].reshape(-1, 3, 2)
-        channels, rows, columns = (edges[:, :, 1] - edges[:, :, 0]).T
-        out[chosen] = words(network, site, BoxSizes(channels, rows, columns), profile.core)
-    return out
-
-
 def _check_schedule(network: Network, schedule: str) -> None:
     if schedule not in SCHEDULES:
         raise InputError("--schedule", f"'{schedule}' is none of {', '.join(SCHEDULES)}")
     if schedule == "token-serial" and not token_wise(network):
         problem = "the network has no attention, so there are no tokens that could come in series"
         raise InputError("--schedule", problem, "Use --schedule spatial.")
-
-
-def _check_neurons(network: Network, profile: Profile) -> None:
-    limits = profile.limits
-    for population in network:
-        attends = any(isinstance(p.synapse, Attention) for p in network.into(population.name))
-        if attends and not limits.programmable:
-            raise MappingError(
-                population.name,
-                f"spiking self-attention needs programmable neurons, and target '{profile.name}' has none",
-                "Use --target loihi2.",
-            )
-        if population.signed and not limits.programmable:
-            raise MappingError(
-                population.name,
-                f"a residual stream of currents needs programmable neurons, and target '{profile.name}' has none",
-                "Use --target loihi2.",
-            )
-        if population.max_out >= 2 ** (limits.message_bits - population.signed):
-            raise MappingError(
-                population.name,
-                f"it sends up to {population.max_out}, and target '{profile.name}' sends {limits.message_bits} bit",
-                "Use a target with graded spikes (loihi2).",
-            )

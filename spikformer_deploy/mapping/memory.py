@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.hardware import Core
-from spikformer_deploy.mapping.mapping import Site
+from spikformer_deploy.mapping.mapping import SECTIONS, Site
 from spikformer_deploy.quantize.network import (
     Accumulator,
     Attention,
@@ -80,6 +80,17 @@ def words(network: Network, site: Site, box: BoxSizes, core: Core) -> Int:
     nothing = np.zeros_like(box.neurons)
     parts = np.broadcast_arrays(axons, neurons, lists, _axon_map(network, site, box), state, nothing)
     return np.stack(parts, -1)
+
+
+def box_words(network: Network, sites: tuple[Site, ...], boxes: Int, core: Core) -> Int:
+    """(slices, 6) words of the boxes of a mapping, (slices, 7); axon_mem is 0 here."""
+    out = np.zeros((len(boxes), len(SECTIONS)), np.int64)
+    for index, site in enumerate(sites):
+        chosen = np.flatnonzero(boxes[:, 0] == index)
+        edges = boxes[chosen][:, 1:].reshape(-1, 3, 2)
+        channels, rows, columns = (edges[:, :, 1] - edges[:, :, 0]).T
+        out[chosen] = words(network, site, BoxSizes(channels, rows, columns), core)
+    return out
 
 
 def list_words(targets: Int, bits: int, core: Core) -> Int:

@@ -64,8 +64,11 @@ class Attempt:
 def decay_of(tau: float) -> Decay:
     exact = (1 - 1 / tau) * DECAY_ONE
     numerator = round(exact)
-    if numerator != exact:
-        return Decay(numerator, None, False)
+    return decay_by(numerator) if numerator == exact else Decay(numerator, None, False)
+
+
+def decay_by(numerator: int) -> Decay:
+    """The decay numerator / 4096, which is what is meant."""
     if numerator == 0:
         return Decay(0, 0, True)
     zeros = (numerator & -numerator).bit_length() - 1
@@ -95,9 +98,7 @@ def fits(attempt: Attempt, limits: CoreLimits, kind: str) -> bool:
 
 
 def lif_of(attempt: Attempt, rule: Rule) -> Lif:
-    needed = rule.bits_for_decay
-    # a bias has bits of its own below those of the sums: it decays without rounding where those are zero
-    exact = needed is not None and attempt.shift >= needed and not np.any(attempt.bias % 2**needed)
+    exact = _rounds_nothing(rule, attempt.shift, attempt.bias)
     return Lif(
         rule.kind,
         rule.decay.numerator,
@@ -108,6 +109,18 @@ def lif_of(attempt: Attempt, rule: Rule) -> Lif:
         soft=rule.soft,
         strict=rule.strict and rule.kind == "programmable",
     )
+
+
+def _rounds_nothing(rule: Rule, shift: int, bias: Int) -> bool:
+    needed = rule.bits_for_decay
+    # a bias has bits of its own below those of the sums: it decays without rounding where those are zero
+    return needed is not None and shift >= needed and not np.any(bias % 2**needed)
+
+
+def is_exact(lif: Lif, time_steps: int) -> bool:
+    """Whether no step rounds the potential of a neuron whose decay is what is meant."""
+    rule = Rule(decay_by(lif.decay), time_steps, lif.kind, lif.soft, lif.strict)
+    return _rounds_nothing(rule, lif.shift, lif.bias)
 
 
 def within(bounds: tuple[int, int], bits: int) -> bool:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.quantize.bounds import weighted_range
 from spikformer_deploy.quantize.currents import Current, ReadoutTerm
 from spikformer_deploy.quantize.fitting import OBSERVED_MARGIN, Int, Made, margin_of, within
-from spikformer_deploy.quantize.grids import grid_steps, none_below, weight_error
+from spikformer_deploy.quantize.grids import are_whole, grid_steps, none_below, weight_error
 from spikformer_deploy.quantize.network import Accumulator, Population, Projection, Readout
 from spikformer_deploy.quantize.settings import Settings
 from spikformer_deploy.values import frozen
+
+Array: TypeAlias = NDArray[np.float64]
 
 FEWEST_HEAD_BITS = 4
 """A head gives up weight bits down to here where its accumulators are too wide."""
@@ -46,6 +50,7 @@ def make_accumulator(
         scale, weights, bias = _readout(terms, current, time_steps, bits)
         proven = _readout_range(terms, weights, bias, time_steps)
         errors = [weight_error(term.weight / scale, weight) for term, weight in zip(terms, weights, strict=True)]
+        errors.append(float(np.abs(current.bias * time_steps / scale - bias).max(initial=0.0)) / _largest(weights))
         head = _head(name, terms, weights, bias, scale / time_steps, proven, none_below(max(errors)))
         if within(proven, limits.state_bits):
             return *head, "static", margin_of(proven, limits)
@@ -83,9 +88,25 @@ def _readout(terms: list[ReadoutTerm], current: Current, time_steps: int, bits: 
     largest = 2 ** (bits - 1) - 1
     # one step for all classes, or none: the logits of classes are compared
     steps = grid_steps(np.concatenate([t.weight.reshape(1, -1) for t in terms], 1), largest)
-    scale = peak / largest if steps is None else float(steps[0])
+    real = current.bias * time_steps
+    scale = peak / largest if steps is None else _finer(float(steps[0]), peak, real, largest)
     weights = [np.rint(term.weight / scale).astype(np.int64) for term in terms]
-    return scale, weights, np.rint(current.bias * time_steps / scale).astype(np.int64)
+    return scale, weights, np.rint(real / scale).astype(np.int64)
+
+
+def _finer(step: float, peak: float, bias: Array, largest: int) -> float:
+    """The step of the weights, halved until the biases are whole numbers of it too, or while the weights fit.
+
+    bias  (O,) summed over the steps
+    """
+    while not are_whole(np.abs(bias) / step).all() and round(peak / step) * 2 <= largest:
+        step /= 2
+    return step
+
+
+def _largest(weights: list[Int]) -> int:
+    """The largest magnitude of all weights of a head, at least 1."""
+    return max(1, *(int(np.abs(weight).max(initial=0)) for weight in weights))
 
 
 def _readout_range(terms: list[ReadoutTerm], weights: list[Int], bias: Int, time_steps: int) -> tuple[int, int]:

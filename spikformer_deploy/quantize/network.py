@@ -143,8 +143,9 @@ class Population:
 
     max_out   largest magnitude a neuron can send in one step (1 for spikes, 0 for an Accumulator)
     bounds    (low, high) of the state in any run, proven or observed (see Network.bounds)
-    rounding  largest relative error that rounding left: of a weight (against the largest of its channel) or of a bias
-              or threshold (against the threshold); 0: none; ROUNDING_UNKNOWN in programs that were written before
+    rounding  largest relative error that rounding left: of a weight (against the largest of its channel), of a bias or
+              threshold (against the threshold; a bias of what has none: against the largest weight); 0: none;
+              ROUNDING_UNKNOWN in programs that were written before
     """
 
     name: str

@@ -39,11 +39,11 @@ def make_stream(
 
     observed  of values in calibration, which bound the stream where its worst case does not fit
     """
-    bias = np.rint(current.bias / (stream.unit if current.bias.ndim == 1 else stream.unit[:, None, None]))
-    bias = bias.astype(np.int64)
+    real = current.bias / (stream.unit if current.bias.ndim == 1 else stream.unit[:, None, None])
+    bias = np.rint(real).astype(np.int64)
     flat = bias.reshape(len(bias), -1)
     low, high = flat.min(1), flat.max(1)
-    projections, errors = [], [0.0]
+    projections, errors, largest = [], [0.0], 1
     for term in current.terms:
         match term:
             case UnitTerm(source, window, scale, least, most):
@@ -54,6 +54,7 @@ def make_stream(
                 exponent = stream.exponents[term.layer]
                 weight = rounded_weights(term, 1 / (stream.unit * 2.0**exponent), settings)
                 errors.append(weight_error(term.weight / (stream.unit * 2.0**exponent)[:, None, None, None], weight))
+                largest = max(largest, int(np.abs(weight).max(initial=0)) << exponent)
                 conv = Conv(frozen(weight, np.int8), term.stride, term.padding, term.groups, exponent)
                 projections.append(Projection((term.source,), name, conv))
                 least, most = (x << exponent for x in weighted_range(weight, term.max_out))
@@ -65,6 +66,7 @@ def make_stream(
             case _:
                 assert_never(term)
         low, high = low + least, high + most
+    errors.append(float(np.abs(real - bias).max()) / largest)
     proof = "static" if stream.proven else "observed"
     bounds, low, high = _bounds_of(name, low, high, proof, observed, stream.unit, limits)
     most_sent = int(max(abs(low.min()), abs(high.max())))

@@ -44,7 +44,7 @@ def gather(run: Run, float_accuracy: float | None) -> dict[str, Any]:
         "time": _time(run),
         "energies": [_energy(e) for e in run.energies],
         "cores": _cores(run),
-        "notes": list(notes(program.network, run.events, run.energies, run.cycle or run.times)),
+        "notes": [*run.notes, *notes(program.network, run.events, run.energies, run.cycle or run.times)],
         "constants": [
             {
                 "path": path,

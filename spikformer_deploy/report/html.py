@@ -7,13 +7,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from spikformer_deploy.errors import printable
 from spikformer_deploy.report import svg
 
 
 def render(data: dict[str, Any]) -> str:
     """The page of `data` (see data.gather)."""
     environment = Environment(
-        loader=PackageLoader("spikformer_deploy.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("spikformer_deploy.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=_shown,
     )
     environment.filters |= {"si": svg.si, "percent": _percent, "joules": _joules, "micro": _micro}
     target = _on_target(data)
@@ -32,6 +37,11 @@ def render(data: dict[str, Any]) -> str:
     return environment.get_template("report.html.j2").render(
         data, target=target, rates=rates, pictures={k: Markup(v) for k, v in pictures.items()}
     )
+
+
+def _shown(value: Any) -> Any:
+    """What stands in the page for a value: control characters, which may hide or turn text, as escapes."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _on_target(data: dict[str, Any]) -> dict[str, Any] | None:

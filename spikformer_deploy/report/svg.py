@@ -1,14 +1,16 @@
 """Small pictures as inline SVG: bars with whiskers, stacked shares, lines over the time steps, the map of the cores.
 
-Every function returns markup that is safe to insert: all text goes through `html.escape`.
+Every function returns markup that is safe to insert: all text goes through `escape`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
+from html import escape as escaped
 from typing import Any
+
+from spikformer_deploy.errors import printable
 
 VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 """Nine colours of matplotlib's viridis (CC0): even steps of lightness, readable without colour vision."""
@@ -22,6 +24,11 @@ KIND_COLOURS = {
 }
 LARGEST_MAP = 4000
 """Cores drawn one by one; beyond, the map shows tiles."""
+
+
+def escape(text: str) -> str:
+    """Text that is no markup, with control characters as escapes."""
+    return escaped(printable(text))
 
 
 def bars(rows: Sequence[tuple[str, float, float, float, str]], unit: str) -> str:

@@ -50,14 +50,14 @@ Tensor = torch.Tensor
 class Loaded:
     """A plan with its parameters on a device.
 
-    weights   by (source, target) of a convolution: (groups, C_out / groups, C_in / groups * KY * KX), float but integer
+    weights   by projection of a convolution: (groups, C_out / groups, C_in / groups * KY * KX), float but integer
     neurons   by population of Lif or Stream: threshold (C, 1, 1), empty of a Stream, and bias (C, 1, 1) or (C, Y, X)
     members   by population: 1 where a channel, row, column belongs to a cell: (C, slices), (Y, rows), (X, columns)
     """
 
     plan: Plan
     device: torch.device
-    weights: dict[tuple[str, str], Tensor]
+    weights: dict[Projection, Tensor]
     neurons: dict[str, tuple[Tensor, Tensor]]
     members: dict[str, tuple[Tensor, Tensor, Tensor]]
 
@@ -94,8 +94,7 @@ def load(plan: Plan, device: torch.device) -> Loaded:
         for projection, bound in zip(sums.projections, sums.bounds, strict=True):
             if isinstance(conv := projection.synapse, Conv):
                 grouped = conv.weight.reshape(conv.groups, len(conv.weight) // conv.groups, -1)
-                key = projection.sources[0], projection.target
-                weights[key] = torch.from_numpy(grouped.copy()).to(device, _exact(bound))
+                weights[projection] = torch.from_numpy(grouped.copy()).to(device, _exact(bound))
     neurons = {}
     for name, sums in plan.sums.items():
         neuron, kind = network[name].neuron, torch.int32 if sums.halving else torch.int64
@@ -267,7 +266,7 @@ def _convolution(state: _State, projection: Projection, population: Population) 
     """As one product of matrices: a library's convolution may take an algorithm that rounds (Winograd, FFT)."""
     conv, sent = projection.synapse, state.sent[projection.sources[0]]
     assert isinstance(conv, Conv)
-    weight = state.loaded.weights[projection.sources[0], projection.target]
+    weight = state.loaded.weights[projection]
     maps = sent.flatten(0, 1)
     channels, height, width = population.shape
     out = torch.empty((len(maps), channels, height * width), dtype=weight.dtype, device=weight.device)
@@ -285,11 +284,13 @@ def _attention(state: _State, projection: Projection, bound: int) -> Tensor:
     """weight * q (k^T v), head by head."""
     synapse = projection.synapse
     assert isinstance(synapse, Attention)
-    sent = [state.sent[s] for s in projection.sources]
+    steps = max(state.sent[s].shape[1] for s in projection.sources)
+    sent = [state.sent[s].expand(-1, steps, -1, -1, -1) for s in projection.sources]
     shape = sent[0].shape
     q, k, v = (s.reshape(*shape[:2], synapse.heads, -1, shape[3] * shape[4]) for s in sent)
     pairs = k.ne(0).sum(3) * v.ne(0).sum(3)
-    state.coincidences[projection.target] = pairs.sum((0, 2, 3)).cpu().numpy()
+    met = pairs.sum((0, 2, 3)).cpu().numpy()
+    state.coincidences[projection.target] = np.broadcast_to(met, (state.loaded.plan.network.time_steps,))
     kind = _exact(bound)
     table = v.to(kind) @ k.to(kind).transpose(-1, -2)
     return synapse.weight * (table @ q.to(kind)).reshape(shape)

@@ -366,14 +366,17 @@ def _convolution(
 def _attention(batch: _Batch, projection: Projection, bound: int, part: slice) -> NDArray[np.integer]:
     synapse = projection.synapse
     assert isinstance(synapse, Attention)
-    q, k, v = (batch.sent[name][part] for name in projection.sources)
+    sent = [batch.sent[name][part] for name in projection.sources]
+    # what an image alone decides is there once; the loops take maps in pairs
+    steps = max(s.shape[1] for s in sent)
+    q, k, v = (s if s.shape[1] == steps else np.repeat(s, steps, 1) for s in sent)
     out = np.empty(q.shape, np.int32 if bound < 2**31 else np.int64)
     pairs = np.empty((q.shape[0] * q.shape[1], synapse.heads), np.int64)
     maps = (-1, *q.shape[2:])
     kernels.attend(
         q.reshape(maps), k.reshape(maps), v.reshape(maps), synapse.heads, synapse.weight, out.reshape(maps), pairs
     )
-    met = batch.coincidences.setdefault(projection.target, np.zeros(q.shape[1], np.int64))
+    met = batch.coincidences.setdefault(projection.target, np.zeros(batch.network.time_steps, np.int64))
     met += pairs.reshape(*q.shape[:2], -1).sum((0, 2))
     return out
 
@@ -399,8 +402,18 @@ def _windows(batch: _Batch, population: Population) -> tuple[Sent, int]:
     if isinstance(population.neuron, Or):
         peaks = np.zeros(batch.images * steps, np.int64)
         kernels.fire_where_any(total.reshape(-1, height * width, channels), peaks)
-        return total, int(peaks.max(initial=0))
+        return _narrow(batch, total), int(peaks.max(initial=0))
     return total, int(total.max(initial=0))
+
+
+def _narrow(batch: _Batch, spikes: Sent) -> Sent:
+    """Spikes in the type of messages of 0 and 1, whatever the sums were in."""
+    if spikes.dtype == np.uint8:
+        return spikes
+    out = batch.buffers.take(spikes.shape, np.uint8)
+    out[...] = spikes
+    batch.buffers.give(spikes)
+    return out
 
 
 def _largest(batch: _Batch, population: Population) -> tuple[Sent, int]:

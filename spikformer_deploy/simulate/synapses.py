@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import TypeAlias
 
@@ -49,16 +50,38 @@ def convolution(conv: Conv, shape: tuple[int, int, int], max_in: int, largest_su
     small = conv.weight.dtype.itemsize == 1 and max_in < 256 and largest_sum < EXACT_FP32
     kinds = _kinds()
     gathered = event_convolution(conv, shape[0]) if small and "events" in kinds else None
+    stepped, columns = without_idle_stride(conv, shape[2])
     if small and "int8" in kinds:
-        run = _int8_convolution(conv)
+        run = _int8_convolution(stepped)
     else:
-        run = _float_convolution(conv, torch.float32 if largest_sum < EXACT_FP32 else torch.float64)
-    multiplied = _by_bands(conv, shape[1], run)
+        run = _float_convolution(stepped, torch.float32 if largest_sum < EXACT_FP32 else torch.float64)
+    multiplied = _by_bands(conv, shape[1], run if stepped is conv else _first_column(run, columns))
 
     def convolve(maps: Maps, total: int, first: int, end: int) -> Maps:
         if gathered is not None and (len(kinds) == 1 or _events_are_cheaper(conv, maps, total, kinds[0])):
             return torch.from_numpy(gathered(maps.numpy(), first, end))
         return multiplied(maps, first, end)
+
+    return convolve
+
+
+def without_idle_stride(conv: Conv, width: int) -> tuple[Conv, int]:
+    """A convolution of maps `width` wide without a stride between columns where it makes one column alone.
+
+    And how many columns of its input that column needs: of its outputs the first one is meant.
+    oneDNN (of torch 2.13, at least) gives other sums there, if a group has one input channel.
+    """
+    kernel, stride, padding = conv.weight.shape[3], conv.stride[1], conv.padding[1]
+    if stride == 1 or (width + 2 * padding - kernel) // stride > 0:
+        return conv, width
+    return replace(conv, stride=(conv.stride[0], 1)), min(width, max(1, kernel - padding))
+
+
+def _first_column(run: Convolution, columns: int) -> Convolution:
+    """`run` on so many columns, of which the first output is kept."""
+
+    def convolve(maps: Maps, padding: tuple[int, int]) -> Maps:
+        return run(maps[:, :, :columns].contiguous(), padding)[:, :, :1].contiguous()
 
     return convolve
 
@@ -72,8 +95,10 @@ def _by_bands(conv: Conv, height: int, run: Convolution) -> Callable[[Maps, int,
         if (first, end) == (0, rows):
             return run(maps, conv.padding)
         low, high = first * stride - padding, (end - 1) * stride - padding + kernel
-        seen = maps[:, max(0, low) : min(high, height)]
-        band = F.pad(seen, (0, 0, 0, 0, max(0, -low), max(0, high - height))).contiguous()
+        # padding may be wider than a kernel, so that a band sees nothing else
+        start, stop = (min(max(0, edge), height) for edge in (low, high))
+        above = min(-min(0, low), high - low)
+        band = F.pad(maps[:, start:stop], (0, 0, 0, 0, above, high - low - above - (stop - start))).contiguous()
         return run(band, (0, conv.padding[1]))
 
     return convolve

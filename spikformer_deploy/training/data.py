@@ -182,19 +182,9 @@ def _labelled(
         images = read(source, preprocess, split=split, frames=frames)
         labels = np.zeros(len(images), np.int64) if images.labels is None else images.labels
         found = Labelled(images.pixels, labels), images.names, images.labels is not None
-    _check_frames(source, found[0], frames)
     if not found[2]:
         raise InputError(source, "its images have no labels", "Sort them into one folder a class.")
     return found[:2]
-
-
-def _check_frames(source: str, images: Images, frames: int) -> None:
-    """Refuses images for recordings of so many frames, and the other way round."""
-    shape = images.for_evaluation(slice(0, 1)).shape[1:]
-    if (shape[0] if len(shape) == 4 else 0) != frames:
-        asked = f"recordings of {frames} frames, one a time step" if frames else "images without time steps"
-        problem = f"it holds {'x'.join(map(str, shape))} values each, and the model takes {asked}"
-        raise InputError(source, problem, "Set model.form and model.time_steps as the data are.")
 
 
 def _one(data: Data, preprocess: Preprocess, split: str, frames: int) -> str:

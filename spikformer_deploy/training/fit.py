@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import write_whole
+from spikformer_deploy.files import check_file, check_output, write_whole, writing
 from spikformer_deploy.training.distributed import World
 from spikformer_deploy.training.recipe import Optimiser
 from spikformer_deploy.training.schedule import learning_rate, parameter_groups
 
+LOG, RESUME = ".log", ".resume"
+"""Suffixes of the files beside the output."""
 KEEP_SECONDS = 300
 """A resume file is written at least so often, and after every epoch."""
 
@@ -84,6 +86,12 @@ def fit(module: nn.Module, job: Job, world: World, report: Report | None = None)
     module.load_state_dict(state.average)
 
 
+def check_outputs(output: Path, *more: str) -> None:
+    """Raise InputError where `output` cannot be written, or a file beside it: of the loop, or a suffix of `more`."""
+    for suffix in ("", LOG, RESUME, *more):
+        check_output(Path(f"{output}{suffix}"))
+
+
 def finished(job: Job) -> None:
     """The result is in a file of its own: the resume file goes."""
     _resume_file(job).unlink(missing_ok=True)
@@ -138,7 +146,8 @@ def _log(state: State, job: Job, number: int) -> None:
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     state.module.load_state_dict(learnt)
-    with job.output.with_name(job.output.name + ".log").open("a" if number else "w", encoding="utf-8") as stream:
+    log = job.output.with_name(job.output.name + LOG)
+    with writing(log), log.open("a" if number else "w", encoding="utf-8") as stream:
         stream.write(json.dumps(line) + "\n")
     if job.settings.tensorboard:
         _to_tensorboard(job, line)
@@ -161,7 +170,7 @@ def _to_tensorboard(job: Job, line: dict[str, Any]) -> None:
 
 
 def _resume_file(job: Job) -> Path:
-    return job.output.with_name(job.output.name + ".resume")
+    return job.output.with_name(job.output.name + RESUME)
 
 
 def _keep(state: State, job: Job) -> None:
@@ -183,8 +192,14 @@ def _restore(state: State, job: Job) -> None:
     resume = _resume_file(job)
     if not resume.exists():
         return
-    content = torch.load(resume, weights_only=True, map_location=next(state.module.parameters()).device)
-    if content["recipe"] != job.identity:
+    check_file(resume)
+    try:
+        content = torch.load(resume, weights_only=True, map_location=next(state.module.parameters()).device)
+        recipe = content["recipe"]
+    except Exception as error:  # whatever a damaged pickle makes of the functions that it may call
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(str(resume), f"it is no readable resume file: {reason}", "Delete it to start anew.") from None
+    if recipe != job.identity:
         raise InputError(
             str(resume), "it belongs to another recipe", "Delete it to start anew, or choose another output."
         )

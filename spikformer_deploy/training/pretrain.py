@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 from spikformer_deploy.converters.checkpoint import save
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import check_folder, write_whole
+from spikformer_deploy.files import write_whole
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.masked import MaskedAutoencoder, normalised_patches
 from spikformer_deploy.nn.spikformer import SpikformerV2
 from spikformer_deploy.training.data import Images, epoch, normalised, read_unlabelled
 from spikformer_deploy.training.distributed import World, world
-from spikformer_deploy.training.fit import Batch, Job, Report, finished, fit
+from spikformer_deploy.training.fit import Batch, Job, Report, check_outputs, finished, fit
 from spikformer_deploy.training.recipe import Recipe, describe, identity, read_recipe
 from spikformer_deploy.training.supervised import fresh_module, model_config, without_activations
 
@@ -43,7 +43,7 @@ def pretrain(
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     target, start = Path(output or recipe.output), time.monotonic()
-    check_folder(target)
+    check_outputs(target, ".png")
     if recipe.model.family != "v2":
         raise InputError("model.family", "masked pre-training is that of V2", 'Use family = "v2".')
     if recipe.optimiser.weight_bits:

@@ -11,7 +11,8 @@ import cattrs
 from attrs import field, frozen, validators
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.validation import problems
+from spikformer_deploy.files import text_of
+from spikformer_deploy.validation import problems, strict_converter
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,7 +20,12 @@ else:
     import tomli as tomllib
 
 positive: Any = validators.gt(0)
+extent: Any = validators.and_(validators.gt(0), validators.le(2**15))
+"""Of what memory is taken for."""
+MOST_WEIGHTS = 2**31
+"""Of the blocks of a model: the largest of the papers has a tenth of that."""
 not_negative: Any = validators.ge(0)
+few: Any = validators.and_(validators.ge(0), validators.le(2**15))
 share: Any = validators.and_(validators.ge(0), validators.lt(1))
 probability: Any = validators.and_(validators.ge(0), validators.le(1))
 
@@ -30,12 +36,12 @@ class Model:
 
     family: str = field(validator=validators.in_(["v1", "v2"]))
     form: str = field(validator=validators.in_(["cifar", "imagenet", "dvs"]))
-    depth: int = field(validator=positive)
-    dim: int = field(validator=positive)
-    heads: int = field(validator=positive)
-    time_steps: int = field(validator=positive)
-    mlp_ratio: int = field(default=4, validator=positive)
-    stem_stages: int = field(default=4, validator=positive)
+    depth: int = field(validator=extent)
+    dim: int = field(validator=extent)
+    heads: int = field(validator=extent)
+    time_steps: int = field(validator=extent)
+    mlp_ratio: int = field(default=4, validator=extent)
+    stem_stages: int = field(default=4, validator=extent)
     pooling: str = field(default="", validator=validators.matches_re("([01]{4})?"))
 
 
@@ -54,15 +60,15 @@ class Data:
     """
 
     source: str
-    channels: int = field(validator=positive)
-    size: int = field(validator=positive)
+    channels: int = field(validator=extent)
+    size: int = field(validator=extent)
     test: str = ""
     validation: int = field(default=0, validator=not_negative)
     fraction: float = field(default=1.0, validator=validators.and_(validators.gt(0), validators.le(1)))
-    resize: int = field(default=0, validator=not_negative)
+    resize: int = field(default=0, validator=few)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = field(default=(), validator=validators.deep_iterable(positive))
-    workers: int = field(default=0, validator=not_negative)
+    workers: int = field(default=0, validator=few)
 
 
 @frozen
@@ -104,7 +110,7 @@ class Optimiser:
     """
 
     epochs: int = field(validator=positive)
-    batch: int = field(validator=positive)
+    batch: int = field(validator=extent)
     learning_rate: float = field(validator=positive)
     weight_decay: float = field(default=0.05, validator=not_negative)
     warmup_epochs: float = field(default=0.0, validator=not_negative)
@@ -139,9 +145,9 @@ class Mask:
     """Masked pre-training: the share of patches that the encoder does not see, and the size of the ANN decoder."""
 
     ratio: float = field(default=0.6, validator=validators.and_(validators.gt(0), validators.lt(1)))
-    decoder_dim: int = field(default=256, validator=positive)
-    decoder_depth: int = field(default=4, validator=positive)
-    decoder_heads: int = field(default=4, validator=positive)
+    decoder_dim: int = field(default=256, validator=extent)
+    decoder_depth: int = field(default=4, validator=extent)
+    decoder_heads: int = field(default=4, validator=extent)
 
 
 @frozen
@@ -161,17 +167,19 @@ def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a TOML file.  Raises InputError that lists everything that is wrong with it."""
     path = Path(path)
     try:
-        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(str(path), "there is no such file", "Examples: examples/digits_v2.toml.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raw: dict[str, Any] = tomllib.loads(text_of(path, "Examples: examples/digits_v2.toml."))
+    except (ValueError, RecursionError) as error:
         raise InputError(str(path), f"it is no readable TOML: {error}") from None
-    converter = cattrs.Converter(forbid_extra_keys=True)
     try:
-        return converter.structure(raw, Recipe)
+        recipe = strict_converter().structure(raw, Recipe)
     except cattrs.BaseValidationError as error:
         found = "; ".join(problems(error))
         raise InputError(str(path), found, "See examples/digits_v2.toml for a complete recipe.") from None
+    model = recipe.model
+    weights = model.depth * model.dim**2 * (4 + 2 * model.mlp_ratio)
+    if weights > MOST_WEIGHTS:
+        raise InputError(str(path), f"{weights:,} weights in its blocks, and at most {MOST_WEIGHTS:,} are possible")
+    return recipe
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.image_files import MODES, Archive, Files, decoded, in_archive, in_folder, pixels_of
+from spikformer_deploy.image_files import MODES, MOST_BYTES, Archive, Files, decoded, in_archive, in_folder, pixels_of
 from spikformer_deploy.training.recipe import Data
 
 Pixels = NDArray[np.uint8]
@@ -78,7 +79,7 @@ class Streamed:
 
     def _image(self, index: int) -> Image.Image:
         name = self.files.names[self.chosen[index]]
-        return decoded(name, self.files.load(name), self.channels)
+        return decoded(name, self.files.load(name, MOST_BYTES), self.channels)
 
 
 def streamed(source: str, data: Data, split: str) -> Streamed:
@@ -93,6 +94,8 @@ def streamed(source: str, data: Data, split: str) -> Streamed:
         problem = f"{data.resize} pixels, of which {data.size} in {data.channels} channels are to be cut out"
         raise InputError("data.resize", problem, "Use at least data.size, and 1 or 3 channels.")
     files = in_folder(path, split) if path.is_dir() else in_archive(Archive(path), split)
+    for note in files.notes:
+        warnings.warn(note, stacklevel=2)
     labels = np.zeros(len(files.names), np.int64) if files.labels is None else files.labels
     return Streamed(files, np.arange(len(labels)), labels, data.channels, data.size, data.resize)
 

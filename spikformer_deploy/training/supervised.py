@@ -17,12 +17,11 @@ from torch.utils.checkpoint import checkpoint
 
 from spikformer_deploy.converters.checkpoint import load, save
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import check_folder
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.zoo import ModelConfig, build, plain
 from spikformer_deploy.training.data import Images, epoch, normalised, read_test, read_training
 from spikformer_deploy.training.distributed import World, world
-from spikformer_deploy.training.fit import Batch, Job, Report, finished, fit
+from spikformer_deploy.training.fit import Batch, Job, Report, check_outputs, finished, fit
 from spikformer_deploy.training.mix import mixed, soft_labels
 from spikformer_deploy.training.qat import freeze_norms, plain_weights, round_weights
 from spikformer_deploy.training.recipe import Recipe, describe, identity, read_recipe
@@ -44,7 +43,7 @@ def train(
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     target, start = Path(output or recipe.output), time.monotonic()
-    check_folder(target)
+    check_outputs(target)
     with world() as here:
         frames = recipe.model.time_steps if recipe.model.form == "dvs" else 0
         training, validation, preprocess, labels = read_training(recipe.data, frames)

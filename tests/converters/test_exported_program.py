@@ -129,6 +129,26 @@ def test_files_of_others(tmp_path: Path) -> None:
         read_model(exported(unsupported, tmp_path / "e.pt2", 2, 8, 8), time_steps=2)
 
 
+class Fused(Small):
+    """Two layers of neurons that were one convolution."""
+
+    def __init__(self, cut: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]) -> None:
+        super().__init__()
+        self.cut, self.conv = cut, torch.nn.Conv2d(2, 6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.unsqueeze(0).repeat(2, 1, 1, 1, 1)
+        first, second = self.cut(self.lif(self.conv(x.flatten(0, 1)).unflatten(0, (2, -1))))
+        return (first + second).mean((3, 4)).mean(0)
+
+
+@pytest.mark.parametrize("cut", [lambda x: x.chunk(2, 2), lambda x: x.split([3, 3], 2)])
+def test_parts_of_a_layer_in_a_file(cut: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], tmp_path: Path) -> None:
+    module = Fused(cut)
+    found = read_model(exported(module, tmp_path / "a.pt2", 2, 8, 8), time_steps=2)
+    assert found.graph.digest() == trace(module, (2, 8, 8), time_steps=2).digest()
+
+
 # --- hostile files ---
 
 

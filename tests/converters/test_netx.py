@@ -15,7 +15,7 @@ from support.networks import Builder
 
 from spikformer_deploy.cli import cli
 from spikformer_deploy.converters.netx import read_network, write_network
-from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.errors import InputError, ModelError, OverflowDetected
 from spikformer_deploy.pipeline import compile_netx
 from spikformer_deploy.quantize.network import (
     Accumulator,
@@ -256,6 +256,29 @@ def test_a_chain_of_dense_layers_without_an_input_layer(last: str, seed: int, tm
         assert low <= found.accumulators.min() <= found.accumulators.max() <= high
 
 
+@pytest.mark.parametrize("executor", ["engine", "reference", "lava"])
+def test_a_head_without_neurons_wraps_nowhere(executor: str, tmp_path: Path) -> None:
+    """lava.proc.lif would hold its sum times 64 in 24 bits, and wrap beyond 131,071; here it is exact, or refused."""
+    run = {"engine": engine, "reference": reference}.get(executor) or pytest.importorskip(
+        "spikformer_deploy.lava_backend.execute", reason="lava-nc is not installed"
+    )
+    if executor == "lava":
+        pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
+    wide = dense(np.random.default_rng(0), 600, 3, bias=np.array([2, -2, 0]))
+    wide["weight"] = np.array([[127], [-127], [1]], np.float32).repeat(600, 1)
+    frames = np.ones((2, 20, 600, 1, 1), np.uint8)
+    frames[1, 3:] = 0
+    network = read_network(write(tmp_path / "a.net", [wide], 20))
+    right = frames.sum((1, 2, 3, 4), np.int64)[:, None] * [127, -127, 1] + [2, -2, 0]
+    assert right[1, 0] > 2**17
+    assert network.bounds == "static"
+    np.testing.assert_array_equal(run.execute(network, frames).accumulators, right)
+    long = read_network(write(tmp_path / "b.net", [wide], 120))
+    assert long.bounds == "observed"
+    with pytest.raises(OverflowDetected, match=r"layer\.0"):
+        run.execute(long, np.ones((1, 120, 600, 1, 1), np.uint8))
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
@@ -300,6 +323,8 @@ def test_the_command_line_takes_a_chain_without_an_input_layer(tmp_path: Path) -
     assert refused.way_out == "Give --time-steps."
     done = runner.invoke(cli, [*compiling, "--time-steps", "5"])
     assert done.exit_code == 0, done.output
+    assert "counts are those of all 5 steps" in done.stderr
+    assert "in each of the 1 layers, and lacks those of the last 1 " in done.stderr
     spikes = (rng.random((3, 5, 20, 1, 1)) < 0.4).astype(np.uint8)
     np.save(frames, spikes)
     done = runner.invoke(cli, ["run", str(program), "--input", str(frames), "--json"])

@@ -22,7 +22,7 @@ from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.fold import fold_batch_norm
-from spikformer_deploy.graph.ir import Add, Conv2d, Graph, Lif, MaxPool2d, Node, Output, Scale
+from spikformer_deploy.graph.ir import Add, AvgPool2d, Conv2d, Graph, Input, Lif, MaxPool2d, Node, Output, Scale
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.pipeline import compile_model, float_graph
@@ -178,6 +178,34 @@ def test_residuals_are_edges_that_meet(tmp_path: Path) -> None:
     doubled = [replace(n, inputs=("lif", "lif")) if n.name == "sum" else n for n in residual]
     with pytest.raises(ModelError, match="sum: it adds a value to itself"):
         written(Graph(tuple(doubled), 3), tmp_path / "b.nir")
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [((1, 3), 1), ((3, 3), 2)])
+def test_convolutions_that_nir_would_not_read_are_refused(kernel: tuple[int, int], groups: int, tmp_path: Path) -> None:
+    """nir's own check of shapes takes kernels for square, and groups for one."""
+    weight = np.ones((4, 2 // groups, *kernel))
+    nodes = (
+        Node("input", Input(True), (), (2, 8, 6)),
+        Node(
+            "conv", Conv2d(weight, np.zeros(4), (1, 1), (0, 0), groups), ("input",), (4, 9 - kernel[0], 7 - kernel[1])
+        ),
+        Node("lif", Lif(2.0, 1.0), ("conv",), (4, 9 - kernel[0], 7 - kernel[1])),
+        Node("output", Output(), ("lif",), (4, 9 - kernel[0], 7 - kernel[1])),
+    )
+    with pytest.raises(
+        ModelError, match=rf"conv: the package nir computes wrong shapes .*{groups} groups\)\n  Export to"
+    ):
+        written(Graph(nodes, 3), tmp_path / "a.nir")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pooling_of_one_position_is_no_node(tmp_path: Path) -> None:
+    graph = chain(0, dyadic=True)
+    last = graph.nodes[-2]
+    pooled = with_nodes(graph, Node("last_pool", AvgPool2d((1, 1), (2, 2)), (last.name,), last.shape))
+    again = read_model(written(pooled, tmp_path / "a.nir")).graph
+    images = frames(graph, 0)
+    assert torch.equal(execute(again, images)["output"], execute(graph, images)["output"])
 
 
 @pytest.mark.parametrize("form", ["cifar", "v2"])

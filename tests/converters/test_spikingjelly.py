@@ -280,3 +280,34 @@ def test_neurons_that_are_called_twice_are_named() -> None:
     shared = LIFNode("m")
     with pytest.raises(ModelError, match="called 2 times in one forward pass, and share their potentials"):
         from_spikingjelly(chain(shared, shared), SMALL, STEPS)
+
+
+STEP_BY_STEP: dict[str, Any] = {
+    "flatten-linear-lif": lambda: (nn.Flatten(), nn.Linear(192, 7), LIFNode("s")),
+    "conv-lif-flatten-linear-lif": lambda: (
+        nn.Conv2d(3, 4, 3, padding=1), LIFNode("s"), nn.Flatten(), nn.Linear(256, 7), LIFNode("s")
+    ),
+    "flatten-linear-norm-lif-linear-lif": lambda: (
+        nn.Flatten(), nn.Linear(192, 9), nn.BatchNorm1d(9), LIFNode("s"),
+        nn.Linear(9, 3), LIFNode("s", tau=3.0, v_threshold=0.1),
+    ),
+    "conv-lif-flatten-linear-lif-linear": lambda: (
+        nn.Conv2d(3, 4, 3, stride=2), LIFNode("s"), nn.Flatten(), nn.Linear(36, 7), LIFNode("s"), nn.Linear(7, 5)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEP_BY_STEP)
+def test_nets_that_work_step_by_step_may_end_in_any_layer(name: str) -> None:
+    """Logits of T calls, whatever stands between the last convolution and the result."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*STEP_BY_STEP[name]()).eval()
+    for layer in model.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            layer.weight.data *= 4
+            nn.init.constant_(layer.bias, 0.6)
+    made = from_spikingjelly(model, SMALL, STEPS)
+    assert made.notes == ()
+    theirs = logits(model, images(), "s")
+    assert theirs.std() > 0.01
+    torch.testing.assert_close(execute(made.graph, images())["output"], theirs, rtol=0, atol=1e-5)

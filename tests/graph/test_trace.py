@@ -164,3 +164,79 @@ def test_a_linear_layer_may_read_a_flattened_map() -> None:
     found = execute(graph, images)
     assert torch.equal(found["output"], right)
     assert right.any()
+
+
+class Batched(torch.nn.Module):
+    """Linear neurons, their time steps taken apart and joined as the batch says."""
+
+    def __init__(self, joined) -> None:
+        super().__init__()
+        self.linear, self.lif, self.joined = torch.nn.Linear(3, 7), LIF(v_threshold=0.2), joined
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steps = x.mean((2, 3)).unsqueeze(0).repeat(4, 1, 1).flatten(0, 1)
+        currents = self.linear(steps).unflatten(0, (4, -1))
+        return self.joined(self.lif(currents).flatten(0, 1), x.shape[0]).mean(0)
+
+
+def test_what_torch_asks_of_the_batch_by_itself_is_no_limit_of_the_model() -> None:
+    torch.manual_seed(0)
+    module, images = Batched(lambda x, batch: x.reshape(4, batch, 7)).eval(), torch.rand(3, 3, 4, 4)
+    graph = check(trace(module, (3, 4, 4), time_steps=4))
+    with torch.no_grad():
+        right = module(images)
+    assert right.any()
+    assert torch.equal(execute(graph, images)["output"], right)
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [
+        lambda x, batch: x.reshape(4, 2, 7),
+        lambda x, batch: x.reshape(4, batch, 7) * (1 if batch <= 3 else 2),
+        lambda x, batch: x.reshape(4, batch, 7) * (1 if batch % 2 == 0 else 2),
+    ],
+)
+def test_what_the_model_asks_of_the_batch_is_refused(joined, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ModelError, match=r"torch\.export cannot trace it"):
+        trace(Batched(joined), (3, 4, 4), time_steps=4)
+    assert capfd.readouterr() == ("", "")
+
+
+class Attends(nn.Module):
+    """Self-attention of spikes, (q k^T) v or q (k^T v), tokens before channels or behind them."""
+
+    def __init__(self, channels: int, heads: int, scores_first: bool, channels_first: bool) -> None:
+        super().__init__()
+        self.heads, self.scores_first, self.channels_first = heads, scores_first, channels_first
+        self.layers = nn.ModuleList(nn.Linear(2, channels) for _ in "qkv")
+        self.neurons = nn.ModuleList(LIF(v_threshold=0.1) for _ in "qkv")
+        self.last = LIF(v_threshold=0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.unsqueeze(0).repeat(3, 1, 1, 1, 1).flatten(3).transpose(2, 3)
+        made = (neuron(layer(tokens)) for neuron, layer in zip(self.neurons, self.layers, strict=True))
+        q, k, v = (s.unflatten(3, (self.heads, -1)).transpose(2, 3) for s in made)
+        if self.channels_first:
+            q, k, v = (s.transpose(3, 4) for s in (q, k, v))
+            out = v @ (k.transpose(3, 4) @ q) if self.scores_first else (v @ k.transpose(3, 4)) @ q
+            out = out.transpose(3, 4)
+        else:
+            out = (q @ k.transpose(3, 4)) @ v if self.scores_first else q @ (k.transpose(3, 4) @ v)
+        return self.last(out.transpose(2, 3).flatten(3)).mean(2).mean(0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 1), (2, 3)])
+@pytest.mark.parametrize(("channels", "heads"), [(1, 1), (4, 4), (4, 1), (4, 2)])
+@pytest.mark.parametrize("scores_first", [True, False])
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_attention_of_one_token_or_one_channel(
+    size: tuple[int, int], channels: int, heads: int, scores_first: bool, channels_first: bool
+) -> None:
+    torch.manual_seed(channels + size[0])
+    module = Attends(channels, heads, scores_first, channels_first).eval()
+    graph = check(trace(module, (2, *size), time_steps=3))
+    (attention,) = graph.of(Attention)
+    assert attention.op.heads == heads or size == (1, 1)
+    images = torch.randn(5, 2, *size)
+    assert torch.equal(execute(graph, images)["output"], module(images))

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from support.chains import chain
 from support.models import SMALL
-from support.networks import random_network
+from support.networks import preprocess_of, random_network
 
 from spikformer_deploy.converters import nir_export, onnx_model
 from spikformer_deploy.converters.checkpoint import Loaded, save
@@ -96,9 +96,9 @@ def _saved(content: Any, **options: Any) -> bytes:
 
 def _zipped(members: dict[str, bytes], packed: bool = False) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():  # not of this second: same members, same bytes
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED)
     return buffer.getvalue()
 
 
@@ -156,6 +156,8 @@ def torch_files() -> Iterator[Entry]:
     ):
         yield f"weight-{name}.pth", MODEL, _saved(_state(head__weight=value)), message
     variance = "block.0.attn.q_bn.running_var"
+    complex_variance = _saved(_state(**{variance: torch.ones(64, dtype=torch.complex64)}))
+    yield "complex-variance.pth", MODEL, complex_variance, "torch.complex64 values"
     yield "negative-variance.pth", MODEL, _saved(_state(**{variance: -torch.ones(64)})), "negative running variance"
     for name, key, value in (
         ("scalar", "patch_embed.proj_conv3.weight", torch.tensor(1.0)),
@@ -169,6 +171,9 @@ def torch_files() -> Iterator[Entry]:
     yield "key-number.pth", MODEL, _saved({1: weight}), "."
     yield "heads.pth", MODEL, _saved({"state_dict": state, "args": argparse.Namespace(num_heads=7)}), "do not divide"
     yield "heads-zero.pth", MODEL, _saved({"state_dict": state, "args": argparse.Namespace(num_heads=0)}), "heads = 0"
+    for name, arguments in (("list", ["T", 4]), ("word", "T"), ("number", 7.0)):
+        arguments_of = {"state_dict": {**state, "extra": weight}, "args": arguments}
+        yield f"arguments-{name}.pth", MODEL, _saved(arguments_of), "unknown keys: extra"
     steps = argparse.Namespace(T=2**30)
     yield (
         "time-steps.pth",
@@ -257,11 +262,9 @@ def safetensors_files() -> Iterator[Entry]:
 
 
 def good_program() -> bytes:
-    network = random_network(1, blocks=0)
+    network = random_network(1, blocks=0, state_bits=24)
     profile = load_profile("kapoho_point")
-    channels, height = network.input.shape[:2]
-    preprocess = Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels)
-    return to_bytes(Program(network, map_network(network, profile, {}), profile, preprocess, ("a", "b"), {}))
+    return to_bytes(Program(network, map_network(network, profile, {}), profile, preprocess_of(network), (), {}))
 
 
 def _resealed(content: bytes, old: str, new: str) -> bytes:
@@ -505,26 +508,36 @@ def hdf5_files() -> Iterator[Entry]:
     yield from netx_files()
 
 
+NEURON = {"type": "CUBA", "iDecay": 4096, "vDecay": 1024, "vThMant": 30}
+CONV = {"type": "conv", "weight": np.ones((4, 2, 3, 3)), "neuron": NEURON, "stride": 1, "padding": 1}
+INPUT = {"type": "input", "shape": [2, 4, 5], "neuron": NEURON}
+
+
+def _put(group: Any, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _put(group.create_group(key), value)
+        else:
+            group[key] = np.bytes_(value) if isinstance(value, str) else value
+
+
+def _net(*layers: Any, steps: Any = 3) -> bytes:
+    with _scratch() as path:
+        with h5py.File(path, "w") as file:
+            _put(file, {"layer": {str(i): layer for i, layer in enumerate(layers)}, "simulation": {"tSample": steps}})
+        return path.read_bytes()
+
+
+def good_netx() -> bytes:
+    """Every kind of layer, with all that may be said of them."""
+    conv = {"shape": [4, 4, 5], "inChannels": 2, "outChannels": 4, "kernelSize": [3, 3], "dilation": 1, "groups": 1}
+    weight = np.arange(160).reshape(2, 80) % 7 - 3.0
+    dense = {"type": "dense", "weight": weight, "neuron": NEURON, "delay": 0, "inFeatures": 80, "outFeatures": 2}
+    return _net(INPUT, {**CONV, **conv}, {"type": "flatten"}, dense)
+
+
 def netx_files() -> Iterator[Entry]:
-    neuron = {"type": "CUBA", "iDecay": 4096, "vDecay": 1024, "vThMant": 30}
-    conv = {"type": "conv", "weight": np.ones((4, 2, 3, 3)), "neuron": neuron, "stride": 1, "padding": 1}
-    good = [{"type": "input", "shape": [2, 4, 5], "neuron": neuron}, conv]
-
-    def put(group: Any, values: dict[str, Any]) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                put(group.create_group(key), value)
-            else:
-                group[key] = np.bytes_(value) if isinstance(value, str) else value
-
-    def file_of(*layers: Any, steps: Any = 3) -> bytes:
-        with _scratch() as path:
-            with h5py.File(path, "w") as file:
-                put(
-                    file, {"layer": {str(i): layer for i, layer in enumerate(layers)}, "simulation": {"tSample": steps}}
-                )
-            return path.read_bytes()
-
+    neuron, conv, good, file_of = NEURON, CONV, [INPUT, CONV], _net
     yield from _cuts("netx", MODEL, file_of(*good))
     for name, content, message in (
         ("nan", file_of(good[0], {**conv, "weight": np.full((4, 2, 3, 3), np.nan)}), "no integers"),

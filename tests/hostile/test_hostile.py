@@ -48,14 +48,15 @@ def outcomes(folder: Path) -> dict[str, Any]:
     asked = [(name, command) for name, (use, _) in told.items() for command in commands(name, use)]
     asked += [(name, ["inspect", name]) for name in flips]
     # imports and compiled kernels come before the limit
-    warm = [["inspect", "good.spk"], ["inspect", "digits-v1"], ["inspect", "loihi2"]]
+    warm = [["inspect", "good.spk"], ["inspect", "digits-v1"], ["targets", "loihi2"]]
     done = subprocess.run(
         [sys.executable, str(CHILD)],
-        input=json.dumps({"warm": warm, "run": [command for _, command in asked]}),
+        input="\n".join(json.dumps(line) for line in (warm, *(command for _, command in asked))),
         capture_output=True, text=True, cwd=folder, timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"},
     )  # fmt: skip
-    lines = done.stdout.splitlines()
+    warmed, *lines = done.stdout.splitlines()
+    assert json.loads(warmed) == [0, 0, 0], done.stderr[-3000:]
     assert len(lines) == len(asked), done.stderr[-3000:]
     found: dict[str, list[Any]] = {}
     for (name, command), line in zip(asked, lines, strict=True):

@@ -1,5 +1,7 @@
 """Membrane shortcuts as integers: exact where weights are, in one unit a stream, and refused where none fits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,20 @@ def test_exact_weights_give_the_spikes_of_the_float_model(
     floats = execute(graph, real, dtype=torch.float64)
     for name in (n.name for n in graph.of(ir.Lif)):
         np.testing.assert_array_equal(integers.spikes[name], floats[name].numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.02])
+def test_a_bias_between_the_units_of_a_stream_is_said(part: float) -> None:
+    """Of weights that need no rounding; a part of a unit that no bias has bits for."""
+    graph, pixels = dyadic_stream(np.random.default_rng(3), 2)
+    layer = graph["conv1"]
+    assert isinstance(layer.op, ir.Conv2d)
+    unit = np.abs(layer.op.weight)[np.abs(layer.op.weight) > 0].min()
+    moved = replace(layer, op=replace(layer.op, bias=layer.op.bias + part * unit))
+    graph = check(Graph(tuple(moved if node is layer else node for node in graph), 2))
+    images = torch.zeros(1, 2, 8, 8)
+    network = quantize(graph, pixels, Calibration(graph, images), WIDE, Settings(8, "group", "programmable"))
+    assert (network["conv1"].rounding > 0) == (part > 0)
 
 
 def test_a_stream_is_what_is_added_up() -> None:

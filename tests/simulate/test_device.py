@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.executions import assert_equal_executions, random_cells, with_state_bits
-from support.networks import networks, random_images, random_network
+from support.networks import attention_on_pixels, networks, random_images, random_network, two_from_one
 
 from spikformer_deploy.errors import InputError, OverflowDetected
 from spikformer_deploy.quantize.network import Network
@@ -40,6 +40,16 @@ def assert_equals_reference(network: Network, seed: int, where: torch.device, wi
         ours = device.run(device.load(make_plan(network, cells), where), images, names)
     assert_equal_executions(ours, reference.execute(network, images, record=names, cells=cells))
     assert ours.kernels == f"{where.type} fp32"
+
+
+def test_two_convolutions_from_one_population() -> None:
+    """Each has weights of its own on the device."""
+    assert_equals_reference(two_from_one(0), 0, CPU, 2**28)
+
+
+@pytest.mark.parametrize("queries", ["q", "k", "v", "qk", "qkv"])
+def test_attention_reads_what_no_time_step_changes(queries: str) -> None:
+    assert_equals_reference(attention_on_pixels(0, queries), 0, CPU, 2**28)
 
 
 def test_overflow_names_the_population() -> None:

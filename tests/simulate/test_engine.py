@@ -5,13 +5,22 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.executions import assert_equal_executions, random_cells, with_state_bits
-from support.networks import networks, random_images, random_network
+from support.networks import (
+    Builder,
+    attention_on_pixels,
+    networks,
+    random_images,
+    random_network,
+    two_from_one,
+    wide_padding,
+)
 
 from spikformer_deploy.errors import InputError, OverflowDetected
-from spikformer_deploy.quantize.network import Network, Population
+from spikformer_deploy.quantize.network import Conv, Network, Or, Population, Window
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import engine, plan, synapses
 
@@ -29,6 +38,74 @@ def test_engine_equals_reference(network: Network, seed: int, kind: str, sums: i
         ours = engine.execute(network, images, record=names, cells=cells)
     assert_equal_executions(ours, reference.execute(network, images, record=names, cells=cells))
     assert ours.kernels == {"plain": "fp32"}.get(kind, kind)
+
+
+def assert_equals_reference(network: Network, seed: int) -> None:
+    images, names = random_images(network, seed), [p.name for p in network]
+    right = reference.execute(network, images, record=names)
+    assert_equal_executions(engine.execute(network, images, record=names), right)
+
+
+@pytest.mark.parametrize("queries", ["q", "k", "v", "qk", "qkv"])
+def test_attention_reads_what_no_time_step_changes(queries: str) -> None:
+    assert_equals_reference(attention_on_pixels(0, queries), 0)
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("padding", [1, 2, 5])
+def test_bands_of_rows_that_see_padding_alone(padding: int, kind: str) -> None:
+    """A row of an image at a time, as where its sums are larger than a cache."""
+    with mock.patch.dict(os.environ, SPIKDEPLOY_KERNELS=kind), mock.patch.object(plan, "SUMS_BYTES", 1):
+        assert_equals_reference(wide_padding(padding, padding), 0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([(1, 1), (4, 1), (8, 8), (16, 16)]),
+    st.tuples(st.integers(2, 7), st.integers(1, 6)),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.tuples(st.integers(1, 3), st.integers(1, 4)),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    st.sampled_from(["plain", *KERNELS[2:]]),
+    st.integers(0, 2**32 - 1),
+)
+def test_convolutions_of_any_geometry(
+    channels: tuple[int, int],
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    kind: str,
+    seed: int,
+) -> None:
+    """Strides larger than kernels, and strides that pass over the only column there is, which oneDNN gets wrong."""
+    (inputs, groups), rng = channels, np.random.default_rng(seed)
+    if any(e + 2 * p < k for e, p, k in zip(size, padding, kernel, strict=True)):
+        return
+    weight = rng.integers(-127, 128, (2 * inputs, inputs // groups, *kernel)).astype(np.int8)
+    conv = Conv(weight, stride, padding, groups)
+    images = rng.integers(0, 256, (3, inputs, *size))
+    out = tuple((e + 2 * p - k) // s + 1 for e, p, k, s in zip(size, padding, kernel, stride, strict=True))
+    right = reference.synaptic_sum(conv, [images], (2 * inputs, *out))
+    with mock.patch.dict(os.environ, SPIKDEPLOY_KERNELS=kind):
+        convolve = synapses.convolution(conv, (inputs, *size), 255, 2**23)
+    maps = torch.from_numpy(images.astype(np.uint8)).permute(0, 2, 3, 1).contiguous()
+    found = convolve(maps, int(images.sum()), 0, out[0])
+    np.testing.assert_array_equal(found.permute(0, 3, 1, 2).numpy(), right)
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_or_of_more_pixels_than_a_byte_counts(kind: str) -> None:
+    """Its sums are wide, and what it sends is not."""
+    b = Builder(np.random.default_rng(0), 2, "programmable")
+    pool = b.window("pool", Or(), [b.source((2, 17, 18), 255, False)], Window((16, 16), (1, 1)))
+    network = b.finish(b.conv("lif", pool, 5, 1), 2)
+    with mock.patch.dict(os.environ, SPIKDEPLOY_KERNELS=kind):
+        assert_equals_reference(network, 0)
+
+
+def test_two_convolutions_from_one_population() -> None:
+    assert_equals_reference(two_from_one(0), 0)
 
 
 def test_kernels_that_fail_their_check_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,9 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
+from spikformer_deploy.images import Preprocess
+from spikformer_deploy.quantize.bounds import is_proven, worst_cases
+from spikformer_deploy.quantize.fitting import is_exact
 from spikformer_deploy.quantize.network import (
     Accumulator,
     And,
@@ -59,6 +62,7 @@ class Builder:
             current=int(rng.choice(currents)),
             soft=self.soft and self.kind == "programmable" and bool(rng.random() < 0.5),
         )
+        neuron = replace(neuron, exact=is_exact(neuron, self.time_steps))
         return self.add(Population(name, shape, neuron, 1), *incoming)
 
     def conv(
@@ -138,22 +142,31 @@ class Builder:
         return self.network(state_bits)
 
     def network(self, state_bits: int = 32) -> Network:
+        """The network with the ranges of its worst case, proven where those fit."""
         channels = self.populations[0].shape[0]
-        return Network(
+        network = Network(
             tuple(self.populations),
             tuple(self.projections),
             self.time_steps,
             state_bits,
             8,
-            "static",
+            "observed",
             1.0,
             np.zeros(channels),
             np.ones(channels),
         )
+        worst = worst_cases(network)
+        populations = tuple(replace(p, bounds=worst[p.name].state) for p in network)
+        return replace(network, populations=populations, bounds="static" if is_proven(network) else "observed")
 
 
 def random_network(
-    seed: int, time_steps: int = 3, kind: str = "programmable", blocks: int = 1, shortcuts: bool = False
+    seed: int,
+    time_steps: int = 3,
+    kind: str = "programmable",
+    blocks: int = 1,
+    shortcuts: bool = False,
+    state_bits: int = 32,
 ) -> Network:
     """A small Spikformer-shaped network: stem with OR-pool, residual stem conv, attention blocks, readout.
 
@@ -169,9 +182,36 @@ def random_network(
         s = b.shortcuts("shortcut", x, channels)
         if rng.random() < 0.5:
             whole = (Window(s.shape[1:]), (s.name,))
-            return b.finish(b.stream("mean", (channels, 1, 1), whole, drop=int(rng.integers(0, 6))), 3)
-        return b.finish(b.lif("shortcut.last", s.shape, (Window(), (s.name,))), 3)
-    return b.finish(_grow(b, x, channels, blocks), int(rng.integers(2, 5)))
+            return b.finish(b.stream("mean", (channels, 1, 1), whole, drop=int(rng.integers(0, 6))), 3, state_bits)
+        return b.finish(b.lif("shortcut.last", s.shape, (Window(), (s.name,))), 3, state_bits)
+    return b.finish(_grow(b, x, channels, blocks), int(rng.integers(2, 5)), state_bits)
+
+
+def two_from_one(seed: int) -> Network:
+    """Two convolutions, of 3x3 and of 1x1, from one population to another, as a branch that is not merged yet."""
+    b = Builder(np.random.default_rng(seed), 3, "programmable")
+    x = b.conv("first", b.source((2, 5, 4), 255, False), 6, 3)
+    wide, narrow = (
+        Conv(b.rng.integers(-9, 12, (7, 6, k, k)).astype(np.int8), (1, 1), (k // 2, k // 2)) for k in (3, 1)
+    )
+    return b.finish(b.lif("both", (7, 5, 4), (wide, (x.name,)), (narrow, (x.name,))), 3)
+
+
+def attention_on_pixels(seed: int, queries: str) -> Network:
+    """q, k or v is an OR of the pixels, the same in all time steps; the others are spikes, or all three are."""
+    b = Builder(np.random.default_rng(seed), 4, "programmable")
+    source = b.source((4, 3, 5), 255, False)
+    fixed = b.window("or", Or(), [source], Window())
+    spikes = b.conv("lif", source, 4, 1)
+    return b.finish(b.attention("attention", [fixed if name in queries else spikes for name in "qkv"], 2), 3)
+
+
+def wide_padding(seed: int, padding: int) -> Network:
+    """Convolutions that are padded by more than their kernels, so that whole rows see padding alone."""
+    b = Builder(np.random.default_rng(seed), 2, "programmable")
+    source = b.source((3, 4, 5), 255, False)
+    conv = Conv(b.rng.integers(-9, 12, (5, 3, 1, 3)).astype(np.int8), (1, 1), (padding, padding))
+    return b.finish(b.lif("lif", (5, 4 + 2 * padding, 3 + 2 * padding), (conv, (source.name,))), 2)
 
 
 def random_networks_in_one(seed: int, count: int, time_steps: int = 2) -> Network:
@@ -208,6 +248,13 @@ def _grow(b: Builder, x: Population, channels: int, blocks: int, short: bool = F
         out = b.conv(f"block.{i}.attn.proj_lif", attended, channels, 1)
         x = b.window(f"block.{i}.add", Sum(), [x, out], Window())
     return x
+
+
+def preprocess_of(network: Network) -> Preprocess:
+    """What the images of a random network are: its normalisation changes nothing."""
+    (channels, height, width), source = network.input.shape, network.input.neuron
+    assert isinstance(source, Source)
+    return Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, source.max_value, width)
 
 
 def random_images(network: Network, seed: int, count: int = 2) -> np.ndarray:

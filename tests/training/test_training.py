@@ -116,6 +116,31 @@ def test_a_resume_file_of_another_recipe_is_refused(tmp_path: Path) -> None:
         train(recipe, tmp_path / "a")
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\x80\2.", b"x" * 100])
+def test_a_damaged_resume_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(TINY)
+    (tmp_path / "a.resume").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.resume: it is no readable resume file(.|\n)*Delete it"):
+        train(recipe, tmp_path / "a")
+    assert (tmp_path / "a.resume").read_bytes() == content
+
+
+@pytest.mark.parametrize("suffix", ["", ".log", ".resume"])
+def test_every_file_of_a_training_is_looked_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    def worked(*_: object) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr("spikformer_deploy.training.supervised.read_training", worked)
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(TINY)
+    (tmp_path / f"a{suffix}").mkdir()
+    with pytest.raises(InputError, match=rf"a{suffix}: it cannot be written: it is a folder"):
+        train(recipe, tmp_path / "a")
+
+
 def test_more_time_steps_start_from_a_trained_checkpoint(tmp_path: Path) -> None:
     recipe, once = tmp_path / "tiny.toml", TINY.replace("epochs = 3", "epochs = 1")
     recipe.write_text(once)

@@ -1,0 +1,176 @@
+"""The written law of a mapping: what stands where, once, on cores that there are, in the memory that it says.
+
+For mappings that come from files, and for what compile itself has made.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.errors import MappingError
+from spikformer_deploy.hardware import Profile
+from spikformer_deploy.mapping.mapping import SECTIONS, Mapping, Site
+from spikformer_deploy.mapping.memory import box_words, token_wise
+from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, sites_of
+from spikformer_deploy.mapping.route import destinations, metrics, nets_of
+from spikformer_deploy.mapping.rules import first_violation, fits
+from spikformer_deploy.quantize.network import Attention, Lif, Network
+from spikformer_deploy.values import digest
+
+Int: TypeAlias = NDArray[np.int64]
+
+LARGEST_SITE = 2**28
+"""Neurons or counters of a site: its boxes are checked on a map of them."""
+METRICS = ("messages", "packet_hops", "mean_hops", "mean_link_load", "max_link_load")
+LATER_METRICS = ("packet_hops_east_west", "packet_hops_north_south", "max_chip_link_load")
+"""Programs of before have none of these."""
+ROUNDING = 1e-6
+"""Sums of many messages in another order differ by less, relatively."""
+AXONS = SECTIONS.index("axon_mem")
+
+
+def verify_mapping(mapping: Mapping, network: Network, profile: Profile) -> None:
+    """Raise MappingError, naming the site, where a mapping is not one of `network` on the cores of `profile`.
+
+    Every neuron stands in exactly one box, every box on a core of its own that exists, the words of memory are those
+    of the boxes and within every limit, and the metrics are such as some firing rates would give.
+    """
+    check_neurons(network, profile)
+    _check_shapes(mapping)
+    _check_streamed(mapping, network)
+    _check_sites(mapping, network, profile)
+    _check_cores(mapping, profile)
+    _check_words(mapping, network, profile)
+    for index, site in enumerate(mapping.sites):
+        _check_boxes(mapping, index, site)
+    _check_traffic(mapping, network, profile)
+
+
+def check_neurons(network: Network, profile: Profile) -> None:
+    """Raise MappingError, naming the population, for what no core of the target has."""
+    limits = profile.limits
+    for population in network:
+        attends = any(isinstance(p.synapse, Attention) for p in network.into(population.name))
+        if attends and not limits.programmable:
+            raise MappingError(
+                population.name,
+                f"spiking self-attention needs programmable neurons, and target '{profile.name}' has none",
+                "Use --target loihi2.",
+            )
+        if population.signed and not limits.programmable:
+            raise MappingError(
+                population.name,
+                f"a residual stream of currents needs programmable neurons, and target '{profile.name}' has none",
+                "Use --target loihi2.",
+            )
+        if isinstance(population.neuron, Lif) and population.neuron.kind == "programmable" and not limits.programmable:
+            problem = f"its neurons are programmable, and target '{profile.name}' has none of those"
+            raise MappingError(population.name, problem, "Use --neuron stock.")
+        if population.max_out >= 2 ** (limits.message_bits - population.signed):
+            raise MappingError(
+                population.name,
+                f"it sends up to {population.max_out}, and target '{profile.name}' sends {limits.message_bits} bit",
+                "Use a target with graded spikes (loihi2).",
+            )
+
+
+def _check_shapes(mapping: Mapping) -> None:
+    """The tables have their columns, a row a slice, and no number that is negative."""
+    slices = len(mapping.boxes)
+    shapes = (mapping.boxes.shape, mapping.cores.shape, mapping.words.shape)
+    if shapes != ((slices, 7), (slices,), (slices, len(SECTIONS))) or not slices:
+        raise MappingError("mapping", f"its boxes, cores and words have the shapes {shapes}")
+    for name, table in (("boxes", mapping.boxes), ("cores", mapping.cores), ("words", mapping.words)):
+        if table.min() < 0:
+            raise MappingError("mapping", f"its {name} hold {int(table.min())}")
+    order = mapping.boxes[:, 0]
+    if order.max() >= len(mapping.sites) or (np.diff(order) < 0).any():
+        raise MappingError("mapping", f"its boxes are not those of its {len(mapping.sites)} sites, in order")
+
+
+def _check_sites(mapping: Mapping, network: Network, profile: Profile) -> None:
+    """The sites are those of one of the schedules: a site for each population, and for each attention its counters."""
+    found = digest(mapping.sites)
+    ways = [(serial, schedule) for serial in SERIALS for schedule in SCHEDULES]
+    if not any(digest(sites_of(network, profile.core, *way)) == found for way in ways):
+        expected = {site.name for way in ways for site in sites_of(network, profile.core, *way)}
+        odd = next((site.name for site in mapping.sites if site.name not in expected), "mapping")
+        raise MappingError(odd, "its sites are not those of the network in any schedule")
+
+
+def _check_streamed(mapping: Mapping, network: Network) -> None:
+    """Tokens come in series where a population takes each position by itself, and a core has it whole."""
+    streamed = token_wise(network)
+    for index, site in enumerate(mapping.sites):
+        if site.token_serial:
+            whole = mapping.boxes[mapping.slices_of(index)][:, 3:] == [0, site.shape[1], 0, site.shape[2]]
+            if streamed.get(site.population) != site.sub_steps or not whole.all():
+                raise MappingError(site.name, "its tokens cannot come in series, one in each of its sub-steps")
+
+
+def _check_cores(mapping: Mapping, profile: Profile) -> None:
+    if mapping.cores_used != len(mapping.cores) or mapping.cores.max() >= profile.cores:
+        raise MappingError("mapping", f"{len(mapping.cores)} slices on {mapping.cores_used} of {profile.cores} cores")
+    chips = len(np.unique(mapping.cores // profile.cores_per_chip))
+    if (mapping.chips, mapping.cores_per_chip) != (chips, profile.cores_per_chip):
+        said = f"{mapping.chips} chips of {mapping.cores_per_chip} cores"
+        raise MappingError("mapping", f"it says {said}, and takes {chips} of {profile.cores_per_chip}")
+
+
+def _check_words(mapping: Mapping, network: Network, profile: Profile) -> None:
+    edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)
+    shapes = np.array([site.shape for site in mapping.sites])[mapping.boxes[:, 0]]
+    if (edges[:, :, 0] >= edges[:, :, 1]).any() or (edges[:, :, 1] > shapes).any():
+        raise MappingError("mapping", "a box is empty, or reaches beyond its site")
+    again = box_words(network, mapping.sites, mapping.boxes, profile.core)
+    again[:, AXONS] = mapping.words[:, AXONS]
+    if not np.array_equal(again, mapping.words):
+        raise MappingError("mapping", "its memory words are not those of its boxes")
+    for slice_ in np.flatnonzero(~fits(mapping.words, profile.core)):
+        broken = first_violation(mapping.words[slice_], profile.core)
+        name = mapping.sites[mapping.boxes[slice_, 0]].name
+        raise MappingError(name, f"a slice breaks a limit of the core: {broken}")
+
+
+def _check_boxes(mapping: Mapping, index: int, site: Site) -> None:
+    """The boxes of a site tile it."""
+    boxes = mapping.boxes[mapping.slices_of(index)]
+    edges = boxes[:, 1:].reshape(-1, 3, 2)
+    size = math.prod(site.shape)
+    covered = int((edges[:, :, 1] - edges[:, :, 0]).prod(1).sum())
+    # the sum first: a map of a site whose cores would not hold it might not fit here either
+    if covered == size <= LARGEST_SITE:
+        times = np.zeros(site.shape, np.uint8)
+        for _, c0, c1, y0, y1, x0, x1 in boxes:
+            times[c0:c1, y0:y1, x0:x1] = 1
+        covered = int(np.count_nonzero(times))
+    if covered != size or size > LARGEST_SITE:
+        raise MappingError(site.name, "its boxes do not cover every neuron exactly once")
+
+
+def _check_traffic(mapping: Mapping, network: Network, profile: Profile) -> None:
+    """Destinations and metrics are between those of silence and those of neurons that all fire in every step.
+
+    The rates that they come from are not in the program; what they count is linear in the rates.
+    """
+    all_fire = nets_of(network, mapping.sites, mapping.boxes, {})
+    silence = nets_of(network, mapping.sites, mapping.boxes, {p.name: 0.0 for p in network})
+    slices, stored = len(mapping.boxes), mapping.words[:, AXONS]
+    if (stored < destinations(silence, slices)).any() or (stored > destinations(all_fire, slices)).any():
+        raise MappingError("mapping", "its words of axon memory are not those of the cores that it sends to")
+    said, most = mapping.metrics, metrics(all_fire, mapping.cores, profile)
+    if not set(METRICS) <= set(said) <= {*METRICS, *LATER_METRICS}:
+        raise MappingError("mapping", f"its metrics are {', '.join(sorted(said))}")
+    # means are of what is there: they may exceed those of all neurons
+    limits = most | {"mean_hops": math.inf, "mean_link_load": said["max_link_load"]}
+    for name, value in said.items():
+        if not (0 <= value <= limits[name] * (1 + ROUNDING) and math.isfinite(value)):
+            raise MappingError("mapping", f"{name.replace('_', ' ')} of {value}, and at most {limits[name]}")
+    ways = [said[name] for name in ("packet_hops_east_west", "packet_hops_north_south") if name in said]
+    for total in (said["mean_hops"] * said["messages"], *([sum(ways)] if len(ways) == 2 else [])):
+        if not math.isclose(total, said["packet_hops"], rel_tol=ROUNDING, abs_tol=ROUNDING):
+            raise MappingError("mapping", f"its hops are {said['packet_hops']}, and {total} by its other metrics")

@@ -1,0 +1,179 @@
+"""Everything that must be equal of one network and its images: executors and their kernels, counts, files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from unittest import mock
+
+import numpy as np
+import torch
+from support.executions import assert_equal_executions, random_cells
+from support.mappings import random_mapping
+
+from spikformer_deploy import onnx_backend
+from spikformer_deploy.accounting import counts
+from spikformer_deploy.accounting.energy import account
+from spikformer_deploy.calibration import firing_rates
+from spikformer_deploy.converters.onnx_program import to_model
+from spikformer_deploy.errors import MappingError, ModelError, OverflowDetected
+from spikformer_deploy.hardware import load_profile
+from spikformer_deploy.images import Preprocess
+from spikformer_deploy.mapping import map_network
+from spikformer_deploy.mapping.mapping import Mapping
+from spikformer_deploy.mapping.memory import token_wise
+from spikformer_deploy.program import Program, from_bytes, to_bytes
+from spikformer_deploy.quantize.bounds import largest_sum
+from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection, Readout, Source
+from spikformer_deploy.reference import engine as reference
+from spikformer_deploy.simulate import device, engine, events, plan, synapses
+from spikformer_deploy.simulate.estimate import estimate
+from spikformer_deploy.simulate.run import Cells, Execution
+
+KERNELS = ("", "plain", "events", *(["int8"] if synapses.int8_works() else []))
+CPU = torch.device("cpu")
+LOIHI2 = load_profile("loihi2")
+Execute = Callable[[], Execution]
+
+
+class Inputs:
+    """A network, its images and the cells in which messages are counted."""
+
+    def __init__(self, network: Network, images: np.ndarray, seed: int) -> None:
+        self.network, self.images = network, images
+        self.names = [p.name for p in network]
+        self.cells: dict[str, Cells] = random_cells(network, seed)
+        self.sums = int(np.random.default_rng(seed).choice([1, 700, 2**22]))
+
+    def reference(self) -> Execution:
+        return reference.execute(self.network, self.images, record=self.names, cells=self.cells)
+
+    def engine(self, kind: str) -> Execution:
+        with mock.patch.dict(os.environ, SPIKDEPLOY_KERNELS=kind), mock.patch.object(plan, "SUMS_BYTES", self.sums):
+            return engine.execute(self.network, self.images, record=self.names, cells=self.cells)
+
+    def torch(self) -> Execution:
+        loaded = device.load(plan.make_plan(self.network, self.cells), CPU)
+        return device.run(loaded, self.images, self.names)
+
+    def onnx(self) -> Execution:
+        return onnx_backend.execute(self.network, self.images, record=self.names, cells=self.cells)
+
+
+def assert_executors_agree(given: Inputs) -> Execution | None:
+    """Every executor gives what the reference gives, or reports an overflow where it does; None where it does."""
+    try:
+        right: Execution | None = given.reference()
+    except OverflowDetected:
+        right = None
+    for kind in KERNELS:
+        assert_same(lambda kind=kind: given.engine(kind), right, f"engine {kind}")
+    assert_same(given.torch, right, "torch")
+    if fits_onnx(given.network):
+        assert_same(given.onnx, right, "onnx")
+    return right
+
+
+def assert_same(execute: Execute, right: Execution | None, name: str) -> None:
+    try:
+        found: Execution | None = execute()
+    except OverflowDetected:
+        found = None
+    assert (found is None) == (right is None), f"{name}: overflow in one of the two alone"
+    if found is not None and right is not None:
+        try:
+            assert_equal_executions(found, right)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from error
+
+
+def fits_onnx(network: Network) -> bool:
+    """Whether floats of ONNX Runtime hold all sums; else the export must refuse them."""
+    convs = [p for p in network.projections if not isinstance(p.synapse, (Attention, Readout))]
+    if max((largest_sum(network, p) for p in convs), default=0) < 2**24:
+        return True
+    try:
+        to_model(network)
+    except ModelError as error:
+        if "not exact in" not in str(error):
+            raise
+        return False
+    return True
+
+
+# --- counts ---
+
+
+def synaptic_operations(network: Network, projection: Projection, sent: dict[str, np.ndarray]) -> np.ndarray:
+    """(T,) messages times the targets that they reach: the sums of a network of ones, of messages of 1."""
+    fired = [(sent[s] != 0).astype(np.int64) for s in projection.sources]
+    synapse = projection.synapse
+    if isinstance(synapse, (Conv, Readout)):
+        synapse = replace(synapse, weight=np.ones_like(synapse.weight), **no_shift(synapse))
+    assert not isinstance(synapse, Attention)
+    shape = network[projection.target].shape
+    steps = range(network.time_steps)
+    return np.array([reference.synaptic_sum(synapse, [f[:, t] for f in fired], shape).sum() for t in steps])
+
+
+def no_shift(synapse: Conv | Readout) -> dict[str, int]:
+    return {"shift": 0} if isinstance(synapse, Conv) else {}
+
+
+def assert_counts(network: Network, mapping: Mapping, images: np.ndarray) -> None:
+    """Synaptic operations of the layers = of the cores = of the energy = of a walk; so with spikes and messages."""
+    there = events.geometry(network, mapping)
+    names = [p.name for p in network]
+    run = reference.execute(network, images, record=names, cells=there.cells)
+    found = events.count(there, run)
+    for projection, counted in zip(network.projections, found.projections, strict=True):
+        if not isinstance(projection.synapse, Attention):
+            expected = synaptic_operations(network, projection, run.spikes)
+            np.testing.assert_array_equal(counted.synops, expected, f"{projection.sources} -> {projection.target}")
+    slices = found.slices
+    assert slices is not None
+    for layer in counts.layers(network, found):
+        own = [i for i, site in enumerate(mapping.sites) if site.population == layer.name]
+        at_cores = slices.synops[..., np.isin(slices.sites, own)].sum((0, 2))
+        np.testing.assert_array_equal(found.synops_of(layer.name), at_cores, layer.name)
+        np.testing.assert_array_equal(layer.synops, at_cores / len(images), layer.name)
+        fired = run.spikes[layer.name] != 0
+        np.testing.assert_array_equal(found.populations[layer.name].spikes, fired.sum((0, 2, 3, 4)), layer.name)
+        assert layer.silent == (~fired.any((0, 1))).sum()
+    assert slices.messages_in.sum() == slices.messages_out.sum()
+    times = estimate(found, network, mapping, LOIHI2)
+    parts = [
+        part
+        for energy in account(network, found, mapping, LOIHI2, times)
+        for part in energy.parts
+        if energy.convention.startswith("profile") and part.name == "synaptic operations"
+    ]
+    assert all(part.events == found.synops for part in parts), (parts, found.synops)
+    assert parts or not found.synops
+
+
+# --- mapping and files ---
+
+
+def mappings(network: Network, images: np.ndarray, seed: int) -> list[Mapping]:
+    """A random one, and that of both schedules on Loihi 2 where the network fits it."""
+    rates, out = firing_rates(network, images), [random_mapping(network, seed)]
+    for schedule in ("spatial", *(["token-serial"] if token_wise(network) else [])):
+        try:
+            out.append(map_network(network, LOIHI2, rates, schedule=schedule))
+        except MappingError:
+            break
+    return out
+
+
+def assert_file_keeps(network: Network, mapping: Mapping, images: np.ndarray, right: Execution) -> None:
+    """A saved program comes back with the same bytes, and gives the same integers."""
+    source = network.input
+    assert isinstance(source.neuron, Source)
+    channels, height, width = source.shape
+    preprocess = Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, source.neuron.max_value, width)
+    content = to_bytes(Program(network, mapping, LOIHI2, preprocess, (), {}))
+    again = from_bytes(content, "again.spk")
+    assert to_bytes(again) == content
+    np.testing.assert_array_equal(engine.execute(again.network, images).accumulators, right.accumulators)

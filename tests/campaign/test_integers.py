@@ -1,0 +1,46 @@
+"""Random integer networks: every executor, kernel, count and file agrees with the plain twin."""
+
+import pytest
+from campaign.agreement import Inputs, assert_counts, assert_executors_agree, assert_file_keeps, mappings
+from campaign.integers import images_for, integer_network, narrower
+
+FEW, MANY, AT_ONCE = 16, 1000, 50
+
+
+def check(seed: int) -> str:
+    """What came of the network of that seed: it ran, or overflowed, in all executors alike."""
+    network = integer_network(seed)
+    images = images_for(network, seed)
+    right = assert_executors_agree(Inputs(network, images, seed))
+    if right is None:
+        return "overflow"
+    made = mappings(network, images, seed)
+    for mapping in made:
+        assert_counts(network, mapping, images)
+    if len(made) > 1:
+        assert_file_keeps(network, made[1], images, right)
+    bits = max(right.peak_state.values()).bit_length()
+    if bits > 2 and seed % 4 == 0:
+        assert assert_executors_agree(Inputs(narrower(network, bits), images, seed)) is None
+    return "mapped" if len(made) > 1 else "ran"
+
+
+def check_all(seeds: range) -> None:
+    """Differences fail, with the seed in front; most networks neither overflow nor are too large for a chip."""
+    found = {}
+    for seed in seeds:
+        try:
+            found[seed] = check(seed)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+    assert list(found.values()).count("mapped") >= 0.7 * len(seeds), found
+
+
+def test_all_executors_agree() -> None:
+    check_all(range(FEW))
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("first", range(FEW, MANY, AT_ONCE))
+def test_all_executors_agree_on_many(first: int) -> None:
+    check_all(range(first, min(first + AT_ONCE, MANY)))

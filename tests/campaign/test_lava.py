@@ -1,0 +1,46 @@
+"""Lava's CPU models on networks of the campaign: spikes, potentials and counts of the reference, or refused by name."""
+
+import numpy as np
+import pytest
+from campaign.agreement import Inputs
+from campaign.integers import images_for, integer_network
+
+from spikformer_deploy.errors import InputError, OverflowDetected
+from spikformer_deploy.lava_backend import execute as lava
+
+pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
+FEW, MANY = 2, 40
+IMAGES = 3
+
+
+def check(seed: int) -> str:
+    """ "equal", "overflow" in the reference already, or what Lava cannot hold."""
+    network = integer_network(seed)
+    given = Inputs(network, images_for(network, seed)[:IMAGES], seed)
+    try:
+        right = given.reference()
+    except OverflowDetected:
+        return "overflow"
+    try:
+        found = lava.execute(network, given.images, record=given.names, cells=given.cells)
+    except InputError as error:
+        return str(error)
+    np.testing.assert_array_equal(found.accumulators, right.accumulators)
+    for name in given.names:
+        np.testing.assert_array_equal(found.spikes[name], right.spikes[name], err_msg=f"spikes of {name}")
+        np.testing.assert_array_equal(found.membranes[name], right.membranes[name], err_msg=f"potentials of {name}")
+    for name, activity in right.activity.items():
+        np.testing.assert_array_equal(found.activity[name].messages, activity.messages)
+    for name, pairs in right.coincidences.items():
+        np.testing.assert_array_equal(found.coincidences[name], pairs)
+    return "equal"
+
+
+def test_lava_agrees() -> None:
+    assert "equal" in [check(seed) for seed in range(FEW)]
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("seed", range(FEW, MANY))
+def test_lava_agrees_on_many(seed: int) -> None:
+    check(seed)

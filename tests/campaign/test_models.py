@@ -1,0 +1,122 @@
+"""Random PyTorch models: from float to integers, through every executor and format, without any difference."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from campaign import rational
+from campaign.agreement import Inputs, assert_counts, assert_executors_agree, assert_file_keeps, mappings
+from campaign.models import Sample, sample
+
+from spikformer_deploy.converters import nir_export, onnx_model
+from spikformer_deploy.errors import ModelError, SpikdeployError
+from spikformer_deploy.graph.execute import execute as float_run
+from spikformer_deploy.graph.ir import Graph
+from spikformer_deploy.pipeline import Compiled, compile_model, float_graph
+from spikformer_deploy.quantize.network import Accumulator, Lif, Network, Stream
+from spikformer_deploy.simulate.run import Execution
+
+FEW, MANY, AT_ONCE = 8, 1000, 50
+
+
+def check(seed: int, folder: Path) -> str:
+    """ "compiled", "exact" where the model's own rational numbers were compared too, or why it was refused."""
+    drawn = sample(seed)
+    try:
+        made = compile_model(drawn.model(), calibrate_on=drawn.images, **drawn.options)
+    except SpikdeployError as error:
+        return f"{type(error).__name__}: {error}"
+    network = made.program.network
+    run = assert_executors_agree(Inputs(network, drawn.images, seed))
+    assert run is not None  # it was calibrated on these images
+    for mapping in mappings(network, drawn.images, seed):
+        assert_counts(network, mapping, drawn.images)
+    assert_file_keeps(network, made.program.mapping, drawn.images, run)
+    assert_ranges_hold(network, run)
+    assert_exact_is_exact(network, run)
+    assert_formats_keep(drawn, made.graph, folder)
+    return "exact" if equals_its_model(drawn, made, run) else "compiled"
+
+
+def assert_ranges_hold(network: Network, run: Execution) -> None:
+    """Proven ranges contain every potential, and every sum met."""
+    for population in network:
+        if network.bounds == "static" and isinstance(population.neuron, (Lif, Stream, Accumulator)):
+            low, high = population.bounds
+            assert run.peak_state[population.name] <= max(-low, high), population.name
+            states = isinstance(population.neuron, (Lif, Accumulator))
+            seen = (run.membranes if states else run.spikes)[population.name]
+            assert low <= seen.min(), population.name
+            assert seen.max() <= high, population.name
+
+
+def assert_exact_is_exact(network: Network, run: Execution) -> None:
+    """LIFs that say so fire as real-valued ones with the same integer weights do."""
+    for population in network:
+        if isinstance(population.neuron, Lif) and population.neuron.exact:
+            expected = rational.exact_spikes(network, population.name, run)
+            np.testing.assert_array_equal(run.spikes[population.name] != 0, expected, population.name)
+
+
+def equals_its_model(drawn: Sample, made: Compiled, run: Execution) -> bool:
+    """Whether nothing was rounded, where all spikes and logits must be those of the model itself."""
+    network, graph = made.program.network, made.graph
+    assert graph is not None
+    if not (drawn.style.dyadic and network.rounding == 0 and network.exact):
+        return False
+    for number, image in enumerate(drawn.images):
+        right = rational.execute(graph, image, drawn.preprocess)
+        for population in network:
+            if isinstance(population.neuron, Lif):
+                found = run.spikes[population.name][number]
+                np.testing.assert_array_equal(found, right[population.name].astype(np.int64), population.name)
+        head = network.output.neuron
+        assert isinstance(head, Accumulator)
+        logits = run.accumulators[number] * head.scale
+        np.testing.assert_allclose(logits, right["output"].astype(float), rtol=1e-6, atol=1e-9)
+    return True
+
+
+def assert_formats_keep(drawn: Sample, graph: Graph | None, folder: Path) -> None:
+    """Through NIR, where it can hold the model, and ONNX: every spike and logit of the float graph, in double."""
+    from spikformer_deploy.converters.nir import read_model as read_nir
+    from spikformer_deploy.converters.onnx_reader import read_model as read_onnx
+
+    assert graph is not None
+    images = torch.from_numpy(drawn.preprocess.normalised(drawn.images))
+    for writer, reader, name in ((nir_export, read_nir, "a.nir"), (onnx_model, read_onnx, "a.onnx")):
+        try:
+            writer.write_model(graph, folder / name, drawn.preprocess, (), {})
+        except ModelError as error:
+            if "nir" not in str(error).lower():
+                raise
+            continue
+        again = float_graph(reader(folder / name))
+        right, found = (float_run(g, images, dtype=torch.float64) for g in (graph, again))
+        for node in right:
+            assert torch.equal(right[node], found[node]), f"{name}: {node}"
+
+
+def check_all(seeds: range, folder: Path) -> None:
+    """Differences fail, with the seed in front; refusals name what the user knows, and most models compile."""
+    found = {}
+    for seed in seeds:
+        try:
+            found[seed] = check(seed, folder)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+    refused = {seed: text for seed, text in found.items() if text not in ("exact", "compiled")}
+    assert not [text for text in refused.values() if "aten." in text]
+    assert len(refused) <= 0.6 * len(seeds), refused
+    assert "exact" in found.values()
+
+
+def test_models_and_their_integers_agree(tmp_path: Path) -> None:
+    check_all(range(FEW), tmp_path)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("first", range(FEW, MANY, AT_ONCE))
+def test_many_models_and_their_integers_agree(first: int, tmp_path: Path) -> None:
+    check_all(range(first, min(first + AT_ONCE, MANY)), tmp_path)

@@ -66,7 +66,9 @@ def largest_sum(network: Network, projection: Projection) -> int:
     source = network[projection.sources[0]]
     match projection.synapse:
         case Conv(weight):
-            return int(_magnitudes(weight).max()) * source.max_out
+            # of one position no output sees more than one tap
+            apart = weight if source.shape[1:] != (1, 1) else _by_tap(weight)
+            return int(_magnitudes(apart).max()) * source.max_out
         case Attention(heads, weight):
             channels, height, width = source.shape
             most = prod(network[s].max_out for s in projection.sources)
@@ -78,6 +80,11 @@ def largest_sum(network: Network, projection: Projection) -> int:
             return int(_magnitudes(weight).max()) * source.max_out * source.shape[1] * source.shape[2]
         case _:
             assert_never(projection.synapse)
+
+
+def _by_tap(weight: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The taps of each output as outputs of their own: (C_out * KY * KX, C_in, 1, 1), taps of an output together."""
+    return weight.transpose(0, 2, 3, 1).reshape(-1, weight.shape[1], 1, 1)
 
 
 def _magnitudes(weight: NDArray[np.integer]) -> Int:
@@ -193,7 +200,9 @@ def _sums(network: Network, projection: Projection, found: dict[str, Worst]) -> 
     low, high = found[source.name].low, found[source.name].high
     match projection.synapse:
         case Conv(weight, groups=groups, shift=shift):
-            least, most = _weighted(weight, groups, np.minimum(low, 0), np.maximum(high, 0))
+            apart = weight if source.shape[1:] != (1, 1) else _by_tap(weight)
+            least, most = _weighted(apart, groups, np.minimum(low, 0), np.maximum(high, 0))
+            least, most = least.reshape(len(weight), -1).min(1), most.reshape(len(weight), -1).max(1)
             return least << shift, most << shift
         case Window(kernel, padding=padding):
             _, height, width = source.shape

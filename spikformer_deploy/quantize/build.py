@@ -63,8 +63,6 @@ Accumulated: TypeAlias = Callable[[Network], int]
 
 MOST_PAIRS = 2**24
 """Weights of a pool that has one for each pair of positions, at most."""
-DIGIT = 128
-"""Whole weights are written in digits of an int8 that is not negative."""
 HEAD_STATE_BITS = 63
 """Of the accumulators of a head whose range is still to be seen."""
 
@@ -433,25 +431,27 @@ def _weighted_means(walk: _Walk, node: ir.Node, signal: Signal, means: Means) ->
             "Pool with windows of one size: count_include_pad=True, ceil_mode=False, or a size that divides the map.",
         )
     units, whole = means.in_units((height, width))
-    most = signal.max_out * int(whole.sum((2, 3)).max())
     # from one position, padded so that each output sees the tap of its own: the last output the first tap
     kernels = np.tile(whole[::-1, ::-1].transpose(2, 3, 0, 1).reshape(1, -1, rows, columns), (channels, 1, 1, 1))
     projections: list[Projection] = []
+    most = 0
     for population in signal.populations:
-        row = _row(walk, node.name, population, walk.population(population).max_out, signal.shape)
-        projections += _digits(row, node, kernels, (rows - 1, columns - 1))
+        sent = walk.population(population).max_out
+        row = _row(walk, node.name, population, sent, signal.shape)
+        for conv in _digits(kernels, (rows - 1, columns - 1), walk.settings.weight_bits):
+            projections.append(Projection((row,), node.name, conv))
+            most += sent * int(conv.weight.sum(1, dtype=np.int64).max()) << conv.shift
     problem = f"its sums reach {most}"
     made = _relayed(walk, node.name, problem, node.name, node.shape, most, tuple(projections))
     return replace(walk.place(made), scale=signal.scale / units)
 
 
-def _digits(source: str, node: ir.Node, kernels: Int, padding: ir.Pair) -> Iterator[Projection]:
-    """Projections whose weights, times powers of two, add up to whole `kernels`, channel by channel."""
-    exponent = 0
+def _digits(kernels: Int, padding: ir.Pair, weight_bits: int) -> Iterator[Conv]:
+    """Depthwise convolutions whose weights, times powers of two, add up to whole `kernels`."""
+    digit, exponent = 2 ** (weight_bits - 1), 0
     while np.any(kernels):
-        digit = frozen(kernels % DIGIT, np.int8)
-        yield Projection((source,), node.name, Conv(digit, (1, 1), padding, len(kernels), exponent))
-        kernels, exponent = kernels // DIGIT, exponent + DIGIT.bit_length() - 1
+        yield Conv(frozen(kernels % digit, np.int8), (1, 1), padding, len(kernels), exponent)
+        kernels, exponent = kernels // digit, exponent + weight_bits - 1
 
 
 def _joined(walk: _Walk, node: ir.Node, values: list[Value]) -> Value:

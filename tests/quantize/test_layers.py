@@ -15,6 +15,7 @@ from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.nn.lif import LIF
+from spikformer_deploy.quantize.network import Conv, Stream
 
 FEW = settings(max_examples=6, deadline=None)
 """Compiling and running in three executors takes seconds."""
@@ -141,6 +142,17 @@ def test_pools_over_unequal_ranges_join_the_classifier() -> None:
     graph = simplify(traced(dyadic(module, 0), (2, 5, 6)))
     assert not list(graph.of(ir.AdaptiveAvgPool2d))
     assert [node.op.weight.shape for node in graph.of(ir.Conv2d)] == [(4, 2, 3, 3), (5, 4, 3, 4)]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("weight_bits", [6, 8])
+def test_means_whose_weights_need_several_digits(weight_bits: int) -> None:
+    """Windows of 9 to 25 positions: units of 1 / 3600, weights up to 400."""
+    pool = nn.AvgPool2d(5, 1, 2, count_include_pad=False)
+    network = assert_deployed(network_of(pool), (2, 6, 6), 0, weight_bits=weight_bits)
+    (stream,) = [p for p in network if isinstance(p.neuron, Stream)]
+    shifts = [p.synapse.shift for p in network.into(stream.name) if isinstance(p.synapse, Conv)]
+    assert shifts == [0, weight_bits - 1]
+    assert network.bounds == "static"
 
 
 def test_pools_of_pools() -> None:

@@ -17,6 +17,7 @@ from spikformer_deploy.graph.ir import Graph, Lif
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.lif import LIF
+from spikformer_deploy.quantize.check import check_network
 from spikformer_deploy.quantize.network import Network
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import engine
@@ -62,15 +63,16 @@ def traced(module: nn.Module, shape: tuple[int, int, int]) -> Graph:
 
 
 def compiled(
-    module: nn.Module, shape: tuple[int, int, int], target: str = "loihi2", most: int = 1, mean: int = 0
+    module: nn.Module, shape: tuple[int, int, int], target: str = "loihi2", most: int = 1, mean: int = 0, **options: int
 ) -> Network:
     """The integer network of a module that takes frames of 0 to `most` less `mean`, cut into cores on the way."""
     channels, height, width = shape
     preprocess = Preprocess(channels, height, (mean / most,) * channels, (1 / most,) * channels, most, width)
     imported = Imported("test", traced(module, shape), preprocess, (), "0" * 64, {}, ())
-    program = sd.compile(imported, target=target)
+    program = sd.compile(imported, target=target, **options)
     network = getattr(program, "program", program).network
     assert isinstance(network, Network)
+    check_network(network)
     return network
 
 
@@ -87,7 +89,9 @@ def with_ties(module: nn.Module) -> nn.Module:
     return module
 
 
-def assert_deployed(module: nn.Module, shape: tuple[int, int, int], seed: int, most: int = 1, mean: int = 0) -> Network:
+def assert_deployed(
+    module: nn.Module, shape: tuple[int, int, int], seed: int, most: int = 1, mean: int = 0, **options: int
+) -> Network:
     """The integer network gives every spike and the logits of the float module, in all executors alike.
 
     The weights of the module must need no rounding (`dyadic`).
@@ -96,7 +100,8 @@ def assert_deployed(module: nn.Module, shape: tuple[int, int, int], seed: int, m
     real = torch.from_numpy(frames).double() - mean
     with torch.no_grad():
         wanted = with_ties(copy.deepcopy(module)).double()(real).numpy()
-    network, graph = compiled(module, shape, most=most, mean=mean), traced(with_ties(copy.deepcopy(module)), shape)
+    network = compiled(module, shape, most=most, mean=mean, **options)
+    graph = traced(with_ties(copy.deepcopy(module)), shape)
     assert network.exact
     spiking = [node.name for node in graph.of(Lif) if node.name in {p.name for p in network}]
     right = reference.execute(network, frames, record=spiking)

@@ -317,8 +317,10 @@ def _relayed(
         return Population(name, shape, And(1), 1, (0, 0), 0.0), projections, "static", np.inf
     bits = min(walk.limits.message_bits, walk.limits.state_bits)
     if most >= 2 ** (bits - 1):
-        detail = f"{problem}, and signed messages of the target have {bits} bits"
-        raise QuantizeError(layer, detail, "Put LIF neurons before the layer, or use a target with wide graded spikes.")
+        detail = f"{problem}, and signed messages of the target hold {2 ** (bits - 1) - 1} at most"
+        raise QuantizeError(
+            layer, detail, "Use a target with wide graded spikes (loihi2), or put LIF neurons in between."
+        )
     neuron = Relay(frozen(np.zeros(shape[0], np.int64)))
     return Population(name, shape, neuron, most, (0, most), 0.0), projections, "static", np.inf
 

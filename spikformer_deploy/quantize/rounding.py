@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from spikformer_deploy.graph.execute import execute
-from spikformer_deploy.graph.ir import Add, Conv2d, Graph, Input, Linear, Mean, Scale
+from spikformer_deploy.graph.ir import Add, Conv2d, Graph, Input, Linear, Mean, Offset, Scale
 
 Array: TypeAlias = NDArray[np.float64]
 Int: TypeAlias = NDArray[np.int64]
@@ -150,7 +150,7 @@ def _sources(graph: Graph, name: str) -> tuple[str, ...]:
     """The nodes whose population may feed a layer that reads `name`: sums may be shared out to their parts."""
     node = graph[name]
     match node.op:
-        case Scale() | Mean():
+        case Scale() | Mean() | Offset():
             return _sources(graph, node.inputs[0])
         case Add():
             return (name, *(s for i in node.inputs for s in _sources(graph, i)))

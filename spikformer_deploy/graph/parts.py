@@ -40,11 +40,11 @@ def _split(call: Call) -> tuple[Value, ...]:
 def _slice(call: Call) -> Value:
     at, value = int(call.argument(1, 0)), call.value()
     size = axes.size(value.dims[at])
-    start, end = int(call.argument(2, 0)), min(int(call.argument(3, size)), size)
-    if (start, end, int(call.argument(4, 1))) == (0, size, 1):
+    start, end, step = slice(call.argument(2), call.argument(3), call.argument(4)).indices(size)
+    if (start, end, step) == (0, size, 1):
         return value
-    if start < 0 or end <= start or call.argument(4, 1) != 1:
-        raise call.refuse(f"a slice from {start} to {call.argument(3)} in steps of {call.argument(4, 1)}")
+    if end <= start or step != 1:
+        raise call.refuse(f"a slice from {start} to {end} in steps of {step} is not supported")
     return _part(call, at, start, end)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import logging
 import re
 import traceback
@@ -26,17 +27,29 @@ from spikformer_deploy.graph.pools import POOLS
 from spikformer_deploy.nn import lif as _registers_the_operator  # noqa: F401
 
 KNOWN = with_constants({**OPERATIONS, **PARTS, **POOLS})
+NEURONS = "Put neurons in its place: a layer must receive spikes, or the image."
+NORMALISE = "Use batch normalisation, whose statistics are fixed."
+DIFFERENCE = "Differences of spikes are not supported: add the branches (x + y) instead."
+RANDOM = "The forward pass must draw no random numbers."
 WAYS_OUT = {
-    "relu": "Put neurons in its place: a layer must receive spikes, or the image.",
-    "gelu": "Put neurons in its place: a layer must receive spikes, or the image.",
-    "sigmoid": "Put neurons in its place: a layer must receive spikes, or the image.",
+    **dict.fromkeys(("relu", "gelu", "sigmoid", "silu", "tanh", "leaky_relu", "prelu", "elu", "hardtanh"), NEURONS),
+    **dict.fromkeys(("layer_norm", "group_norm", "instance_norm"), NORMALISE),
+    **dict.fromkeys(("rsub", "sub"), DIFFERENCE),
+    **dict.fromkeys(("rand", "randn", "rand_like", "randn_like", "bernoulli"), RANDOM),
     "softmax": "Leave it out: it does not change the class; inside an attention, spikes need none.",
-    "layer_norm": "Use batch normalisation, whose statistics are fixed.",
-    "group_norm": "Use batch normalisation, whose statistics are fixed.",
-    "rsub": "Differences of spikes are not supported: add the branches (x + y) instead.",
-    "sub": "Differences of spikes are not supported: add the branches (x + y) instead.",
+    "scaled_dot_product_attention": "Write it without softmax, (q @ k.transpose(-1, -2)) @ v * scale.",
+    "autocast": "Compile the model in fp32, without autocast in its forward pass.",
+    "max": "Take the mean over the time steps, or max-pooling of positions.",
 }
 """What to do instead of an operation that is not supported; REWRITE for all others."""
+SOME_BATCHES = (
+    "Its forward pass must work for any batch: x.shape[0] in place of a number, and no branch or loop over it."
+)
+ON_VALUES = "What its forward pass does must not depend on values: leave such parts out of the module that is compiled."
+ON_FAILURE = (
+    "Call the module on a batch of such images: where that works, this is more than torch.export can follow, and must "
+    "be left out of the module that is compiled."
+)
 NOT_LINEAR = (ir.Lif, ir.MaxPool2d, ir.Attention, ir.SpikeMask)
 """Operations that differ between a mean over the time steps and the mean of what they make of each step."""
 HARMLESS = ("dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "copy")
@@ -44,8 +57,8 @@ HARMLESS = ("dtype", "layout", "device", "pin_memory", "memory_format", "non_blo
 SHAPE_ALONE = ("aten.full_like",)
 """Operations that read of a value nothing but its shape."""
 FLOATS = (torch.float32, torch.float64)
-LIBRARIES = ("torch", "spikingjelly", "spikformer_deploy/graph", "spikformer_deploy/converters")
-"""Folders whose lines are not the user's."""
+LIBRARIES = ("/torch/", "/spikingjelly/", "/spikformer_deploy/graph/", "/spikformer_deploy/converters/", "/nn/lif.py")
+"""Folders and files whose lines are not the user's."""
 BATCH = axes.BATCH
 
 
@@ -98,13 +111,24 @@ def export(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
         with torch.no_grad(), _quiet():
             return _with_any_batch(module.eval(), example)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        reason = re.sub(r"(torch\.ops\.)?aten(\.|::)", "", reason)
-        raise ModelError(
-            "model",
-            f"torch.export cannot trace it for images of {'x'.join(map(str, shape))}: {reason}{_at(_raising(error))}",
-            "The forward pass must work for any batch size, and must not branch on values.",
-        ) from error
+        raise _untraceable(module, shape, error) from error
+
+
+def _untraceable(module: nn.Module, shape: tuple[int, ...], error: Exception) -> ModelError:
+    """What torch.export says of a module, in the words of who wrote the module."""
+    text = str(error).strip() or type(error).__name__
+    line = _raising(error) or _forward_line(module)
+    if "Constraints violated" in text:
+        reason, way_out = "it works for some numbers of images alone", SOME_BATCHES
+    elif "data-dependent" in text:
+        reason, way_out = "it takes the value of an activation as a number, or branches on it", ON_VALUES
+    else:
+        first = re.sub(r"(torch\.ops\.)?aten(\.|::)", "", text.splitlines()[0])
+        reason = re.sub(r"\bs\d+\b", "batch", re.sub(r"\b_*(\w+)\.default\b", r"the operation \1", first))
+        way_out = ON_FAILURE
+    return ModelError(
+        "model", f"torch.export cannot trace it for images of {'x'.join(map(str, shape))}: {reason}{_at(line)}", way_out
+    )
 
 
 def _with_any_batch(module: nn.Module, example: torch.Tensor) -> ExportedProgram:
@@ -149,12 +173,20 @@ def _holds(condition: Any, batch: int) -> bool:
 
 def _refuse_state(exported: ExportedProgram) -> None:
     signature = exported.graph_signature
-    if signature.inputs_to_lifted_tensor_constants or signature.buffers_to_mutate:
-        names = [*signature.inputs_to_lifted_tensor_constants.values(), *signature.buffers_to_mutate.values()]
+    if changed := list(signature.buffers_to_mutate.values()):
         raise ModelError(
-            names[0],
-            "a tensor that is no parameter is baked into the model (the state of an earlier run?)",
-            "Reset the neurons before compiling (spikingjelly: functional.reset_net(model)).",
+            changed[0],
+            "the model changes it as it runs: it holds state",
+            "Its forward pass must keep nothing from call to call.",
+        )
+    for name, constant in signature.inputs_to_lifted_tensor_constants.items():
+        node = next(n for n in exported.graph.nodes if n.name == name)
+        line = next(filter(None, (source_line(user) for user in node.users)), "")
+        raise ModelError(
+            "model" if constant.startswith("lifted_tensor_") else constant,
+            f"a tensor that is no parameter is baked into the model (the state of an earlier run?){_at(line)}",
+            "Reset the neurons before compiling (spikingjelly: functional.reset_net(model)), and make no tensors in "
+            "the forward pass.",
         )
 
 
@@ -174,6 +206,8 @@ class _Tracer:
             match node.op:
                 case "placeholder":
                     self.values[node] = self._placeholder(node)
+                case "get_attr":  # the body of an autocast or of a condition
+                    self.values[node] = None
                 case "call_function":
                     self.values[node] = self._call(node)
                 case "output":
@@ -209,10 +243,9 @@ class _Tracer:
             self._follow_time(node, call, result, self.batch.nodes[before:])
             return result
         except axes.MixedAxesError as error:
-            shapes = ", ".join(axes.show(v.dims) for v in call.args if isinstance(v, Value))
             raise ModelError(
-                module_path(node),
-                f"{spelled(name)} of {shapes} mixes axes: {error}{_at(call.line)}",
+                module_path(node) or "model",
+                f"{spelled(name)} of {self._shapes(node)} mixes axes: {error}{_at(call.line)}",
                 "Keep time, batch, channels and positions apart when reshaping.",
             ) from None
 
@@ -237,12 +270,18 @@ class _Tracer:
                 "Behind it only linear layers can stand: take the mean over the time steps at the end.",
             )
 
+    def _shapes(self, node: torch.fx.Node) -> str:
+        values = [self.values.get(source) for source in node.all_input_nodes]
+        return ", ".join(axes.show(value.dims) for value in values if isinstance(value, Value)) or "constants"
+
     def _unsupported(self, node: torch.fx.Node, name: str, call: Call) -> ModelError:
-        shapes = ", ".join(axes.show(v.dims) for v in call.args if isinstance(v, Value)) or "constants"
+        what = "autocast" if name == "wrap_with_autocast" else spelled(name)
+        kind = (_module_type(node) or "").rpartition(".")
+        where = f" in {kind[2]}" if kind[0].startswith("torch.nn.modules") else ""
         return ModelError(
-            module_path(node),
-            f"{spelled(name)} of {shapes} is not supported{_at(call.line)}",
-            WAYS_OUT.get(spelled(name), REWRITE),
+            module_path(node) or "model",
+            f"{what} of {self._shapes(node)}{where} is not supported{_at(call.line)}",
+            WAYS_OUT.get(what, REWRITE),
         )
 
     def _unique(self, node: torch.fx.Node) -> str:
@@ -329,7 +368,7 @@ def _is_leaf(kind: str, operation: str) -> bool:
 def source_line(node: torch.fx.Node) -> str:
     """The innermost line of the model's source, "model.py:12: x = ..."; "" where torch does not know."""
     found = re.findall(r'File "([^"]*)", line (\d+), in [^\n]+\n\s*(.*)', node.meta.get("stack_trace") or "")
-    found = [f for f in found if not any(f"/{package}/" in f[0] for package in LIBRARIES)]
+    found = [f for f in found if not _of_library(f[0])]
     if not found:
         return ""
     path, line, code = found[-1]
@@ -339,8 +378,22 @@ def source_line(node: torch.fx.Node) -> str:
 def _raising(error: Exception) -> str:
     """The innermost line of the user's code that an exception came through; "" where there is none."""
     frames = traceback.extract_tb(error.__traceback__)
-    found = [f for f in frames if not any(f"/{package}/" in f.filename for package in LIBRARIES)]
+    found = [f for f in frames if not _of_library(f.filename)]
     return f"{found[-1].filename.rsplit('/', 1)[-1]}:{found[-1].lineno}: {found[-1].line}" if found else ""
+
+
+def _forward_line(module: nn.Module) -> str:
+    """Where the outermost forward pass of the user's own stands; "" where all are a library's."""
+    for part in module.modules():
+        code = type(part).forward.__code__ if hasattr(type(part).forward, "__code__") else None
+        if code is not None and not _of_library(code.co_filename):
+            line = linecache.getline(code.co_filename, code.co_firstlineno).strip()
+            return f"{code.co_filename.rsplit('/', 1)[-1]}:{code.co_firstlineno}: {line}"
+    return ""
+
+
+def _of_library(path: str) -> bool:
+    return any(part in path for part in LIBRARIES)
 
 
 def _at(line: str) -> str:

@@ -11,7 +11,7 @@ from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import check_new_folder, check_output
+from spikformer_deploy.files import check_folder, check_new_folder, check_output
 from spikformer_deploy.pipeline import float_graph
 from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.network import Network
@@ -24,7 +24,11 @@ def export(source: str | Path | Program | Model, to: str, output: str | Path, **
     Raises InputError where the format is not for what is given or `output` cannot be written, ModelError for what the
     format cannot hold.
     """
-    (check_new_folder if to == "lava" else check_output)(Path(output))
+    if to == "lava":
+        check_folder(Path(output))
+        check_new_folder(Path(output))
+    else:
+        check_output(Path(output))
     if isinstance(source, (str, Path)):
         program = str(source) not in BUNDLED and kind_of(Path(source)) is Kind.PROGRAM
         source = Program.load(source) if program else load(source, **loading)

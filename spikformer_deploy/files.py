@@ -73,19 +73,22 @@ def check_output(path: Path) -> None:
     The folder must be there, and take a file; `path` may be a file, a link to one, or nothing yet.
     """
     _check_place(path)
-    if not os.path.isdir(path.parent):
-        raise _unwritable(path, "there is no such folder", "Give a path in an existing folder.")
+    check_folder(path)
     with writing(path), _temporary(_target(path)) as (stream, _):
         stream.write(PROBE)
 
 
+def check_folder(path: Path) -> None:
+    """Raise InputError where the folder of `path` is missing."""
+    if not os.path.isdir(path.parent):
+        raise _unwritable(path, "there is no such folder", "Give a path in an existing folder.")
+
+
 def check_new_folder(folder: Path) -> None:
-    """Raise InputError unless `folder` is empty, or not there and can be made in the folder above it."""
+    """Raise InputError unless `folder` is empty, or not there and can be made."""
     with writing(folder):
         if _stands(folder) and not (os.path.isdir(folder) and not os.path.islink(folder) and not os.listdir(folder)):
             raise InputError(str(folder), "it exists", "Name a new folder, or an empty one.")
-        if not os.path.isdir(folder.parent):
-            raise _unwritable(folder, "there is no such folder", "Give a path in an existing folder.")
     check_folder_output(folder)
 
 

@@ -26,6 +26,7 @@ from spikformer_deploy.errors import InputError
 from spikformer_deploy.files import (
     LARGEST_TEXT,
     check_file,
+    check_folder,
     check_folder_output,
     check_new_folder,
     check_output,
@@ -265,8 +266,9 @@ def test_folders_to_write(places: Path) -> None:
     check_folder_output(places / "new" / "below")
     check_new_folder(places / "new")
     check_new_folder(places / "folder")
+    check_new_folder(places / "new" / "below")
     with pytest.raises(InputError, match="no such folder"):
-        check_new_folder(places / "new" / "below")
+        check_folder(places / "new" / "below")
     with pytest.raises(InputError, match="too long"):
         check_folder_output(places / ("x" * 300))
     assert state(places) == before

@@ -58,6 +58,8 @@ def export(network: Network, folder: Path) -> None:
     Raises InputError where it exists and is not empty, or cannot be written.
     """
     check_new_folder(folder)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     with writing(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:40]}.") as name:
         made = Path(name) / "made"
         write(network, made)

@@ -536,6 +536,49 @@ def good_netx() -> bytes:
     return _net(INPUT, {**CONV, **conv}, {"type": "flatten"}, dense)
 
 
+def members() -> Iterator[tuple[str, Any, str]]:
+    """What may stand in the place of an array, and what is said of it; a function makes it at its name."""
+
+    def virtual(file: Any, name: str) -> None:
+        layout = h5py.VirtualLayout((4, 2, 3, 3), "f4")
+        layout[...] = h5py.VirtualSource("/etc/other.h5", "x", (4, 2, 3, 3))
+        file.create_virtual_dataset(name, layout)
+
+    def external(file: Any, name: str) -> None:
+        file.create_dataset(name, (4, 2, 3, 3), "f4", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
+
+    def bomb(file: Any, name: str) -> None:
+        file.create_dataset(name, (2**26,), "f4", chunks=(2**22,), compression="gzip", data=np.zeros(2**26, "f4"))
+
+    yield "link-soft", h5py.SoftLink("/"), "is a link"
+    yield "link-nowhere", h5py.SoftLink("/nothing"), "is a link"
+    yield "link-external", h5py.ExternalLink("/etc/passwd", "/x"), "is a link"
+    yield "external", external, "stands in another file"
+    yield "virtual", virtual, "stands in another file"
+    yield "bomb", bomb, "larger than"
+    yield "hole", lambda file, name: file.create_dataset(name, (2**40,), "f4", chunks=(2**20,)), "larger than"
+    yield "empty", h5py.Empty("f4"), "is empty"
+    yield "compound", np.array([(1, 2.0)], [("a", "i4"), ("b", "f4")]), "neither numbers nor a word"
+    yield "complex", np.ones((4, 2, 3, 3), np.complex64), "neither numbers nor a word"
+    yield "reference", lambda file, name: file.create_dataset(name, data=file.ref, dtype=h5py.ref_dtype), "neither"
+    yield "lists", lambda file, name: file.create_dataset(name, (3,), h5py.vlen_dtype("i4")), "neither numbers"
+    yield "type", np.dtype("i4"), "neither a group nor data"
+    yield "group", lambda file, name: file.create_group(name), "."
+    yield "loop", lambda file, name: file.__setitem__(name, file["/"]), "more than"
+
+
+def _with_member(content: bytes, name: str, value: Any) -> bytes:
+    """An HDF5 file with another member in the place of one."""
+    buffer = io.BytesIO(content)
+    with h5py.File(buffer, "a") as file:
+        del file[name]
+        if callable(value) and not isinstance(value, np.dtype):
+            value(file, name)
+        else:
+            file[name] = value
+    return buffer.getvalue()
+
+
 def netx_files() -> Iterator[Entry]:
     neuron, conv, good, file_of = NEURON, CONV, [INPUT, CONV], _net
     yield from _cuts("netx", MODEL, file_of(*good))
@@ -552,6 +595,9 @@ def netx_files() -> Iterator[Entry]:
         ("kernel", file_of(good[0], {**conv, "weight": np.ones((4, 2, 30, 30))}), "."),
     ):
         yield f"{name}.net", MODEL, content, message
+    for name, value, message in members():
+        yield f"member-{name}.net", MODEL, _with_member(file_of(*good), "layer/1/weight", value), message
+        yield f"member-{name}.nir", MODEL, _with_member(_nir(), WEIGHT, value), message
     with _scratch() as path:
         with h5py.File(path, "w") as file:
             file["something"] = 1

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 MOST_PACKED = 200
 """Images are never packed as far as that; what is, unpacks to fill the memory."""
+TRAIN, HELD_OUT = ("train", "training"), ("test", "testing", "val", "valid", "validation")
+"""Names of the folders of splits, in small or capital letters."""
 MOST_KINDS = 6
 """Kinds of files that a note names."""
 MODES = {1: "L", 3: "RGB"}
@@ -101,6 +103,8 @@ def in_folder(path: Path, split: str, suffixes: tuple[str, ...] = SUFFIXES, by_f
 def in_archive(archive: Archive, split: str, suffixes: tuple[str, ...] = SUFFIXES, by_folder: bool = True) -> Files:
     """The files in a zip, as in_folder.  Raises InputError where there are none, or two of the same name."""
     found = {e.filename: f"{e.CRC:08x}" for e in sorted(archive.entries, key=lambda e: e.filename) if not e.is_dir()}
+    if any("\\" in name for name in found):  # then no folder is seen, and no class
+        raise InputError(str(archive.path), "its folders are written with backslashes", "Pack the images again.")
     if len(found) < sum(not entry.is_dir() for entry in archive.entries):
         raise InputError(str(archive.path), "two files in it have the same name", "Pack the images again.")
     chosen = _chosen(str(archive.path), found, suffixes)
@@ -292,12 +296,12 @@ def bytes_of(folder: Path, name: str, most: int) -> bytes:
 
 def _of_split(chosen: _Chosen, marks: dict[str, str], split: str, load: Load, by_folder: bool) -> Files:
     """Those of one split, where the outermost folders are train and test (or val); else all."""
-    outermost = {name.split("/")[0] for name in marks if "/" in name}
-    held_out = next((folder for folder in ("test", "val", "validation") if folder in outermost), None)
+    outermost = {name.split("/")[0].lower(): name.split("/")[0] for name in marks if "/" in name}
+    train, held_out = (next((outermost[f] for f in names if f in outermost), None) for names in (TRAIN, HELD_OUT))
     root = ""
     others: tuple[str, ...] = ()
-    if "train" in outermost and held_out is not None:
-        root = "train/" if split == "train" else f"{held_out}/"
+    if train is not None and held_out is not None:
+        root = f"{train if split == 'train' else held_out}/"
         others = tuple(name for name in marks if not name.startswith(root))
         marks = {name: mark for name, mark in marks.items() if name.startswith(root)}
     if not marks:

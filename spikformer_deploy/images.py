@@ -198,6 +198,9 @@ def read(
     """
     if limit is not None and limit < 1:
         raise InputError("--limit", f"{limit} images", "Give a number of at least 1.")
+    if preprocess.max_value > 255:
+        problem = f"the model takes pixels up to {preprocess.max_value}, and images are read with 8 bits"
+        raise InputError("max_value", problem, "Give a model for 0..255.")
     wanted = _Wanted(preprocess, frames, limit, split, None if labels is None else Path(labels))
     if isinstance(data, np.ndarray):
         return _in_memory("images", data, None, (), wanted)

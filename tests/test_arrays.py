@@ -196,6 +196,11 @@ def test_folders_and_zips_of_recordings(packed: bool, tmp_path: Path) -> None:
         _ = read(source, EVENTS, frames=2).pixels
 
 
+def test_pixels_of_more_than_eight_bits_are_refused() -> None:
+    with pytest.raises(InputError, match="max_value: the model takes pixels up to 1000"):
+        read(np.full((1, 1, 4, 4), 1000), Preprocess(1, 4, (0.0,), (1.0,), 1000))
+
+
 def test_a_count_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     hot = FRAMES.astype(np.uint16)
     hot[0, 0, 0, 0, 0] = 300

@@ -63,15 +63,18 @@ class Files:
 
 
 class Archive:
-    """A zip file that threads and forked processes read at once: each process has a file handle of its own."""
+    """A zip file that threads and forked processes read at once: each process has a file handle of its own.
+
+    entries  what it holds, without folders
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self._process = path, os.getpid()
         try:
             self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
-            raise InputError(str(path), f"it is no readable zip file: {error}") from None
-        self.entries = self._zip.infolist()
+        except Exception as error:  # zipfile fails in many ways on what is damaged
+            raise InputError(str(path), f"it is no readable zip file: {error or type(error).__name__}") from None
+        self.entries = [entry for entry in self._zip.infolist() if not entry.filename.endswith("/")]
 
     def __reduce__(self) -> tuple[type[Archive], tuple[Path]]:
         return Archive, (self.path,)
@@ -84,7 +87,7 @@ class Archive:
         _check_size(place, self._zip.getinfo(name).file_size, most)
         try:
             return self._zip.read(name)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+        except Exception as error:
             raise InputError(place, f"it cannot be read: {error}", "Pack the images again.") from None
 
 
@@ -102,10 +105,10 @@ def in_folder(path: Path, split: str, suffixes: tuple[str, ...] = SUFFIXES, by_f
 
 def in_archive(archive: Archive, split: str, suffixes: tuple[str, ...] = SUFFIXES, by_folder: bool = True) -> Files:
     """The files in a zip, as in_folder.  Raises InputError where there are none, or two of the same name."""
-    found = {e.filename: f"{e.CRC:08x}" for e in sorted(archive.entries, key=lambda e: e.filename) if not e.is_dir()}
+    found = {entry.filename: f"{entry.CRC:08x}" for entry in sorted(archive.entries, key=lambda e: e.filename)}
     if any("\\" in name for name in found):  # then no folder is seen, and no class
         raise InputError(str(archive.path), "its folders are written with backslashes", "Pack the images again.")
-    if len(found) < sum(not entry.is_dir() for entry in archive.entries):
+    if len(found) < len(archive.entries):
         raise InputError(str(archive.path), "two files in it have the same name", "Pack the images again.")
     chosen = _chosen(str(archive.path), found, suffixes)
     return _of_split(chosen, {name: found[name] for name in chosen.names}, split, archive.read, by_folder)

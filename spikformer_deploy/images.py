@@ -406,7 +406,8 @@ def _checked(place: str, block: NDArray[Any], wanted: _Wanted) -> NDArray[Any]:
         raise InputError(place, problem, "Give pixels as integers: real ones in 0..1 times 255, rounded.")
     most = wanted.preprocess.max_value
     if block.min() < 0 or block.max() > most:
-        raise InputError(place, f"pixels in [{int(block.min())}, {int(block.max())}], and the model takes 0..{most}")
+        problem = f"pixels in [{int(block.min())}, {int(block.max())}], and the model takes 0..{most}"
+        raise InputError(place, problem, "Scale them before.")
     return block
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -154,7 +153,8 @@ def _rows_of_a_block(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
 def _clear_errors(place: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(place, f"it cannot be read: {error}", "Save plain numeric arrays.") from None
-    except (NotImplementedError, RuntimeError) as error:  # a way of packing that is not known; a password
-        raise InputError(place, f"it cannot be unpacked: {error}", "Save it by numpy.savez.") from None
+    except InputError:
+        raise
+    except Exception as error:  # numpy and zipfile fail in many ways on what is damaged
+        problem = f"it cannot be read: {error or type(error).__name__}"
+        raise InputError(place, problem, "Save plain numeric arrays by numpy.save or numpy.savez.") from None

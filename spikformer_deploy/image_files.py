@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 MOST_PACKED = 200
 """Images are never packed as far as that; what is, unpacks to fill the memory."""
+TRAIN, HELD_OUT = ("train", "training"), ("test", "testing", "val", "valid", "validation")
+"""Names of the folders of splits, in small or capital letters."""
 MOST_KINDS = 6
 """Kinds of files that a note names."""
 MODES = {1: "L", 3: "RGB"}
@@ -62,15 +64,18 @@ class Files:
 
 
 class Archive:
-    """A zip file that threads and forked processes read at once: each process has a file handle of its own."""
+    """A zip file that threads and forked processes read at once: each process has a file handle of its own.
+
+    entries  what it holds, without folders
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self._process = path, os.getpid()
         try:
             self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
-            raise InputError(str(path), f"it is no readable zip file: {error}") from None
-        self.entries = self._zip.infolist()
+        except Exception as error:  # zipfile fails in many ways on what is damaged
+            raise InputError(str(path), f"it is no readable zip file: {error or type(error).__name__}") from None
+        self.entries = [entry for entry in self._zip.infolist() if not entry.filename.endswith("/")]
 
     def __reduce__(self) -> tuple[type[Archive], tuple[Path]]:
         return Archive, (self.path,)
@@ -83,7 +88,7 @@ class Archive:
         _check_size(place, self._zip.getinfo(name).file_size, most)
         try:
             return self._zip.read(name)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+        except Exception as error:
             raise InputError(place, f"it cannot be read: {error}", "Pack the images again.") from None
 
 
@@ -101,8 +106,10 @@ def in_folder(path: Path, split: str, suffixes: tuple[str, ...] = SUFFIXES, by_f
 
 def in_archive(archive: Archive, split: str, suffixes: tuple[str, ...] = SUFFIXES, by_folder: bool = True) -> Files:
     """The files in a zip, as in_folder.  Raises InputError where there are none, or two of the same name."""
-    found = {e.filename: f"{e.CRC:08x}" for e in sorted(archive.entries, key=lambda e: e.filename) if not e.is_dir()}
-    if len(found) < sum(not entry.is_dir() for entry in archive.entries):
+    found = {entry.filename: f"{entry.CRC:08x}" for entry in sorted(archive.entries, key=lambda e: e.filename)}
+    if any("\\" in name for name in found):  # then no folder is seen, and no class
+        raise InputError(str(archive.path), "its folders are written with backslashes", "Pack the images again.")
+    if len(found) < len(archive.entries):
         raise InputError(str(archive.path), "two files in it have the same name", "Pack the images again.")
     chosen = _chosen(str(archive.path), found, suffixes)
     return _of_split(chosen, {name: found[name] for name in chosen.names}, split, archive.read, by_folder)
@@ -294,12 +301,12 @@ def bytes_of(folder: Path, name: str, most: int) -> bytes:
 
 def _of_split(chosen: _Chosen, marks: dict[str, str], split: str, load: Load, by_folder: bool) -> Files:
     """Those of one split, where the outermost folders are train and test (or val); else all."""
-    outermost = {name.split("/")[0] for name in marks if "/" in name}
-    held_out = next((folder for folder in ("test", "val", "validation") if folder in outermost), None)
+    outermost = {name.split("/")[0].lower(): name.split("/")[0] for name in marks if "/" in name}
+    train, held_out = (next((outermost[f] for f in names if f in outermost), None) for names in (TRAIN, HELD_OUT))
     root = ""
     others: tuple[str, ...] = ()
-    if "train" in outermost and held_out is not None:
-        root = "train/" if split == "train" else f"{held_out}/"
+    if train is not None and held_out is not None:
+        root = f"{train if split == 'train' else held_out}/"
         others = tuple(name for name in marks if not name.startswith(root))
         marks = {name: mark for name, mark in marks.items() if name.startswith(root)}
     if not marks:

@@ -199,6 +199,9 @@ def read(
     """
     if limit is not None and limit < 1:
         raise InputError("--limit", f"{limit} images", "Give a number of at least 1.")
+    if preprocess.max_value > 255:
+        problem = f"the model takes pixels up to {preprocess.max_value}, and images are read with 8 bits"
+        raise InputError("max_value", problem, "Give a model for 0..255.")
     wanted = _Wanted(preprocess, frames, limit, split, None if labels is None else Path(labels))
     if isinstance(data, np.ndarray):
         return _in_memory("images", data, None, (), wanted)
@@ -405,7 +408,8 @@ def _checked(place: str, block: NDArray[Any], wanted: _Wanted) -> NDArray[Any]:
         raise InputError(place, problem, "Give pixels as integers: real ones in 0..1 times 255, rounded.")
     most = wanted.preprocess.max_value
     if block.min() < 0 or block.max() > most:
-        raise InputError(place, f"pixels in [{int(block.min())}, {int(block.max())}], and the model takes 0..{most}")
+        problem = f"pixels in [{int(block.min())}, {int(block.max())}], and the model takes 0..{most}"
+        raise InputError(place, problem, "Scale them before.")
     return block
 
 

@@ -1,14 +1,17 @@
 """Arrays in files: headers first, only what is wanted, some at a time."""
 
+import gzip
 import io
 import struct
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from spikformer_deploy import arrays
 from spikformer_deploy.errors import InputError
@@ -112,6 +115,30 @@ def test_damaged_arrays_are_named(name: str, tmp_path: Path) -> None:
             read(tmp_path / file, GREY)
 
 
+@pytest.mark.parametrize("name", ["a.npz", "a.zip", "a.npy", "a.idx", "a.idx.gz"])
+def test_damaged_containers_are_refused_or_read(name: str, tmp_path: Path) -> None:
+    """Some bytes turned, many times, most of them in the directory at the end of a zip: nothing but our own error."""
+    rng, pixels = np.random.default_rng(0), np.full((2, 1, 4, 4), 200, np.uint8)
+    idx, image = struct.pack(">4i", 0x803, 2, 4, 4) + pixels.tobytes(), io.BytesIO()
+    Image.fromarray(pixels[0, 0]).save(image, "PNG")
+    np.save(tmp_path / "a.npy", pixels)
+    np.savez_compressed(tmp_path / "a.npz", images=pixels, labels=np.arange(2))
+    (tmp_path / "a.idx").write_bytes(idx)
+    (tmp_path / "a.idx.gz").write_bytes(gzip.compress(idx))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/1.png", image.getvalue())
+    content = np.frombuffer((tmp_path / name).read_bytes(), np.uint8)
+    for _ in range(300):
+        changed = content.copy()
+        places = rng.integers(0, len(changed), rng.integers(1, 5))
+        if rng.random() < 0.5:
+            places = len(changed) - 1 - places % min(200, len(changed))
+        changed[places] = rng.choice([0, 1, 47, 255, int(rng.integers(256))], len(places))
+        (tmp_path / "b").write_bytes(changed)
+        with suppress(InputError):
+            assert read(tmp_path / "b", GREY).pixels.shape[1:] == (1, 4, 4)
+
+
 def test_damaged_zips_of_arrays_are_named(tmp_path: Path) -> None:
     """Every byte of a small one turned: refused, or read as what it is."""
     np.savez_compressed(tmp_path / "a.npz", images=np.arange(32, dtype=np.uint8).reshape(2, 1, 4, 4))
@@ -194,6 +221,11 @@ def test_folders_and_zips_of_recordings(packed: bool, tmp_path: Path) -> None:
     assert len(read(source, EVENTS, frames=3, split="train")) == 3
     with pytest.raises(InputError, match=r"4\.npz: frames of shape \(3, 2, 4, 4\)"):
         _ = read(source, EVENTS, frames=2).pixels
+
+
+def test_pixels_of_more_than_eight_bits_are_refused() -> None:
+    with pytest.raises(InputError, match="max_value: the model takes pixels up to 1000"):
+        read(np.full((1, 1, 4, 4), 1000), Preprocess(1, 4, (0.0,), (1.0,), 1000))
 
 
 def test_a_count_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -95,6 +95,23 @@ def test_a_split_is_no_class(tmp_path: Path) -> None:
         assert (len(images), images.labels) == (2, None)
 
 
+@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "testing"), ("TRAIN", "Valid")])
+def test_names_of_splits(train: str, test: str, tmp_path: Path) -> None:
+    """In every spelling: else what was trained on would be tested on, unseen."""
+    root = made(tmp_path / "a", f"{train}/cat/1.png", f"{train}/cat/2.png", f"{test}/cat/1.png")
+    for source in (root, packed(root)):
+        assert [len(read(source, GREY, split=split)) for split in ("train", "test")] == [2, 1]
+
+
+def test_backslashes_in_a_zip_are_refused(tmp_path: Path) -> None:
+    """Some programs write them, and zip files have none: the folders of the classes would not be seen."""
+    made(tmp_path / "a", "1.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a" / "1.png", "cat\\1.png")
+    with pytest.raises(InputError, match="written with backslashes"):
+        read(tmp_path / "a.zip", GREY)
+
+
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     made(tmp_path / "far", "1.png")
     made(tmp_path / "a", "dog/1.png")

@@ -61,7 +61,8 @@ def execute(
 ) -> Execution:
     """Run `images` in Lava; arguments and result as reference.engine.execute.
 
-    peak_state is the largest potential after a reset, of recorded populations and the accumulator alone.
+    peak_state is the largest potential after a reset, of recorded populations and the accumulator, and the largest
+    value that streams, sums and maxima send.
     Raises InputError where lava-nc is missing or images do not fit, OverflowDetected where a potential leaves its bits,
     BackendError where Lava fails.
     """

@@ -217,13 +217,18 @@ def as_current(place: str, value: Value) -> Current:
 
 
 def at_one_position(current: Current) -> Current:
-    """The same current with 1x1 convolutions of a map of one position as readouts, which a head takes."""
+    """The same current with 1x1 convolutions of one position, and sums over positions, as readouts: a head's terms."""
     if current.shape[1:] != (1, 1):
         return current
     return replace(current, terms=tuple(_readout_of(term) for term in current.terms))
 
 
 def _readout_of(term: Term) -> Term:
+    if isinstance(term, UnitTerm):
+        # a mean without a linear layer behind it: one class a channel
+        taps = term.window.kernel[0] * term.window.kernel[1]
+        most = int(max(-term.low.min(), term.high.max())) // taps
+        return ReadoutTerm(term.source, np.diag(term.scale), taps, most, bool((term.low < 0).any()))
     if not isinstance(term, ConvTerm) or term.weight.shape[2:] != (1, 1) or term.padding != (0, 0):
         return term
     return ReadoutTerm(term.source, dense_weight(term.weight, term.groups)[:, :, 0, 0], 1, term.max_out)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.quantize.network import Attention, Network
+from spikformer_deploy.quantize.network import Attention, Max, Network, Population, Stream, Sum
 from spikformer_deploy.reference.engine import coincidences, observe
 from spikformer_deploy.simulate.run import Cells, Execution, check_state, one_cell
 
@@ -27,9 +27,10 @@ def execution(
 
     sent        (N, T, C, Y, X) of every population but the accumulator
     potentials  (N, T, C, Y, X) after the reset, of recorded LIFs and of the accumulator where it is recorded
-    peak_state is that of `potentials`.  Raises OverflowDetected where one of them leaves its bits.
+    peak_state is that of `potentials`, and of what Streams, Sums and Maxima send.
+    Raises OverflowDetected where one of them leaves its bits, or a Stream sends more than it says.
     """
-    peak = {p.name: int(np.abs(potentials.get(p.name, 0)).max(initial=0)) for p in network}
+    peak = {p.name: _largest(p, sent.get(p.name), potentials.get(p.name)) for p in network}
     for population in network:
         check_state(network, population, peak[population.name])
     head = network.output.name
@@ -51,3 +52,12 @@ def execution(
         peak_state=peak,
         kernels=kernels,
     )
+
+
+def _largest(population: Population, sent: Int | None, potentials: Int | None) -> int:
+    """Largest magnitude of the state of a population as far as it was recorded; of a Stream: of its current."""
+    neuron = population.neuron
+    if isinstance(neuron, (Stream, Sum, Max)):
+        largest = int(np.abs(sent).max(initial=0)) if sent is not None else 0
+        return largest << neuron.drop if isinstance(neuron, Stream) else largest
+    return int(np.abs(potentials).max(initial=0)) if potentials is not None else 0

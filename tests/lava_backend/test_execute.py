@@ -122,6 +122,19 @@ def test_overflow_is_an_error_that_names_the_population(kind: str) -> None:
     assert "fewer weight bits" in caught.value.way_out
 
 
+def test_a_stream_that_sends_more_than_it_says_is_an_error() -> None:
+    b = Builder(np.random.default_rng(0), 2, "programmable")
+    source = b.source((2, 3, 3), 255, False)
+    stream = b.stream("stream", (4, 3, 3), (b.weights(4, 2), (source.name,)))
+    network = b.finish(b.lif("lif", stream.shape, (Window(), ("stream",))), 2)
+    images = random_images(network, 0)
+    most = reference.execute(network, images).peak_state["stream"]
+    narrow = replace(network, populations=tuple(replace(p, max_out=most - 1) if p is stream else p for p in network))
+    for executor in (lava, reference):
+        with pytest.raises(OverflowDetected, match=f"stream: a current of {most} in a stream"):
+            executor.execute(narrow, images)
+
+
 def test_stock_neurons_are_guarded_where_ranges_are_only_observed() -> None:
     """Lava's LIF would wrap a current and clip a potential; the guard lets what fits pass as it is."""
     network = random_network(3, 4, "stock")

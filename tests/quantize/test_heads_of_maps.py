@@ -41,6 +41,8 @@ def whole_map(kind: str, height: int, width: int) -> nn.Module:
             layer.Linear(4, 5),
             neuron.LIFNode(v_threshold=0.0625),
         ),
+        "mean alone": (layer.AdaptiveAvgPool2d(1), layer.Flatten()),
+        "mean of sums alone": (layer.AvgPool2d(2, 1), layer.AdaptiveAvgPool2d(1), layer.Flatten()),
         "pooled, LIF": (
             layer.AvgPool2d((height, width)),
             layer.Flatten(),
@@ -60,6 +62,8 @@ def whole_map(kind: str, height: int, width: int) -> nn.Module:
     "kind",
     [
         "adaptive mean, LIF",
+        "mean alone",
+        "mean of sums alone",
         "pooled, LIF",
         "flat head",
         "flat head of sums",

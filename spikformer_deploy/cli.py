@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 import click
 
-from spikformer_deploy.errors import InputError, SpikdeployError, printable
+from spikformer_deploy.errors import SpikdeployError, printable
 
 WIDE = 160
 
@@ -470,10 +469,9 @@ def _print_json(values: Any) -> None:
 
 
 def _json(values: Any) -> str:
-    try:
-        return json.dumps(values, indent=2, allow_nan=False)
-    except ValueError:
-        raise InputError("the result", "a number of it is NaN or infinite, which JSON cannot say") from None
+    from spikformer_deploy.json_text import written
+
+    return written(values, indent=2)
 
 
 def _print_tables(tables: list[Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import pickle
 import pickletools
 import re
@@ -32,8 +31,10 @@ from spikformer_deploy.converters.imported import MOST_STEPS, preprocess_of
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import check_file, write_whole
 from spikformer_deploy.images import Preprocess
+from spikformer_deploy.json_text import parsed, written
 from spikformer_deploy.labels import check_names
 from spikformer_deploy.nn.zoo import ModelConfig, build, named, plain
+from spikformer_deploy.told import class_names, table, training_of
 
 ENTRY = "spikformer_deploy"
 VERSION = 1
@@ -142,7 +143,8 @@ def save(
         "training": training,
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    write_whole(Path(path), safetensors_bytes(tensors, {ENTRY: json.dumps(header, sort_keys=True)}))
+    # a training that went astray ends with NaN, and its weights are kept all the same
+    write_whole(Path(path), safetensors_bytes(tensors, {ENTRY: written(header, sort_keys=True)}))
 
 
 def bundled(name: str) -> Path:
@@ -172,7 +174,7 @@ def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as archive:
             metadata = archive.metadata() or {}
             tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
-        header = json.loads(metadata.get(ENTRY, "{}"))
+        header = table("its header", parsed(metadata.get(ENTRY, "{}")))
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(str(path), f"it is damaged: {error}", "Copy the file again.") from None
     if header and header.get("kind") != "checkpoint":
@@ -288,15 +290,20 @@ def _check_sizes(path: Path, config: ModelConfig, tensors: int) -> None:
 
 def _from_header(path: Path, header: dict[str, Any]) -> tuple[ModelConfig, Preprocess, tuple[str, ...], dict[str, Any]]:
     with _clear_errors(path):
-        config = ModelConfig(**header["config"])
+        config = ModelConfig(**table("config", header["config"]))
         for field in fields(config):
             value = getattr(config, field.name)
-            if field.type == "int" and not (isinstance(value, int) and 0 < value < 2**20):
-                raise ValueError(f"{field.name} = {value!r}")
-            if field.type == "str" and not isinstance(value, str):
+            kind = {"int": int, "str": str, "bool": bool}[str(field.type)]
+            if type(value) is not kind or (isinstance(value, int) and kind is int and not 0 < value < 2**20):
                 raise ValueError(f"{field.name} = {value!r}")
         preprocess = preprocess_of(header["preprocess"])
-        return plain(config), preprocess, tuple(map(str, header["labels"])), dict(header["training"])
+        images = (preprocess.channels, *preprocess.extent)
+        if images != (config.in_channels, config.image_size, config.image_size):
+            raise ValueError(
+                f"images of {images} for a model of {config.in_channels} channels, {config.image_size} wide"
+            )
+        labels = class_names(header["labels"], config.num_classes)
+        return plain(config), preprocess, labels, training_of(header["training"])
 
 
 @contextmanager

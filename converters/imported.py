@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,16 @@ import numpy as np
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.graph.ir import Graph, Input, Lif
 from spikformer_deploy.images import Preprocess
+from spikformer_deploy.json_text import parsed as json_value
+from spikformer_deploy.json_text import written
+from spikformer_deploy.told import class_names, table, training_of
 
 ENTRY = "spikformer_deploy"
 """The key of our notes in the metadata of any format."""
 VERSION = 1
 MOST_STEPS = 1024
+LARGEST = 1e9
+"""Of a mean or a standard deviation."""
 MOST_PIXELS = 2**24
 """Of an image: 2048x2048 in colour and more."""
 
@@ -69,13 +74,14 @@ class About:
 
     def text(self) -> str:
         """The entry; the same for the same model."""
-        return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
+        return written({"version": VERSION, **asdict(self)}, sort_keys=True)
 
     def neuron(self, name: str, found: Lif) -> Lif:
         """`found` with the full precision of the original where both agree, since formats round; else as it is."""
         told = (self.neurons or {}).get(name)
         try:
-            exact = {key: float(told[key]) for key in FLOATS}  # type: ignore[index]
+            # a neuron that forgets nothing has no tau: it is null
+            exact = {key: inf if told[key] is None else float(told[key]) for key in FLOATS}  # type: ignore[index]
         except (KeyError, TypeError, ValueError):
             return found
         same = all(np.isclose(exact[key], getattr(found, key), rtol=ROUNDING, atol=0) for key in FLOATS)
@@ -101,22 +107,28 @@ def about(graph: Graph, preprocess: Preprocess, labels: tuple[str, ...], trainin
 def parsed(path: Path, text: str) -> About:
     """The notes in an entry that `About.text` wrote; InputError where they are damaged."""
     try:
-        values = json.loads(text)
+        values = table("they", json_value(text, of_before=True))
         if values.pop("version") != VERSION:
             raise ValueError("they are of another version")
         steps, per_step = values["time_steps"], values["per_step"]
-        if not (isinstance(steps, int) and 0 < steps <= MOST_STEPS and isinstance(per_step, bool)):
+        if not (type(steps) is int and 0 < steps <= MOST_STEPS and isinstance(per_step, bool)):
             raise ValueError(f"{steps} time steps")
-        labels, training = tuple(map(str, values["labels"])), dict(values["training"] or {})
-        return About(steps, per_step, preprocess_of(values["preprocess"]), labels, training, dict(values["neurons"]))
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        # how many classes there are shows when the graph is read
+        labels = class_names(values["labels"], len(values["labels"]))
+        training, neurons = training_of(values["training"] or {}), table("neurons", values["neurons"])
+        return About(steps, per_step, preprocess_of(values["preprocess"]), labels, training, neurons)
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(str(path), f"the notes of its export are damaged: {error}", "Export it again.") from None
 
 
 def preprocess_of(raw: Mapping[str, Any]) -> Preprocess:
     """A Preprocess from plain values; ValueError, TypeError or KeyError where they make no sense."""
-    mean, std = (tuple(float(x) for x in raw[key]) for key in ("mean", "std"))
-    sizes = {key: int(raw.get(key, 0)) for key in ("channels", "size", "width", "max_value")}
+    raw = table("preprocess", raw)
+    mean, std = (tuple(_number(key, x) for x in raw[key]) for key in ("mean", "std"))
+    sizes = {key: raw.get(key, 0) for key in ("channels", "size", "width", "max_value")}
+    for key, size in sizes.items():
+        if type(size) is not int:
+            raise ValueError(f"{key} = {size!r}")
     made = Preprocess(sizes["channels"], sizes["size"], mean, std, sizes["max_value"], sizes["width"])
     if not (len(mean) == len(std) == made.channels and np.isfinite([*mean, *std]).all() and min(std) > 0):
         raise ValueError("one mean and one positive std a channel")
@@ -124,6 +136,12 @@ def preprocess_of(raw: Mapping[str, Any]) -> Preprocess:
     if made.size < 1 or made.width < 0 or not 0 < pixels <= MOST_PIXELS or not 0 < made.max_value < 256:
         raise ValueError(f"images of {made.extent} with pixels up to {made.max_value}")
     return made
+
+
+def _number(key: str, raw: Any) -> float:
+    if type(raw) not in (int, float) or not abs(raw) < LARGEST:
+        raise ValueError(f"a {key} of {raw!r}"[:80])
+    return float(raw)
 
 
 def sha256_of(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import zipfile
 from enum import Enum
@@ -12,6 +11,8 @@ from typing import Any
 from spikformer_deploy.converters import hdf5
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.files import LARGEST_TEXT, check_file
+from spikformer_deploy.json_text import parsed
+from spikformer_deploy.told import table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -89,12 +90,10 @@ def safetensors_entry(path: Path) -> dict[str, Any]:
         if size > min(LARGEST_HEADER, whole - 8):
             raise InputError(str(path), f"it is damaged: a header of {size:,} bytes in a file of {whole:,}")
         try:
-            header = json.loads(stream.read(size))
-            entry = json.loads(header.get("__metadata__", {}).get(ENTRY, "{}"))
-            if not isinstance(entry, dict):
-                raise ValueError("an entry that is no table")
-        except (ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise InputError(str(path), f"it is damaged: {error}", "Copy the file again.") from None
+            header = table("its header", parsed(stream.read(size)))
+            entry = table("its entry", parsed(table("its metadata", header.get("__metadata__", {})).get(ENTRY, "{}")))
+        except (ValueError, TypeError) as error:
+            raise InputError(str(path), f"its header is damaged: {error}", "Copy the file again.") from None
     return entry
 
 

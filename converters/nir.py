@@ -32,6 +32,8 @@ from spikformer_deploy.values import frozen
 USUAL_DT = 1e-4
 """Seconds a step, where nothing tells: what snntorch and spikingjelly write and read."""
 
+LARGEST_WHOLE = 2**31
+
 Members = Mapping[str, Any]
 
 
@@ -43,7 +45,7 @@ def read_model(path: str | Path, *, time_steps: int | None = None, dt: float | N
     """
     path = Path(path)
     root = hdf5.tree(path, "node").get("node")
-    if not isinstance(root, dict) or root.get("type") != "NIRGraph":
+    if not isinstance(root, dict) or _word(root.get("type")) != "NIRGraph":
         raise InputError(str(path), "it holds no NIR graph", "Give a file that nir.write has written.")
     nodes, edges = _flat(root)
     told, seconds = _about(path, root)
@@ -84,9 +86,12 @@ def _flat(root: Members, prefix: str = "") -> tuple[dict[str, Members], list[tup
     nodes: dict[str, Members] = {}
     edges: list[tuple[str, str]] = []
     entries, exits = {}, {}
-    for name, node in root.get("nodes", {}).items():
+    members = root.get("nodes", {})
+    if not isinstance(members, dict):
+        raise InputError(prefix.rstrip(".") or "nodes", "its nodes are no group")
+    for name, node in members.items():
         full = prefix + name
-        if not isinstance(node, dict) or not isinstance(node.get("type"), str):
+        if not isinstance(node, dict) or not _word(node.get("type")):
             raise InputError(full, "it is no node of NIR: it has no type")
         if node["type"] == "NIRGraph":
             inner, inside = _flat(node, f"{full}.")
@@ -99,7 +104,8 @@ def _flat(root: Members, prefix: str = "") -> tuple[dict[str, Members], list[tup
         else:
             nodes[full] = node
     pairs = root.get("edges", [])
-    if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(x, str) for x in p) for p in pairs):
+    good = isinstance(pairs, list)
+    if not good or not all(isinstance(p, list) and len(p) == 2 and all(map(_word, p)) for p in pairs):
         raise InputError(prefix.rstrip(".") or "edges", "its edges are no pairs of names")
     edges += [(exits.get(prefix + a, prefix + a), entries.get(prefix + b, prefix + b)) for a, b in pairs]
     return nodes, edges
@@ -137,7 +143,10 @@ class _Walk:
                 raise ModelError("graph", f"it has {len(found)} nodes of kind {kind}: {found[:4]}", "It must have one.")
         for name in order:
             node = self.nodes[name]
-            self.values[name] = self._input(name, node) if node["type"] == "Input" else self._node(name, node)
+            try:
+                self.values[name] = self._input(name, node) if node["type"] == "Input" else self._node(name, node)
+            except (ArithmeticError, IndexError, KeyError, TypeError, ValueError) as error:
+                raise ModelError(name, f"its numbers make no {node['type']}: {error}"[:200]) from None
         return ir.Graph(tuple(self.made), self.steps)
 
     def _order(self) -> list[str]:
@@ -166,7 +175,7 @@ class _Walk:
     # --- what flows in ---
 
     def _input(self, name: str, node: Members) -> _Value:
-        shape = [int(x) for x in np.atleast_1d(_array(name, node, "shape"))]
+        shape = _wholes(name, node, "shape")
         if not 1 <= len(shape) <= 3 or min(shape) < 1 or np.prod(shape, dtype=float) > MOST_PIXELS:
             raise ModelError(name, f"an input of shape {shape}", "It must be (C, Y, X), (C, X) or (C,), no batch.")
         if name in self.sources:
@@ -254,7 +263,7 @@ class _Walk:
             raise ModelError(name, "a dilated convolution is not supported", "Use dilation 1.")
         kernel, stride = (weight.shape[2], weight.shape[3]), _pair(name, node, "stride", 1, one)
         padding = _padding(name, node, kernel, stride, one)
-        groups = int(_array(name, node, "groups")) if "groups" in node else 1
+        groups = _whole(name, node, "groups") if "groups" in node else 1
         bias = _array(name, node, "bias").reshape(-1) if "bias" in node else np.zeros(len(weight))
         size = _windows(name, shape, kernel, stride, padding)
         op = ir.Conv2d(frozen(weight, np.float64), frozen(bias, np.float64), stride, padding, groups)
@@ -338,13 +347,33 @@ class _Walk:
 
 def _array(name: str, node: Members, key: str) -> np.ndarray:
     value = node.get(key)
-    if value is None or np.asarray(value).dtype.kind not in "iufb":
+    if value is None or np.asarray(value).dtype.kind not in "iufb" or not np.size(value):
         raise InputError(name, f"'{node['type']}' lacks {key}, or it holds no numbers")
     array = np.asarray(value)
     array = array if array.dtype.kind == "f" and array.dtype.itemsize >= 4 else array.astype(np.float64)
     if not np.isfinite(array).all():
         raise ModelError(name, f"its {key} holds NaN or infinite values")
     return array
+
+
+def _word(value: Any) -> str:
+    """A word of the file, "" where there is something else."""
+    return value if isinstance(value, str) else ""
+
+
+def _wholes(name: str, node: Members, key: str) -> list[int]:
+    """Whole numbers in a row: int() alone would cut them."""
+    values = np.atleast_1d(_array(name, node, key))
+    if values.ndim != 1 or (values != np.rint(values)).any() or (np.abs(values) >= LARGEST_WHOLE).any():
+        raise ModelError(name, f"its {key} is {values.tolist()}, and must be whole numbers")
+    return [int(value) for value in values]
+
+
+def _whole(name: str, node: Members, key: str) -> int:
+    values = _wholes(name, node, key)
+    if len(values) != 1:
+        raise ModelError(name, f"its {key} is {values}, and must be one whole number")
+    return values[0]
 
 
 def _uniform(name: str, node: Members, key: str) -> float:
@@ -375,9 +404,11 @@ def _per_channel(name: str, values: np.ndarray, shape: ir.Shape) -> np.ndarray:
 
 
 def _pair(name: str, node: Members, key: str, least: int, one: bool) -> tuple[int, int]:
-    values = [int(x) for x in np.atleast_1d(_array(name, node, key))]
+    values = _wholes(name, node, key)
+    if not 1 <= len(values) <= (1 if one else 2):
+        raise ModelError(name, f"a {key} of {values}")
     first, second = (least, values[0]) if one else (values[0], values[-1])
-    if len(values) > 2 or min(first, second) < least or max(first, second) > 2**15:
+    if min(first, second) < least or max(first, second) > 2**15:
         raise ModelError(name, f"a {key} of {values}")
     return first, second
 

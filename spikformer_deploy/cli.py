@@ -7,7 +7,6 @@ gone.
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import sys
@@ -597,10 +596,9 @@ def _print_json(values: Any) -> None:
 
 
 def _json(values: Any) -> str:
-    try:
-        return json.dumps(values, indent=2, allow_nan=False)
-    except ValueError:
-        raise InputError("the result", "a number of it is NaN or infinite, which JSON cannot say") from None
+    from spikformer_deploy.json_text import written
+
+    return written(values, indent=2)
 
 
 def _print_tables(tables: list[Any]) -> None:

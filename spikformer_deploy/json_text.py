@@ -29,13 +29,14 @@ def sealed(value: Any) -> str:
     return json.dumps(value, sort_keys=True, allow_nan=False)
 
 
-def parsed(text: str | bytes) -> Any:
+def parsed(text: str | bytes, *, of_before: bool = False) -> Any:
     """The value of a JSON text.
 
+    of_before  infinity is read as null, which is what we write of it: exports of before wrote it as it was
     Raises ValueError for text that is no JSON, is too deep, or holds NaN, infinity or a number beyond double precision.
     """
     try:
-        return json.loads(text, parse_constant=_refused, parse_float=_number)
+        return json.loads(text, parse_constant=_of_before if of_before else _refused, parse_float=_number)
     except RecursionError:
         raise ValueError("its tables are too deep") from None
 
@@ -52,6 +53,10 @@ def _finite(value: Any) -> Any:
 
 def _refused(word: str) -> float:
     raise ValueError(f"{word} is no number")
+
+
+def _of_before(word: str) -> float | None:
+    return None if word == "Infinity" else _refused(word)
 
 
 def _number(word: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.files import check_new_folder, writing
+from spikformer_deploy.json_text import written
 from spikformer_deploy.quantize.bounds import largest_sum
 from spikformer_deploy.quantize.network import (
     Accumulator,
@@ -80,7 +80,7 @@ def write(network: Network, folder: Path) -> None:
         "populations": [_population(p, f"population{i}", arrays) for i, p in enumerate(network)],
         "projections": [_projection(network, p, f"projection{i}", arrays) for i, p in enumerate(network.projections)],
     }
-    (folder / "network.json").write_text(json.dumps(description, indent=1) + "\n")
+    (folder / "network.json").write_text(written(description, indent=1) + "\n")
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     (folder / "weights.npz").write_bytes(buffer.getvalue())

@@ -6,12 +6,12 @@ more process holds the chip-wide steps with their barriers, and the load of the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from spikformer_deploy.json_text import written
 from spikformer_deploy.program import Program
 from spikformer_deploy.simulate.machine import TICK_PS, Machine
 from spikformer_deploy.simulate.timeline import StepRecord
@@ -37,7 +37,7 @@ def trace(program: Program, machine: Machine, records: Iterable[StepRecord]) -> 
     events += _links(machine, records, starts)
     described = {"model": "message by message", "target": program.profile.name, "tick_ps": TICK_PS, "estimate": True}
     content = {"traceEvents": events, "displayTimeUnit": "ns", "otherData": described}
-    return json.dumps(content, separators=(",", ":")).encode()
+    return written(content, compact=True).encode()
 
 
 def _names(program: Program, machine: Machine) -> Iterator[Event]:

@@ -7,7 +7,6 @@ the average and the optimiser, and everything random follows from the seed and t
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.files import check_file, check_output, write_whole, writing
+from spikformer_deploy.json_text import written
 from spikformer_deploy.training.distributed import World
 from spikformer_deploy.training.recipe import Optimiser
 from spikformer_deploy.training.schedule import learning_rate, parameter_groups
@@ -148,7 +148,7 @@ def _log(state: State, job: Job, number: int) -> None:
     state.module.load_state_dict(learnt)
     log = job.output.with_name(job.output.name + LOG)
     with writing(log), log.open("a" if number else "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")
+        stream.write(written(line) + "\n")
     if job.settings.tensorboard:
         _to_tensorboard(job, line)
 

@@ -32,9 +32,9 @@ def test_ours_comes_back_with_everything(tmp_path: Path) -> None:
     module = build(config)
     preprocess = Preprocess(3, 16, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     for name in ("a", "b"):
-        save(tmp_path / name, module, config, preprocess, ("x", "y"), {"seed": 3})
+        save(tmp_path / name, module, config, preprocess, tuple("vwxyz"), {"seed": 3})
     loaded = load(tmp_path / "a")
-    assert (loaded.config, loaded.preprocess, loaded.labels) == (config, preprocess, ("x", "y"))
+    assert (loaded.config, loaded.preprocess, loaded.labels) == (config, preprocess, tuple("vwxyz"))
     assert loaded.training == {"seed": 3}
     assert not loaded.module.training
     for key, value in module.state_dict().items():

@@ -276,7 +276,8 @@ def _resealed(content: bytes, old: str, new: str) -> bytes:
     assert old in text, old
     structure, tensors = json.loads(text.replace(old, new)), load(content)
     structure.pop("sha256")
-    structure["sha256"] = checksum(structure, tensors)
+    # of NaN there is no checksum
+    structure["sha256"] = "0" * 64 if "NaN" in new else checksum(structure, tensors)
     return save(tensors, {"spikformer_deploy": json.dumps(structure, sort_keys=True)})
 
 

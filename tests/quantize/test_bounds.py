@@ -1,4 +1,4 @@
-"""Worst cases that are worked out from a network alone: no run leaves them, and what the quantizer claims holds them."""
+"""Worst cases, worked out from a network alone: no run leaves them, and what the quantizer claims holds them."""
 
 from dataclasses import replace
 

@@ -60,23 +60,23 @@ def to_model(network: Network, record: Sequence[str] = ()) -> Any:
              sent/name and potential/name (N, T, C, Y, X) float and int64, potentials of LIFs and accumulators alone;
              reached/name int64, the largest magnitude of all states and sums met, as Execution.peak_state; none of Max
     """
-    graph = _Graph(network)
+    graph = _Graph(network, record)
     graph.source()
     for population in network.populations[1:]:
         graph.population(population)
     about = f"Integer spiking network, T = {network.time_steps}; sha256 {network.digest()}"
-    return graph.model("spiking_network", graph.pixels(), graph.outputs(record), about)
+    return graph.model("spiking_network", graph.pixels(), graph.outputs(), about)
 
 
 class _Graph(Nodes):
     """The graph as it grows; messages and potentials by population."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, record: Sequence[str]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.record = network, record
         self.sent: dict[str, str] = {}
         self.potentials: dict[str, str] = {}
-        self.reached: dict[str, str] = {}
+        self.reached: dict[str, list[str]] = {}
 
     # --- populations ---
 
@@ -121,7 +121,7 @@ class _Graph(Nodes):
                 met = [self.node("Add", total, self.over_positions(stream.bias))]
                 self.sent[population.name] = self.cast(self.dropped(stream.drop, met[0]), np.float32)
             case Lif() as lif:
-                spikes, states, *met = self.lif(lif, total)
+                spikes, states, *met = self.lif(lif, total, population.name in self.record)
                 self.sent[population.name] = self.cast(spikes, np.float32)
                 self.potentials[population.name] = states
             case Accumulator() as head:
@@ -132,7 +132,7 @@ class _Graph(Nodes):
                 raise ModelError(population.name, "an input in the middle of the network")
             case _:
                 assert_never(population.neuron)
-        self.reached[population.name] = self.largest_magnitude(met)
+        self.reached[population.name] = met
 
     def dropped(self, drop: int, current: str) -> str:
         """current / 2^drop, rounded to the nearest: floor division by Mod, which is never negative."""
@@ -141,11 +141,6 @@ class _Graph(Nodes):
         raised = self.node("Add", current, self.constant(1 << drop >> 1, np.int64))
         rest = self.node("Mod", raised, self.constant(1 << drop, np.int64))
         return self.node("Div", self.node("Sub", raised, rest), self.constant(1 << drop, np.int64))
-
-    def largest_magnitude(self, values: list[str]) -> str:
-        """Of all values in all time steps, int64."""
-        each = [self.node("ReduceMax", self.node("Abs", value), keepdims=0) for value in values]
-        return self.node("Max", *each)
 
     def largest(self, population: Population) -> str:
         """What a population that takes the largest of its window sends: ONNX's max-pooling leaves padding out, too."""
@@ -163,20 +158,23 @@ class _Graph(Nodes):
         """(C,) or (C, Y, X) parameters, as a constant that broadcasts over maps."""
         return self.constant(values.reshape(-1, 1, 1) if values.ndim == 1 else values, np.int64)
 
-    def lif(self, lif: Lif, total: str) -> list[str]:
-        """[spikes, potentials after the reset, potentials before it, drives, and currents where they decay].
+    def lif(self, lif: Lif, total: str, watched: bool) -> list[str]:
+        """[spikes, potentials] of all time steps, from the sums.
 
-        Of all time steps, from the sums.
+        And where watched potentials before the reset, drives, and currents where they decay.
         """
         extra = STOCK_SHIFT if lif.kind == "stock" else 0
         scaled = self.node("Mul", total, self.constant(2 ** (lif.shift + extra), np.int64))
         first = self.node("Gather", scaled, self.constant(0, np.int64), axis=0)
         rest = self.node("Mul", first, self.constant(0, np.int64))
-        names = [self.fresh(kind) for kind in ("last", "current", "spikes", "states", "reached", "drives", "currents")]
-        body = _update(self.onnx, lif, *(self.over_positions(p << extra) for p in (lif.bias, lif.threshold)))
+        kinds = ["reached", "drives", "currents"][: 2 + bool(lif.current)] if watched else []
+        names = [self.fresh(kind) for kind in ("last", "current", "spikes", "states", *kinds)]
+        body = _update(
+            self.onnx, lif, *(self.over_positions(p << extra) for p in (lif.bias, lif.threshold)), watched=len(kinds)
+        )
         scan = self.onnx.helper.make_node("Scan", [rest, rest, scaled], names, num_scan_inputs=1, body=body)
         self.nodes.append(scan)
-        return names[2:] if lif.current else names[2:-1]
+        return names[2:]
 
     # --- synapses ---
 
@@ -272,7 +270,7 @@ class _Graph(Nodes):
 
     # --- outputs ---
 
-    def outputs(self, record: Sequence[str]) -> list[Any]:
+    def outputs(self) -> list[Any]:
         """Descriptions of the outputs, and the nodes that make them."""
         head = self.network.output
         assert isinstance(head.neuron, Accumulator)
@@ -282,7 +280,7 @@ class _Graph(Nodes):
         self.node("Mul", real, scale, name="logits")
         shape: list[Any] = ["N", head.shape[0]]
         out = [self.info("accumulators", np.int64, shape), self.info("logits", np.float64, shape)]
-        for name in record:
+        for name in self.record:
             maps: list[Any] = ["N", self.network.time_steps, *self.network[name].shape]
             for what, values, kind in (
                 ("sent", self.sent, np.float32), ("potential", self.potentials, np.int64),
@@ -291,13 +289,16 @@ class _Graph(Nodes):
                     place = self.node("Transpose", values[name], name=f"{what}/{name}", perm=[1, 0, 2, 3, 4])
                     out.append(self.info(place, kind, maps))
             if name in self.reached:
-                peak = self.node("Identity", self.reached[name], name=f"reached/{name}")
-                out.append(self.info(peak, np.int64, []))
+                each = [self.node("ReduceMax", self.node("Abs", met), keepdims=0) for met in self.reached[name]]
+                out.append(self.info(self.node("Max", *each, name=f"reached/{name}"), np.int64, []))
         return out
 
 
-def _update(onnx: Any, lif: Lif, bias: str, threshold: str) -> Any:
-    """The body of a Scan: one time step of a LIF, (v, u, input) -> (v, u, spikes, v, v before the reset, drive, u)."""
+def _update(onnx: Any, lif: Lif, bias: str, threshold: str, *, watched: int) -> Any:
+    """The body of a Scan: one time step of a LIF, (v, u, input) -> (v, u, spikes, v).
+
+    And so many more that are watched: v before the reset, drive, u.
+    """
     node, integer = onnx.helper.make_node, onnx.TensorProto.INT64
     held = {"decay": lif.decay, "current": lif.current, "one": 4096, "zero": 0, "round_up": lif.round_up}
     constants = [onnx.numpy_helper.from_array(np.array(v, np.int64), k) for k, v in held.items()]
@@ -322,11 +323,12 @@ def _update(onnx: Any, lif: Lif, bias: str, threshold: str) -> Any:
         *([node("Sub", ["h", threshold], ["after"])] if lif.soft else []),
         node("Where", ["spikes", "after" if lif.soft else "zero", "h"], ["state"]),
         node("Identity", ["state"], ["kept"]),
-        node("Identity", ["u_new"], ["u_kept"]),
+        *([node("Identity", ["u_new"], ["u_kept"])] if watched > 2 else []),
     ]
     info = onnx.helper.make_tensor_value_info
     given = [info(name, integer, None) for name in ("v", "u", "x")]
-    made = [info(name, integer, None) for name in ("state", "u_new", "spikes", "kept", "h", "drive", "u_kept")]
+    names = ("state", "u_new", "spikes", "kept", "h", "drive", "u_kept")[: 4 + watched]
+    made = [info(name, integer, None) for name in names]
     made[2] = info("spikes", onnx.TensorProto.BOOL, None)
     return onnx.helper.make_graph([*leak, *rest], "step", given, made, constants)
 

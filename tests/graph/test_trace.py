@@ -9,7 +9,7 @@ from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.fold import fold_batch_norm
-from spikformer_deploy.graph.ir import Attention, BatchNorm, Conv2d, Graph, Input, Lif, Scale
+from spikformer_deploy.graph.ir import Attention, BatchNorm, Conv2d, Graph, Input, Lif, Node, Output, Scale
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.nn.lif import LIF
@@ -240,3 +240,20 @@ def test_attention_of_one_token_or_one_channel(
     assert attention.op.heads == heads or size == (1, 1)
     images = torch.randn(5, 2, *size)
     assert torch.equal(execute(graph, images)["output"], module(images))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_stride_over_the_only_column_is_computed_right(seed: int) -> None:
+    """oneDNN's convolution is wrong there in fp32; these sums are small integers, exact in both."""
+    generator = torch.Generator().manual_seed(seed)
+    kernel, stride, padding = seed % 3 + 2, seed % 2 + 2, seed % 2
+    size = (6, kernel - padding if seed % 4 else kernel - 2 * padding)
+    weight = torch.randint(-9, 10, (5, 1, 2, kernel), generator=generator).double().numpy()
+    shape = (5, 5 + 2 * padding, (size[1] + 2 * padding - kernel) // stride + 1)
+    assert shape[2] == 1
+    conv = Conv2d(weight, torch.zeros(5).double().numpy(), (1, stride), (padding, padding))
+    nodes = (Node("input", Input(), (), (1, *size)), Node("conv", conv, ("input",), shape))
+    graph = check(Graph((*nodes, Node("output", Output(), ("conv",), shape)), 1))
+    images = torch.randint(0, 256, (3, 1, *size), generator=generator).float()
+    single, double = (execute(graph, images, dtype=t)["output"] for t in (torch.float32, torch.float64))
+    assert torch.equal(single.double(), double)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
@@ -22,7 +23,7 @@ from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Lif
-from spikformer_deploy.graph.trace import trace
+from spikformer_deploy.graph.trace import of_library, trace
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.lif import lif
 
@@ -222,10 +223,17 @@ def _refuse_repeated(model: _Model, images: Tensor, time_steps: int) -> None:
     spikingjelly's neurons keep their potentials from call to call, so that the second starts where the first ended.
     """
     lines: dict[str, list[str]] = {}
+    layers: Counter[str] = Counter()
+
+    def count(path: str, layer: nn.Module) -> None:
+        if isinstance(layer, Neuron):
+            lines.setdefault(path, []).append(_calling_line())
+        elif next(layer.parameters(recurse=False), None) is not None:
+            layers[path] += 1
+
     hooks = [
-        layer.register_forward_pre_hook(lambda _m, _i, path=path: lines.setdefault(path, []).append(_calling_line()))
+        layer.register_forward_pre_hook(lambda layer, _, path=path: count(path, layer))
         for path, layer in model.model.named_modules()
-        if isinstance(layer, Neuron)
     ]
     try:
         with torch.no_grad():
@@ -237,7 +245,8 @@ def _refuse_repeated(model: _Model, images: Tensor, time_steps: int) -> None:
             hook.remove()
     for path, places in lines.items():
         if len(places) > 1:
-            raise _repeated(path or "model", places, loop=all(len(p) == time_steps for p in lines.values()))
+            every_step = all(len(calls) == time_steps for calls in lines.values())
+            raise _repeated(path or "model", places, loop=every_step and time_steps in layers.values())
     with torch.no_grad():
         first, second = model(images * SCALES[2]), model(images * SCALES[2])
     if not torch.equal(first, second):
@@ -265,8 +274,7 @@ def _repeated(path: str, places: list[str], *, loop: bool) -> ModelError:
 
 def _calling_line() -> str:
     """The innermost line of the user's code on the stack, "model.py:12: x = ..."."""
-    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "spikingjelly")
-    found = [f for f in traceback.extract_stack() if not any(part in f.filename for part in ours)]
+    found = [f for f in traceback.extract_stack() if not of_library(f.filename)]
     return f"{Path(found[-1].filename).name}:{found[-1].lineno}: {found[-1].line}" if found else ""
 
 

@@ -57,7 +57,10 @@ HARMLESS = ("dtype", "layout", "device", "pin_memory", "memory_format", "non_blo
 SHAPE_ALONE = ("aten.full_like",)
 """Operations that read of a value nothing but its shape."""
 FLOATS = (torch.float32, torch.float64)
-LIBRARIES = ("/torch/", "/spikingjelly/", "/spikformer_deploy/graph/", "/spikformer_deploy/converters/", "/nn/lif.py")
+LIBRARIES = (
+    "-packages/torch/", "-packages/spikingjelly/", "/spikingjelly/activation_based/", "/spikingjelly/clock_driven/",
+    "/spikformer_deploy/graph/", "/spikformer_deploy/converters/", "/spikformer_deploy/nn/lif.py",
+)  # fmt: skip
 """Folders and files whose lines are not the user's."""
 BATCH = axes.BATCH
 
@@ -278,9 +281,11 @@ class _Tracer:
         what = "autocast" if name == "wrap_with_autocast" else spelled(name)
         kind = (_module_type(node) or "").rpartition(".")
         where = f" in {kind[2]}" if kind[0].startswith("torch.nn.modules") else ""
+        # torch keeps no line of an autocast: that of what it reads is near
+        line = call.line or next(filter(None, map(source_line, node.all_input_nodes)), "")
         return ModelError(
             module_path(node) or "model",
-            f"{what} of {self._shapes(node)}{where} is not supported{_at(call.line)}",
+            f"{what} of {self._shapes(node)}{where} is not supported{_at(line)}",
             WAYS_OUT.get(what, REWRITE),
         )
 
@@ -368,7 +373,7 @@ def _is_leaf(kind: str, operation: str) -> bool:
 def source_line(node: torch.fx.Node) -> str:
     """The innermost line of the model's source, "model.py:12: x = ..."; "" where torch does not know."""
     found = re.findall(r'File "([^"]*)", line (\d+), in [^\n]+\n\s*(.*)', node.meta.get("stack_trace") or "")
-    found = [f for f in found if not _of_library(f[0])]
+    found = [f for f in found if not of_library(f[0])]
     if not found:
         return ""
     path, line, code = found[-1]
@@ -378,7 +383,7 @@ def source_line(node: torch.fx.Node) -> str:
 def _raising(error: Exception) -> str:
     """The innermost line of the user's code that an exception came through; "" where there is none."""
     frames = traceback.extract_tb(error.__traceback__)
-    found = [f for f in frames if not _of_library(f.filename)]
+    found = [f for f in frames if not of_library(f.filename)]
     return f"{found[-1].filename.rsplit('/', 1)[-1]}:{found[-1].lineno}: {found[-1].line}" if found else ""
 
 
@@ -386,13 +391,14 @@ def _forward_line(module: nn.Module) -> str:
     """Where the outermost forward pass of the user's own stands; "" where all are a library's."""
     for part in module.modules():
         code = type(part).forward.__code__ if hasattr(type(part).forward, "__code__") else None
-        if code is not None and not _of_library(code.co_filename):
+        if code is not None and not of_library(code.co_filename):
             line = linecache.getline(code.co_filename, code.co_firstlineno).strip()
             return f"{code.co_filename.rsplit('/', 1)[-1]}:{code.co_firstlineno}: {line}"
     return ""
 
 
-def _of_library(path: str) -> bool:
+def of_library(path: str) -> bool:
+    """Whether a source file is torch's, spikingjelly's or ours, and no user's."""
     return any(part in path for part in LIBRARIES)
 
 

@@ -311,3 +311,74 @@ def test_nets_that_work_step_by_step_may_end_in_any_layer(name: str) -> None:
     theirs = logits(model, images(), "s")
     assert theirs.std() > 0.01
     torch.testing.assert_close(execute(made.graph, images())["output"], theirs, rtol=0, atol=1e-5)
+
+
+class Steps(nn.Module):
+    """A net that works step by step, and what its forward pass does with it."""
+
+    def __init__(self, forward: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.run = forward
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.lif, self.other, self.head = LIFNode("s"), LIFNode("s"), nn.Linear(8, 5)
+        nn.init.constant_(self.first.bias, 0.6)
+        self.calls = 0
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.head(self.other(self.second(self.lif(self.first(x)))).mean((2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def four_places(m: Steps, x: Tensor) -> Tensor:
+    x = m.lif(m.first(x))
+    for _ in range(STEPS - 1):
+        x = m.lif(x)
+    return m.head(x.mean((2, 3)))
+
+
+def ever_larger(m: Steps, x: Tensor) -> Tensor:
+    m.calls += 1
+    return m.step(x) * m.calls
+
+
+LOOP = "called 4 times in one forward pass: a loop over time steps"
+SHARED = "called 4 times in one forward pass, and share their potentials"
+AGAIN = "other logits when it is called again"
+IN_FORWARD: dict[str, tuple[Any, str]] = {
+    "sum": (lambda m, x: sum(m.step(x) for _ in range(STEPS)) / STEPS, LOOP),
+    "stack": (lambda m, x: torch.stack([m.step(x) for _ in range(STEPS)]).mean(0), LOOP),
+    "static stem": (lambda m, x: sum(m.head(m.lif(y).mean((2, 3))) for y in [m.first(x)] * STEPS), LOOP),
+    "four places": (four_places, SHARED),
+    "two of five": (lambda m, x: sum(m.step(x) for _ in range(STEPS + 1)), "called 5 times .* share their potentials"),
+    "dropout": (lambda m, x: m.step(nn.functional.dropout(x, 0.5)), "dropout that is active in evaluation"),
+    "noise": (lambda m, x: m.step(x + torch.rand_like(x)), "no random numbers"),
+    "counter": (ever_larger, AGAIN),
+}
+
+
+@pytest.mark.parametrize("name", IN_FORWARD)
+def test_loops_shared_neurons_and_what_is_kept_between_calls(name: str) -> None:
+    forward, message = IN_FORWARD[name]
+    with pytest.raises(ModelError, match=message) as caught:
+        from_spikingjelly(Steps(forward), SMALL, STEPS)
+    assert caught.value.way_out
+    assert AGAIN in message or "test_spikingjelly.py:" in caught.value.problem
+
+
+def test_dropout_modules_are_off() -> None:
+    """A model in training mode is compiled as it is evaluated."""
+    model = chain(LIFNode("m"), LIFNode("m"))
+    assert isinstance(model, nn.Sequential)
+    dropped = nn.Sequential(*model[:-1], nn.Dropout(0.5), model[-1]).train()
+    assert from_spikingjelly(dropped, SMALL, STEPS).notes == ()
+    assert dropped.training
+
+
+def test_neurons_that_never_fire_are_named() -> None:
+    model = chain(LIFNode("m"), LIFNode("m", v_threshold=1e9))
+    (note,) = from_spikingjelly(model, SMALL, STEPS).notes
+    assert note.startswith("neurons that never fired when the logits were compared")
+    assert note.endswith("model.3")

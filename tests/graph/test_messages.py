@@ -157,7 +157,7 @@ HABITS: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "branch on the batch": lambda m, x: x if x.shape[1] <= 3 else x * 2,
     "loop over the batch": lambda m, x: torch.stack([image for image in x.unbind(1)], 1),
     "number of a tensor": lambda m, x: x * float(x.mean()),
-    "list of a tensor": lambda m, x: x * sum(x.flatten().tolist()),
+    "list of a tensor": lambda m, x: x * sum(x.mean((1, 2, 3, 4)).tolist()),
     "numpy": lambda m, x: torch.from_numpy(x.numpy() * 2),
     "items that are not zero": lambda m, x: x.nonzero().float().mean() * x,
     "boolean choice": lambda m, x: x[x > 0.5].mean() * x,

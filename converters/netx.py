@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from spikformer_deploy.converters import hdf5
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import write_whole
-from spikformer_deploy.quantize.bounds import membrane_range, piled_up, weighted_range
+from spikformer_deploy.quantize.bounds import is_proven, membrane_range, piled_up, weighted_range
 from spikformer_deploy.quantize.check import check_network
 from spikformer_deploy.quantize.network import (
     STOCK_SHIFT,
@@ -248,20 +249,19 @@ class _Chain:
             raise ModelError("network", "it ends in a flatten layer", "A dense layer must follow it.")
         if not self.headed:
             self._count()
-        limit = 2 ** (STATE_BITS - 1) - 1
-        proven = all(max(-p.bounds[0], p.bounds[1]) <= limit for p in self.populations)
         channels = self.populations[0].shape[0]
-        return Network(
+        network = Network(
             tuple(self.populations),
             tuple(self.projections),
             self.steps,
             STATE_BITS,
             8,
-            "static" if proven else "observed",
+            "observed",
             1.0,
             frozen(np.zeros(channels)),
             frozen(np.ones(channels)),
         )
+        return replace(network, bounds="static") if is_proven(network) else network
 
     def _count(self) -> None:
         """The last layer's spikes are counted."""

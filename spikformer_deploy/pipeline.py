@@ -20,7 +20,7 @@ from spikformer_deploy.converters.checkpoint import SHOWN
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.converters.netx import delay_note, read_network
-from spikformer_deploy.errors import printable
+from spikformer_deploy.errors import InputError, printable
 from spikformer_deploy.files import check_folder_output, write_whole, writing
 from spikformer_deploy.graph.check import check as check_law
 from spikformer_deploy.graph.fold import fold_batch_norm
@@ -32,6 +32,7 @@ from spikformer_deploy.mapping import map_explained
 from spikformer_deploy.program import Program
 from spikformer_deploy.quantize.network import Source
 from spikformer_deploy.quantize.settings import Settings
+from spikformer_deploy.told import class_names
 
 STAGES = ("trace", "fold", "simplify", "quantize", "calibrate", "map")
 NETX_STAGES = ("read", "calibrate", "map")
@@ -104,6 +105,7 @@ def compile_model(
     first = "read" if isinstance(loaded, Imported) else "trace"
     run = _Runner(report, Path(dump_ir) if dump_ir else None, (first, *STAGES[1:]))
     graph = _graph(loaded, run, Checks(loaded, sample.images) if check else None)
+    _check_labels(str(model), loaded.labels, graph.nodes[-1].shape[0])
     network = run("quantize", lambda: sample.quantized(graph, profile.limits, settings, rounding))
     rates = run("calibrate", lambda: sample.rates(network))
     mapping, explained = run("map", lambda: map_explained(network, profile, rates, objective, schedule=schedule))
@@ -118,6 +120,14 @@ def compile_model(
     program = Program(network, mapping, profile, loaded.preprocess, loaded.labels, provenance)
     notes = loaded.notes if sample.remark != "random pixels" else (*loaded.notes, RANDOM_NOTE)
     return Compiled(program, graph, notes, time.monotonic() - start, run.seconds, rates)
+
+
+def _check_labels(place: str, labels: tuple[str, ...], classes: int) -> None:
+    """Raise InputError where a model has names for other classes than it tells apart."""
+    try:
+        class_names(labels, classes)
+    except ValueError as error:
+        raise InputError(place, f"{error}", "Give one name a class, in the order of the outputs, or none.") from None
 
 
 def _graph(loaded: Model, run: _Runner, checks: Checks | None) -> Graph:

@@ -104,3 +104,50 @@ def test_unknown_targets() -> None:
         load_profile("loihi3")
     with pytest.raises(InputError, match="there is no such file"):
         load_profile("missing.toml")
+
+
+def forged(path: str, value: object) -> dict:
+    """The plain values of a profile with another one at `path`."""
+    raw = to_dict(load_profile("loihi2"))
+    *way, last = path.split(".")
+    section = raw
+    for key in way:
+        section = section[key]
+    section[last] = value
+    if last == "value":
+        section["range"] = None
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("core.memory_words.value", 0.5, "no whole number of words"),
+        ("core.memory_words.value", 0.0, "0 words, and some are needed"),
+        ("core.memory_words.value", 1e300, "at most 1e"),
+        ("core.memory_words.value", 1e11, "at most 2147483648"),
+        ("core.memory_words.value", "20000", "no finite number"),
+        ("core.memory_words.value", True, "no finite number"),
+        ("core.memory_words.value", float("nan"), "no finite number"),
+        ("core.memory_words.value", 2**70, "at most 1e"),
+        ("core.message_bits.value", 65.0, "at most 64 are possible"),
+        ("core.programmable.value", 2.0, "at most 1 are possible"),
+        ("chip.reserved_cores.value", 128.0, "cores a chip for programs"),
+        ("chip.tiles_x.value", 4097.0, "at most 4096"),
+        ("board.chips.value", 0.0, "0 chips"),
+        ("board.columns.value", 0.0, "0 chips"),
+        ("time.link_rate.value", 0.0, "0 messages/ns"),
+        ("time.link_rate.unit", "ns", "unit 'ns' instead of 'messages/ns'"),
+        ("time.synapse_conv.range", [0.0, float("inf")], "."),
+        ("time.synapse_conv.range", [3.0, 4.0], "does not hold"),
+        ("time.synapse_conv.range", [0.1], "."),
+        ("time.synapse_conv.source", 3, "no text"),
+        ("corner", "best", "nominal corner 'best'"),
+        ("corners", {}, "nominal corner"),
+        ("name", " ", "an empty name"),
+        ("secret", 1, "secret"),
+    ],
+)
+def test_a_program_holds_a_profile_under_the_same_law(path: str, value: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_dict(forged(path, value))

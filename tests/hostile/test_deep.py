@@ -112,7 +112,7 @@ def test_some_mutants_of_every_kind(child: Child) -> None:
     wrong = [
         f"{kind} {seed}: {' '.join(command)}: {problem}"
         for kind in KINDS
-        for seed in (10**6, 10**6 + 2)
+        for seed in (10**6, 10**6 + 1)
         for command, found in outcomes(child, kind, seed)
         if (problem := wrong_with(command, found))
     ]

@@ -7,6 +7,7 @@ from campaign.integers import images_for, integer_network
 
 from spikformer_deploy.errors import InputError, OverflowDetected
 from spikformer_deploy.lava_backend import execute as lava
+from spikformer_deploy.quantize.network import Lif
 
 pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
 FEW, MANY = 2, 40
@@ -14,13 +15,16 @@ IMAGES = 3
 
 
 def check(seed: int) -> str:
-    """ "equal", "overflow" in the reference already, or what Lava cannot hold."""
+    """ "equal", "overflow" in the reference already, or what Lava does not hold."""
     network = integer_network(seed)
     given = Inputs(network, images_for(network, seed)[:IMAGES], seed)
     try:
         right = given.reference()
     except OverflowDetected:
         return "overflow"
+    stock = [p.name for p in network if isinstance(p.neuron, Lif) and p.neuron.kind == "stock"]
+    if max((right.peak_state[name] for name in stock), default=0) >= 2**23:
+        return "wider than the 24 bits of lava.proc.lif"  # these networks are said to be proven, and are not
     try:
         found = lava.execute(network, given.images, record=given.names, cells=given.cells)
     except InputError as error:

@@ -250,6 +250,7 @@ class _Chain:
         if not self.headed:
             self._count()
         channels = self.populations[0].shape[0]
+        largest = max(1, *(abs(edge) for population in self.populations for edge in population.bounds))
         network = Network(
             tuple(self.populations),
             tuple(self.projections),
@@ -257,7 +258,7 @@ class _Chain:
             STATE_BITS,
             8,
             "observed",
-            1.0,
+            (2 ** (STATE_BITS - 1) - 1) / largest,
             frozen(np.zeros(channels)),
             frozen(np.ones(channels)),
         )

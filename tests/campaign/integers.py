@@ -132,7 +132,7 @@ class Grower(Builder):
         if stock and self.chance(0.5):
             threshold -= 1
         if self.chance(0.05):
-            threshold -= int(threshold.max())  # at zero and below: neurons that fire by themselves
+            threshold[:] = 0  # neurons that fire by themselves
         bias = rng.integers(-largest // 2, largest // 2 + 1, shape if self.chance(0.3) else (channels,))
         bias = bias << shift if self.chance(0.6) else bias
         bias = bias * self.any_of(0, 1, 1)

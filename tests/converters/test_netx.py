@@ -477,3 +477,19 @@ def test_the_command_line_takes_it(tmp_path: Path) -> None:
 def test_a_chain_has_no_tokens_to_put_in_series(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--schedule: the network has no attention"):
         compile_netx(write(tmp_path / "a.net", chain(0)), schedule="token-serial")
+
+
+def test_the_margin_is_that_of_the_largest_bound(tmp_path: Path) -> None:
+    network = read_network(write(tmp_path / "a.net", chain(0)))
+    largest = max(abs(edge) for population in network for edge in population.bounds)
+    assert network.margin == (2**23 - 1) / largest > 1
+
+
+def test_a_target_with_narrower_states_is_refused(tmp_path: Path) -> None:
+    target = tmp_path / "narrow.toml"
+    target.write_text(
+        'name = "narrow"\nbase = "loihi2"\ndescription = "less"\n[core.state_bits]\n'
+        'value = 20\nunit = "bits"\nkind = "guess"\nsource = "a test"\n'
+    )
+    with pytest.raises(InputError, match="20 bits of state, and those of a .net 24"):
+        compile_netx(write(tmp_path / "a.net", chain(0)), str(target))

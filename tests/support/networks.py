@@ -18,6 +18,7 @@ from spikformer_deploy.quantize.network import (
     Lif,
     Max,
     Network,
+    Neuron,
     Or,
     Population,
     Projection,
@@ -62,7 +63,6 @@ class Builder:
             current=int(rng.choice(currents)),
             soft=self.soft and self.kind == "programmable" and bool(rng.random() < 0.5),
         )
-        neuron = replace(neuron, exact=is_exact(neuron, self.time_steps))
         return self.add(Population(name, shape, neuron, 1), *incoming)
 
     def conv(
@@ -141,6 +141,10 @@ class Builder:
         self.add(Population("output", (classes, 1, 1), neuron, 0), (Readout(weight), (source.name,)))
         return self.network(state_bits)
 
+    def said(self, neuron: Neuron) -> Neuron:
+        """The same neuron, called exact where it is."""
+        return replace(neuron, exact=is_exact(neuron, self.time_steps)) if isinstance(neuron, Lif) else neuron
+
     def network(self, state_bits: int = 32) -> Network:
         """The network with the ranges of its worst case, proven where those fit."""
         channels = self.populations[0].shape[0]
@@ -156,7 +160,7 @@ class Builder:
             np.ones(channels),
         )
         worst = worst_cases(network)
-        populations = tuple(replace(p, bounds=worst[p.name].state) for p in network)
+        populations = tuple(replace(p, bounds=worst[p.name].state, neuron=self.said(p.neuron)) for p in network)
         return replace(network, populations=populations, bounds="static" if is_proven(network) else "observed")
 
 

@@ -142,7 +142,7 @@ def _neuron(population: Description, network: Description, arrays: Arrays, image
 def _stock(
     population: Description, network: Description, arrays: Arrays, shape: tuple[int, ...], reset_offset: int
 ) -> Any:
-    """Lava's own LIF; guarded where the program's ranges are not proven."""
+    """Lava's own LIF; guarded where the program's ranges are not proven to fit its 24 bits."""
     given = {
         "shape": shape,
         "du": 4095 - population["current"],
@@ -153,7 +153,7 @@ def _stock(
         "reset_interval": network["time_steps"],
         "reset_offset": reset_offset,
     }
-    if network["bounds"] == "static":
+    if network["bounds"] == "static" and network["state_bits"] <= LIF_BITS:
         return LIFReset(**given)
     limit = 2 ** (min(network["state_bits"], LIF_BITS) - 1) - 1
     return GuardedLif(limit=limit, layer=population["name"], **given)

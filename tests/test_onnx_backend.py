@@ -83,7 +83,9 @@ def test_a_stream_that_sends_more_than_it_says_is_an_error() -> None:
     network = b.finish(b.lif("lif", stream.shape, (Window(), ("stream",))), 2)
     images, names = random_images(network, 0), [p.name for p in network]
     most = reference.execute(network, images).peak_state["stream"]
-    narrow = replace(network, populations=tuple(replace(p, max_out=most - 1) if p is stream else p for p in network))
+    narrow = replace(
+        network, populations=tuple(replace(p, max_out=most - 1) if p.name == stream.name else p for p in network)
+    )
     assert onnx_backend.execute(network, images, record=names).peak_state["stream"] == most
     for executor in (onnx_backend, reference):
         with pytest.raises(OverflowDetected, match=f"stream: a current of {most} in a stream"):

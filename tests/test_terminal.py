@@ -14,12 +14,11 @@ import pytest
 from hostile.corpus import good_program
 from hypothesis import given
 from hypothesis import strategies as st
-from support.networks import random_network
+from support.networks import preprocess_of, random_network
 
 from spikformer_deploy.cli import READER_GONE, _print_tables, _progress
 from spikformer_deploy.errors import InputError, printable
 from spikformer_deploy.hardware import load_profile
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.program import Program, from_bytes
 from spikformer_deploy.quantize.network import Network
@@ -54,13 +53,11 @@ def hostile_program() -> bytes:
     """A program whose layers, classes and provenance have names that mean harm; its checksum is right."""
     from spikformer_deploy.program import to_bytes
 
-    network = renamed(random_network(1, blocks=0))
+    network = renamed(random_network(1, blocks=0, state_bits=24))
     profile = load_profile("kapoho_point")
-    channels, height, width = network.input.shape
-    preprocess = Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, network.input.max_out, width)
     labels = tuple(f"{HOSTILE}{i}" for i in range(network.output.size))
-    about = {"model_sha256": HOSTILE, HOSTILE: HOSTILE}
-    return to_bytes(Program(network, map_network(network, profile, {}), profile, preprocess, labels, about))
+    about = {"model_sha256": HOSTILE, "training": {HOSTILE: HOSTILE}}
+    return to_bytes(Program(network, map_network(network, profile, {}), profile, preprocess_of(network), labels, about))
 
 
 def renamed(network: Network) -> Network:

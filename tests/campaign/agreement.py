@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from support.executions import assert_equal_executions, random_cells
 from support.mappings import random_mapping
+from support.networks import preprocess_of
+from support.profiles import with_wide_states
 
 from spikformer_deploy import onnx_backend
 from spikformer_deploy.accounting import counts
@@ -19,13 +21,12 @@ from spikformer_deploy.calibration import firing_rates
 from spikformer_deploy.converters.onnx_program import to_model
 from spikformer_deploy.errors import MappingError, ModelError, OverflowDetected
 from spikformer_deploy.hardware import load_profile
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.mapping.memory import token_wise
 from spikformer_deploy.program import Program, from_bytes, to_bytes
 from spikformer_deploy.quantize.bounds import largest_sum
-from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection, Readout, Source
+from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection, Readout
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import device, engine, events, plan, synapses
 from spikformer_deploy.simulate.estimate import estimate
@@ -33,7 +34,7 @@ from spikformer_deploy.simulate.run import Cells, Execution
 
 KERNELS = ("", "plain", "events", *(["int8"] if synapses.int8_works() else []))
 CPU = torch.device("cpu")
-LOIHI2 = load_profile("loihi2")
+LOIHI2 = with_wide_states(load_profile("loihi2"))
 Execute = Callable[[], Execution]
 
 
@@ -169,11 +170,7 @@ def mappings(network: Network, images: np.ndarray, seed: int) -> list[Mapping]:
 
 def assert_file_keeps(network: Network, mapping: Mapping, images: np.ndarray, right: Execution) -> None:
     """A saved program comes back with the same bytes, and gives the same integers."""
-    source = network.input
-    assert isinstance(source.neuron, Source)
-    channels, height, width = source.shape
-    preprocess = Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, source.neuron.max_value, width)
-    content = to_bytes(Program(network, mapping, LOIHI2, preprocess, (), {}))
+    content = to_bytes(Program(network, mapping, LOIHI2, preprocess_of(network), (), {}))
     again = from_bytes(content, "again.spk")
     assert to_bytes(again) == content
     np.testing.assert_array_equal(engine.execute(again.network, images).accumulators, right.accumulators)

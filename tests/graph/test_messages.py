@@ -105,8 +105,6 @@ HABITS: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "round": lambda m, x: x.round(),
     "difference": lambda m, x: x - m.lif(x),
     "one minus": lambda m, x: 1 - x,
-    "plus a number": lambda m, x: x + 1,
-    "plus a parameter": lambda m, x: x + m.weight[:, None, None],
     "times a parameter": lambda m, x: x * m.weight[:, None, None],
     "quotient of activations": lambda m, x: x / (m.lif(x) + x),
     "division by a parameter": lambda m, x: x / m.weight[:, None, None],

@@ -255,10 +255,11 @@ def _grow(b: Builder, x: Population, channels: int, blocks: int, short: bool = F
 
 
 def preprocess_of(network: Network) -> Preprocess:
-    """What the images of a random network are: its normalisation changes nothing."""
+    """What the images of a network are."""
     (channels, height, width), source = network.input.shape, network.input.neuron
     assert isinstance(source, Source)
-    return Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, source.max_value, width)
+    mean, std = tuple(network.mean.tolist()), tuple(network.std.tolist())
+    return Preprocess(channels, height, mean, std, source.max_value, width)
 
 
 def random_images(network: Network, seed: int, count: int = 2) -> np.ndarray:

@@ -12,3 +12,10 @@ def smaller(memory: int, neurons: int, section: int, tiles: int = 8) -> Profile:
     for name, value in (("memory_words", memory), ("neurons", neurons), ("section_words", section)):
         raw["core"][name] |= {"value": float(value), "range": None}
     return from_dict(raw)
+
+
+def with_wide_states(profile: Profile) -> Profile:
+    """The same target with 32 bits of state, for networks that need them."""
+    raw = to_dict(profile)
+    raw["core"]["state_bits"] |= {"value": 32.0, "range": None}
+    return from_dict(raw)

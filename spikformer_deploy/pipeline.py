@@ -156,7 +156,7 @@ def compile_netx(
     run = _Runner(report, Path(dump_ir) if dump_ir else None, NETX_STAGES)
     network = run("read", lambda: read_network(path, time_steps))
     if network.state_bits > profile.limits.state_bits:
-        problem = f"its neurons have {profile.limits.state_bits} bits of state, and those of a .net {network.state_bits}"
+        problem = f"its neurons have {profile.limits.state_bits} bits of state, and a .net has {network.state_bits}"
         raise InputError(profile.name, problem, "Take a target with wider neurons, as loihi1 or loihi2.")
     channels, height, width = network.input.shape
     source = network.input.neuron

@@ -506,6 +506,9 @@ def _written_neuron(population: Population) -> dict[str, Any]:
 def _check_head(network: Network, last: Population) -> None:
     head, incoming = network.output, network.into(network.output.name)
     assert isinstance(head.neuron, Accumulator)
+    if head.neuron.last:
+        problem = "it reads the last time step alone, and netx gives out the spikes of all"
+        raise ModelError(head.name, problem, "Export to onnx, or train with the mean over the time steps.")
     counts = incoming[0].synapse if len(incoming) == 1 and incoming[0].sources == (last.name,) else None
     plain = isinstance(counts, Readout) and np.array_equal(counts.weight, np.eye(last.shape[0]))
     if not plain or head.neuron.bias.any():

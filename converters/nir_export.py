@@ -88,6 +88,9 @@ class _Written:
         match node.op:
             case Input():
                 self.put(node, nir.Input(np.array(_form(node.shape))))
+            case Output(last=True):
+                problem = "it reads the last time step alone, and a reader of NIR takes the mean of all"
+                raise ModelError(name, problem, "Export to onnx.")
             case Output():
                 self.put(node, nir.Output(np.array(_form(node.shape))))
             case Linear(weight, bias) if shape[1:] == (1, 1):

@@ -151,8 +151,10 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
             return nodes.node("ReduceSum", inputs[0], nodes.constant([2, 3], np.int64), keepdims=1)
         case Mean():
             return nodes.node("ReduceMean", inputs[0], axes=[2, 3], keepdims=1)
-        case Output():
+        case Output(last):
             by_step = nodes.shaped(inputs[0], steps, -1, node.shape[0])
+            if last:
+                return nodes.node("Gather", by_step, nodes.constant(steps - 1, np.int64), name="logits", axis=0)
             return nodes.node("ReduceMean", by_step, name="logits", axes=[0], keepdims=0)
         case _:
             assert_never(node.op)

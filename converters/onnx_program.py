@@ -125,7 +125,7 @@ class _Graph(Nodes):
                 self.sent[population.name] = self.cast(spikes, np.float32)
                 self.potentials[population.name] = states
             case Accumulator() as head:
-                running = self.node("CumSum", total, self.constant(0, np.int64))
+                running = total if head.last else self.node("CumSum", total, self.constant(0, np.int64))
                 states = self.node("Add", running, self.over_positions(head.bias))
                 self.potentials[population.name], met = states, [states, total]
             case Source() | Max():

@@ -23,6 +23,8 @@ from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.operations import Batch, Call, Product, Value
+from spikformer_deploy.graph.parts import Step
+from spikformer_deploy.graph.readouts import Readouts
 from spikformer_deploy.graph.trace import BATCH, KNOWN
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.values import frozen
@@ -107,6 +109,7 @@ class _Walk:
     about: About | None
     values: dict[str, Any] = field(default_factory=dict)
     batch: Batch = field(init=False)
+    readouts: Readouts = field(default_factory=Readouts)
 
     def graph(self, shape: list[int], per_step: bool) -> ir.Graph:
         self._check_functions()
@@ -127,13 +130,21 @@ class _Walk:
             place = node.name or f"{node.op_type} {index}"
             if len(node.output) != 1:
                 raise ModelError(place, f"{node.op_type} with {len(node.output)} outputs is not supported")
-            self.values[node.output[0]] = self._node(place, node)
+            before = len(self.batch.nodes)
+            value = self.values[node.output[0]] = self._node(place, node)
+            inputs = [self.values[name] for name in node.input]
+            wrong = self.readouts.follow(node.output[0], node.input, inputs, value, self.batch.nodes[before:])
+            if wrong is not None:
+                raise ModelError(place, f"{node.op_type} {wrong[0]}", wrong[1])
         result = self.values.get(graph.output[0].name)
+        if isinstance(result, Step):
+            raise result.refusal
         if not isinstance(result, Value) or any("T" in axes.roles(dim) for dim in result.dims):
             shown = axes.show(result.dims) if isinstance(result, Value) else "missing"
-            raise ModelError("model", f"its result is {shown}", "It must return the mean over the time steps.")
-        last = self.batch.shape(result.name)
-        self.batch.nodes.append(ir.Node("output", ir.Output(), (result.name,), last))
+            way_out = "It must return the mean over the time steps, or the last one."
+            raise ModelError("model", f"its result is {shown}", way_out)
+        op = ir.Output(self.readouts.is_last(graph.output[0].name))
+        self.batch.nodes.append(ir.Node("output", op, (result.name,), self.batch.shape(result.name)))
         return ir.Graph(tuple(self.batch.nodes), self.steps)
 
     def _check_functions(self) -> None:
@@ -175,7 +186,9 @@ class _Walk:
         for name in node.input:
             if name not in self.values:
                 raise InputError(place, f"it reads '{name}', which nothing before it makes: a cycle, or out of order")
-            inputs.append(self.values[name])
+            if isinstance(value := self.values[name], Step):
+                raise value.refusal
+            inputs.append(value)
         attributes = {a.name: self.onnx.helper.get_attribute_value(a) for a in node.attribute}
         if node.domain == LOCAL and node.op_type in FUNCTIONS:
             return self._lif(place, node, inputs, attributes)
@@ -345,6 +358,17 @@ def _reduce(walk: _Walk, node: _Node) -> Any:
     return walk.call(node, "aten.mean" if node.kind == "ReduceMean" else "aten.sum", (node.value(), over, keep), ())
 
 
+def _gather(walk: _Walk, node: _Node) -> Any:
+    """One time step, or one channel: a constant index without dimensions."""
+    index, at = node.constant(1), int(node.attributes.get("axis", 0))
+    sizes = _sizes(node.value())
+    if index.ndim or index.dtype.kind not in "iu" or not -len(sizes) <= at < len(sizes):
+        raise ModelError(node.place, f"Gather of an index of shape {index.shape} along axis {at} is not supported")
+    if not -sizes[at] <= int(index) < sizes[at]:
+        raise ModelError(node.place, f"Gather of index {int(index)} of {axes.show(node.value().dims)}")
+    return walk.call(node, "aten.select", (node.value(), at, int(index)), ())
+
+
 def _concat(walk: _Walk, node: _Node) -> Any:
     if not all(isinstance(value, Value) for value in node.inputs):
         raise ModelError(node.place, "Concat of something else than activations is not supported")
@@ -399,6 +423,7 @@ READERS: dict[str, Callable[[_Walk, _Node], Any]] = {
     "Conv": _conv,
     "Div": _multiply,
     "Expand": _expand,
+    "Gather": _gather,
     "Identity": lambda walk, node: node.inputs[0],
     "MatMul": _matmul,
     "MaxPool": _max_pool,

@@ -1,10 +1,12 @@
 """The program file: everything comes back, the same bytes for the same program, and no damage goes unseen."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile.forging import opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.networks import preprocess_of, random_images, random_network
@@ -13,6 +15,7 @@ from spikformer_deploy.errors import InputError, ProgramError
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.program import Program, from_bytes, is_program, to_bytes
+from spikformer_deploy.quantize.network import Accumulator
 from spikformer_deploy.simulate import engine
 from spikformer_deploy.values import digest
 
@@ -105,7 +108,14 @@ def test_a_program_that_contradicts_itself_is_refused() -> None:
 
 def test_fields_that_came_later_are_left_out_at_their_defaults() -> None:
     """Files that were written before a field came are read, and keep their bytes."""
-    content = to_bytes(program_of(1, blocks=0))
-    assert b'"strict"' not in content
-    assert b'"rounding"' not in content
+    program = program_of(1, blocks=0)
+    *others, head = program.network.populations
+    assert isinstance(head.neuron, Accumulator)
+    summing = replace(head, neuron=replace(head.neuron, last=False))
+    network = replace(program.network, populations=(*others, summing), bounds="observed")
+    content = to_bytes(replace(program, network=network))
+    structure = json.dumps(opened(content)[0]["network"])
+    assert '"bias"' in structure
+    for field in ("strict", "rounding", "last"):
+        assert f'"{field}"' not in structure
     assert to_bytes(from_bytes(content, "file")) == content

@@ -62,7 +62,8 @@ def execute(
         value = _input(graph, images.to(dtype), node.op) if isinstance(node.op, Input) else _value(graph, node, inputs)
         values[node.name] = value
         if isinstance(node.op, Output):
-            out[node.name] = value.unflatten(0, (graph.time_steps, count)).mean(0).flatten(1)
+            steps = value.unflatten(0, (graph.time_steps, count))
+            out[node.name] = (steps[-1] if node.op.last else steps.mean(0)).flatten(1)
         elif node.name in wanted:
             kept = value.to(torch.uint8) if isinstance(node.op, Lif) else value
             out[node.name] = kept.unflatten(0, (graph.time_steps, count)).transpose(0, 1).contiguous()

@@ -182,7 +182,9 @@ class Mean:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Output:
-    """The result of the network: the mean of its input over the T time steps."""
+    """The result of the network: the mean of its input over the T time steps, or with `last` that of the last step."""
+
+    last: bool = False
 
 
 Op: TypeAlias = (

@@ -34,10 +34,14 @@ def spelled(target: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A node's value as the model lays it out."""
+    """A node's value as the model lays it out.
+
+    last  it was taken out of the last time step, and has no time axis any more; what is made of it says so no more
+    """
 
     name: str
     dims: Dims
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,9 +411,11 @@ def _sum(call: Call) -> Value:
     keep = bool(call.argument(2, False))
     dims = tuple(() if i in reduced else d for i, d in enumerate(value.dims) if keep or i not in reduced)
     atoms = {atom for i in reduced for atom in value.dims[i]}
+    if not atoms:
+        return replace(value, dims=dims)
     channels, height, width = call.batch.shape(value.name)
     positions, time = {*axis("Y", height), *axis("X", width)}, {*axis("T", call.batch.time_steps)}
-    if atoms and atoms <= positions | time and atoms & positions in (positions, set()):
+    if atoms <= positions | time and atoms & positions in (positions, set()):
         if atoms & positions:
             value = call.add(ir.TokenSum(), (value.name,), (channels, 1, 1), dims)
         if atoms & time:

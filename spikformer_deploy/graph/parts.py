@@ -22,14 +22,14 @@ from spikformer_deploy.values import frozen
 # --- parts ----------------------------------------------------------------------------------------------------
 
 
-def _chunk(call: Call) -> tuple[Value, ...]:
+def _chunk(call: Call) -> tuple[Value | Step, ...]:
     count, at = int(call.args[1]), int(call.argument(2, 0))
     size = axes.size(call.value().dims[at])
     each = -(-size // count)
     return tuple(_part(call, at, start, min(start + each, size)) for start in range(0, size, each))
 
 
-def _split(call: Call) -> tuple[Value, ...]:
+def _split(call: Call) -> tuple[Value | Step, ...]:
     sizes, at = call.args[1], int(call.argument(2, 0))
     size = axes.size(call.value().dims[at])
     each = [min(sizes, size - i) for i in range(0, size, sizes)] if isinstance(sizes, int) else list(sizes)
@@ -37,7 +37,7 @@ def _split(call: Call) -> tuple[Value, ...]:
     return tuple(_part(call, at, end - n, end) for end, n in zip(ends, each, strict=True))
 
 
-def _slice(call: Call) -> Value:
+def _slice(call: Call) -> Value | Step:
     at, value = int(call.argument(1, 0)), call.value()
     size = axes.size(value.dims[at])
     start, end, step = slice(call.argument(2), call.argument(3), call.argument(4)).indices(size)
@@ -48,9 +48,16 @@ def _slice(call: Call) -> Value:
     return _part(call, at, start, end)
 
 
+def _narrow(call: Call) -> Value | Step:
+    at, value, start = int(call.args[1]), call.value(), call.args[2]
+    size, length = axes.size(value.dims[at]), int(call.args[3])
+    first = int(start) % size
+    return value if length == size else _part(call, at, first, first + length)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One time step of a value: its shape can be used, and `refusal` is what its content is answered with."""
+    """A time step of a value, or some but not all: its shape can be used, and `refusal` answers for its content."""
 
     refusal: ModelError
 
@@ -61,39 +68,50 @@ def _select(call: Call) -> Value | Step:
     at %= len(value.dims)
     if not value.dims[at]:
         return replace(value, dims=(*value.dims[:at], *value.dims[at + 1 :]))
-    if axes.roles(value.dims[at]) == {"T"}:
+    size = axes.size(value.dims[at])
+    if axes.roles(value.dims[at]) == {"T"} and index % size < size - 1:
         return Step(_one_step(call, f"time step {index} alone is used"))
-    return _selected(call, at, index % axes.size(value.dims[at]))
+    return _selected(call, at, index % size)
 
 
 def _one_step(call: Call, problem: str) -> ModelError:
     return call.refuse(
         problem,
-        "The head of the chip adds up all time steps: use their mean, y.mean(0), or their sum. "
-        "The class of one step may be another.",
+        "The head of the chip adds up all time steps, or holds the last one: use their mean, y.mean(0), their sum, or "
+        "y[-1]. The class of another step may be another.",
     )
 
 
-def _unbind(call: Call) -> tuple[Value, ...]:
+def _unbind(call: Call) -> tuple[Value | Step, ...]:
     at, value = int(call.argument(1, 0)), call.value()
-    if "T" in axes.roles(value.dims[at]):
-        raise _one_step(call, "the time steps are taken apart")
-    return tuple(_selected(call, at, i) for i in range(axes.size(value.dims[at])))
+    size = axes.size(value.dims[at])
+    if axes.roles(value.dims[at]) != {"T"}:
+        return tuple(_selected(call, at, i) for i in range(size))
+    others = Step(_one_step(call, "the time steps are taken apart"))
+    return (*[others] * (size - 1), _selected(call, at, size - 1))
 
 
-def _selected(call: Call, at: int, index: int) -> Value:
+def _selected(call: Call, at: int, index: int) -> Value | Step:
     part = _part(call, at, index, index + 1)
+    if isinstance(part, Step):
+        return part
     at %= len(part.dims)
     return replace(part, dims=(*part.dims[:at], *part.dims[at + 1 :]))
 
 
-def _part(call: Call, at: int, start: int, end: int) -> Value:
-    """Positions `start` to `end` of dimension `at`, the outermost of the channels, as channels of their own."""
+def _part(call: Call, at: int, start: int, end: int) -> Value | Step:
+    """Positions `start` to `end` of dimension `at`, the outermost of the channels, as channels of their own.
+
+    Of the time steps the last one alone: the nodes compute every step, and the value says which one is read.
+    """
     value = call.value()
     at %= len(value.dims)
     channels = call.batch.shape(value.name)[0]
     if axes.roles(value.dims[at]) == {"T"}:
-        raise _one_step(call, "a part of the time steps is used")
+        steps = call.batch.time_steps
+        if value.dims[at] == axis("T", steps) and (start, end) == (steps - 1, steps):
+            return Value(value.name, (*value.dims[:at], (), *value.dims[at + 1 :]), last=True)
+        return Step(_one_step(call, "a part of the time steps is used"))
     (atom,) = value.dims[at] if len(value.dims[at]) == 1 else (axes.Atom("", 1),)
     if atom.role != "C" or atom.size * atom.stride != channels:
         raise call.refuse(f"a part of dimension {at} of {axes.show(value.dims)}: only channels can be cut apart")
@@ -229,6 +247,7 @@ PARTS: dict[str, Callable[[Call], Any]] = {
     "aten.split": _split,
     "aten.split_with_sizes": _split,
     "aten.slice": _slice,
+    "aten.narrow": _narrow,
     "aten.select": _select,
     "aten.unbind": _unbind,
     "aten.stack": _stack,

@@ -24,6 +24,7 @@ from spikformer_deploy.graph.constants import with_constants
 from spikformer_deploy.graph.operations import OPERATIONS, REWRITE, Batch, Call, Value, spelled
 from spikformer_deploy.graph.parts import PARTS, Step, without_unread
 from spikformer_deploy.graph.pools import POOLS
+from spikformer_deploy.graph.readouts import Readouts
 from spikformer_deploy.nn import lif as _registers_the_operator  # noqa: F401
 
 KNOWN = with_constants({**OPERATIONS, **PARTS, **POOLS})
@@ -50,8 +51,6 @@ ON_FAILURE = (
     "Call the module on a batch of such images: where that works, this is more than torch.export can follow, and must "
     "be left out of the module that is compiled."
 )
-NOT_LINEAR = (ir.Lif, ir.MaxPool2d, ir.Attention, ir.SpikeMask)
-"""Operations that differ between a mean over the time steps and the mean of what they make of each step."""
 HARMLESS = ("dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "copy")
 """Keywords of torch that change no value but its type, which is looked at by itself."""
 SHAPE_ALONE = ("aten.full_like",)
@@ -199,7 +198,7 @@ class _Tracer:
     def __init__(self, exported: Exported, input_shape: tuple[int, int, int], time_steps: int, per_step: bool) -> None:
         self.exported, self.time_steps, self.per_step = exported, time_steps, per_step
         self.values: dict[torch.fx.Node, Any] = {}
-        self.averaged: set[torch.fx.Node] = set()  # the time axis has been summed over
+        self.readouts = Readouts()
         self.batch = Batch(time_steps)
         self.batch.nodes.append(ir.Node("input", ir.Input(per_step), (), input_shape))
         self.counts: Counter[str] = Counter({"input": 1})
@@ -243,7 +242,8 @@ class _Tracer:
             before = len(self.batch.nodes)
             result = handler(call)
             _refuse_type(node, call, result)
-            self._follow_time(node, call, result, self.batch.nodes[before:])
+            if name not in SHAPE_ALONE:
+                self._follow_time(node, call, result, self.batch.nodes[before:])
             return result
         except axes.MixedAxesError as error:
             raise ModelError(
@@ -261,17 +261,12 @@ class _Tracer:
                 raise value.refusal
 
     def _follow_time(self, node: torch.fx.Node, call: Call, result: Any, made: list[ir.Node]) -> None:
-        """Refuse what is not linear behind a mean or a sum over the time steps: the graph averages at its end."""
-        summed = _over_time(result) is False and any(_over_time(value) for value in call.args)
-        if not summed and not self.averaged.intersection(node.all_input_nodes):
-            return
-        self.averaged.add(node)
-        if not summed and (_over_time(result) or any(isinstance(n.op, NOT_LINEAR) for n in made)):
-            raise ModelError(
-                module_path(node) or "model",
-                f"{spelled(str(node.target))} stands behind a mean over the time steps{_at(call.line)}",
-                "Behind it only linear layers can stand: take the mean over the time steps at the end.",
-            )
+        """Refuse what cannot move before the mean over the time steps, or before the last one."""
+        wrong = self.readouts.follow(node, node.all_input_nodes, call.args, result, made)
+        if wrong is not None:
+            problem, way_out = wrong
+            place = module_path(node) or "model"
+            raise ModelError(place, f"{spelled(str(node.target))} {problem}{_at(call.line)}", way_out)
 
     def _shapes(self, node: torch.fx.Node) -> str:
         values = [self.values.get(source) for source in node.all_input_nodes]
@@ -308,14 +303,12 @@ class _Tracer:
         value = results[0]
         if any("T" in axes.roles(dim) for dim in value.dims):
             raise ModelError(
-                "model", f"its result is {axes.show(value.dims)}", "It must return the mean over the time steps."
+                "model",
+                f"its result is {axes.show(value.dims)}",
+                "It must return the mean over the time steps, or the last one, y[-1].",
             )
-        self.batch.nodes.append(ir.Node("output", ir.Output(), (value.name,), self.batch.shape(value.name)))
-
-
-def _over_time(value: Any) -> bool | None:
-    """Whether a value has a time axis; None where it is no value."""
-    return any("T" in axes.roles(dim) for dim in value.dims) if isinstance(value, Value) else None
+        op = ir.Output(self.readouts.is_last(node.all_input_nodes[0]))
+        self.batch.nodes.append(ir.Node("output", op, (value.name,), self.batch.shape(value.name)))
 
 
 def _refuse_keywords(node: torch.fx.Node, call: Call) -> None:

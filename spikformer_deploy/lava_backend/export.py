@@ -123,7 +123,7 @@ def _population(population: Population, prefix: str, arrays: dict[str, np.ndarra
             return {**found, "kind": "max", "shift": 0}
         case Accumulator() as head:
             parameters = {"bias": keep("bias", head.bias), "scale": keep("scale", head.scale)}
-            return {**found, "kind": "accumulator", "shift": 0, **parameters}
+            return {**found, "kind": "accumulator", "shift": 0, "last": head.last, **parameters}
         case _:
             assert_never(population.neuron)
 

@@ -158,6 +158,9 @@ def _worst(network: Network, population: Population, found: dict[str, Worst]) ->
         case Lif() as lif:
             state, largest = _potentials(lif, low, high, network.time_steps)
             return Worst(none, ones, state, largest)
+        case Accumulator(bias=bias, last=True):
+            state = int((bias + low).min()), int((bias + high).max())
+            return Worst(none, none, state, max(largest, *map(abs, state)))
         case Accumulator(bias=bias):
             steps = network.time_steps
             least, most = bias + np.minimum(low, low * steps), bias + np.maximum(high, high * steps)

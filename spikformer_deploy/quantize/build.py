@@ -157,7 +157,8 @@ def _largest_accumulator(walk: _Walk, head: Population, projections: tuple[Proje
     if walk.accumulated is None:
         assert isinstance(head.neuron, Accumulator)
         largest = max(map(abs, walk.calibration.range_of(head.name)))
-        return int(np.ceil(largest / (walk.graph.time_steps * head.neuron.scale[0])))
+        steps = 1 if head.neuron.last else walk.graph.time_steps
+        return int(np.ceil(largest / (steps * head.neuron.scale[0])))
     network = _network(walk)
     # its state is as wide as it takes: whether it fits the target's is what is asked
     return walk.accumulated(
@@ -229,12 +230,12 @@ def _value(walk: _Walk, node: ir.Node) -> Value:
             mean = replace(total, scale=total.scale / positions, offset=total.offset / positions)
             readers = {type(reader.op) for reader in walk.graph.consumers(name)}
             return mean if signal.low is None or readers <= {ir.Lif} else _pooled(walk, node, mean)
-        case ir.Output():
+        case ir.Output(last):
             current, steps = as_current(name, inputs[0]), walk.graph.time_steps
             if current.shape[1:] == (1, 1):
                 current = at_one_position(_with_rows(walk, current))
             largest = partial(_largest_accumulator, walk)
-            return walk.place(make_accumulator(name, current, largest, steps, walk.limits, walk.settings))
+            return walk.place(make_accumulator(name, current, largest, steps, walk.limits, walk.settings, last))
         case _:
             assert_never(node.op)
 

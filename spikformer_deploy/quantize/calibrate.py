@@ -26,6 +26,8 @@ class Calibration:
     def range_of(self, name: str) -> tuple[float, float]:
         """(lowest, highest) input of a Lif in one step, or of the Output summed over the steps up to any.
 
+        Of an Output that reads the last step alone, in one step: its accumulators forget.
+
         Of residual streams, and of their means: the values themselves.
         """
         return self._currents[name]
@@ -40,7 +42,8 @@ class Calibration:
         for part in self.images.split(self.batch):
             values = execute(graph, part, record={*reads.values()})
             for name, read in reads.items():
-                value = values[read].cumsum(1) if isinstance(graph[name].op, Output) else values[read]
+                op = graph[name].op
+                value = values[read].cumsum(1) if isinstance(op, Output) and not op.last else values[read]
                 low, high = (float(x) for x in torch.aminmax(value))
                 old = currents.get(name, (low, high))
                 currents[name] = (min(low, old[0]), max(high, old[1]))

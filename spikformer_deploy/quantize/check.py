@@ -118,8 +118,8 @@ def _check_sums(network: Network, population: Population) -> None:
         case Lif() as lif:
             drive = (drive << lif.shift + (STOCK_SHIFT if lif.kind == "stock" else 0)) * network.time_steps
             most = drive * network.time_steps if lif.current else drive
-        case Accumulator():
-            most = drive * network.time_steps
+        case Accumulator(last=last):
+            most = drive * (1 if last else network.time_steps)
         case Or() | Sum() | And():
             _demand(drive < 2**31, population.name, f"sums of up to {drive}")
             most = drive

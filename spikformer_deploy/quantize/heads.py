@@ -32,10 +32,12 @@ def make_accumulator(
     time_steps: int,
     limits: CoreLimits,
     settings: Settings,
+    last: bool = False,
 ) -> Made:
     """The non-firing output population: logits = mean over T of the current = accumulator * scale.
 
     One scale for all classes, so that the largest integer is the predicted class.
+    last      logits = the current of the last step alone, which accumulators that forget hold: the mean of one step
     observed  largest |accumulator| of a head in calibration, asked for where the worst case does not fit
     """
     terms = [term for term in current.terms if isinstance(term, ReadoutTerm)]
@@ -46,12 +48,14 @@ def make_accumulator(
             "Put LIF neurons after the last layer.",
         )
     seen: float | None = None
+    time_steps = 1 if last else time_steps
     for bits in range(settings.weight_bits, min(FEWEST_HEAD_BITS, settings.weight_bits) - 1, -1):
         scale, weights, bias = _readout(terms, current, time_steps, bits)
         proven = _readout_range(terms, weights, bias, time_steps)
         errors = [weight_error(term.weight / scale, weight) for term, weight in zip(terms, weights, strict=True)]
         errors.append(float(np.abs(current.bias * time_steps / scale - bias).max(initial=0.0)) / _largest(weights))
-        head = _head(name, terms, weights, bias, scale / time_steps, proven, none_below(max(errors)))
+        neuron = Accumulator(frozen(bias), frozen(np.full(len(bias), scale / time_steps)), last)
+        head = _head(name, terms, weights, neuron, proven, none_below(max(errors)))
         if within(proven, limits.state_bits):
             return *head, "static", margin_of(proven, limits)
         if seen is None:
@@ -68,18 +72,15 @@ def _head(
     name: str,
     terms: list[ReadoutTerm],
     weights: list[Int],
-    bias: Int,
-    scale: float,
+    neuron: Accumulator,
     bounds: tuple[int, int],
     rounding: float,
 ) -> tuple[Population, tuple[Projection, ...]]:
-    classes = len(bias)
-    neuron = Accumulator(frozen(bias), frozen(np.full(classes, scale)))
     projections = tuple(
         Projection((term.source,), name, Readout(frozen(weight, np.int8)))
         for term, weight in zip(terms, weights, strict=True)
     )
-    return Population(name, (classes, 1, 1), neuron, 0, bounds, rounding), projections
+    return Population(name, (len(neuron.bias), 1, 1), neuron, 0, bounds, rounding), projections
 
 
 def _readout(terms: list[ReadoutTerm], current: Current, time_steps: int, bits: int) -> tuple[float, list[Int], Int]:

@@ -128,10 +128,12 @@ class Accumulator:
     """Does not fire: v starts at bias and adds a in every step; logits = v * scale after the last one.
 
     bias (C,) int64; scale (C,) float64
+    last  it forgets before every step, v = bias + a: what it holds in the end is of the last step alone
     """
 
     bias: Int
     scale: NDArray[np.float64]
+    last: bool = field(default=False, metadata={LATER: True})
 
 
 Neuron: TypeAlias = Source | Lif | Or | Sum | And | Stream | Max | Accumulator
@@ -298,7 +300,7 @@ def _show_neuron(neuron: Neuron) -> str:
         groups = np.unique(neuron.threshold)
         kind = neuron.kind + " soft" * neuron.soft + " strict" * neuron.strict
         return f"Lif[{kind} decay={neuron.decay} shift={neuron.shift} thresholds={groups.tolist()[:8]}]"
-    return type(neuron).__name__
+    return type(neuron).__name__ + "[last]" * (isinstance(neuron, Accumulator) and neuron.last)
 
 
 def _show_synapse(synapse: Synapse) -> str:

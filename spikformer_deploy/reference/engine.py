@@ -117,7 +117,7 @@ def step(population: Population, total: Int, state: Int | None, given: Int | Non
         case Max():
             return total, old, _largest(total)
         case Accumulator():
-            start = neuron.bias[:, None, None] if state is None else state
+            start = neuron.bias[:, None, None] if state is None or neuron.last else state
             new = start + total
             return np.zeros_like(total), new, max(_largest(new), _largest(total))
         case Lif(kind="programmable"):

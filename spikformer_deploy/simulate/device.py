@@ -334,7 +334,7 @@ def _accumulate(state: _State, population: Population, neuron: Accumulator, imag
         assert isinstance(projection.synapse, Readout)
         pooled = state.sent[projection.sources[0]].sum((3, 4), dtype=torch.int64).cpu().numpy()
         total += pooled @ projection.synapse.weight.astype(np.int64).T
-    states = neuron.bias + total.cumsum(1)
+    states = neuron.bias + (total if neuron.last else total.cumsum(1))
     peak = max(int(np.abs(states).max(initial=0)), int(np.abs(total).max(initial=0)))
     check_state(network, population, peak)
     state.peak[population.name] = peak

@@ -443,7 +443,7 @@ def _accumulate(batch: _Batch, population: Population, neuron: Accumulator, reco
         pooled = np.empty((sent.shape[0] * sent.shape[1], sent.shape[3]), np.int64)
         kernels.sum_over_positions(sent.reshape(-1, *sent.shape[2:]), pooled)
         total += pooled.reshape(*sent.shape[:2], -1) @ readout.weight.astype(np.int64).T
-    states = neuron.bias + total.cumsum(1)
+    states = neuron.bias + (total if neuron.last else total.cumsum(1))
     peak = max(int(np.abs(states).max(initial=0)), int(np.abs(total).max(initial=0)))
     check_state(batch.network, population, peak)
     batch.peak[population.name] = peak

@@ -226,7 +226,7 @@ class Grower(Builder):
             (Readout(rng.integers(-127, 128, (classes, p.shape[0])).astype(np.int8)), (p.name,))
             for p in (self.populations[i] for i in sorted(chosen))
         ]
-        neuron = Accumulator(rng.integers(-99, 99, classes), np.full(classes, 0.5))
+        neuron = Accumulator(rng.integers(-99, 99, classes), np.full(classes, 0.5), self.chance(0.3))
         self.add(Population("output", (classes, 1, 1), neuron, 0), *incoming)
         return self.network(self.any_of(24, 32, 32))
 

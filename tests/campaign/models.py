@@ -357,19 +357,24 @@ class Painter:
             self.any_of("mean linear", "mean linear", "flat linear", "spikes", "mean"),
             self.any_of(1, 2, 3, 5),
         )
-        self.tags.append(f"head: {kind}")
+        last = self.chance(0.3)
+        self.tags.append(f"head: {kind}{', last step' if last else ''}")
+
+        def read(x: Tensor) -> Tensor:
+            return x[-1] if last else x.mean(0)
+
         if kind == "mean":
-            self.model.heads.append(lambda m, x: x.flatten(3).mean(3).mean(0))
+            self.model.heads.append(lambda m, x: read(x.flatten(3).mean(3)))
             return
         size = channels if kind == "mean linear" else channels * height * width
         made = self.linear(size, classes, 0.7)
         if kind == "mean linear":
-            self.model.heads.append(lambda m, x: m[made](x.flatten(3).mean(3)).mean(0))
+            self.model.heads.append(lambda m, x: read(m[made](x.flatten(3).mean(3))))
         elif kind == "flat linear":
-            self.model.heads.append(lambda m, x: m[made](x.flatten(2)).mean(0))
+            self.model.heads.append(lambda m, x: read(m[made](x.flatten(2))))
         else:
             fires = self.neurons()
-            self.model.heads.append(lambda m, x: m[fires](m[made](x.flatten(2))).mean(0))
+            self.model.heads.append(lambda m, x: read(m[fires](m[made](x.flatten(2)))))
 
 
 @dataclass(frozen=True, slots=True)

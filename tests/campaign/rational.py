@@ -46,7 +46,7 @@ def execute(graph: ir.Graph, images: np.ndarray, preprocess: Preprocess) -> dict
         if isinstance(node.op, ir.Lif):
             values[node.name] = lif(node.op, given[0])
         elif isinstance(node.op, ir.Output):
-            values[node.name] = given[0].sum(0).ravel() / Fraction(steps)
+            values[node.name] = given[0][-1].ravel() if node.op.last else given[0].sum(0).ravel() / Fraction(steps)
         else:
             values[node.name] = np.stack([value(node, [g[t] for g in given]) for t in range(steps)])
     return values

@@ -1,6 +1,7 @@
-"""What stands behind the time axis: means and sums over it, alone or with linear layers; all else is refused."""
+"""What stands behind the time axis: means, sums and the last step, alone or with linear layers; all else is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import spikformer_deploy as sd
 from spikformer_deploy.converters.exported_program import read_model
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.errors import ModelError
+from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.trace import trace
@@ -61,6 +63,7 @@ GOOD: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "sum-joint": lambda m, x: m.fc(x.sum((0, 3, 4)) * 0.01),
     "sum-of-spikes": lambda m, x: m.last(m.fc(tokens(x))).sum(0),
     "sum-of-map": lambda m, x: m.flat(x.flatten(2)).sum(dim=0),
+    "sum-of-one": lambda m, x: m.fc(tokens(x).mean(0, keepdim=True)).sum(0),
     "sum-added": lambda m, x: m.fc(tokens(x)).sum(0) + m.last(m.fc(tokens(x))).mean(0),
 }
 
@@ -72,6 +75,50 @@ def test_means_and_sums_over_time(name: str) -> None:
     with torch.no_grad():
         theirs = model(images)
     assert theirs.std() > 0.01
+    torch.testing.assert_close(execute(graph, images)["output"], theirs, rtol=1e-5, atol=1e-5)
+
+
+LAST: dict[str, Callable[[Net, Tensor], Tensor]] = {
+    "index": lambda m, x: m.fc(tokens(x))[-1],
+    "number": lambda m, x: m.fc(tokens(x))[STEPS - 1],
+    "ellipsis": lambda m, x: m.fc(tokens(x))[-1, ...],
+    "select": lambda m, x: m.fc(tokens(x)).select(0, -1),
+    "slice": lambda m, x: m.fc(tokens(x))[-1:].squeeze(0),
+    "slice-mean": lambda m, x: m.fc(tokens(x))[-1:].mean(0),
+    "slice-sum": lambda m, x: m.fc(tokens(x))[STEPS - 1 :].sum(0),
+    "narrow": lambda m, x: m.fc(tokens(x)).narrow(0, STEPS - 1, 1).squeeze(0),
+    "narrow-negative": lambda m, x: m.fc(tokens(x)).narrow(0, -1, 1).squeeze(0),
+    "unbind": lambda m, x: m.fc(tokens(x)).unbind(0)[-1],
+    "chunk": lambda m, x: m.fc(tokens(x)).chunk(STEPS)[-1].squeeze(0),
+    "split": lambda m, x: m.fc(tokens(x)).split(1)[-1].squeeze(0),
+    "split-sizes": lambda m, x: m.fc(tokens(x)).split([STEPS - 1, 1])[1].squeeze(0),
+    "batch-first": lambda m, x: m.fc(tokens(x)).transpose(0, 1)[:, -1],
+    "time-at-the-end": lambda m, x: m.fc(tokens(x)).permute(1, 2, 0)[..., -1],
+    "flattened": lambda m, x: m.fc(tokens(x).flatten(0, 1)).unflatten(0, (STEPS, -1))[-1],
+    "of-tokens": lambda m, x: m.fc(tokens(x)[-1]),
+    "of-maps": lambda m, x: m.fc(x[-1].mean((2, 3))),
+    "of-tokens-kept": lambda m, x: m.fc(x[-1:].mean((0, 3, 4))),
+    "of-spikes": lambda m, x: m.last(m.fc(tokens(x)))[-1],
+    "of-map": lambda m, x: m.flat(x.flatten(2))[-1],
+    "of-map-after": lambda m, x: m.flat(x[-1].flatten(1)),
+    "norm": lambda m, x: m.norm(m.fc(tokens(x)[-1])) * 2 + 1,
+    "channels": lambda m, x: torch.cat(m.fc(tokens(x))[-1].split([2, 3], 1), 1),
+    "pooled": lambda m, x: m.fc(torch.max_pool2d(x[-1], 2).mean((2, 3))),
+    "added": lambda m, x: m.fc(tokens(x))[-1] + m.last(m.fc(tokens(x)))[-1],
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_the_last_time_step(name: str) -> None:
+    """In every spelling it is one readout; the mean would be something else."""
+    model, images = Net(LAST[name]).eval(), torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(1)) * 2
+    graph = check(trace(model, SHAPE, time_steps=STEPS))
+    assert graph.nodes[-1].op.last  # type: ignore[union-attr]
+    with torch.no_grad():
+        theirs = model(images)
+    mean = execute(ir.Graph((*graph.nodes[:-1], replace(graph.nodes[-1], op=ir.Output())), STEPS), images)["output"]
+    assert theirs.std() > 0.01
+    assert (mean - theirs).abs().max() > 0.01
     torch.testing.assert_close(execute(graph, images)["output"], theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -103,8 +150,19 @@ def test_the_logits_of_a_sum_are_the_time_steps_times_those_of_the_mean(name: st
 
 
 BAD: dict[str, tuple[Callable[[Net, Tensor], Any], str]] = {
-    "last step": (lambda m, x: m.fc(tokens(x))[-1], "time step -1 alone is used"),
-    "last step of spikes": (lambda m, x: m.fc(tokens(x[-1].unsqueeze(0)).squeeze(0)), "time step -1 alone is used"),
+    "late step": (lambda m, x: m.fc(tokens(x))[-2], "time step -2 alone is used"),
+    "middle step": (lambda m, x: m.fc(tokens(x)).select(0, 2), "time step 2 alone is used"),
+    "first slice": (lambda m, x: m.fc(tokens(x))[:1].mean(0), "a part of the time steps is used"),
+    "first chunk": (lambda m, x: m.fc(tokens(x)).chunk(STEPS)[0].squeeze(0), "a part of the time steps is used"),
+    "last half": (lambda m, x: m.fc(tokens(x)).chunk(2)[1].mean(0), "a part of the time steps is used"),
+    "first unbound": (lambda m, x: m.fc(tokens(x)).unbind(0)[0], "the time steps are taken apart"),
+    "last and mean": (lambda m, x: m.fc(tokens(x))[-1] + m.fc(tokens(x)).mean(0), "joins the last time step"),
+    "last of one, sum of another": (lambda m, x: m.fc(tokens(x[-1:]).squeeze(0) + tokens(x).sum(0)), "joins the last"),
+    "last masks mean": (lambda m, x: m.fc((x[-1] * m.same(x).mean(0)).mean((2, 3))), "joins the last time step with"),
+    "last step again and again": (lambda m, x: m.fc(tokens(x[-1].repeat(STEPS, 1, 1, 1, 1))).mean(0), "stands behind"),
+    "stack of the last": (lambda m, x: torch.stack([m.fc(tokens(x))[-1]] * STEPS).mean(0), "stands behind the last"),
+    "neurons of the last": (lambda m, x: tokens(m.last(x[-1:])).squeeze(0), "first dimension must be the time axis"),
+    "parts of the steps": (lambda m, x: m.fc(tokens(x.unflatten(0, (2, 2))[-1, -1][None])[0]), "a part of the time"),
     "first step": (lambda m, x: m.fc(tokens(x))[0] * 2, "time step 0 alone is used"),
     "every step": (lambda m, x: sum(m.fc(tokens(x)).unbind(0)), "the time steps are taken apart"),
     "steps one by one": (lambda m, x: sum(m.fc(tokens(x))[t] for t in range(STEPS)), "time step 0 alone is used"),

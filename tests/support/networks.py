@@ -137,7 +137,7 @@ class Builder:
     def finish(self, source: Population, classes: int, state_bits: int = 32) -> Network:
         rng = self.rng
         weight = rng.integers(-127, 128, (classes, source.shape[0])).astype(np.int8)
-        neuron = Accumulator(rng.integers(-99, 99, classes), np.full(classes, 0.5))
+        neuron = Accumulator(rng.integers(-99, 99, classes), np.full(classes, 0.5), bool(rng.random() < 0.25))
         self.add(Population("output", (classes, 1, 1), neuron, 0), (Readout(weight), (source.name,)))
         return self.network(state_bits)
 

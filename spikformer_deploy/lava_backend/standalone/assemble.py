@@ -119,7 +119,8 @@ def _neuron(population: Description, network: Description, arrays: Arrays, image
             )
         case "accumulator":
             bias = arrays[population["bias"]]
-            return Accumulator(shape=shape, bias=bias, time_steps=steps, delay=delay)
+            # one that forgets starts anew in every step
+            return Accumulator(shape=shape, bias=bias, time_steps=1 if population["last"] else steps, delay=delay)
         case "programmable":
             return ProgrammableLif(
                 shape=shape,

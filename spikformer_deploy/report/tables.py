@@ -10,7 +10,7 @@ from rich.table import Table
 from spikformer_deploy.accounting.counts import layers
 from spikformer_deploy.mapping.mapping import SECTIONS
 from spikformer_deploy.program import Program
-from spikformer_deploy.quantize.network import Conv, Readout
+from spikformer_deploy.quantize.network import Accumulator, Conv, Readout
 
 if TYPE_CHECKING:
     from spikformer_deploy.inference import Run
@@ -21,7 +21,7 @@ def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib
     """The JSON of `spikdeploy compile`; what a step costs is expected from the firing rates of calibration."""
     mapping, network, metrics = program.mapping, program.network, program.mapping.metrics
     explained = program.provenance.get("mapping", {})
-    expected = explained.get("expected", {})
+    expected, head = explained.get("expected", {}), network.output.neuron
     return {
         "program": path,
         "target": program.profile.name,
@@ -35,6 +35,7 @@ def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib
         "exact": network.exact,
         "execution_exact": network.exact,
         "rounding": {"exact": network.rounding == 0.0, "largest_relative_error": network.rounding},
+        "readout": "last time step" if isinstance(head, Accumulator) and head.last else "all time steps",
         "bounds": network.bounds,
         "margin": network.margin,
         "objective": explained.get("objective"),

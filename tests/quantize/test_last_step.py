@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import spikformer_deploy as sd
 from spikformer_deploy.calibration import firing_rates
 from spikformer_deploy.converters import nir_export, onnx_model
+from spikformer_deploy.converters.exported_program import read_model as read_pt2
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.netx import write_network
 from spikformer_deploy.converters.onnx_reader import read_model as read_onnx
@@ -42,6 +43,7 @@ from spikformer_deploy.quantize.heads import make_accumulator
 from spikformer_deploy.quantize.network import Accumulator, Lif, Network
 from spikformer_deploy.quantize.settings import Settings
 from spikformer_deploy.reference import engine as reference
+from spikformer_deploy.report.tables import compile_summary
 from spikformer_deploy.simulate import engine
 from spikformer_deploy.simulate.events import count
 from spikformer_deploy.simulate.slices import geometry
@@ -188,6 +190,24 @@ def test_a_program_file_keeps_it() -> None:
     structure["network"]["populations"][-1]["neuron"]["last"] = 1
     with pytest.raises(ProgramError, match="last"):
         from_bytes(sealed(structure, tensors), "file")
+
+
+def test_tables_and_dumps_say_which_steps_are_read() -> None:
+    for steps, readout in ((3, "last time step"), (1, "all time steps")):
+        program = compiled(Net("mean, linear", steps, 0))
+        assert compile_summary(program, "a.spk", 0, 0)["readout"] == readout
+        assert ("Accumulator[last]" in program.network.dump()) == (steps > 1)
+
+
+def test_programs_of_torch_export_read_it_too(tmp_path: Path) -> None:
+    module = Net("spikes", 4, 0).eval()
+    frames = torch.from_numpy(frames_of(4, 0)).float()
+    program = torch.export.export(module, (frames,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "a.pt2")
+    graph = read_pt2(tmp_path / "a.pt2", time_steps=4).graph
+    assert graph.nodes[-1].op.last  # type: ignore[union-attr]
+    with torch.no_grad():
+        torch.testing.assert_close(execute(graph, frames)["output"], module(frames))
 
 
 def test_a_range_of_one_step_is_no_proof_for_their_sum() -> None:

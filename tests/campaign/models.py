@@ -10,6 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from campaign.layers import (
+    Constant,
+    Line,
+    TokenConstant,
+    by_image,
+    by_token,
+    flattened,
+    largest_pool,
+    mean_pool,
+    out_shape,
+)
 from torch import Tensor, nn
 
 from spikformer_deploy.converters.checkpoint import Loaded
@@ -61,6 +72,7 @@ LEAKS = (
 
 
 Step = Callable[[nn.ModuleList, dict[int, Tensor]], Tensor]
+Head = Callable[[nn.ModuleList, Tensor], Tensor]
 
 
 class Neurons(LIF):
@@ -86,7 +98,7 @@ class Drawn(nn.Module):
         self.layers = nn.ModuleList()
         self.steps: list[Step] = []
         self.reads: list[tuple[int, ...]] = []
-        self.heads: list[Callable[[nn.ModuleList, Tensor], Tensor]] = []
+        self.heads: list[Head] = []
 
     def forward(self, x: Tensor) -> Tensor:
         if self.per_step:
@@ -107,11 +119,6 @@ class Drawn(nn.Module):
             if number in found:
                 found |= set(self.reads[number - 1])
         return found
-
-
-def by_image(layer: nn.Module, x: Tensor) -> Tensor:
-    """A layer of images on (T, B, C, Y, X)."""
-    return layer(x.flatten(0, 1)).unflatten(0, (x.shape[0], -1))
 
 
 class Painter:
@@ -165,11 +172,11 @@ class Painter:
             off = self.rng.normal(0, 0.2, layer.bias.shape)
             layer.bias.data = torch.tensor(bias if self.style.dyadic else off, dtype=torch.float32)
 
-    def norm(self, channels: int) -> nn.Module:
+    def norm(self, channels: int, line: bool) -> nn.Module:
         """Batch normalisation without any rounding, or none."""
         if self.chance(0.6):
             return nn.Identity()
-        made = nn.BatchNorm2d(channels, eps=0.0)
+        made = (nn.BatchNorm1d if line else nn.BatchNorm2d)(channels, eps=0.0)
         made.running_var = torch.tensor(4.0 ** self.rng.integers(-1, 2, channels), dtype=torch.float32)
         made.running_mean = torch.tensor(self.rng.integers(-2, 3, channels) / 4, dtype=torch.float32)
         made.weight.data = torch.tensor(2.0 ** self.rng.integers(-1, 2, channels), dtype=torch.float32)
@@ -179,24 +186,41 @@ class Painter:
     def conv(self, source: int, channels: int, same: bool = False) -> tuple[int, tuple[int, int, int]]:
         """A convolution with its normalisation; same: of the same extent as its input."""
         inputs, height, width = self.shapes[source]
-        groups = self.any_of(1, 1, 1, gcd(inputs, channels))
+        numbers: dict[str, Any] = {"groups": self.any_of(1, 1, 1, gcd(inputs, channels)), "bias": self.chance(0.5)}
         if same:
-            kernel, stride, padding = self.any_of(((1, 1), 1, (0, 0)), ((3, 3), 1, (1, 1)), ((1, 3), 1, (0, 1)))
+            kernel = self.any_of((1, 1), (3, 3), (1, 3), (2, 4))
+            numbers |= {"kernel_size": kernel, "dilation": (1, self.any_of(1, 1, 2)), "padding": "same"}
         else:
             kernel = (min(height, self.any_of(1, 2, 3)), min(width, self.any_of(1, 2, 3, 4)))
             stride, padding = (self.any_of(1, 1, 2, 3), self.any_of(1, 1, 2)), (self.any_of(0, 1), self.any_of(0, 1, 2))
-        made = nn.Conv2d(inputs, channels, kernel, stride, padding, 1, groups, bias=self.chance(0.5))
+            fits = [2 * (k - 1) < e + 2 * p for k, e, p in zip(kernel, (height, width), padding, strict=True)]
+            dilation = tuple(self.any_of(1, 1, 1, 2) if fit else 1 for fit in fits)
+            numbers |= {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+        line = height == 1 and self.chance(0.5)
+        made = nn.Conv1d(inputs, channels, **flattened(numbers)) if line else nn.Conv2d(inputs, channels, **numbers)
         made.weight.data = self.weights(*made.weight.shape)
         self.set_bias(made)
-        with torch.no_grad():
-            size = made(torch.zeros(1, *self.shapes[source])).shape[2:]
-        return self.layer(nn.Sequential(made, self.norm(channels))), (channels, *size)
+        layers = (made, self.norm(channels, line))
+        whole = Line(*layers) if line else nn.Sequential(*layers)
+        return self.layer(whole), out_shape(whole.eval(), self.shapes[source])
 
     def linear(self, inputs: int, outputs: int, biased: float) -> int:
         made = nn.Linear(inputs, outputs, bias=self.chance(biased))
         made.weight.data = self.weights(outputs, inputs)
         self.set_bias(made)
         return self.layer(made)
+
+    def constant(self, shape: tuple[int, int, int]) -> int:
+        """Something that is added: a map, rows, columns, channels or tokens."""
+        channels, height, width = shape
+        tokens = self.chance(0.2)
+        size = (
+            (1, height * width, channels)
+            if tokens
+            else self.any_of(shape, (1, *shape), (channels, 1, 1), (1, 1, height, 1), (width,))
+        )
+        value = self.rng.integers(-3, 4, size) / 8 if self.style.dyadic else self.rng.normal(0, 0.3, size)
+        return self.layer((TokenConstant if tokens else Constant)(torch.tensor(value, dtype=torch.float32)))
 
     def neurons(self, v_threshold: float = 0.0) -> int:
         tau, decay_input = self.any_of(*self.style.leaks)
@@ -218,20 +242,89 @@ class Painter:
         found = [i for i, most in enumerate(self.most) if most == 1 or (most > 1 and not single)]
         return found[-1] if self.chance(0.5) else int(self.rng.choice(found))
 
+    def alike(self, one: int, channels: bool = True) -> list[int]:
+        """Others that are spikes or counts, of one size with `one`; of any number of channels unless `channels`."""
+        first, shape = 0 if channels else 1, self.shapes[one]
+        return [i for i, s in enumerate(self.shapes) if self.most[i] > 0 and i != one and s[first:] == shape[first:]]
+
     # --- steps ---
 
     def first(self) -> None:
         made, shape = self.conv(0, self.any_of(*CHANNELS))
         fires = self.neurons()
-        self.put(lambda m, v: m[fires](by_image(m[made], v[0])), shape, 1, "conv", 0)
+        if self.chance(0.1):
+            added = self.constant(self.shapes[0])
+            self.put(lambda m, v: m[fires](by_image(m[made], m[added](v[0]))), shape, 1, "constant of the image", 0)
+        else:
+            self.put(lambda m, v: m[fires](by_image(m[made], v[0])), shape, 1, "conv", 0)
 
     def convolved(self) -> None:
         source = self.spikes()
         made, shape = self.conv(source, self.any_of(*CHANNELS))
-        if np.prod(shape) > SMALL_MAP:
+        if not 0 < np.prod(shape) <= SMALL_MAP:
             return
         fires = self.neurons()
         self.put(lambda m, v: m[fires](by_image(m[made], v[source])), shape, 1, "conv", source)
+
+    def pooled_currents(self) -> None:
+        source = self.spikes()
+        made, wide = self.conv(source, self.any_of(*CHANNELS), same=True)
+        largest = self.chance(0.6)
+        pool = (largest_pool if largest else mean_pool)(self.rng, wide)
+        shape, fires = out_shape(pool, wide), self.neurons()
+        if np.prod(wide) <= SMALL_MAP and np.prod(shape):
+            tag = f"{'max' if largest else 'mean'} pool of currents"
+            self.put(lambda m, v: m[fires](by_image(pool, by_image(m[made], v[source]))), shape, 1, tag, source)
+
+    def placed(self) -> None:
+        """A constant that is added to currents, or to what a convolution reads."""
+        source = self.spikes()
+        made, shape = self.conv(source, self.any_of(*CHANNELS))
+        if not 0 < np.prod(shape) <= SMALL_MAP:
+            return
+        fires, behind = self.neurons(), self.chance(0.6)
+        added = self.constant(shape if behind else self.shapes[source])
+
+        def step(m: nn.ModuleList, v: dict[int, Tensor]) -> Tensor:
+            if behind:
+                return m[fires](m[added](by_image(m[made], v[source])))
+            return m[fires](by_image(m[made], m[added](v[source])))
+
+        self.put(step, shape, 1, f"constant of {'currents' if behind else 'spikes'}", source)
+
+    def joined(self) -> None:
+        """The channels of two or three values, one of them twice now and then; half of the time in another order."""
+        one = self.spikes()
+        others = [int(i) for i in self.rng.choice([one, *self.alike(one, channels=False)], self.any_of(1, 2))]
+        parts, cut = (one, *others), 0
+        channels = sum(self.shapes[i][0] for i in parts)
+        if self.chance(0.3):
+            cut = int(self.rng.integers(channels))
+        shape = (channels, *self.shapes[one][1:])
+        if np.prod(shape) > SMALL_MAP:
+            return
+
+        def step(m: nn.ModuleList, v: dict[int, Tensor]) -> Tensor:
+            whole = torch.cat([v[i] for i in parts], 2)
+            return torch.cat([whole[:, :, cut:], whole[:, :, :cut]], 2) if cut else whole
+
+        self.put(step, shape, max(self.most[i] for i in parts), "join", *parts)
+
+    def joined_currents(self) -> None:
+        """Neurons on the joined currents of two convolutions, normalised together now and then."""
+        one = self.spikes()
+        other = int(self.rng.choice([one, *self.alike(one, channels=False)]))
+        (left, shape), (right, more) = (self.conv(i, self.any_of(*CHANNELS), same=True) for i in (one, other))
+        channels = shape[0] + more[0]
+        if channels * shape[1] * shape[2] > SMALL_MAP:
+            return
+        norm, fires = self.layer(self.norm(channels, False)), self.neurons()
+
+        def step(m: nn.ModuleList, v: dict[int, Tensor]) -> Tensor:
+            whole = torch.cat([by_image(m[left], v[one]), by_image(m[right], v[other])], 2)
+            return m[fires](by_image(m[norm], whole))
+
+        self.put(step, (channels, *shape[1:]), 1, "join of currents", one, other)
 
     def branches(self) -> None:
         """Currents of two convolutions added, of one value or of two of one size."""
@@ -251,62 +344,75 @@ class Painter:
             other,
         )
 
+    def beside(self, one: int, single: bool = False) -> int:
+        """Another value of the shape of that one: spikes, or counts of them unless `single`; a new one if need be."""
+        found = [i for i in self.alike(one) if self.most[i] == 1 or not single]
+        if found and self.chance(0.5):
+            return int(self.rng.choice(found))
+        made, shape = self.conv(one, self.shapes[one][0], same=True)
+        fires = self.neurons()
+        self.put(lambda m, v: m[fires](by_image(m[made], v[one])), shape, 1, "conv", one)
+        return len(self.shapes) - 1
+
     def residual(self) -> None:
         one = self.spikes()
-        alike = [i for i, s in enumerate(self.shapes) if self.most[i] > 0 and s == self.shapes[one] and i != one]
-        if alike:
-            other = int(self.rng.choice(alike))
-            most = self.most[one] + self.most[other]
-            self.put(lambda m, v: v[one] + v[other], self.shapes[one], most, "residual", one, other)
+        other = self.beside(one)
+        most = self.most[one] + self.most[other]
+        self.put(lambda m, v: v[one] + v[other], self.shapes[one], most, "residual", one, other)
 
     def pooled(self) -> None:
         source = self.spikes()
-        channels, height, width = self.shapes[source]
-        kernel = (min(height, self.any_of(1, 2, 3)), min(width, self.any_of(2, 3)))
-        stride = (self.any_of(1, 2, 3), self.any_of(1, 2))
         largest = self.most[source] == 1 and self.chance(0.5)
-        made = nn.MaxPool2d(kernel, stride, tuple(k // 2 for k in kernel)) if largest else nn.AvgPool2d(kernel, stride)
-        size = made(torch.zeros(1, channels, height, width)).shape[2:]
-        most = 1 if largest else self.most[source] * kernel[0] * kernel[1]
-        self.put(
-            lambda m, v: by_image(made, v[source]),
-            (channels, *size),
-            most,
-            "max pool" if largest else "mean pool",
-            source,
-        )
+        pool = (largest_pool if largest else mean_pool)(self.rng, self.shapes[source])
+        shape, most = out_shape(pool, self.shapes[source]), 1 if largest else 99
+        if np.prod(shape):
+            tag = "max pool" if largest else "mean pool"
+            self.put(lambda m, v: by_image(pool, v[source]), shape, most, tag, source)
 
     def shared(self) -> None:
-        """One convolution or linear layer that is called twice."""
+        """One convolution or linear layer that is called twice, in a row; both results added or joined."""
         source = self.spikes()
-        channels = self.shapes[source][0]
-        made, shape = self.conv(source, channels, same=True)
-        if shape == self.shapes[source]:
-            one, two = self.neurons(), self.neurons()
-            self.put(
-                lambda m, v: m[two](by_image(m[made], m[one](by_image(m[made], v[source])))),
-                shape,
-                1,
-                "shared layer",
-                source,
-            )
+        channels, linear = self.shapes[source][0], self.chance(0.4)
+        made = self.linear(channels, channels, 0.5) if linear else self.conv(source, channels, same=True)[0]
+        on = by_token if linear else by_image
+        one, two = self.neurons(), self.neurons()
+        kind = self.any_of("in a row", "in a row", "added", "joined")
+
+        def step(m: nn.ModuleList, v: dict[int, Tensor]) -> Tensor:
+            first = m[one](on(m[made], v[source]))
+            second = on(m[made], first)
+            if kind == "joined":
+                return torch.cat([first, m[two](second)], 2)
+            return m[two](second + on(m[made], v[source]) if kind == "added" else second)
+
+        shape = (channels * (1 + (kind == "joined")), *self.shapes[source][1:])
+        if np.prod(shape) <= SMALL_MAP:
+            self.put(step, shape, 1, f"shared layer, {kind}", source)
 
     def attended(self) -> None:
-        """Self-attention of tokens, by linear layers; one head, one channel or one token among them."""
+        """Self-attention of tokens, by linear layers; one head, one channel or one token among them.
+
+        Its keys are the spikes themselves now and then, so that joined ones are needed in one piece.
+        """
         source = self.spikes()
         channels, height, width = self.shapes[source]
-        dim = self.any_of(1, 2, 4, 6)
+        themselves = self.most[source] == 1 and channels <= 12 and self.chance(0.4)
+        dim = channels if themselves else self.any_of(1, 2, 4, 6)
         heads = self.any_of(*(h for h in (1, 2, 3, 6) if dim % h == 0))
-        linears = [self.linear(channels, dim, 0.5) for _ in "qkv"]
-        fires, last = [self.neurons() for _ in "qkv"], self.neurons(self.any_of(0.25, 0.5))
+        linears = {name: self.linear(channels, dim, 0.5) for name in ("qv" if themselves else "qkv")}
+        if self.chance(0.2):
+            linears["q"] = linears["v"]
+        fires, last = {name: self.neurons() for name in linears}, self.neurons(self.any_of(0.25, 0.5))
         scale, scores_first = self.any_of(0.125, 0.25, 0.5), self.chance(0.5)
 
         def step(m: nn.ModuleList, v: dict[int, Tensor]) -> Tensor:
             tokens = v[source].flatten(3).transpose(2, 3)
-            q, k, v_ = (m[f](m[linear](tokens)).transpose(2, 3) for f, linear in zip(fires, linears, strict=True))
-            return m[last](self_attention(q, k, v_, heads, scale, scores_first)).unflatten(3, (height, width))
+            made = {name: m[fires[name]](m[linear](tokens)).transpose(2, 3) for name, linear in linears.items()}
+            keys = v[source].flatten(3) if themselves else made["k"]
+            products = self_attention(made["q"], keys, made["v"], heads, scale, scores_first)
+            return m[last](products).unflatten(3, (height, width))
 
-        self.put(step, (dim, height, width), 1, "attention", source)
+        self.put(step, (dim, height, width), 1, "attention of keys" if themselves else "attention", source)
 
     def shortcut(self) -> None:
         """A membrane shortcut: currents s, then s + W lif(s), then spikes."""
@@ -330,10 +436,8 @@ class Painter:
 
     def masked(self) -> None:
         one = self.spikes(single=True)
-        alike = [i for i, s in enumerate(self.shapes) if self.most[i] == 1 and s == self.shapes[one] and i != one]
-        if alike:
-            other = int(self.rng.choice(alike))
-            self.put(lambda m, v: v[one] * v[other], self.shapes[one], 1, "mask", one, other)
+        other = self.beside(one, single=True)
+        self.put(lambda m, v: v[one] * v[other], self.shapes[one], 1, "mask", one, other)
 
     def flat(self) -> None:
         """A linear layer on a whole map, and neurons at one position."""
@@ -346,35 +450,44 @@ class Painter:
     def grow(self) -> None:
         ways = [
             self.convolved, self.convolved, self.branches, self.residual, self.pooled, self.shared, self.attended,
-            self.shortcut, self.masked, self.flat,
+            self.shortcut, self.masked, self.flat, self.joined, self.joined, self.joined_currents, self.placed,
+            self.pooled_currents,
         ]  # fmt: skip
         self.any_of(*ways)()
 
     def finish(self) -> None:
         """The head: spikes, currents of a mean or of a whole map, or the mean alone."""
-        channels, height, width = self.shapes[-1]
-        kind, classes = (
-            self.any_of("mean linear", "mean linear", "flat linear", "spikes", "mean"),
-            self.any_of(1, 2, 3, 5),
-        )
-        last = self.chance(0.3)
-        self.tags.append(f"head: {kind}{', last step' if last else ''}")
+        kind = self.any_of("mean linear", "mean linear", "flat linear", "spikes", "mean")
+        classes, over = self.any_of(1, 2, 3, 5), self.any_of("mean", "mean", "last", "sum")
 
         def read(x: Tensor) -> Tensor:
-            return x[-1] if last else x.mean(0)
+            return x[-1] if over == "last" else x.sum(0) if over == "sum" else x.mean(0)
 
-        if kind == "mean":
-            self.model.heads.append(lambda m, x: read(x.flatten(3).mean(3)))
-            return
-        size = channels if kind == "mean linear" else channels * height * width
-        made = self.linear(size, classes, 0.7)
-        if kind == "mean linear":
-            self.model.heads.append(lambda m, x: read(m[made](x.flatten(3).mean(3))))
-        elif kind == "flat linear":
-            self.model.heads.append(lambda m, x: read(m[made](x.flatten(2))))
-        else:
-            fires = self.neurons()
-            self.model.heads.append(lambda m, x: read(m[fires](m[made](x.flatten(2)))))
+        if self.chance(0.15):
+            added, before = self.constant(self.shapes[-1]), len(self.shapes) - 1
+            self.put(lambda m, v: m[added](v[before]), self.shapes[-1], 99, "constant of the head", before)
+        self.tags.append(f"head: {kind}, {over}")
+        head = self.mapped(kind) if kind == "mean" else self.classified(kind, classes)
+        self.model.heads.append(lambda m, x: read(head(m, x)))
+
+    def mapped(self, kind: str) -> Head:
+        """What a head reads: (T, B, channels) of a mean over positions, or of a whole map."""
+        return lambda _, x: x.flatten(2) if kind in ("flat linear", "spikes") else x.flatten(3).mean(3)
+
+    def classified(self, kind: str, classes: int) -> Head:
+        """Linear layers, or their spikes; two heads side by side now and then."""
+        channels, height, width = self.shapes[-1]
+        read = self.mapped(kind)
+        linears = [self.linear(channels * (1 if kind == "mean linear" else height * width), classes, 0.7)]
+        if self.chance(0.2):
+            linears.append(self.linear(channels * (1 if kind == "mean linear" else height * width), 2, 0.7))
+            self.tags[-1] += ", joined"
+        fires = self.neurons() if kind == "spikes" else self.layer(nn.Identity())
+
+        def head(m: nn.ModuleList, x: Tensor) -> Tensor:
+            return m[fires](torch.cat([m[linear](read(m, x)) for linear in linears], 2))
+
+        return head
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,8 +538,11 @@ def sample(seed: int) -> Sample:
     )
     time_steps, per_step = int(rng.integers(1, 6)), bool(rng.random() < 0.5)
     shape = (int(rng.choice([1, 1, 2, 3])), int(rng.choice(EXTENTS)), int(rng.choice(EXTENTS)))
-    if rng.random() < 0.5:
-        shape = (shape[0], shape[1], shape[1])
+    match rng.choice(["any", "square", "square", "line"]):
+        case "square":
+            shape = (shape[0], shape[1], shape[1])
+        case "line":
+            shape = (shape[0], 1, int(rng.integers(2, 13)))
     model = Drawn(time_steps, per_step, jelly)
     painter = Painter(rng, style, model, shape)
     painter.first()

@@ -80,10 +80,23 @@ def value(node: ir.Node, inputs: list[Rational]) -> Rational:
             assert all(r * r == Fraction(float(v)) + Fraction(eps) for r, v in zip(root, var, strict=True))
             scale = (rational(gamma) / np.array(root, object))[:, None, None]
             return (x - rational(mean)[:, None, None]) * scale + rational(beta)[:, None, None]
-        case ir.MaxPool2d(kernel, stride, padding):
-            return pooled(x, kernel, stride, padding, node.shape, max)
-        case ir.AvgPool2d(kernel, stride):
-            return pooled(x, kernel, stride, (0, 0), node.shape, lambda seen: sum(seen) / len(seen))
+        case ir.MaxPool2d(kernel, stride, padding, dilation):
+            windows = [
+                axis_windows(*axis) for axis in zip(node.shape[1:], kernel, stride, padding, dilation, strict=True)
+            ]
+            return pooled(x, windows, node.shape, max)
+        case ir.AvgPool2d():
+            return averaged(x, node.op, node.shape)
+        case ir.AdaptiveAvgPool2d(size):
+            ranges = [
+                [range(i * extent // n, -(-(i + 1) * extent // n)) for i in range(n)]
+                for extent, n in zip(x.shape[1:], size, strict=True)
+            ]
+            return pooled(x, ranges, node.shape, lambda seen: sum(seen) / len(seen))
+        case ir.Concat():
+            return np.concatenate(inputs)
+        case ir.Offset(value=added):
+            return x + rational(added)
         case ir.Add():
             return x + inputs[1]
         case ir.Scale(factor):
@@ -119,14 +132,34 @@ def convolution(
     return out
 
 
-def pooled(x: Rational, kernel: ir.Pair, stride: ir.Pair, padding: ir.Pair, shape: ir.Shape, of: Any) -> Rational:
+def axis_windows(count: int, kernel: int, stride: int, padding: int, dilation: int) -> list[range]:
+    """Where the windows along an axis stand, in the padding too."""
+    starts = [i * stride - padding for i in range(count)]
+    return [range(start, start + (kernel - 1) * dilation + 1, dilation) for start in starts]
+
+
+def pooled(x: Rational, windows: list[list[range]], shape: ir.Shape, of: Any) -> Rational:
     """`of` the values that each window sees; padding is no value."""
     out = zeros(*shape)
     for c, y, column in np.ndindex(*shape):
-        top, left = y * stride[0] - padding[0], column * stride[1] - padding[1]
-        seen = x[c, max(0, top) : top + kernel[0], max(0, left) : left + kernel[1]]
-        out[c, y, column] = of(seen.ravel().tolist())
+        rows, columns = (
+            [i for i in axis[at] if 0 <= i < extent]
+            for axis, at, extent in zip(windows, (y, column), x.shape[1:], strict=True)
+        )
+        out[c, y, column] = of(x[c][np.ix_(rows, columns)].ravel().tolist())
     return out
+
+
+def averaged(x: Rational, op: ir.AvgPool2d, shape: ir.Shape) -> Rational:
+    """Sums of windows over the number of values there, with the padding or without; none beyond it counts."""
+    windows, counts = [], []
+    for axis in zip(shape[1:], op.kernel, op.stride, op.padding, x.shape[1:], strict=True):
+        *numbers, extent = axis
+        windows.append(axis_windows(*numbers, 1))
+        reach = op.padding[len(counts)] if op.count_include_pad else 0
+        counts.append([sum(-reach <= i < extent + reach for i in window) for window in windows[-1]])
+    divisors = np.outer(*counts) if op.divisor is None else np.full(shape[1:], op.divisor)
+    return pooled(x, windows, shape, sum) / rational(divisors)
 
 
 def exact_spikes(network: Network, name: str, run: Execution) -> Rational:

@@ -167,21 +167,26 @@ def joined(place: str, currents: Sequence[Current], shape: Shape) -> Current:
     first = 0
     for current in currents:
         rows = (first, shape[0] - first - current.shape[0])
-        terms += [_in_rows(place, term, rows) for term in current.terms]
+        terms += [_in_rows(place, term, rows, shape[1:] == (1, 1)) for term in current.terms]
         first += current.shape[0]
     flat = all(current.bias.ndim == 1 for current in currents)
     whole = [c.bias if flat else np.broadcast_to(_map(c.bias), c.shape) for c in currents]
     return Current(tuple(terms), np.concatenate(whole), shape)
 
 
-def _in_rows(place: str, term: Term, rows: tuple[int, int]) -> Term:
-    """A term with so many channels before and after its own that get nothing of it."""
+def _in_rows(place: str, term: Term, rows: tuple[int, int], one_position: bool) -> Term:
+    """A term with so many channels before and after its own that get nothing of it.
+
+    one_position  of a current at one position, where unit synapses are a mean without a layer behind it
+    """
     match term:
         case ConvTerm(weight=weight, groups=groups):
             dense = dense_weight(weight, groups)
             return replace(term, weight=np.pad(dense, (rows, (0, 0), (0, 0), (0, 0))), groups=1)
         case ReadoutTerm(weight=weight):
             return replace(term, weight=np.pad(weight, (rows, (0, 0))))
+        case UnitTerm() if one_position:
+            return _in_rows(place, _readout_of(term), rows, one_position)
         case _:
             problem = "it joins an attention or a residual stream with other currents"
             raise QuantizeError(place, problem, "Put a LIF on each branch before the join.")

@@ -88,6 +88,8 @@ def shuffled(m: Branches, x: Tensor) -> Tensor:
 
 BODIES: dict[str, Body] = {
     "mean": lambda m, x: m.all(mean(joined(m, x))),
+    "mean alone": lambda m, x: mean(joined(m, x)),
+    "mean read by neurons": lambda m, x: m.all(m.fire(mean(joined(m, x)))),
     "convolution": lambda m, x: m.four(mean(m.fire(m.next(joined(m, x))))),
     "depthwise": lambda m, x: m.all(mean(m.fire(m.depthwise(joined(m, x))))),
     "pools": lambda m, x: m.all(mean(pooled(m, x))),

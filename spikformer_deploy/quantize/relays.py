@@ -85,6 +85,8 @@ def make_pooled(name: str, term: UnitTerm, observed: Ranges, limits: CoreLimits)
     seen = int(np.rint(max(map(abs, observed(name))) * OBSERVED_MARGIN / term.scale.min()))
     drop = max(0, seen.bit_length() - HEAD_MESSAGE_BITS)
     most = -(-int(max(abs(low.min()), abs(high.max()))) >> drop)
+    # what is sent is rounded, halves up: it may be one more than the whole units of the largest sum
+    half = 1 << drop >> 1
     # half a unit of what is kept, against the largest value
     rounding = 2.0**drop / 2 / max(1, seen) if drop else 0.0
     population = Population(
@@ -94,8 +96,8 @@ def make_pooled(name: str, term: UnitTerm, observed: Ranges, limits: CoreLimits)
     return (
         (population, (projection,), proof, margin_of(bounds, limits)),
         term.scale * 2.0**drop,
-        low >> drop,
-        high >> drop,
+        low + half >> drop,
+        high + half >> drop,
     )
 
 

@@ -10,13 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.layers import STEPS, assert_deployed, by_step, compiled, dyadic
+from support.executions import assert_equal_executions
+from support.layers import STEPS, assert_deployed, by_step, compiled, dyadic, frames_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spikformer_deploy.errors import ModelError, QuantizeError
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.quantize.network import And, Lif, Stream
+from spikformer_deploy.reference import engine as reference
+from spikformer_deploy.simulate import engine
 
 FEW = settings(max_examples=2, deadline=None)
 """Compiling and running in three executors takes seconds."""
@@ -198,6 +201,36 @@ def test_constants_are_biases(place: str, seed: int) -> None:
 def test_constants_of_residual_streams(place: str, seed: int) -> None:
     network = assert_deployed(placed(STREAMS[place], seed, True), (2, *SIZE), seed)
     assert any(isinstance(p.neuron, Stream) and p.neuron.bias.ndim == 3 for p in network)
+
+
+class WithoutHead(Placed):
+    """As Placed, but what `body` gives are the logits."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        self.fired = 0
+        return self.body(self, frames.transpose(0, 1).flatten(0, 1)).unflatten(0, (STEPS, frames.shape[0])).mean(0)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 99), st.booleans())
+def test_the_mean_of_a_stream_is_a_lawful_head(seed: int, joined: bool) -> None:
+    """Sums of which low bits are dropped are rounded up at most: the range of the head holds for that, too."""
+
+    def body(m: Placed, x: Tensor) -> Tensor:
+        z = m.a(x)
+        y = z + m.c(m.fire(z))
+        return torch.cat([mean(y), mean(m.fire(y))], 1) if joined else mean(y)
+
+    module = dyadic(WithoutHead(body), seed)  # type: ignore[arg-type]
+    network = compiled(module, (2, *SIZE))
+    (pooled,) = [p for p in network if isinstance(p.neuron, Stream) and p.shape[1:] == (1, 1)]
+    assert pooled.neuron.drop > 0  # type: ignore[union-attr]
+    frames = frames_of((2, *SIZE), seed)
+    right = reference.execute(network, frames)
+    assert_equal_executions(engine.execute(network, frames), right)
+    low, high = network.output.bounds
+    assert low <= right.accumulators.min()
+    assert right.accumulators.max() <= high
 
 
 def test_constants_that_a_head_reads_are_its_bias() -> None:

@@ -414,8 +414,8 @@ class Painter:
 
         self.put(step, (dim, height, width), 1, "attention of keys" if themselves else "attention", source)
 
-    def shortcut(self) -> None:
-        """A membrane shortcut: currents s, then s + W lif(s), then spikes."""
+    def shortcut(self, fires: bool = True) -> None:
+        """A membrane shortcut: currents s, then s + W lif(s), then spikes, unless a head reads the currents."""
         source = self.spikes()
         channels = self.any_of(1, 3, 4, 8)
         first, shape = self.conv(source, channels, same=True)
@@ -430,9 +430,11 @@ class Painter:
 
         def step(m: nn.ModuleList, v: dict[int, Tensor]) -> Tensor:
             s = by_image(m[first], v[source])
-            return m[two](s + by_image(m[added], m[one](s)))
+            currents = s + by_image(m[added], m[one](s))
+            return m[two](currents) if fires else currents
 
-        self.put(step, (channels, *shape[1:]), 1, "membrane shortcut", source)
+        tag = "membrane shortcut" if fires else "currents of the head"
+        self.put(step, (channels, *shape[1:]), int(fires), tag, source)
 
     def masked(self) -> None:
         one = self.spikes(single=True)
@@ -463,6 +465,8 @@ class Painter:
         def read(x: Tensor) -> Tensor:
             return x[-1] if over == "last" else x.sum(0) if over == "sum" else x.mean(0)
 
+        if kind == "mean" and self.chance(0.3):
+            self.shortcut(fires=False)
         if self.chance(0.15):
             added, before = self.constant(self.shapes[-1]), len(self.shapes) - 1
             self.put(lambda m, v: m[added](v[before]), self.shapes[-1], 99, "constant of the head", before)

@@ -100,7 +100,7 @@ def equals_its_model(drawn: Sample, made: Compiled, run: Execution) -> bool:
 
 
 def assert_formats_keep(drawn: Sample, graph: Graph | None, folder: Path) -> None:
-    """Through NIR and ONNX, where they can hold the model: every spike and logit of the float graph, in double."""
+    """Through NIR and ONNX, where they can hold the model: every spike of the float graph and its logits, in double."""
     from spikformer_deploy.converters.nir import read_model as read_nir
     from spikformer_deploy.converters.onnx_reader import read_model as read_onnx
 
@@ -115,8 +115,11 @@ def assert_formats_keep(drawn: Sample, graph: Graph | None, folder: Path) -> Non
                 raise
             continue
         right, found = (float_run(g, images, dtype=torch.float64) for g in (graph, again))
-        for node in right:
+        output = graph.nodes[-1].name
+        for node in right.keys() - {output}:
             assert torch.equal(right[node], found[node]), f"{name}: {node}"
+        # means over thirds round, and torch adds up in another order where a Linear has become a convolution
+        torch.testing.assert_close(found[output], right[output], rtol=1e-12, atol=1e-14)
 
 
 def check_all(seeds: range, folder: Path) -> None:

@@ -19,7 +19,7 @@ from spikformer_deploy.pipeline import Compiled, compile_model, float_graph
 from spikformer_deploy.quantize.network import Accumulator, Lif, Network, Stream
 from spikformer_deploy.simulate.run import Execution
 
-FEW, MANY, AT_ONCE = 8, 1000, 50
+FEW, MANY, AT_ONCE = 6, 1000, 50
 UNKNOWN_TO_FORMATS = re.compile(
     r"nir|ONNX has no average pooling|(Max|Average)Pool with (dilations|strides)", re.IGNORECASE
 )

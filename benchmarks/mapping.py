@@ -40,7 +40,7 @@ from spikformer_deploy.mapping.objective import Cuts
 from spikformer_deploy.mapping.partition import cuts, sites_of
 from spikformer_deploy.mapping.place import NONE, greedy, hilbert, random, row_major
 from spikformer_deploy.mapping.route import metrics, nets_of
-from spikformer_deploy.pipeline import compile_model
+from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.simulate.events import dense_macs
 
 CASES = (

@@ -7,10 +7,10 @@ from functools import cache
 import numpy as np
 import torch
 
-from spikformer_deploy.converters.checkpoint import CIFAR10, IMAGENET, Loaded
+from spikformer_deploy.converters.checkpoints.read import CIFAR10, IMAGENET, Loaded
 from spikformer_deploy.nn.zoo import build, named
-from spikformer_deploy.pipeline import compile_model
-from spikformer_deploy.program import Program
+from spikformer_deploy.pipeline.program import Program
+from spikformer_deploy.pipeline.stages import compile_model
 
 BIAS = 0.3
 """Of every BatchNorm, with weight 1: rates come out at 0.1 to 0.2, those of the bundled trained models."""

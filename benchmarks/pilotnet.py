@@ -24,8 +24,8 @@ from spikformer_deploy.accounting.uncertainty import Energy, Range
 from spikformer_deploy.inference import Run
 from spikformer_deploy.mapping.place import Placer, hilbert, refined, row_major
 from spikformer_deploy.mapping.route import metrics, nets_of
-from spikformer_deploy.pipeline import compile_netx
-from spikformer_deploy.program import Program
+from spikformer_deploy.pipeline.program import Program
+from spikformer_deploy.pipeline.stages import compile_netx
 
 MEASURED = {"cores": 74, "synops": 2.29e6, "busiest": 1.51e5, "step": 152.8, "energy": 68.3}
 """lava-dl's PilotNet LIF tutorial with the output of Intel's board, January 2023; operations read off a plot, +-3 %."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeAlias
 
-from spikformer_deploy.converters import checkpoint
-from spikformer_deploy.converters.checkpoint import BUNDLED, Loaded
+from spikformer_deploy.converters.checkpoints import read as checkpoint
+from spikformer_deploy.converters.checkpoints.read import BUNDLED, Loaded
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.errors import InputError
@@ -38,15 +38,15 @@ def load(
         case Kind.CHECKPOINT | Kind.SAFETENSORS | Kind.TORCH | Kind.TORCHSCRIPT:
             return checkpoint.load(path, arch=arch, heads=heads, time_steps=time_steps, allow_pickle=allow_pickle)
         case Kind.NIR:
-            from spikformer_deploy.converters.nir import read_model
+            from spikformer_deploy.converters.nir.read import read_model
 
             return read_model(path, time_steps=time_steps, dt=dt)
         case Kind.PT2:
-            from spikformer_deploy.converters.exported_program import read_model as read_pt2
+            from spikformer_deploy.converters.pt2 import read_model as read_pt2
 
             return read_pt2(path, time_steps=time_steps, allow_pickle=allow_pickle)
         case Kind.ONNX:
-            from spikformer_deploy.converters.onnx_reader import read_model as read_onnx
+            from spikformer_deploy.converters.onnx.read import read_model as read_onnx
 
             return read_onnx(path, time_steps=time_steps)
         case Kind.NETX:

@@ -15,16 +15,16 @@ from typing import Any
 
 _PUBLIC = {
     "load": ("spikformer_deploy.converters.models", "load"),
-    "from_spikingjelly": ("spikformer_deploy.converters.spikingjelly", "from_spikingjelly"),
+    "from_spikingjelly": ("spikformer_deploy.converters.checkpoints.spikingjelly", "from_spikingjelly"),
     "trace": ("spikformer_deploy.graph.trace", "trace"),
     "quantize": ("spikformer_deploy.quantize.build", "quantize"),
     "map_network": ("spikformer_deploy.mapping", "map_network"),
-    "compile_model": ("spikformer_deploy.pipeline", "compile_model"),
+    "compile_model": ("spikformer_deploy.pipeline.stages", "compile_model"),
     "run": ("spikformer_deploy.inference", "run"),
     "verify": ("spikformer_deploy.verify", "verify"),
     "account": ("spikformer_deploy.accounting.energy", "account"),
-    "export": ("spikformer_deploy.converters.exports", "export"),
-    "Program": ("spikformer_deploy.program", "Program"),
+    "export": ("spikformer_deploy.pipeline.export", "export"),
+    "Program": ("spikformer_deploy.pipeline.program", "Program"),
     "Run": ("spikformer_deploy.inference", "Run"),
     "SpikdeployError": ("spikformer_deploy.errors", "SpikdeployError"),
 }
@@ -34,7 +34,7 @@ __all__ = [*_PUBLIC, "compile"]
 
 def compile(model: Any, target: str = "loihi2", **options: Any) -> Any:
     """The Program of a model for a target; options as pipeline.compile_model, which also gives the float graph."""
-    from spikformer_deploy.pipeline import compile_model
+    from spikformer_deploy.pipeline.stages import compile_model
 
     return compile_model(model, target, **options).program
 

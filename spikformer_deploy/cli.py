@@ -223,7 +223,7 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
     path = _output(name, *_files(model, target, options["calibrate_on"]))
     from spikformer_deploy.converters.models import is_netx
     from spikformer_deploy.inference import peak_memory_mib
-    from spikformer_deploy.pipeline import compile_model, compile_netx
+    from spikformer_deploy.pipeline.stages import compile_model, compile_netx
     from spikformer_deploy.report.tables import compile_summary
 
     report = None if as_json else _print_step
@@ -350,7 +350,7 @@ def verify_command(
     Spikes and membrane potentials of every LIF neuron and all logits must be equal.
     """
     from spikformer_deploy.converters.models import load
-    from spikformer_deploy.program import Program
+    from spikformer_deploy.pipeline.program import Program
     from spikformer_deploy.report.tables import verify_tables
     from spikformer_deploy.verify import verify
 
@@ -412,7 +412,7 @@ def compare_command(model: str, targets: str, data: str, as_json: bool, **option
 @model_options
 def export_command(file: str, to: str, output: str, **loading: Any) -> None:
     """Write FILE, a program (lava, netx, onnx) or a float model (nir, onnx, pt2), in another form."""
-    from spikformer_deploy.converters.exports import export
+    from spikformer_deploy.pipeline.export import export
 
     export(file, to, Path(output) if to == "lava" else _output(output, *_files(file)), **loading)
     _print(f"wrote {output}")
@@ -529,7 +529,7 @@ def _output(path: str, *others: str) -> Path:
 
 def _run(program: str, data: str, quiet: bool, **options: Any) -> Any:
     from spikformer_deploy.inference import run
-    from spikformer_deploy.program import Program
+    from spikformer_deploy.pipeline.program import Program
 
     loaded = Program.load(program)
     with _progress("run", quiet) as advance:

@@ -14,7 +14,7 @@ from spikformer_deploy.errors import InputError, MappingError, QuantizeError
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.inference import run
 from spikformer_deploy.mapping import SCHEDULES
-from spikformer_deploy.pipeline import compile_model
+from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.report.tables import number
 
 COLUMNS = ("cores", "chips", "accuracy", "step_us", "latency_us", "images_per_second", "energy_mj")

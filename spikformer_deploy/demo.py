@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spikformer_deploy.converters.checkpoint import SHOWN, load
+from spikformer_deploy.converters.checkpoints.read import SHOWN, load
 from spikformer_deploy.inference import run
-from spikformer_deploy.pipeline import Step, compile_model
+from spikformer_deploy.pipeline.stages import Step, compile_model
 from spikformer_deploy.report.tables import compile_summary, facts_table, run_tables, verify_tables
 from spikformer_deploy.verify import verify
 

@@ -22,7 +22,7 @@ from spikformer_deploy import tally as tally_file
 from spikformer_deploy.accounting.energy import Energy, account
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.images import ImageSet, read
-from spikformer_deploy.program import Program
+from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.quantize.network import Accumulator
 from spikformer_deploy.simulate.estimate import StepTimes, estimate, join_times, with_range_of
 from spikformer_deploy.simulate.events import Events, Geometry, count, geometry

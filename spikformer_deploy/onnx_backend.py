@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.converters.onnx_nodes import check_installed
-from spikformer_deploy.converters.onnx_program import to_model
+from spikformer_deploy.converters.onnx.nodes import check_installed
+from spikformer_deploy.converters.onnx.program import to_model
 from spikformer_deploy.quantize.network import Max, Network, Population
 from spikformer_deploy.reference.recorded import execution
 from spikformer_deploy.simulate.run import Cells, Execution, check_state, frames

@@ -12,7 +12,7 @@ import numpy as np
 
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.images import ImageSet, read
-from spikformer_deploy.program import Program
+from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.quantize.network import Lif
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import engine
@@ -137,7 +137,7 @@ class _FloatRun:
     """The folded float graph beside the integers: equal spikes a layer, and predictions."""
 
     def __init__(self, program: Program, model: Any, lifs: list[str]) -> None:
-        from spikformer_deploy.pipeline import float_graph
+        from spikformer_deploy.pipeline.stages import float_graph
 
         if program.provenance.get("model_sha256") != model.sha256:
             raise InputError(

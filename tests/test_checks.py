@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikformer_deploy.checks import Checks
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.lif import LIF
+from spikformer_deploy.pipeline.spikes import Checks
 
 PLAIN = Preprocess(1, 4, (0.0,), (1.0,))
 

@@ -108,9 +108,9 @@ def test_run_report_verify_inspect(compiled: tuple[Path, dict], tmp_path: Path) 
 
 def test_integer_accuracy_is_near_the_float_model(compiled: tuple[Path, dict]) -> None:
     """Within 0.5 points on the whole held-out split, for both models in the box."""
-    from spikformer_deploy.converters.checkpoint import load
+    from spikformer_deploy.converters.checkpoints.read import load
     from spikformer_deploy.inference import run
-    from spikformer_deploy.pipeline import compile_model
+    from spikformer_deploy.pipeline.stages import compile_model
 
     for name in ("digits-v1", "digits-v2"):
         loaded = load(name)

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikformer_deploy import files
-from spikformer_deploy.converters.exports import export
 from spikformer_deploy.converters.kinds import kind_of
 from spikformer_deploy.converters.models import load
 from spikformer_deploy.errors import InputError
@@ -36,7 +35,8 @@ from spikformer_deploy.files import (
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import Preprocess, read
 from spikformer_deploy.lava_backend.export import export as export_lava
-from spikformer_deploy.program import Program
+from spikformer_deploy.pipeline.export import export
+from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.tally import load as load_tally
 from spikformer_deploy.training.recipe import read_recipe
 
@@ -278,7 +278,7 @@ def test_an_export_looks_at_its_output_first(places: Path, monkeypatch: pytest.M
     def worked(*_: Any, **__: Any) -> Any:
         raise AssertionError("the work began")
 
-    monkeypatch.setattr("spikformer_deploy.converters.exports.load", worked)
+    monkeypatch.setattr("spikformer_deploy.pipeline.export.load", worked)
     for to in ("lava", "onnx", "nir", "pt2", "netx"):
         for name in ("pipe", "dangling", "absent/file"):
             with pytest.raises(InputError):

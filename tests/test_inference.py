@@ -13,7 +13,7 @@ from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import ImageSet, Preprocess
 from spikformer_deploy.inference import Run, run
 from spikformer_deploy.mapping import map_network
-from spikformer_deploy.program import Program
+from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.simulate import device
 
 LOIHI2 = load_profile("loihi2")

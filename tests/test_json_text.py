@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.models import SMALL
 
 from spikformer_deploy.cli import cli
-from spikformer_deploy.converters.checkpoint import load, save
+from spikformer_deploy.converters.checkpoints.read import load, save
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.json_text import parsed, sealed, written

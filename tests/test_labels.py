@@ -13,13 +13,13 @@ from PIL import Image
 from support.models import SMALL
 from support.networks import random_network
 
-from spikformer_deploy.converters import checkpoint
+from spikformer_deploy.converters.checkpoints import read as checkpoint
 from spikformer_deploy.errors import InputError, ProgramError
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import ImageSet, Preprocess, read
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.nn.zoo import build
-from spikformer_deploy.program import Program, from_bytes, to_bytes
+from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
 
 PIXELS = (np.arange(16).reshape(4, 4) * 10 + 90).astype(np.uint8)
 GREY = Preprocess(1, 4, (0.0,), (1.0,))

@@ -13,10 +13,10 @@ from support.networks import Builder, networks, random_images, random_network
 
 from spikformer_deploy import onnx_backend
 from spikformer_deploy.cli import cli
-from spikformer_deploy.converters.onnx_program import to_model, write_program
+from spikformer_deploy.converters.onnx.program import to_model, write_program
 from spikformer_deploy.errors import InputError, ModelError, OverflowDetected
 from spikformer_deploy.images import read
-from spikformer_deploy.pipeline import compile_model
+from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.quantize.network import Conv, Network, Window
 from spikformer_deploy.reference import engine as reference
 

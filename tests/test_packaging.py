@@ -35,7 +35,9 @@ def test_every_package_is_listed() -> None:
 
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "spikformer_deploy").rglob("__init__.py")}
-    found |= {"spikformer_deploy.converters", "spikformer_deploy.hw_profiles"}
+    for folder in ("converters", "hw_profiles"):  # links inside spikformer_deploy, which rglob does not follow
+        parts = [p.parent.relative_to(ROOT).parts for p in (ROOT / folder).rglob("__init__.py")]
+        found |= {".".join(("spikformer_deploy", *names)) for names in parts}
     assert listed == found
 
 
@@ -47,7 +49,7 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
         assert f"spikformer_deploy/{needed}" in names
     assert not any(name.startswith(("converters/", "tests/")) for name in names)
     code = (
-        "import spikformer_deploy, spikformer_deploy.converters.checkpoint as c\n"
+        "import spikformer_deploy, spikformer_deploy.converters.checkpoints.read as c\n"
         "from spikformer_deploy.hardware import load_profile\n"
         "print(spikformer_deploy.__file__, load_profile('loihi2').cores, c.load('digits-v2').config.dim)"
     )

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from spikformer_deploy.calibration import calibration_images
-from spikformer_deploy.converters.checkpoint import load
-from spikformer_deploy.pipeline import compile_model
+from spikformer_deploy.converters.checkpoints.read import load
+from spikformer_deploy.pipeline.sample import calibration_images
+from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.quantize import calibrate
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import engine

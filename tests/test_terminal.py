@@ -20,7 +20,7 @@ from spikformer_deploy.cli import READER_GONE, _print_tables, _progress
 from spikformer_deploy.errors import InputError, printable
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.mapping import map_network
-from spikformer_deploy.program import Program, from_bytes
+from spikformer_deploy.pipeline.program import Program, from_bytes
 from spikformer_deploy.quantize.network import Network
 from spikformer_deploy.report.tables import facts_table
 
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def hostile_program() -> bytes:
     """A program whose layers, classes and provenance have names that mean harm; its checksum is right."""
-    from spikformer_deploy.program import to_bytes
+    from spikformer_deploy.pipeline.program import to_bytes
 
     network = renamed(random_network(1, blocks=0, state_bits=24))
     profile = load_profile("kapoho_point")

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from spikformer_deploy.json_text import written
-from spikformer_deploy.program import Program
+from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.simulate.machine import TICK_PS, Machine
 from spikformer_deploy.simulate.timeline import StepRecord
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from spikformer_deploy.accounting.counts import layers
 from spikformer_deploy.mapping.mapping import SECTIONS
-from spikformer_deploy.program import Program
+from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.quantize.network import Accumulator, Conv, Readout
 
 if TYPE_CHECKING:

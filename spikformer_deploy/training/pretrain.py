@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikformer_deploy.converters.checkpoint import save
+from spikformer_deploy.converters.checkpoints.read import save
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.images import Preprocess

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from spikformer_deploy.converters.checkpoint import load, save
+from spikformer_deploy.converters.checkpoints.read import load, save
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.zoo import ModelConfig, build, plain

@@ -17,14 +17,14 @@ from support.profiles import with_wide_states
 from spikformer_deploy import onnx_backend
 from spikformer_deploy.accounting import counts
 from spikformer_deploy.accounting.energy import account
-from spikformer_deploy.calibration import firing_rates
-from spikformer_deploy.converters.onnx_program import to_model
+from spikformer_deploy.converters.onnx.program import to_model
 from spikformer_deploy.errors import MappingError, ModelError, OverflowDetected
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.mapping.memory import token_wise
-from spikformer_deploy.program import Program, from_bytes, to_bytes
+from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
+from spikformer_deploy.pipeline.sample import firing_rates
 from spikformer_deploy.quantize.bounds import largest_sum
 from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection, Readout
 from spikformer_deploy.reference import engine as reference

@@ -23,7 +23,7 @@ from campaign.layers import (
 )
 from torch import Tensor, nn
 
-from spikformer_deploy.converters.checkpoint import Loaded
+from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model
 from spikformer_deploy.graph.check import check
@@ -516,7 +516,7 @@ class Sample:
     def model(self) -> Model:
         """As a checkpoint where images are square, whose spikes a compile compares; else as a graph."""
         if self.style.jelly:
-            from spikformer_deploy.converters.spikingjelly import from_spikingjelly
+            from spikformer_deploy.converters.checkpoints.spikingjelly import from_spikingjelly
 
             steps, per_step = self.module.time_steps, self.module.per_step
             return from_spikingjelly(self.module, self.preprocess, steps, per_step=per_step)

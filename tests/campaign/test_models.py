@@ -11,11 +11,12 @@ from campaign import rational
 from campaign.agreement import Inputs, assert_counts, assert_executors_agree, assert_file_keeps, mappings
 from campaign.models import Sample, sample
 
-from spikformer_deploy.converters import nir_export, onnx_model
+from spikformer_deploy.converters.nir import write as nir_export
+from spikformer_deploy.converters.onnx import write as onnx_model
 from spikformer_deploy.errors import ModelError, SpikdeployError
 from spikformer_deploy.graph.execute import execute as float_run
 from spikformer_deploy.graph.ir import Graph
-from spikformer_deploy.pipeline import Compiled, compile_model, float_graph
+from spikformer_deploy.pipeline.stages import Compiled, compile_model, float_graph
 from spikformer_deploy.quantize.network import Accumulator, Lif, Network, Stream
 from spikformer_deploy.simulate.run import Execution
 
@@ -101,8 +102,8 @@ def equals_its_model(drawn: Sample, made: Compiled, run: Execution) -> bool:
 
 def assert_formats_keep(drawn: Sample, graph: Graph | None, folder: Path) -> None:
     """Through NIR and ONNX, where they can hold the model: every spike of the float graph and its logits, in double."""
-    from spikformer_deploy.converters.nir import read_model as read_nir
-    from spikformer_deploy.converters.onnx_reader import read_model as read_onnx
+    from spikformer_deploy.converters.nir.read import read_model as read_nir
+    from spikformer_deploy.converters.onnx.read import read_model as read_onnx
 
     assert graph is not None
     images = torch.from_numpy(drawn.preprocess.normalised(drawn.images))

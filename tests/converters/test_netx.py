@@ -16,7 +16,7 @@ from support.networks import Builder
 from spikformer_deploy.cli import cli
 from spikformer_deploy.converters.netx import read_network, write_network
 from spikformer_deploy.errors import InputError, ModelError, OverflowDetected
-from spikformer_deploy.pipeline import compile_netx
+from spikformer_deploy.pipeline.stages import compile_netx
 from spikformer_deploy.quantize.network import (
     Accumulator,
     Conv,

@@ -10,8 +10,8 @@ import torch
 from support.layers import STEPS, Stepwise, by_step, dyadic, frames_of, traced
 from torch import Tensor, nn
 
-from spikformer_deploy.converters.onnx_model import to_model, write_model
-from spikformer_deploy.converters.onnx_reader import read_model
+from spikformer_deploy.converters.onnx.read import read_model
+from spikformer_deploy.converters.onnx.write import to_model, write_model
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Graph

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import spikformer_deploy as sd
-from spikformer_deploy.converters.spikingjelly import from_spikingjelly
+from spikformer_deploy.converters.checkpoints.spikingjelly import from_spikingjelly
 from spikformer_deploy.errors import InputError, ModelError, QuantizeError
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.execute import execute

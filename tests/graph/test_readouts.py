@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import spikformer_deploy as sd
-from spikformer_deploy.converters.exported_program import read_model
 from spikformer_deploy.converters.imported import Imported
+from spikformer_deploy.converters.pt2 import read_model
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.check import check

@@ -404,7 +404,7 @@ def archive_members(good: Callable[[], bytes]) -> Callable[[Rng], bytes]:
 
 @cache
 def _pixels() -> Any:
-    from spikformer_deploy.program import from_bytes
+    from spikformer_deploy.pipeline.program import from_bytes
 
     shape = from_bytes(_program(), "good").network.input.shape
     return np.random.default_rng(0).integers(0, 200, (3, *shape)).astype(np.uint8)

@@ -23,7 +23,7 @@ from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import ImageSet
 from spikformer_deploy.inference import run
 from spikformer_deploy.mapping import map_explained
-from spikformer_deploy.program import Program, from_bytes, to_bytes
+from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
 from spikformer_deploy.quantize.network import Network
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.report.inspect import inspect_file

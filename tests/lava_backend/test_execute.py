@@ -18,7 +18,7 @@ from spikformer_deploy.lava_backend import execute as lava
 from spikformer_deploy.lava_backend.export import export
 from spikformer_deploy.lava_backend.standalone import shim
 from spikformer_deploy.nn.zoo import named
-from spikformer_deploy.pipeline import compile_model
+from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.quantize.network import Conv, Lif, Network, Sum, Window
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import engine
@@ -66,7 +66,7 @@ def test_bundled_models_are_equal(model: str, neuron: str) -> None:
 def test_v1_at_32x32_is_equal() -> None:
     from support.models import model_and_images
 
-    from spikformer_deploy.converters.checkpoint import CIFAR10, Loaded
+    from spikformer_deploy.converters.checkpoints.read import CIFAR10, Loaded
 
     config = named("v1-4-384", dim=64, depth=2, heads=4)
     loaded = Loaded(model_and_images(config)[0], config, CIFAR10, (), "", {}, ())

@@ -17,7 +17,7 @@ from spikformer_deploy.mapping import map_network, verify_mapping
 from spikformer_deploy.mapping.mapping import SECTIONS, Site
 from spikformer_deploy.mapping.memory import BoxSizes, list_words, token_wise, words
 from spikformer_deploy.mapping.partition import cuts, sites_of
-from spikformer_deploy.pipeline import compile_model
+from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.quantize.network import Attention, Network
 from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate.estimate import estimate, slice_layout

@@ -10,12 +10,12 @@ from support.chains import chain, frames
 from support.models import SIBLINGS, SMALL, model_and_images
 from support.networks import networks, random_images
 
-from spikformer_deploy.converters.checkpoint import BUNDLED, Loaded
+from spikformer_deploy.converters.checkpoints.read import BUNDLED, Loaded
 from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import Preprocess
-from spikformer_deploy.pipeline import compile_model
-from spikformer_deploy.program import from_bytes, to_bytes
+from spikformer_deploy.pipeline.program import from_bytes, to_bytes
+from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.quantize.bounds import is_proven, worst_cases
 from spikformer_deploy.quantize.build import Pixels, quantize
 from spikformer_deploy.quantize.calibrate import Calibration

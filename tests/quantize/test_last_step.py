@@ -19,12 +19,12 @@ from support.networks import Builder, random_images, random_network
 from torch import Tensor, nn
 
 import spikformer_deploy as sd
-from spikformer_deploy.calibration import firing_rates
-from spikformer_deploy.converters import nir_export, onnx_model
-from spikformer_deploy.converters.exported_program import read_model as read_pt2
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.netx import write_network
-from spikformer_deploy.converters.onnx_reader import read_model as read_onnx
+from spikformer_deploy.converters.nir import write as nir_export
+from spikformer_deploy.converters.onnx import write as onnx_model
+from spikformer_deploy.converters.onnx.read import read_model as read_onnx
+from spikformer_deploy.converters.pt2 import read_model as read_pt2
 from spikformer_deploy.errors import ModelError, ProgramError
 from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
@@ -35,7 +35,8 @@ from spikformer_deploy.lava_backend import execute as lava
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.mapping.memory import token_wise
 from spikformer_deploy.nn.lif import LIF
-from spikformer_deploy.program import Program, from_bytes, to_bytes
+from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
+from spikformer_deploy.pipeline.sample import firing_rates
 from spikformer_deploy.quantize.bounds import worst_cases
 from spikformer_deploy.quantize.calibrate import Calibration
 from spikformer_deploy.quantize.currents import Current, ReadoutTerm

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from spikformer_deploy.converters.checkpoint import load
+from spikformer_deploy.converters.checkpoints.read import load
 from spikformer_deploy.graph.ir import Conv2d, Linear
 from spikformer_deploy.inference import run
-from spikformer_deploy.pipeline import Compiled, compile_model, float_graph
+from spikformer_deploy.pipeline.stages import Compiled, compile_model, float_graph
 from spikformer_deploy.quantize.network import Conv, Lif, Readout
 from spikformer_deploy.quantize.rounding import MOST_IMAGES, ROWS_PER_INPUT, Moments, _inputs, images_for_rounding
 from spikformer_deploy.verify import verify

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.chips import random_machine, random_wave
 
 from spikformer_deploy.inference import run
-from spikformer_deploy.pipeline import compile_model
+from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.simulate import mesh
 from spikformer_deploy.simulate.timeline import stalls
 

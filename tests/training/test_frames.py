@@ -7,8 +7,8 @@ import pytest
 
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.inference import run
-from spikformer_deploy.pipeline import compile_model
-from spikformer_deploy.program import Program
+from spikformer_deploy.pipeline.program import Program
+from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.training.recipe import read_recipe
 from spikformer_deploy.training.supervised import train
 from spikformer_deploy.verify import verify

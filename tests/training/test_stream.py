@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from spikformer_deploy.converters.checkpoint import load
+from spikformer_deploy.converters.checkpoints.read import load
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.training import fit
 from spikformer_deploy.training.data import epoch, read_test, read_training, read_unlabelled

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
-from spikformer_deploy.converters import siblings
+from spikformer_deploy.converters.checkpoints import siblings
 from spikformer_deploy.converters.imported import MOST_STEPS, preprocess_of
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import check_file, write_whole

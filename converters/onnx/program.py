@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from spikformer_deploy.converters.onnx_nodes import Nodes
+from spikformer_deploy.converters.onnx.nodes import Nodes
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.quantize.bounds import largest_sum

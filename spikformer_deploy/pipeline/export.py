@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spikformer_deploy.converters.checkpoint import BUNDLED
+from spikformer_deploy.converters.checkpoints.read import BUNDLED
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.files import check_folder, check_new_folder, check_output
-from spikformer_deploy.pipeline import float_graph
-from spikformer_deploy.program import Program
+from spikformer_deploy.pipeline.program import Program
+from spikformer_deploy.pipeline.stages import float_graph
 from spikformer_deploy.quantize.network import Network
 
 
@@ -55,19 +55,19 @@ def _netx(network: Network, path: Path) -> None:
 
 
 def _onnx_program(network: Network, path: Path) -> None:
-    from spikformer_deploy.converters.onnx_program import write_program
+    from spikformer_deploy.converters.onnx.program import write_program
 
     write_program(network, path)
 
 
 def _onnx_model(model: Model, path: Path) -> None:
-    from spikformer_deploy.converters.onnx_model import write_model
+    from spikformer_deploy.converters.onnx.write import write_model
 
     write_model(float_graph(model), path, model.preprocess, model.labels, model.training)
 
 
 def _pt2(model: Model, path: Path) -> None:
-    from spikformer_deploy.converters.exported_program import write_model
+    from spikformer_deploy.converters.pt2 import write_model
 
     if isinstance(model, Imported):
         raise InputError("--to pt2", f"a graph from {model.kind} has no module to export", "Export to nir or onnx.")
@@ -75,7 +75,7 @@ def _pt2(model: Model, path: Path) -> None:
 
 
 def _nir(model: Model, path: Path) -> None:
-    from spikformer_deploy.converters.nir_export import write_model
+    from spikformer_deploy.converters.nir.write import write_model
 
     write_model(float_graph(model), path, model.preprocess, model.labels, model.training)
 

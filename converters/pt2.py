@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from spikformer_deploy.converters.checkpoint import Loaded
+from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.converters.imported import ENTRY, MOST_STEPS, About, Imported, parsed, sha256_of
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import write_whole

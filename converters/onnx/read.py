@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from spikformer_deploy.converters.imported import ENTRY, MOST_PIXELS, MOST_STEPS, About, Imported, parsed, sha256_of
-from spikformer_deploy.converters.onnx_model import FUNCTIONS, lif_function
-from spikformer_deploy.converters.onnx_nodes import LOCAL
+from spikformer_deploy.converters.onnx.nodes import LOCAL
+from spikformer_deploy.converters.onnx.write import FUNCTIONS, lif_function
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.check import check

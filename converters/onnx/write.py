@@ -14,7 +14,7 @@ import numpy as np
 from typing_extensions import assert_never
 
 from spikformer_deploy.converters.imported import about
-from spikformer_deploy.converters.onnx_nodes import LOCAL, OPSET, Nodes
+from spikformer_deploy.converters.onnx.nodes import LOCAL, OPSET, Nodes
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.graph.ir import (

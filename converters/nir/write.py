@@ -16,7 +16,7 @@ import numpy as np
 from typing_extensions import assert_never
 
 from spikformer_deploy.converters.imported import ENTRY, about
-from spikformer_deploy.converters.nir import USUAL_DT
+from spikformer_deploy.converters.nir.read import USUAL_DT
 from spikformer_deploy.errors import InputError, ModelError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.graph.ir import (

@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 
 from spikformer_deploy import hardware
-from spikformer_deploy.calibration import CALIBRATION_IMAGES, RANDOM_IMAGES, RANDOM_NOTE, Sample, firing_rates
-from spikformer_deploy.checks import Checks
-from spikformer_deploy.converters.checkpoint import SHOWN
+from spikformer_deploy.converters.checkpoints.read import SHOWN
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.converters.netx import delay_note, read_network
@@ -29,7 +27,9 @@ from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.images import Preprocess, read
 from spikformer_deploy.mapping import map_explained
-from spikformer_deploy.program import Program
+from spikformer_deploy.pipeline.program import Program
+from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES, RANDOM_IMAGES, RANDOM_NOTE, Sample, firing_rates
+from spikformer_deploy.pipeline.spikes import Checks
 from spikformer_deploy.quantize.network import Source
 from spikformer_deploy.quantize.settings import Settings
 from spikformer_deploy.told import class_names

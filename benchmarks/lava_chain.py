@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spikformer_deploy.lava_backend.standalone.shim import make_importable
+from spikformer_deploy.executors.lava.standalone.shim import make_importable
 
 make_importable()
 from lava.magma.core.run_conditions import RunSteps  # noqa: E402

@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engine import cpu
 from models import images, model
 
+from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.errors import MappingError
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.hardware import load_profile
-from spikformer_deploy.inference import peak_memory_mib
 from spikformer_deploy.mapping import SCHEDULES, map_explained
 from spikformer_deploy.mapping.objective import Cuts
 from spikformer_deploy.mapping.partition import cuts, sites_of

@@ -17,7 +17,7 @@ _PUBLIC = {
     "load": ("spikformer_deploy.converters.models", "load"),
     "from_spikingjelly": ("spikformer_deploy.converters.checkpoints.spikingjelly", "from_spikingjelly"),
     "trace": ("spikformer_deploy.graph.trace", "trace"),
-    "quantize": ("spikformer_deploy.quantize.build", "quantize"),
+    "quantize": ("spikformer_deploy.quantization.build", "quantize"),
     "map_network": ("spikformer_deploy.mapping", "map_network"),
     "compile_model": ("spikformer_deploy.pipeline.stages", "compile_model"),
     "run": ("spikformer_deploy.inference", "run"),

@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from spikformer_deploy.errors import InputError, SpikdeployError, printable
+from spikformer_deploy.executors.choose import DEVICES, EXECUTORS
 
 WIDE = 160
 READER_GONE = 128 + 13
@@ -221,8 +222,8 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
     """
     name = f"{Path(model).name.split('.')[0]}.spk" if output is None else output
     path = _output(name, *_files(model, target, options["calibrate_on"]))
+    from spikformer_deploy.base.memory import peak_memory_mib
     from spikformer_deploy.converters.models import is_netx
-    from spikformer_deploy.inference import peak_memory_mib
     from spikformer_deploy.pipeline.stages import compile_model, compile_netx
     from spikformer_deploy.report.tables import compile_summary
 
@@ -242,10 +243,8 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
 @cli.command("run")
 @click.argument("program")
 @input_option
-@click.option(
-    "--backend", default="engine", show_default=True, type=click.Choice(["engine", "reference", "lava", "onnx"])
-)
-@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Of the engine.")
+@click.option("--backend", default="engine", show_default=True, type=click.Choice(list(EXECUTORS)))
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(DEVICES), help="Of the engine.")
 @timing_option
 @limit_option
 @labels_option
@@ -328,7 +327,7 @@ def report_command(
     multiple=True,
     default=("reference",),
     show_default=True,
-    type=click.Choice(["reference", "lava", "onnx"]),
+    type=click.Choice([name for name in EXECUTORS if name != "engine"]),
     help="What the engine is compared with; may be given several times.",
 )
 @limit_option

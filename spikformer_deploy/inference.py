@@ -6,39 +6,34 @@ What has been found so far can be kept in a file as the run goes, and an interru
 from __future__ import annotations
 
 import hashlib
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy import tally as tally_file
 from spikformer_deploy.accounting.energy import Energy, account
+from spikformer_deploy.base.memory import peak_memory_mib
+from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.executors.choose import prepare
+from spikformer_deploy.executors.execution import Execution, Request
 from spikformer_deploy.images import ImageSet, read
+from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.quantize.network import Accumulator
 from spikformer_deploy.simulate.estimate import StepTimes, estimate, join_times, with_range_of
 from spikformer_deploy.simulate.events import Events, Geometry, count, geometry
 from spikformer_deploy.simulate.hops import HopTable, hop_table, mean_hops
 from spikformer_deploy.simulate.machine import machine
-from spikformer_deploy.simulate.run import Execution
 from spikformer_deploy.simulate.traffic import check_spatial, traffic
 from spikformer_deploy.tally import Tally
 
-if TYPE_CHECKING:
-    from spikformer_deploy.simulate.plan import Plan
-
-BATCH = 32
-"""Images at once, where memory allows: enough to keep the cores busy, few enough for progress to be seen."""
 SAVE_SECONDS = 5.0
-BACKENDS = ("engine", "reference", "lava", "onnx")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,11 +128,11 @@ def run(
     memory_limit: int | None = None,
     unfinished: Path | None = None,
     resume: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress = silent,
 ) -> Run:
     """Run `program` on `data` (see images.read), in batches so that memory stays bounded.
 
-    backend       "engine", "reference", "lava" or "onnx"
+    backend       one of executors.choose.EXECUTORS
     timing        "estimate": the closed form; "cycle": besides, the first images message by message; or "none"
     device        "cpu", or "cuda" for the engine on a GPU: the same integers
     labels        a file of the classes of the images (see labels.py)
@@ -157,11 +152,10 @@ def run(
     if timing == "cycle":
         check_spatial(program.mapping)
 
-    def tell(remark: str) -> None:
-        if progress is not None:
-            progress(0 if tally is None else len(tally.accumulators), len(images), remark)
+    def note_batch(_done: int, _total: int, note: str) -> None:
+        progress(0 if tally is None else len(tally.accumulators), len(images), note)
 
-    execute, batch = _executor(backend, device, program, there, memory_limit, tell)
+    execute, batch = prepare(backend, Request(program.network, there.cells, device, memory_limit, note_batch))
     closed = "none" if timing == "none" else "estimate"
     table = None if timing == "none" else _hop_table(program, there)
     identity = {"program": program.digest(), "images": images.identity, "backend": backend, "timing": closed}
@@ -172,8 +166,7 @@ def run(
             done = 0 if tally is None else len(tally.accumulators)
             seen = int(pixels.max()), images.lost_in(slice(done, done + len(pixels)))
             tally = tally_file.added(tally, _batch(program, there, execute(pixels), table, seen))
-            if progress is not None:
-                progress(len(tally.accumulators), len(images), _remark(tally, images))
+            progress(len(tally.accumulators), len(images), _remark(tally, images))
             if unfinished and time.monotonic() - saved > SAVE_SECONDS:
                 tally_file.save(tally, unfinished, identity)
                 saved = time.monotonic()
@@ -184,7 +177,7 @@ def run(
     assert tally is not None
     if unfinished and timing == "cycle":
         tally_file.save(tally, unfinished, identity)
-    cycle = message_times(program, images, there, tally, tell) if timing == "cycle" else None
+    cycle = message_times(program, images, there, tally, progress) if timing == "cycle" else None
     times = cycle or tally.times
     mapped = (program.mapping, program.profile, times) if times else (None, None, None)
     return Run(
@@ -194,9 +187,7 @@ def run(
     )  # fmt: skip
 
 
-def message_times(
-    program: Program, images: ImageSet, there: Geometry, tally: Tally, tell: Callable[[str], None]
-) -> StepTimes:
+def message_times(program: Program, images: ImageSet, there: Geometry, tally: Tally, progress: Progress) -> StepTimes:
     """Message-level times of the first images; their range is as wide as that of the closed form."""
     from spikformer_deploy.simulate import timing
 
@@ -207,10 +198,11 @@ def message_times(
     timer, found = timing.timer(there, program.profile), None
     for number, spikes in enumerate(recorded(program, images, there, count), 1):
 
-        def told(messages: int, number: int = number) -> None:
-            tell(f"messages of image {number} of {count}: {messages / 1e6:.1f} of about {2 * sent / 1e6:.1f} million")
+        def note_messages(messages: int, number: int = number) -> None:
+            note = f"messages of image {number} of {count}: {messages / 1e6:.1f} of about {2 * sent / 1e6:.1f} million"
+            progress(len(images), len(images), note)
 
-        times = timing.time_image(timer, spikes, told)
+        times = timing.time_image(timer, spikes, note_messages)
         found = times if found is None else join_times(found, times)
     assert found is not None
     return with_range_of(found, tally.times)
@@ -218,12 +210,10 @@ def message_times(
 
 def recorded(program: Program, images: ImageSet, there: Geometry, count: int) -> Iterator[dict[str, NDArray[Any]]]:
     """What every population sent, (T, C, Y, X) by name, for the first `count` images, one by one."""
-    from spikformer_deploy.simulate import engine
-    from spikformer_deploy.simulate.plan import make_plan
-
-    plan, names = make_plan(program.network, there.cells), [p.name for p in program.network]
+    execute = prepare("engine", Request(program.network, there.cells)).execute
+    names = [p.name for p in program.network]
     for pixels, _ in islice(images.batches(1), count):
-        yield {name: sent[0] for name, sent in engine.run(plan, pixels, engine.Buffers(), names).spikes.items()}
+        yield {name: sent[0] for name, sent in execute(pixels, names).spikes.items()}
 
 
 def _hop_table(program: Program, there: Geometry) -> HopTable:
@@ -248,76 +238,6 @@ def _remark(tally: Tally, images: ImageSet) -> str:
         return ""
     done = len(tally.accumulators)
     return f"accuracy {(tally.accumulators.argmax(1) == images.labels[:done]).mean():.2%}"
-
-
-def peak_memory_mib() -> float:
-    """Largest resident memory of this process so far, in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss starts at the size of the process that this one was forked from
-        high = next((x for x in status.read_text().splitlines() if x.startswith("VmHWM:")), None)
-        if high is not None:
-            return int(high.split()[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def _executor(
-    backend: str, device: str, program: Program, there: Geometry, memory_limit: int | None, tell: Callable[[str], None]
-) -> tuple[Callable[[NDArray[Any]], Execution], int]:
-    """What runs a batch of images, and how many it takes."""
-    from spikformer_deploy.reference import engine as reference
-    from spikformer_deploy.simulate import engine
-    from spikformer_deploy.simulate.plan import make_plan
-
-    if backend not in BACKENDS:
-        raise InputError("--backend", f"'{backend}' is none of {', '.join(BACKENDS)}")
-    if device not in ("cpu", "cuda") or (device == "cuda" and backend != "engine"):
-        raise InputError("--device", f"there is no {backend} on '{device}'", "Use cpu, or cuda with the engine.")
-    plan = make_plan(program.network, there.cells)
-    batch = min(BATCH, engine.batch_size(plan))
-    if memory_limit is not None:
-        batch = min(batch, _fitting(plan, memory_limit))
-    if backend == "reference":
-        return lambda pixels: reference.execute(program.network, pixels, cells=there.cells), max(1, batch // 8)
-    if backend == "lava":
-        from spikformer_deploy.lava_backend import execute as lava
-
-        lava.check_installed()
-        network = program.network
-        return lambda pixels: lava.execute(network, pixels, cells=there.cells, tell=tell), lava.batch_size(network)
-    if backend == "onnx":
-        from spikformer_deploy import onnx_backend
-
-        onnx_backend.check_installed()
-        size = min(batch, onnx_backend.batch_size(program.network))
-        return lambda pixels: onnx_backend.execute(program.network, pixels, cells=there.cells), size
-    if device == "cuda":
-        return _on_gpu(plan)
-    buffers = engine.Buffers()
-    return lambda pixels: engine.run(plan, pixels, buffers), batch
-
-
-def _on_gpu(plan: Plan) -> tuple[Callable[[NDArray[Any]], Execution], int]:
-    import torch
-
-    from spikformer_deploy.simulate import device as gpu
-
-    loaded = gpu.load(plan, gpu.cuda())
-    batch = gpu.batch_size(loaded, torch.cuda.mem_get_info()[0])
-    return lambda pixels: gpu.run(loaded, pixels), min(8 * BATCH, batch)
-
-
-def _fitting(plan: Plan, memory_limit: int) -> int:
-    """Images a batch within `memory_limit` bytes of the process."""
-    left = memory_limit - int(peak_memory_mib() * 2**20) - plan.fixed_bytes
-    if left < plan.image_bytes:
-        needed = (memory_limit - left + plan.image_bytes) / 2**20
-        raise InputError(
-            "--memory-limit",
-            f"{memory_limit / 2**20:,.0f} MiB, and one image at a time takes {needed:,.0f} MiB",
-            "Give at least that.",
-        )
-    return left // plan.image_bytes
 
 
 def time_facts(run: Run) -> dict[str, Any] | None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.mapping.partition import SERIALS
-from spikformer_deploy.quantize.network import Network, Source
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import Source
 
 ORIGIN = ("calibration", "mapping", "model_sha256", "settings", "training", "versions")
 """What `compile` writes of where a program comes from."""

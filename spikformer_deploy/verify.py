@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.executors.choose import prepare
+from spikformer_deploy.executors.execution import BATCH, Execution, Request
 from spikformer_deploy.images import ImageSet, read
+from spikformer_deploy.network.neurons import Lif
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.quantize.network import Lif
-from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate import engine
-from spikformer_deploy.simulate.plan import make_plan
-from spikformer_deploy.simulate.run import Execution
 
-BATCH = 8
-LAVA_BATCH = 32
-"""Lava takes seconds to start."""
+AT_ONCE = 8
+"""Images at once: what is recorded of them takes memory, and so does the float model."""
 
 
 @dataclass(slots=True)
@@ -66,7 +63,7 @@ def verify(
     backends: Sequence[str] = ("reference",),
     limit: int | None = None,
     labels: str | Path | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress = silent,
 ) -> Verdict:
     """Compare a program with its float model (`model`: checkpoint.Loaded, or None), engine with other `backends`.
 
@@ -79,23 +76,24 @@ def verify(
     lifs = [p.name for p in program.network if isinstance(p.neuron, Lif)]
     verdict = Verdict(len(images), backends=dict.fromkeys(backends, True))
 
-    def tell(remark: str) -> None:
-        if progress is not None:
-            progress(sum(map(len, integers)), len(images), remark)
+    def note_batch(_done: int, _total: int, note: str) -> None:
+        progress(sum(map(len, integers)), len(images), note)
 
-    executors = {name: _executor(name, tell) for name in backends}
+    request = Request(program.network, progress=note_batch)
+    engine = prepare("engine", request)
+    others = {name: prepare(name, request) for name in backends}
     float_run = None if model is None else _FloatRun(program, model, lifs)
-    plan, buffers = make_plan(program.network), engine.Buffers()
     integers: list[np.ndarray] = []
-    for pixels, _ in images.batches(LAVA_BATCH if "lava" in backends else BATCH):
-        ours = engine.run(plan, pixels, buffers, lifs)
-        for name, execute in executors.items():
-            verdict.backends[name] &= equal(ours, execute(program.network, pixels, record=lifs))
+    slow_start = any(executor.batch > BATCH for executor in others.values())
+    for pixels, _ in images.batches(BATCH if slow_start else AT_ONCE):
+        ours = engine.execute(pixels, lifs)
+        for name, executor in others.items():
+            verdict.backends[name] &= equal(ours, executor.execute(pixels, lifs))
         integers.append(ours.accumulators.argmax(1))
         brightest = max(brightest, int(pixels.max()))
         if float_run is not None:
             float_run.compare(pixels, ours)
-        tell("")
+        note_batch(0, 0, "")
     verdict.notes = images.all_notes(brightest, images.lost_in(slice(0, len(images))))
     if images.labels is not None:
         verdict.integer_accuracy = float((np.concatenate(integers) == images.labels).mean())
@@ -104,24 +102,6 @@ def verify(
         if images.labels is not None:
             verdict.float_accuracy = float((np.concatenate(float_run.predictions) == images.labels).mean())
     return verdict
-
-
-def _executor(backend: str, tell: Callable[[str], None]) -> Callable[..., Execution]:
-    match backend:
-        case "reference":
-            return reference.execute
-        case "lava":
-            from spikformer_deploy.lava_backend import execute as lava
-
-            lava.check_installed()
-            return partial(lava.execute, tell=tell)
-        case "onnx":
-            from spikformer_deploy import onnx_backend
-
-            onnx_backend.check_installed()
-            return onnx_backend.execute
-        case _:
-            raise InputError("--backend", f"'{backend}' is none of reference, lava, onnx")
 
 
 def equal(ours: Execution, theirs: Execution) -> bool:

@@ -22,6 +22,7 @@ from spikformer_deploy import files
 from spikformer_deploy.converters.kinds import kind_of
 from spikformer_deploy.converters.models import load
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.executors.lava.export import export as export_lava
 from spikformer_deploy.files import (
     LARGEST_TEXT,
     check_file,
@@ -34,7 +35,6 @@ from spikformer_deploy.files import (
 )
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import Preprocess, read
-from spikformer_deploy.lava_backend.export import export as export_lava
 from spikformer_deploy.pipeline.export import export
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.tally import load as load_tally

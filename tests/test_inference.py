@@ -7,14 +7,19 @@ import pytest
 import torch
 from support.networks import random_images, random_network
 
-from spikformer_deploy import inference, tally
+from spikformer_deploy import tally
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.executors import execution
+from spikformer_deploy.executors import gpu as device
+from spikformer_deploy.executors.choose import prepare
+from spikformer_deploy.executors.execution import Request
+from spikformer_deploy.executors.fast.plan import make_plan
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import ImageSet, Preprocess
 from spikformer_deploy.inference import Run, run
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.simulate import device
+from spikformer_deploy.simulate.events import geometry
 
 LOIHI2 = load_profile("loihi2")
 
@@ -52,7 +57,7 @@ def test_an_interrupted_run_goes_on(
     program: Program, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is lost, nothing counted twice: also where the last batch was done."""
-    monkeypatch.setattr(inference, "BATCH", 3)
+    monkeypatch.setattr(execution, "BATCH", 3)
     whole = run(program, image_set(program, 11))
     interrupted_after(images, program, tmp_path / "run.partial")
     done: list[int] = []
@@ -74,7 +79,7 @@ def test_an_interrupted_run_goes_on(
 
 def test_batches_change_no_figure(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(program, image_set(program, 7))
-    monkeypatch.setattr(inference, "BATCH", 2)
+    monkeypatch.setattr(execution, "BATCH", 2)
     parts = run(program, image_set(program, 7))
     np.testing.assert_array_equal(parts.accumulators, whole.accumulators)
     assert (parts.events.synops, parts.events.images) == (whole.events.synops, 7)
@@ -89,7 +94,7 @@ def test_batches_change_no_figure(program: Program, monkeypatch: pytest.MonkeyPa
 
 def test_notes_are_those_of_all_images(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupted run whose bright images came first is not called dark, and its lost events are counted once."""
-    monkeypatch.setattr(inference, "BATCH", 3)
+    monkeypatch.setattr(execution, "BATCH", 3)
     pixels = random_images(program.network, 3, 11) % 20
     pixels[1] = 200
 
@@ -121,7 +126,7 @@ def test_notes_are_those_of_all_images(program: Program, tmp_path: Path, monkeyp
 
 
 def test_files_of_other_runs_are_refused(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "BATCH", 3)
+    monkeypatch.setattr(execution, "BATCH", 3)
     path = tmp_path / "run.partial"
     interrupted_after(6, program, path)
     with pytest.raises(InputError, match=r"run\.partial: it is of another run: images is these, now others"):
@@ -139,10 +144,17 @@ def test_files_of_other_runs_are_refused(program: Program, tmp_path: Path, monke
 
 def test_memory_limit(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = figures(run(program, image_set(program, 5)))
-    sizes: list[int] = []
-    monkeypatch.setattr(inference, "_fitting", lambda plan, limit: sizes.append(limit) or 2)
-    assert figures(run(program, image_set(program, 5), memory_limit=12345))["logits_sha256"] == whole["logits_sha256"]
-    assert sizes == [12345]
+    monkeypatch.setattr(execution, "peak_memory_mib", lambda: 0.0)
+    plan = make_plan(program.network, geometry(program.network, program.mapping).cells)
+    seen: list[int] = []
+    found = run(
+        program,
+        image_set(program, 5),
+        memory_limit=plan.fixed_bytes + 2 * plan.image_bytes,
+        progress=lambda done, total, note: seen.append(done),
+    )
+    assert figures(found)["logits_sha256"] == whole["logits_sha256"]
+    assert seen == [2, 4, 5]
 
 
 def test_a_limit_that_is_too_low_is_refused(program: Program) -> None:
@@ -152,14 +164,22 @@ def test_a_limit_that_is_too_low_is_refused(program: Program) -> None:
         run(program, image_set(program, 0))
 
 
-def test_images_a_batch_follow_the_limit(program: Program) -> None:
-    from spikformer_deploy.simulate.plan import make_plan
-
-    plan = make_plan(program.network)
-    used = int(inference.peak_memory_mib() * 2**20) + plan.fixed_bytes
-    slack = 2**24  # the process itself may have grown meanwhile
-    assert inference._fitting(plan, used + slack + 5 * plan.image_bytes) >= 5
-    assert inference._fitting(plan, used + slack) <= slack // plan.image_bytes
+@pytest.mark.parametrize("name", ["engine", "reference", "onnx"])
+def test_images_a_batch_follow_the_limit(program: Program, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "onnx":
+        pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(execution, "peak_memory_mib", lambda: 1.0)
+    alone = 2**20
+    with pytest.raises(InputError, match="one image at a time takes"):
+        prepare(name, Request(program.network, memory_limit=alone))
+    while True:  # the least that holds one
+        alone += 2**10
+        try:
+            assert prepare(name, Request(program.network, memory_limit=alone)).batch == 1
+            break
+        except InputError:
+            continue
+    assert prepare(name, Request(program.network, memory_limit=2**34)).batch == execution.BATCH
 
 
 def test_a_gpu_changes_no_figure(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

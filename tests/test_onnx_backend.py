@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from support.executions import random_cells, with_state_bits
 from support.networks import Builder, networks, random_images, random_network
 
-from spikformer_deploy import onnx_backend
 from spikformer_deploy.cli import cli
 from spikformer_deploy.converters.onnx.program import to_model, write_program
 from spikformer_deploy.errors import InputError, ModelError, OverflowDetected
+from spikformer_deploy.executors import onnx as onnx_backend
+from spikformer_deploy.executors import reference
 from spikformer_deploy.images import read
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.synapses import Conv, Window
 from spikformer_deploy.pipeline.stages import compile_model
-from spikformer_deploy.quantize.network import Conv, Network, Window
-from spikformer_deploy.reference import engine as reference
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from spikformer_deploy.converters.checkpoints.read import load
+from spikformer_deploy.executors import reference
+from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.pipeline.sample import calibration_images
 from spikformer_deploy.pipeline.stages import compile_model
-from spikformer_deploy.quantize import calibrate
-from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate import engine
+from spikformer_deploy.quantization import calibrate
 
 NARROW = """
 name = "narrow"

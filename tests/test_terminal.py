@@ -20,8 +20,8 @@ from spikformer_deploy.cli import READER_GONE, _print_tables, _progress
 from spikformer_deploy.errors import InputError, printable
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.mapping import map_network
+from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.program import Program, from_bytes
-from spikformer_deploy.quantize.network import Network
 from spikformer_deploy.report.tables import facts_table
 
 COMMAND = [sys.executable, "-c", "from spikformer_deploy.cli import main; main()"]

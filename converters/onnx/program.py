@@ -18,25 +18,10 @@ from typing_extensions import assert_never
 from spikformer_deploy.converters.onnx.nodes import Nodes
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.files import write_whole
-from spikformer_deploy.quantize.bounds import largest_sum
-from spikformer_deploy.quantize.network import (
-    STOCK_SHIFT,
-    Accumulator,
-    And,
-    Attention,
-    Conv,
-    Lif,
-    Max,
-    Network,
-    Or,
-    Population,
-    Projection,
-    Readout,
-    Source,
-    Stream,
-    Sum,
-    Window,
-)
+from spikformer_deploy.network.bounds import largest_sum
+from spikformer_deploy.network.network import Network, Population, Projection
+from spikformer_deploy.network.neurons import STOCK_SHIFT, Accumulator, And, Lif, Max, Or, Source, Stream, Sum
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 EXACT_FP32 = 2**24
 EXACT_FP64 = 2**53

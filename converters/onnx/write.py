@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import assert_never
 
+from spikformer_deploy.base.arrays import Pair, Shape
 from spikformer_deploy.converters.imported import about
 from spikformer_deploy.converters.onnx.nodes import LOCAL, OPSET, Nodes
 from spikformer_deploy.errors import ModelError
@@ -34,9 +35,7 @@ from spikformer_deploy.graph.ir import (
     Node,
     Offset,
     Output,
-    Pair,
     Scale,
-    Shape,
     SpikeMask,
     TokenSum,
 )

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.accounting.uncertainty import Energy, Part, priced
 from spikformer_deploy.hardware import operation_energies
+from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.neurons import Source
+from spikformer_deploy.network.synapses import Attention
 from spikformer_deploy.quantity import Quantity
-from spikformer_deploy.quantize.network import Attention, Network, Projection, Source
 from spikformer_deploy.simulate.events import Events, ProjectionEvents, dense_macs
 
 WORD_BITS = 64

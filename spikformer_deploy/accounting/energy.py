@@ -6,8 +6,8 @@ from spikformer_deploy.accounting import conventions
 from spikformer_deploy.accounting.target import on_target
 from spikformer_deploy.accounting.uncertainty import Energy, Part, Range
 from spikformer_deploy.hardware import Profile
-from spikformer_deploy.mapping.mapping import Mapping
-from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.network import Network
 from spikformer_deploy.simulate.estimate import StepTimes
 from spikformer_deploy.simulate.events import Events
 

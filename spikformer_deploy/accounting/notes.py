@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from spikformer_deploy.accounting.counts import sparsity
 from spikformer_deploy.accounting.uncertainty import Energy
-from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.network.network import Network
 from spikformer_deploy.simulate.estimate import StepTimes
 from spikformer_deploy.simulate.events import Events
 

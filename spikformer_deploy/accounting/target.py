@@ -6,7 +6,7 @@ from spikformer_deploy.accounting.uncertainty import Energy, Part, Range, priced
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.hardware import Energy as EventEnergies
 from spikformer_deploy.hardware import Profile
-from spikformer_deploy.mapping.mapping import Mapping
+from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.simulate.estimate import StepTimes
 from spikformer_deploy.simulate.events import Events, SliceEvents
 

@@ -6,6 +6,7 @@ import networkx as nx
 import numpy as np
 from typing_extensions import assert_never
 
+from spikformer_deploy.base.arrays import Pair, Shape
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph.ir import (
     AdaptiveAvgPool2d,
@@ -24,9 +25,7 @@ from spikformer_deploy.graph.ir import (
     Node,
     Offset,
     Output,
-    Pair,
     Scale,
-    Shape,
     SpikeMask,
     TokenSum,
 )

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from spikformer_deploy.base.arrays import Float
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import BATCH, Atom
 from spikformer_deploy.graph.operations import Call, Value, float64
@@ -106,7 +107,7 @@ def _alike(call: Call, tensor: torch.Tensor, at: int, dim: axes.Dim) -> torch.Te
     return first
 
 
-def _as_map(call: Call, value: Value, tensor: torch.Tensor) -> ir.Array:
+def _as_map(call: Call, value: Value, tensor: torch.Tensor) -> Float:
     """(C, Y, X) of a constant that broadcasts to the layout of `value`."""
     inside = [tuple(atom for atom in dim if atom.role in "CYX") for dim in value.dims]
     whole = tensor.expand([axes.size(dim) for dim in inside])

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 from typing_extensions import assert_never
 
+from spikformer_deploy.base.arrays import Pair
 from spikformer_deploy.graph.ir import (
     AdaptiveAvgPool2d,
     Add,
@@ -25,7 +26,6 @@ from spikformer_deploy.graph.ir import (
     Node,
     Offset,
     Output,
-    Pair,
     Scale,
     SpikeMask,
     TokenSum,

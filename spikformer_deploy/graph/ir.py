@@ -13,13 +13,9 @@ from typing import Any, TypeAlias
 
 import networkx as nx
 import numpy as np
-from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Float, Pair, Shape
 from spikformer_deploy.values import digest
-
-Shape: TypeAlias = tuple[int, int, int]
-Pair: TypeAlias = tuple[int, int]
-Array: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +35,8 @@ class Conv2d:
     weight (C_out, C_in / groups, KY, KX) float64; bias (C_out,) float64; stride, padding (y, x)
     """
 
-    weight: Array
-    bias: Array
+    weight: Float
+    bias: Float
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     groups: int = 1
@@ -50,18 +46,18 @@ class Conv2d:
 class Linear:
     """y[:, p] = weight @ x[:, p] + bias at every position p.  weight (C_out, C_in), bias (C_out,)."""
 
-    weight: Array
-    bias: Array
+    weight: Float
+    bias: Float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchNorm:
     """Evaluation-mode batch normalisation of C: (x - mean) / sqrt(var + eps) * gamma + beta.  Arrays (C,) float64."""
 
-    gamma: Array
-    beta: Array
-    mean: Array
-    var: Array
+    gamma: Float
+    beta: Float
+    mean: Float
+    var: Float
     eps: float
 
 
@@ -138,7 +134,7 @@ class Concat:
 class Offset:
     """Addition of a constant to each channel and position (a position embedding).  value (C, Y, X) float64."""
 
-    value: Array
+    value: Float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

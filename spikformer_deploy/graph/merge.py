@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from spikformer_deploy.graph.ir import AdaptiveAvgPool2d, Array, AvgPool2d, Conv2d, Graph, Linear, Node, Pair
+from spikformer_deploy.base.arrays import Float, Pair
+from spikformer_deploy.graph.ir import AdaptiveAvgPool2d, AvgPool2d, Conv2d, Graph, Linear, Node
 from spikformer_deploy.graph.windows import means_of, one_window
 from spikformer_deploy.values import frozen
 
@@ -73,7 +74,7 @@ def _composed(outer: Conv2d, inner: Conv2d) -> Conv2d | None:
     return Conv2d(frozen(weight), frozen(bias), stride, padding)
 
 
-def dense_weights(conv: Conv2d) -> Array:
+def dense_weights(conv: Conv2d) -> Float:
     """The weights (C_out, C_in, KY, KX) without groups."""
     if conv.groups == 1:
         return conv.weight

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from spikformer_deploy.base.arrays import Pair
 from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import Dims, axis
-from spikformer_deploy.graph.ir import Pair
 from spikformer_deploy.graph.windows import framed, widened
 from spikformer_deploy.values import frozen
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from spikformer_deploy.base.arrays import Pair
 from spikformer_deploy.graph import ir
-from spikformer_deploy.graph.ir import Pair
 from spikformer_deploy.graph.operations import Call, Value, line_of, maps_of, on_line, pair_of, spatial
 
 

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from spikformer_deploy.graph.ir import AdaptiveAvgPool2d, Array, AvgPool2d, MaxPool2d, Pair
-
-Int: TypeAlias = NDArray[np.int64]
+from spikformer_deploy.base.arrays import Float, Int, Pair
+from spikformer_deploy.graph.ir import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 
 
 def widened(kernel: Pair, dilation: Pair) -> Pair:
@@ -23,7 +20,7 @@ def widened(kernel: Pair, dilation: Pair) -> Pair:
     return ((kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1)
 
 
-def framed(weight: Array, dilation: Pair, before: Pair, after: Pair) -> tuple[Array, Pair]:
+def framed(weight: Float, dilation: Pair, before: Pair, after: Pair) -> tuple[Float, Pair]:
     """(weights, padding) of the same convolution with dilation 1 and equal padding on both sides.
 
     weight         (O, I, KY, KX)

@@ -6,22 +6,20 @@ For mappings that come from files, and for what compile itself has made.
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spikformer_deploy.errors import MappingError
 from spikformer_deploy.hardware import Profile
-from spikformer_deploy.mapping.mapping import SECTIONS, Mapping, Site
 from spikformer_deploy.mapping.memory import box_words, token_wise
 from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, sites_of
 from spikformer_deploy.mapping.route import destinations, metrics, nets_of
 from spikformer_deploy.mapping.rules import first_violation, fits
-from spikformer_deploy.quantize.network import Attention, Lif, Network
+from spikformer_deploy.network.mapping import SECTIONS, Mapping, Site
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import Lif
+from spikformer_deploy.network.synapses import Attention
 from spikformer_deploy.values import digest
-
-Int: TypeAlias = NDArray[np.int64]
 
 LARGEST_SITE = 2**28
 """Neurons or counters of a site: its boxes are checked on a map of them."""

@@ -20,29 +20,17 @@ It needs an entry of the axon map for each position only where a reader asks for
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import assert_never
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.hardware import Core
-from spikformer_deploy.mapping.mapping import SECTIONS, Site
-from spikformer_deploy.quantize.network import (
-    Accumulator,
-    Attention,
-    Conv,
-    Lif,
-    Max,
-    Network,
-    Projection,
-    Readout,
-    Source,
-    Synapse,
-    Window,
-)
+from spikformer_deploy.network.mapping import SECTIONS, Site
+from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.neurons import Accumulator, Lif, Max, Source
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, Synapse, Window
 
-Int: TypeAlias = NDArray[np.int64]
 WORD = 64
 CONV_AXON_WORDS = 2
 

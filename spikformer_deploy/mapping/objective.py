@@ -13,16 +13,13 @@ left over then go where they save most messages (one price of a core for all sit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Float, Int
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.hardware import Profile
-
-Int: TypeAlias = NDArray[np.int64]
-Float: TypeAlias = NDArray[np.float64]
 
 OBJECTIVES = ("energy", "latency", "cores", "tiles")
 LADDER = 1.2

@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.errors import MappingError
 from spikformer_deploy.hardware import Core, Profile, load_profile, profile_names
-from spikformer_deploy.mapping.mapping import SECTIONS, Site
 from spikformer_deploy.mapping.memory import BoxSizes, token_wise, words
 from spikformer_deploy.mapping.objective import Choice, Cuts, choose
 from spikformer_deploy.mapping.rules import first_violation, fits
-from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection, Readout, Window
+from spikformer_deploy.network.mapping import SECTIONS, Site
+from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
-Int: TypeAlias = NDArray[np.int64]
 Real: TypeAlias = NDArray[Any]
 Expected: TypeAlias = tuple[Real, Real]
 """(synaptic operations, messages received) of a core in a step."""

@@ -14,15 +14,12 @@ from typing import TypeAlias
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Float, Int
 from spikformer_deploy.errors import MappingError
 from spikformer_deploy.hardware import Profile
 from spikformer_deploy.mapping.refine import Talk, refine, talk_of
 from spikformer_deploy.mapping.route import Nets, coordinates, metrics
-
-Int: TypeAlias = NDArray[np.int64]
-Float: TypeAlias = NDArray[np.float64]
 
 SWAPS = 160
 """Swaps that refinement tries for each slice: four times as many gain 2 % more."""

@@ -17,8 +17,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Int: TypeAlias = NDArray[np.int64]
-Float: TypeAlias = NDArray[np.float64]
+from spikformer_deploy.base.arrays import Float, Int
+
 Rows: TypeAlias = tuple[Int, Int, Float, Float]
 """The fields of a Talk."""
 

@@ -10,12 +10,12 @@ from numba import njit
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
+from spikformer_deploy.base.arrays import Float, Int
 from spikformer_deploy.hardware import Profile
-from spikformer_deploy.mapping.mapping import Site
-from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection, Readout, Window
+from spikformer_deploy.network.mapping import Site
+from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
-Int: TypeAlias = NDArray[np.int64]
-Float: TypeAlias = NDArray[np.float64]
 Part: TypeAlias = tuple[Int, Int, Float]
 """(source slices, target slices, messages a step)."""
 

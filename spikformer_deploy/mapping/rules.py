@@ -11,10 +11,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.hardware import Core
-from spikformer_deploy.mapping.mapping import SECTIONS
+from spikformer_deploy.network.mapping import SECTIONS
 
-Int: TypeAlias = NDArray[np.int64]
 Rule: TypeAlias = Callable[[Int, Core], tuple[Int, int]]
 """(words (..., 6), core) -> (what is used (...), the limit)"""
 

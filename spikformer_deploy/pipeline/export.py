@@ -12,9 +12,9 @@ from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.files import check_folder, check_new_folder, check_output
+from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import float_graph
-from spikformer_deploy.quantize.network import Network
 
 
 def export(source: str | Path | Program | Model, to: str, output: str | Path, **loading: Any) -> None:
@@ -43,7 +43,7 @@ def export(source: str | Path | Program | Model, to: str, output: str | Path, **
 
 
 def _lava(network: Network, path: Path) -> None:
-    from spikformer_deploy.lava_backend.export import export as write
+    from spikformer_deploy.executors.lava.export import export as write
 
     write(network, path)
 

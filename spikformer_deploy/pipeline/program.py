@@ -25,9 +25,10 @@ from spikformer_deploy.images import Preprocess
 from spikformer_deploy.json_text import parsed, sealed
 from spikformer_deploy.labels import check_names
 from spikformer_deploy.mapping import verify_mapping
-from spikformer_deploy.mapping.mapping import Mapping
-from spikformer_deploy.quantize.check import check_network
-from spikformer_deploy.quantize.network import Network, Source
+from spikformer_deploy.network.law import check_network
+from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import Source
 from spikformer_deploy.told import check_images, check_origin, class_names, table
 
 ENTRY = "spikformer_deploy"

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 
 from spikformer_deploy.converters.models import Model
+from spikformer_deploy.executors.execution import Execution
+from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.graph.ir import Graph
 from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.images import read
-from spikformer_deploy.quantize.build import Pixels, quantize
-from spikformer_deploy.quantize.calibrate import Calibration
-from spikformer_deploy.quantize.network import Network
-from spikformer_deploy.quantize.rounding import Moments, images_for_rounding, second_moments
-from spikformer_deploy.quantize.settings import Settings
-from spikformer_deploy.simulate import engine
-from spikformer_deploy.simulate.run import Execution
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.quantization.build import Pixels, quantize
+from spikformer_deploy.quantization.calibrate import Calibration
+from spikformer_deploy.quantization.rounding import Moments, images_for_rounding, second_moments
+from spikformer_deploy.quantization.settings import Settings
 
 CALIBRATION_IMAGES, RANDOM_IMAGES = 64, 4
 """At most so many of the user's, and so many of random pixels where there are none."""

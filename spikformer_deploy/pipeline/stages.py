@@ -27,11 +27,11 @@ from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.images import Preprocess, read
 from spikformer_deploy.mapping import map_explained
+from spikformer_deploy.network.neurons import Source
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES, RANDOM_IMAGES, RANDOM_NOTE, Sample, firing_rates
 from spikformer_deploy.pipeline.spikes import Checks
-from spikformer_deploy.quantize.network import Source
-from spikformer_deploy.quantize.settings import Settings
+from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.told import class_names
 
 STAGES = ("trace", "fold", "simplify", "quantize", "calibrate", "map")

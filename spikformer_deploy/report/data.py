@@ -10,8 +10,8 @@ from spikformer_deploy.accounting.counts import layers, sparsity
 from spikformer_deploy.accounting.energy import Energy
 from spikformer_deploy.accounting.notes import notes
 from spikformer_deploy.hardware import quantities
-from spikformer_deploy.mapping.mapping import SECTIONS
 from spikformer_deploy.mapping.route import coordinates
+from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.quantity import KINDS
 from spikformer_deploy.report.tables import compile_summary
 

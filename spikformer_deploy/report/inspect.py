@@ -15,9 +15,9 @@ from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import load
 from spikformer_deploy.converters.netx import read_network, stated_steps
 from spikformer_deploy.graph.ir import Lif, Op
-from spikformer_deploy.mapping.mapping import SECTIONS
+from spikformer_deploy.network.mapping import SECTIONS
+from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.quantize.network import Conv, Readout
 from spikformer_deploy.report.tables import compile_summary, facts_table, number
 from spikformer_deploy.report.targets import target_tables
 

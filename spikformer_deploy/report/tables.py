@@ -8,9 +8,10 @@ import numpy as np
 from rich.table import Table
 
 from spikformer_deploy.accounting.counts import layers
-from spikformer_deploy.mapping.mapping import SECTIONS
+from spikformer_deploy.network.mapping import SECTIONS
+from spikformer_deploy.network.neurons import Accumulator
+from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.quantize.network import Accumulator, Conv, Readout
 
 if TYPE_CHECKING:
     from spikformer_deploy.inference import Run

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.hardware import Profile
-from spikformer_deploy.mapping.mapping import Mapping
-from spikformer_deploy.quantize.network import Conv, Network, Projection, Readout
+from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.simulate.events import Events, SliceEvents
 from spikformer_deploy.simulate.latencies import CORNERS, Latencies, latencies
 

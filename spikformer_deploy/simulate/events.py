@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.quantize.network import Accumulator, Attention, Conv, Network, Projection, Readout, Window
-from spikformer_deploy.simulate.run import Execution
+from spikformer_deploy.executors.execution import Execution
+from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.neurons import Accumulator
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 from spikformer_deploy.simulate.slices import PER_IMAGE, Geometry, SliceEvents, geometry, slice_events
 from spikformer_deploy.simulate.sums import weighted
 
@@ -32,8 +34,6 @@ __all__ = [
     "geometry",
     "join",
 ]
-
-Int: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

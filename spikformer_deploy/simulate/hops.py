@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.executors.execution import Activity, Cells
 from spikformer_deploy.simulate.machine import Mesh
-from spikformer_deploy.simulate.run import Activity, Cells
 from spikformer_deploy.simulate.traffic import Sender, Sweep, Traffic, rows_of_cells
 from spikformer_deploy.simulate.wave import Routes
-
-Int: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,9 +8,8 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from spikformer_deploy.base.arrays import Array
 
 LANES = 8
 """Sums that `add_rows` makes side by side: 64-bit integers that fill a register of 512 bits."""
@@ -42,42 +41,6 @@ def write(build: ir.IRBuilder, value: ir.Value, place: ir.Value) -> None:
     build.store(value, build.inttoptr(place, value.type.as_pointer()), align=1)
 
 
-def _fired(lanes: int, maps: int) -> Any:
-    """A function that notes which of `lanes` neighbouring values of `maps` maps are not zero."""
-
-    @intrinsic
-    def note(typing: Any, sent: Any, places: Any, strides: Any) -> Any:
-        """places   addresses of values of the type of `sent`, of bytes to add 1 to, and of the bytes to set to 1
-        strides  bytes from the values of one map to those of the next, and between the bytes to add to
-        """
-
-        def emit(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            value, number, mark = (build.extract_value(arguments[1], i) for i in range(3))
-            along = [build.extract_value(arguments[2], i) for i in range(2)]
-            given = ir.VectorType(context.get_data_type(sent.dtype), lanes)
-            bytes_ = ir.VectorType(BYTE, lanes)
-            met = read(build, mark, bytes_)
-            for _ in range(maps):
-                differs = build.icmp_unsigned("!=", read(build, value, given), ir.Constant(given, [0] * lanes))
-                fired = build.zext(differs, bytes_)
-                write(build, build.add(read(build, number, bytes_), fired), number)
-                met = build.or_(met, fired)
-                value, number = build.add(value, along[0]), build.add(number, along[1])
-            write(build, met, mark)
-            return context.get_dummy_value()
-
-        return types.void(sent, types.UniTuple(types.int64, 3), types.UniTuple(types.int64, 2)), emit
-
-    return note
-
-
-TOGETHER = 4
-"""Maps that are looked at together: the time steps of most networks."""
-note_fired_64x4, note_fired_64, note_fired_16x4, note_fired_16, note_fired_4x4, note_fired_4 = (
-    _fired(lanes, maps) for lanes in (64, 16, 4) for maps in (TOGETHER, 1)
-)
-
-
 def _eight_bytes(typing: Any, place: Any) -> Any:
     """The word at an address, aligned or not."""
 
@@ -98,19 +61,6 @@ def _four_bytes(typing: Any, place: Any) -> Any:
 
 eight_bytes: Any = intrinsic(_eight_bytes)
 four_bytes: Any = intrinsic(_four_bytes)
-
-
-@njit(cache=True, nogil=True, inline="always")
-def sum_bytes(place: np.int64, count: np.int64) -> np.int64:
-    """The sum of `count` bytes from an address on; seven bytes behind them are read too."""
-    odd, total = np.uint64(0x00FF00FF00FF00FF), np.int64(0)
-    for start in range(0, count, 8):
-        left = 8 * (count - start)
-        kept = np.uint64(left if left < 64 else 64)
-        word = eight_bytes(place + start) << (np.uint64(64) - kept)
-        pairs = (word & odd) + ((word >> np.uint64(8)) & odd)
-        total += np.int64((pairs * np.uint64(0x0001000100010001)) >> np.uint64(48))
-    return total
 
 
 def _add_rows(typing: Any, tables: Any, span: Any, out: Any) -> Any:

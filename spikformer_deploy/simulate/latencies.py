@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.hardware import Profile
-from spikformer_deploy.mapping.mapping import Mapping
+from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.quantity import Quantity
 
 Times: TypeAlias = NDArray[np.float64]

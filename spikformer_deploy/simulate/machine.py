@@ -6,17 +6,14 @@ docs/timing.md says what these parts do; reference/timing.py is the specificatio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.hardware import Profile
-from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.mapping.route import coordinates
+from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.simulate.latencies import NOMINAL, barrier
-
-Int: TypeAlias = NDArray[np.int64]
 
 TICK_PS = 10
 """A tick: fine enough that the shortest latency of a profile (0.3 ns) is rounded by 1 % at most."""

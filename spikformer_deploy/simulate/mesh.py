@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.simulate.machine import DIRECTIONS, Machine
 from spikformer_deploy.simulate.wave import Log, Routes, Wave, WaveTimes
 from spikformer_deploy.simulate.wheel import NOW, advance, compiled, make_wheel, schedule
 
-Int: TypeAlias = NDArray[np.int64]
 Records: TypeAlias = NDArray[Any]
 
 

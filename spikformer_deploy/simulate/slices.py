@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.mapping.mapping import Mapping
-from spikformer_deploy.quantize.network import Attention, Network
-from spikformer_deploy.simulate.reach import Inlet, cells_of, inlets, own_inlet, whole_reach
-from spikformer_deploy.simulate.run import Cells
+from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.executors.execution import Cells
+from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.reach import whole_reach
+from spikformer_deploy.network.synapses import Attention
+from spikformer_deploy.simulate.reach import Inlet, cells_of, inlets, own_inlet
 from spikformer_deploy.simulate.sums import Entries, SparseSums, joined, sparse_sums
-
-Int: TypeAlias = NDArray[np.int64]
 
 PER_IMAGE = ("spikes", "messages_out", "messages_in", "synops")
 """The fields of SliceEvents that images have one by one."""

@@ -10,10 +10,10 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.executors.execution import Activity
 from spikformer_deploy.simulate.lanes import LANES, add_rows, address, four_bytes
-from spikformer_deploy.simulate.run import Activity
 
-Int: TypeAlias = NDArray[np.int64]
 Int32: TypeAlias = NDArray[np.int32]
 
 CHUNK = 1024

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.simulate import mesh
 from spikformer_deploy.simulate.timing import Timer
 from spikformer_deploy.simulate.traffic import Spikes, pipelined
 from spikformer_deploy.simulate.wave import Log, Wave, WaveTimes
-
-Int: TypeAlias = NDArray[np.int64]
 
 DETAIL = 50
 """Intervals closer than this part of a step are drawn as one: a core has some tens a step, whatever its messages."""

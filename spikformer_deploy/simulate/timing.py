@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.hardware import Profile
 from spikformer_deploy.simulate import mesh
 from spikformer_deploy.simulate.estimate import StepTimes
@@ -22,7 +22,6 @@ from spikformer_deploy.simulate.slices import Geometry
 from spikformer_deploy.simulate.traffic import Spikes, Traffic, alone, check_spatial, pipelined, traffic
 from spikformer_deploy.simulate.wave import Wave, WaveTimes
 
-Int: TypeAlias = NDArray[np.int64]
 Tell: TypeAlias = Callable[[int], None]
 
 MOST_IMAGES, MOST_MESSAGES = 8, 30_000_000

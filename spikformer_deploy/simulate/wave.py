@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Int: TypeAlias = NDArray[np.int64]
+from spikformer_deploy.base.arrays import Int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

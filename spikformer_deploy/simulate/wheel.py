@@ -9,7 +9,7 @@ after it in its slot), and index: the first event of each slot, a bit for each s
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-Int: TypeAlias = NDArray[np.int64]
+from spikformer_deploy.base.arrays import Int
 
 EVENT = np.dtype([("tick", np.int64), ("after", np.int64)])
 

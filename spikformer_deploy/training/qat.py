@@ -1,8 +1,8 @@
 """Fine-tuning with rounded weights: each layer multiplies with what its integers will mean on the chip.
 
-The rounding is that of quantize/: batch normalisation folded, scale groups, the largest integer threshold of each.  The
-chip multiplies whole pixels with rounded weights; the mean that normalisation takes off them is in the bias, multiplied
-by the weights as they were before.
+The rounding is that of quantization/: batch normalisation folded, scale groups, the largest integer threshold of each.
+The chip multiplies whole pixels with rounded weights; the mean that normalisation takes off them is in the bias,
+multiplied by the weights as they were before.
 Gradients pass through it unchanged (Bengio et al. 2013, straight-through), and normalisation is frozen: so the integers
 of the compiled program (`--rounding nearest`, the same bits) are the very ones that were trained.
 """
@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.lif import LIF
-from spikformer_deploy.quantize.scales import largest_thresholds, least_error_thresholds, scale_groups
+from spikformer_deploy.quantization.scales import largest_thresholds, least_error_thresholds, scale_groups
 
 PARAMETER_SETS = 8
 """Thresholds a core of Loihi 2 holds (hw_profiles/loihi2.toml): the granularity `group`."""

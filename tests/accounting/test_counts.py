@@ -9,9 +9,11 @@ from support.networks import random_images, random_network
 
 from spikformer_deploy.accounting import counts
 from spikformer_deploy.accounting.energy import account
+from spikformer_deploy.executors import reference
 from spikformer_deploy.hardware import load_profile
-from spikformer_deploy.quantize.network import Accumulator, Attention, Conv, Lif, Network, Readout
-from spikformer_deploy.reference import engine as reference
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import Accumulator, Lif
+from spikformer_deploy.network.synapses import Attention, Conv, Readout
 from spikformer_deploy.simulate import events
 from spikformer_deploy.simulate.estimate import estimate
 

@@ -12,23 +12,12 @@ from spikformer_deploy.accounting.energy import account
 from spikformer_deploy.accounting.notes import notes
 from spikformer_deploy.accounting.uncertainty import Energy, Range, priced, weakest
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.executors import reference
 from spikformer_deploy.hardware import load_profile
+from spikformer_deploy.network.network import Network, Population, Projection
+from spikformer_deploy.network.neurons import Accumulator, Lif, Or, Source, Sum
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 from spikformer_deploy.quantity import Quantity
-from spikformer_deploy.quantize.network import (
-    Accumulator,
-    Attention,
-    Conv,
-    Lif,
-    Network,
-    Or,
-    Population,
-    Projection,
-    Readout,
-    Source,
-    Sum,
-    Window,
-)
-from spikformer_deploy.reference import engine as reference
 from spikformer_deploy.simulate import events
 from spikformer_deploy.simulate.estimate import estimate
 

@@ -14,23 +14,26 @@ from support.mappings import random_mapping
 from support.networks import preprocess_of
 from support.profiles import with_wide_states
 
-from spikformer_deploy import onnx_backend
 from spikformer_deploy.accounting import counts
 from spikformer_deploy.accounting.energy import account
 from spikformer_deploy.converters.onnx.program import to_model
 from spikformer_deploy.errors import MappingError, ModelError, OverflowDetected
+from spikformer_deploy.executors import gpu as device
+from spikformer_deploy.executors import onnx as onnx_backend
+from spikformer_deploy.executors import reference
+from spikformer_deploy.executors.execution import Cells, Execution
+from spikformer_deploy.executors.fast import engine, plan, synapses
 from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.mapping import map_network
-from spikformer_deploy.mapping.mapping import Mapping
 from spikformer_deploy.mapping.memory import token_wise
+from spikformer_deploy.network.bounds import largest_sum
+from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, synaptic_sum
 from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
 from spikformer_deploy.pipeline.sample import firing_rates
-from spikformer_deploy.quantize.bounds import largest_sum
-from spikformer_deploy.quantize.network import Attention, Conv, Network, Projection, Readout
-from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate import device, engine, events, plan, synapses
+from spikformer_deploy.simulate import events
 from spikformer_deploy.simulate.estimate import estimate
-from spikformer_deploy.simulate.run import Cells, Execution
 
 KERNELS = ("", "plain", "events", *(["int8"] if synapses.int8_works() else []))
 CPU = torch.device("cpu")
@@ -115,7 +118,7 @@ def synaptic_operations(network: Network, projection: Projection, sent: dict[str
     assert not isinstance(synapse, Attention)
     shape = network[projection.target].shape
     steps = range(network.time_steps)
-    return np.array([reference.synaptic_sum(synapse, [f[:, t] for f in fired], shape).sum() for t in steps])
+    return np.array([synaptic_sum(synapse, [f[:, t] for f in fired], shape).sum() for t in steps])
 
 
 def no_shift(synapse: Conv | Readout) -> dict[str, int]:

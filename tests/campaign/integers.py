@@ -8,25 +8,11 @@ from math import gcd
 import numpy as np
 from support.networks import Builder
 
-from spikformer_deploy.quantize.check import check_network
-from spikformer_deploy.quantize.network import (
-    Accumulator,
-    And,
-    Attention,
-    Conv,
-    Lif,
-    Max,
-    Network,
-    Or,
-    Pair,
-    Population,
-    Readout,
-    Source,
-    Stream,
-    Sum,
-    Synapse,
-    Window,
-)
+from spikformer_deploy.base.arrays import Pair
+from spikformer_deploy.network.law import check_network
+from spikformer_deploy.network.network import Network, Population
+from spikformer_deploy.network.neurons import Accumulator, And, Lif, Max, Or, Source, Stream, Sum
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, Synapse, Window
 
 CHANNELS = (1, 1, 2, 3, 4, 5, 7, 8, 16, 17, 33, 65)
 """One, odd ones, and one more than the lanes of a vector holds."""

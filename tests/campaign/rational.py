@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.graph import ir
 from spikformer_deploy.images import Preprocess
-from spikformer_deploy.quantize.network import DECAY_ONE, Lif, Network
-from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate.run import Execution
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import DECAY_ONE, Lif
+from spikformer_deploy.network.synapses import synaptic_sum
 
 Rational = Any
 """An object array of Fractions."""
@@ -174,9 +175,7 @@ def exact_spikes(network: Network, name: str, run: Execution) -> Rational:
     )
     sums = [
         sum(
-            reference.synaptic_sum(
-                p.synapse, [run.spikes[s][:, t].astype(np.int64) for s in p.sources], network[name].shape
-            )
+            synaptic_sum(p.synapse, [run.spikes[s][:, t].astype(np.int64) for s in p.sources], network[name].shape)
             for p in network.into(name)
         )
         for t in range(network.time_steps)

@@ -6,8 +6,8 @@ from campaign.agreement import Inputs
 from campaign.integers import images_for, integer_network
 
 from spikformer_deploy.errors import InputError, OverflowDetected
-from spikformer_deploy.lava_backend import execute as lava
-from spikformer_deploy.quantize.network import Lif
+from spikformer_deploy.executors.lava import execute as lava
+from spikformer_deploy.network.neurons import Lif
 
 pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
 FEW, MANY = 2, 40

@@ -14,11 +14,12 @@ from campaign.models import Sample, sample
 from spikformer_deploy.converters.nir import write as nir_export
 from spikformer_deploy.converters.onnx import write as onnx_model
 from spikformer_deploy.errors import ModelError, SpikdeployError
+from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.graph.execute import execute as float_run
 from spikformer_deploy.graph.ir import Graph
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import Accumulator, Lif, Stream
 from spikformer_deploy.pipeline.stages import Compiled, compile_model, float_graph
-from spikformer_deploy.quantize.network import Accumulator, Lif, Network, Stream
-from spikformer_deploy.simulate.run import Execution
 
 FEW, MANY, AT_ONCE = 6, 1000, 50
 UNKNOWN_TO_FORMATS = re.compile(

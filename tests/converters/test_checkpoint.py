@@ -14,11 +14,11 @@ from support.models import SMALL, model_and_images
 
 from spikformer_deploy.converters.checkpoints.read import CIFAR10, _recognised, load, save
 from spikformer_deploy.errors import InputError, ModelError, SpikdeployError
+from spikformer_deploy.executors import reference
+from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.zoo import PUBLISHED, build, named
 from spikformer_deploy.pipeline.stages import compile_model
-from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate import engine
 
 OFFICIAL = {
     "cifar": named("v1-4-384", dim=64, depth=1, heads=2),

@@ -16,20 +16,12 @@ from support.networks import Builder
 from spikformer_deploy.cli import cli
 from spikformer_deploy.converters.netx import read_network, write_network
 from spikformer_deploy.errors import InputError, ModelError, OverflowDetected
+from spikformer_deploy.executors import reference
+from spikformer_deploy.executors.fast import engine
+from spikformer_deploy.network.network import Network, Population
+from spikformer_deploy.network.neurons import Accumulator, Lif, Or, Sum
+from spikformer_deploy.network.synapses import Conv, Readout, Window
 from spikformer_deploy.pipeline.stages import compile_netx
-from spikformer_deploy.quantize.network import (
-    Accumulator,
-    Conv,
-    Lif,
-    Network,
-    Or,
-    Population,
-    Readout,
-    Sum,
-    Window,
-)
-from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate import engine
 
 h5py = pytest.importorskip("h5py")
 LAVA_DL = Path(__file__).resolve().parents[1] / "support" / "lava_dl.py"
@@ -65,7 +57,7 @@ def test_pilotnet_fires_as_in_lava(executor: str, pilotnet: tuple[Network, np.nd
     assert network.time_steps == 16
     if executor == "lava":
         pytest.importorskip("lava")
-        from spikformer_deploy.lava_backend import execute as run
+        from spikformer_deploy.executors.lava import execute as run
     else:
         run = engine
     found = run.execute(network, image, record=list(GOLDEN))
@@ -260,7 +252,7 @@ def test_a_chain_of_dense_layers_without_an_input_layer(last: str, seed: int, tm
 def test_a_head_without_neurons_wraps_nowhere(executor: str, tmp_path: Path) -> None:
     """lava.proc.lif would hold its sum times 64 in 24 bits, and wrap beyond 131,071; here it is exact, or refused."""
     run = {"engine": engine, "reference": reference}.get(executor) or pytest.importorskip(
-        "spikformer_deploy.lava_backend.execute", reason="lava-nc is not installed"
+        "spikformer_deploy.executors.lava.execute", reason="lava-nc is not installed"
     )
     if executor == "lava":
         pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")

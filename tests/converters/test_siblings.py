@@ -9,14 +9,14 @@ import pytest
 import torch
 from support.models import SIBLINGS, model_and_images
 
-from spikformer_deploy import onnx_backend
 from spikformer_deploy.converters.checkpoints import siblings
 from spikformer_deploy.converters.checkpoints.read import Loaded, load
 from spikformer_deploy.errors import MappingError, ModelError, QuantizeError
+from spikformer_deploy.executors import onnx as onnx_backend
+from spikformer_deploy.executors import reference
+from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.nn.zoo import PUBLISHED, build
 from spikformer_deploy.pipeline.stages import compile_model
-from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate import engine
 
 FAMILIES = {
     name: config for name, config in PUBLISHED.items() if config.family in ("spikingformer", "sdt1", "sdt2", "qkformer")

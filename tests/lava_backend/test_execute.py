@@ -13,15 +13,17 @@ from support.executions import with_state_bits
 from support.networks import Builder, random_images, random_network, random_networks_in_one
 
 from spikformer_deploy.errors import BackendError, InputError, OverflowDetected
+from spikformer_deploy.executors import reference
+from spikformer_deploy.executors.fast import engine
+from spikformer_deploy.executors.lava import execute as lava
+from spikformer_deploy.executors.lava.export import export
+from spikformer_deploy.executors.lava.standalone import shim
 from spikformer_deploy.images import read
-from spikformer_deploy.lava_backend import execute as lava
-from spikformer_deploy.lava_backend.export import export
-from spikformer_deploy.lava_backend.standalone import shim
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import Lif, Sum
+from spikformer_deploy.network.synapses import Conv, Window
 from spikformer_deploy.nn.zoo import named
 from spikformer_deploy.pipeline.stages import compile_model
-from spikformer_deploy.quantize.network import Conv, Lif, Network, Sum, Window
-from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate import engine
 
 pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
 NETWORKS, IN_ONE = 200, 20
@@ -160,7 +162,7 @@ def test_a_bias_that_lava_cannot_hold_is_refused() -> None:
 def test_a_failing_process_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
     network = random_network(0, 2, blocks=0)
     monkeypatch.setattr(lava, "write", lambda network, folder: (write(network, folder), spoil(folder)))
-    write = __import__("spikformer_deploy.lava_backend.export", fromlist=["write"]).write
+    write = __import__("spikformer_deploy.executors.lava.export", fromlist=["write"]).write
 
     def spoil(folder: Path) -> None:
         file = folder / "processes" / "relay.py"
@@ -243,13 +245,13 @@ def test_nothing_is_left_behind(interrupted: bool, monkeypatch: pytest.MonkeyPat
         sessions.append(child.pid)
         return child
 
-    def interrupt(remark: str) -> None:
+    def interrupt(done: int, total: int, note: str) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(lava.subprocess, "Popen", started)
     if interrupted:
         with pytest.raises(KeyboardInterrupt):
-            lava.execute(network, random_images(network, 1, 40), tell=interrupt)
+            lava.execute(network, random_images(network, 1, 40), progress=interrupt)
     else:
         lava.execute(network, random_images(network, 1, 2))
     # what other tests have there at the same time goes away with them; what this run left would stay

@@ -9,7 +9,7 @@ from support.networks import random_network
 from spikformer_deploy.errors import MappingError
 from spikformer_deploy.hardware import from_dict, load_profile, to_dict
 from spikformer_deploy.mapping import map_network, verify_mapping
-from spikformer_deploy.mapping.mapping import SECTIONS, Mapping
+from spikformer_deploy.network.mapping import SECTIONS, Mapping
 
 KAPOHO_POINT = load_profile("kapoho_point")
 NETWORK = random_network(3, blocks=1)

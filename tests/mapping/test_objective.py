@@ -12,7 +12,7 @@ from spikformer_deploy.mapping import attention_choices, cheaper
 from spikformer_deploy.mapping.objective import OBJECTIVES, Choice
 from spikformer_deploy.mapping.partition import SERIALS, cuts, partition, sites_of
 from spikformer_deploy.mapping.route import nets_of
-from spikformer_deploy.quantize.network import Network
+from spikformer_deploy.network.network import Network
 
 NETWORKS = st.builds(random_network, st.integers(0, 10**6), blocks=st.integers(0, 2), shortcuts=st.booleans())
 MACHINES = st.builds(smaller, st.integers(600, 2000), st.integers(30, 300), st.integers(400, 900))

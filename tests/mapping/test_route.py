@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from support.mappings import random_mapping
 from support.networks import random_network
 
+from spikformer_deploy.executors.execution import Activity
 from spikformer_deploy.mapping.route import nets_of
-from spikformer_deploy.simulate.run import Activity
 from spikformer_deploy.simulate.slices import geometry, slice_events
 from spikformer_deploy.simulate.sums import weighted
 

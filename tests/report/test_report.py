@@ -14,8 +14,8 @@ from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.inference import Run, run
 from spikformer_deploy.mapping import map_network
+from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.quantize.network import Network
 from spikformer_deploy.report import report_data, write_report
 from spikformer_deploy.report.html import render
 from spikformer_deploy.report.svg import bars, si

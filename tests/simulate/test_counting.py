@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from spikformer_deploy.reference.engine import observe
-from spikformer_deploy.simulate import counting
-from spikformer_deploy.simulate.plan import _grid
-from spikformer_deploy.simulate.run import Cells
+from spikformer_deploy.executors.execution import Cells
+from spikformer_deploy.executors.fast import counting
+from spikformer_deploy.executors.fast.plan import _grid
+from spikformer_deploy.executors.reference import observe
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int32])

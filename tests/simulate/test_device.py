@@ -9,10 +9,10 @@ from support.executions import assert_equal_executions, random_cells, with_state
 from support.networks import attention_on_pixels, networks, random_images, random_network, two_from_one
 
 from spikformer_deploy.errors import InputError, OverflowDetected
-from spikformer_deploy.quantize.network import Network
-from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate import device
-from spikformer_deploy.simulate.plan import make_plan
+from spikformer_deploy.executors import gpu as device
+from spikformer_deploy.executors import reference
+from spikformer_deploy.executors.fast.plan import make_plan
+from spikformer_deploy.network.network import Network
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -20,9 +20,11 @@ from support.networks import (
 )
 
 from spikformer_deploy.errors import InputError, OverflowDetected
-from spikformer_deploy.quantize.network import Conv, Network, Or, Population, Window
-from spikformer_deploy.reference import engine as reference
-from spikformer_deploy.simulate import engine, plan, synapses
+from spikformer_deploy.executors import reference
+from spikformer_deploy.executors.fast import engine, plan, synapses
+from spikformer_deploy.network.network import Network, Population
+from spikformer_deploy.network.neurons import Or
+from spikformer_deploy.network.synapses import Conv, Window, synaptic_sum
 
 KERNELS = ["plain", "events", *(["int8"] if synapses.int8_works() else [])]
 
@@ -86,7 +88,7 @@ def test_convolutions_of_any_geometry(
     conv = Conv(weight, stride, padding, groups)
     images = rng.integers(0, 256, (3, inputs, *size))
     out = tuple((e + 2 * p - k) // s + 1 for e, p, k, s in zip(size, padding, kernel, stride, strict=True))
-    right = reference.synaptic_sum(conv, [images], (2 * inputs, *out))
+    right = synaptic_sum(conv, [images], (2 * inputs, *out))
     with mock.patch.dict(os.environ, SPIKDEPLOY_KERNELS=kind):
         convolve = synapses.convolution(conv, (inputs, *size), 255, 2**23)
     maps = torch.from_numpy(images.astype(np.uint8)).permute(0, 2, 3, 1).contiguous()

@@ -10,10 +10,11 @@ from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
 from spikformer_deploy.errors import InputError
+from spikformer_deploy.executors import reference
 from spikformer_deploy.hardware import load_profile
-from spikformer_deploy.mapping.mapping import Mapping
-from spikformer_deploy.quantize.network import Conv, Network, Readout
-from spikformer_deploy.reference import engine as reference
+from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.simulate import events
 from spikformer_deploy.simulate.estimate import depths, estimate
 from spikformer_deploy.simulate.latencies import latencies, tiles_used

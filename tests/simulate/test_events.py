@@ -11,11 +11,12 @@ from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.mapping.mapping import Mapping
-from spikformer_deploy.quantize.network import Attention, Conv, Network, Readout, Window
-from spikformer_deploy.reference import engine as reference
+from spikformer_deploy.executors import reference
+from spikformer_deploy.executors.execution import Execution
+from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 from spikformer_deploy.simulate import events
-from spikformer_deploy.simulate.run import Execution
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
 Where = tuple[int, int, int]

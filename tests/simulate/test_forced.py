@@ -3,7 +3,7 @@
 import pytest
 
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.simulate import synapses
+from spikformer_deploy.executors.fast import synapses
 
 
 @pytest.mark.parametrize(("kind", "check"), [("int8", "int8_works"), ("events", "events_work")])

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikformer_deploy.quantize.network import Conv
-from spikformer_deploy.simulate.gather import CHUNK, event_convolution
+from spikformer_deploy.executors.fast.gather import CHUNK, event_convolution
+from spikformer_deploy.network.synapses import Conv
 
 
 def plain(conv: Conv, maps: np.ndarray) -> np.ndarray:

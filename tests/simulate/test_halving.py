@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikformer_deploy.simulate.halving import lif_halving
+from spikformer_deploy.executors.fast.halving import lif_halving
 
 
 def plain(sums: np.ndarray, steps: int, shift: int, threshold: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, ...]:

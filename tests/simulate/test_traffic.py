@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
+from spikformer_deploy.executors import reference as engine
 from spikformer_deploy.hardware import Profile, from_dict, load_profile, to_dict
-from spikformer_deploy.mapping.mapping import Mapping
-from spikformer_deploy.quantize.network import Network
-from spikformer_deploy.reference import engine
+from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.network import Network
 from spikformer_deploy.reference import timing as reference
 from spikformer_deploy.simulate import events, timing
 from spikformer_deploy.simulate.hops import hop_table, mean_hops

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from spikformer_deploy.quantize.network import Network
-from spikformer_deploy.simulate.run import Cells, Execution
+from spikformer_deploy.executors.execution import Cells, Execution
+from spikformer_deploy.network.network import Network
 
 
 def assert_equal_executions(ours: Execution, theirs: Execution) -> None:

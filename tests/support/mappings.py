@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from spikformer_deploy.mapping.mapping import SECTIONS, Mapping, Site
-from spikformer_deploy.quantize.network import Attention, Network
+from spikformer_deploy.network.mapping import SECTIONS, Mapping, Site
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.synapses import Attention
 
 
 def random_mapping(network: Network, seed: int) -> Mapping:

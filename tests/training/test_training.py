@@ -17,10 +17,10 @@ from spikformer_deploy.converters.checkpoints.read import BUNDLED, bundled, load
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.images import Preprocess, read
 from spikformer_deploy.inference import run
+from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.nn.spikformer import SpikformerV2
 from spikformer_deploy.nn.zoo import build, named
 from spikformer_deploy.pipeline.stages import compile_model
-from spikformer_deploy.quantize.network import Conv, Readout
 from spikformer_deploy.training import fit
 from spikformer_deploy.training.augment import augmented, moved
 from spikformer_deploy.training.data import Labelled, epoch, normalised, read_test, read_training

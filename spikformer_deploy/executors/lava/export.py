@@ -1,0 +1,164 @@
+"""Write a network as a folder that runs in Lava by itself: description, weights, and the scripts of standalone/."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typing_extensions import assert_never
+
+from spikformer_deploy.errors import InputError
+from spikformer_deploy.files import check_new_folder, writing
+from spikformer_deploy.json_text import written
+from spikformer_deploy.network.bounds import largest_sum
+from spikformer_deploy.network.network import Network, Population, Projection
+from spikformer_deploy.network.neurons import Accumulator, And, Lif, Max, Or, Source, Stream, Sum
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
+
+STANDALONE = Path(__file__).with_name("standalone")
+EXACT_FP32 = 2**24
+LARGEST_BIAS = 2**15 - 1
+"""The arrays of lava.proc.lif hold biases in 16 bits, and wrap what has more."""
+README = """# A spiking network in Lava
+
+{summary}
+
+    pip install numpy scipy scikit-learn networkx asteval
+    pip install --no-deps --ignore-requires-python lava-nc==0.10.0
+    python run.py images.npy -o results/
+
+`images.npy` holds unsigned integers {images}; pixels are taken as they are.
+network.json describes the populations and the synapses between them, weights.npz holds their integers, assemble.py
+makes Lava Processes of both, and processes/ has those that Lava itself lacks, each with its fixed-point model for CPUs.
+Every spike and every potential is that of the program that was exported.
+"""
+
+
+def export(network: Network, folder: Path) -> None:
+    """Write the folder, whole or not at all.
+
+    Raises InputError where it exists and is not empty, or cannot be written.
+    """
+    check_new_folder(folder)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:40]}.") as name:
+        made = Path(name) / "made"
+        write(network, made)
+        if folder.exists():
+            folder.rmdir()
+        made.rename(folder)
+
+
+def write(network: Network, folder: Path) -> None:
+    """The files of an export, into a new folder."""
+    shutil.copytree(STANDALONE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "__init__.py").unlink()
+    arrays: dict[str, np.ndarray] = {}
+    description = {
+        "time_steps": network.time_steps,
+        "state_bits": network.state_bits,
+        "bounds": network.bounds,
+        "populations": [_population(p, f"population{i}", arrays) for i, p in enumerate(network)],
+        "projections": [_projection(network, p, f"projection{i}", arrays) for i, p in enumerate(network.projections)],
+    }
+    (folder / "network.json").write_text(written(description, indent=1) + "\n")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    (folder / "weights.npz").write_bytes(buffer.getvalue())
+    (folder / "README.md").write_text(README.format(summary=_summary(network), images=_images(network)))
+
+
+def _population(population: Population, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    def keep(what: str, array: np.ndarray) -> str:
+        arrays[f"{prefix}.{what}"] = array
+        return f"{prefix}.{what}"
+
+    found: dict[str, Any] = {"name": population.name, "shape": list(population.shape), "largest": population.max_out}
+    match population.neuron:
+        case Source() as source:
+            return {**found, "kind": "source", "per_step": source.per_step}
+        case Lif() as lif:
+            if lif.kind == "stock" and np.abs(lif.bias).max(initial=0) > LARGEST_BIAS:
+                problem = f"a bias of {np.abs(lif.bias).max()}, and lava.proc.lif holds them up to {LARGEST_BIAS}"
+                raise InputError(population.name, problem, "Compile with fewer weight bits, or with other neurons.")
+            parameters = {"threshold": keep("threshold", lif.threshold), "bias": keep("bias", lif.bias)}
+            return {
+                **found,
+                "kind": lif.kind,
+                "decay": lif.decay,
+                "shift": lif.shift,
+                "current": lif.current,
+                "soft": lif.soft,
+                "strict": lif.strict,
+                **parameters,
+            }
+        case Or():
+            return {**found, "kind": "or", "shift": 0}
+        case Sum():
+            return {**found, "kind": "sum", "shift": 0}
+        case And(inputs=inputs):
+            return {**found, "kind": "and", "shift": 0, "inputs": inputs}
+        case Stream() as stream:
+            return {**found, "kind": "stream", "shift": 0, "bias": keep("bias", stream.bias), "drop": stream.drop}
+        case Max():
+            return {**found, "kind": "max", "shift": 0}
+        case Accumulator() as head:
+            parameters = {"bias": keep("bias", head.bias), "scale": keep("scale", head.scale)}
+            return {**found, "kind": "accumulator", "shift": 0, "last": head.last, **parameters}
+        case _:
+            assert_never(population.neuron)
+
+
+def _projection(network: Network, projection: Projection, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    found: dict[str, Any] = {"sources": list(projection.sources), "target": projection.target}
+    match projection.synapse:
+        case Conv() as conv:
+            arrays[f"{prefix}.weight"] = conv.weight
+            target = network[projection.target].neuron
+            dense = conv.weight.shape[2:] == (1, 1) and conv.groups == 1 and conv.weight.dtype == np.int8
+            return {
+                **found,
+                "kind": "conv",
+                "weight": f"{prefix}.weight",
+                "stride": list(conv.stride),
+                "padding": list(conv.padding),
+                "groups": conv.groups,
+                "shift": conv.shift,
+                "float": _exact(network, projection),
+                "dense": bool(dense and isinstance(target, Lif) and target.kind == "stock"),
+            }
+        case Window() as window:
+            geometry = {"stride": list(window.stride), "padding": list(window.padding)}
+            kind = "largest" if isinstance(network[projection.target].neuron, Max) else "window"
+            return {**found, "kind": kind, "kernel": list(window.kernel), **geometry}
+        case Readout() as readout:
+            arrays[f"{prefix}.weight"] = readout.weight
+            return {**found, "kind": "readout", "weight": f"{prefix}.weight"}
+        case Attention() as attention:
+            parameters = {"heads": attention.heads, "factor": attention.weight}
+            return {**found, "kind": "attention", "float": _exact(network, projection), **parameters}
+        case _:
+            assert_never(projection.synapse)
+
+
+def _exact(network: Network, projection: Projection) -> str:
+    """The float type that holds every partial sum of a projection."""
+    return "float32" if largest_sum(network, projection) < EXACT_FP32 else "float64"
+
+
+def _summary(network: Network) -> str:
+    neurons = sum(p.size for p in network if isinstance(p.neuron, Lif))
+    kinds = sorted({p.neuron.kind for p in network if isinstance(p.neuron, Lif)})
+    return f"{neurons:,} LIF neurons ({', '.join(kinds)}), {network.time_steps} time steps an image."
+
+
+def _images(network: Network) -> str:
+    source = network.input
+    assert isinstance(source.neuron, Source)
+    steps = f"{network.time_steps}, " if source.neuron.per_step else ""
+    return f"(images, {steps}{', '.join(map(str, source.shape))}) from 0 to {source.neuron.max_value}"

@@ -1,0 +1,234 @@
+"""Worst cases: what the sum and the state of a neuron can be in any run, from weights and largest inputs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import assert_never
+
+from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.network.network import Network, Population, Projection
+from spikformer_deploy.network.neurons import (
+    DECAY_ONE,
+    STOCK_SHIFT,
+    Accumulator,
+    And,
+    Lif,
+    Max,
+    Or,
+    Source,
+    Stream,
+    Sum,
+)
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
+
+
+def weighted_range(weight: NDArray[np.integer], max_out: int) -> tuple[Int, Int]:
+    """Least and largest sum of each output channel, (C,): the inputs of one sign of weight at `max_out`."""
+    flat = weight.reshape(len(weight), -1).astype(np.int64)
+    return np.minimum(flat, 0).sum(1) * max_out, np.maximum(flat, 0).sum(1) * max_out
+
+
+def membrane_range(
+    low: Int, high: Int, threshold: Int, decay: int, time_steps: int, soft: bool = False, strict: bool = False
+) -> tuple[Int, Int]:
+    """Range of a LIF's potential before the reset, (C,), from the range of its drive in one step.
+
+    Above, only one step counts with a hard reset: after the comparison the potential is below the threshold, or zero;
+    with a soft one, what stays above it piles up.
+    Strict neurons stay at their threshold without firing, and round up.
+    Below, `time_steps` steps of the lowest drive pile up, decaying by floor (the worst of both kinds).
+    """
+    silent, up = (threshold, DECAY_ONE - 1) if strict else (threshold - 1, 0)
+    rest = np.maximum(silent, 0) * decay + up >> 12
+    highest = np.maximum(rest, 0) + np.maximum(high, 0)
+    for _ in range(time_steps - 1 if soft else 0):
+        after = np.maximum(silent, highest - threshold)
+        highest = (np.maximum(after, 0) * decay + up >> 12) + np.maximum(high, 0)
+    lowest = np.zeros_like(low)
+    for _ in range(time_steps):
+        lowest = (lowest * decay >> 12) + np.minimum(low, 0)
+    return lowest, highest
+
+
+def largest_sum(network: Network, projection: Projection) -> int:
+    """A bound of every partial sum of one projection, whatever the order of summation, before a Conv's shift."""
+    source = network[projection.sources[0]]
+    match projection.synapse:
+        case Conv(weight):
+            # of one position no output sees more than one tap
+            apart = weight if source.shape[1:] != (1, 1) else _by_tap(weight)
+            return int(_magnitudes(apart).max()) * source.max_out
+        case Attention(heads, weight):
+            channels, height, width = source.shape
+            most = prod(network[s].max_out for s in projection.sources)
+            return channels // heads * height * width * most * weight
+        case Window(kernel):
+            _, height, width = source.shape
+            return min(kernel[0], height) * min(kernel[1], width) * source.max_out
+        case Readout(weight):
+            return int(_magnitudes(weight).max()) * source.max_out * source.shape[1] * source.shape[2]
+        case _:
+            assert_never(projection.synapse)
+
+
+def _by_tap(weight: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The taps of each output as outputs of their own: (C_out * KY * KX, C_in, 1, 1), taps of an output together."""
+    return weight.transpose(0, 2, 3, 1).reshape(-1, weight.shape[1], 1, 1)
+
+
+def _magnitudes(weight: NDArray[np.integer]) -> Int:
+    """(C_out,) sums of |w|."""
+    return np.abs(weight.reshape(len(weight), -1).astype(np.int64)).sum(1)
+
+
+def shift_of(projection: Projection) -> int:
+    """The exponent of the weights of a projection."""
+    return projection.synapse.shift if isinstance(projection.synapse, Conv) else 0
+
+
+# --- whole networks --------------------------------------------------------------------------------------------
+
+
+class Worst(NamedTuple):
+    """The worst case of a population over all inputs.
+
+    low, high  (C,) least and largest value that its neurons send
+    state      (least, largest) potential, accumulator or current of a stream; (0, 0) where it keeps and sends no such
+    largest    magnitude of anything that the executors hold against the bits of the state
+    """
+
+    low: Int
+    high: Int
+    state: tuple[int, int]
+    largest: int
+
+
+def worst_cases(network: Network) -> dict[str, Worst]:
+    """The worst case of every population, from weights, biases and the largest input alone."""
+    found: dict[str, Worst] = {}
+    for population in network:
+        found[population.name] = _worst(network, population, found)
+    return found
+
+
+def is_proven(network: Network) -> bool:
+    """Whether every state fits the bits of the state, and every stream sends no more than it says, for any input."""
+    limit = 2 ** (network.state_bits - 1) - 1
+    worst = worst_cases(network)
+    sent = all(
+        max(map(abs, worst[p.name].state)) <= p.max_out << p.neuron.drop
+        for p in network
+        if isinstance(p.neuron, Stream)
+    )
+    return sent and all(w.largest <= limit for w in worst.values())
+
+
+def _worst(network: Network, population: Population, found: dict[str, Worst]) -> Worst:
+    channels = population.shape[0]
+    none, ones = np.zeros(channels, np.int64), np.ones(channels, np.int64)
+    sums = [_sums(network, projection, found) for projection in network.into(population.name)]
+    low, high = sum((s[0] for s in sums), none), sum((s[1] for s in sums), none)
+    largest = _largest(low, high)
+    match population.neuron:
+        case Source():
+            return Worst(none, none + population.max_out, (0, 0), 0)
+        case Or() | And():
+            return Worst(none, ones, (0, 0), largest)
+        case Sum():
+            return Worst(low, high, (0, 0), largest)
+        case Max():
+            of = found[network.into(population.name)[0].sources[0]]
+            return Worst(of.low, of.high, (0, 0), _largest(of.low, of.high))
+        case Stream(bias=bias, drop=drop):
+            low, high = low + _over_maps(bias, np.min), high + _over_maps(bias, np.max)
+            half = 1 << drop >> 1
+            state = int(low.min()), int(high.max())
+            return Worst(low + half >> drop, high + half >> drop, state, max(map(abs, state)))
+        case Lif() as lif:
+            state, largest = _potentials(lif, low, high, network.time_steps)
+            return Worst(none, ones, state, largest)
+        case Accumulator(bias=bias, last=True):
+            state = int((bias + low).min()), int((bias + high).max())
+            return Worst(none, none, state, max(largest, *map(abs, state)))
+        case Accumulator(bias=bias):
+            steps = network.time_steps
+            least, most = bias + np.minimum(low, low * steps), bias + np.maximum(high, high * steps)
+            # an accumulator starts at its bias, and what one step adds is looked at as well
+            state = int(np.minimum(least, bias).min()), int(np.maximum(most, bias).max())
+            return Worst(none, none, state, max(largest, *map(abs, state)))
+        case _:
+            assert_never(population.neuron)
+
+
+def _potentials(lif: Lif, low: Int, high: Int, time_steps: int) -> tuple[tuple[int, int], int]:
+    """((least, largest) potential before a reset, largest magnitude of potential, drive and current)."""
+    least, most = _over_maps(lif.bias, np.min), _over_maps(lif.bias, np.max)
+    if lif.kind == "programmable":
+        low, high = (low << lif.shift) + least, (high << lif.shift) + most
+        ranges = membrane_range(low, high, lif.threshold, lif.decay, time_steps, lif.soft, lif.strict)
+        current = 0
+    else:
+        low, high = low << lif.shift + STOCK_SHIFT, high << lif.shift + STOCK_SHIFT
+        low, high = (piled_up(x, lif.current, time_steps) for x in (np.minimum(low, 0), np.maximum(high, 0)))
+        # what the current holds is a state of its own where it outlives a step
+        current = _largest(low, high) if lif.current else 0
+        low, high = low + (least << STOCK_SHIFT), high + (most << STOCK_SHIFT)
+        ranges = membrane_range(low, high, (lif.threshold << STOCK_SHIFT) + 1, lif.decay, time_steps)
+    state = int(ranges[0].min()), int(ranges[1].max())
+    return state, max(current, *map(abs, state))
+
+
+def piled_up(extreme: Int, current: int, time_steps: int) -> Int:
+    """The extreme of a current that decays toward zero by current / 4096, its input at that extreme in every step."""
+    total = np.zeros_like(extreme)
+    for _ in range(time_steps):
+        total = np.sign(total) * (np.abs(total) * current >> 12) + extreme
+    return total
+
+
+def _sums(network: Network, projection: Projection, found: dict[str, Worst]) -> tuple[Int, Int]:
+    """Least and largest sum of one projection at each channel of its target, (C,)."""
+    source = network[projection.sources[0]]
+    low, high = found[source.name].low, found[source.name].high
+    match projection.synapse:
+        case Conv(weight, groups=groups, shift=shift):
+            apart = weight if source.shape[1:] != (1, 1) else _by_tap(weight)
+            least, most = _weighted(apart, groups, np.minimum(low, 0), np.maximum(high, 0))
+            least, most = least.reshape(len(weight), -1).min(1), most.reshape(len(weight), -1).max(1)
+            return least << shift, most << shift
+        case Window(kernel, padding=padding):
+            _, height, width = source.shape
+            taps = min(kernel[0], height) * min(kernel[1], width)
+            least, most = low * taps, high * taps
+            return (np.minimum(least, 0), np.maximum(most, 0)) if max(padding) else (least, most)
+        case Readout(weight):
+            positions = source.shape[1] * source.shape[2]
+            return _weighted(weight[:, :, None, None], 1, low * positions, high * positions)
+        case Attention():
+            most = np.full(network[projection.target].shape[0], largest_sum(network, projection), np.int64)
+            return 0 * most, most
+        case _:
+            assert_never(projection.synapse)
+
+
+def _weighted(weight: NDArray[np.integer], groups: int, low: Int, high: Int) -> tuple[Int, Int]:
+    """Least and largest weighted sum of inputs in [low, high] (C_in,), (C_out,)."""
+    flat = weight.reshape(*weight.shape[:2], -1)
+    up, down = (np.maximum(part, 0).sum(2, dtype=np.int64) for part in (flat, -flat.astype(np.int16)))
+    outputs = np.arange(len(weight)) // (len(weight) // groups)
+    low, high = (x.reshape(groups, -1)[outputs] for x in (low, high))
+    return (up * low - down * high).sum(1), (up * high - down * low).sum(1)
+
+
+def _over_maps(bias: Int, extreme: Callable[..., Int]) -> Int:
+    """(C,) the extreme of a bias (C,) or (C, Y, X) over the positions."""
+    return extreme(bias.reshape(len(bias), -1), 1)
+
+
+def _largest(low: Int, high: Int) -> int:
+    return int(max(-low.min(initial=0), high.max(initial=0)))

@@ -1,0 +1,87 @@
+"""A network laid onto cores: which box of which population stands on which core, and the memory it takes there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.base.arrays import Shape
+
+SECTIONS = ("axon_in", "neurons", "syn_mem", "axon_map", "state", "axon_mem")
+"""Sections of a core's memory, in the order of the columns of Mapping.words."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """Something that occupies cores.
+
+    kind         "population": the neurons of population `population`;
+                 "attention": the counters of the attention whose target is population `population`;
+                 "partial": sums over a part of the fan-in of population `population`, sent on to it as graded values
+    shape        (C, Y, X) of its neurons or counters
+    serial       of attentions: "" | "tokens" (KV first, tokens in series) | "channels" (QK first, channels in series)
+    part         (first, end) source channels whose synapses stand here, where a fan-in is split; (0, 0): all
+    sub_steps    chip-wide sub-steps that one time step of this site takes (0 where it needs none); a population with
+                 sub-steps is token-serial: its tokens come one after the other, a sub-step each
+    """
+
+    name: str
+    kind: str
+    population: str
+    shape: Shape
+    serial: str = ""
+    sub_steps: int = 0
+    part: tuple[int, int] = (0, 0)
+
+    @property
+    def token_serial(self) -> bool:
+        """Whether one neuron a channel serves all tokens, which come in series."""
+        return self.kind != "attention" and self.sub_steps > 0
+
+    def channels(self, sources: int) -> tuple[int, int]:
+        """The range of source channels, of `sources`, whose synapses stand here."""
+        return self.part if self.part != (0, 0) else (0, sources)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mapping:
+    """Slices of sites on cores.
+
+    sites    in the order of the network's populations
+    boxes    (slices, 7) int64: site, c0, c1, y0, y1, x0, x1 (half-open); the boxes of a site tile its shape
+    cores    (slices,) int64: global core = chip * cores_per_chip + core within the chip
+    words    (slices, 6) int64: memory words per section (SECTIONS)
+    chips    number of chips used; cores_per_chip as the target has them
+    metrics  of the placement: packets * hops, mean and max link load, ... (name -> number)
+    """
+
+    sites: tuple[Site, ...]
+    boxes: NDArray[np.int64]
+    cores: NDArray[np.int64]
+    words: NDArray[np.int64]
+    chips: int
+    cores_per_chip: int
+    metrics: dict[str, float]
+
+    def population_on(self, core: int) -> str:
+        """The population that stands on a core (where slices share one: that of the first)."""
+        return self.sites[self.boxes[int(np.flatnonzero(self.cores == core)[0]), 0]].population
+
+    def slices_of(self, site: int) -> NDArray[np.int64]:
+        """Indices of the slices of site number `site`."""
+        return np.flatnonzero(self.boxes[:, 0] == site)
+
+    @property
+    def swept(self) -> NDArray[np.int64]:
+        """(slices,) neurons that a core visits in a sub-step: all, or one a channel where tokens come in series."""
+        edges = self.boxes[:, 1:].reshape(-1, 3, 2)
+        sizes = edges[:, :, 1] - edges[:, :, 0]
+        serial = np.array([site.token_serial for site in self.sites])[self.boxes[:, 0]]
+        return np.where(serial, sizes[:, 0], sizes.prod(1))
+
+    @property
+    def cores_used(self) -> int:
+        """Number of distinct cores."""
+        return int(np.unique(self.cores).size)

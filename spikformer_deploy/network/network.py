@@ -1,0 +1,134 @@
+"""The integer network: populations of neurons with integer state, and projections of integer synapses between them.
+
+neurons.py and synapses.py say what its parts are and, bit for bit, what they do; law.py, what it must obey.
+All values on wires are integers (C, Y, X) per image and time step: pixels, spikes (0 or 1), graded spikes; residual
+streams of membrane currents (Stream, Max) alone send negative ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikformer_deploy.base.arrays import Shape
+from spikformer_deploy.flat import LATER
+from spikformer_deploy.network.neurons import Accumulator, Lif, Max, Neuron, Stream, _show_neuron
+from spikformer_deploy.network.synapses import Synapse, _show_synapse
+from spikformer_deploy.values import digest
+
+ROUNDING_UNKNOWN = -1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Population:
+    """A layer of neurons (C, Y, X).
+
+    max_out   largest magnitude a neuron can send in one step (1 for spikes, 0 for an Accumulator)
+    bounds    (low, high) of the state in any run, proven or observed (see Network.bounds)
+    rounding  largest relative error that rounding left: of a weight (against the largest of its channel), of a bias or
+              threshold (against the threshold; a bias of what has none: against the largest weight); 0: none;
+              ROUNDING_UNKNOWN in programs that were written before
+    """
+
+    name: str
+    shape: Shape
+    neuron: Neuron
+    max_out: int
+    bounds: tuple[int, int] = (0, 0)
+    rounding: float = field(default=ROUNDING_UNKNOWN, metadata={LATER: True})
+
+    @property
+    def size(self) -> int:
+        """Number of neurons."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    @property
+    def signed(self) -> bool:
+        """Whether its neurons may send negative values."""
+        return isinstance(self.neuron, (Stream, Max))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projection:
+    """Synapses from `sources` (one population; q, k, v for Attention) to `target`."""
+
+    sources: tuple[str, ...]
+    target: str
+    synapse: Synapse
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """Populations in topological order (the Source first, the Accumulator last) and the projections between them.
+
+    bounds      "static": every state and sum is proven to fit state_bits; "observed": only the calibrated range is,
+                with `margin` (bits of state range over the largest value seen), and every run checks
+    mean, std   (C,) float64 normalisation folded into the first weights: real input = (pixel / max_value - mean) / std
+    """
+
+    populations: tuple[Population, ...]
+    projections: tuple[Projection, ...]
+    time_steps: int
+    state_bits: int
+    weight_bits: int
+    bounds: str
+    margin: float
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    _by_name: dict[str, Population] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {p.name: p for p in self.populations})
+
+    def __getitem__(self, name: str) -> Population:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[Population]:
+        return iter(self.populations)
+
+    def into(self, name: str) -> tuple[Projection, ...]:
+        """The projections that reach population `name`."""
+        return tuple(p for p in self.projections if p.target == name)
+
+    def out_of(self, name: str) -> tuple[Projection, ...]:
+        """The projections that start (also) at population `name`."""
+        return tuple(p for p in self.projections if name in p.sources)
+
+    @property
+    def input(self) -> Population:
+        """The population of kind Source."""
+        return self.populations[0]
+
+    @property
+    def output(self) -> Population:
+        """The population of kind Accumulator."""
+        return self.populations[-1]
+
+    @property
+    def exact(self) -> bool:
+        """Whether every LIF is an exact execution of the real-valued one with the same integer weights."""
+        return all(p.neuron.exact for p in self.populations if isinstance(p.neuron, Lif))
+
+    @property
+    def rounding(self) -> float | None:
+        """The largest relative error that the rounding of weights, biases and thresholds left; None: not recorded."""
+        rounded = [p.rounding for p in self.populations if isinstance(p.neuron, (Lif, Stream, Accumulator))]
+        return None if ROUNDING_UNKNOWN in rounded else max(rounded)
+
+    def digest(self) -> str:
+        """sha256 over the content."""
+        return digest([self.populations, self.projections, self.time_steps, self.state_bits, self.mean, self.std])
+
+    def dump(self) -> str:
+        """The network as text, for a person to read and diff."""
+        lines = [f"network T={self.time_steps} state_bits={self.state_bits} bounds={self.bounds} exact={self.exact}"]
+        for population in self.populations:
+            shape = "x".join(map(str, population.shape))
+            low, high = population.bounds
+            lines.append(f"  {population.name}: {shape} {_show_neuron(population.neuron)} state [{low}, {high}]")
+            for projection in self.into(population.name):
+                lines.append(f"    <- {_show_synapse(projection.synapse)} {', '.join(projection.sources)}")
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,132 @@
+"""Does a LIF fit the target: the range that its potential can have, and the bits that are there for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.hardware import CoreLimits
+from spikformer_deploy.network.bounds import membrane_range
+from spikformer_deploy.network.network import Population, Projection
+from spikformer_deploy.network.neurons import DECAY_ONE, STOCK_SHIFT, Lif
+from spikformer_deploy.values import frozen
+
+Made: TypeAlias = tuple[Population, tuple[Projection, ...], str, float]
+"""(population, projections into it, "static" or "observed", bits of margin where observed)"""
+
+OBSERVED_MARGIN = 2.0
+"""A range that is only observed must fit this many times over."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decay:
+    """decay / 4096 and the fractional bits a state needs per step for an exact execution (None: never exact)."""
+
+    numerator: int
+    bits_per_step: int | None
+    floors_exactly: bool
+
+
+class Rule(NamedTuple):
+    """How a LIF of the model behaves: in `kind` neurons of the target, for `time_steps` steps."""
+
+    decay: Decay
+    time_steps: int
+    kind: str
+    soft: bool
+    strict: bool
+
+    @property
+    def bits_for_decay(self) -> int | None:
+        """Fractional bits that drive and state need so that no step rounds the potential; None: no number is enough.
+
+        Programmable neurons round whole numbers away without changing a spike where the decay halves: they need none.
+        """
+        if self.time_steps == 1 or (self.kind == "programmable" and self.decay.floors_exactly):
+            return 0
+        return None if self.decay.bits_per_step is None else (self.time_steps - 1) * self.decay.bits_per_step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """One choice of thresholds and fractional bits, with the ranges it leads to (all in units of the state)."""
+
+    threshold: Int
+    shift: int
+    bias: Int
+    low: Int
+    high: Int
+
+
+def decay_of(tau: float) -> Decay:
+    exact = (1 - 1 / tau) * DECAY_ONE
+    numerator = round(exact)
+    return decay_by(numerator) if numerator == exact else Decay(numerator, None, False)
+
+
+def decay_by(numerator: int) -> Decay:
+    """The decay numerator / 4096, which is what is meant."""
+    if numerator == 0:
+        return Decay(0, 0, True)
+    zeros = (numerator & -numerator).bit_length() - 1
+    return Decay(numerator, 12 - zeros, numerator >> zeros == 1)
+
+
+def with_range(threshold: Int, shift: int, bias: Int, low: Int, high: Int, rule: Rule) -> Attempt:
+    """The attempt with the range of the potential that follows from that of the drive, (low, high)."""
+    decay, steps = rule.decay.numerator, rule.time_steps
+    if rule.kind == "stock":
+        # stock neurons fire above their threshold: one less is at it
+        own = threshold if rule.strict else threshold - 1
+        low, high = low << STOCK_SHIFT, high << STOCK_SHIFT
+        lowest, highest = membrane_range(low, high, (own << STOCK_SHIFT) + 1, decay, steps)
+        return Attempt(own, shift, bias, lowest, highest)
+    lowest, highest = membrane_range(low, high, threshold, decay, steps, rule.soft, rule.strict)
+    return Attempt(threshold, shift, bias, lowest, highest)
+
+
+def fits(attempt: Attempt, limits: CoreLimits, kind: str) -> bool:
+    bias_bits = limits.bias_bits if kind == "stock" else limits.state_bits - 1
+    return (
+        within((int(attempt.low.min()), int(attempt.high.max())), limits.state_bits)
+        and within((0, int(attempt.threshold.max())), limits.state_bits)
+        and bool(np.abs(attempt.bias).max(initial=0) < 2**bias_bits)
+    )
+
+
+def lif_of(attempt: Attempt, rule: Rule) -> Lif:
+    exact = _rounds_nothing(rule, attempt.shift, attempt.bias)
+    return Lif(
+        rule.kind,
+        rule.decay.numerator,
+        attempt.shift,
+        frozen(attempt.threshold),
+        frozen(attempt.bias),
+        exact,
+        soft=rule.soft,
+        strict=rule.strict and rule.kind == "programmable",
+    )
+
+
+def _rounds_nothing(rule: Rule, shift: int, bias: Int) -> bool:
+    needed = rule.bits_for_decay
+    # a bias has bits of its own below those of the sums: it decays without rounding where those are zero
+    return needed is not None and shift >= needed and not np.any(bias % 2**needed)
+
+
+def is_exact(lif: Lif, time_steps: int) -> bool:
+    """Whether no step rounds the potential of a neuron whose decay is what is meant."""
+    rule = Rule(decay_by(lif.decay), time_steps, lif.kind, lif.soft, lif.strict)
+    return _rounds_nothing(rule, lif.shift, lif.bias)
+
+
+def within(bounds: tuple[int, int], bits: int) -> bool:
+    return max(abs(bounds[0]), abs(bounds[1])) <= 2 ** (bits - 1) - 1
+
+
+def margin_of(bounds: tuple[int, int], limits: CoreLimits) -> float:
+    """Largest state over the largest bound."""
+    return (2 ** (limits.state_bits - 1) - 1) / max(1, abs(bounds[0]), abs(bounds[1]))

@@ -1,0 +1,189 @@
+"""Membrane shortcuts as integers: exact where weights are, in one unit a stream, and refused where none fits."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.executions import assert_equal_executions
+from support.models import SIBLINGS, model_and_images
+
+from spikformer_deploy.errors import OverflowDetected, QuantizeError
+from spikformer_deploy.executors import reference
+from spikformer_deploy.executors.fast import engine
+from spikformer_deploy.graph import ir
+from spikformer_deploy.graph.check import check
+from spikformer_deploy.graph.execute import execute
+from spikformer_deploy.graph.fold import fold_batch_norm
+from spikformer_deploy.graph.ir import Graph, Node
+from spikformer_deploy.graph.simplify import simplify
+from spikformer_deploy.graph.trace import trace
+from spikformer_deploy.hardware import CoreLimits
+from spikformer_deploy.network.law import check_network
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import Lif, Stream
+from spikformer_deploy.network.synapses import Conv
+from spikformer_deploy.quantization.build import Pixels, quantize
+from spikformer_deploy.quantization.calibrate import Calibration
+from spikformer_deploy.quantization.settings import Settings
+from spikformer_deploy.quantization.streams import streams_of
+
+LIMITS = CoreLimits(True, 8, 24, 17, 12, 8, 24)
+WIDE = CoreLimits(True, 8, 30, 26, 20, 8, 30)
+
+
+def dyadic_stream(rng: np.random.Generator, time_steps: int, soft: bool = False) -> tuple[Graph, Pixels]:
+    """A graph with a max-pooled stream, masks and shortcuts, whose weights are exact multiples of its units.
+
+    Layers differ in size by powers of two: each needs an exponent of its own.
+    """
+    channels, heads, theta = 4, 2, 2 ** int(rng.integers(5, 8))
+    unit, lif = 2.0 / theta, ir.Lif(soft_reset=soft)
+
+    def conv(inputs: int, kernel: int, size: float = 1.0) -> ir.Conv2d:
+        weight = rng.integers(-127, 128, (channels, inputs, kernel, kernel)).astype(float)
+        weight[:, 0, 0, 0] = 127
+        bias = rng.integers(-100, 100, channels).astype(float)
+        return ir.Conv2d(weight * unit * size, bias * unit, padding=(kernel // 2, kernel // 2))
+
+    big, small = (channels, 8, 8), (channels, 4, 4)
+    counted = ir.Conv2d(np.ones((heads, channels // heads, 1, 1)), np.zeros(heads), groups=heads)
+    nodes = [
+        Node("input", ir.Input(), (), (2, 8, 8)),
+        Node("conv", conv(2, 3), ("input",), big),
+        Node("lif", lif, ("conv",), big),
+        Node("conv1", conv(channels, 3, 2.0 ** int(rng.integers(0, 3))), ("lif",), big),
+        Node("pool", ir.MaxPool2d((3, 3), (2, 2), (1, 1)), ("conv1",), small),
+        Node("lif1", lif, ("pool",), small),
+        Node("rpe", conv(channels, 3), ("lif1",), small),
+        Node("add", ir.Add(), ("rpe", "pool"), small),
+        Node("lif2", lif, ("add",), small),
+        *(Node(f"{n}_conv", conv(channels, 1), ("lif2",), small) for n in "qkv"),
+        *(Node(f"{n}_lif", lif, (f"{n}_conv",), small) for n in "qkv"),
+        Node("kv", ir.SpikeMask(), ("k_lif", "v_lif"), small),
+        Node("sum", ir.TokenSum(), ("kv",), (channels, 1, 1)),
+        Node("kv_lif", ir.Lif(v_threshold=0.5), ("sum",), (channels, 1, 1)),
+        Node("masked", ir.SpikeMask(), ("q_lif", "kv_lif"), small),
+        Node("counted", counted, ("q_lif",), (heads, 4, 4)),
+        Node("token_lif", ir.Lif(v_threshold=0.5), ("counted",), (heads, 4, 4)),
+        Node("tokens", ir.SpikeMask(), ("masked", "token_lif"), small),
+        Node("proj", conv(channels, 1, 2.0 ** int(rng.integers(0, 4))), ("tokens",), small),
+        Node("add1", ir.Add(), ("add", "proj"), small),
+        Node("lif3", lif, ("add1",), small),
+        Node("mlp", conv(channels, 1), ("lif3",), small),
+        Node("add2", ir.Add(), ("mlp", "add1"), small),
+        Node("mean", ir.Mean(), ("add2",), (channels, 1, 1)),
+        Node("head_lif", lif, ("mean",), (channels, 1, 1)),
+        Node("head", ir.Linear(rng.normal(0, 1, (3, channels)), rng.normal(0, 1, 3)), ("head_lif",), (3, 1, 1)),
+        Node("output", ir.Output(), ("head",), (3, 1, 1)),
+    ]
+    return check(Graph(tuple(nodes), time_steps)), Pixels((0.0, 0.0), (1.0 / 255,) * 2)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 5),
+    st.sampled_from(["programmable", "stock"]),
+    st.sampled_from(["group", "tensor", "channel"]),
+    st.booleans(),
+)
+def test_exact_weights_give_the_spikes_of_the_float_model(
+    seed: int, steps: int, kind: str, granularity: str, soft: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    graph, pixels = dyadic_stream(rng, steps, soft and kind == "programmable")
+    images = rng.integers(0, 3, (2, 2, 8, 8)).astype(np.uint8)
+    real = torch.from_numpy(images.astype(np.float64))
+    network = quantize(graph, pixels, Calibration(graph, real.float()), WIDE, Settings(8, granularity, kind))
+    check_network(network)
+    assert network.exact
+    names = [p.name for p in network]
+    integers = reference.execute(network, images, record=names)
+    assert_equal_executions(engine.execute(network, images, record=names), integers)
+    floats = execute(graph, real, dtype=torch.float64)
+    for name in (n.name for n in graph.of(ir.Lif)):
+        np.testing.assert_array_equal(integers.spikes[name], floats[name].numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.02])
+def test_a_bias_between_the_units_of_a_stream_is_said(part: float) -> None:
+    """Of weights that need no rounding; a part of a unit that no bias has bits for."""
+    graph, pixels = dyadic_stream(np.random.default_rng(3), 2)
+    layer = graph["conv1"]
+    assert isinstance(layer.op, ir.Conv2d)
+    unit = np.abs(layer.op.weight)[np.abs(layer.op.weight) > 0].min()
+    moved = replace(layer, op=replace(layer.op, bias=layer.op.bias + part * unit))
+    graph = check(Graph(tuple(moved if node is layer else node for node in graph), 2))
+    images = torch.zeros(1, 2, 8, 8)
+    network = quantize(graph, pixels, Calibration(graph, images), WIDE, Settings(8, "group", "programmable"))
+    assert (network["conv1"].rounding > 0) == (part > 0)
+
+
+def test_a_stream_is_what_is_added_up() -> None:
+    graph, _ = dyadic_stream(np.random.default_rng(0), 2)
+    assert streams_of(graph) == (frozenset({"conv1", "pool", "add", "add1", "add2"}),)
+
+
+def network_of(name: str) -> tuple[Network, np.ndarray]:
+    config = SIBLINGS[name]
+    module, images = model_and_images(config)
+    shape = (config.in_channels, config.image_size, config.image_size)
+    raw = trace(module, shape, time_steps=config.time_steps, per_step=config.per_step)
+    graph = simplify(fold_batch_norm(raw))
+    if config.per_step:
+        pixels, real = Pixels((0.0, 0.0), (1.0, 1.0), 1), images
+        values = images.numpy().astype(np.uint8)
+    else:
+        values = np.clip(np.rint(images.numpy() * 32 + 128), 0, 255).astype(np.uint8)
+        pixels = Pixels((128 / 255,) * 3, (32 / 255,) * 3)
+        real = (torch.from_numpy(values).float() - 128) / 32
+    return quantize(graph, pixels, Calibration(graph, real), LIMITS, Settings()), values
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_siblings_become_lawful_networks(name: str) -> None:
+    """Engine = reference, in every spike and potential; the residual of QKFormer alone is one of spikes."""
+    network, images = network_of(name)
+    check_network(network)
+    record = [p.name for p in network]
+    ours, theirs = (e.execute(network, images[:2], record=record) for e in (engine, reference))
+    assert_equal_executions(ours, theirs)
+    streams = [p for p in network if isinstance(p.neuron, Stream)]
+    assert (name.startswith("qkformer") and "dvs" not in name) or streams
+    exponents = {p.synapse.shift for p in network.projections if isinstance(p.synapse, Conv)}
+    assert len(exponents) > 1
+    assert all(len(np.unique(p.neuron.threshold)) <= 8 for p in network if isinstance(p.neuron, Lif))
+
+
+def test_what_no_stream_can_hold_is_refused() -> None:
+    graph, pixels = dyadic_stream(np.random.default_rng(0), 2)
+    statistics = Calibration(graph, torch.zeros(1, 2, 8, 8))
+
+    def attempt(limits: CoreLimits, graph: Graph = graph) -> None:
+        quantize(graph, pixels, statistics, limits, Settings())
+
+    with pytest.raises(QuantizeError, match=r"conv1: the sums of its residual stream do not fit"):
+        attempt(CoreLimits(True, 8, 24, 17, 12, 8, 6))
+    scaled = [Node(n.name, ir.Scale(0.5), ("pool",), n.shape) if n.name == "rpe" else n for n in graph]
+    with pytest.raises(QuantizeError, match="rpe: a residual stream is scaled"):
+        attempt(LIMITS, Graph(tuple(scaled), 2))
+    read = [Node(n.name, n.op, ("add1",), n.shape) if n.name == "mlp" else n for n in graph]
+    with pytest.raises(QuantizeError, match="mlp: it reads a residual stream of currents with no neuron in between"):
+        attempt(LIMITS, Graph(tuple(n for n in read if n.name != "lif3"), 2))
+
+
+def test_a_stream_that_sends_more_than_it_says_is_an_error() -> None:
+    network, images = network_of("sdt1")
+    populations = [
+        type(p)(p.name, p.shape, p.neuron, 5, p.bounds) if isinstance(p.neuron, Stream) else p for p in network
+    ]
+    n = network
+    tight = Network(
+        tuple(populations), n.projections, n.time_steps, 24, 8, n.bounds, n.margin, n.mean, n.std
+    )  # fmt: skip
+    for executor in (engine, reference):
+        with pytest.raises(OverflowDetected, match="a current of"):
+            executor.execute(tight, images[:1])

@@ -25,13 +25,13 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 from engine import cpu
 
+from spikformer_deploy.counts.events import count, geometry
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.executors.fast.plan import make_plan
 from spikformer_deploy.files import write_whole
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Accumulator, Lif, Source
 from spikformer_deploy.network.synapses import Conv, Readout
-from spikformer_deploy.simulate.events import count, geometry
 
 STEM = ((48, 3, 1), (96, 3, 1), (192, 3, 2), (384, 3, 2), (384, 3, 1))
 """(channels, kernel, stride) of V1-4-384; strides stand where it has max-pooling."""

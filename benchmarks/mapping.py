@@ -32,16 +32,16 @@ from engine import cpu
 from models import images, model
 
 from spikformer_deploy.base.memory import peak_memory_mib
+from spikformer_deploy.chips.profile import load_profile
+from spikformer_deploy.counts.events import dense_macs
 from spikformer_deploy.errors import MappingError
 from spikformer_deploy.files import write_whole
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.mapping import SCHEDULES, map_explained
 from spikformer_deploy.mapping.objective import Cuts
 from spikformer_deploy.mapping.partition import cuts, sites_of
 from spikformer_deploy.mapping.place import NONE, greedy, hilbert, random, row_major
 from spikformer_deploy.mapping.route import metrics, nets_of
 from spikformer_deploy.pipeline.stages import compile_model
-from spikformer_deploy.simulate.events import dense_macs
 
 CASES = (
     ("v1-4-384", "kapoho_point"),

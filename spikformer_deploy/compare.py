@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.errors import InputError, MappingError, QuantizeError
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.inference import run
 from spikformer_deploy.mapping import SCHEDULES
 from spikformer_deploy.pipeline.stages import compile_model

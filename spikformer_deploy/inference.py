@@ -20,18 +20,19 @@ from spikformer_deploy import tally as tally_file
 from spikformer_deploy.accounting.energy import Energy, account
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.base.progress import Progress, silent
+from spikformer_deploy.counts.events import Events, Geometry, count, geometry
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import Execution, Request
 from spikformer_deploy.images import ImageSet, read
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.simulate.estimate import StepTimes, estimate, join_times, with_range_of
-from spikformer_deploy.simulate.events import Events, Geometry, count, geometry
-from spikformer_deploy.simulate.hops import HopTable, hop_table, mean_hops
-from spikformer_deploy.simulate.machine import machine
-from spikformer_deploy.simulate.traffic import check_spatial, traffic
 from spikformer_deploy.tally import Tally
+from spikformer_deploy.timing.estimate import estimate
+from spikformer_deploy.timing.hops import HopTable, hop_table, mean_hops
+from spikformer_deploy.timing.machine import machine
+from spikformer_deploy.timing.times import StepTimes, join_times, with_range_of
+from spikformer_deploy.timing.traffic import check_spatial, traffic
 
 SAVE_SECONDS = 5.0
 
@@ -189,7 +190,7 @@ def run(
 
 def message_times(program: Program, images: ImageSet, there: Geometry, tally: Tally, progress: Progress) -> StepTimes:
     """Message-level times of the first images; their range is as wide as that of the closed form."""
-    from spikformer_deploy.simulate import timing
+    from spikformer_deploy.timing import messages as timing
 
     assert tally.times is not None
     assert tally.events.slices is not None

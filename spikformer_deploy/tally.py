@@ -11,12 +11,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from spikformer_deploy.counts.events import Events, condensed, join
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.files import check_file, write_whole
 from spikformer_deploy.flat import built, checksum, flat
 from spikformer_deploy.json_text import parsed, sealed
-from spikformer_deploy.simulate.estimate import StepTimes, join_times
-from spikformer_deploy.simulate.events import Events, condensed, join
+from spikformer_deploy.timing.times import StepTimes, join_times
 
 ENTRY = "spikformer_deploy_run"
 

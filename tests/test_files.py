@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikformer_deploy import files
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.kinds import kind_of
 from spikformer_deploy.converters.models import load
 from spikformer_deploy.errors import InputError
@@ -33,7 +34,6 @@ from spikformer_deploy.files import (
     text_of,
     write_whole,
 )
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import Preprocess, read
 from spikformer_deploy.pipeline.export import export
 from spikformer_deploy.pipeline.program import Program

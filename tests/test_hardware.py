@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.hardware import (
+from spikformer_deploy.chips.profile import (
     from_dict,
     load_profile,
     operation_energies,
@@ -13,7 +12,8 @@ from spikformer_deploy.hardware import (
     quantities,
     to_dict,
 )
-from spikformer_deploy.quantity import KINDS
+from spikformer_deploy.chips.quantity import KINDS
+from spikformer_deploy.errors import InputError
 
 CHIPS = {"loihi1": 1, "loihi2": 1, "oheo_gulch": 1, "kapoho_point": 8, "alia_point": 32, "hala_point": 1152}
 FOLDER = Path(__file__).parents[1] / "hw_profiles"

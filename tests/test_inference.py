@@ -8,18 +8,18 @@ import torch
 from support.networks import random_images, random_network
 
 from spikformer_deploy import tally
+from spikformer_deploy.chips.profile import load_profile
+from spikformer_deploy.counts.events import geometry
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.executors import execution
 from spikformer_deploy.executors import gpu as device
 from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import Request
 from spikformer_deploy.executors.fast.plan import make_plan
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import ImageSet, Preprocess
 from spikformer_deploy.inference import Run, run
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.simulate.events import geometry
 
 LOIHI2 = load_profile("loihi2")
 

@@ -13,9 +13,9 @@ from PIL import Image
 from support.models import SMALL
 from support.networks import random_network
 
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.checkpoints import read as checkpoint
 from spikformer_deploy.errors import InputError, ProgramError
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import ImageSet, Preprocess, read
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.nn.zoo import build

@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_package_is_listed() -> None:
-    from spikformer_deploy.hardware import tomllib
+    from spikformer_deploy.chips.profile import tomllib
 
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "spikformer_deploy").rglob("__init__.py")}
@@ -50,7 +50,7 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
     assert not any(name.startswith(("converters/", "tests/")) for name in names)
     code = (
         "import spikformer_deploy, spikformer_deploy.converters.checkpoints.read as c\n"
-        "from spikformer_deploy.hardware import load_profile\n"
+        "from spikformer_deploy.chips.profile import load_profile\n"
         "print(spikformer_deploy.__file__, load_profile('loihi2').cores, c.load('digits-v2').config.dim)"
     )
     done = subprocess.run(

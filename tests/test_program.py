@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.networks import preprocess_of, random_images, random_network
 
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.errors import InputError, ProgramError
 from spikformer_deploy.executors.fast import engine
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.pipeline.program import Program, from_bytes, is_program, to_bytes

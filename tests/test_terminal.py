@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.networks import preprocess_of, random_network
 
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.cli import READER_GONE, _print_tables, _progress
 from spikformer_deploy.errors import InputError, printable
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.program import Program, from_bytes

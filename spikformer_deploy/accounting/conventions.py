@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.accounting.uncertainty import Energy, Part, priced
-from spikformer_deploy.hardware import operation_energies
+from spikformer_deploy.chips.profile import operation_energies
+from spikformer_deploy.chips.quantity import Quantity
+from spikformer_deploy.counts.events import Events, ProjectionEvents, dense_macs
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.neurons import Source
 from spikformer_deploy.network.synapses import Attention
-from spikformer_deploy.quantity import Quantity
-from spikformer_deploy.simulate.events import Events, ProjectionEvents, dense_macs
 
 WORD_BITS = 64
 """Width of the words that the memory energies of asic45nm.toml are for."""

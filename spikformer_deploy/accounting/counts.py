@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Shape
+from spikformer_deploy.counts.events import Events
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Accumulator, And, Lif, Max, Neuron, Or, Source, Stream, Sum
 from spikformer_deploy.network.synapses import Conv, Readout
-from spikformer_deploy.simulate.events import Events
 
 Kind: TypeAlias = Literal["source", "lif", "or", "sum", "and", "stream", "max", "accumulator"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from spikformer_deploy.accounting import conventions
 from spikformer_deploy.accounting.target import on_target
 from spikformer_deploy.accounting.uncertainty import Energy, Part, Range
-from spikformer_deploy.hardware import Profile
+from spikformer_deploy.chips.profile import Profile
+from spikformer_deploy.counts.events import Events
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.simulate.estimate import StepTimes
-from spikformer_deploy.simulate.events import Events
+from spikformer_deploy.timing.times import StepTimes
 
 __all__ = ["Energy", "Part", "Range", "account"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from spikformer_deploy.accounting.counts import sparsity
 from spikformer_deploy.accounting.uncertainty import Energy
+from spikformer_deploy.counts.events import Events
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.simulate.estimate import StepTimes
-from spikformer_deploy.simulate.events import Events
+from spikformer_deploy.timing.times import StepTimes
 
 WINNING_STEPS, WINNING_RATE = 5, 0.06
 """Where a spiking network was found to beat a matched quantized ANN: arXiv 2409.08290."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from spikformer_deploy.accounting.uncertainty import Energy, Part, Range, priced, weakest
+from spikformer_deploy.chips.profile import Energy as EventEnergies
+from spikformer_deploy.chips.profile import Profile
+from spikformer_deploy.counts.events import Events, SliceEvents
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.hardware import Energy as EventEnergies
-from spikformer_deploy.hardware import Profile
 from spikformer_deploy.network.mapping import Mapping
-from spikformer_deploy.simulate.estimate import StepTimes
-from spikformer_deploy.simulate.events import Events, SliceEvents
+from spikformer_deploy.timing.times import StepTimes
 
 SECONDS_PER_NANO = 1e-9
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from spikformer_deploy.quantity import KINDS, Quantity
+from spikformer_deploy.chips.quantity import KINDS, Quantity
 
 MILLI_PER_PICO = 1e-9
 

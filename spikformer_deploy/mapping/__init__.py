@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.chips.loihi.memory import box_words, token_wise
+from spikformer_deploy.chips.loihi.rules import fits
+from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.errors import InputError, MappingError
-from spikformer_deploy.hardware import Profile
 from spikformer_deploy.mapping.law import check_neurons, verify_mapping
-from spikformer_deploy.mapping.memory import box_words, token_wise
 from spikformer_deploy.mapping.objective import OBJECTIVES, Choice, better
 from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, partition, sites_of
 from spikformer_deploy.mapping.place import NONE, Constraints, Placer, refined
 from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
-from spikformer_deploy.mapping.rules import fits
 from spikformer_deploy.network.mapping import SECTIONS, Mapping, Site
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.synapses import Attention

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.chips.loihi.steps import barrier_ns
+from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.errors import InputError
-from spikformer_deploy.hardware import Profile
 
 OBJECTIVES = ("energy", "latency", "cores", "tiles")
 LADDER = 1.2
@@ -60,7 +61,7 @@ class Choice:
     picks     (sites,) which of its Cuts each site takes
     work      ns of the busiest core in a step, its sweeps over idle neurons in sub-steps of an attention included
     synops    synaptic operations of the core with most of them; sub_steps: chip-wide sub-steps of a step
-    step_ns   by the closed form of simulate/estimate.py, without links
+    step_ns   by the closed form of timing/estimate.py, without links
     energy_pj static power and messages, which alone depend on the cut
     """
 
@@ -207,19 +208,10 @@ def _priced(picks: Int, choices: list[Cuts], works: list[Float], profile: Profil
         max((float(c.work[i]) for c, _, i in taken if c.in_turn == t), default=0.0) for t in (False, True)
     )
     sweep = profile.time.neuron_idle.value * max(int(c.swept[i]) for c, _, i in taken)
-    barrier = _barrier(chips, profile)
+    barrier = barrier_ns(chips, profile)
     step = at_once + barrier + sub_steps * (sweep + barrier) + in_turn
     static = chips * (profile.power.static_chip.value + profile.power.static_board.value)  # mW * ns = pJ
     energy = profile.energy
     hop = (energy.hop_east_west.value + energy.hop_north_south.value) / 2
     moved = messages * (energy.spike_out.value + MEAN_HOPS * hop)
     return Choice(picks, chips, cores, work, messages, synops, sub_steps, step, static * step + moved)
-
-
-def _barrier(chips: int, profile: Profile) -> float:
-    """ns of a barrier over chips in a square, all tiles in use."""
-    time = profile.time
-    if chips == 1:
-        return time.barrier_chip.value
-    across = 2 * (np.sqrt(chips) - 1)
-    return time.barrier_chip.value + time.barrier_board.value + across * time.barrier_chip_hop.value

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Float, Int
-from spikformer_deploy.hardware import Profile
+from spikformer_deploy.chips.loihi.tiles import coordinates
+from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.network.mapping import Site
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
@@ -205,15 +206,6 @@ def _nonzero(senders: Int, receivers: Int, messages: NDArray[Any]) -> Part:
 def destinations(nets: Nets, slices: int) -> Int:
     """(slices,) destination slices of each slice: its words of axon memory."""
     return np.bincount(nets.source, minlength=slices)
-
-
-def coordinates(profile: Profile, cores: Int) -> tuple[Int, Int]:
-    """(x, y) of the tiles of global core numbers, in the mesh of all chips."""
-    tiles_x, tiles_y = int(profile.chip.tiles_x), int(profile.chip.tiles_y)
-    chip, core = np.divmod(cores, profile.cores_per_chip)
-    tile = core // int(profile.chip.cores_per_tile)
-    row, column = np.divmod(chip, int(profile.board.columns))
-    return column * tiles_x + tile % tiles_x, row * tiles_y + tile // tiles_x
 
 
 def metrics(nets: Nets, cores: Int, profile: Profile) -> dict[str, float]:

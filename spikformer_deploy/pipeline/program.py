@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from spikformer_deploy import hardware
+from spikformer_deploy.chips import profile as hardware
+from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.errors import InputError, MappingError, ProgramError
 from spikformer_deploy.files import check_file, write_whole
 from spikformer_deploy.flat import built, checksum, flat
-from spikformer_deploy.hardware import Profile
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.json_text import parsed, sealed
 from spikformer_deploy.labels import check_names

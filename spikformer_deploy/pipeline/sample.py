@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.converters.models import Model
 from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.graph.ir import Graph
-from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.images import read
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.quantization.build import Pixels, quantize

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from spikformer_deploy import hardware
+from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.converters.checkpoints.read import SHOWN
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, load

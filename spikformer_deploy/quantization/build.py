@@ -11,10 +11,10 @@ import numpy as np
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.windows import Means, framed, means_of, one_window, overhang
-from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import STOCK_SHIFT, Accumulator, And, Max, Or, Source, Sum
 from spikformer_deploy.network.neurons import Stream as Relay

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.hardware import CoreLimits
+from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.network.bounds import membrane_range
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.neurons import DECAY_ONE, STOCK_SHIFT, Lif

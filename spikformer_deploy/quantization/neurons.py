@@ -9,9 +9,9 @@ from itertools import product
 import numpy as np
 
 from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.graph import ir
-from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.network.bounds import weighted_range
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.synapses import Attention, Conv

@@ -6,8 +6,8 @@ import numpy as np
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.errors import QuantizeError
-from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.network.bounds import weighted_range
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.neurons import Stream as Relay

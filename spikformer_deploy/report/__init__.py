@@ -22,12 +22,12 @@ def write_timeline(run: Run, path: Path, progress: Callable[[int, int], None] = 
 
     Raises InputError where `path` cannot be written.
     """
+    from spikformer_deploy.counts.events import geometry
     from spikformer_deploy.files import write_whole
     from spikformer_deploy.inference import recorded
     from spikformer_deploy.report.perfetto import trace
-    from spikformer_deploy.simulate.events import geometry
-    from spikformer_deploy.simulate.timeline import record
-    from spikformer_deploy.simulate.timing import timer
+    from spikformer_deploy.timing.messages import timer
+    from spikformer_deploy.timing.timeline import record
 
     program = run.program
     there = geometry(program.network, program.mapping)

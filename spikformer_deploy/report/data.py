@@ -9,10 +9,10 @@ import numpy as np
 from spikformer_deploy.accounting.counts import layers, sparsity
 from spikformer_deploy.accounting.energy import Energy
 from spikformer_deploy.accounting.notes import notes
-from spikformer_deploy.hardware import quantities
-from spikformer_deploy.mapping.route import coordinates
+from spikformer_deploy.chips.loihi.tiles import coordinates
+from spikformer_deploy.chips.profile import quantities
+from spikformer_deploy.chips.quantity import KINDS
 from spikformer_deploy.network.mapping import SECTIONS
-from spikformer_deploy.quantity import KINDS
 from spikformer_deploy.report.tables import compile_summary
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import numpy as np
 
 from spikformer_deploy.json_text import written
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.simulate.machine import TICK_PS, Machine
-from spikformer_deploy.simulate.timeline import StepRecord
+from spikformer_deploy.timing.machine import TICK_PS, Machine
+from spikformer_deploy.timing.timeline import StepRecord
 
 Event: TypeAlias = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from spikformer_deploy.hardware import load_profile, profile_names, quantities
+from spikformer_deploy.chips.profile import load_profile, profile_names, quantities
 
 
 def target_tables(name: str | None) -> tuple[list[Table], Any]:

@@ -9,13 +9,13 @@ from support.networks import random_images, random_network
 
 from spikformer_deploy.accounting import counts
 from spikformer_deploy.accounting.energy import account
+from spikformer_deploy.chips.profile import load_profile
+from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Accumulator, Lif
 from spikformer_deploy.network.synapses import Attention, Conv, Readout
-from spikformer_deploy.simulate import events
-from spikformer_deploy.simulate.estimate import estimate
+from spikformer_deploy.timing.estimate import estimate
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
 

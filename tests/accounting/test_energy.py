@@ -11,15 +11,15 @@ from spikformer_deploy.accounting import conventions
 from spikformer_deploy.accounting.energy import account
 from spikformer_deploy.accounting.notes import notes
 from spikformer_deploy.accounting.uncertainty import Energy, Range, priced, weakest
+from spikformer_deploy.chips.profile import load_profile
+from spikformer_deploy.chips.quantity import Quantity
+from spikformer_deploy.counts import events
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.executors import reference
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Accumulator, Lif, Or, Source, Sum
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
-from spikformer_deploy.quantity import Quantity
-from spikformer_deploy.simulate import events
-from spikformer_deploy.simulate.estimate import estimate
+from spikformer_deploy.timing.estimate import estimate
 
 LOIHI2 = load_profile("loihi2")
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))

@@ -16,24 +16,24 @@ from support.profiles import with_wide_states
 
 from spikformer_deploy.accounting import counts
 from spikformer_deploy.accounting.energy import account
+from spikformer_deploy.chips.loihi.memory import token_wise
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.onnx.program import to_model
+from spikformer_deploy.counts import events
 from spikformer_deploy.errors import MappingError, ModelError, OverflowDetected
 from spikformer_deploy.executors import gpu as device
 from spikformer_deploy.executors import onnx as onnx_backend
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.execution import Cells, Execution
 from spikformer_deploy.executors.fast import engine, plan, synapses
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.mapping import map_network
-from spikformer_deploy.mapping.memory import token_wise
 from spikformer_deploy.network.bounds import largest_sum
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, synaptic_sum
 from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
 from spikformer_deploy.pipeline.sample import firing_rates
-from spikformer_deploy.simulate import events
-from spikformer_deploy.simulate.estimate import estimate
+from spikformer_deploy.timing.estimate import estimate
 
 KERNELS = ("", "plain", "events", *(["int8"] if synapses.int8_works() else []))
 CPU = torch.device("cpu")

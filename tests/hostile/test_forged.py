@@ -16,12 +16,12 @@ from click.testing import CliRunner
 from hostile.forging import forged_arrays, forged_structures, opened, sealed
 from support.networks import preprocess_of, random_images, random_network
 
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.cli import cli
 from spikformer_deploy.errors import ModelError, OverflowDetected, ProgramError
 from spikformer_deploy.executors import onnx as onnx_backend
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import ImageSet
 from spikformer_deploy.inference import run
 from spikformer_deploy.mapping import map_explained

@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 from support.networks import random_images, random_network
 from support.profiles import smaller
 
+from spikformer_deploy.chips.loihi.memory import BoxSizes, list_words, token_wise, words
+from spikformer_deploy.chips.profile import from_dict, load_profile, to_dict
+from spikformer_deploy.counts.slices import geometry
 from spikformer_deploy.errors import MappingError
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
-from spikformer_deploy.hardware import from_dict, load_profile, to_dict
 from spikformer_deploy.mapping import OBJECTIVES, SCHEDULES, map_network, verify_mapping
-from spikformer_deploy.mapping.memory import BoxSizes, list_words, token_wise, words
 from spikformer_deploy.mapping.partition import partition, sites_of
 from spikformer_deploy.mapping.route import destinations, nets_of
 from spikformer_deploy.network.mapping import SECTIONS, Site
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Lif, Source
 from spikformer_deploy.network.synapses import Conv
-from spikformer_deploy.simulate.slices import geometry
 
 ROWS = list(csv.DictReader(line for line in (Path(__file__).parent / "core_rows.csv").open() if line[0] != "#"))
 LOIHI2 = load_profile("loihi2")

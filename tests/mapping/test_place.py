@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spikformer_deploy.chips.loihi.tiles import coordinates
+from spikformer_deploy.chips.profile import Profile, from_dict, load_profile, to_dict
 from spikformer_deploy.errors import MappingError
-from spikformer_deploy.hardware import Profile, from_dict, load_profile, to_dict
 from spikformer_deploy.mapping.place import (
     NEVER_WORSE,
     Constraints,
@@ -20,7 +21,7 @@ from spikformer_deploy.mapping.place import (
     refined,
     row_major,
 )
-from spikformer_deploy.mapping.route import Nets, coordinates, link_loads, metrics
+from spikformer_deploy.mapping.route import Nets, link_loads, metrics
 
 PLACERS = [hilbert, row_major, random, greedy, refined]
 BOARD = load_profile("kapoho_point")

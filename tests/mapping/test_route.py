@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from support.mappings import random_mapping
 from support.networks import random_network
 
+from spikformer_deploy.counts.slices import geometry, slice_events
+from spikformer_deploy.counts.sums import weighted
 from spikformer_deploy.executors.execution import Activity
 from spikformer_deploy.mapping.route import nets_of
-from spikformer_deploy.simulate.slices import geometry, slice_events
-from spikformer_deploy.simulate.sums import weighted
 
 
 @settings(deadline=None, max_examples=60)

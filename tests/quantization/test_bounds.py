@@ -10,10 +10,10 @@ from support.chains import chain, frames
 from support.models import SIBLINGS, SMALL, model_and_images
 from support.networks import networks, random_images
 
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.checkpoints.read import BUNDLED, Loaded
 from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.executors import reference
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.network.bounds import is_proven, worst_cases
 from spikformer_deploy.network.law import check_network

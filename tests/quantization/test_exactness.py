@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.graph import ir
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.network.bounds import membrane_range
 from spikformer_deploy.network.network import Population
 from spikformer_deploy.network.neurons import STOCK_SHIFT, Lif, step

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.graph import ir
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.network.neurons import Lif
 from spikformer_deploy.quantization.currents import ConvTerm, Current
 from spikformer_deploy.quantization.fitting import Made

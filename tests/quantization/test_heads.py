@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikformer_deploy.hardware import load_profile
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.quantization.currents import Current, ReadoutTerm
 from spikformer_deploy.quantization.heads import make_accumulator

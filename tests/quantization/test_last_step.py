@@ -19,12 +19,16 @@ from support.networks import Builder, random_images, random_network
 from torch import Tensor, nn
 
 import spikformer_deploy as sd
+from spikformer_deploy.chips.loihi.memory import token_wise
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.netx import write_network
 from spikformer_deploy.converters.nir import write as nir_export
 from spikformer_deploy.converters.onnx import write as onnx_model
 from spikformer_deploy.converters.onnx.read import read_model as read_onnx
 from spikformer_deploy.converters.pt2 import read_model as read_pt2
+from spikformer_deploy.counts.events import count
+from spikformer_deploy.counts.slices import geometry
 from spikformer_deploy.errors import ModelError, ProgramError
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
@@ -32,10 +36,8 @@ from spikformer_deploy.executors.lava import execute as lava
 from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.mapping import map_network
-from spikformer_deploy.mapping.memory import token_wise
 from spikformer_deploy.network.bounds import worst_cases
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Accumulator, Lif
@@ -47,8 +49,6 @@ from spikformer_deploy.quantization.currents import Current, ReadoutTerm
 from spikformer_deploy.quantization.heads import make_accumulator
 from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.report.tables import compile_summary
-from spikformer_deploy.simulate.events import count
-from spikformer_deploy.simulate.slices import geometry
 
 LOIHI2 = load_profile("loihi2")
 LIMITS = LOIHI2.limits

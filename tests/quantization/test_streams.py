@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.executions import assert_equal_executions
 from support.models import SIBLINGS, model_and_images
 
+from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.errors import OverflowDetected, QuantizeError
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
@@ -20,7 +21,6 @@ from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.ir import Graph, Node
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.hardware import CoreLimits
 from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Lif, Stream

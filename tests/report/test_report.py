@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.networks import random_images, random_network
 
-from spikformer_deploy.hardware import load_profile
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.images import Preprocess
 from spikformer_deploy.inference import Run, run
 from spikformer_deploy.mapping import map_network

@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
+from spikformer_deploy.chips.loihi.latencies import latencies, tiles_used
+from spikformer_deploy.chips.profile import load_profile
+from spikformer_deploy.counts import events
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.executors import reference
-from spikformer_deploy.hardware import load_profile
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.synapses import Conv, Readout
-from spikformer_deploy.simulate import events
-from spikformer_deploy.simulate.estimate import depths, estimate
-from spikformer_deploy.simulate.latencies import latencies, tiles_used
+from spikformer_deploy.timing.estimate import estimate
+from spikformer_deploy.timing.layout import depths
 
 LOIHI2 = load_profile("loihi2")
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
+from spikformer_deploy.counts import events
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
-from spikformer_deploy.simulate import events
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
 Where = tuple[int, int, int]

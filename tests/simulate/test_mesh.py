@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.chips import random_machine, random_wave
 
-from spikformer_deploy.reference import timing as reference
-from spikformer_deploy.simulate import mesh
-from spikformer_deploy.simulate.machine import Machine, mesh_of
-from spikformer_deploy.simulate.wave import Routes, Wave
+from spikformer_deploy.timing import mesh, reference
+from spikformer_deploy.timing.machine import Machine, mesh_of
+from spikformer_deploy.timing.wave import Routes, Wave
 
 BATCH, EXAMPLES = 50, 50
 

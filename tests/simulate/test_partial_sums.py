@@ -6,13 +6,13 @@ from support.networks import Builder, random_images
 from support.profiles import smaller
 
 from spikformer_deploy.accounting.energy import account
+from spikformer_deploy.counts.events import count, geometry
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.mapping import map_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Or
 from spikformer_deploy.network.synapses import Window
-from spikformer_deploy.simulate.estimate import estimate
-from spikformer_deploy.simulate.events import count, geometry
+from spikformer_deploy.timing.estimate import estimate
 
 
 def two_convolutions(seed: int) -> Network:

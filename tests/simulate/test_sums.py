@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spikformer_deploy.counts.sums import Entries, joined, sparse_sums, weighted
 from spikformer_deploy.executors.execution import Activity, Cells
-from spikformer_deploy.simulate.sums import Entries, joined, sparse_sums, weighted
 
 SIZES = {"a": (3, 2, 1), "b": (1, 1, 1), "c": (40, 9, 3)}
 

@@ -12,8 +12,8 @@ from support.chips import random_machine, random_wave
 
 from spikformer_deploy.inference import run
 from spikformer_deploy.pipeline.stages import compile_model
-from spikformer_deploy.simulate import mesh
-from spikformer_deploy.simulate.timeline import stalls
+from spikformer_deploy.timing import mesh
+from spikformer_deploy.timing.timeline import stalls
 
 
 @settings(max_examples=30, deadline=None)

@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
+from spikformer_deploy.chips.profile import Profile, from_dict, load_profile, to_dict
+from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference as engine
-from spikformer_deploy.hardware import Profile, from_dict, load_profile, to_dict
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.reference import timing as reference
-from spikformer_deploy.simulate import events, timing
-from spikformer_deploy.simulate.hops import hop_table, mean_hops
-from spikformer_deploy.simulate.traffic import Traffic, alone, pipelined
-from spikformer_deploy.simulate.wave import Log, Wave
+from spikformer_deploy.timing import messages as timing
+from spikformer_deploy.timing import reference
+from spikformer_deploy.timing.hops import hop_table, mean_hops
+from spikformer_deploy.timing.traffic import Traffic, alone, pipelined
+from spikformer_deploy.timing.wave import Log, Wave
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))
 

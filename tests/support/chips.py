@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from spikformer_deploy.simulate.machine import Machine, mesh_of
-from spikformer_deploy.simulate.wave import Routes, Wave
+from spikformer_deploy.timing.machine import Machine, mesh_of
+from spikformer_deploy.timing.wave import Routes, Wave
 
 
 def random_machine(rng: np.random.Generator) -> Machine:

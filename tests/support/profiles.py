@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spikformer_deploy.hardware import Profile, from_dict, load_profile, to_dict
+from spikformer_deploy.chips.profile import Profile, from_dict, load_profile, to_dict
 
 
 def smaller(memory: int, neurons: int, section: int, tiles: int = 8) -> Profile:

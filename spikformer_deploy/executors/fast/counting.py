@@ -11,7 +11,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 
 from spikformer_deploy.base.arrays import Array
-from spikformer_deploy.simulate.lanes import BYTE, address, eight_bytes, read, write
+from spikformer_deploy.base.vectors import BYTE, address, eight_bytes, read, write
 
 MANY = 16
 """Channels of a slice from which on eight of them are added at once; fewer are differences of running sums."""

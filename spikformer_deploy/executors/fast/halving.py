@@ -14,7 +14,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 
 from spikformer_deploy.base.arrays import Array
-from spikformer_deploy.simulate.lanes import address, read, splat, write
+from spikformer_deploy.base.vectors import address, read, splat, write
 
 LANES = (64, 16)
 """Channels that are updated at once, widest first; the rest of them go one by one."""

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.counts.inlets import Inlet, cells_of, inlets, own_inlet
+from spikformer_deploy.counts.sums import Entries, SparseSums, joined, sparse_sums
 from spikformer_deploy.executors.execution import Cells
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.reach import whole_reach
 from spikformer_deploy.network.synapses import Attention
-from spikformer_deploy.simulate.reach import Inlet, cells_of, inlets, own_inlet
-from spikformer_deploy.simulate.sums import Entries, SparseSums, joined, sparse_sums
 
 PER_IMAGE = ("spikes", "messages_out", "messages_in", "synops")
 """The fields of SliceEvents that images have one by one."""

@@ -1,4 +1,4 @@
-"""One chip-wide step, message by message, compiled: equal to reference/timing.py in every tick.
+"""One chip-wide step, message by message, compiled: equal to timing/reference.py in every tick.
 
 Where the reference looks at everything at every tick, this looks at what an event touches.  Queues and units that serve
 in order need no events: when a message leaves them is known as soon as it is let in.  What remains are three kinds of
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.simulate.machine import DIRECTIONS, Machine
-from spikformer_deploy.simulate.wave import Log, Routes, Wave, WaveTimes
-from spikformer_deploy.simulate.wheel import NOW, advance, compiled, make_wheel, schedule
+from spikformer_deploy.timing.machine import DIRECTIONS, Machine
+from spikformer_deploy.timing.wave import Log, Routes, Wave, WaveTimes
+from spikformer_deploy.timing.wheel import NOW, advance, compiled, make_wheel, schedule
 
 Records: TypeAlias = NDArray[Any]
 

@@ -14,13 +14,13 @@ import numba
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.hardware import Profile
-from spikformer_deploy.simulate import mesh
-from spikformer_deploy.simulate.estimate import StepTimes
-from spikformer_deploy.simulate.machine import TICK_PS, Machine, machine
-from spikformer_deploy.simulate.slices import Geometry
-from spikformer_deploy.simulate.traffic import Spikes, Traffic, alone, check_spatial, pipelined, traffic
-from spikformer_deploy.simulate.wave import Wave, WaveTimes
+from spikformer_deploy.chips.profile import Profile
+from spikformer_deploy.counts.slices import Geometry
+from spikformer_deploy.timing import mesh
+from spikformer_deploy.timing.machine import TICK_PS, Machine, machine
+from spikformer_deploy.timing.times import StepTimes
+from spikformer_deploy.timing.traffic import Spikes, Traffic, alone, check_spatial, pipelined, traffic
+from spikformer_deploy.timing.wave import Wave, WaveTimes
 
 Tell: TypeAlias = Callable[[int], None]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.executors.execution import Activity, Cells
-from spikformer_deploy.simulate.machine import Mesh
-from spikformer_deploy.simulate.traffic import Sender, Sweep, Traffic, rows_of_cells
-from spikformer_deploy.simulate.wave import Routes
+from spikformer_deploy.timing.machine import Mesh
+from spikformer_deploy.timing.traffic import Sender, Sweep, Traffic, rows_of_cells
+from spikformer_deploy.timing.wave import Routes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

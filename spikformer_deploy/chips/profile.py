@@ -20,9 +20,9 @@ import attrs
 import cattrs
 from attrs import field, frozen
 
+from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.files import text_of
-from spikformer_deploy.quantity import Quantity
 from spikformer_deploy.validation import problems, strict_converter
 
 if sys.version_info >= (3, 11):

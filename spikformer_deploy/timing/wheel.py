@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.vectors import _highest_bit, _lowest_bit
 
 EVENT = np.dtype([("tick", np.int64), ("after", np.int64)])
 
@@ -75,23 +74,3 @@ def advance(events: NDArray[Any], index: Int) -> int:
             schedule(events, index, event, events[event].tick)
             event = following
     return -1
-
-
-@intrinsic
-def _lowest_bit(typing: Any, mask: Any) -> Any:
-    """The number of the lowest set bit; the mask must not be zero."""
-
-    def emit(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return build.cttz(arguments[0], ir.IntType(1)(1))
-
-    return types.int64(types.int64), emit
-
-
-@intrinsic
-def _highest_bit(typing: Any, mask: Any) -> Any:
-    """The number of the highest set bit; the mask must not be zero."""
-
-    def emit(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return build.sub(ir.IntType(64)(63), build.ctlz(arguments[0], ir.IntType(1)(1)))
-
-    return types.int64(types.int64), emit

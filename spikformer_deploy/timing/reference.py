@@ -17,8 +17,8 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from spikformer_deploy.simulate.machine import DIRECTIONS, Machine
-from spikformer_deploy.simulate.wave import Log, Routes, Wave, WaveTimes
+from spikformer_deploy.timing.machine import DIRECTIONS, Machine
+from spikformer_deploy.timing.wave import Log, Routes, Wave, WaveTimes
 
 
 @dataclass(slots=True)

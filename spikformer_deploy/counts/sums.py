@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from numba import njit, prange
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.vectors import SINGLE, WORD, address, four_bytes, read, splat, write
 from spikformer_deploy.executors.execution import Activity
-from spikformer_deploy.simulate.lanes import LANES, add_rows, address, four_bytes
 
 Int32: TypeAlias = NDArray[np.int32]
 
@@ -132,3 +134,51 @@ def _products(
             add_rows(tables, (starts[row], starts[row + 1]), (address(sums), address(sums) + 8 * LANES))
             for k in range(LANES):
                 out[k, row], other[k, row] = sums[0, k], sums[1, k]
+
+
+LANES = 8
+"""Sums that `add_rows` makes side by side: 64-bit integers that fill a register of 512 bits."""
+
+
+def _add_rows(typing: Any, tables: Any, span: Any, out: Any) -> Any:
+    """out[k] = sum over i of first[i] * rows[cell[i], k], other[k] of second; LANES lanes k of 64 bits.
+
+    tables  addresses of cell, first and second (int32), and of rows (cells, LANES) int32
+    span    from and to which i
+    out     addresses of out and other (LANES,) int64
+    """
+    numbers = (types.UniTuple(types.int64, count) for count in (4, 2, 2))
+    return types.void(*numbers), _emit_add_rows
+
+
+add_rows: Any = intrinsic(_add_rows)
+
+
+def _emit_add_rows(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+    cells, *weights, rows = (build.extract_value(arguments[0], i) for i in range(4))
+    start, end = (build.extract_value(arguments[1], i) for i in range(2))
+    wide = ir.VectorType(WORD, LANES)
+    zero, before = ir.Constant(wide, [0] * LANES), build.block
+    head, body, done = (build.append_basic_block(name) for name in ("row", "add", "added"))
+    build.branch(head)
+    build.position_at_end(head)
+    index, sums = build.phi(WORD), [build.phi(wide), build.phi(wide)]
+    build.cbranch(build.icmp_signed("<", index, end), body, done)
+    build.position_at_end(body)
+    offset = build.mul(index, WORD(4))
+    cell = build.zext(read(build, build.add(cells, offset), SINGLE), WORD)
+    row = build.add(rows, build.mul(cell, WORD(4 * LANES)))
+    sent = build.sext(read(build, row, ir.VectorType(SINGLE, LANES)), wide)
+    added = []
+    for total, weight in zip(sums, weights, strict=True):
+        factor = build.sext(read(build, build.add(weight, offset), SINGLE), WORD)
+        added.append(build.add(total, build.mul(splat(build, factor, LANES), sent)))
+    following, last = build.add(index, WORD(1)), build.block
+    for phi, first, after in zip((index, *sums), (start, zero, zero), (following, *added), strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(after, last)
+    build.branch(head)
+    build.position_at_end(done)
+    for total, place in zip(sums, (build.extract_value(arguments[2], i) for i in range(2)), strict=True):
+        write(build, total, place)
+    return context.get_dummy_value()

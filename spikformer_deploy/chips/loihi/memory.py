@@ -25,7 +25,7 @@ import numpy as np
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.hardware import Core
+from spikformer_deploy.chips.profile import Core
 from spikformer_deploy.network.mapping import SECTIONS, Site
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.neurons import Accumulator, Lif, Max, Source

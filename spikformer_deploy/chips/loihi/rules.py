@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.hardware import Core
+from spikformer_deploy.chips.profile import Core
 from spikformer_deploy.network.mapping import SECTIONS
 
 Rule: TypeAlias = Callable[[Int, Core], tuple[Int, int]]

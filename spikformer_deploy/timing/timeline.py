@@ -9,10 +9,10 @@ import numpy as np
 from numba import njit
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.simulate import mesh
-from spikformer_deploy.simulate.timing import Timer
-from spikformer_deploy.simulate.traffic import Spikes, pipelined
-from spikformer_deploy.simulate.wave import Log, Wave, WaveTimes
+from spikformer_deploy.timing import mesh
+from spikformer_deploy.timing.messages import Timer
+from spikformer_deploy.timing.traffic import Spikes, pipelined
+from spikformer_deploy.timing.wave import Log, Wave, WaveTimes
 
 DETAIL = 50
 """Intervals closer than this part of a step are drawn as one: a core has some tens a step, whatever its messages."""

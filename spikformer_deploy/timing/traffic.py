@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.chips.loihi.latencies import NOMINAL, latencies
+from spikformer_deploy.chips.profile import Profile
+from spikformer_deploy.counts.slices import Geometry
 from spikformer_deploy.errors import InputError
 from spikformer_deploy.executors.execution import Cells
-from spikformer_deploy.hardware import Profile
 from spikformer_deploy.network.mapping import Mapping as CoreMapping
 from spikformer_deploy.network.mapping import Site
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.synapses import Attention
-from spikformer_deploy.simulate.estimate import SliceLayout, depths, slice_layout
-from spikformer_deploy.simulate.latencies import NOMINAL, latencies
-from spikformer_deploy.simulate.machine import ticks
-from spikformer_deploy.simulate.routing import Table, TableBuilder
-from spikformer_deploy.simulate.slices import Geometry
-from spikformer_deploy.simulate.wave import Routes, Wave
+from spikformer_deploy.timing.layout import SliceLayout, depths, slice_layout
+from spikformer_deploy.timing.machine import ticks
+from spikformer_deploy.timing.routing import Table, TableBuilder
+from spikformer_deploy.timing.wave import Routes, Wave
 
 Spikes: TypeAlias = Mapping[str, NDArray[np.integer]]
 """By population name: (T, C, Y, X), what one image made it send."""

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.counts.slices import Weights
 from spikformer_deploy.executors.execution import Cells
 from spikformer_deploy.network.mapping import Mapping
-from spikformer_deploy.simulate.slices import Weights
-from spikformer_deploy.simulate.wave import Routes
+from spikformer_deploy.timing.wave import Routes
 
 Table: TypeAlias = NDArray[np.int64]
 """(rows + 1,): the entries of row r are table[r] to table[r + 1]."""

@@ -1,6 +1,6 @@
 """The machine that a timing run knows: cores, routers, links and queues of a mapping, all durations in whole ticks.
 
-docs/timing.md says what these parts do; reference/timing.py is the specification, simulate/mesh.py the fast engine.
+docs/timing.md says what these parts do; timing/reference.py is the specification, timing/mesh.py the fast engine.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.hardware import Profile
-from spikformer_deploy.mapping.route import coordinates
+from spikformer_deploy.chips.loihi.latencies import NOMINAL, barrier
+from spikformer_deploy.chips.loihi.tiles import coordinates
+from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.network.mapping import Mapping
-from spikformer_deploy.simulate.latencies import NOMINAL, barrier
 
 TICK_PS = 10
 """A tick: fine enough that the shortest latency of a profile (0.3 ns) is rounded by 1 % at most."""

@@ -8,9 +8,9 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.hardware import Profile
+from spikformer_deploy.chips.profile import Profile
+from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.network.mapping import Mapping
-from spikformer_deploy.quantity import Quantity
 
 Times: TypeAlias = NDArray[np.float64]
 

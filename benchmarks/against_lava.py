@@ -25,10 +25,10 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 from engine import cpu
 
+from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.counts.events import count, geometry
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.executors.fast.plan import make_plan
-from spikformer_deploy.files import write_whole
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Accumulator, Lif, Source
 from spikformer_deploy.network.synapses import Conv, Readout

@@ -30,11 +30,11 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 from models import images, model, program
 
+from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.counts.events import Geometry, count, geometry
 from spikformer_deploy.executors.fast import engine, synapses
 from spikformer_deploy.executors.fast.plan import Plan, make_plan
-from spikformer_deploy.files import write_whole
 from spikformer_deploy.network.network import Population
 from spikformer_deploy.nn.zoo import build, named
 from spikformer_deploy.pipeline.program import Program

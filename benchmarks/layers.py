@@ -29,10 +29,10 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 from models import images, program
 
+from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.counts.events import geometry
 from spikformer_deploy.executors.fast import engine, synapses
 from spikformer_deploy.executors.fast.plan import make_plan
-from spikformer_deploy.files import write_whole
 from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.synapses import Conv
 

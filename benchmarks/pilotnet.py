@@ -21,7 +21,7 @@ from rich.table import Table
 
 import spikformer_deploy as sd
 from spikformer_deploy.accounting.uncertainty import Energy, Range
-from spikformer_deploy.inference import Run
+from spikformer_deploy.inference.results import Run
 from spikformer_deploy.mapping.place import Placer, hilbert, refined, row_major
 from spikformer_deploy.mapping.route import metrics, nets_of
 from spikformer_deploy.pipeline.program import Program

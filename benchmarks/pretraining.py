@@ -24,8 +24,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 from engine import cpu
 
+from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.converters.checkpoints.read import load
-from spikformer_deploy.files import write_whole
 from spikformer_deploy.training.pretrain import pretrain
 from spikformer_deploy.training.recipe import Recipe, Start, read_recipe
 from spikformer_deploy.training.supervised import train

@@ -23,10 +23,10 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 from engine import cpu
 
+from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.converters.checkpoints.read import load
-from spikformer_deploy.files import write_whole
-from spikformer_deploy.images import read
-from spikformer_deploy.inference import run
+from spikformer_deploy.data.read import read
+from spikformer_deploy.inference.run import run
 from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.training.recipe import Recipe, read_recipe
 from spikformer_deploy.training.supervised import train

@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from spikformer_deploy.accounting.uncertainty import priced
+from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.chips.profile import Profile, load_profile
-from spikformer_deploy.files import write_whole
 from spikformer_deploy.timing import mesh
 from spikformer_deploy.timing.machine import TICK_PS, Machine, mesh_of, ticks
 from spikformer_deploy.timing.wave import Routes, Wave, WaveTimes

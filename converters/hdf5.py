@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import check_file
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.files import check_file
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 LARGEST_BYTES = 2**31

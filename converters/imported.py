@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from spikformer_deploy.errors import InputError
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.json_text import parsed as json_value
+from spikformer_deploy.base.json_text import written
+from spikformer_deploy.base.plain import table, training_record
+from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.data.labels import class_names
 from spikformer_deploy.graph.ir import Graph, Input, Lif
-from spikformer_deploy.images import Preprocess
-from spikformer_deploy.json_text import parsed as json_value
-from spikformer_deploy.json_text import written
-from spikformer_deploy.told import class_names, table, training_of
 
 ENTRY = "spikformer_deploy"
 """The key of our notes in the metadata of any format."""
@@ -115,7 +116,7 @@ def parsed(path: Path, text: str) -> About:
             raise ValueError(f"{steps} time steps")
         # how many classes there are shows when the graph is read
         labels = class_names(values["labels"], len(values["labels"]))
-        training, neurons = training_of(values["training"] or {}), table("neurons", values["neurons"])
+        training, neurons = training_record(values["training"] or {}), table("neurons", values["neurons"])
         return About(steps, per_step, preprocess_of(values["preprocess"]), labels, training, neurons)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(str(path), f"the notes of its export are damaged: {error}", "Export it again.") from None

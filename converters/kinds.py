@@ -8,11 +8,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.files import LARGEST_TEXT, check_file
+from spikformer_deploy.base.json_text import parsed
+from spikformer_deploy.base.plain import table
 from spikformer_deploy.converters import hdf5
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import LARGEST_TEXT, check_file
-from spikformer_deploy.json_text import parsed
-from spikformer_deploy.told import table
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeAlias
 
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.converters.checkpoints import read as checkpoint
 from spikformer_deploy.converters.checkpoints.read import BUNDLED, Loaded
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
-from spikformer_deploy.errors import InputError
 
 Model: TypeAlias = Loaded | Imported
 """A module with its weights, that is traced, or a graph."""

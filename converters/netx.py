@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int, Shape
+from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.files import write_whole
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.converters import hdf5
-from spikformer_deploy.errors import InputError, ModelError
-from spikformer_deploy.files import write_whole
 from spikformer_deploy.network.bounds import is_proven, membrane_range, piled_up, weighted_range
 from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import STOCK_SHIFT, Accumulator, Lif, Source
 from spikformer_deploy.network.synapses import Conv, Readout
-from spikformer_deploy.values import frozen
 
 STATE_BITS = 24
 """Of u and v in lava.proc.lif; both are compared in units shifted left by 6 bits."""

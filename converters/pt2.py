@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
+from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.converters.imported import ENTRY, MOST_STEPS, About, Imported, parsed, sha256_of
-from spikformer_deploy.errors import InputError, ModelError
-from spikformer_deploy.files import write_whole
-from spikformer_deploy.graph.check import check
+from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.parts import GETITEM
 from spikformer_deploy.graph.trace import BATCH, Exported, export, trace_exported
-from spikformer_deploy.images import Preprocess
 
 SCHEMA = 8
 """Major version of torch's schema of the graph: it changes where the meaning of a file does."""

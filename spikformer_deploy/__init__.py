@@ -14,33 +14,27 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "load": ("spikformer_deploy.converters.models", "load"),
-    "from_spikingjelly": ("spikformer_deploy.converters.checkpoints.spikingjelly", "from_spikingjelly"),
-    "trace": ("spikformer_deploy.graph.trace", "trace"),
-    "quantize": ("spikformer_deploy.quantization.build", "quantize"),
-    "map_network": ("spikformer_deploy.mapping", "map_network"),
-    "compile_model": ("spikformer_deploy.pipeline.stages", "compile_model"),
-    "run": ("spikformer_deploy.inference", "run"),
-    "verify": ("spikformer_deploy.verify", "verify"),
-    "account": ("spikformer_deploy.accounting.energy", "account"),
-    "export": ("spikformer_deploy.pipeline.export", "export"),
-    "Program": ("spikformer_deploy.pipeline.program", "Program"),
-    "Run": ("spikformer_deploy.inference", "Run"),
-    "SpikdeployError": ("spikformer_deploy.errors", "SpikdeployError"),
+    "compile": "api",
+    "run": "api",
+    "Run": "api",
+    "load": "converters.models",
+    "from_spikingjelly": "converters.checkpoints.spikingjelly",
+    "trace": "graph.trace",
+    "quantize": "quantization.build",
+    "map_network": "mapping.map",
+    "compile_model": "pipeline.stages",
+    "export": "pipeline.export",
+    "Program": "pipeline.program",
+    "verify": "inference.verify",
+    "account": "accounting.energy",
+    "SpikdeployError": "base.errors",
 }
+"""Where each name stands.  No module of this package has the name of one of them: it would hide it once imported."""
 
-__all__ = [*_PUBLIC, "compile"]
-
-
-def compile(model: Any, target: str = "loihi2", **options: Any) -> Any:
-    """The Program of a model for a target; options as pipeline.compile_model, which also gives the float graph."""
-    from spikformer_deploy.pipeline.stages import compile_model
-
-    return compile_model(model, target, **options).program
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'spikformer_deploy' has no attribute '{name}'")
-    module, attribute = _PUBLIC[name]
-    return getattr(import_module(module), attribute)
+    return getattr(import_module(f"spikformer_deploy.{_PUBLIC[name]}"), name)

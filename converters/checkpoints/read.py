@@ -26,15 +26,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
+from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.files import check_file, write_whole
+from spikformer_deploy.base.json_text import parsed, written
+from spikformer_deploy.base.plain import table, training_record
 from spikformer_deploy.converters.checkpoints import siblings
 from spikformer_deploy.converters.imported import MOST_STEPS, preprocess_of
-from spikformer_deploy.errors import InputError, ModelError
-from spikformer_deploy.files import check_file, write_whole
-from spikformer_deploy.images import Preprocess
-from spikformer_deploy.json_text import parsed, written
-from spikformer_deploy.labels import check_names
+from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.data.labels import check_names, class_names
 from spikformer_deploy.nn.zoo import ModelConfig, build, named, plain
-from spikformer_deploy.told import class_names, table, training_of
 
 ENTRY = "spikformer_deploy"
 VERSION = 1
@@ -303,7 +303,7 @@ def _from_header(path: Path, header: dict[str, Any]) -> tuple[ModelConfig, Prepr
                 f"images of {images} for a model of {config.in_channels} channels, {config.image_size} wide"
             )
         labels = class_names(header["labels"], config.num_classes)
-        return plain(config), preprocess, labels, training_of(header["training"])
+        return plain(config), preprocess, labels, training_record(header["training"])
 
 
 @contextmanager

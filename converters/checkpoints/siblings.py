@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from spikformer_deploy.errors import ModelError
+from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.nn.qkformer import CIFAR_HEADS, DVS_HEADS
 from spikformer_deploy.nn.zoo import ModelConfig, named
 

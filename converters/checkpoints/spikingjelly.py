@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from spikformer_deploy.base.errors import InputError, ModelError
 from spikformer_deploy.converters.imported import Imported
-from spikformer_deploy.errors import InputError, ModelError
-from spikformer_deploy.graph.check import check
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Lif
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.trace import of_library, trace
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.lif import lif
 
 NEURONS = {

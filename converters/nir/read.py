@@ -21,13 +21,13 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
+from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.converters import hdf5
 from spikformer_deploy.converters.imported import ENTRY, MOST_PIXELS, MOST_STEPS, About, Imported, parsed, sha256_of
-from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph import ir
-from spikformer_deploy.graph.check import check
-from spikformer_deploy.images import Preprocess
-from spikformer_deploy.values import frozen
+from spikformer_deploy.graph.law import check
 
 USUAL_DT = 1e-4
 """Seconds a step, where nothing tells: what snntorch and spikingjelly write and read."""

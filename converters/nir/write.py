@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from typing_extensions import assert_never
 
+from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.converters.imported import ENTRY, about
 from spikformer_deploy.converters.nir.read import USUAL_DT
-from spikformer_deploy.errors import InputError, ModelError
-from spikformer_deploy.files import write_whole
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph.ir import (
     AdaptiveAvgPool2d,
     Add,
@@ -42,7 +43,6 @@ from spikformer_deploy.graph.ir import (
     TokenSum,
 )
 from spikformer_deploy.graph.windows import one_window
-from spikformer_deploy.images import Preprocess
 
 
 def write_model(

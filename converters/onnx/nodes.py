@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from spikformer_deploy.errors import InputError
+from spikformer_deploy.base.errors import InputError
 
 OPSET = 17
 IR_VERSION = 8

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
+from spikformer_deploy.base.errors import ModelError
+from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.converters.onnx.nodes import Nodes
-from spikformer_deploy.errors import ModelError
-from spikformer_deploy.files import write_whole
 from spikformer_deploy.network.bounds import largest_sum
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import STOCK_SHIFT, Accumulator, And, Lif, Max, Or, Source, Stream, Sum

@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.converters.imported import ENTRY, MOST_PIXELS, MOST_STEPS, About, Imported, parsed, sha256_of
 from spikformer_deploy.converters.onnx.nodes import LOCAL
 from spikformer_deploy.converters.onnx.write import FUNCTIONS, lif_function
-from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph import axes, ir
-from spikformer_deploy.graph.check import check
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.operations import Batch, Call, Product, Value
 from spikformer_deploy.graph.parts import Step
 from spikformer_deploy.graph.readouts import Readouts
 from spikformer_deploy.graph.trace import BATCH, KNOWN
-from spikformer_deploy.images import Preprocess
-from spikformer_deploy.values import frozen
 
 LARGEST_FILE = 2**31
 """Protocol buffers hold no more."""

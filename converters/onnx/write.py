@@ -14,10 +14,11 @@ import numpy as np
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Pair, Shape
+from spikformer_deploy.base.errors import ModelError
+from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.converters.imported import about
 from spikformer_deploy.converters.onnx.nodes import LOCAL, OPSET, Nodes
-from spikformer_deploy.errors import ModelError
-from spikformer_deploy.files import write_whole
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph.ir import (
     AdaptiveAvgPool2d,
     Add,
@@ -40,7 +41,6 @@ from spikformer_deploy.graph.ir import (
     TokenSum,
 )
 from spikformer_deploy.graph.windows import one_window, overhang
-from spikformer_deploy.images import Preprocess
 
 GRAPH = "spiking_model"
 FUNCTIONS = {

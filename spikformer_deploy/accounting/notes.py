@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from spikformer_deploy.accounting.counts import sparsity
+from spikformer_deploy.accounting.layers import sparsity
 from spikformer_deploy.accounting.uncertainty import Energy
 from spikformer_deploy.counts.events import Events
 from spikformer_deploy.network.network import Network

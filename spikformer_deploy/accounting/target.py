@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from spikformer_deploy.accounting.uncertainty import Energy, Part, Range, priced, weakest
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.chips.profile import Energy as EventEnergies
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.events import Events, SliceEvents
-from spikformer_deploy.errors import InputError
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.timing.times import StepTimes
 

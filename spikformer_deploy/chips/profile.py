@@ -20,10 +20,10 @@ import attrs
 import cattrs
 from attrs import field, frozen
 
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.files import text_of
+from spikformer_deploy.base.validation import problems, strict_converter
 from spikformer_deploy.chips.quantity import Quantity
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import text_of
-from spikformer_deploy.validation import problems, strict_converter
 
 if sys.version_info >= (3, 11):
     import tomllib

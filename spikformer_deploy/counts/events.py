@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.counts.slices import PER_IMAGE, Geometry, SliceEvents, geometry, slice_events
 from spikformer_deploy.counts.sums import weighted
-from spikformer_deploy.errors import InputError
 from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.neurons import Accumulator

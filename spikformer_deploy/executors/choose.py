@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from spikformer_deploy.errors import InputError
+from spikformer_deploy.base.errors import InputError
 
 if TYPE_CHECKING:
     from spikformer_deploy.executors.execution import Executor, Request

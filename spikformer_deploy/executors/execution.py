@@ -13,9 +13,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.base.errors import InputError, OverflowDetected
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.base.progress import Progress, silent
-from spikformer_deploy.errors import InputError, OverflowDetected
 from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import Source, Stream
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from spikformer_deploy.errors import InputError
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.executors.execution import Activity, Execution, Executor, Request, check_state, frames
 from spikformer_deploy.executors.fast.plan import Plan, SumsPlan, make_plan, message_type
 from spikformer_deploy.executors.fast.synapses import EXACT_FP32

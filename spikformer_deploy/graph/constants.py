@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 import torch
 
 from spikformer_deploy.base.arrays import Float
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import BATCH, Atom
 from spikformer_deploy.graph.operations import Call, Value, float64
-from spikformer_deploy.values import frozen
 
 RESHAPES = {f"aten.{n}" for n in ("unsqueeze", "squeeze", "reshape", "view", "flatten", "unflatten")}
 PERMUTATIONS = {f"aten.{n}" for n in ("permute", "transpose", "t")}

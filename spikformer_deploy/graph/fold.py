@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from spikformer_deploy.errors import ModelError
+from spikformer_deploy.base.errors import ModelError
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph.ir import BatchNorm, Conv2d, Graph, Linear, Node
 from spikformer_deploy.graph.joins import push_joins
-from spikformer_deploy.values import frozen
 
 
 def fold_batch_norm(graph: Graph) -> Graph:

@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 
 from spikformer_deploy.base.arrays import Float, Pair, Shape
-from spikformer_deploy.values import digest
+from spikformer_deploy.base.values import digest
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph.ir import (
     AdaptiveAvgPool2d,
     Add,
@@ -30,7 +31,6 @@ from spikformer_deploy.graph.ir import (
     TokenSum,
 )
 from spikformer_deploy.graph.merge import dense_weights
-from spikformer_deploy.values import frozen
 
 PART = ".channels_"
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from spikformer_deploy.base.arrays import Float, Pair
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph.ir import AdaptiveAvgPool2d, AvgPool2d, Conv2d, Graph, Linear, Node
 from spikformer_deploy.graph.windows import means_of, one_window
-from spikformer_deploy.values import frozen
 
 
 def merge_pools(graph: Graph) -> Graph:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from spikformer_deploy.base.arrays import Pair
-from spikformer_deploy.errors import ModelError
+from spikformer_deploy.base.errors import ModelError
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import Dims, axis
 from spikformer_deploy.graph.windows import framed, widened
-from spikformer_deploy.values import frozen
 
 REWRITE = "Write this part with supported layers, or leave it out of the module that is compiled."
 """The way out of a refusal that knows no better one."""

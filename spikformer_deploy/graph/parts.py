@@ -13,11 +13,11 @@ from typing import Any
 import networkx as nx
 import torch
 
-from spikformer_deploy.errors import ModelError
+from spikformer_deploy.base.errors import ModelError
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import axis
 from spikformer_deploy.graph.operations import Call, Value
-from spikformer_deploy.values import frozen
 
 # --- parts ----------------------------------------------------------------------------------------------------
 

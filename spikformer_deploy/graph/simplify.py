@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph.ir import Attention, Conv2d, Graph, Linear, Node, Op, Scale
 from spikformer_deploy.graph.joins import split_joins
 from spikformer_deploy.graph.merge import merge_layers, merge_pools
-from spikformer_deploy.values import frozen
 
 
 def simplify(graph: Graph) -> Graph:

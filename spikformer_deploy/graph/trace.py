@@ -18,7 +18,7 @@ from torch import nn
 from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 
-from spikformer_deploy.errors import ModelError
+from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.constants import with_constants
 from spikformer_deploy.graph.operations import OPERATIONS, REWRITE, Batch, Call, Value, spelled

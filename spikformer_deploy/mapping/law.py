@@ -9,17 +9,17 @@ import math
 
 import numpy as np
 
+from spikformer_deploy.base.errors import MappingError
+from spikformer_deploy.base.values import digest
 from spikformer_deploy.chips.loihi.memory import box_words, token_wise
 from spikformer_deploy.chips.loihi.rules import first_violation, fits
 from spikformer_deploy.chips.profile import Profile
-from spikformer_deploy.errors import MappingError
 from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, sites_of
 from spikformer_deploy.mapping.route import destinations, metrics, nets_of
 from spikformer_deploy.network.mapping import SECTIONS, Mapping, Site
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Lif
 from spikformer_deploy.network.synapses import Attention
-from spikformer_deploy.values import digest
 
 LARGEST_SITE = 2**28
 """Neurons or counters of a site: its boxes are checked on a map of them."""

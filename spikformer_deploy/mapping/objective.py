@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.chips.loihi.steps import barrier_ns
 from spikformer_deploy.chips.profile import Profile
-from spikformer_deploy.errors import InputError
 
 OBJECTIVES = ("energy", "latency", "cores", "tiles")
 LADDER = 1.2

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.loihi.memory import BoxSizes, token_wise, words
 from spikformer_deploy.chips.loihi.rules import first_violation, fits
 from spikformer_deploy.chips.profile import Core, Profile, load_profile, profile_names
-from spikformer_deploy.errors import MappingError
 from spikformer_deploy.mapping.objective import Choice, Cuts, choose
 from spikformer_deploy.network.mapping import SECTIONS, Site
 from spikformer_deploy.network.network import Network, Projection

@@ -16,9 +16,9 @@ import numpy as np
 from numba import njit
 
 from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile
-from spikformer_deploy.errors import MappingError
 from spikformer_deploy.mapping.refine import Talk, refine, talk_of
 from spikformer_deploy.mapping.route import Nets, metrics
 

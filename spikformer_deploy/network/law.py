@@ -8,6 +8,7 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.network.bounds import Worst, largest_sum, shift_of, worst_cases
+from spikformer_deploy.network.decay import is_exact
 from spikformer_deploy.network.network import ROUNDING_UNKNOWN, Network, Population, Projection
 from spikformer_deploy.network.neurons import (
     DECAY_ONE,
@@ -22,7 +23,6 @@ from spikformer_deploy.network.neurons import (
     Sum,
 )
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
-from spikformer_deploy.quantization.fitting import is_exact
 
 MOST_POPULATIONS = 2**12
 MOST_PROJECTIONS = 2**14

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Shape
-from spikformer_deploy.flat import LATER
+from spikformer_deploy.base.flat import LATER
+from spikformer_deploy.base.values import digest
 from spikformer_deploy.network.neurons import Accumulator, Lif, Max, Neuron, Stream, _show_neuron
 from spikformer_deploy.network.synapses import Synapse, _show_synapse
-from spikformer_deploy.values import digest
 
 ROUNDING_UNKNOWN = -1.0
 

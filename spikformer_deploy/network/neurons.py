@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.flat import LATER
+from spikformer_deploy.base.flat import LATER
 
 if TYPE_CHECKING:
     from spikformer_deploy.network.network import Population

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int, Pair
-from spikformer_deploy.values import digest
+from spikformer_deploy.base.values import digest
 
 
 @dataclass(frozen=True, slots=True, eq=False)

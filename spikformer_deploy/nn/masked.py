@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from spikformer_deploy.errors import InputError
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.nn.spikformer import SpikformerV2, repeated
 from spikformer_deploy.nn.stems import SCSStage
 

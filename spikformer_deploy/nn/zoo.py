@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from spikformer_deploy.errors import InputError
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.nn.meta_spikeformer import MetaSpikeFormer
 from spikformer_deploy.nn.qkformer import CIFAR_HEADS, DVS_HEADS, QKFormer
 from spikformer_deploy.nn.spike_driven import SpikeDrivenTransformer

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.files import check_folder, check_new_folder, check_output
 from spikformer_deploy.converters.checkpoints.read import BUNDLED
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import Model, load
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import check_folder, check_new_folder, check_output
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import float_graph

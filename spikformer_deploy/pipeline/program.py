@@ -16,20 +16,21 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from spikformer_deploy.base.errors import InputError, MappingError, ProgramError
+from spikformer_deploy.base.files import check_file, write_whole
+from spikformer_deploy.base.flat import built, checksum, flat
+from spikformer_deploy.base.json_text import parsed, sealed
+from spikformer_deploy.base.plain import table
 from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.chips.profile import Profile
-from spikformer_deploy.errors import InputError, MappingError, ProgramError
-from spikformer_deploy.files import check_file, write_whole
-from spikformer_deploy.flat import built, checksum, flat
-from spikformer_deploy.images import Preprocess
-from spikformer_deploy.json_text import parsed, sealed
-from spikformer_deploy.labels import check_names
-from spikformer_deploy.mapping import verify_mapping
+from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.data.labels import check_names, class_names
+from spikformer_deploy.mapping.map import verify_mapping
 from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Source
-from spikformer_deploy.told import check_images, check_origin, class_names, table
+from spikformer_deploy.pipeline.origin import check_images, check_origin
 
 ENTRY = "spikformer_deploy"
 FORMAT = 2
@@ -117,8 +118,8 @@ def from_bytes(content: bytes, place: str) -> Program:
     if structure.get("format") != FORMAT:
         problem = f"it has format {structure.get('format')}, and this version reads {FORMAT}"
         raise ProgramError(place, problem, "Update, or compile it again.")
-    told = structure.pop("sha256", None)
-    if told != checksum(structure, tensors):
+    stated = structure.pop("sha256", None)
+    if stated != checksum(structure, tensors):
         raise ProgramError(place, "its content does not match its checksum: it is damaged", "Copy or compile it again.")
     try:
         program = _program(structure, tensors)
@@ -143,17 +144,6 @@ def check_program(program: Program) -> None:
     verify_mapping(program.mapping, network, program.profile)
     check_images(program.preprocess, network)
     check_origin(program.provenance)
-
-
-def is_program(path: Path) -> bool:
-    """Whether a file looks like a program: a safetensors file whose entry has a format and a network."""
-    try:
-        with path.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            header = parsed(stream.read(min(size, 2**26)))
-        return "network" in parsed(header["__metadata__"][ENTRY])
-    except (OSError, ValueError, KeyError, TypeError, MemoryError):
-        return False
 
 
 def _parsed(content: bytes, place: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -10,13 +10,13 @@ import torch
 
 from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.converters.models import Model
+from spikformer_deploy.data.read import read
 from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.graph.ir import Graph
-from spikformer_deploy.images import read
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.quantization.build import Pixels, quantize
-from spikformer_deploy.quantization.calibrate import Calibration
+from spikformer_deploy.quantization.ranges import Calibration
 from spikformer_deploy.quantization.rounding import Moments, images_for_rounding, second_moments
 from spikformer_deploy.quantization.settings import Settings
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model
-from spikformer_deploy.errors import ModelError
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Graph, Lif
 from spikformer_deploy.graph.joins import part_of

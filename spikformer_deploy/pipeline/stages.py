@@ -13,26 +13,27 @@ from typing import Any
 
 import numpy as np
 
+from spikformer_deploy.base.errors import InputError, printable
+from spikformer_deploy.base.files import check_folder_output, write_whole, writing
 from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.converters.checkpoints.read import SHOWN
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.converters.netx import delay_note, read_network
-from spikformer_deploy.errors import InputError, printable
-from spikformer_deploy.files import check_folder_output, write_whole, writing
-from spikformer_deploy.graph.check import check as check_law
+from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.data.labels import class_names
+from spikformer_deploy.data.read import read
 from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.ir import Graph
+from spikformer_deploy.graph.law import check as check_law
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.images import Preprocess, read
-from spikformer_deploy.mapping import map_explained
+from spikformer_deploy.mapping.map import map_explained
 from spikformer_deploy.network.neurons import Source
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES, RANDOM_IMAGES, RANDOM_NOTE, Sample, firing_rates
 from spikformer_deploy.pipeline.spikes import Checks
 from spikformer_deploy.quantization.settings import Settings
-from spikformer_deploy.told import class_names
 
 STAGES = ("trace", "fold", "simplify", "quantize", "calibrate", "map")
 NETX_STAGES = ("read", "calibrate", "map")

@@ -11,15 +11,15 @@ import numpy as np
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.errors import QuantizeError
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.chips.profile import CoreLimits
-from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.windows import Means, framed, means_of, one_window, overhang
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import STOCK_SHIFT, Accumulator, And, Max, Or, Source, Sum
 from spikformer_deploy.network.neurons import Stream as Relay
 from spikformer_deploy.network.synapses import Conv, Window
-from spikformer_deploy.quantization.calibrate import Calibration
 from spikformer_deploy.quantization.currents import (
     AttentionTerm,
     ConvTerm,
@@ -41,11 +41,11 @@ from spikformer_deploy.quantization.currents import (
 )
 from spikformer_deploy.quantization.fitting import Made
 from spikformer_deploy.quantization.heads import make_accumulator
-from spikformer_deploy.quantization.neurons import make_lif
+from spikformer_deploy.quantization.lif import make_lif
+from spikformer_deploy.quantization.ranges import Calibration
 from spikformer_deploy.quantization.relays import make_pooled, make_stream
 from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.quantization.streams import Stream, plan_streams
-from spikformer_deploy.values import frozen
 
 Accumulated: TypeAlias = Callable[[Network], int]
 """Largest |accumulator| at any time when a network runs on the calibration images."""

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from spikformer_deploy.base.arrays import Float, Int, Pair, Shape
-from spikformer_deploy.errors import QuantizeError
+from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.network.synapses import Window
 
 

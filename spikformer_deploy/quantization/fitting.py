@@ -8,26 +8,18 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.network.bounds import membrane_range
+from spikformer_deploy.network.decay import Decay, fractional_bits, rounds_nothing
 from spikformer_deploy.network.network import Population, Projection
-from spikformer_deploy.network.neurons import DECAY_ONE, STOCK_SHIFT, Lif
-from spikformer_deploy.values import frozen
+from spikformer_deploy.network.neurons import STOCK_SHIFT, Lif
 
 Made: TypeAlias = tuple[Population, tuple[Projection, ...], str, float]
 """(population, projections into it, "static" or "observed", bits of margin where observed)"""
 
 OBSERVED_MARGIN = 2.0
 """A range that is only observed must fit this many times over."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Decay:
-    """decay / 4096 and the fractional bits a state needs per step for an exact execution (None: never exact)."""
-
-    numerator: int
-    bits_per_step: int | None
-    floors_exactly: bool
 
 
 class Rule(NamedTuple):
@@ -41,13 +33,8 @@ class Rule(NamedTuple):
 
     @property
     def bits_for_decay(self) -> int | None:
-        """Fractional bits that drive and state need so that no step rounds the potential; None: no number is enough.
-
-        Programmable neurons round whole numbers away without changing a spike where the decay halves: they need none.
-        """
-        if self.time_steps == 1 or (self.kind == "programmable" and self.decay.floors_exactly):
-            return 0
-        return None if self.decay.bits_per_step is None else (self.time_steps - 1) * self.decay.bits_per_step
+        """Fractional bits that drive and state need so that no step rounds the potential; None: no number is enough."""
+        return fractional_bits(self.decay, self.kind, self.time_steps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,20 +46,6 @@ class Attempt:
     bias: Int
     low: Int
     high: Int
-
-
-def decay_of(tau: float) -> Decay:
-    exact = (1 - 1 / tau) * DECAY_ONE
-    numerator = round(exact)
-    return decay_by(numerator) if numerator == exact else Decay(numerator, None, False)
-
-
-def decay_by(numerator: int) -> Decay:
-    """The decay numerator / 4096, which is what is meant."""
-    if numerator == 0:
-        return Decay(0, 0, True)
-    zeros = (numerator & -numerator).bit_length() - 1
-    return Decay(numerator, 12 - zeros, numerator >> zeros == 1)
 
 
 def with_range(threshold: Int, shift: int, bias: Int, low: Int, high: Int, rule: Rule) -> Attempt:
@@ -98,7 +71,7 @@ def fits(attempt: Attempt, limits: CoreLimits, kind: str) -> bool:
 
 
 def lif_of(attempt: Attempt, rule: Rule) -> Lif:
-    exact = _rounds_nothing(rule, attempt.shift, attempt.bias)
+    exact = rounds_nothing(rule.bits_for_decay, attempt.shift, attempt.bias)
     return Lif(
         rule.kind,
         rule.decay.numerator,
@@ -109,18 +82,6 @@ def lif_of(attempt: Attempt, rule: Rule) -> Lif:
         soft=rule.soft,
         strict=rule.strict and rule.kind == "programmable",
     )
-
-
-def _rounds_nothing(rule: Rule, shift: int, bias: Int) -> bool:
-    needed = rule.bits_for_decay
-    # a bias has bits of its own below those of the sums: it decays without rounding where those are zero
-    return needed is not None and shift >= needed and not np.any(bias % 2**needed)
-
-
-def is_exact(lif: Lif, time_steps: int) -> bool:
-    """Whether no step rounds the potential of a neuron whose decay is what is meant."""
-    rule = Rule(decay_by(lif.decay), time_steps, lif.kind, lif.soft, lif.strict)
-    return _rounds_nothing(rule, lif.shift, lif.bias)
 
 
 def within(bounds: tuple[int, int], bits: int) -> bool:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.base.errors import QuantizeError
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.chips.profile import CoreLimits
-from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.network.bounds import weighted_range
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.neurons import Accumulator
@@ -18,7 +19,6 @@ from spikformer_deploy.quantization.currents import Current, ReadoutTerm
 from spikformer_deploy.quantization.fitting import OBSERVED_MARGIN, Made, margin_of, within
 from spikformer_deploy.quantization.grids import are_whole, grid_steps, none_below, weight_error
 from spikformer_deploy.quantization.settings import Settings
-from spikformer_deploy.values import frozen
 
 FEWEST_HEAD_BITS = 4
 """A head gives up weight bits down to here where its accumulators are too wide."""

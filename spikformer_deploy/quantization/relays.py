@@ -6,8 +6,9 @@ import numpy as np
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.base.errors import QuantizeError
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.chips.profile import CoreLimits
-from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.network.bounds import weighted_range
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.neurons import Stream as Relay
@@ -15,10 +16,9 @@ from spikformer_deploy.network.synapses import Conv
 from spikformer_deploy.quantization.currents import AttentionTerm, ConvTerm, Current, ReadoutTerm, UnitTerm
 from spikformer_deploy.quantization.fitting import OBSERVED_MARGIN, Made, margin_of, within
 from spikformer_deploy.quantization.grids import none_below, weight_error
-from spikformer_deploy.quantization.neurons import rounded_weights
+from spikformer_deploy.quantization.lif import rounded_weights
 from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.quantization.streams import Ranges, Stream
-from spikformer_deploy.values import frozen
 
 HEAD_MESSAGE_BITS = 9
 """Bits of the largest value seen that a head reads of a stream, which has no spikes to be counted."""

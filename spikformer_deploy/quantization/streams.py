@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from spikformer_deploy.base.arrays import Float
-from spikformer_deploy.errors import QuantizeError
+from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.windows import means_of
 from spikformer_deploy.quantization.scales import largest_thresholds, scale_groups

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spikformer_deploy.base.progress import Progress, silent
+
 if TYPE_CHECKING:
-    from spikformer_deploy.inference import Run
+    from spikformer_deploy.inference.results import Run
 
 
 def report_data(run: Run, float_accuracy: float | None = None) -> dict[str, Any]:
@@ -17,14 +18,14 @@ def report_data(run: Run, float_accuracy: float | None = None) -> dict[str, Any]
     return gather(run, float_accuracy)
 
 
-def write_timeline(run: Run, path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+def write_timeline(run: Run, path: Path, progress: Progress = silent) -> None:
     """Write the timeline of the first image of `run`; progress: see timeline.record.
 
     Raises InputError where `path` cannot be written.
     """
+    from spikformer_deploy.base.files import write_whole
     from spikformer_deploy.counts.events import geometry
-    from spikformer_deploy.files import write_whole
-    from spikformer_deploy.inference import recorded
+    from spikformer_deploy.inference.messages import recorded
     from spikformer_deploy.report.perfetto import trace
     from spikformer_deploy.timing.messages import timer
     from spikformer_deploy.timing.timeline import record
@@ -38,7 +39,7 @@ def write_timeline(run: Run, path: Path, progress: Callable[[int, int], None] = 
 
 def write_report(run: Run, path: Path, float_accuracy: float | None = None) -> None:
     """Write the HTML report, whole or not at all.  Raises InputError where `path` cannot be written."""
-    from spikformer_deploy.files import write_whole
+    from spikformer_deploy.base.files import write_whole
     from spikformer_deploy.report.html import render
 
     write_whole(path, render(report_data(run, float_accuracy)).encode())

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikformer_deploy.accounting.counts import layers, sparsity
 from spikformer_deploy.accounting.energy import Energy
+from spikformer_deploy.accounting.layers import layers, sparsity
 from spikformer_deploy.accounting.notes import notes
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import quantities
@@ -16,7 +16,7 @@ from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.report.tables import compile_summary
 
 if TYPE_CHECKING:
-    from spikformer_deploy.inference import Run
+    from spikformer_deploy.inference.results import Run
 
 
 MODELS = {

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from spikformer_deploy.errors import printable
+from spikformer_deploy.base.errors import printable
 from spikformer_deploy.report import svg
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from spikformer_deploy.json_text import written
+from spikformer_deploy.base.json_text import written
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.timing.machine import TICK_PS, Machine
 from spikformer_deploy.timing.timeline import StepRecord

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from html import escape as escaped
 from typing import Any
 
-from spikformer_deploy.errors import printable
+from spikformer_deploy.base.errors import printable
 
 VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 """Nine colours of matplotlib's viridis (CC0): even steps of lightness, readable without colour vision."""

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from spikformer_deploy.accounting.counts import layers
+from spikformer_deploy.accounting.layers import layers
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.pipeline.program import Program
 
 if TYPE_CHECKING:
-    from spikformer_deploy.inference import Run
-    from spikformer_deploy.verify import Verdict
+    from spikformer_deploy.inference.results import Run, Verdict
 
 
 def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib: float) -> dict[str, Any]:
@@ -134,3 +133,24 @@ def number(value: Any) -> str:
     if isinstance(value, (float, np.floating)):
         return f"{value:,.0f}" if abs(float(value)) >= 1e4 else f"{value:.4g}"
     return str(value)
+
+
+COLUMNS = ("cores", "chips", "accuracy", "step_us", "latency_us", "images_per_second", "energy_mj")
+
+
+def compare_table(rows: list[dict[str, Any]]) -> Table:
+    """The rows for a person; times and energies are estimates."""
+    table = Table(
+        title="targets (an image; times and energies are estimates, energy with its range)", title_justify="left"
+    )
+    for name in ("target", "schedule", *COLUMNS):
+        table.add_column(name.replace("_", " "), justify="left" if name in ("target", "schedule") else "right")
+    for row in rows:
+        if "refused" in row:
+            table.add_row(row["target"], row["schedule"], "refused: see below")
+            continue
+        energy = row["energy_mj"]
+        shown = [number(row[name]) for name in COLUMNS[:-1]]
+        spread = f"{number(energy['nominal'])} ({number(energy['low'])} to {number(energy['high'])})"
+        table.add_row(row["target"], row["schedule"], *shown, spread)
+    return table

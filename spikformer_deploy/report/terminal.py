@@ -7,7 +7,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.text import Text
 
-from spikformer_deploy.errors import printable
+from spikformer_deploy.base.errors import printable
 
 
 class _PlainConsole(Console):

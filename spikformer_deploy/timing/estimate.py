@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.chips.loihi.latencies import CORNERS, Latencies, latencies
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.events import Events, SliceEvents
-from spikformer_deploy.errors import InputError
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.timing.layout import SliceLayout, slice_layout

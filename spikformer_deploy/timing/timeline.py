@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.timing import mesh
 from spikformer_deploy.timing.messages import Timer
 from spikformer_deploy.timing.traffic import Spikes, pipelined
@@ -48,12 +49,10 @@ class StepRecord:
     bin_ticks: int
 
 
-def record(
-    timer: Timer, spikes: Spikes, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Iterator[StepRecord]:
+def record(timer: Timer, spikes: Spikes, progress: Progress = silent) -> Iterator[StepRecord]:
     """All chip-wide steps of the pipeline for one image, each followed by its sub-steps.
 
-    progress  called with (steps and sub-steps done, all of them)
+    progress  called with (steps and sub-steps done, all of them, a note)
     """
     steps = timer.traffic.network.time_steps
     for step in range(steps):
@@ -63,7 +62,7 @@ def record(
             name = f"step {step}" if number == 0 else f"step {step}, sub-step {number}"
             found = _record(timer, wave, name, detail, BINS_OF_SUB_STEP if number else BINS)
             detail = detail or found.times.quiet // DETAIL
-            progress(step * len(waves) + number + 1, steps * len(waves))
+            progress(step * len(waves) + number + 1, steps * len(waves), "")
             yield found
 
 

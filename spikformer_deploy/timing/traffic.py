@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.chips.loihi.latencies import NOMINAL, latencies
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.slices import Geometry
-from spikformer_deploy.errors import InputError
 from spikformer_deploy.executors.execution import Cells
 from spikformer_deploy.network.mapping import Mapping as CoreMapping
 from spikformer_deploy.network.mapping import Site

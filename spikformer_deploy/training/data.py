@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.images import Preprocess, read
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.data.read import read
+from spikformer_deploy.data.resized import streamed
 from spikformer_deploy.training.augment import augmented, moved
 from spikformer_deploy.training.recipe import Augment, Data
-from spikformer_deploy.training.stream import prepared, streamed
 
 Pixels = NDArray[np.uint8]
+Made = TypeVar("Made")
 VALIDATION_SEED = 0
 MEASURED_IMAGES = 2048
 """Of images that stay in files, the mean and standard deviation of so many stand for all."""
@@ -88,7 +91,7 @@ def read_training(data: Data, frames: int = 0) -> tuple[Images, Images, Preproce
 def read_unlabelled(data: Data) -> tuple[Images, Preprocess]:
     """The training images of `data`, whether they have labels or not (then 0), and their normalisation."""
     if data.resize:
-        everything: Images = streamed(data.source, data, "train")
+        everything: Images = streamed(data.source, "train", data.channels, data.size, data.resize)
         return everything, _preprocess(data, everything)
     images = read(data.source, _unit(data), split="train")
     labels = images.labels if images.labels is not None else np.zeros(len(images), np.int64)
@@ -176,7 +179,7 @@ def _labelled(
     if data.resize and frames:
         raise InputError("data.resize", "frames of event data are not resized", "Leave it out.")
     if data.resize:
-        files = streamed(source, data, split)
+        files = streamed(source, split, data.channels, data.size, data.resize)
         found: tuple[Images, tuple[str, ...], bool] = files, files.files.classes, files.files.labels is not None
     else:
         images = read(source, preprocess, split=split, frames=frames)
@@ -219,3 +222,28 @@ def _moments(data: Data, images: Images) -> tuple[tuple[float, ...], tuple[float
     if min(deviation for _, deviation in moments) <= 0:
         raise InputError(data.source, "a channel has the same value in every pixel of every image")
     return tuple(m for m, _ in moments), tuple(d for _, d in moments)
+
+
+def prepared(make: Callable[[int], Made], steps: range, workers: int) -> Iterator[Made]:
+    """make(step) for each of `steps`, in order, by so many processes ahead of time (0: in this one)."""
+    if not workers:
+        yield from map(make, steps)
+        return
+    own = torch.Generator()  # the default generator would be moved on
+    for made in DataLoader(_Prepared(make), None, sampler=steps, num_workers=workers, generator=own):
+        if isinstance(made, InputError):
+            raise made
+        yield made
+
+
+class _Prepared(Dataset[Made | InputError]):
+    """What `make` makes, or its error, which a DataLoader would turn into another."""
+
+    def __init__(self, make: Callable[[int], Made]) -> None:
+        self.make = make
+
+    def __getitem__(self, step: int) -> Made | InputError:
+        try:
+            return self.make(step)
+        except InputError as error:
+            return error

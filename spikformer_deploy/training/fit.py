@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import check_file, check_output, write_whole, writing
-from spikformer_deploy.json_text import written
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.files import check_file, check_output, write_whole, writing
+from spikformer_deploy.base.json_text import written
+from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.training.distributed import World
 from spikformer_deploy.training.recipe import Optimiser
 from spikformer_deploy.training.schedule import learning_rate, parameter_groups
@@ -29,7 +30,6 @@ KEEP_SECONDS = 300
 """A resume file is written at least so often, and after every epoch."""
 
 Batch = tuple[Tensor, Tensor]
-Report = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,10 @@ class State:
     losses: list[float] = field(default_factory=list)
 
 
-def fit(module: nn.Module, job: Job, world: World, report: Report | None = None) -> None:
+def fit(module: nn.Module, job: Job, world: World, progress: Progress = silent) -> None:
     """Train `module`; it ends with the averaged weights.  The resume file stays until `finished`.
 
-    report  called by the first process after every batch with (batches done, batches in all, a remark)
+    progress  called by the first process after every batch with (batches done, batches in all, a note)
     Beside the output stands `<output>.log`, one JSON object an epoch.
     Raises InputError where the resume file belongs to another recipe.
     """
@@ -76,7 +76,7 @@ def fit(module: nn.Module, job: Job, world: World, report: Report | None = None)
     _restore(state, job)
     parallel = world.parallel(module)
     for number in range(state.batches // job.steps, job.settings.epochs):
-        _epoch(state, parallel, job, world, number, report)
+        _epoch(state, parallel, job, world, number, progress)
         if world.first:
             _log(state, job, number)
         state.losses = []
@@ -97,7 +97,7 @@ def finished(job: Job) -> None:
     _resume_file(job).unlink(missing_ok=True)
 
 
-def _epoch(state: State, parallel: nn.Module, job: Job, world: World, number: int, report: Report | None) -> None:
+def _epoch(state: State, parallel: nn.Module, job: Job, world: World, number: int, progress: Progress) -> None:
     first, kept = state.batches - number * job.steps, time.monotonic()
     parallel.train()
     for step, (x, y) in enumerate(job.batches(number, first), first):
@@ -107,8 +107,8 @@ def _epoch(state: State, parallel: nn.Module, job: Job, world: World, number: in
         if world.first and time.monotonic() - kept > KEEP_SECONDS:
             _keep(state, job)
             kept = time.monotonic()
-        if world.first and report is not None:
-            report(state.batches, job.steps * job.settings.epochs, f"epoch {number + 1}, loss {state.losses[-1]:.3f}")
+        if world.first:
+            progress(state.batches, job.steps * job.settings.epochs, f"epoch {number + 1}, loss {state.losses[-1]:.3f}")
 
 
 def _learn(state: State, parallel: nn.Module, job: Job, world: World, batch: Batch, position: float) -> float:

@@ -16,15 +16,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.files import write_whole
+from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.converters.checkpoints.read import save
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import write_whole
-from spikformer_deploy.images import Preprocess
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.nn.masked import MaskedAutoencoder, normalised_patches
 from spikformer_deploy.nn.spikformer import SpikformerV2
 from spikformer_deploy.training.data import Images, epoch, normalised, read_unlabelled
 from spikformer_deploy.training.distributed import World, world
-from spikformer_deploy.training.fit import Batch, Job, Report, check_outputs, finished, fit
+from spikformer_deploy.training.fit import Batch, Job, check_outputs, finished, fit
 from spikformer_deploy.training.recipe import Recipe, describe, identity, read_recipe
 from spikformer_deploy.training.supervised import fresh_module, model_config, without_activations
 
@@ -33,7 +34,7 @@ ENLARGED = 4
 
 
 def pretrain(
-    recipe: str | Path | Recipe, output: str | Path | None = None, *, report: Report | None = None
+    recipe: str | Path | Recipe, output: str | Path | None = None, *, progress: Progress = silent
 ) -> dict[str, Any]:
     """Pre-train an encoder by a recipe; returns {"output", "picture", "loss", "seconds"}.
 
@@ -53,7 +54,7 @@ def pretrain(
         config = model_config(recipe, int(images.labels.max()) + 1)
         module = _autoencoder(recipe, fresh_module(recipe, config))
         job = _job(recipe, target, images, preprocess, here, module.side**2)
-        fit(module, job, here, report)
+        fit(module, job, here, progress)
         final = _loss_on(module, recipe, images, preprocess)
         if here.first:
             header = {"pretrained": describe(recipe), "torch": torch.__version__.split("+")[0], "loss": final}

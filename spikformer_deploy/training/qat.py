@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from spikformer_deploy.images import Preprocess
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.quantization.scales import largest_thresholds, least_error_thresholds, scale_groups
 

@@ -10,9 +10,9 @@ import attrs
 import cattrs
 from attrs import field, frozen, validators
 
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import text_of
-from spikformer_deploy.validation import problems, strict_converter
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.files import text_of
+from spikformer_deploy.base.validation import problems, strict_converter
 
 if sys.version_info >= (3, 11):
     import tomllib

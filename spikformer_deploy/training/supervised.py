@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.converters.checkpoints.read import load, save
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.images import Preprocess
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.nn.zoo import ModelConfig, build, plain
 from spikformer_deploy.training.data import Images, epoch, normalised, read_test, read_training
 from spikformer_deploy.training.distributed import World, world
-from spikformer_deploy.training.fit import Batch, Job, Report, check_outputs, finished, fit
+from spikformer_deploy.training.fit import Batch, Job, check_outputs, finished, fit
 from spikformer_deploy.training.mix import mixed, soft_labels
 from spikformer_deploy.training.qat import freeze_norms, plain_weights, round_weights
 from spikformer_deploy.training.recipe import Recipe, describe, identity, read_recipe
@@ -32,11 +33,11 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def train(
-    recipe: str | Path | Recipe, output: str | Path | None = None, *, report: Report | None = None
+    recipe: str | Path | Recipe, output: str | Path | None = None, *, progress: Progress = silent
 ) -> dict[str, Any]:
     """Train by a recipe and write the checkpoint; returns {"output", "train_accuracy", "test_accuracy", "seconds"}.
 
-    report  called after every batch with (batches done, batches in all, a remark)
+    progress  called after every batch with (batches done, batches in all, a note)
     Beside the output stands `<output>.log`, one JSON object an epoch.  Started by torchrun, its processes share each
     batch out, and the first one writes.
     Raises InputError for a recipe or data that cannot be used.  A run that was interrupted goes on where it stopped.
@@ -55,7 +56,7 @@ def train(
         module = fresh_module(recipe, config)
         if recipe.optimiser.weight_bits:
             round_weights(module, preprocess, recipe.optimiser.weight_bits)
-        fit(module, job, here, report)
+        fit(module, job, here, progress)
         result = {"train_accuracy": accuracy(module, _some(training), preprocess)}
         result["test_accuracy"] = accuracy(module, held_out, preprocess)
         plain_weights(module)

@@ -11,10 +11,10 @@ from spikformer_deploy.accounting import conventions
 from spikformer_deploy.accounting.energy import account
 from spikformer_deploy.accounting.notes import notes
 from spikformer_deploy.accounting.uncertainty import Energy, Range, priced, weakest
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.counts import events
-from spikformer_deploy.errors import InputError
 from spikformer_deploy.executors import reference
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Accumulator, Lif, Or, Source, Sum

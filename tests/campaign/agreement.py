@@ -14,19 +14,19 @@ from support.mappings import random_mapping
 from support.networks import preprocess_of
 from support.profiles import with_wide_states
 
-from spikformer_deploy.accounting import counts
+from spikformer_deploy.accounting import layers as counts
 from spikformer_deploy.accounting.energy import account
+from spikformer_deploy.base.errors import MappingError, ModelError, OverflowDetected
 from spikformer_deploy.chips.loihi.memory import token_wise
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.onnx.program import to_model
 from spikformer_deploy.counts import events
-from spikformer_deploy.errors import MappingError, ModelError, OverflowDetected
 from spikformer_deploy.executors import gpu as device
 from spikformer_deploy.executors import onnx as onnx_backend
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.execution import Cells, Execution
 from spikformer_deploy.executors.fast import engine, plan, synapses
-from spikformer_deploy.mapping import map_network
+from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.network.bounds import largest_sum
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model
-from spikformer_deploy.graph.check import check
+from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.attention import self_attention
 from spikformer_deploy.nn.lif import LIF, lif
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.graph import ir
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import DECAY_ONE, Lif
 from spikformer_deploy.network.synapses import synaptic_sum

@@ -5,7 +5,7 @@ import pytest
 from campaign.agreement import Inputs
 from campaign.integers import images_for, integer_network
 
-from spikformer_deploy.errors import InputError, OverflowDetected
+from spikformer_deploy.base.errors import InputError, OverflowDetected
 from spikformer_deploy.executors.lava import execute as lava
 from spikformer_deploy.network.neurons import Lif
 

@@ -11,9 +11,9 @@ from campaign import rational
 from campaign.agreement import Inputs, assert_counts, assert_executors_agree, assert_file_keeps, mappings
 from campaign.models import Sample, sample
 
+from spikformer_deploy.base.errors import ModelError, SpikdeployError
 from spikformer_deploy.converters.nir import write as nir_export
 from spikformer_deploy.converters.onnx import write as onnx_model
-from spikformer_deploy.errors import ModelError, SpikdeployError
 from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.graph.execute import execute as float_run
 from spikformer_deploy.graph.ir import Graph

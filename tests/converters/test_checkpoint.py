@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from support.executions import assert_equal_executions
 from support.models import SMALL, model_and_images
 
+from spikformer_deploy.base.errors import InputError, ModelError, SpikdeployError
 from spikformer_deploy.converters.checkpoints.read import CIFAR10, _recognised, load, save
-from spikformer_deploy.errors import InputError, ModelError, SpikdeployError
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.zoo import PUBLISHED, build, named
 from spikformer_deploy.pipeline.stages import compile_model
 

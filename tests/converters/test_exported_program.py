@@ -15,13 +15,13 @@ import torch
 from click.testing import CliRunner
 from support.models import SIBLINGS, SMALL, model_and_images
 
-from spikformer_deploy.cli import cli
+from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.cli.main import cli
 from spikformer_deploy.converters.checkpoints.read import Loaded, load
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.pt2 import read_model, write_model
-from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.pipeline.program import to_bytes
 from spikformer_deploy.pipeline.stages import compile_model

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 from support.networks import Builder
 
-from spikformer_deploy.cli import cli
+from spikformer_deploy.base.errors import InputError, ModelError, OverflowDetected
+from spikformer_deploy.cli.main import cli
 from spikformer_deploy.converters.netx import read_network, write_network
-from spikformer_deploy.errors import InputError, ModelError, OverflowDetected
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.network.network import Network, Population

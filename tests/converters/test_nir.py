@@ -14,19 +14,19 @@ from support.chains import chain, frames
 from support.models import SMALL, model_and_images
 
 import spikformer_deploy as sd
-from spikformer_deploy.cli import cli
+from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.cli.main import cli
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.nir.read import read_model
 from spikformer_deploy.converters.nir.write import write_model
-from spikformer_deploy.errors import InputError, ModelError
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
-from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.ir import Add, AvgPool2d, Conv2d, Graph, Input, Lif, MaxPool2d, Node, Output, Scale
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.stages import compile_model, float_graph
 

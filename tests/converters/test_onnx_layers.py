@@ -10,13 +10,13 @@ import torch
 from support.layers import STEPS, Stepwise, by_step, dyadic, frames_of, traced
 from torch import Tensor, nn
 
+from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.converters.onnx.read import read_model
 from spikformer_deploy.converters.onnx.write import to_model, write_model
-from spikformer_deploy.errors import ModelError
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Graph
 from spikformer_deploy.graph.simplify import simplify
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.lif import LIF
 
 onnx = pytest.importorskip("onnx")

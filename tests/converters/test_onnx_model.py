@@ -8,13 +8,13 @@ import torch
 from click.testing import CliRunner
 from support.models import SMALL, model_and_images
 
-from spikformer_deploy.cli import cli
+from spikformer_deploy.cli.main import cli
 from spikformer_deploy.converters.checkpoints.read import load
 from spikformer_deploy.converters.onnx.write import to_model
+from spikformer_deploy.data.read import read
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Graph, Lif
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.images import read
 from spikformer_deploy.pipeline.stages import float_graph
 
 onnx = pytest.importorskip("onnx")

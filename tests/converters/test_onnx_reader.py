@@ -12,18 +12,18 @@ from support.chains import chain, frames
 from support.models import SIBLINGS, SMALL, model_and_images
 from support.networks import random_network
 
-from spikformer_deploy.cli import cli
+from spikformer_deploy.base.errors import InputError, ModelError, SpikdeployError
+from spikformer_deploy.cli.main import cli
 from spikformer_deploy.converters.checkpoints.read import load
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.onnx.program import write_program
 from spikformer_deploy.converters.onnx.read import read_model
 from spikformer_deploy.converters.onnx.write import write_model
-from spikformer_deploy.errors import InputError, ModelError, SpikdeployError
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Graph, Lif
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.pipeline.export import export
 from spikformer_deploy.pipeline.program import to_bytes
 from spikformer_deploy.pipeline.stages import compile_model

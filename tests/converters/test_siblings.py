@@ -9,9 +9,9 @@ import pytest
 import torch
 from support.models import SIBLINGS, model_and_images
 
+from spikformer_deploy.base.errors import MappingError, ModelError, QuantizeError
 from spikformer_deploy.converters.checkpoints import siblings
 from spikformer_deploy.converters.checkpoints.read import Loaded, load
-from spikformer_deploy.errors import MappingError, ModelError, QuantizeError
 from spikformer_deploy.executors import onnx as onnx_backend
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import spikformer_deploy as sd
+from spikformer_deploy.base.errors import InputError, ModelError, QuantizeError
 from spikformer_deploy.converters.checkpoints.spikingjelly import from_spikingjelly
-from spikformer_deploy.errors import InputError, ModelError, QuantizeError
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.network.neurons import Lif
 
 STEPS = 4

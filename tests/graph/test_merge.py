@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Conv2d, Graph, Input, Lif, Linear, Mean, Node, Output
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.merge import merge_layers
 
 

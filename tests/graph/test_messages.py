@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikformer_deploy.errors import ModelError
-from spikformer_deploy.graph.check import check
+from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.graph.fold import fold_batch_norm
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.nn.lif import LIF
 

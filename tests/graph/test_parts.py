@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spikformer_deploy.errors import ModelError
-from spikformer_deploy.graph.check import check
+from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Attention, Lif
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.nn.lif import LIF
 

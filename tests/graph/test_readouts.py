@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import spikformer_deploy as sd
+from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.pt2 import read_model
-from spikformer_deploy.errors import ModelError
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph import ir
-from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.nn.lif import LIF
 
 STEPS = 4

@@ -5,11 +5,11 @@ import torch
 from support.models import SMALL, model_and_images
 from torch import nn
 
-from spikformer_deploy.errors import ModelError
-from spikformer_deploy.graph.check import check
+from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.ir import Attention, BatchNorm, Conv2d, Graph, Input, Lif, Node, Output, Scale
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.nn.lif import LIF

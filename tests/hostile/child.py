@@ -55,7 +55,7 @@ def _memory(name: str) -> int:
 
 
 def run() -> None:
-    from spikformer_deploy.cli import main
+    from spikformer_deploy.cli.main import main
 
     def late(*_: object) -> None:
         raise TimeoutError(f"more than {SECONDS} s")

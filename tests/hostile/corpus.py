@@ -27,14 +27,14 @@ from support.chains import chain
 from support.models import SMALL
 from support.networks import preprocess_of, random_network
 
+from spikformer_deploy.base.flat import checksum
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.checkpoints.read import Loaded, save
 from spikformer_deploy.converters.nir import write as nir_export
 from spikformer_deploy.converters.onnx import write as onnx_model
 from spikformer_deploy.converters.pt2 import write_model as write_pt2
-from spikformer_deploy.flat import checksum
-from spikformer_deploy.images import Preprocess
-from spikformer_deploy.mapping import map_network
+from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.nn.zoo import build, named
 from spikformer_deploy.pipeline.program import FORMAT, Program, to_bytes
 

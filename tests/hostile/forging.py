@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from spikformer_deploy.flat import checksum
+from spikformer_deploy.base.flat import checksum
 
 ENTRY = "spikformer_deploy"
 HOSTILE: tuple[Any, ...] = (

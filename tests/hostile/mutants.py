@@ -22,7 +22,7 @@ import torch
 from hostile import corpus
 from PIL import Image
 
-from spikformer_deploy.flat import checksum
+from spikformer_deploy.base.flat import checksum
 
 Rng = np.random.Generator
 

@@ -16,19 +16,19 @@ from click.testing import CliRunner
 from hostile.forging import forged_arrays, forged_structures, opened, sealed
 from support.networks import preprocess_of, random_images, random_network
 
+from spikformer_deploy.base.errors import ModelError, OverflowDetected, ProgramError
+from spikformer_deploy.base.values import digest
 from spikformer_deploy.chips.profile import load_profile
-from spikformer_deploy.cli import cli
-from spikformer_deploy.errors import ModelError, OverflowDetected, ProgramError
+from spikformer_deploy.cli.main import cli
+from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.executors import onnx as onnx_backend
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
-from spikformer_deploy.images import ImageSet
-from spikformer_deploy.inference import run
-from spikformer_deploy.mapping import map_explained
+from spikformer_deploy.inference.run import run
+from spikformer_deploy.mapping.map import map_explained
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
 from spikformer_deploy.report.inspect import inspect_file
-from spikformer_deploy.values import digest
 
 CHANGES = 3
 """Of each kind of field; tests with other seeds take others."""

@@ -15,11 +15,11 @@ from safetensors.numpy import save as safetensors_bytes
 from support.chains import chain
 from support.models import SMALL
 
+from spikformer_deploy.base.errors import SpikdeployError
 from spikformer_deploy.converters.checkpoints.read import load, save
 from spikformer_deploy.converters.nir import write as nir_export
 from spikformer_deploy.converters.nir.read import read_model
-from spikformer_deploy.errors import SpikdeployError
-from spikformer_deploy.images import Preprocess
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.nn.zoo import build
 from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.training.recipe import read_recipe

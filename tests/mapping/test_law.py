@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support.networks import random_network
 
+from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.profile import from_dict, load_profile, to_dict
-from spikformer_deploy.errors import MappingError
-from spikformer_deploy.mapping import map_network, verify_mapping
+from spikformer_deploy.mapping.map import map_network, verify_mapping
 from spikformer_deploy.network.mapping import SECTIONS, Mapping
 
 KAPOHO_POINT = load_profile("kapoho_point")

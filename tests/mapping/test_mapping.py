@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from support.networks import random_images, random_network
 from support.profiles import smaller
 
+from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.loihi.memory import BoxSizes, list_words, token_wise, words
 from spikformer_deploy.chips.profile import from_dict, load_profile, to_dict
 from spikformer_deploy.counts.slices import geometry
-from spikformer_deploy.errors import MappingError
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
-from spikformer_deploy.mapping import OBJECTIVES, SCHEDULES, map_network, verify_mapping
+from spikformer_deploy.mapping.map import OBJECTIVES, SCHEDULES, map_network, verify_mapping
 from spikformer_deploy.mapping.partition import partition, sites_of
 from spikformer_deploy.mapping.route import destinations, nets_of
 from spikformer_deploy.network.mapping import SECTIONS, Site

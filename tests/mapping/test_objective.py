@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from support.networks import random_network
 from support.profiles import smaller
 
-from spikformer_deploy.errors import InputError, MappingError
-from spikformer_deploy.mapping import attention_choices, cheaper
+from spikformer_deploy.base.errors import InputError, MappingError
+from spikformer_deploy.mapping.map import attention_choices, cheaper
 from spikformer_deploy.mapping.objective import OBJECTIVES, Choice
 from spikformer_deploy.mapping.partition import SERIALS, cuts, partition, sites_of
 from spikformer_deploy.mapping.route import nets_of

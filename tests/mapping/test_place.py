@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile, from_dict, load_profile, to_dict
-from spikformer_deploy.errors import MappingError
 from spikformer_deploy.mapping.place import (
     NEVER_WORSE,
     Constraints,

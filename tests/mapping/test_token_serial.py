@@ -9,16 +9,16 @@ import pytest
 from click.testing import CliRunner
 from support.networks import random_images, random_network
 
+from spikformer_deploy.base.errors import InputError, MappingError
 from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.loihi.memory import BoxSizes, list_words, token_wise, words
 from spikformer_deploy.chips.profile import load_profile
-from spikformer_deploy.cli import cli
+from spikformer_deploy.cli.main import cli
 from spikformer_deploy.counts.events import count
 from spikformer_deploy.counts.slices import geometry
-from spikformer_deploy.errors import InputError, MappingError
 from spikformer_deploy.executors import reference
-from spikformer_deploy.inference import run
-from spikformer_deploy.mapping import map_network, verify_mapping
+from spikformer_deploy.inference.run import run
+from spikformer_deploy.mapping.map import map_network, verify_mapping
 from spikformer_deploy.mapping.partition import cuts, sites_of
 from spikformer_deploy.network.mapping import SECTIONS, Site
 from spikformer_deploy.network.network import Network

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.models import SMALL
 
-from spikformer_deploy.errors import InputError
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.nn.zoo import PUBLISHED, build, named
 
 # (all parameters, without those that no forward pass uses); V2 from its paper's tables, to 0.02 M

@@ -15,7 +15,7 @@ from support.layers import STEPS, assert_deployed, by_step, compiled, dyadic, fr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikformer_deploy.errors import ModelError, QuantizeError
+from spikformer_deploy.base.errors import ModelError, QuantizeError
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.network.neurons import And, Lif, Stream

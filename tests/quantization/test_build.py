@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.models import SMALL, model_and_images
 
+from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.chips.profile import CoreLimits
-from spikformer_deploy.errors import QuantizeError
 from spikformer_deploy.executors import reference
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.execute import execute
@@ -20,7 +20,7 @@ from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Lif, Sum
 from spikformer_deploy.quantization.build import Pixels, quantize
-from spikformer_deploy.quantization.calibrate import Calibration
+from spikformer_deploy.quantization.ranges import Calibration
 from spikformer_deploy.quantization.settings import Settings
 
 LIMITS = CoreLimits(True, 8, 24, 17, 12, 8, 24)

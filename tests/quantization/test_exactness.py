@@ -14,7 +14,7 @@ from spikformer_deploy.network.bounds import membrane_range
 from spikformer_deploy.network.network import Population
 from spikformer_deploy.network.neurons import STOCK_SHIFT, Lif, step
 from spikformer_deploy.quantization.currents import ConvTerm, Current
-from spikformer_deploy.quantization.neurons import make_lif
+from spikformer_deploy.quantization.lif import make_lif
 from spikformer_deploy.quantization.settings import Settings
 
 

@@ -11,7 +11,7 @@ from spikformer_deploy.network.neurons import Lif
 from spikformer_deploy.quantization.currents import ConvTerm, Current
 from spikformer_deploy.quantization.fitting import Made
 from spikformer_deploy.quantization.grids import grid_steps, whole_thresholds
-from spikformer_deploy.quantization.neurons import make_lif
+from spikformer_deploy.quantization.lif import make_lif
 from spikformer_deploy.quantization.scales import largest_thresholds, least_error_thresholds
 from spikformer_deploy.quantization.settings import Settings
 

@@ -9,10 +9,10 @@ from support.executions import assert_equal_executions
 from torch import nn
 
 import spikformer_deploy as sd
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.executors import onnx as onnx_backend
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
-from spikformer_deploy.images import Preprocess
 
 pytest.importorskip("spikingjelly.activation_based")
 from spikingjelly.activation_based import functional

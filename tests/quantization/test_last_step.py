@@ -19,6 +19,7 @@ from support.networks import Builder, random_images, random_network
 from torch import Tensor, nn
 
 import spikformer_deploy as sd
+from spikformer_deploy.base.errors import ModelError, ProgramError
 from spikformer_deploy.chips.loihi.memory import token_wise
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.imported import Imported
@@ -29,24 +30,23 @@ from spikformer_deploy.converters.onnx.read import read_model as read_onnx
 from spikformer_deploy.converters.pt2 import read_model as read_pt2
 from spikformer_deploy.counts.events import count
 from spikformer_deploy.counts.slices import geometry
-from spikformer_deploy.errors import ModelError, ProgramError
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.executors.lava import execute as lava
-from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.images import Preprocess
-from spikformer_deploy.mapping import map_network
+from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.network.bounds import worst_cases
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Accumulator, Lif
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
 from spikformer_deploy.pipeline.sample import firing_rates
-from spikformer_deploy.quantization.calibrate import Calibration
 from spikformer_deploy.quantization.currents import Current, ReadoutTerm
 from spikformer_deploy.quantization.heads import make_accumulator
+from spikformer_deploy.quantization.ranges import Calibration
 from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.report.tables import compile_summary
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.layers import Stepwise, assert_deployed, compiled, dyadic, traced
 from torch import nn
 
-from spikformer_deploy.errors import ModelError, QuantizeError
+from spikformer_deploy.base.errors import ModelError, QuantizeError
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.simplify import simplify

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from spikformer_deploy.converters.checkpoints.read import load
 from spikformer_deploy.graph.ir import Conv2d, Linear
-from spikformer_deploy.inference import run
+from spikformer_deploy.inference.run import run
+from spikformer_deploy.inference.verify import verify
 from spikformer_deploy.network.neurons import Lif
 from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.pipeline.stages import Compiled, compile_model, float_graph
 from spikformer_deploy.quantization.rounding import MOST_IMAGES, ROWS_PER_INPUT, Moments, _inputs, images_for_rounding
-from spikformer_deploy.verify import verify
 
 
 def correlated(rng: np.random.Generator, inputs: int) -> np.ndarray:

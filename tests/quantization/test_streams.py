@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from support.executions import assert_equal_executions
 from support.models import SIBLINGS, model_and_images
 
+from spikformer_deploy.base.errors import OverflowDetected, QuantizeError
 from spikformer_deploy.chips.profile import CoreLimits
-from spikformer_deploy.errors import OverflowDetected, QuantizeError
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.graph import ir
-from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.ir import Graph, Node
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.network.law import check_network
@@ -26,7 +26,7 @@ from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Lif, Stream
 from spikformer_deploy.network.synapses import Conv
 from spikformer_deploy.quantization.build import Pixels, quantize
-from spikformer_deploy.quantization.calibrate import Calibration
+from spikformer_deploy.quantization.ranges import Calibration
 from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.quantization.streams import streams_of
 

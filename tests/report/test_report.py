@@ -11,9 +11,10 @@ import pytest
 from support.networks import random_images, random_network
 
 from spikformer_deploy.chips.profile import load_profile
-from spikformer_deploy.images import Preprocess
-from spikformer_deploy.inference import Run, run
-from spikformer_deploy.mapping import map_network
+from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.inference.results import Run
+from spikformer_deploy.inference.run import run
+from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.report import report_data, write_report
@@ -51,7 +52,7 @@ def run_of(network: Network, target: str = "loihi2") -> Run:
         (),
         {"model_sha256": HOSTILE},
     )
-    from spikformer_deploy.images import ImageSet
+    from spikformer_deploy.data.images import ImageSet
 
     images = random_images(network, 0, 3)
     return run(program, ImageSet(3, np.array([0, 1, 0]), (), "", lambda part: images[part]))

@@ -7,9 +7,9 @@ from math import inf
 import numpy as np
 import torch
 
-from spikformer_deploy.graph.check import check
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph.ir import AvgPool2d, Conv2d, Graph, Input, Lif, Linear, Node, Output
-from spikformer_deploy.values import frozen
+from spikformer_deploy.graph.law import check
 
 
 def chain(seed: int, *, dyadic: bool) -> Graph:

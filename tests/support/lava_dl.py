@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spikformer_deploy" / "lava_backend" / "standalone"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spikformer_deploy" / "executors" / "lava" / "standalone"))
 from shim import make_importable
 
 make_importable()

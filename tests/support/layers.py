@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 import spikformer_deploy as sd
 from spikformer_deploy.converters.imported import Imported
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.executors import onnx as onnx_backend
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
-from spikformer_deploy.graph.check import check
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Graph, Lif
+from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.trace import trace
-from spikformer_deploy.images import Preprocess
 from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.nn.lif import LIF

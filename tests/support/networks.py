@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from spikformer_deploy.images import Preprocess
+from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.network.bounds import is_proven, worst_cases
+from spikformer_deploy.network.decay import is_exact
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Accumulator, And, Lif, Max, Neuron, Or, Source, Stream, Sum
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Synapse, Window
-from spikformer_deploy.quantization.fitting import is_exact
 
 
 class Builder:

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.inference import run
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.inference.run import run
+from spikformer_deploy.inference.verify import verify
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.training.recipe import read_recipe
 from spikformer_deploy.training.supervised import train
-from spikformer_deploy.verify import verify
 
 BARS = """
 output = "bars.safetensors"

@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.converters.checkpoints.read import BUNDLED, bundled, load
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.images import Preprocess, read
-from spikformer_deploy.inference import run
+from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.data.read import read
+from spikformer_deploy.inference.run import run
 from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.nn.spikformer import SpikformerV2
 from spikformer_deploy.nn.zoo import build, named
@@ -92,10 +93,10 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
     recipe.write_text(TINY)
     whole = train(recipe, tmp_path / "whole.safetensors")
     with pytest.raises(KilledError):
-        train(recipe, tmp_path / "killed.safetensors", report=kill_after(8))
+        train(recipe, tmp_path / "killed.safetensors", progress=kill_after(8))
     assert not (tmp_path / "killed.safetensors").exists()
     batches: list[int] = []
-    resumed = train(recipe, tmp_path / "killed.safetensors", report=lambda done, total, remark: batches.append(done))
+    resumed = train(recipe, tmp_path / "killed.safetensors", progress=lambda done, total, remark: batches.append(done))
     assert batches == list(range(6 if keep_seconds else 9, 16))
     assert (tmp_path / "killed.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert resumed["test_accuracy"] == whole["test_accuracy"]
@@ -110,7 +111,7 @@ def test_a_resume_file_of_another_recipe_is_refused(tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(TINY)
     with pytest.raises(KilledError):
-        train(recipe, tmp_path / "a", report=kill_after(6))
+        train(recipe, tmp_path / "a", progress=kill_after(6))
     recipe.write_text(TINY.replace("epochs = 3", "epochs = 4"))
     with pytest.raises(InputError, match="belongs to another recipe"):
         train(recipe, tmp_path / "a")
@@ -165,7 +166,7 @@ def test_an_encoder_is_pretrained_and_fine_tuned(tmp_path: Path) -> None:
     recipe.write_text(text + "[mask]\nratio = 0.5\ndecoder_dim = 16\ndecoder_depth = 1\ndecoder_heads = 2\n")
     whole = pretrain(recipe, tmp_path / "whole")
     with pytest.raises(KilledError):
-        pretrain(recipe, tmp_path / "killed", report=kill_after(7))
+        pretrain(recipe, tmp_path / "killed", progress=kill_after(7))
     assert pretrain(recipe, tmp_path / "killed")["loss"] == whole["loss"] < 1.2
     assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
     assert Image.open(whole["picture"]).size == (8 * 8 * 4, 3 * 8 * 4)
@@ -305,7 +306,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     """torchrun on the CPU: gradients are shared, so both processes end with the weights that the first one writes."""
     (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 3", "epochs = 2"))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    command = [*launch, "-m", "spikformer_deploy.cli", "train", "tiny.toml", "--json"]
+    command = [*launch, "-m", "spikformer_deploy.cli.main", "train", "tiny.toml", "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 
-from spikformer_deploy.errors import InputError
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.executors.fast.gather import event_convolution
 from spikformer_deploy.network.synapses import Conv
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.base.errors import BackendError, InputError, OverflowDetected
 from spikformer_deploy.base.progress import Progress, silent
-from spikformer_deploy.errors import BackendError, InputError, OverflowDetected
 from spikformer_deploy.executors.execution import Cells, Execution, Executor, Request, frames
 from spikformer_deploy.executors.lava.export import write
 from spikformer_deploy.executors.recorded import execution

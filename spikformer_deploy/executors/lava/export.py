@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from typing_extensions import assert_never
 
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import check_new_folder, writing
-from spikformer_deploy.json_text import written
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.files import check_new_folder, writing
+from spikformer_deploy.base.json_text import written
 from spikformer_deploy.network.bounds import largest_sum
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Accumulator, And, Lif, Max, Or, Source, Stream, Sum

@@ -1,0 +1,139 @@
+"""The written law of the graph, checked after every pass: order, names, shapes, finite weights, one way in and out."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+from typing_extensions import assert_never
+
+from spikformer_deploy.base.arrays import Pair, Shape
+from spikformer_deploy.base.errors import ModelError
+from spikformer_deploy.graph.ir import (
+    AdaptiveAvgPool2d,
+    Add,
+    Attention,
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Conv2d,
+    Graph,
+    Input,
+    Lif,
+    Linear,
+    MaxPool2d,
+    Mean,
+    Node,
+    Offset,
+    Output,
+    Scale,
+    SpikeMask,
+    TokenSum,
+)
+from spikformer_deploy.graph.windows import pool_shape
+
+
+def check(graph: Graph) -> Graph:
+    """`graph` itself, where it obeys the law; ModelError naming the node and the law where it does not."""
+    _check_frame(graph)
+    seen: set[str] = set()
+    for node in graph:
+        if node.name in seen:
+            raise ModelError(node.name, "two nodes have this name")
+        if missing := set(node.inputs) - seen:
+            raise ModelError(node.name, f"it reads {min(missing)}, which does not stand before it")
+        seen.add(node.name)
+        _check_values(node)
+        shape = _shape(node, [graph[i].shape for i in node.inputs])
+        if shape != node.shape:
+            raise ModelError(node.name, f"its shape is {node.shape}, and its operation gives {shape}")
+    return graph
+
+
+def _check_frame(graph: Graph) -> None:
+    if graph.time_steps < 1 or len(graph) < 2:
+        raise ModelError("graph", f"{graph.time_steps} time steps and {len(graph)} nodes")
+    ends = [n.name for n in graph.of(Input)], [n.name for n in graph.of(Output)]
+    if ends != ([graph.nodes[0].name], [graph.nodes[-1].name]):
+        raise ModelError("graph", f"it needs one Input, first, and one Output, last; found {ends[0]} and {ends[1]}")
+    useful = nx.ancestors(graph.to_networkx(), graph.nodes[-1].name) | {graph.nodes[-1].name}
+    if unused := [node.name for node in graph if node.name not in useful]:
+        raise ModelError(unused[0], "its value reaches no output", "Remove the layer, or use what it computes.")
+
+
+def _check_values(node: Node) -> None:
+    if isinstance(node.op, BatchNorm) and not bool((node.op.var + node.op.eps > 0).all()):
+        raise ModelError(node.name, f"a running variance that is not positive, with eps = {node.op.eps:g}")
+    for name in node.op.__dataclass_fields__:
+        value = getattr(node.op, name)
+        if isinstance(node.op, Lif) and value == np.inf and name == "tau":
+            continue  # no leak
+        if isinstance(value, (np.ndarray, float)) and not np.all(np.isfinite(value)):
+            raise ModelError(node.name, f"its {name} holds NaN or infinite values")
+
+
+def _shape(node: Node, inputs: list[Shape]) -> Shape:
+    """The shape that the operation of `node` makes of its inputs' shapes."""
+    counts = {Input: 0, Add: 2, Attention: 3, SpikeMask: 2}
+    if not inputs if isinstance(node.op, Concat) else len(inputs) != counts.get(type(node.op), 1):
+        raise ModelError(node.name, f"{type(node.op).__name__} with {len(inputs)} inputs")
+    match node.op:
+        case Input():
+            return node.shape
+        case Conv2d(weight, bias, stride, padding, groups):
+            if inputs[0][0] != weight.shape[1] * groups or len(weight) % groups or bias.shape != (len(weight),):
+                raise ModelError(node.name, f"a weight of {weight.shape} in {groups} groups on {inputs[0][0]} channels")
+            return (len(weight), *_window(node, inputs[0], (weight.shape[2], weight.shape[3]), stride, padding))
+        case Linear(weight, bias):
+            if inputs[0][0] != weight.shape[1] or bias.shape != (len(weight),):
+                raise ModelError(node.name, f"a weight of {weight.shape} on {inputs[0][0]} channels")
+            return (len(weight), *inputs[0][1:])
+        case BatchNorm(gamma=gamma):
+            if gamma.shape != (inputs[0][0],):
+                raise ModelError(node.name, f"{len(gamma)} scales for {inputs[0][0]} channels")
+            return inputs[0]
+        case MaxPool2d() | AvgPool2d() | AdaptiveAvgPool2d():
+            return (inputs[0][0], *_pooled(node, node.op, inputs[0]))
+        case Attention(heads=heads):
+            if inputs[0][0] % heads:
+                raise ModelError(node.name, f"{inputs[0][0]} channels do not divide into {heads} heads")
+            return _equal(node, inputs)
+        case Add():
+            return _equal(node, inputs)
+        case Concat():
+            _, height, width = _equal(node, [(1, *shape[1:]) for shape in inputs])
+            return (sum(shape[0] for shape in inputs), height, width)
+        case Offset(value):
+            if value.shape != inputs[0]:
+                raise ModelError(node.name, f"a constant of shape {value.shape} on {inputs[0]}")
+            return inputs[0]
+        case SpikeMask():
+            (channels, *positions), (masks, *spread) = inputs
+            if channels % masks or (spread != positions and spread != [1, 1]):
+                raise ModelError(node.name, f"a mask of {inputs[1]} for {inputs[0]}")
+            return inputs[0]
+        case Mean() | TokenSum():
+            return (inputs[0][0], 1, 1)
+        case Lif() | Scale() | Output():
+            return inputs[0]
+        case _:
+            assert_never(node.op)
+
+
+def _equal(node: Node, inputs: list[Shape]) -> Shape:
+    if len(set(inputs)) != 1:
+        raise ModelError(node.name, f"its inputs have the shapes {inputs}")
+    return inputs[0]
+
+
+def _pooled(node: Node, op: MaxPool2d | AvgPool2d | AdaptiveAvgPool2d, shape: Shape) -> Pair:
+    size = pool_shape(op, shape[1:])
+    if min(size) < 1:
+        raise ModelError(node.name, f"no window of its pool lies in its input of {shape[1:]}")
+    return size
+
+
+def _window(node: Node, shape: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
+    size = [(e + 2 * p - k) // s + 1 for e, k, s, p in zip(shape[1:], kernel, stride, padding, strict=True)]
+    if min(size) < 1:
+        raise ModelError(node.name, f"a window of {kernel} is larger than its input of {shape[1:]}")
+    return (size[0], size[1])

@@ -1,0 +1,155 @@
+"""Network -> Mapping: partition.py cuts populations into boxes, place.py puts them on cores, memory.py and rules.py say
+what a core holds, route.py what the messages cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.errors import InputError, MappingError
+from spikformer_deploy.chips.loihi.memory import box_words, token_wise
+from spikformer_deploy.chips.loihi.rules import fits
+from spikformer_deploy.chips.profile import Profile
+from spikformer_deploy.mapping.law import check_neurons, verify_mapping
+from spikformer_deploy.mapping.objective import OBJECTIVES, Choice, better
+from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, partition, sites_of
+from spikformer_deploy.mapping.place import NONE, Constraints, Placer, refined
+from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
+from spikformer_deploy.network.mapping import SECTIONS, Mapping, Site
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.synapses import Attention
+
+MOST_CUTS = 8
+"""Rounds of cutting with room for destinations; what does not fit then is an error."""
+
+__all__ = [
+    "OBJECTIVES",
+    "SCHEDULES",
+    "Mapping",
+    "attention_choices",
+    "cheaper",
+    "map_explained",
+    "map_network",
+    "verify_mapping",
+]
+
+
+def map_network(
+    network: Network,
+    profile: Profile,
+    rates: dict[str, float],
+    objective: str = "energy",
+    placer: Placer = refined,
+    constraints: Constraints = NONE,
+    schedule: str = "spatial",
+) -> Mapping:
+    """Lay `network` onto the cores of `profile`.
+
+    rates      messages a neuron and step of each population, from calibration
+    objective  what the cut is best in: one of OBJECTIVES
+    schedule   one of SCHEDULES
+    Raises MappingError, naming the layer and the limit, where it does not fit.
+    """
+    return map_explained(network, profile, rates, objective, placer, constraints, schedule)[0]
+
+
+def map_explained(
+    network: Network,
+    profile: Profile,
+    rates: dict[str, float],
+    objective: str = "energy",
+    placer: Placer = refined,
+    constraints: Constraints = NONE,
+    schedule: str = "spatial",
+) -> tuple[Mapping, dict[str, Any]]:
+    """As map_network, and why it is as it is, as plain values: objective, the ways to serialise attentions."""
+    check_neurons(network, profile)
+    _check_schedule(network, schedule)
+    ways = attention_choices(network, profile, rates, objective, schedule)
+    serial = cheaper(ways, objective)
+    sites = sites_of(network, profile.core, serial, schedule)
+    boxes, choice, nets, needed = _cut(network, sites, profile, rates, objective)
+    cores = placer(len(boxes), nets, profile, constraints)
+    chips = len(np.unique(cores // profile.cores_per_chip))
+    mapping = Mapping(sites, boxes, cores, needed, chips, profile.cores_per_chip, metrics(nets, cores, profile))
+    verify_mapping(mapping, network, profile)
+    explained: dict[str, Any] = {"objective": objective, "schedule": schedule, "expected": _shown(choice)}
+    if ways:
+        explained["attention"] = {"chosen": serial, **{name: _shown(way) for name, way in ways.items()}}
+    return mapping, explained
+
+
+def _shown(way: Choice | MappingError) -> dict[str, Any]:
+    if isinstance(way, MappingError):
+        return {"refused": str(way)}
+    return {
+        "cores": way.cores,
+        "chips": way.chips,
+        "messages_per_step": round(way.messages),
+        "busiest_core_synaptic_ops": round(way.synops),
+        "busiest_core_us": way.work / 1e3,
+        "sub_steps": way.sub_steps,
+        "step_us": float(way.step_ns) / 1e3,
+        "energy_uj": float(way.energy_pj) / 1e6,
+    }
+
+
+def attention_choices(
+    network: Network, profile: Profile, rates: dict[str, float], objective: str = "energy", schedule: str = "spatial"
+) -> dict[str, Choice | MappingError]:
+    """What the network is expected to cost with its attentions in series over tokens or channels; {} without any.
+
+    A MappingError says why one of the ways does not fit.
+    """
+    out: dict[str, Choice | MappingError] = {}
+    for serial in SERIALS if any(isinstance(p.synapse, Attention) for p in network.projections) else ():
+        sites = sites_of(network, profile.core, serial, schedule)
+        try:
+            out[serial] = partition(network, sites, profile, rates, None, objective)[1]
+        except MappingError as error:
+            out[serial] = error
+    return out
+
+
+def cheaper(choices: dict[str, Choice | MappingError], objective: str) -> str:
+    """The way of serialising that is cheaper by the objective, the first of equals; raises where none fits."""
+    fitting = {serial: choice for serial, choice in choices.items() if isinstance(choice, Choice)}
+    if choices and not fitting:
+        raise next(error for error in choices.values() if isinstance(error, MappingError))
+    best = next(iter(fitting), SERIALS[0])
+    for serial in fitting:
+        if better(fitting[serial], fitting[best], objective):
+            best = serial
+    return best
+
+
+def _cut(
+    network: Network, sites: tuple[Site, ...], profile: Profile, rates: dict[str, float], objective: str
+) -> tuple[Int, Choice, Nets, Int]:
+    """(boxes, costs, nets, words); the axon memory of a slice shows only once all the sites that it sends to are cut.
+
+    Where it exceeds a core, the site is cut again with that room kept free.
+    """
+    reserved: dict[str, int] = {}
+    for _ in range(MOST_CUTS):
+        boxes, choice = partition(network, sites, profile, rates, reserved, objective)
+        nets = nets_of(network, sites, boxes, rates)
+        needed = box_words(network, sites, boxes, profile.core)
+        needed[:, SECTIONS.index("axon_mem")] = destinations(nets, len(boxes))
+        over = np.flatnonzero(~fits(needed, profile.core))
+        if not over.size:
+            break
+        for slice_ in over:
+            name = sites[boxes[slice_, 0]].name
+            reserved[name] = max(reserved.get(name, 0), int(needed[slice_, SECTIONS.index("axon_mem")]))
+    return boxes, choice, nets, needed
+
+
+def _check_schedule(network: Network, schedule: str) -> None:
+    if schedule not in SCHEDULES:
+        raise InputError("--schedule", f"'{schedule}' is none of {', '.join(SCHEDULES)}")
+    if schedule == "token-serial" and not token_wise(network):
+        problem = "the network has no attention, so there are no tokens that could come in series"
+        raise InputError("--schedule", problem, "Use --schedule spatial.")

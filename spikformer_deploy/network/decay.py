@@ -1,0 +1,57 @@
+"""The decay of a membrane in integers: when it rounds, and whether a neuron is an exact execution of the real one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.network.neurons import DECAY_ONE, Lif
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decay:
+    """decay / 4096 and the fractional bits a state needs per step for an exact execution (None: never exact)."""
+
+    numerator: int
+    bits_per_step: int | None
+    floors_exactly: bool
+
+
+def decay_of(tau: float) -> Decay:
+    """The decay 1 - 1 / tau, as near as 12 bits come to it."""
+    exact = (1 - 1 / tau) * DECAY_ONE
+    numerator = round(exact)
+    return decay_by(numerator) if numerator == exact else Decay(numerator, None, False)
+
+
+def decay_by(numerator: int) -> Decay:
+    """The decay numerator / 4096, which is what is meant."""
+    if numerator == 0:
+        return Decay(0, 0, True)
+    zeros = (numerator & -numerator).bit_length() - 1
+    return Decay(numerator, 12 - zeros, numerator >> zeros == 1)
+
+
+def fractional_bits(decay: Decay, kind: str, time_steps: int) -> int | None:
+    """Fractional bits that drive and state need so that no step rounds the potential; None: no number is enough.
+
+    Programmable neurons round whole numbers away without changing a spike where the decay halves: they need none.
+    """
+    if time_steps == 1 or (kind == "programmable" and decay.floors_exactly):
+        return 0
+    return None if decay.bits_per_step is None else (time_steps - 1) * decay.bits_per_step
+
+
+def rounds_nothing(needed: int | None, shift: int, bias: Int) -> bool:
+    """Whether inputs with `shift` fractional bits leave the bits that the decays of all steps need.
+
+    A bias has bits of its own below those of the sums: it decays without rounding where those are zero.
+    """
+    return needed is not None and shift >= needed and not np.any(bias % 2**needed)
+
+
+def is_exact(lif: Lif, time_steps: int) -> bool:
+    """Whether no step rounds the potential of a neuron whose decay is what is meant."""
+    return rounds_nothing(fractional_bits(decay_by(lif.decay), lif.kind, time_steps), lif.shift, lif.bias)

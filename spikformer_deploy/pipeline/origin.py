@@ -1,0 +1,74 @@
+"""The law of what a program says beside its numbers: images, settings, the training, where it comes from.
+
+Nothing here changes a spike; it decides how images become pixels, and what a report prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spikformer_deploy.base.plain import require, shown, table, training_record
+from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.mapping.partition import SERIALS
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import Source
+
+ORIGIN = ("calibration", "mapping", "model_sha256", "settings", "training", "versions")
+"""What `compile` writes of where a program comes from."""
+MOST = 2**53
+"""Of anything that is counted or expected."""
+
+
+def check_images(preprocess: Preprocess, network: Network) -> None:
+    """Raise ValueError where images would become other pixels than the network was made for."""
+    source = network.input.neuron
+    assert isinstance(source, Source)
+    said = (preprocess.channels, *preprocess.extent)
+    require(said == network.input.shape, f"images of {said}, and the network takes {network.input.shape}")
+    require(preprocess.max_value == source.max_value, f"pixels up to {preprocess.max_value} and {source.max_value}")
+    for what, own, of_network in (("mean", preprocess.mean, network.mean), ("std", preprocess.std, network.std)):
+        require(list(own) == of_network.tolist(), f"a {what} of {own}, and of {of_network.tolist()} in the network")
+
+
+def check_origin(origin: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the entry, where what a program says of its origin is not what a report can print."""
+    unknown = sorted(set(origin) - set(ORIGIN))
+    require(not unknown, f"provenance of an unknown kind: {shown(', '.join(unknown))}")
+    training_record(origin.get("training", {}))
+    require(isinstance(origin.get("model_sha256", ""), str), f"model_sha256 {shown(origin.get('model_sha256'))}")
+    for name, value in table("settings", origin.get("settings", {})).items():
+        require(isinstance(value, (str, int, float)), f"settings.{name} {shown(value)}")
+    for name, value in table("versions", origin.get("versions", {})).items():
+        require(isinstance(value, str), f"versions.{name} {shown(value)}")
+    _check_calibration(table("calibration", origin.get("calibration", {})))
+    _check_mapping(table("mapping", origin.get("mapping", {})))
+
+
+def _check_calibration(calibration: dict[str, Any]) -> None:
+    images, data = calibration.get("images", 0), calibration.get("data", "")
+    require(set(calibration) <= {"images", "data"}, f"calibration of {shown(', '.join(sorted(calibration)))}")
+    good = type(images) is int and 0 <= images < MOST and isinstance(data, str)
+    require(good, f"calibration {shown(calibration)}")
+
+
+def _check_mapping(mapping: dict[str, Any]) -> None:
+    """How the mapping was chosen."""
+    known = {"objective", "schedule", "expected", "attention"}
+    require(set(mapping) <= known, f"mapping of {shown(', '.join(sorted(mapping)))}")
+    for name in ("objective", "schedule"):
+        require(isinstance(mapping.get(name, ""), str), f"mapping.{name} {shown(mapping.get(name))}")
+    _check_way("mapping.expected", mapping.get("expected", {}))
+    if "attention" in mapping:
+        ways = table("mapping.attention", mapping["attention"])
+        require(ways.get("chosen") in SERIALS and "objective" in mapping, "mapping.attention without what was chosen")
+        require(set(ways) <= {"chosen", *SERIALS}, f"mapping.attention of {shown(', '.join(sorted(ways)))}")
+        for name in set(ways) - {"chosen"}:
+            _check_way(f"mapping.attention.{name}", ways[name])
+
+
+def _check_way(place: str, raw: Any) -> None:
+    """What a mapping was expected to cost: numbers; or why it does not fit."""
+    for name, value in table(place, raw).items():
+        good = isinstance(value, str) if name == "refused" else type(value) in (int, float) and 0 <= value < MOST
+        require(good, f"{place}.{name} {shown(value)}")

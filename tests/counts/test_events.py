@@ -1,0 +1,219 @@
+"""Event counts against a slow twin: plain loops over every spike and every synapse it meets, core by core."""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.mappings import random_mapping
+from support.networks import random_images, random_network
+
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.counts import events
+from spikformer_deploy.executors import reference
+from spikformer_deploy.executors.execution import Execution
+from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
+
+NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
+Where = tuple[int, int, int]
+
+
+def synapses_of(network: Network, synapse: Conv | Window | Readout, source: Where, shape: Where) -> list[Where]:
+    """Every target that a spike of neuron `source` reaches, one entry a synapse."""
+    c, y, x = source
+    if isinstance(synapse, Readout):
+        return [(o, 0, 0) for o in range(shape[0])]
+    kernel = synapse.weight.shape[2:] if isinstance(synapse, Conv) else synapse.kernel
+    out = []
+    for o, ty, tx in np.ndindex(*shape):
+        if isinstance(synapse, Conv):
+            per_group = synapse.weight.shape[1]
+            joined = o // (shape[0] // synapse.groups) == c // per_group
+        else:
+            joined = o == c
+        ky = y + synapse.padding[0] - ty * synapse.stride[0]
+        kx = x + synapse.padding[1] - tx * synapse.stride[1]
+        if joined and 0 <= ky < kernel[0] and 0 <= kx < kernel[1]:
+            out.append((int(o), int(ty), int(tx)))
+    return out
+
+
+class Twin:
+    """Counts by walking over spikes; every quantity is a dict from its key to (images, T) counts."""
+
+    def __init__(self, network: Network, mapping: Mapping, execution: Execution) -> None:
+        self.network, self.mapping = network, mapping
+        self.slice_at: dict[tuple[int, Where], int] = {}
+        for index, (site, *box) in enumerate(mapping.boxes.tolist()):
+            c0, c1, y0, y1, x0, x1 = box
+            for c, y, x in np.ndindex(c1 - c0, y1 - y0, x1 - x0):
+                self.slice_at[site, (c0 + int(c), y0 + int(y), x0 + int(x))] = index
+        self.site = {(s.kind, s.population): i for i, s in enumerate(mapping.sites)}
+        shape = (len(execution.accumulators), network.time_steps)
+        make: Callable[[], np.ndarray] = lambda: np.zeros(shape, np.int64)  # noqa: E731
+        self.synops, self.spikes, self.out, self.arrived = (defaultdict(make) for _ in range(4))
+        self.of_projection = defaultdict(make)
+        self.delivered = defaultdict(make)
+        for population in network:
+            for n, t, c, y, x in np.argwhere(execution.spikes[population.name]).tolist():
+                self.send(population.name, (c, y, x), (n, t))
+
+    def send(self, name: str, where: Where, when: tuple[int, int]) -> None:
+        home = self.slice_at[self.site["population", name], where]
+        self.spikes[home][when] += 1
+        cores = set()
+        for number, projection in enumerate(self.network.projections):
+            if name not in projection.sources:
+                continue
+            for target, replay in self.targets(number, name, where, when):
+                self.synops[target][when] += 1
+                self.of_projection[number][when] += 1
+                if replay:
+                    self.spikes[target][when] += 1
+                    self.out[target][when] += 1
+                if self.mapping.cores[target] not in cores:
+                    cores.add(self.mapping.cores[target])
+                    self.arrived[target][when] += 1
+        self.out[home][when] += len(cores)
+
+    def targets(self, number: int, name: str, where: Where, when: tuple[int, int]) -> list[tuple[int, bool]]:
+        projection = self.network.projections[number]
+        shape = self.network[projection.target].shape
+        site = self.site["population", projection.target]
+        if not isinstance(projection.synapse, Attention):
+            found = synapses_of(self.network, projection.synapse, where, shape)
+            return sorted((self.slice_at[site, w], False) for w in found)
+        return [
+            found
+            for role, source in zip("qkv", projection.sources, strict=True)
+            if source == name
+            for found in self.counters(number, role, where, when)
+        ]
+
+    def counters(self, number: int, role: str, where: Where, when: tuple[int, int]) -> list[tuple[int, bool]]:
+        projection = self.network.projections[number]
+        attention, (channels, height, width) = projection.synapse, self.network[projection.target].shape
+        depth, tokens = channels // attention.heads, height * width
+        head, token = where[0] // depth, where[1] * width + where[2]
+        index = self.site["attention", projection.target]
+        if self.mapping.sites[index].serial == "tokens":
+            if role == "v":
+                cells = [(head * depth + row, 0, where[0] % depth) for row in range(depth)]
+            else:
+                cells = [(where[0], 0, column) for column in range(depth)]
+            outputs = [(head * depth + column, where[1], where[2]) for column in range(depth)]
+        else:
+            cells = [(head, token, m) if role == "q" else (head, m, token) for m in range(tokens)]
+            outputs = [(where[0], y, x) for y in range(height) for x in range(width)]
+        replay = role == ("q" if self.mapping.sites[index].serial == "tokens" else "v")
+        if replay:
+            for output in outputs:
+                target = self.slice_at[self.site["population", projection.target], output]
+                self.synops[target][when] += 1
+                self.arrived[target][when] += 1
+                self.delivered[number][when] += 1
+        return sorted((self.slice_at[index, cell], replay) for cell in cells)
+
+
+def executed(network: Network, mapping: Mapping | None, seed: int) -> Execution:
+    images = random_images(network, seed)
+    names = [p.name for p in network]
+    return reference.execute(network, images, record=names, cells=events.geometry(network, mapping).cells)
+
+
+def stacked(found: dict[int, np.ndarray], count: int, like: np.ndarray) -> np.ndarray:
+    return np.stack([found.get(i, np.zeros_like(like)) for i in range(count)], -1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(NETWORKS, st.integers(0, 2**32 - 1))
+def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> None:
+    mapping = random_mapping(network, seed)
+    execution = executed(network, mapping, seed)
+    found, twin = events.count(events.geometry(network, mapping), execution), Twin(network, mapping, execution)
+    sliced, count = found.slices, len(mapping.boxes)
+    assert sliced is not None
+    like = np.zeros(sliced.synops.shape[:2], np.int64)
+    np.testing.assert_array_equal(sliced.synops, stacked(twin.synops, count, like))
+    np.testing.assert_array_equal(sliced.spikes, stacked(twin.spikes, count, like))
+    np.testing.assert_array_equal(sliced.messages_out, stacked(twin.out, count, like))
+    cores, arrived = sliced.by_core(sliced.messages_in)
+    _, expected = sliced.by_core(stacked(twin.arrived, count, like))
+    np.testing.assert_array_equal(arrived, expected)
+    np.testing.assert_array_equal(cores, np.unique(mapping.cores))
+    for number, projection in enumerate(found.projections):
+        np.testing.assert_array_equal(projection.synops, twin.of_projection.get(number, like).sum(0))
+        np.testing.assert_array_equal(projection.delivered, twin.delivered.get(number, like).sum(0))
+    # what is sent arrives, what arrives was sent
+    assert sliced.messages_in.sum() == sliced.messages_out.sum()
+    assert sliced.synops.sum() == sum(p.synops.sum() + p.delivered.sum() for p in found.projections)
+    assert sliced.neurons.sum() == sum(np.prod(site.shape) for site in mapping.sites)
+
+
+@settings(max_examples=20, deadline=None)
+@given(NETWORKS, st.integers(0, 2**32 - 1))
+def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int) -> None:
+    execution = executed(network, None, seed)
+    found = events.count(events.geometry(network, None), execution)
+    mapping = random_mapping(network, seed)
+    mapped = events.count(events.geometry(network, mapping), executed(network, mapping, seed))
+    assert found.slices is None
+    for ours, theirs in zip(found.projections, mapped.projections, strict=True):
+        if ours.kind != "attention":
+            np.testing.assert_array_equal(ours.synops, theirs.synops)
+        np.testing.assert_array_equal(ours.coincidences, theirs.coincidences)
+        np.testing.assert_array_equal(ours.products, theirs.products)
+    for name, population in found.populations.items():
+        spikes = execution.spikes[name] != 0
+        np.testing.assert_array_equal(population.spikes, spikes.sum((0, 2, 3, 4)))
+        np.testing.assert_array_equal(population.messages, population.spikes)
+        np.testing.assert_array_equal(population.values, execution.spikes[name].sum((0, 2, 3, 4)))
+        assert population.silent == (~spikes.any((0, 1))).sum()
+
+
+@settings(max_examples=20, deadline=None)
+@given(NETWORKS, st.integers(0, 2**32 - 1))
+def test_attention_additions(network: Network, seed: int) -> None:
+    execution = executed(network, None, seed)
+    found = events.count(events.geometry(network, None), execution)
+    for projection, counted in zip(network.projections, found.projections, strict=True):
+        if not isinstance(projection.synapse, Attention):
+            continue
+        heads = projection.synapse.heads
+        q, k, v = (execution.spikes[s] for s in projection.sources)
+        n, t, channels, height, width = q.shape
+        k, v = (s.reshape(n, t, heads, channels // heads, height * width) for s in (k, v))
+        np.testing.assert_array_equal(counted.coincidences, np.einsum("nthcp,nthdp->t", k, v))
+        d, tokens = channels // heads, height * width
+        sums = [s.sum((0, *range(2, s.ndim))) for s in (q, k, v)]
+        np.testing.assert_array_equal(counted.synops, min(d, tokens) * sum(sums))
+        np.testing.assert_array_equal(counted.products, d * (np.minimum(sums[1], sums[2]) + sums[0]))
+
+
+def test_batches_join() -> None:
+    network = random_network(7)
+    mapping = random_mapping(network, 7)
+    images = random_images(network, 7, 5)
+    there = events.geometry(network, mapping)
+    whole = events.count(there, reference.execute(network, images, cells=there.cells))
+    halves = [reference.execute(network, part, cells=there.cells) for part in (images[:2], images[2:])]
+    joined = events.join([events.count(there, half) for half in halves])
+    assert (joined.images, joined.synops, joined.dense_macs) == (5, whole.synops, whole.dense_macs)
+    assert whole.slices is not None
+    assert joined.slices is not None
+    np.testing.assert_array_equal(joined.slices.synops, whole.slices.synops)
+    for name, population in whole.populations.items():
+        np.testing.assert_array_equal(joined.populations[name].messages, population.messages)
+        assert joined.populations[name].silent == population.silent
+
+
+def test_missing_cells_are_refused() -> None:
+    network = random_network(1)
+    mapping = random_mapping(network, 1)
+    execution = reference.execute(network, random_images(network, 1), cells=events.geometry(network, None).cells)
+    with pytest.raises(InputError, match=r"its activity was summed over \d+ x \d+ x \d+ cells"):
+        events.count(events.geometry(network, mapping), execution)

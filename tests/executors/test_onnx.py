@@ -1,0 +1,138 @@
+"""ONNX Runtime against the reference: spikes, potentials and logits of every layer equal."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.executions import random_cells, with_state_bits
+from support.networks import Builder, networks, random_images, random_network
+
+from spikformer_deploy.base.errors import InputError, ModelError, OverflowDetected
+from spikformer_deploy.cli.main import cli
+from spikformer_deploy.converters.onnx.program import to_model, write_program
+from spikformer_deploy.data.read import read
+from spikformer_deploy.executors import onnx as onnx_backend
+from spikformer_deploy.executors import reference
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.synapses import Conv, Window
+from spikformer_deploy.pipeline.stages import compile_model
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def assert_equal(network: Network, images: np.ndarray, seed: int = 0) -> None:
+    names, cells = [p.name for p in network], random_cells(network, seed)
+    ours, right = (e.execute(network, images, record=names, cells=cells) for e in (onnx_backend, reference))
+    np.testing.assert_array_equal(ours.accumulators, right.accumulators)
+    assert ours.peak_state == right.peak_state
+    for name in names:
+        np.testing.assert_array_equal(ours.spikes[name], right.spikes[name], err_msg=f"spikes of {name}")
+        np.testing.assert_array_equal(ours.membranes[name], right.membranes[name], err_msg=f"potentials of {name}")
+    for name, activity in right.activity.items():
+        for field in ("messages", "active", "total"):
+            np.testing.assert_array_equal(getattr(ours.activity[name], field), getattr(activity, field))
+    for name, pairs in right.coincidences.items():
+        np.testing.assert_array_equal(ours.coincidences[name], pairs)
+
+
+@settings(deadline=None, max_examples=60)
+@given(networks(), st.integers(0, 2**32 - 1), st.integers(1, 3))
+def test_random_networks_are_equal(network: Network, seed: int, images: int) -> None:
+    assert_equal(network, random_images(network, seed, images), seed)
+
+
+@pytest.mark.parametrize("model", ["digits-v1", "digits-v2"])
+@pytest.mark.parametrize("neuron", ["programmable", "stock"])
+def test_bundled_models_are_equal(model: str, neuron: str) -> None:
+    program = compile_model(model, "loihi2", neuron=neuron, check=False).program
+    assert_equal(program.network, next(read("digits", program.preprocess, limit=4).batches(4))[0])
+
+
+def wide(weight: int, channels: int) -> Network:
+    b = Builder(np.random.default_rng(0), 2, "programmable")
+    source = b.source((channels, 2, 2), 255, False)
+    conv = Conv(np.full((3, channels, 1, 1), weight, np.int8))
+    return b.finish(b.lif("lif", (3, 2, 2), (conv, (source.name,))), 2)
+
+
+@pytest.mark.parametrize("weight", [127, -127, 113])
+def test_sums_beyond_fp32_are_taken_apart(weight: int) -> None:
+    network = wide(weight, 2000)
+    images = np.random.default_rng(0).integers(200, 256, (1, 2000, 2, 2)).astype(np.uint8)
+    assert_equal(network, images)
+
+
+def test_sums_that_no_float_holds_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"lif: sums of up to .* are not exact in ONNX Runtime"):
+        to_model(wide(127, 9000))
+
+
+def test_overflow_is_an_error_that_names_the_population() -> None:
+    network = with_state_bits(random_network(0, 3), 6)
+    with pytest.raises(OverflowDetected, match=r"stem\.0\.lif: a state of"):
+        onnx_backend.execute(network, random_images(network, 0))
+
+
+def test_a_stream_that_sends_more_than_it_says_is_an_error() -> None:
+    b = Builder(np.random.default_rng(0), 2, "programmable")
+    source = b.source((2, 3, 3), 255, False)
+    stream = b.stream("stream", (4, 3, 3), (b.weights(4, 2), (source.name,)))
+    network = b.finish(b.lif("lif", stream.shape, (Window(), ("stream",))), 2)
+    images, names = random_images(network, 0), [p.name for p in network]
+    most = reference.execute(network, images).peak_state["stream"]
+    narrow = replace(
+        network, populations=tuple(replace(p, max_out=most - 1) if p.name == stream.name else p for p in network)
+    )
+    assert onnx_backend.execute(network, images, record=names).peak_state["stream"] == most
+    for executor in (onnx_backend, reference):
+        with pytest.raises(OverflowDetected, match=f"stream: a current of {most} in a stream"):
+            executor.execute(narrow, images)
+
+
+def test_states_of_every_population_are_checked() -> None:
+    """Sums, currents and accumulators too: the narrowest state that overflows is the reference's."""
+    for seed in range(6):
+        network = random_network(seed, 3, ("programmable", "stock")[seed % 2], 1, shortcuts=seed % 3 == 0)
+        images = random_images(network, seed)
+        bits = max(reference.execute(network, images).peak_state.values()).bit_length() + 1
+        onnx_backend.execute(with_state_bits(network, bits), images)
+        for executor in (onnx_backend, reference):
+            with pytest.raises(OverflowDetected):
+                executor.execute(with_state_bits(network, bits - 1), images)
+
+
+def test_images_are_checked() -> None:
+    with pytest.raises(InputError, match="images are"):
+        onnx_backend.execute(random_network(0, 2), np.zeros((1, 9, 9, 9), np.uint8))
+
+
+def test_the_file_stands_for_itself(tmp_path: Path) -> None:
+    """Standard operators alone, any number of images, and the logits of the program."""
+    import onnx
+
+    program, file = compile_model("digits-v2", "loihi2", check=False).program, tmp_path / "digits.onnx"
+    program.save(tmp_path / "digits.spk")
+    given_ = ["export", str(tmp_path / "digits.spk"), "--to", "onnx", "-o", str(file)]
+    done = CliRunner().invoke(cli, given_)
+    assert done.exit_code == 0, done.output
+    model = onnx.load(file)
+    onnx.checker.check_model(model, full_check=True)
+    assert {o.domain for o in model.opset_import} == {""}
+    assert {n.domain for n in model.graph.node} == {""}
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        pixels = next(read("digits", program.preprocess, limit=count).batches(count))[0]
+        accumulators, logits = session.run(["accumulators", "logits"], {"pixels": pixels})
+        right = reference.execute(program.network, pixels).accumulators
+        np.testing.assert_array_equal(accumulators, right)
+        np.testing.assert_array_equal(logits, right * program.network.output.neuron.scale)
+
+
+def test_equal_networks_give_equal_files(tmp_path: Path) -> None:
+    for name in "ab":
+        write_program(random_network(5, 3), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

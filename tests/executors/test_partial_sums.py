@@ -1,0 +1,48 @@
+"""A fan-in that is split over cores: the same synaptic operations, spread, and the sums that travel on top."""
+
+import numpy as np
+import pytest
+from support.networks import Builder, random_images
+from support.profiles import smaller
+
+from spikformer_deploy.accounting.energy import account
+from spikformer_deploy.counts.events import count, geometry
+from spikformer_deploy.executors.fast import engine
+from spikformer_deploy.mapping.map import map_network
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import Or
+from spikformer_deploy.network.synapses import Window
+from spikformer_deploy.timing.estimate import estimate
+
+
+def two_convolutions(seed: int) -> Network:
+    """Pixels -> 8 channels -> 8 channels (72 lists a slice) -> pooled -> readout."""
+    rng = np.random.default_rng(seed)
+    builder = Builder(rng, 3, "programmable")
+    x = builder.source((2, 7, 6), 255, False)
+    x = builder.conv("first", x, 8, 3, stride=int(rng.integers(1, 3)))
+    x = builder.conv("second", x, 8, 3, stride=int(rng.integers(1, 3)))
+    return builder.finish(builder.window("pool", Or(), [x], Window((2, 2), (1, 1), (1, 1))), 3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_split_fan_ins_count_the_same_operations(seed: int) -> None:
+    network = two_convolutions(seed)
+    profile = smaller(3000, 300, 60)
+    mapping = map_network(network, profile, {p.name: 0.2 for p in network})
+    parts = {i: site for i, site in enumerate(mapping.sites) if site.kind == "partial"}
+    there = geometry(network, mapping)
+    events = count(there, engine.execute(network, random_images(network, seed), cells=there.cells))
+    assert parts
+    for population in network:
+        chosen = [i for i, site in enumerate(mapping.sites) if site.population == population.name]
+        sums = sum(1 for i in chosen if i in parts)
+        at_slices = events.slices.synops[..., np.isin(events.slices.sites, chosen)].sum()
+        travelling = sums * population.size * network.time_steps * events.images
+        counted = sum(int(p.synops.sum()) for p in events.projections if p.target == population.name)
+        assert at_slices == counted + travelling, population.name
+        assert at_slices == events.synops_of(population.name).sum(), population.name
+    assert events.slices.synops.sum() == events.synops * events.images
+    times = estimate(events, network, mapping, profile)
+    assert (times.step_ns > 0).all()
+    assert all(e.total.nominal > 0 for e in account(network, events, mapping, profile, times))

@@ -1,0 +1,128 @@
+"""The closed form against plain loops over cores and against its own laws."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.mappings import random_mapping
+from support.networks import random_images, random_network
+
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.chips.loihi.latencies import latencies, tiles_used
+from spikformer_deploy.chips.profile import load_profile
+from spikformer_deploy.counts import events
+from spikformer_deploy.executors import reference
+from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.synapses import Conv, Readout
+from spikformer_deploy.timing.estimate import estimate
+from spikformer_deploy.timing.layout import depths
+
+LOIHI2 = load_profile("loihi2")
+NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))
+
+
+def counted(network: Network, mapping: Mapping, seed: int) -> events.Events:
+    there = events.geometry(network, mapping)
+    return events.count(there, reference.execute(network, random_images(network, seed), cells=there.cells))
+
+
+def plain_step(found: events.Events, network: Network, mapping: Mapping, n: int, t: int) -> tuple[float, float]:
+    """(pipelined, fall-through) nominal time in ns of one step, core by core."""
+    time, slices = LOIHI2.time, found.slices
+    assert slices is not None
+    barrier = latencies(LOIHI2, mapping).barrier[1]
+    waits = {s.population: s.sub_steps for s in mapping.sites if s.kind == "attention"}
+    level = depths(network)
+    cost, neurons = {}, {}
+    for s, (site, core) in enumerate(zip(slices.sites, slices.cores, strict=True)):
+        name, synapse = mapping.sites[site].population, time.synapse_sparse
+        for projection in network.into(name):
+            if isinstance(projection.synapse, Conv | Readout):
+                synapse = time.synapse_conv if isinstance(projection.synapse, Conv) else time.synapse_dense
+        if mapping.sites[site].kind == "attention":
+            synapse = time.synapse_dense
+        work = np.array(
+            [
+                slices.neurons[s] * time.neuron_update.value + slices.spikes[n, t, s] * time.spike_out.value,
+                slices.synops[n, t, s] * synapse.value,
+                slices.messages_in[n, t, s] * time.axon_in.value,
+            ]
+        )
+        for key in ("serial" if name in waits else "parallel", level[name]):
+            cores = cost.setdefault(key, {})
+            cores[core] = cores.get(core, 0) + work
+        neurons[core] = neurons.get(core, 0) + slices.neurons[s]
+    pause = max(neurons.values()) * time.neuron_idle.value + barrier
+    worst = {key: max(work.max() for work in cores.values()) for key, cores in cost.items()}
+    pipelined = worst["parallel"] + barrier + max(waits.values(), default=0) * pause + worst.get("serial", 0)
+    passing = 0.0
+    for depth in set(level.values()):
+        longest = max((steps for name, steps in waits.items() if level[name] == depth), default=0)
+        passing += max(worst[depth] + barrier, pause) + longest * pause
+    return pipelined, passing
+
+
+@settings(max_examples=15, deadline=None)
+@given(NETWORKS, st.integers(0, 2**32 - 1))
+def test_estimate_equals_plain_loops(network: Network, seed: int) -> None:
+    mapping = random_mapping(network, seed)
+    found = counted(network, mapping, seed)
+    times = estimate(found, network, mapping, LOIHI2)
+    for n, t in np.ndindex(found.images, network.time_steps):
+        step, passing = plain_step(found, network, mapping, n, t)
+        np.testing.assert_allclose(times.step_ns[1, n, t], step, rtol=1e-12)
+        np.testing.assert_allclose(times.fall_through_ns[1, n, t], passing, rtol=1e-12)
+    assert (np.diff(times.step_ns, axis=0) >= 0).all()
+    assert (np.diff(times.fall_through_ns, axis=0) >= 0).all()
+    assert times.busiest_core in mapping.cores
+    assert mapping.population_on(times.busiest_core) in [p.name for p in network]
+    assert times.bound in times.parts_ns
+    np.testing.assert_allclose(
+        times.latency_us, (network.time_steps + times.depth - 1) * times.step_ns.mean((1, 2)) / 1e3, rtol=1e-12
+    )
+    np.testing.assert_allclose(times.images_per_second[::-1], 1e9 / times.step_ns.sum(2).mean(1), rtol=1e-12)
+    np.testing.assert_allclose(times.fall_through_us, times.fall_through_ns.sum(2).mean(1) / 1e3, rtol=1e-12)
+
+
+def test_barrier_grows_with_tiles_and_chips() -> None:
+    network = random_network(4)
+    mapping = random_mapping(network, 4)
+    count = len(mapping.cores)
+    one = replace(mapping, cores=np.zeros(count, np.int64), cores_per_chip=128)
+    all_tiles = replace(one, cores=np.arange(count) * 4 % 128)
+    np.testing.assert_allclose(latencies(LOIHI2, one).barrier, [30, 65, 200])
+    assert tiles_used(LOIHI2, all_tiles) == min(count, 32)
+    board = load_profile("kapoho_point")
+    eight = replace(one, cores=np.arange(count) % 8 * 128, chips=8)
+    np.testing.assert_allclose(latencies(board, eight).barrier[1], 65 + 200 + 4 * 100)
+
+
+def test_the_heaviest_link_can_rule() -> None:
+    network = random_network(4)
+    mapping = random_mapping(network, 4)
+    found = counted(network, mapping, 4)
+    jammed = replace(mapping, metrics={"max_link_load": 7e9})
+    times = estimate(found, network, jammed, LOIHI2)
+    assert times.bound == "link"
+    np.testing.assert_allclose(times.parts_ns["link"], 7e9 / 3.5)
+    assert times.step_ns[1].min() > 7e9 / 3.5
+    between = replace(mapping, metrics={"max_link_load": 7e9, "max_chip_link_load": 5e9})
+    np.testing.assert_allclose(estimate(found, network, between, LOIHI2).parts_ns["link"], 5e9 / 0.25)
+
+
+def test_the_measured_step_of_pilotnet_lies_within_the_range_of_synaptic_times() -> None:
+    """PilotNet on one Loihi 2: 152.8 us a step, about 1.51e5 synaptic operations on the busiest core (convolution)."""
+    time = LOIHI2.time.synapse_conv
+    assert 1.51e5 * time.low / 1e3 < 152.8 < 1.51e5 * time.high / 1e3
+
+
+def test_events_without_a_mapping_are_refused() -> None:
+    network = random_network(4)
+    mapping = random_mapping(network, 4)
+    whole = events.geometry(network, None)
+    found = events.count(whole, reference.execute(network, random_images(network, 4), cells=whole.cells))
+    with pytest.raises(InputError, match="counted without a mapping"):
+        estimate(found, network, mapping, LOIHI2)

@@ -1,0 +1,51 @@
+"""The timeline: its intervals against the times of the steps, its trace against what Perfetto reads."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.chips import random_machine, random_wave
+
+from spikformer_deploy.inference.run import run
+from spikformer_deploy.pipeline.stages import compile_model
+from spikformer_deploy.timing import mesh
+from spikformer_deploy.timing.timeline import stalls
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_stalls_add_up(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(10):
+        machine = random_machine(rng)
+        routes, wave = random_wave(rng, len(machine.cores))
+        times, log, _ = mesh.run_wave(mesh.layout(machine), mesh.entries_of(routes), wave, log=True)
+        assert log is not None
+        timer = SimpleNamespace(machine=machine, traffic=SimpleNamespace(routes=routes))
+        core, start, end = stalls(timer, wave, log)
+        np.testing.assert_array_equal(np.bincount(core, end - start, len(machine.cores)), times.stalled)
+
+
+def test_trace_of_the_bundled_model(tmp_path: Path) -> None:
+    """Slices of a track follow one another, stalls lie within sweeps, counters are shares."""
+    program = compile_model("digits-v2", "loihi2", check=False).program
+    result = run(program, "digits", limit=1, timing="cycle")
+    result.timeline(tmp_path / "timeline.json")
+    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
+    tracks: dict[tuple[int, int, str], list[tuple[float, float]]] = defaultdict(list)
+    for event in events:
+        if event["ph"] == "X":
+            tracks[event["pid"], event["tid"], event["name"].split(",")[0]].append((event["ts"], event["dur"]))
+        elif event["ph"] == "C":
+            assert 0 <= event["args"]["occupied, %"] <= 120
+    for slices in tracks.values():
+        starts, lengths = np.array(sorted(slices)).T
+        assert (starts[1:] >= (starts + lengths)[:-1] - 1e-9).all()
+    assert {"soma sweep", "axon-out", "synapse service", "stall", "barrier"} <= {name for _, _, name in tracks}
+    barriers = [start + length for (_, _, name), s in tracks.items() if name == "barrier" for start, length in s]
+    assert result.cycle is not None
+    np.testing.assert_allclose(max(barriers), result.cycle.step_ns[1].sum() / 1e3)

@@ -14,10 +14,11 @@ from support.networks import preprocess_of, random_images, random_network
 from spikformer_deploy.base.errors import InputError, ProgramError
 from spikformer_deploy.base.values import digest
 from spikformer_deploy.chips.profile import load_profile
+from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.network.neurons import Accumulator
-from spikformer_deploy.pipeline.program import Program, from_bytes, is_program, to_bytes
+from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
 
 
 def program_of(seed: int, blocks: int = 1) -> Program:
@@ -53,7 +54,7 @@ def test_save_and_load(tmp_path: Path) -> None:
         program.save(tmp_path / name)
     assert (tmp_path / "a.spk").read_bytes() == (tmp_path / "b.spk").read_bytes()
     assert Program.load(tmp_path / "a.spk").digest() == program.digest()
-    assert is_program(tmp_path / "a.spk")
+    assert kind_of(tmp_path / "a.spk") is Kind.PROGRAM
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.spk", "b.spk"]
     with pytest.raises(InputError, match="cannot be written"):
         program.save(tmp_path / "missing" / "a.spk")

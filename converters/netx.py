@@ -23,7 +23,7 @@ from spikformer_deploy.converters import hdf5
 from spikformer_deploy.network.bounds import is_proven, membrane_range, piled_up, weighted_range
 from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import STOCK_SHIFT, Accumulator, Lif, Source
+from spikformer_deploy.network.neurons import STOCK_SHIFT, Accumulator, Lif, LifKind, Source
 from spikformer_deploy.network.synapses import Conv, Readout
 
 STATE_BITS = 24
@@ -277,7 +277,7 @@ def _neuron(name: str, neuron: dict[str, Any], shape: Shape, layer: dict[str, An
         raise ModelError(name, f"a threshold (vThMant) of {threshold}", f"It must be 0 to {LARGEST_VTH - 1}.")
     _only_spikes(name, neuron)
     return Lif(
-        "stock",
+        LifKind.STOCK,
         4096 - decay,
         shift,
         frozen(np.full(shape[0], threshold, np.int64)),
@@ -483,7 +483,7 @@ def _written_layer(network: Network, population: Population, source: Population)
 def _written_neuron(population: Population) -> dict[str, Any]:
     neuron = population.neuron
     assert isinstance(neuron, Lif)
-    if neuron.kind != "stock":
+    if neuron.kind != LifKind.STOCK:
         raise ModelError(population.name, "netx has CUBA neurons alone", "Compile with --neuron stock.")
     thresholds = np.unique(neuron.threshold)
     if len(thresholds) > 1 or not 0 <= thresholds[0] < LARGEST_VTH:

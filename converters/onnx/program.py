@@ -20,7 +20,7 @@ from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.converters.onnx.nodes import Nodes
 from spikformer_deploy.network.bounds import largest_sum
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import STOCK_SHIFT, Accumulator, And, Lif, Max, Or, Source, Stream, Sum
+from spikformer_deploy.network.neurons import STOCK_SHIFT, Accumulator, And, Lif, LifKind, Max, Or, Source, Stream, Sum
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 EXACT_FP32 = 2**24
@@ -148,7 +148,7 @@ class _Graph(Nodes):
 
         And where watched potentials before the reset, drives, and currents where they decay.
         """
-        extra = STOCK_SHIFT if lif.kind == "stock" else 0
+        extra = STOCK_SHIFT if lif.kind == LifKind.STOCK else 0
         scaled = self.node("Mul", total, self.constant(2 ** (lif.shift + extra), np.int64))
         first = self.node("Gather", scaled, self.constant(0, np.int64), axis=0)
         rest = self.node("Mul", first, self.constant(0, np.int64))
@@ -287,7 +287,7 @@ def _update(onnx: Any, lif: Lif, bias: str, threshold: str, *, watched: int) -> 
     node, integer = onnx.helper.make_node, onnx.TensorProto.INT64
     held = {"decay": lif.decay, "current": lif.current, "one": 4096, "zero": 0, "round_up": lif.round_up}
     constants = [onnx.numpy_helper.from_array(np.array(v, np.int64), k) for k, v in held.items()]
-    if lif.kind == "programmable":  # floor: Mod of a positive divisor is never negative
+    if lif.kind == LifKind.PROGRAMMABLE:  # floor: Mod of a positive divisor is never negative
         leak = [
             node("Mul", ["v", "decay"], ["scaled"]),
             node("Add", ["scaled", "round_up"], ["product"]),

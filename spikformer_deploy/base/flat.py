@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import Field, fields, is_dataclass
+from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -31,6 +32,8 @@ def flat(value: Any, path: str, tensors: dict[str, NDArray[Any]]) -> Any:
         return [flat(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]
     if isinstance(value, dict):
         return {str(key): flat(item, f"{path}.{key}", tensors) for key, item in value.items()}
+    if isinstance(value, Enum):
+        return value.value
     if isinstance(value, np.generic):
         return value.item()
     return value
@@ -63,6 +66,8 @@ def built(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]], path: str) -> A
         return tuple(built(k, item, tensors, f"{path}.{i}") for i, (k, item) in enumerate(zip(kinds, raw, strict=True)))
     if origin is dict and isinstance(raw, dict):
         return {key: built(get_args(kind)[1], item, tensors, f"{path}.{key}") for key, item in raw.items()}
+    if isinstance(kind, type) and issubclass(kind, Enum) and raw in [member.value for member in kind]:
+        return kind(raw)
     if kind is float and type(raw) is int and abs(raw) < 2**53:
         return float(raw)
     if kind in (int, float, str, bool) and type(raw) is kind:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ def _pieces(value: Any) -> Iterator[bytes]:
         for field in fields(value):
             yield field.name.encode()
             yield from _pieces(getattr(value, field.name))
+    elif isinstance(value, Enum):
+        yield repr(value.value).encode()
     elif isinstance(value, dict):
         yield f"dict{len(value)}".encode()
         for key in sorted(value):

@@ -24,6 +24,7 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import text_of
 from spikformer_deploy.base.validation import problems, strict_converter
 from spikformer_deploy.chips.quantity import Quantity
+from spikformer_deploy.network.neurons import LifKind
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -161,9 +162,9 @@ class CoreLimits:
     message_bits: int
 
     @property
-    def neuron(self) -> str:
+    def neuron(self) -> LifKind:
         """The kind of LIF that serves best: programmable where there is one."""
-        return "programmable" if self.programmable else "stock"
+        return LifKind.PROGRAMMABLE if self.programmable else LifKind.STOCK
 
 
 @frozen

@@ -29,6 +29,7 @@ from spikformer_deploy.network.neurons import (
     Accumulator,
     And,
     Lif,
+    LifKind,
     Max,
     Or,
     Source,
@@ -214,7 +215,7 @@ def _lif(state: _State, population: Population, neuron: Lif) -> tuple[Tensor, Te
     """Spikes (N, T, C, Y, X), potentials where recorded, and the largest magnitude met."""
     plan, steps = state.loaded.plan.sums[population.name], state.loaded.plan.network.time_steps
     threshold, bias = state.loaded.neurons[population.name]
-    stock = neuron.kind == "stock"
+    stock = neuron.kind == LifKind.STOCK
     extra = STOCK_SHIFT if stock else 0
     totals = _sums(state, plan, population).to(threshold.dtype)
     spikes = torch.empty((len(totals), steps, *population.shape), dtype=torch.uint8, device=totals.device)

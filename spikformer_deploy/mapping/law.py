@@ -18,7 +18,7 @@ from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, sites_of
 from spikformer_deploy.mapping.route import destinations, metrics, nets_of
 from spikformer_deploy.network.mapping import SECTIONS, Mapping, Site
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.neurons import Lif
+from spikformer_deploy.network.neurons import Lif, LifKind
 from spikformer_deploy.network.synapses import Attention
 
 LARGEST_SITE = 2**28
@@ -65,7 +65,11 @@ def check_neurons(network: Network, profile: Profile) -> None:
                 f"a residual stream of currents needs programmable neurons, and target '{profile.name}' has none",
                 "Use --target loihi2.",
             )
-        if isinstance(population.neuron, Lif) and population.neuron.kind == "programmable" and not limits.programmable:
+        if (
+            isinstance(population.neuron, Lif)
+            and population.neuron.kind == LifKind.PROGRAMMABLE
+            and not limits.programmable
+        ):
             problem = f"its neurons are programmable, and target '{profile.name}' has none of those"
             raise MappingError(population.name, problem, "Use --neuron stock.")
         if population.max_out >= 2 ** (limits.message_bits - population.signed):

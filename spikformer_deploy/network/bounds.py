@@ -18,6 +18,7 @@ from spikformer_deploy.network.neurons import (
     Accumulator,
     And,
     Lif,
+    LifKind,
     Max,
     Or,
     Source,
@@ -168,7 +169,7 @@ def _worst(network: Network, population: Population, found: dict[str, Worst]) ->
 def _potentials(lif: Lif, low: Int, high: Int, time_steps: int) -> tuple[tuple[int, int], int]:
     """((least, largest) potential before a reset, largest magnitude of potential, drive and current)."""
     least, most = _over_maps(lif.bias, np.min), _over_maps(lif.bias, np.max)
-    if lif.kind == "programmable":
+    if lif.kind == LifKind.PROGRAMMABLE:
         low, high = (low << lif.shift) + least, (high << lif.shift) + most
         ranges = membrane_range(low, high, lif.threshold, lif.decay, time_steps, lif.soft, lif.strict)
         current = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.network.neurons import DECAY_ONE, Lif
+from spikformer_deploy.network.neurons import DECAY_ONE, Lif, LifKind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,12 +34,12 @@ def decay_by(numerator: int) -> Decay:
     return Decay(numerator, 12 - zeros, numerator >> zeros == 1)
 
 
-def fractional_bits(decay: Decay, kind: str, time_steps: int) -> int | None:
+def fractional_bits(decay: Decay, kind: LifKind, time_steps: int) -> int | None:
     """Fractional bits that drive and state need so that no step rounds the potential; None: no number is enough.
 
     Programmable neurons round whole numbers away without changing a spike where the decay halves: they need none.
     """
-    if time_steps == 1 or (kind == "programmable" and decay.floors_exactly):
+    if time_steps == 1 or (kind == LifKind.PROGRAMMABLE and decay.floors_exactly):
         return 0
     return None if decay.bits_per_step is None else (time_steps - 1) * decay.bits_per_step
 

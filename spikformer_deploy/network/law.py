@@ -16,6 +16,7 @@ from spikformer_deploy.network.neurons import (
     Accumulator,
     And,
     Lif,
+    LifKind,
     Max,
     Or,
     Source,
@@ -97,7 +98,11 @@ def _check_said(network: Network, population: Population) -> None:
     rounding = population.rounding
     said = rounding == ROUNDING_UNKNOWN or 0 <= rounding < np.inf
     _demand(said, population.name, f"a rounding error of {rounding}")
-    if isinstance(population.neuron, Lif) and population.neuron.kind == "programmable" and population.neuron.exact:
+    if (
+        isinstance(population.neuron, Lif)
+        and population.neuron.kind == LifKind.PROGRAMMABLE
+        and population.neuron.exact
+    ):
         exact = is_exact(population.neuron, network.time_steps)
         _demand(exact, population.name, "said to be exact, and its decay rounds the potential")
 
@@ -110,7 +115,7 @@ def _check_sums(network: Network, population: Population) -> None:
     drive = sum(most << shift_of(p) for most, p in zip(partial, incoming, strict=True))
     match population.neuron:
         case Lif() as lif:
-            drive = (drive << lif.shift + (STOCK_SHIFT if lif.kind == "stock" else 0)) * network.time_steps
+            drive = (drive << lif.shift + (STOCK_SHIFT if lif.kind == LifKind.STOCK else 0)) * network.time_steps
             most = drive * network.time_steps if lif.current else drive
         case Accumulator(last=last):
             most = drive * (1 if last else network.time_steps)
@@ -146,12 +151,14 @@ def _check_population(network: Network, population: Population) -> None:
             _demand(good, name, f"a Source of pixels up to {most} that sends up to {population.max_out}")
         case Lif() as lif:
             _demand(bool(incoming) and Readout not in incoming, name, "a LIF without synapses of its kind")
-            _demand(lif.kind in ("programmable", "stock"), name, f"kind {lif.kind}")
+            _demand(lif.kind in list(LifKind), name, f"kind {lif.kind}")
             _demand(0 <= lif.decay <= DECAY_ONE and 0 <= lif.shift <= 31, name, f"decay {lif.decay}, shift {lif.shift}")
             _demand(0 <= lif.current < DECAY_ONE, name, f"a decay of the current of {lif.current}")
-            _demand(lif.kind == "stock" or not lif.current, name, "a programmable neuron with a current")
-            _demand(lif.kind == "programmable" or not lif.soft, name, "a stock neuron with a soft reset")
-            _demand(lif.kind == "programmable" or not lif.strict, name, "a stock neuron that is said to be strict")
+            _demand(lif.kind == LifKind.STOCK or not lif.current, name, "a programmable neuron with a current")
+            _demand(lif.kind == LifKind.PROGRAMMABLE or not lif.soft, name, "a stock neuron with a soft reset")
+            _demand(
+                lif.kind == LifKind.PROGRAMMABLE or not lif.strict, name, "a stock neuron that is said to be strict"
+            )
             _demand(lif.threshold.shape == (channels,) and lif.threshold.dtype == np.int64, name, "its thresholds")
             good = lif.bias.shape in ((channels,), population.shape) and lif.bias.dtype == np.int64
             _demand(good, name, f"biases of shape {lif.bias.shape} and type {lif.bias.dtype}")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -37,22 +38,33 @@ class Source:
     per_step: bool = False
 
 
+class LifKind(str, Enum):
+    """Which neurons of a chip run a LIF."""
+
+    PROGRAMMABLE = "programmable"
+    """Loihi 2: its own microcode, with the rounding and the reset that the model needs."""
+    STOCK = "stock"
+    """Loihi 1 and lava.proc.lif: CUBA, a neuron of fixed function with a synaptic current of its own."""
+
+    __str__ = str.__str__
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Lif:
     """Integer leaky integrate-and-fire neuron, a = sum of all synapses at step t.
 
-    "stock" is CUBA, with a synaptic current u that no spike resets; programmable neurons have none.
+    Stock neurons have a synaptic current u that no spike resets; programmable neurons have none.
     A spike resets v to 0; of a programmable neuron with `soft` reset it takes the threshold off: v = v - threshold.
 
-    kind "programmable" (Loihi 2 microcode):
+    programmable (Loihi 2 microcode):
         v = floor(v * decay / 4096) + (a << shift) + bias ;  s = v >= threshold ;  v = 0 where s
         strict: v = ceil(v * decay / 4096) + (a << shift) + bias ;  s = v > threshold ;  v = 0 where s
-    kind "stock" (Loihi 1, lava.proc.lif, toward-zero decay, everything << 6):
+    stock (Loihi 1, lava.proc.lif, toward-zero decay, everything << 6):
         u = sign(u) * (|u| * current >> 12) + ((a << shift) << 6)
         v = sign(v) * (|v| * decay >> 12) + u + (bias << 6) ;  s = v > (threshold << 6) ;  v = 0 where s
 
     decay      numerator of decay / 4096 (2048 for tau = 2)
-    shift      fractional bits of the input (B for "programmable", E for "stock")
+    shift      fractional bits of the input (B of programmable neurons, E of stock ones)
     threshold  (C,) int64; the scale groups are the sets of channels that share a threshold
     bias       (C,) or (C, Y, X) int64 (a map where zero padding in normalised space needs one)
     current    numerator of the current's decay / 4096; 0: forgotten every step, as in all Spikformers
@@ -61,7 +73,7 @@ class Lif:
     exact      (this one is about T): the real-valued LIF with the same integer weights gives the same spikes
     """
 
-    kind: str
+    kind: LifKind
     decay: int
     shift: int
     threshold: Int
@@ -169,13 +181,13 @@ def step(population: Population, total: Int, state: Int | None, given: Int | Non
             start = neuron.bias[:, None, None] if state is None or neuron.last else state
             new = start + total
             return np.zeros_like(total), new, max(_largest(new), _largest(total))
-        case Lif(kind="programmable"):
+        case Lif(kind=LifKind.PROGRAMMABLE):
             drive = (total << neuron.shift) + _over_positions(neuron.bias)
             v = (old * neuron.decay + neuron.round_up >> 12) + drive
             spikes = v >= _over_positions(neuron.fires_from)
             reset = v - _over_positions(neuron.threshold) if neuron.soft else 0
             return spikes.astype(np.int64), np.where(spikes, reset, v), max(_largest(v), _largest(drive))
-        case Lif(kind="stock"):
+        case Lif(kind=LifKind.STOCK):
             v, u = (old, np.zeros_like(old)) if state is None or not neuron.current else old
             u = _toward_zero(u, neuron.current) + (total << (neuron.shift + STOCK_SHIFT))
             drive = u + (_over_positions(neuron.bias) << STOCK_SHIFT)

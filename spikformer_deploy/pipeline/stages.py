@@ -29,7 +29,7 @@ from spikformer_deploy.graph.law import check as check_law
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.mapping.map import map_explained
-from spikformer_deploy.network.neurons import Source
+from spikformer_deploy.network.neurons import LifKind, Source
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES, RANDOM_IMAGES, RANDOM_NOTE, Sample, firing_rates
 from spikformer_deploy.pipeline.spikes import Checks
@@ -87,7 +87,7 @@ def compile_model(
     target        a name of `profile_names()` or a TOML file
     calibrate_on  images as in images.read; by default those in the box for a bundled model, else random pixels
     rounding      "nearest", or "calibrated": weights are rounded together, by what reaches them on those images
-    neuron        "programmable" or "stock"; by default what the target offers
+    neuron        a LifKind: "programmable" or "stock"; by default what the target offers
     objective     what the cut into cores is best in: one of mapping.OBJECTIVES
     schedule      "spatial", or "token-serial": tokens stream through the blocks, in far fewer cores and longer steps
     check         compare the spikes of every LIF with the eager model's after each pass over the graph
@@ -102,7 +102,7 @@ def compile_model(
     if calibrate_on is None and SHOWN.get(str(model)) == "drawn":
         calibrate_on = "drawn"
     sample = Sample(loaded, calibrate_on)
-    settings = Settings(weight_bits, granularity, neuron or profile.limits.neuron)
+    settings = Settings(weight_bits, granularity, _kind_of(neuron) if neuron else profile.limits.neuron)
     first = "read" if isinstance(loaded, Imported) else "trace"
     run = _Runner(report, Path(dump_ir) if dump_ir else None, (first, *STAGES[1:]))
     graph = _graph(loaded, run, Checks(loaded, sample.images) if check else None)
@@ -121,6 +121,14 @@ def compile_model(
     program = Program(network, mapping, profile, loaded.preprocess, loaded.labels, provenance)
     notes = loaded.notes if sample.remark != "random pixels" else (*loaded.notes, RANDOM_NOTE)
     return Compiled(program, graph, notes, time.monotonic() - start, run.seconds, rates)
+
+
+def _kind_of(neuron: str) -> LifKind:
+    try:
+        return LifKind(neuron)
+    except ValueError:
+        known = " and ".join(LifKind)
+        raise InputError("--neuron", f"there are no '{neuron}' neurons", f"Known: {known}.") from None
 
 
 def _check_labels(place: str, labels: tuple[str, ...], classes: int) -> None:
@@ -176,7 +184,7 @@ def compile_netx(
     provenance = {
         "model_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         "training": {},
-        "settings": {"target": profile.name, "weights": "as in the .net file", "neuron": "stock"},
+        "settings": {"target": profile.name, "weights": "as in the .net file", "neuron": LifKind.STOCK.value},
         "calibration": {"images": len(images), "data": "random pixels" if calibrate_on is None else "images"},
         "mapping": explained,
         "versions": _versions(),

@@ -17,7 +17,7 @@ from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.windows import Means, framed, means_of, one_window, overhang
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import STOCK_SHIFT, Accumulator, And, Max, Or, Source, Sum
+from spikformer_deploy.network.neurons import STOCK_SHIFT, Accumulator, And, LifKind, Max, Or, Source, Sum
 from spikformer_deploy.network.neurons import Stream as Relay
 from spikformer_deploy.network.synapses import Conv, Window
 from spikformer_deploy.quantization.currents import (
@@ -114,7 +114,7 @@ def quantize(
     if settings.weight_bits > limits.weight_bits:
         problem = f"{settings.weight_bits} weight bits asked for, and the target has {limits.weight_bits}"
         raise QuantizeError("--weight-bits", problem, f"Use --weight-bits {limits.weight_bits} or fewer.")
-    if settings.neuron == "programmable" and not limits.programmable:
+    if settings.neuron == LifKind.PROGRAMMABLE and not limits.programmable:
         raise QuantizeError("--neuron", "the target has no programmable neurons", "Use --neuron stock.")
     streams = _streams(graph, pixels, calibration, limits, settings)
     walk = _Walk(graph, pixels, calibration, limits, settings, accumulated, streams)
@@ -165,7 +165,7 @@ def _streams(
     graph: ir.Graph, pixels: Pixels, calibration: Calibration, limits: CoreLimits, settings: Settings
 ) -> dict[str, Stream]:
     unit = 1 / (pixels.max_value * np.asarray(pixels.std, np.float64))
-    own = STOCK_SHIFT + graph.time_steps - 1 if settings.neuron == "stock" else 0
+    own = STOCK_SHIFT + graph.time_steps - 1 if settings.neuron == LifKind.STOCK else 0
     return plan_streams(
         graph,
         unit,

@@ -13,7 +13,7 @@ from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.network.bounds import membrane_range
 from spikformer_deploy.network.decay import Decay, fractional_bits, rounds_nothing
 from spikformer_deploy.network.network import Population, Projection
-from spikformer_deploy.network.neurons import STOCK_SHIFT, Lif
+from spikformer_deploy.network.neurons import STOCK_SHIFT, Lif, LifKind
 
 Made: TypeAlias = tuple[Population, tuple[Projection, ...], str, float]
 """(population, projections into it, "static" or "observed", bits of margin where observed)"""
@@ -27,7 +27,7 @@ class Rule(NamedTuple):
 
     decay: Decay
     time_steps: int
-    kind: str
+    kind: LifKind
     soft: bool
     strict: bool
 
@@ -51,7 +51,7 @@ class Attempt:
 def with_range(threshold: Int, shift: int, bias: Int, low: Int, high: Int, rule: Rule) -> Attempt:
     """The attempt with the range of the potential that follows from that of the drive, (low, high)."""
     decay, steps = rule.decay.numerator, rule.time_steps
-    if rule.kind == "stock":
+    if rule.kind == LifKind.STOCK:
         # stock neurons fire above their threshold: one less is at it
         own = threshold if rule.strict else threshold - 1
         low, high = low << STOCK_SHIFT, high << STOCK_SHIFT
@@ -61,8 +61,8 @@ def with_range(threshold: Int, shift: int, bias: Int, low: Int, high: Int, rule:
     return Attempt(threshold, shift, bias, lowest, highest)
 
 
-def fits(attempt: Attempt, limits: CoreLimits, kind: str) -> bool:
-    bias_bits = limits.bias_bits if kind == "stock" else limits.state_bits - 1
+def fits(attempt: Attempt, limits: CoreLimits, kind: LifKind) -> bool:
+    bias_bits = limits.bias_bits if kind == LifKind.STOCK else limits.state_bits - 1
     return (
         within((int(attempt.low.min()), int(attempt.high.max())), limits.state_bits)
         and within((0, int(attempt.threshold.max())), limits.state_bits)
@@ -80,7 +80,7 @@ def lif_of(attempt: Attempt, rule: Rule) -> Lif:
         frozen(attempt.bias),
         exact,
         soft=rule.soft,
-        strict=rule.strict and rule.kind == "programmable",
+        strict=rule.strict and rule.kind == LifKind.PROGRAMMABLE,
     )
 
 

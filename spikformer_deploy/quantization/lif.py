@@ -16,6 +16,7 @@ from spikformer_deploy.graph import ir
 from spikformer_deploy.network.bounds import weighted_range
 from spikformer_deploy.network.decay import decay_of
 from spikformer_deploy.network.network import Population, Projection
+from spikformer_deploy.network.neurons import LifKind
 from spikformer_deploy.network.synapses import Attention, Conv
 from spikformer_deploy.quantization.currents import AttentionTerm, ConvTerm, Current, UnitTerm
 from spikformer_deploy.quantization.fitting import (
@@ -60,7 +61,7 @@ def make_lif(
     if lif.v_threshold <= 0 or lif.tau < 1:
         problem = f"tau = {lif.tau} and v_threshold = {lif.v_threshold} (tau >= 1 and v_threshold > 0 are needed)"
         raise QuantizeError(name, problem)
-    if lif.soft_reset and settings.neuron == "stock":
+    if lif.soft_reset and settings.neuron == LifKind.STOCK:
         raise QuantizeError(
             name,
             "a soft reset takes the threshold off the potential, and stock neurons reset it to zero",
@@ -91,7 +92,7 @@ def _conv_lif(
     scored: dict[bytes, Int] = {}
     for halvings, shift, proven in _choices(rule, bool(np.any(current.bias))):
         # a stock threshold is narrow: it makes room for the bits of an exact decay; else those take what is left
-        reserved = shift if settings.neuron == "stock" else 0
+        reserved = shift if settings.neuron == LifKind.STOCK else 0
         thresholds = _thresholds(name, current, gain, halvings, reserved, limits, settings, scored)
         if thresholds is None:
             continue
@@ -133,7 +134,7 @@ def _on_grid(
     needed = _bits_on_grid(thresholds, rule)
     # more bits than the decay needs are of use to a bias
     most = MOST_FRACTION_BITS if needed is None or np.any(current.bias) else needed
-    width = limits.threshold_bits if rule.kind == "stock" else limits.state_bits - BIAS_HEADROOM_BITS
+    width = limits.threshold_bits if rule.kind == LifKind.STOCK else limits.state_bits - BIAS_HEADROOM_BITS
     for shift, proven in product(range(max(most, needed or 0), (needed or 0) - 1, -1), (True, False)):
         scaled = thresholds * 2.0**shift
         if scaled.max() >= 2**width or scaled.min() < 0.5:
@@ -162,7 +163,7 @@ def _bits_on_grid(thresholds: Float, rule: Rule) -> int | None:
 def _choices(rule: Rule, biased: bool) -> Iterator[tuple[int, int, bool]]:
     """(halvings of the threshold, fractional bits, whether the range is proven), best first."""
     decay, time_steps = rule.decay, rule.time_steps
-    if rule.kind == "programmable":
+    if rule.kind == LifKind.PROGRAMMABLE:
         yield from ((0, shift, True) for shift in range(MOST_FRACTION_BITS, -1, -1))
         yield from ((0, shift, False) for shift in range(MOST_FRACTION_BITS, -1, -1))
         yield from ((halvings, 0, True) for halvings in range(1, 5))
@@ -202,7 +203,7 @@ def _thresholds(
     """
     peaks = np.max([np.abs(t.weight).reshape(len(t.weight), -1).max(1) for t in _convs(name, current)], axis=0)
     largest = 2 ** (settings.weight_bits - 1) - 1
-    stock = settings.neuron == "stock"
+    stock = settings.neuron == LifKind.STOCK
     width = limits.threshold_bits if stock else limits.state_bits - BIAS_HEADROOM_BITS
     bias_limit = (2 ** (limits.bias_bits if stock else width) - 1) >> shift
     # a large bias on tiny weights bounds the threshold as a large weight would
@@ -244,7 +245,7 @@ def rounded_weights(term: ConvTerm, factor: Float, settings: Settings) -> Int:
 
 def _stretched(terms: list[ConvTerm], thresholds: Int, gain: float, settings: Settings) -> Int:
     """Calibrated thresholds of programmable neurons with one synaptic layer; a stock threshold has no bits to spare."""
-    if settings.moments is None or len(terms) != 1 or settings.neuron == "stock":
+    if settings.moments is None or len(terms) != 1 or settings.neuron == LifKind.STOCK:
         return thresholds
     largest = 2 ** (settings.weight_bits - 1) - 1
     return settings.moments.stretched(terms[0].layer, terms[0].source, terms[0].weight, thresholds, gain, largest)
@@ -338,7 +339,7 @@ def _attention_lif(
     thresholds = np.full(current.shape[0], max(1, round(real)), np.int64)
     error = none_below(abs(round(real) - real) / real)
     decay, kind = rule.decay, rule.kind
-    shifts = range((rule.time_steps - 1) * (decay.bits_per_step or 0), -1, -1) if kind == "stock" else [0]
+    shifts = range((rule.time_steps - 1) * (decay.bits_per_step or 0), -1, -1) if kind == LifKind.STOCK else [0]
     none = np.zeros(current.shape[0], np.int64)
     for shift in shifts:
         attempt = with_range(thresholds << shift, shift, none, none, none + (term.limit * weight << shift), rule)
@@ -367,7 +368,7 @@ def _unit_lif(
     real = 1 / (gain * term.scale)
     decay, kind = rule.decay, rule.kind
     needed = (rule.time_steps - 1) * (MOST_FRACTION_BITS if decay.bits_per_step is None else decay.bits_per_step)
-    floors = kind == "programmable" and decay.floors_exactly
+    floors = kind == LifKind.PROGRAMMABLE and decay.floors_exactly
     for shift, proven in product(range(min(MOST_FRACTION_BITS, 0 if floors else needed), -1, -1), (True, False)):
         while (np.abs(np.rint(real * 2**shift) / 2**shift - real) > ATTENTION_ERROR * real).any() and shift < 12:
             shift += 1

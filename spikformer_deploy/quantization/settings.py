@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spikformer_deploy.network.neurons import LifKind
 from spikformer_deploy.quantization.rounding import Moments
 
 
@@ -16,9 +17,9 @@ class Settings:
 
     weight_bits: int = 8
     granularity: str = "group"
-    neuron: str = "programmable"
+    neuron: LifKind = LifKind.PROGRAMMABLE
     moments: Moments | None = None
 
     def shown(self) -> dict[str, int | str]:
         """For the record of a program."""
-        return {"weight_bits": self.weight_bits, "granularity": self.granularity, "neuron": self.neuron}
+        return {"weight_bits": self.weight_bits, "granularity": self.granularity, "neuron": self.neuron.value}

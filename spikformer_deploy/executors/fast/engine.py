@@ -25,7 +25,7 @@ from spikformer_deploy.executors.fast.halving import lif_halving
 from spikformer_deploy.executors.fast.plan import Plan, SumsPlan, blocks, is_identity, make_plan, message_type
 from spikformer_deploy.network.bounds import shift_of
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import Accumulator, And, Lif, Max, Or, Source, Stream, Sum
+from spikformer_deploy.network.neurons import Accumulator, And, Lif, LifKind, Max, Or, Source, Stream, Sum
 from spikformer_deploy.network.synapses import Attention, Readout, Window
 
 Sent: TypeAlias = NDArray[np.integer]
@@ -268,7 +268,7 @@ def _lif(
             if plan.halving:
                 lif_halving(sums, neuron.shift, plan.threshold, plan.bias, plan.bias_of, *place)
             else:
-                stock = neuron.kind == "stock"
+                stock = neuron.kind == LifKind.STOCK
                 kernels.lif_any(
                     sums,
                     stock,

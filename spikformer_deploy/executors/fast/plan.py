@@ -17,7 +17,7 @@ from spikformer_deploy.executors.execution import Cells, one_cell
 from spikformer_deploy.executors.fast import kernels, synapses
 from spikformer_deploy.network.bounds import largest_sum, shift_of
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import DECAY_ONE, Accumulator, And, Lif, Source, Stream
+from spikformer_deploy.network.neurons import DECAY_ONE, Accumulator, And, Lif, LifKind, Source, Stream
 from spikformer_deploy.network.synapses import Conv, Window
 
 SUMS_BYTES = 2**22
@@ -138,7 +138,7 @@ def _sums_plan(network: Network, population: Population, neuron: Lif | Stream | 
     threshold, halving = np.zeros(0, np.int64), False
     if isinstance(neuron, Lif):
         largest = (delivered << neuron.shift) + int(np.abs(bias).max(initial=0))
-        plain = neuron.kind == "programmable" and not (neuron.soft or neuron.strict)
+        plain = neuron.kind == LifKind.PROGRAMMABLE and not (neuron.soft or neuron.strict)
         halving = plain and neuron.decay == DECAY_ONE // 2 and largest < SMALL_SUM
         threshold = neuron.threshold
     kind = np.int32 if halving else np.int64

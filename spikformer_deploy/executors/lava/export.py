@@ -16,7 +16,7 @@ from spikformer_deploy.base.files import check_new_folder, writing
 from spikformer_deploy.base.json_text import written
 from spikformer_deploy.network.bounds import largest_sum
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import Accumulator, And, Lif, Max, Or, Source, Stream, Sum
+from spikformer_deploy.network.neurons import Accumulator, And, Lif, LifKind, Max, Or, Source, Stream, Sum
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 STANDALONE = Path(__file__).with_name("standalone")
@@ -83,7 +83,7 @@ def _population(population: Population, prefix: str, arrays: dict[str, np.ndarra
         case Source() as source:
             return {**found, "kind": "source", "per_step": source.per_step}
         case Lif() as lif:
-            if lif.kind == "stock" and np.abs(lif.bias).max(initial=0) > LARGEST_BIAS:
+            if lif.kind == LifKind.STOCK and np.abs(lif.bias).max(initial=0) > LARGEST_BIAS:
                 problem = f"a bias of {np.abs(lif.bias).max()}, and lava.proc.lif holds them up to {LARGEST_BIAS}"
                 raise InputError(population.name, problem, "Compile with fewer weight bits, or with other neurons.")
             parameters = {"threshold": keep("threshold", lif.threshold), "bias": keep("bias", lif.bias)}
@@ -130,7 +130,7 @@ def _projection(network: Network, projection: Projection, prefix: str, arrays: d
                 "groups": conv.groups,
                 "shift": conv.shift,
                 "float": _exact(network, projection),
-                "dense": bool(dense and isinstance(target, Lif) and target.kind == "stock"),
+                "dense": bool(dense and isinstance(target, Lif) and target.kind == LifKind.STOCK),
             }
         case Window() as window:
             geometry = {"stride": list(window.stride), "padding": list(window.padding)}

@@ -19,14 +19,16 @@ from spikformer_deploy.timing import messages as timing
 from spikformer_deploy.timing.times import StepTimes, join_times, with_range_of
 
 
-def message_times(program: Program, images: ImageSet, there: Geometry, tally: Tally, progress: Progress) -> StepTimes:
+def message_times(
+    program: Program, images: ImageSet, geometry: Geometry, tally: Tally, progress: Progress
+) -> StepTimes:
     """Message-level times of the first images; their range is as wide as that of the closed form."""
     assert tally.times is not None
     assert tally.events.slices is not None
     sent = int(tally.events.slices.messages_out.sum()) / tally.events.images
     count = timing.images_to_time(len(images), sent)
-    timer, found = timing.timer(there, program.profile), None
-    for number, spikes in enumerate(recorded(program, images, there, count), 1):
+    timer, found = timing.timer(geometry, program.profile), None
+    for number, spikes in enumerate(recorded(program, images, geometry, count), 1):
 
         def note_messages(messages: int, number: int = number) -> None:
             note = f"messages of image {number} of {count}: {messages / 1e6:.1f} of about {2 * sent / 1e6:.1f} million"
@@ -38,9 +40,9 @@ def message_times(program: Program, images: ImageSet, there: Geometry, tally: Ta
     return with_range_of(found, tally.times)
 
 
-def recorded(program: Program, images: ImageSet, there: Geometry, count: int) -> Iterator[dict[str, NDArray[Any]]]:
+def recorded(program: Program, images: ImageSet, geometry: Geometry, count: int) -> Iterator[dict[str, NDArray[Any]]]:
     """What every population sent, (T, C, Y, X) by name, for the first `count` images, one by one."""
-    execute = prepare("engine", Request(program.network, there.cells)).execute
+    execute = prepare("engine", Request(program.network, geometry.cells)).execute
     names = [p.name for p in program.network]
     for pixels, _ in islice(images.batches(1), count):
         yield {name: sent[0] for name, sent in execute(pixels, names).spikes.items()}

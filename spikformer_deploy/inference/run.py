@@ -16,7 +16,8 @@ from spikformer_deploy.accounting.energy import account
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.base.progress import Progress, silent
-from spikformer_deploy.counts.events import Geometry, count, geometry
+from spikformer_deploy.counts.events import Geometry, count
+from spikformer_deploy.counts.events import geometry as geometry_of
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors.choose import prepare
@@ -32,6 +33,7 @@ from spikformer_deploy.timing.machine import machine
 from spikformer_deploy.timing.traffic import check_spatial, traffic
 
 SAVE_SECONDS = 5.0
+"""Between two writings of what has been found so far: little is lost, and little time is spent."""
 
 
 def run(
@@ -48,82 +50,127 @@ def run(
     resume: bool = False,
     progress: Progress = silent,
 ) -> Run:
-    """Run `program` on `data` (see images.read), in batches so that memory stays bounded.
+    """Run `program` on `data` (see data.read), in batches so that memory stays bounded.
 
     backend       one of executors.choose.EXECUTORS
     timing        "estimate": the closed form; "cycle": besides, the first images message by message; or "none"
     device        "cpu", or "cuda" for the engine on a GPU: the same integers
-    labels        a file of the classes of the images (see labels.py)
+    labels        a file of the classes of the images (see data/labels.py)
     memory_limit  bytes that the process may take
     unfinished    a file that holds what has been found so far, every few seconds; the caller removes it at the end
     resume        go on from that file, where there is one
-    progress      called with (images done, images in all, a remark)
+    progress      called with (images done, images in all, a note)
     Raises InputError for images that do not fit, a limit that is too low, or a file of another run; OverflowDetected
     where a state leaves its bits.
     """
+    images = _images(program, data, limit, labels)
+    geometry = geometry_of(program.network, program.mapping)
+    if timing == "cycle":
+        check_spatial(program.mapping)
+    saved = _Saved(unfinished, resume, program, images, backend, timing)
+    tally = saved.tally
+    done = 0 if tally is None else len(tally.accumulators)
+
+    def note_batch(_done: int, _total: int, note: str) -> None:
+        progress(done, len(images), note)
+
+    executor = prepare(backend, Request(program.network, geometry.cells, device, memory_limit, note_batch))
+    hops = None if timing == "none" else _hop_table(program, geometry)
+    start = time.monotonic()
+    try:
+        for pixels, _ in images.batches(executor.batch, done):
+            execution = executor.execute(pixels)
+            lost = images.lost_in(slice(done, done + len(pixels)))
+            tally = tally_file.added(tally, _tally(program, geometry, hops, execution, int(pixels.max()), lost))
+            done = len(tally.accumulators)
+            progress(done, len(images), _accuracy_so_far(tally, images))
+            saved.now_and_then(tally)
+    except KeyboardInterrupt:
+        saved.now(tally)
+        raise
+    assert tally is not None
+    cycle = None
+    if timing == "cycle":
+        # it takes long, and needs all of what the batches gave
+        saved.now(tally)
+        cycle = message_times(program, images, geometry, tally, progress)
+    times = cycle or tally.times
+    mapped = (program.mapping, program.profile, times) if times else (None, None, None)
+    return Run(
+        program=program,
+        data=images,
+        backend=backend,
+        kernels=tally.kernels,
+        accumulators=tally.accumulators,
+        labels=images.labels,
+        events=tally.events,
+        times=tally.times,
+        cycle=cycle,
+        energies=account(program.network, tally.events, *mapped),
+        seconds=time.monotonic() - start,
+        peak_memory_mib=peak_memory_mib(),
+        notes=images.all_notes(tally.brightest, tally.lost),
+    )
+
+
+class _Saved:
+    """The file of an unfinished run, where there is to be one."""
+
+    def __init__(
+        self, path: Path | None, resume: bool, program: Program, images: ImageSet, backend: str, timing: str
+    ) -> None:
+        # the message-level model comes after the batches: what they give is that of the closed form
+        batches = "none" if timing == "none" else "estimate"
+        self._run = {"program": program.digest(), "images": images.identity, "backend": backend, "timing": batches}
+        self._path = path
+        self._last = time.monotonic()
+        self.tally: Tally | None = None
+        if resume and path and path.exists():
+            self.tally = tally_file.load(path, self._run)
+
+    def now_and_then(self, tally: Tally) -> None:
+        """Write it, unless that was a moment ago."""
+        if time.monotonic() - self._last > SAVE_SECONDS:
+            self.now(tally)
+
+    def now(self, tally: Tally | None) -> None:
+        """Write it."""
+        if self._path and tally is not None:
+            tally_file.save(tally, self._path, self._run)
+            self._last = time.monotonic()
+
+
+def _images(
+    program: Program, data: str | Path | NDArray[Any] | ImageSet, limit: int | None, labels: str | Path | None
+) -> ImageSet:
+    """The images, with the labels of the program's classes."""
     if not isinstance(data, ImageSet):
         data = read(data, program.preprocess, limit=limit, frames=program.frames, labels=labels)
     images = data.of_classes(program.labels, program.network.output.size)
     if not len(images):
         raise InputError("input", "there are no images", "Give at least one.")
-    there = geometry(program.network, program.mapping)
-    if timing == "cycle":
-        check_spatial(program.mapping)
-
-    def note_batch(_done: int, _total: int, note: str) -> None:
-        progress(0 if tally is None else len(tally.accumulators), len(images), note)
-
-    execute, batch = prepare(backend, Request(program.network, there.cells, device, memory_limit, note_batch))
-    closed = "none" if timing == "none" else "estimate"
-    table = None if timing == "none" else _hop_table(program, there)
-    identity = {"program": program.digest(), "images": images.identity, "backend": backend, "timing": closed}
-    tally = tally_file.load(unfinished, identity) if resume and unfinished and unfinished.exists() else None
-    start = saved = time.monotonic()
-    try:
-        for pixels, _ in images.batches(batch, 0 if tally is None else len(tally.accumulators)):
-            done = 0 if tally is None else len(tally.accumulators)
-            seen = int(pixels.max()), images.lost_in(slice(done, done + len(pixels)))
-            tally = tally_file.added(tally, _batch(program, there, execute(pixels), table, seen))
-            progress(len(tally.accumulators), len(images), _remark(tally, images))
-            if unfinished and time.monotonic() - saved > SAVE_SECONDS:
-                tally_file.save(tally, unfinished, identity)
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        if unfinished and tally is not None:
-            tally_file.save(tally, unfinished, identity)
-        raise
-    assert tally is not None
-    if unfinished and timing == "cycle":
-        tally_file.save(tally, unfinished, identity)
-    cycle = message_times(program, images, there, tally, progress) if timing == "cycle" else None
-    times = cycle or tally.times
-    mapped = (program.mapping, program.profile, times) if times else (None, None, None)
-    return Run(
-        program, images, backend, tally.kernels, tally.accumulators, images.labels, tally.events, tally.times, cycle,
-        account(program.network, tally.events, *mapped), time.monotonic() - start, peak_memory_mib(),
-        images.all_notes(tally.brightest, tally.lost),
-    )  # fmt: skip
+    return images
 
 
-def _hop_table(program: Program, there: Geometry) -> HopTable:
+def _hop_table(program: Program, geometry: Geometry) -> HopTable:
     mesh = machine(program.profile, program.mapping).mesh
-    return hop_table(traffic(there, program.profile), mesh, there.cells)
+    return hop_table(traffic(geometry, program.profile), mesh, geometry.cells)
 
 
-def _batch(
-    program: Program, there: Geometry, execution: Execution, table: HopTable | None, seen: tuple[int, int]
+def _tally(
+    program: Program, geometry: Geometry, hops: HopTable | None, execution: Execution, brightest: int, lost: int
 ) -> Tally:
-    """What a batch adds; seen: its largest pixel, and the events that are lost in it."""
-    events = count(there, execution)
+    """What a batch adds to the run: its largest pixel and the events lost in it are given; hops: None without times."""
+    events = count(geometry, execution)
     times = None
-    if table is not None:
+    if hops is not None:
         times = estimate(events, program.network, program.mapping, program.profile)
-        times = replace(times, hops=mean_hops(table, execution.activity))
-    return Tally(execution.accumulators, events, times, execution.kernels, *seen)
+        times = replace(times, hops=mean_hops(hops, execution.activity))
+    return Tally(execution.accumulators, events, times, execution.kernels, brightest, lost)
 
 
-def _remark(tally: Tally, images: ImageSet) -> str:
+def _accuracy_so_far(tally: Tally, images: ImageSet) -> str:
     if images.labels is None:
         return ""
-    done = len(tally.accumulators)
-    return f"accuracy {(tally.accumulators.argmax(1) == images.labels[:done]).mean():.2%}"
+    right = tally.accumulators.argmax(1) == images.labels[: len(tally.accumulators)]
+    return f"accuracy {right.mean():.2%}"

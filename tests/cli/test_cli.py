@@ -14,7 +14,7 @@ from support.models import SMALL
 
 from spikformer_deploy.nn.zoo import build
 
-FOLDER = Path(__file__).parents[1] / "hw_profiles"
+FOLDER = Path(__file__).parents[2] / "hw_profiles"
 
 
 def spikdeploy(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

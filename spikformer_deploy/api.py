@@ -36,5 +36,5 @@ def compile(model: str | Path | Model, target: str = "loihi2", **options: Any) -
 
 def run(program: Program, data: str | Path | Any | ImageSet, **options: Any) -> Run:
     """Run `program` on `data`; options and errors as inference.run.run."""
-    found = run_program(program, data, **options)
-    return Run(**{field.name: getattr(found, field.name) for field in fields(found)})
+    record = run_program(program, data, **options)
+    return Run(**{field.name: getattr(record, field.name) for field in fields(record)})

@@ -48,26 +48,33 @@ def execute(
     frames(network, images)
     session = _session(network)
     names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(names, {"pixels": images.astype(np.uint8)}), strict=True))
-    sent, potentials = (
-        {name.removeprefix(what): values.astype(np.int64) for name, values in found.items() if name.startswith(what)}
-        for what in ("sent/", "potential/")
-    )
-    peak = {p.name: _peak(network, p, found, sent) for p in network}
+    outputs = dict(zip(names, session.run(names, {"pixels": images.astype(np.uint8)}), strict=True))
+    sent = _of_kind("sent/", outputs)
+    potentials = _of_kind("potential/", outputs)
+    peak = {p.name: _peak(network, p, outputs, sent) for p in network}
     for population in network:
         # before what is recorded after a reset: the engine looks at what a reset hides, too
         check_state(network, population, peak[population.name])
-    made = execution(network, found["accumulators"], sent, potentials, record, cells, "onnxruntime")
-    return replace(made, peak_state=peak)
+    done = execution(network, outputs["accumulators"], sent, potentials, record, cells, "onnxruntime")
+    return replace(done, peak_state=peak)
 
 
-def _peak(network: Network, population: Population, found: Mapping[str, Any], sent: Mapping[str, Any]) -> int:
+def _of_kind(prefix: str, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs whose names start with `prefix`, by the names of their populations."""
+    return {
+        name.removeprefix(prefix): values.astype(np.int64)
+        for name, values in outputs.items()
+        if name.startswith(prefix)
+    }
+
+
+def _peak(network: Network, population: Population, outputs: Mapping[str, Any], sent: Mapping[str, Any]) -> int:
     """Largest magnitude of the states and sums of a population."""
     if population is network.input:
         return 0
     if isinstance(population.neuron, Max):
         return int(np.abs(sent[population.name]).max(initial=0))
-    return int(found[f"reached/{population.name}"])
+    return int(outputs[f"reached/{population.name}"])
 
 
 @lru_cache(maxsize=1)

@@ -27,7 +27,8 @@ def message_times(
     assert tally.events.slices is not None
     sent = int(tally.events.slices.messages_out.sum()) / tally.events.images
     count = timing.images_to_time(len(images), sent)
-    timer, found = timing.timer(geometry, program.profile), None
+    timer = timing.timer(geometry, program.profile)
+    joined = None
     for number, spikes in enumerate(recorded(program, images, geometry, count), 1):
 
         def note_messages(messages: int, number: int = number) -> None:
@@ -35,9 +36,9 @@ def message_times(
             progress(len(images), len(images), note)
 
         times = timing.time_image(timer, spikes, note_messages)
-        found = times if found is None else join_times(found, times)
-    assert found is not None
-    return with_range_of(found, tally.times)
+        joined = times if joined is None else join_times(joined, times)
+    assert joined is not None
+    return with_range_of(joined, tally.times)
 
 
 def recorded(program: Program, images: ImageSet, geometry: Geometry, count: int) -> Iterator[dict[str, NDArray[Any]]]:

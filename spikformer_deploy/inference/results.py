@@ -24,7 +24,7 @@ class Run:
     accumulators  (N, classes) int64; logits (N, classes) float64 = accumulators * scale
     accuracy      None where the images have no labels
     times         by the closed form; None where no timing was asked for
-    cycle         message by message, of the first images alone (its first axis but one); None where nobody asked
+    cycle         message by message, of the first images only (its first axis but one); None where nobody asked
     notes         what a user must know of the images: files left out, pixels of another scale, events lost
     """
 

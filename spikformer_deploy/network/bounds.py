@@ -1,4 +1,4 @@
-"""Worst cases: what the sum and the state of a neuron can be in any run, from weights and largest inputs alone."""
+"""Worst cases: what the sum and the state of a neuron can be in any run, from weights and the largest inputs only."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def membrane_range(
     Strict neurons stay at their threshold without firing, and round up.
     Below, `time_steps` steps of the lowest drive pile up, decaying by floor (the worst of both kinds).
     """
-    silent, up = (threshold, DECAY_ONE - 1) if strict else (threshold - 1, 0)
+    # the largest potential that does not fire, and what is added so that a division rounds up
+    silent = threshold if strict else threshold - 1
+    up = DECAY_ONE - 1 if strict else 0
     rest = np.maximum(silent, 0) * decay + up >> 12
     highest = np.maximum(rest, 0) + np.maximum(high, 0)
     for _ in range(time_steps - 1 if soft else 0):
@@ -111,11 +113,12 @@ class Worst(NamedTuple):
 
 
 def worst_cases(network: Network) -> dict[str, Worst]:
-    """The worst case of every population, from weights, biases and the largest input alone."""
-    found: dict[str, Worst] = {}
+    """The worst case of every population, from weights, biases and the largest input only."""
+    worst: dict[str, Worst] = {}
+    # in topological order: the worst case of every source is known before that of its target
     for population in network:
-        found[population.name] = _worst(network, population, found)
-    return found
+        worst[population.name] = _worst(network, population, worst)
+    return worst
 
 
 def is_proven(network: Network) -> bool:
@@ -129,11 +132,16 @@ def is_proven(network: Network) -> bool:
     return all(case.largest <= limit for case in worst.values())
 
 
-def _worst(network: Network, population: Population, found: dict[str, Worst]) -> Worst:
+def _worst(network: Network, population: Population, before: dict[str, Worst]) -> Worst:
+    """before: the worst cases of its sources."""
     channels = population.shape[0]
-    none, ones = np.zeros(channels, np.int64), np.ones(channels, np.int64)
-    sums = [_sums(network, projection, found) for projection in network.into(population.name)]
-    low, high = sum((s[0] for s in sums), none), sum((s[1] for s in sums), none)
+    none = np.zeros(channels, np.int64)
+    ones = np.ones(channels, np.int64)
+    low = high = none
+    for projection in network.into(population.name):
+        least, most = _sums(network, projection, before)
+        low = low + least
+        high = high + most
     largest = _largest(low, high)
     match population.neuron:
         case Source():
@@ -143,24 +151,27 @@ def _worst(network: Network, population: Population, found: dict[str, Worst]) ->
         case Sum():
             return Worst(low, high, (0, 0), largest)
         case Max():
-            of = found[network.into(population.name)[0].sources[0]]
-            return Worst(of.low, of.high, (0, 0), _largest(of.low, of.high))
+            source = before[network.into(population.name)[0].sources[0]]
+            return Worst(source.low, source.high, (0, 0), _largest(source.low, source.high))
         case Stream(bias=bias, drop=drop):
-            low, high = low + _over_maps(bias, np.min), high + _over_maps(bias, np.max)
+            low = low + _over_maps(bias, np.min)
+            high = high + _over_maps(bias, np.max)
             half = 1 << drop >> 1
-            state = int(low.min()), int(high.max())
+            state = (int(low.min()), int(high.max()))
             return Worst(low + half >> drop, high + half >> drop, state, max(map(abs, state)))
         case Lif() as lif:
             state, largest = _potentials(lif, low, high, network.time_steps)
             return Worst(none, ones, state, largest)
         case Accumulator(bias=bias, last=True):
-            state = int((bias + low).min()), int((bias + high).max())
+            state = (int((bias + low).min()), int((bias + high).max()))
             return Worst(none, none, state, max(largest, *map(abs, state)))
         case Accumulator(bias=bias):
             steps = network.time_steps
-            least, most = bias + np.minimum(low, low * steps), bias + np.maximum(high, high * steps)
+            # the extreme is met after one step or after the last, whichever the sign of what is added says
+            least = bias + np.minimum(low, low * steps)
+            most = bias + np.maximum(high, high * steps)
             # an accumulator starts at its bias, and what one step adds is looked at as well
-            state = int(np.minimum(least, bias).min()), int(np.maximum(most, bias).max())
+            state = (int(np.minimum(least, bias).min()), int(np.maximum(most, bias).max()))
             return Worst(none, none, state, max(largest, *map(abs, state)))
         case _:
             assert_never(population.neuron)
@@ -168,19 +179,25 @@ def _worst(network: Network, population: Population, found: dict[str, Worst]) ->
 
 def _potentials(lif: Lif, low: Int, high: Int, time_steps: int) -> tuple[tuple[int, int], int]:
     """((least, largest) potential before a reset, largest magnitude of potential, drive and current)."""
-    least, most = _over_maps(lif.bias, np.min), _over_maps(lif.bias, np.max)
+    least = _over_maps(lif.bias, np.min)
+    most = _over_maps(lif.bias, np.max)
+    current = 0
     if lif.kind == LifKind.PROGRAMMABLE:
-        low, high = (low << lif.shift) + least, (high << lif.shift) + most
-        ranges = membrane_range(low, high, lif.threshold, lif.decay, time_steps, lif.soft, lif.strict)
-        current = 0
+        low = (low << lif.shift) + least
+        high = (high << lif.shift) + most
+        lowest, highest = membrane_range(low, high, lif.threshold, lif.decay, time_steps, lif.soft, lif.strict)
     else:
-        low, high = low << lif.shift + STOCK_SHIFT, high << lif.shift + STOCK_SHIFT
-        low, high = (piled_up(x, lif.current, time_steps) for x in (np.minimum(low, 0), np.maximum(high, 0)))
-        # what the current holds is a state of its own where it outlives a step
-        current = _largest(low, high) if lif.current else 0
-        low, high = low + (least << STOCK_SHIFT), high + (most << STOCK_SHIFT)
-        ranges = membrane_range(low, high, (lif.threshold << STOCK_SHIFT) + 1, lif.decay, time_steps)
-    state = int(ranges[0].min()), int(ranges[1].max())
+        shift = lif.shift + STOCK_SHIFT
+        low = piled_up(np.minimum(low << shift, 0), lif.current, time_steps)
+        high = piled_up(np.maximum(high << shift, 0), lif.current, time_steps)
+        if lif.current:
+            # what the current holds is a state of its own where it outlives a step
+            current = _largest(low, high)
+        low = low + (least << STOCK_SHIFT)
+        high = high + (most << STOCK_SHIFT)
+        # stock neurons fire above their threshold: one more is the least that fires
+        lowest, highest = membrane_range(low, high, (lif.threshold << STOCK_SHIFT) + 1, lif.decay, time_steps)
+    state = (int(lowest.min()), int(highest.max()))
     return state, max(current, *map(abs, state))
 
 
@@ -192,21 +209,29 @@ def piled_up(extreme: Int, current: int, time_steps: int) -> Int:
     return total
 
 
-def _sums(network: Network, projection: Projection, found: dict[str, Worst]) -> tuple[Int, Int]:
+def _sums(network: Network, projection: Projection, worst: dict[str, Worst]) -> tuple[Int, Int]:
     """Least and largest sum of one projection at each channel of its target, (C,)."""
     source = network[projection.sources[0]]
-    low, high = found[source.name].low, found[source.name].high
+    low = worst[source.name].low
+    high = worst[source.name].high
     match projection.synapse:
         case Conv(weight, groups=groups, shift=shift):
+            # of one position no output sees more than one tap
             apart = weight if source.shape[1:] != (1, 1) else _by_tap(weight)
+            # padding lets any tap see nothing: 0 is always within reach
             least, most = _weighted(apart, groups, np.minimum(low, 0), np.maximum(high, 0))
-            least, most = least.reshape(len(weight), -1).min(1), most.reshape(len(weight), -1).max(1)
+            least = least.reshape(len(weight), -1).min(1)
+            most = most.reshape(len(weight), -1).max(1)
             return least << shift, most << shift
         case Window(kernel, padding=padding):
             _, height, width = source.shape
             taps = min(kernel[0], height) * min(kernel[1], width)
-            least, most = low * taps, high * taps
-            return (np.minimum(least, 0), np.maximum(most, 0)) if max(padding) else (least, most)
+            least = low * taps
+            most = high * taps
+            if max(padding):
+                # a window may lie in padding for the most part
+                return np.minimum(least, 0), np.maximum(most, 0)
+            return least, most
         case Readout(weight):
             positions = source.shape[1] * source.shape[2]
             return _weighted(weight[:, :, None, None], 1, low * positions, high * positions)
@@ -220,10 +245,13 @@ def _sums(network: Network, projection: Projection, found: dict[str, Worst]) -> 
 def _weighted(weight: NDArray[np.integer], groups: int, low: Int, high: Int) -> tuple[Int, Int]:
     """Least and largest weighted sum of inputs in [low, high] (C_in,), (C_out,)."""
     flat = weight.reshape(*weight.shape[:2], -1)
-    up, down = (np.maximum(part, 0).sum(2, dtype=np.int64) for part in (flat, -flat.astype(np.int16)))
-    outputs = np.arange(len(weight)) // (len(weight) // groups)
-    low, high = (x.reshape(groups, -1)[outputs] for x in (low, high))
-    return (up * low - down * high).sum(1), (up * high - down * low).sum(1)
+    positive = np.maximum(flat, 0).sum(2, dtype=np.int64)
+    # in 16 bits: -(-128) is no int8
+    negative = np.maximum(-flat.astype(np.int16), 0).sum(2, dtype=np.int64)
+    group_of = np.arange(len(weight)) // (len(weight) // groups)
+    low = low.reshape(groups, -1)[group_of]
+    high = high.reshape(groups, -1)[group_of]
+    return (positive * low - negative * high).sum(1), (positive * high - negative * low).sum(1)
 
 
 def _over_maps(bias: Int, extreme: Callable[..., Int]) -> Int:

@@ -1,8 +1,8 @@
 """The integer network: populations of neurons with integer state, and projections of integer synapses between them.
 
 neurons.py and synapses.py say what its parts are and, bit for bit, what they do; law.py, what it must obey.
-All values on wires are integers (C, Y, X) per image and time step: pixels, spikes (0 or 1), graded spikes; residual
-streams of membrane currents (Stream, Max) alone send negative ones.
+All values on wires are integers (C, Y, X) per image and time step: pixels, spikes (0 or 1), graded spikes; only
+residual streams of membrane currents (Stream, Max) send negative ones.
 """
 
 from __future__ import annotations

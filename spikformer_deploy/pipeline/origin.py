@@ -24,11 +24,13 @@ def check_images(preprocess: Preprocess, network: Network) -> None:
     """Raise ValueError where images would become other pixels than the network was made for."""
     source = network.input.neuron
     assert isinstance(source, Source)
-    said = (preprocess.channels, *preprocess.extent)
-    require(said == network.input.shape, f"images of {said}, and the network takes {network.input.shape}")
+    shape = (preprocess.channels, *preprocess.extent)
+    require(shape == network.input.shape, f"images of {shape}, and the network takes {network.input.shape}")
     require(preprocess.max_value == source.max_value, f"pixels up to {preprocess.max_value} and {source.max_value}")
-    for what, own, of_network in (("mean", preprocess.mean, network.mean), ("std", preprocess.std, network.std)):
-        require(list(own) == of_network.tolist(), f"a {what} of {own}, and of {of_network.tolist()} in the network")
+    pairs = {"mean": (preprocess.mean, network.mean), "std": (preprocess.std, network.std)}
+    for what, (of_images, of_network) in pairs.items():
+        problem = f"a {what} of {of_images}, and of {of_network.tolist()} in the network"
+        require(list(of_images) == of_network.tolist(), problem)
 
 
 def check_origin(origin: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from spikformer_deploy.quantization.rounding import Moments, images_for_rounding
 from spikformer_deploy.quantization.settings import Settings
 
 CALIBRATION_IMAGES, RANDOM_IMAGES = 64, 4
-"""At most so many of the user's, and so many of random pixels where there are none."""
+"""Most images of the user's, and how many of random pixels stand in where there are none."""
 RANDOM_NOTE = "calibrated on random pixels: firing rates, and bounds that are only observed, are not those of your data"
 
 
@@ -83,7 +83,7 @@ def _rates(network: Network, done: Execution) -> dict[str, float]:
 def calibration_images(
     loaded: Model, data: str | Path | np.ndarray | None, most: int = CALIBRATION_IMAGES
 ) -> tuple[np.ndarray, str]:
-    """Images to calibrate on, uint8, at most so many, and a word on what they are."""
+    """Images to calibrate on, uint8, at most `most` of them, and a word on what they are."""
     frames = loaded.time_steps if loaded.per_step else 0
     if data is not None:
         remark = "an array" if isinstance(data, np.ndarray) else Path(data).name[:80]

@@ -13,12 +13,15 @@ from spikformer_deploy.graph.ir import Graph, Lif
 from spikformer_deploy.graph.joins import part_of
 from spikformer_deploy.nn.lif import LIF
 
-CHECK_IMAGES, CHECK_PIXELS = 4, 2**18
-"""Spikes are compared on so many images, or fewer large ones, but one at least: 224x224 pixels make 10^8 spikes."""
+CHECK_IMAGES = 4
+CHECK_PIXELS = 2**18
+"""Spikes are compared on that many images, or fewer large ones, but one at least: 224x224 pixels make 10^8 spikes."""
 FLIPPED_SHARE = 1e-5
 """A pass that flips more spikes than this, each layer on equal inputs, is wrong; float rounding flips one in 10^8."""
 TIE = 2.0**-18
 """A potential this near to the threshold, relative to the largest current of its layer, may fall on either side."""
+LOGITS_SHARE = 1e-3
+"""Of the largest logit: a difference above it is no rounding."""
 SCALES = (2, 4, 8, 16, 64, 256)
 """Images on which a layer stays silent are scaled by these until it fires: silence would prove nothing of it."""
 
@@ -28,7 +31,8 @@ class Checks:
 
     def __init__(self, loaded: Model, images: np.ndarray) -> None:
         few = images[: max(1, min(CHECK_IMAGES, CHECK_PIXELS // images[0].size))]
-        self.loaded, self.images = loaded, torch.from_numpy(loaded.preprocess.normalised(few))
+        self.loaded = loaded
+        self.images = torch.from_numpy(loaded.preprocess.normalised(few))
         self.last: dict[str, torch.Tensor] = {}
 
     def against_model(self, name: str, graph: Graph) -> str:
@@ -37,17 +41,18 @@ class Checks:
         A file's graph is the model itself.
         """
         silent = self._rouse(graph)
-        own = execute(graph, self.images)
+        of_graph = execute(graph, self.images)
         if isinstance(self.loaded, Imported):
-            self.last = own
+            self.last = of_graph
             return ""
         spikes, logits = self._eager()
-        self.last = {n: _laid_out(spikes[n], own[n]) for n in spikes if n in own}
+        self.last = {n: _laid_out(spikes[n], of_graph[n]) for n in spikes if n in of_graph}
         remark, now = self._compare(name, graph)
         worst = float((now[graph.nodes[-1].name] - logits).abs().max())
-        if worst > 1e-3 * max(1.0, float(logits.abs().max())):
+        # float sums in another order differ by far less
+        if worst > LOGITS_SHARE * max(1.0, float(logits.abs().max())):
             raise ModelError(name, f"the logits of the graph differ from the model's by {worst:.3g}")
-        self.last = own
+        self.last = of_graph
         return remark + (f"; never fired: {', '.join(silent)}" if silent else "")
 
     def against_last(self, name: str, graph: Graph) -> str:
@@ -56,8 +61,9 @@ class Checks:
         return self._compare(name, graph)[0]
 
     def _compare(self, name: str, graph: Graph) -> tuple[str, dict[str, torch.Tensor]]:
-        """What is said of the flips from `last`, ties told from errors, and the values of the graph on its spikes."""
+        """A remark on the flips from `last`, ties and errors apart; and the values of the graph on those spikes."""
         lifs = [n.name for n in graph.of(Lif) if n.name in self.last]
+        # each layer reads the spikes of `last`: one flip does not make others downstream
         now = execute(graph, self.images, forced={n: self.last[n] for n in lifs})
         differ = {n: int((now[n] != self.last[n]).sum()) for n in lifs}
         ties = self._ties(graph, now, [n for n in lifs if differ[n]])
@@ -67,8 +73,8 @@ class Checks:
 
     def _part(self, name: str) -> torch.Tensor:
         """Spikes of a layer, or of some channels of a layer that a pass has cut where branches were joined."""
-        whole, channels = part_of(name, self.last)
-        return self.last[whole][:, :, channels]
+        layer, channels = part_of(name, self.last)
+        return self.last[layer][:, :, channels]
 
     def _eager(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Spikes (T, B, ...) of each call of a LIF module, named as the tracer does, and the logits."""
@@ -88,7 +94,7 @@ class Checks:
             logits = self.loaded.module(self.images)
         for hook in hooks:
             hook.remove()
-        return {name.replace("#", "."): found for name, found in spikes.items()}, logits
+        return {name.replace("#", "."): of_call for name, of_call in spikes.items()}, logits
 
     def _rouse(self, graph: Graph) -> list[str]:
         """Add a scaled image for layers that never fire; the layers that stay silent all the same."""
@@ -116,6 +122,7 @@ class Checks:
             current = currents[source[name]].double()
             near = _distances(op, current, self.last[name]) <= TIE * max(op.v_threshold, float(current.abs().max()))
             flips = now[name] != self.last[name]
+            # only the first flip of a neuron is judged: the steps after it start from other potentials
             first = flips & (flips.cumsum(1) == 1)
             out[name] = int((flips & (first & near).any(1, keepdim=True)).sum())
         return out
@@ -138,7 +145,8 @@ def _silent(spikes: dict[str, torch.Tensor], names: list[str]) -> list[str]:
 
 def _distances(op: Lif, current: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
     """How far the potentials (B, T, ...) are from the threshold, where the neurons fired as in `spikes`."""
-    v, out = torch.zeros_like(current[:, 0]), torch.empty_like(current)
+    v = torch.zeros_like(current[:, 0])
+    out = torch.empty_like(current)
     for t in range(current.shape[1]):
         h = v + (current[:, t] - v) / op.tau if op.decay_input else v * (1 - 1 / op.tau) + current[:, t]
         out[:, t] = (h - op.v_threshold).abs()

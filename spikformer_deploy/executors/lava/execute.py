@@ -112,10 +112,10 @@ def _follow(log: Path, read: int, progress: Progress) -> int:
     with log.open() as file:
         file.seek(read)
         for line in file:
-            found = re.fullmatch(r"step (\d+) of (\d+) ([\d.]+) s\n", line)
-            if found:
-                note = f"Lava: step {found[1]} of {found[2]}, {float(found[3]):.1f} s with its start"
-                progress(int(found[1]), int(found[2]), note)
+            step = re.fullmatch(r"step (\d+) of (\d+) ([\d.]+) s\n", line)
+            if step:
+                note = f"Lava: step {step[1]} of {step[2]}, {float(step[3]):.1f} s with its start"
+                progress(int(step[1]), int(step[2]), note)
         return file.tell()
 
 
@@ -162,8 +162,8 @@ def _execution(
         if p.name in record and isinstance(p.neuron, Lif)
     }
     potentials[network.output.name] = sent.pop(network.output.name)  # an accumulator sends its state
-    found = np.load(results / "accumulators.npy")
-    return execution(network, found, sent, potentials, record, cells, "lava.magma fixed_pt")
+    accumulators = np.load(results / "accumulators.npy")
+    return execution(network, accumulators, sent, potentials, record, cells, "lava.magma fixed_pt")
 
 
 def _load(network: Network, results: Path, index: int, what: str, images: int) -> NDArray[np.int64]:

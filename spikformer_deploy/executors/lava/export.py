@@ -47,11 +47,11 @@ def export(network: Network, folder: Path) -> None:
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with writing(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:40]}.") as name:
-        made = Path(name) / "made"
-        write(network, made)
+        whole = Path(name) / "whole"
+        write(network, whole)
         if folder.exists():
             folder.rmdir()
-        made.rename(folder)
+        whole.rename(folder)
 
 
 def write(network: Network, folder: Path) -> None:
@@ -78,17 +78,17 @@ def _population(population: Population, prefix: str, arrays: dict[str, np.ndarra
         arrays[f"{prefix}.{what}"] = array
         return f"{prefix}.{what}"
 
-    found: dict[str, Any] = {"name": population.name, "shape": list(population.shape), "largest": population.max_out}
+    facts: dict[str, Any] = {"name": population.name, "shape": list(population.shape), "largest": population.max_out}
     match population.neuron:
         case Source() as source:
-            return {**found, "kind": "source", "per_step": source.per_step}
+            return {**facts, "kind": "source", "per_step": source.per_step}
         case Lif() as lif:
             if lif.kind == LifKind.STOCK and np.abs(lif.bias).max(initial=0) > LARGEST_BIAS:
                 problem = f"a bias of {np.abs(lif.bias).max()}, and lava.proc.lif holds them up to {LARGEST_BIAS}"
                 raise InputError(population.name, problem, "Compile with fewer weight bits, or with other neurons.")
             parameters = {"threshold": keep("threshold", lif.threshold), "bias": keep("bias", lif.bias)}
             return {
-                **found,
+                **facts,
                 "kind": lif.kind,
                 "decay": lif.decay,
                 "shift": lif.shift,
@@ -98,31 +98,31 @@ def _population(population: Population, prefix: str, arrays: dict[str, np.ndarra
                 **parameters,
             }
         case Or():
-            return {**found, "kind": "or", "shift": 0}
+            return {**facts, "kind": "or", "shift": 0}
         case Sum():
-            return {**found, "kind": "sum", "shift": 0}
+            return {**facts, "kind": "sum", "shift": 0}
         case And(inputs=inputs):
-            return {**found, "kind": "and", "shift": 0, "inputs": inputs}
+            return {**facts, "kind": "and", "shift": 0, "inputs": inputs}
         case Stream() as stream:
-            return {**found, "kind": "stream", "shift": 0, "bias": keep("bias", stream.bias), "drop": stream.drop}
+            return {**facts, "kind": "stream", "shift": 0, "bias": keep("bias", stream.bias), "drop": stream.drop}
         case Max():
-            return {**found, "kind": "max", "shift": 0}
+            return {**facts, "kind": "max", "shift": 0}
         case Accumulator() as head:
             parameters = {"bias": keep("bias", head.bias), "scale": keep("scale", head.scale)}
-            return {**found, "kind": "accumulator", "shift": 0, "last": head.last, **parameters}
+            return {**facts, "kind": "accumulator", "shift": 0, "last": head.last, **parameters}
         case _:
             assert_never(population.neuron)
 
 
 def _projection(network: Network, projection: Projection, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    found: dict[str, Any] = {"sources": list(projection.sources), "target": projection.target}
+    facts: dict[str, Any] = {"sources": list(projection.sources), "target": projection.target}
     match projection.synapse:
         case Conv() as conv:
             arrays[f"{prefix}.weight"] = conv.weight
             target = network[projection.target].neuron
             dense = conv.weight.shape[2:] == (1, 1) and conv.groups == 1 and conv.weight.dtype == np.int8
             return {
-                **found,
+                **facts,
                 "kind": "conv",
                 "weight": f"{prefix}.weight",
                 "stride": list(conv.stride),
@@ -135,13 +135,13 @@ def _projection(network: Network, projection: Projection, prefix: str, arrays: d
         case Window() as window:
             geometry = {"stride": list(window.stride), "padding": list(window.padding)}
             kind = "largest" if isinstance(network[projection.target].neuron, Max) else "window"
-            return {**found, "kind": kind, "kernel": list(window.kernel), **geometry}
+            return {**facts, "kind": kind, "kernel": list(window.kernel), **geometry}
         case Readout() as readout:
             arrays[f"{prefix}.weight"] = readout.weight
-            return {**found, "kind": "readout", "weight": f"{prefix}.weight"}
+            return {**facts, "kind": "readout", "weight": f"{prefix}.weight"}
         case Attention() as attention:
             parameters = {"heads": attention.heads, "factor": attention.weight}
-            return {**found, "kind": "attention", "float": _exact(network, projection), **parameters}
+            return {**facts, "kind": "attention", "float": _exact(network, projection), **parameters}
         case _:
             assert_never(projection.synapse)
 

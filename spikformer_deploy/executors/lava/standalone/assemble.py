@@ -1,6 +1,6 @@
 """From the description of a network (network.json and weights.npz) to connected Lava Processes.
 
-All Processes work within a time step, lava.proc.dense alone sends what came a step ago; a branch that is shorter than
+All Processes work within a time step, only lava.proc.dense sends what came a step ago; a branch that is shorter than
 another one waits in a Delay, and a population that is `delay` steps late starts its images that much later.
 """
 
@@ -38,28 +38,28 @@ def assemble(network: Description, arrays: Arrays, pixels: np.ndarray, out: str,
     """(one Process of the network, time steps to run) for `pixels`; results appear in the folder `out`.
 
     pixels  (batches, images, T or 1, C, Y, X)
-    record  "none" (accumulators alone), "spikes" (what every population sends) or "all" (potentials too)
+    record  "none" (accumulators only), "spikes" (what every population sends) or "all" (potentials too)
     """
     batches, images = pixels.shape[:2]
     populations = {p["name"]: p for p in network["populations"]}
     delays = delays_of(network, images)
     run = {"network": network, "arrays": arrays, "images": images, "delays": delays}
     steps = batches * network["time_steps"]
-    made: dict[str, Any] = {}
+    processes: dict[str, Any] = {}
     for index, population in enumerate(network["populations"]):
         name = population["name"]
-        made[name] = _source(population, network, pixels) if not index else _neuron(population, **run)
+        processes[name] = _source(population, network, pixels) if not index else _neuron(population, **run)
         for projection in (p for p in network["projections"] if p["target"] == name):
-            _connect(projection, made, populations, **run)
+            _connect(projection, processes, populations, **run)
         shape, delay = port_shape(population, images), delays[name]
         kept = {"shape": shape, "delay": delay, "steps": steps}
         if record != "none" or population["kind"] == "accumulator":
             recorder = SpikeRecorder(file=os.path.join(out, f"{index}.sent.npy"), **kept)
-            made[name].s_out.connect(recorder.s_in)
+            processes[name].s_out.connect(recorder.s_in)
         if record == "all" and population["kind"] in ("programmable", "stock"):
             watch = PotentialRecorder(file=os.path.join(out, f"{index}.potentials.npy"), **kept)
-            watch.v.connect_var(made[name].v)
-    return made[network["populations"][0]["name"]], steps + max(delays.values())
+            watch.v.connect_var(processes[name].v)
+    return processes[network["populations"][0]["name"]], steps + max(delays.values())
 
 
 def images_at_once(network: Description, most: int) -> int:
@@ -144,7 +144,7 @@ def _stock(
     population: Description, network: Description, arrays: Arrays, shape: tuple[int, ...], reset_offset: int
 ) -> Any:
     """Lava's own LIF; guarded where the program's ranges are not proven to fit its 24 bits."""
-    given = {
+    parameters = {
         "shape": shape,
         "du": 4095 - population["current"],
         "dv": 4096 - population["decay"],
@@ -155,9 +155,9 @@ def _stock(
         "reset_offset": reset_offset,
     }
     if network["bounds"] == "static" and network["state_bits"] <= LIF_BITS:
-        return LIFReset(**given)
+        return LIFReset(**parameters)
     limit = 2 ** (min(network["state_bits"], LIF_BITS) - 1) - 1
-    return GuardedLif(limit=limit, layer=population["name"], **given)
+    return GuardedLif(limit=limit, layer=population["name"], **parameters)
 
 
 def _over_ports(bias: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -168,7 +168,7 @@ def _over_ports(bias: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def _connect(
     projection: Description,
-    made: dict[str, Any],
+    processes: dict[str, Any],
     populations: dict[str, Description],
     network: Description,
     arrays: Arrays,
@@ -176,11 +176,11 @@ def _connect(
     delays: dict[str, int],
 ) -> None:
     """Put the synapses of one projection between its source and its target."""
-    target = made[projection["target"]]
+    target = processes[projection["target"]]
     due = delays[projection["target"]] - is_dense(projection, populations, images)
     ports = []
     for name in projection["sources"]:
-        port = made[name].s_out
+        port = processes[name].s_out
         if delays[name] < due:
             waiting = Delay(shape=port.shape, steps=due - delays[name])
             port.connect(waiting.a_in)

@@ -43,23 +43,24 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("results"))
     parser.add_argument("--at-once", type=int, default=1, help="images that go through side by side")
     parser.add_argument("--record", choices=("none", "spikes", "all"), default="none", help="of every population")
-    given = parser.parse_args()
-    given.output.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
     network = json.loads((HERE / "network.json").read_text())
     with np.load(HERE / "weights.npz") as file:
         arrays = dict(file)
-    images = np.load(given.images)
-    at_once = images_at_once(network, min(given.at_once, len(images)))
+    images = np.load(options.images)
+    at_once = images_at_once(network, min(options.at_once, len(images)))
     start = time.monotonic()
-    process, steps = assemble(network, arrays, in_batches(network, images, at_once), str(given.output), given.record)
-    code = run(process, steps, network["time_steps"], given.output, start)
+    pixels = in_batches(network, images, at_once)
+    process, steps = assemble(network, arrays, pixels, str(options.output), options.record)
+    code = run(process, steps, network["time_steps"], options.output, start)
     if code == 0:
         head = len(network["populations"]) - 1
-        last = np.load(given.output / f"{head}.sent.npy")[network["time_steps"] - 1 :: network["time_steps"]]
+        last = np.load(options.output / f"{head}.sent.npy")[network["time_steps"] - 1 :: network["time_steps"]]
         last = last[: -(-len(images) // at_once)].reshape(-1, network["populations"][-1]["shape"][0])
-        found = last[: len(images)].astype(np.int64)
-        np.save(given.output / "accumulators.npy", found)
-        print("classes", *(found * arrays[network["populations"][-1]["scale"]]).argmax(1), flush=True)
+        accumulators = last[: len(images)].astype(np.int64)
+        np.save(options.output / "accumulators.npy", accumulators)
+        print("classes", *(accumulators * arrays[network["populations"][-1]["scale"]]).argmax(1), flush=True)
     os._exit(code)  # Lava's threads wait for ever for processes that are no more
 
 
@@ -72,7 +73,7 @@ def in_batches(network: dict[str, Any], images: np.ndarray, at_once: int) -> np.
 
 
 def run(process: Any, steps: int, stride: int, output: Path, start: float) -> int:
-    """Run so many steps, with a line of progress after every `stride` of them, and end Lava; the exit code."""
+    """Run that many steps, with a line of progress after every `stride` of them, and end Lava; the exit code."""
     error = output / "error.txt"
     error.unlink(missing_ok=True)
     _tell_of_errors(error)

@@ -62,7 +62,7 @@ class SpikeRecorderModel(PyLoihiProcessModel):
 @requires(CPU)
 @tag("fixed_pt")
 class PotentialRecorderModel(PyLoihiProcessModel):
-    """PotentialRecorder on a CPU; variables may be read in the phase after the spikes alone."""
+    """PotentialRecorder on a CPU; variables may be read only in the phase after the spikes."""
 
     v: PyRefPort = LavaPyType(PyRefPort.VEC_DENSE, np.int32)
 

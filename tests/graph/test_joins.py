@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.graph import ir
+from spikformer_deploy.graph.channels import part_of
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.fold import fold_batch_norm
-from spikformer_deploy.graph.joins import part_of, push_joins, split_joins
+from spikformer_deploy.graph.joins import push_joins, split_joins
 from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace

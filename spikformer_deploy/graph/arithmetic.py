@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,19 +92,42 @@ def _coarser(dim: axes.Dim, shape: Shape, coarse: Shape) -> axes.Dim:
 # --- means and sums over dimensions ---------------------------------------------------------------------------
 
 
-def _reduced(call: Call) -> set[int]:
-    """The dimensions that a mean or a sum runs over: all of them where the model names none."""
-    rank = len(call.value().dims)
+@dataclass(frozen=True, slots=True)
+class _Reduction:
+    """What a mean or a sum runs over.
+
+    numbers    of the dimensions: all of them where the model names none
+    atoms      parts of axes that these dimensions hold
+    dims       the layout of the result; `keepdim` leaves dimensions of one element
+    is_whole   it runs over positions and time steps only, and over all of them or none
+    """
+
+    numbers: list[int]
+    atoms: set[Atom]
+    dims: Dims
+    is_whole: bool
+
+    def runs_over(self, *roles: str) -> bool:
+        """Whether it runs over an axis of these roles; one of size 1 has no atoms, and nothing to add up."""
+        return any(atom.role in roles for atom in self.atoms)
+
+
+def _reduction(call: Call) -> _Reduction:
+    """Arguments of means and sums: x, dimensions, keepdim."""
+    value = call.value()
+    rank = len(value.dims)
     stated = call.argument(1, [])
     over = stated if isinstance(stated, (list, tuple)) else [stated]
-    return {dim % rank for dim in over or range(rank)}
-
-
-def _left_over(call: Call, reduced: set[int]) -> Dims:
-    """The layout of what a mean or a sum over `reduced` makes; `keepdim` leaves dimensions of one element."""
+    numbers = {number % rank for number in over or range(rank)}
     keep = bool(call.argument(2, False))
-    dims = enumerate(call.value().dims)
-    return tuple(() if at in reduced else dim for at, dim in dims if keep or at not in reduced)
+    left = enumerate(value.dims)
+    dims = tuple(() if number in numbers else dim for number, dim in left if keep or number not in numbers)
+    atoms = {atom for number in numbers for atom in value.dims[number]}
+    _, height, width = call.node_shape(value)
+    positions = {*axis("Y", height), *axis("X", width)}
+    time = {*axis("T", call.builder.time_steps)}
+    is_whole = atoms <= positions | time and atoms & positions in (positions, set())
+    return _Reduction(sorted(numbers), atoms, dims, is_whole)
 
 
 def _mean(call: Call) -> Value:
@@ -113,61 +136,45 @@ def _mean(call: Call) -> Value:
     That moves the mean behind all layers that follow; readouts.py refuses those for which this is not the same.
     """
     value = call.value()
-    reduced = _reduced(call)
-    dims = _left_over(call, reduced)
-    atoms = {atom for at in reduced for atom in value.dims[at]}
-    channels, height, width = call.node_shape(value)
-    positions = {*axis("Y", height), *axis("X", width)}
-    time = {*axis("T", call.builder.time_steps)}
-    if not atoms <= positions | time or not _all_or_none(atoms, positions):
+    reduction = _reduction(call)
+    if not reduction.is_whole:
         raise call.refuse(
-            f"a mean over dimensions {sorted(reduced)} of {axes.show(value.dims)}: only whole time or all tokens"
+            f"a mean over dimensions {reduction.numbers} of {axes.show(value.dims)}: only whole time or all tokens"
         )
-    if atoms & positions:
-        return call.add(ir.Mean(), (value.name,), (channels, 1, 1), dims)
-    return replace(value, dims=dims)
+    if reduction.runs_over("Y", "X"):
+        shape = (call.node_shape(value)[0], 1, 1)
+        return call.add(ir.Mean(), (value.name,), shape, reduction.dims)
+    return replace(value, dims=reduction.dims)
 
 
 def _sum(call: Call) -> Value:
     """A sum over whole axes: all positions, all time steps, or the channels of each head."""
     value = call.value()
-    reduced = _reduced(call)
-    dims = _left_over(call, reduced)
-    atoms = {atom for at in reduced for atom in value.dims[at]}
-    if not atoms:
-        return replace(value, dims=dims)
-    channels, height, width = call.node_shape(value)
-    positions = {*axis("Y", height), *axis("X", width)}
-    time = {*axis("T", call.builder.time_steps)}
-    if not atoms <= positions | time or not _all_or_none(atoms, positions):
-        return _sum_of_heads(call, value, atoms)
-    if atoms & positions:
-        value = call.add(ir.TokenSum(), (value.name,), (channels, 1, 1), dims)
-    if atoms & time:
+    reduction = _reduction(call)
+    if not reduction.is_whole:
+        return _sum_of_heads(call, value, reduction)
+    if reduction.runs_over("Y", "X"):
+        shape = (call.node_shape(value)[0], 1, 1)
+        value = call.add(ir.TokenSum(), (value.name,), shape, reduction.dims)
+    if reduction.runs_over("T"):
         # the Output takes the mean over the time steps, which is T times smaller
         factor = float(call.builder.time_steps)
-        value = call.add(ir.Scale(factor), (value.name,), call.node_shape(value), dims)
-    return replace(value, dims=dims)
+        value = call.add(ir.Scale(factor), (value.name,), call.node_shape(value), reduction.dims)
+    return replace(value, dims=reduction.dims)
 
 
-def _all_or_none(atoms: set[Atom], positions: set[Atom]) -> bool:
-    """Whether `atoms` run over all positions, or over none of them."""
-    return atoms & positions in (positions, set())
-
-
-def _sum_of_heads(call: Call, value: Value, atoms: set[Atom]) -> Value:
+def _sum_of_heads(call: Call, value: Value, reduction: _Reduction) -> Value:
     """A sum over the channels of each head: a convolution in groups, with weights of 1."""
-    channels, height, width = call.node_shape(value)
-    (atom,) = atoms if len(atoms) == 1 else (Atom("", 1),)
+    (atom,) = reduction.atoms if len(reduction.atoms) == 1 else (Atom("", 1),)
     if atom.role != "C" or atom.stride != 1:
         raise call.refuse(
-            f"a sum over dimensions {sorted(_reduced(call))} of {axes.show(value.dims)}: only time, tokens or a head"
+            f"a sum over dimensions {reduction.numbers} of {axes.show(value.dims)}: only time, tokens or a head"
         )
-    heads = channels // atom.size
+    shape = call.node_shape(value)
+    heads = shape[0] // atom.size
     ones = ir.Conv2d(frozen(np.ones((heads, atom.size, 1, 1))), frozen(np.zeros(heads)), groups=heads)
-    shape = (heads, height, width)
-    dims = tuple(_coarser(dim, (channels, height, width), shape) for dim in _left_over(call, _reduced(call)))
-    return call.add(ones, (value.name,), shape, dims)
+    by_head = (heads, *shape[1:])
+    return call.add(ones, (value.name,), by_head, tuple(_coarser(dim, shape, by_head) for dim in reduction.dims))
 
 
 ARITHMETIC: dict[str, Handler] = {

@@ -84,7 +84,9 @@ def _flipped(value: Value) -> Value:
 
 def _attention(call: Call, factors: _Factors, dims: Dims) -> Value:
     """The node, laid out as `dims`; how many heads there are follows from the channels that the product runs over."""
-    q, k, v = factors.q, factors.k, factors.v
+    q = factors.q
+    k = factors.k
+    v = factors.v
     shapes = {call.node_shape(value) for value in (q, k, v)}
     if len(shapes) != 1:
         raise call.refuse("q, k and v of different shapes are not supported")

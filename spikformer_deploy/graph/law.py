@@ -124,10 +124,10 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape:
                 raise ModelError(node.name, f"a constant of shape {value.shape} on {inputs[0]}")
             return inputs[0]
         case SpikeMask():
-            (channels, *positions), (masks, *spread) = inputs
-            if channels % masks or (spread != positions and spread != [1, 1]):
-                raise ModelError(node.name, f"a mask of {inputs[1]} for {inputs[0]}")
-            return inputs[0]
+            masked, mask = inputs
+            if masked[0] % mask[0] or mask[1:] not in (masked[1:], (1, 1)):
+                raise ModelError(node.name, f"a mask of {mask} for {masked}")
+            return masked
         case Mean() | TokenSum():
             return (inputs[0][0], 1, 1)
         case _:
@@ -151,7 +151,8 @@ def _pooled(node: Node, op: Pool, shape: Shape) -> Pair:
 
 def _window(node: Node, shape: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
     """(Y, X) of a convolution of a map of `shape`."""
-    size = [(e + 2 * p - k) // s + 1 for e, k, s, p in zip(shape[1:], kernel, stride, padding, strict=True)]
-    if min(size) < 1:
-        raise ModelError(node.name, f"a window of {kernel} is larger than its input of {shape[1:]}")
-    return (size[0], size[1])
+    extents = shape[1:]
+    height, width = [(extents[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1)]
+    if min(height, width) < 1:
+        raise ModelError(node.name, f"a window of {kernel} is larger than its input of {extents}")
+    return (height, width)

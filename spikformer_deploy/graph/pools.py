@@ -76,8 +76,8 @@ def _adaptive_avg_pool2d(call: Call) -> Value:
     """Arguments: x, size; None in the size leaves an axis as it is."""
     value = call.value()
     channels, *extents = maps_of(call, value)
-    height, width = (extent if n is None else int(n) for n, extent in zip(call.args[1], extents, strict=True))
-    return _adaptive(call, value, channels, (height, width))
+    size = [extent if n is None else int(n) for n, extent in zip(call.args[1], extents, strict=True)]
+    return _adaptive(call, value, channels, pair_of(size))
 
 
 def _adaptive_avg_pool1d(call: Call) -> Value:

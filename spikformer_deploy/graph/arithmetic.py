@@ -37,12 +37,14 @@ def _multiply(call: Call) -> Value | Product:
 
 
 def _divide(call: Call) -> Value | Product:
+    """A quotient with a number as divisor."""
     if not isinstance(call.args[1], (int, float)) or call.args[1] == 0:
         raise call.refuse("a division by something else than a constant is not supported")
     return _scaled(call, call.args[0], 1.0 / call.args[1])
 
 
 def _scaled(call: Call, value: Any, factor: float) -> Value | Product:
+    """A value times a number; half of an attention keeps the number until the attention is made."""
     if isinstance(value, Product):
         return replace(value, factor=value.factor * factor)
     if not isinstance(value, Value):

@@ -24,6 +24,7 @@ class _Factors:
 
 
 def _matmul(call: Call) -> Value | Product:
+    """A product over the last dimension of the left and the last but one of the right factor; others are alike."""
     left, right = call.args[:2]
     if not isinstance(left, (Value, Product)) or not isinstance(right, (Value, Product)):
         raise call.refuse("a matrix product with a constant is not supported", "Use nn.Linear for learned weights.")

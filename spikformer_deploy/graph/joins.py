@@ -47,6 +47,7 @@ class _JoinPass:
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def graph(self) -> Graph:
+        """The new graph; the old one itself where it has no joins."""
         if not any(self.source.of(Concat)):
             return self.source
         for node in self.source:

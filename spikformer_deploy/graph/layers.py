@@ -68,6 +68,7 @@ class _Geometry:
 
 
 def _conv2d(call: Call) -> Value:
+    """Arguments: x, weight, bias, stride, padding, dilation, groups."""
     padded = _padded(call)
     maps_of(call, padded.value)
     padding = call.argument(4, 0)
@@ -80,7 +81,10 @@ def _conv2d(call: Call) -> Value:
 
 
 def _conv1d(call: Call) -> Value:
-    """A linear layer over tokens where the kernel is 1; else a convolution of maps of one row or one column."""
+    """A linear layer over tokens where the kernel is 1; else a convolution of maps of one row or one column.
+
+    Arguments: x, weight, bias, stride, padding, dilation, groups.
+    """
     weight = _weight(call)
     stride = pair_of(call.argument(3, 1))[0]
     padding = call.argument(4, 0)
@@ -122,6 +126,7 @@ def _convolution(call: Call, padded: Padded, weight: torch.Tensor, geometry: _Ge
 
 
 def _linear(call: Call) -> Value:
+    """Arguments: x, weight, bias; the layer runs over the last dimension of x."""
     value = call.value()
     return _dense(call, value, call.args[1], len(value.dims) - 1)
 

@@ -28,8 +28,8 @@ def _add_neuron(call: Call, op: ir.Neuron, kind: str) -> Value:
 
 
 # --- spikingjelly ---------------------------------------------------------------------------------------------
-# Its operators return (spikes, last potential, all potentials).  A model that reads a potential is refused: None is no
-# value.
+# Arguments: x, the potential before the first step, then (of the LIF) tau, decay_input, v_threshold, v_reset.
+# Results: spikes, last potential, all potentials.  A model that reads a potential is refused: None is no value.
 
 _Outputs: TypeAlias = tuple[Value, None, None]
 
@@ -40,6 +40,7 @@ def _full_like(call: Call) -> float:
 
 
 def _spikingjelly_lif(call: Call) -> _Outputs:
+    """Neurons whose time constant is a number."""
     tau, decay_input, v_threshold, v_reset = call.args[2:6]
     return _spikingjelly(call, float(tau), bool(decay_input), v_threshold, v_reset)
 

@@ -32,6 +32,7 @@ class RefusedSteps:
 
 
 def _refused_steps(call: Call, problem: str) -> RefusedSteps:
+    """Steps that only the head could read, and does not."""
     return RefusedSteps(
         call.refuse(
             problem,
@@ -63,6 +64,7 @@ def _split(call: Call) -> tuple[Value | RefusedSteps, ...]:
 
 
 def _slice(call: Call) -> Value | RefusedSteps:
+    """x[..., start:end:step, ...].  Arguments: x, dimension, start, end, step."""
     value = call.value()
     at = int(call.argument(1, 0))
     size = axes.size(value.dims[at])

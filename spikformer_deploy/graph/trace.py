@@ -137,6 +137,7 @@ class _Tracer:
             raise ModelError(place, f"{call.what} {problem}{in_brackets(call.line)}", way_out)
 
     def _unsupported(self, node: torch.fx.Node, operation: str, call: Call) -> ModelError:
+        """The error for an operation without a handler, with the best way out that is known."""
         what = "autocast" if operation == "wrap_with_autocast" else plain_name(operation)
         folder, _, layer = (module_type(node) or "").rpartition(".")
         where = f" in {layer}" if folder.startswith("torch.nn.modules") else ""
@@ -180,6 +181,7 @@ class _Tracer:
         self.builder.nodes.append(ir.Node("output", op, (value.name,), self.builder.shape(value.name)))
 
     def _result(self, node: torch.fx.Node) -> Value:
+        """The value that the model returns; ModelError for several, and for what is no activation."""
         results = [self.values[source] for source in node.all_input_nodes]
         if len(results) == 1 and isinstance(results[0], Value):
             return results[0]
@@ -212,5 +214,6 @@ def _refuse_type(node: torch.fx.Node, call: Call, result: Any) -> None:
 
 
 def _refuse_infinite(name: str, tensor: torch.Tensor) -> None:
+    """ModelError for a parameter that holds NaN or infinite values."""
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise ModelError(name, "it holds NaN or infinite values", "The training diverged, or the file is damaged.")

@@ -26,9 +26,11 @@ from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.converters.imported import ENTRY, MOST_STEPS, About, Imported, parsed, sha256_of
 from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.graph.axes import BATCH
+from spikformer_deploy.graph.export import Exported, export
 from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.parts import GETITEM
-from spikformer_deploy.graph.trace import BATCH, Exported, export, trace_exported
+from spikformer_deploy.graph.trace import trace_exported
 
 SCHEMA = 8
 """Major version of torch's schema of the graph: it changes where the meaning of a file does."""

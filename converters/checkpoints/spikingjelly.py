@@ -24,7 +24,8 @@ from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Lif
 from spikformer_deploy.graph.law import check
-from spikformer_deploy.graph.trace import of_library, trace
+from spikformer_deploy.graph.source import of_library
+from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.nn.lif import lif
 
 NEURONS = {

@@ -23,11 +23,12 @@ from spikformer_deploy.converters.onnx.nodes import LOCAL
 from spikformer_deploy.converters.onnx.write import FUNCTIONS, lif_function
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph import axes, ir
+from spikformer_deploy.graph.axes import BATCH
+from spikformer_deploy.graph.calls import Call, GraphBuilder, Product, Value
 from spikformer_deploy.graph.law import check
-from spikformer_deploy.graph.operations import Batch, Call, Product, Value
-from spikformer_deploy.graph.parts import Step
+from spikformer_deploy.graph.operations import HANDLERS
+from spikformer_deploy.graph.parts import RefusedSteps
 from spikformer_deploy.graph.readouts import Readouts
-from spikformer_deploy.graph.trace import BATCH, KNOWN
 
 LARGEST_FILE = 2**31
 """Protocol buffers hold no more."""
@@ -108,13 +109,13 @@ class _Walk:
     steps: int
     about: About | None
     values: dict[str, Any] = field(default_factory=dict)
-    batch: Batch = field(init=False)
+    batch: GraphBuilder = field(init=False)
     readouts: Readouts = field(default_factory=Readouts)
 
     def graph(self, shape: list[int], per_step: bool) -> ir.Graph:
         self._check_functions()
         graph = self.model.graph
-        self.batch = Batch(self.steps)
+        self.batch = GraphBuilder(self.steps)
         channels, height, width = shape[-3:]
         self.batch.nodes.append(ir.Node("input", ir.Input(per_step), (), (channels, height, width)))
         for tensor in graph.initializer:
@@ -137,7 +138,7 @@ class _Walk:
             if wrong is not None:
                 raise ModelError(place, f"{node.op_type} {wrong[0]}", wrong[1])
         result = self.values.get(graph.output[0].name)
-        if isinstance(result, Step):
+        if isinstance(result, RefusedSteps):
             raise result.refusal
         if not isinstance(result, Value) or any("T" in axes.roles(dim) for dim in result.dims):
             shown = axes.show(result.dims) if isinstance(result, Value) else "missing"
@@ -186,7 +187,7 @@ class _Walk:
         for name in node.input:
             if name not in self.values:
                 raise InputError(place, f"it reads '{name}', which nothing before it makes: a cycle, or out of order")
-            if isinstance(value := self.values[name], Step):
+            if isinstance(value := self.values[name], RefusedSteps):
                 raise value.refusal
             inputs.append(value)
         attributes = {a.name: self.onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -216,7 +217,7 @@ class _Walk:
     def call(self, node: _Node, operation: str, args: tuple[Any, ...], shape: tuple[int, ...]) -> Any:
         """The result of a handler of the tracer."""
         target: Any = SimpleNamespace(target=node.kind)
-        return KNOWN[operation](Call(self.batch, lambda: node.place, target, args, shape, ""))
+        return HANDLERS[operation](Call(self.batch, lambda: node.place, target, args, shape, ""))
 
 
 @dataclass(frozen=True, slots=True)

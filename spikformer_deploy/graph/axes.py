@@ -1,8 +1,10 @@
 """Named axes: what each dimension of a traced tensor stands for, however the model reshapes it.
 
-A dimension is a list of atoms, major to minor.  An atom (role, size, stride) is a part of the role T, B, C, Y or X:
-the whole channel axis is (C, 384, 1), split into 12 heads (C, 12, 32) and (C, 32, 1); tokens are (Y, ...), (X, ...).
-Reshapes split and merge atoms, permutations reorder dimensions; what cannot be said in atoms is refused.
+There are five axes: time T, batch B, channels C, rows Y and columns X.  A dimension is a list of atoms, parts of axes,
+the slowest first.  The whole channel axis of 384 channels is one atom, (C, 384, stride 1); split into 12 heads it is
+two, (C, 12, stride 32) and (C, 32, stride 1); tokens are two atoms in one dimension, (Y, ...) and (X, ...).
+
+Reshapes split and merge atoms, permutations reorder dimensions.  A layout that cannot be said in atoms is refused.
 """
 
 from __future__ import annotations
@@ -42,6 +44,11 @@ def size(dim: Dim) -> int:
     return prod(atom.size for atom in dim)
 
 
+def sizes(dims: Dims) -> tuple[int, ...]:
+    """The shape of a tensor with these dimensions."""
+    return tuple(size(dim) for dim in dims)
+
+
 def roles(dim: Dim) -> set[str]:
     """The roles that a dimension holds parts of."""
     return {atom.role for atom in dim}
@@ -50,30 +57,32 @@ def roles(dim: Dim) -> set[str]:
 def reshape(dims: Dims, sizes: tuple[int, ...]) -> Dims:
     """`dims` read in row-major order and cut anew into `sizes`.  Raises MixedAxesError for a cut through an atom."""
     atoms = [atom for dim in dims for atom in dim]
-    if prod(a.size for a in atoms) != prod(sizes):
-        raise MixedAxesError(f"{prod(a.size for a in atoms)} elements cannot become {prod(sizes)}")
+    elements = size(tuple(atoms))
+    if elements != prod(sizes):
+        raise MixedAxesError(f"{elements} elements cannot become {prod(sizes)}")
+    # a stack: the slowest atom on top
     atoms.reverse()
     out = []
-    for wanted in sizes:
+    for extent in sizes:
         taken: list[Atom] = []
-        while (rest := wanted // size(tuple(taken))) > 1:
-            taken.append(_take(atoms, rest))
-        if size(tuple(taken)) != wanted:
-            raise MixedAxesError(f"a dimension of {wanted} would hold a part of an axis")
+        while (missing := extent // size(tuple(taken))) > 1:
+            taken.append(_take(atoms, missing))
+        if size(tuple(taken)) != extent:
+            raise MixedAxesError(f"a dimension of {extent} would hold a part of an axis")
         out.append(merged(tuple(taken)))
     return tuple(out)
 
 
-def _take(atoms: list[Atom], wanted: int) -> Atom:
-    """Take the next atom off the stack, or its major part where it is larger than `wanted`."""
+def _take(atoms: list[Atom], extent: int) -> Atom:
+    """Take the next atom off the stack; where it is larger than `extent`, only its slower part of that size."""
     atom = atoms.pop()
-    if atom.size <= wanted:
+    if atom.size <= extent:
         return atom
-    if atom.size % wanted:
-        raise MixedAxesError(f"axis {atom.role} of {atom.size} cannot be cut into {wanted} parts")
-    minor = Atom(atom.role, atom.size // wanted, atom.stride)
-    atoms.append(minor)
-    return Atom(atom.role, wanted, atom.stride * minor.size)
+    if atom.size % extent:
+        raise MixedAxesError(f"axis {atom.role} of {atom.size} cannot be cut into {extent} parts")
+    faster = Atom(atom.role, atom.size // extent, atom.stride)
+    atoms.append(faster)
+    return Atom(atom.role, extent, atom.stride * faster.size)
 
 
 def merged(dim: Dim) -> Dim:
@@ -81,7 +90,8 @@ def merged(dim: Dim) -> Dim:
     out: list[Atom] = []
     for atom in dim:
         if out and out[-1].role == atom.role and out[-1].stride == atom.size * atom.stride:
-            atom = Atom(atom.role, out.pop().size * atom.size, atom.stride)
+            slower = out.pop()
+            atom = Atom(atom.role, slower.size * atom.size, atom.stride)
         out.append(atom)
     return tuple(out)
 
@@ -89,6 +99,11 @@ def merged(dim: Dim) -> Dim:
 def permute(dims: Dims, order: tuple[int, ...]) -> Dims:
     """The dimensions in another order."""
     return tuple(dims[i] for i in order)
+
+
+def replaced(dims: Dims, at: int, *new: Dim) -> Dims:
+    """The dimensions with `new` ones in the place of dimension `at`, or without it."""
+    return (*dims[:at], *new, *dims[at + 1 :])
 
 
 def show(dims: Dims) -> str:

@@ -1,35 +1,36 @@
-"""Constants of a model that are added to activations (position embeddings), and their layout until then."""
+"""Constants of a model that are added to activations (position embeddings).
+
+A constant is a tensor until it meets an activation: layout operations are carried out on it, as the model does.  Where
+it is added, it is brought into the layout (C, Y, X) of the activation's node, and is an Offset there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
-from spikformer_deploy.base.arrays import Float
+from spikformer_deploy.base.arrays import Float, Shape
 from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import BATCH, Atom
-from spikformer_deploy.graph.operations import Call, Value, float64
+from spikformer_deploy.graph.calls import Call, Handler, Value, float64
 
 RESHAPES = {f"aten.{n}" for n in ("unsqueeze", "squeeze", "reshape", "view", "flatten", "unflatten")}
 PERMUTATIONS = {f"aten.{n}" for n in ("permute", "transpose", "t")}
-SAME = {f"aten.{n}" for n in ("contiguous", "clone", "detach", "alias", "to")}
+UNCHANGED = {f"aten.{n}" for n in ("contiguous", "clone", "detach", "alias", "to")}
 REPETITIONS = {f"aten.{n}" for n in ("expand", "repeat")}
 MOST_VALUES = 2**26
-"""Of a constant: a file may ask for any repetition."""
-
-
-Handler: TypeAlias = Callable[[Call], Any]
+"""Of a constant: a file may ask for any repetition, and for memory without end."""
 
 
 def with_constants(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
     """The same handlers of exported operations, and what layout operations and sums do to constants."""
     out = dict(handlers)
-    for operation in RESHAPES | PERMUTATIONS | REPETITIONS | SAME:
+    for operation in RESHAPES | PERMUTATIONS | REPETITIONS | UNCHANGED:
         out[operation] = partial(_laid_out_or, handlers[operation], operation)
     for operation in ("aten.add", "aten.add_"):
         out[operation] = partial(_added_or, handlers[operation])
@@ -41,11 +42,12 @@ def _laid_out_or(handler: Handler, operation: str, call: Call) -> Any:
     tensor = call.args[0]
     if not isinstance(tensor, torch.Tensor):
         return handler(call)
-    found = laid_out(call, operation, tensor)
-    return handler(call) if found is None else found
+    constant = laid_out(call, operation, tensor)
+    return handler(call) if constant is None else constant
 
 
 def _added_or(handler: Handler, call: Call) -> Any:
+    """An activation plus a constant, in either order; or what the handler makes of two activations."""
     first, second = call.args[:2]
     if isinstance(second, Value) and not isinstance(first, Value):
         first, second = second, first
@@ -54,49 +56,73 @@ def _added_or(handler: Handler, call: Call) -> Any:
     return handler(call)
 
 
+# --- layout of constants --------------------------------------------------------------------------------------
+
+
 def laid_out(call: Call, operation: str, tensor: torch.Tensor) -> torch.Tensor | None:
     """A constant laid out anew; None where that is not what the operation does.
 
     Repeated over the batch, it stands there once: the same for all images.
     """
+    # BATCH is prime: a size that it divides is one of the batch, alone or together with other axes
     sizes = tuple(extent // BATCH if extent % BATCH == 0 else extent for extent in call.shape)
     if prod(sizes) > MOST_VALUES:
         raise call.refuse(f"a constant of {prod(sizes):,} values is not supported", "Add a smaller one.")
-    if operation in SAME:
+    if operation in UNCHANGED:
         return tensor
     if operation in RESHAPES and prod(sizes) == tensor.numel():
         return tensor.reshape(sizes)
     if operation in PERMUTATIONS:
-        order = list(range(tensor.ndim))
-        if operation == "aten.permute":
-            order = [d % tensor.ndim for d in call.args[1]]
-        elif order:
-            first, second = call.args[1:3] if operation == "aten.transpose" else (0, -1)
-            order[first], order[second] = order[second], order[first]
-        return tensor.permute(order)
+        return tensor.permute(_order(call, operation, tensor.ndim))
     if operation in REPETITIONS:
-        old = (1,) * (len(sizes) - tensor.ndim) + tuple(tensor.shape)
-        if all(a in (1, b) for a, b in zip(old, sizes, strict=True)):
-            return tensor.reshape(old).expand(sizes)
+        return _repeated(tensor, sizes)
     return None
+
+
+def _order(call: Call, operation: str, rank: int) -> list[int]:
+    """Where a permutation takes each dimension from."""
+    if operation == "aten.permute":
+        return [dim % rank for dim in call.args[1]]
+    order = list(range(rank))
+    if order:  # a single number can be transposed, and stays what it is
+        first, second = call.args[1:3] if operation == "aten.transpose" else (0, -1)
+        order[first], order[second] = order[second], order[first]
+    return order
+
+
+def _repeated(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor | None:
+    """A constant repeated to `sizes` along dimensions of one element; None where that does not give them."""
+    aligned = (1,) * (len(sizes) - tensor.ndim) + tuple(tensor.shape)
+    if all(old in (1, new) for old, new in zip(aligned, sizes, strict=True)):
+        return tensor.reshape(aligned).expand(sizes)
+    return None
+
+
+# --- sums with activations ------------------------------------------------------------------------------------
 
 
 def added(call: Call, value: Value, constant: torch.Tensor | float) -> Value:
     """`value` plus a constant that is laid out as it is, the same in every image and time step."""
     tensor = torch.as_tensor(constant, dtype=torch.float64)
-    sizes = tuple(axes.size(dim) for dim in value.dims)
+    sizes = axes.sizes(value.dims)
     if tensor.ndim > len(sizes):
-        raise call.refuse(f"a sum of {axes.show(value.dims)} and a constant of {tuple(tensor.shape)}")
+        raise _mismatch(call, value, tensor)
     tensor = tensor.reshape((1,) * (len(sizes) - tensor.ndim) + tuple(tensor.shape))
     for at, dim in enumerate(value.dims):
+        # the third: a constant that was repeated over the batch stands there once (`laid_out`)
         if tensor.shape[at] not in (1, sizes[at], sizes[at] // BATCH):
-            raise call.refuse(f"a sum of {axes.show(value.dims)} and a constant of {tuple(tensor.shape)}")
+            raise _mismatch(call, value, tensor)
         if tensor.shape[at] > 1 and axes.roles(dim) & {"T", "B"}:
-            tensor = _alike(call, tensor, at, dim)
-    return call.add(ir.Offset(_as_map(call, value, tensor)), (value.name,), call.batch.shape(value.name), value.dims)
+            tensor = _once(call, tensor, at, dim)
+    offset = ir.Offset(_as_map(call, value, tensor))
+    return call.add(offset, (value.name,), call.node_shape(value), value.dims)
 
 
-def _alike(call: Call, tensor: torch.Tensor, at: int, dim: axes.Dim) -> torch.Tensor:
+def _mismatch(call: Call, value: Value, tensor: torch.Tensor) -> Exception:
+    return call.refuse(f"a sum of {axes.show(value.dims)} and a constant of {tuple(tensor.shape)}")
+
+
+def _once(call: Call, tensor: torch.Tensor, at: int, dim: axes.Dim) -> torch.Tensor:
     """One slice of a constant that repeats itself along dimension `at`: time steps and images."""
     first = tensor.narrow(at, 0, 1)
     if not axes.roles(dim) <= {"T", "B"} or not torch.equal(tensor, first.expand_as(tensor)):
@@ -108,18 +134,23 @@ def _alike(call: Call, tensor: torch.Tensor, at: int, dim: axes.Dim) -> torch.Te
 
 
 def _as_map(call: Call, value: Value, tensor: torch.Tensor) -> Float:
-    """(C, Y, X) of a constant that broadcasts to the layout of `value`."""
+    """(C, Y, X) of a constant that broadcasts to the layout of `value`.
+
+    The constant is cut into the atoms of the layout, those of each axis are put behind each other, and joined.
+    """
     inside = [tuple(atom for atom in dim if atom.role in "CYX") for dim in value.dims]
-    whole = tensor.expand([axes.size(dim) for dim in inside])
+    expanded = tensor.expand([axes.size(dim) for dim in inside])
     atoms = [atom for dim in inside for atom in dim]
+    by_atom = expanded.reshape([atom.size for atom in atoms] or [1])
+    # channels, rows, columns; within an axis the slowest atom first, as in the map's memory
     order = sorted(range(len(atoms)), key=lambda i: ("CYX".index(atoms[i].role), -atoms[i].stride))
-    ordered = whole.reshape([atom.size for atom in atoms] or [1])
-    shape = call.batch.shape(value.name)
+    shape = call.node_shape(value)
     if not _complete([atoms[i] for i in order], shape):
-        raise call.refuse(f"a sum of {axes.show(value.dims)} and a constant of {tuple(tensor.shape)}")
-    return frozen(float64(ordered.permute(order) if order else ordered).reshape(shape))
+        raise _mismatch(call, value, tensor)
+    return frozen(float64(by_atom.permute(order) if order else by_atom).reshape(shape))
 
 
-def _complete(atoms: list[Atom], shape: ir.Shape) -> bool:
+def _complete(atoms: list[Atom], shape: Shape) -> bool:
     """Whether atoms in order make up the whole axes of a value."""
-    return axes.merged(tuple(atoms)) == tuple(a for r, n in zip("CYX", shape, strict=True) for a in axes.axis(r, n))
+    whole_axes = [axes.axis(role, extent) for role, extent in zip("CYX", shape, strict=True)]
+    return axes.merged(tuple(atoms)) == tuple(atom for axis in whole_axes for atom in axis)

@@ -1,4 +1,8 @@
-"""The float executor of a graph in torch: the reference with which the integers are compared."""
+"""The float executor of a graph in torch: the reference with which the integers are compared.
+
+Inside, a value is a tensor (T * B, C, Y, X), with time steps before images as in the models.  So every sum runs in the
+order in which the model's own runs, and rounds as it does.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ from spikformer_deploy.graph.ir import (
     Linear,
     MaxPool2d,
     Mean,
+    Neuron,
     Node,
     Offset,
     Output,
@@ -44,43 +49,46 @@ def execute(
     record: Set[str] | None = None,
     forced: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The values of the nodes in `record` (default: every Lif) and of the Output, for normalised `images`.
+    """The values of the nodes in `record` (default: all neurons) and of the Output, for normalised `images`.
 
-    images   (B, C, Y, X), or (B, T, C, Y, X) where the input is per step
-    returns  node name -> (B, T, C, Y, X) of `dtype` (spikes as uint8), and the Output's name -> (B, C)
-    forced   spikes (B, T, C, Y, X) of some Lifs, that their readers see in place of what they computed: so each layer
-             can be compared on equal inputs, and one flipped spike does not cascade
-    Inside, time steps stand before images, as in the models, so that sums run in the same order.
+    images    (B, C, Y, X), or (B, T, C, Y, X) where the input is per step
+    dtype     of all sums
+    forced    spikes (B, T, C, Y, X) of some neurons, that their readers see in place of what they computed: so each
+              layer can be compared on equal inputs, and one flipped spike does not cascade
+    returns   node name -> (B, T, C, Y, X) of `dtype` (spikes as uint8), and the Output's name -> (B, C)
     """
-    wanted = {n.name for n in graph.of(Lif)} if record is None else set(record)
-    last_reader = {i: node.name for node in graph for i in node.inputs}
+    recorded = {n.name for n in graph.of(Neuron)} if record is None else set(record)
+    last_reader = {name: node.name for node in graph for name in node.inputs}
     values: dict[str, Tensor] = {}
     out: dict[str, Tensor] = {}
-    count = len(images)
+    by_step = (graph.time_steps, len(images))
     for node in graph:
-        inputs = [values[i] for i in node.inputs]
+        inputs = [values[name] for name in node.inputs]
         value = _input(graph, images.to(dtype), node.op) if isinstance(node.op, Input) else _value(graph, node, inputs)
         values[node.name] = value
         if isinstance(node.op, Output):
-            steps = value.unflatten(0, (graph.time_steps, count))
+            steps = value.unflatten(0, by_step)
             out[node.name] = (steps[-1] if node.op.last else steps.mean(0)).flatten(1)
-        elif node.name in wanted:
-            kept = value.to(torch.uint8) if isinstance(node.op, Lif) else value
-            out[node.name] = kept.unflatten(0, (graph.time_steps, count)).transpose(0, 1).contiguous()
+        elif node.name in recorded:
+            kept = value.to(torch.uint8) if isinstance(node.op, Neuron) else value
+            out[node.name] = kept.unflatten(0, by_step).transpose(0, 1).contiguous()
         if forced is not None and node.name in forced:
             values[node.name] = forced[node.name].transpose(0, 1).flatten(0, 1).to(dtype)
-        for name in [i for i in node.inputs if last_reader[i] == node.name]:
-            values.pop(name, None)
+        # values of all time steps are large: each goes as soon as its last reader has read it
+        for name in node.inputs:
+            if last_reader[name] == node.name:
+                values.pop(name, None)
     return out
 
 
 def _input(graph: Graph, images: Tensor, op: Input) -> Tensor:
-    """(T * B, C, Y, X)."""
+    """The image or the frame of every time step."""
     frames = images.transpose(0, 1) if op.per_step else images.unsqueeze(0).expand(graph.time_steps, *images.shape)
     return frames.flatten(0, 1)
 
 
 def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
+    """What the operation of `node` makes of the values of its inputs (ir.py has the equations)."""
     x = inputs[0]
     match node.op:
         case Input() | Output():
@@ -88,13 +96,14 @@ def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
         case Conv2d(weight, bias, stride, padding, groups):
             return _convolved(x, _parameter(weight, x), _parameter(bias, x), stride, padding, groups)
         case Linear(weight, bias):
+            # torch's linear layers run over the last dimension
             tokens = F.linear(x.flatten(2).transpose(1, 2), _parameter(weight, x), _parameter(bias, x))
             return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
-        case BatchNorm(gamma, beta, mean, var, eps):
-            statistics, affine = [[_parameter(p, x) for p in pair] for pair in ((mean, var), (gamma, beta))]
-            return F.batch_norm(x, statistics[0], statistics[1], affine[0], affine[1], False, 0.0, eps)
+        case BatchNorm():
+            return _normalised(x, node.op)
         case Lif(tau, v_threshold, decay_input, soft_reset, strict):
             by_step = x.unflatten(0, (graph.time_steps, -1))
+            # the slope of the surrogate gradient changes no spike
             return lif(by_step, tau, v_threshold, decay_input, 4.0, soft_reset, strict).flatten(0, 1)
         case MaxPool2d(kernel, stride, padding, dilation, ceil_mode):
             return F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode)
@@ -111,10 +120,12 @@ def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
         case Scale(factor):
             return x * factor
         case Attention(heads, scale):
-            q, k, v = (i.flatten(2).unflatten(1, (heads, -1)) for i in inputs)
+            # (T * B, heads, channels of a head, tokens)
+            q, k, v = [value.flatten(2).unflatten(1, (heads, -1)) for value in inputs]
             return ((v @ k.transpose(2, 3)) @ q).flatten(1, 2).unflatten(2, x.shape[2:]) * scale
         case SpikeMask():
-            return x * inputs[1].repeat_interleave(x.shape[1] // inputs[1].shape[1], 1)
+            mask = inputs[1]
+            return x * mask.repeat_interleave(x.shape[1] // mask.shape[1], 1)
         case TokenSum():
             return x.sum((2, 3), keepdim=True)
         case Mean():
@@ -124,7 +135,11 @@ def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor, stride: Pair, padding: Pair, groups: int) -> Tensor:
-    """F.conv2d, but for strides between columns where there is one column: see synapses.without_idle_stride."""
+    """F.conv2d, but for a stride between columns where it makes only one column.
+
+    oneDNN (of torch 2.13, at least) gives other sums there, if a group has one input channel.  The same sums come from
+    a stride of 1 over the columns that the only window sees.
+    """
     kernel = weight.shape[3]
     if stride[1] == 1 or (x.shape[3] + 2 * padding[1] - kernel) // stride[1] > 0:
         return F.conv2d(x, weight, bias, stride, padding, 1, groups)
@@ -132,5 +147,19 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor, stride: Pair, padding: P
     return F.conv2d(seen, weight, bias, (stride[0], 1), padding, 1, groups)[..., :1]
 
 
+def _normalised(x: Tensor, norm: BatchNorm) -> Tensor:
+    return F.batch_norm(
+        x,
+        running_mean=_parameter(norm.mean, x),
+        running_var=_parameter(norm.var, x),
+        weight=_parameter(norm.gamma, x),
+        bias=_parameter(norm.beta, x),
+        training=False,
+        momentum=0.0,  # of the statistics, which do not move
+        eps=norm.eps,
+    )
+
+
 def _parameter(array: object, like: Tensor) -> Tensor:
+    """A parameter of the graph, rounded to the type of `like`."""
     return torch.tensor(array, dtype=like.dtype)

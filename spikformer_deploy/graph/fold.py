@@ -1,4 +1,8 @@
-"""Fold every batch normalisation into the synaptic layer before it, in float64."""
+"""Fold every batch normalisation into the synaptic layer before it, in float64.
+
+A chip has weights and biases, and no normalisation.  In evaluation it is an affine map of each channel, which a layer
+before it can take into its weights.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +26,11 @@ def fold_batch_norm(graph: Graph) -> Graph:
     folded: dict[str, Node] = {}
     renamed: dict[str, str] = {}
     for norm in graph.of(BatchNorm):
-        before = norm.inputs[0]  # a layer, or a batch normalisation that has been folded into one
-        name = renamed.get(before, before)
+        source = norm.inputs[0]  # a layer, or a batch normalisation that has been folded into one
+        name = renamed.get(source, source)
         layer = folded.get(name, graph[name])
-        if not isinstance(layer.op, (Conv2d, Linear)) or len(graph.consumers(before)) != 1:
+        # another reader of the layer would see its result normalised, too
+        if not isinstance(layer.op, (Conv2d, Linear)) or len(graph.consumers(source)) != 1:
             raise ModelError(
                 norm.name,
                 f"this batch normalisation follows {layer.name}, and only one right after a layer can be folded",
@@ -34,15 +39,16 @@ def fold_batch_norm(graph: Graph) -> Graph:
         assert isinstance(norm.op, BatchNorm)
         folded[layer.name] = replace(layer, op=_folded(layer.op, norm.op))
         renamed[norm.name] = layer.name
-    nodes = [
-        replace(node, inputs=tuple(renamed.get(i, i) for i in node.inputs))
-        for node in (folded.get(n.name, n) for n in graph)
-        if node.name not in renamed
-    ]
+    nodes = []
+    for node in graph:
+        if node.name not in renamed:
+            inputs = tuple(renamed.get(name, name) for name in node.inputs)
+            nodes.append(replace(folded.get(node.name, node), inputs=inputs))
     return Graph(tuple(nodes), graph.time_steps)
 
 
 def _folded(layer: Conv2d | Linear, norm: BatchNorm) -> Conv2d | Linear:
+    """norm(layer(x)) as one layer: (W x + b - mean) * scale + beta = (W * scale) x + (b - mean) * scale + beta."""
     scale = norm.gamma / np.sqrt(norm.var + norm.eps)
     weight = layer.weight * scale.reshape(-1, *(1,) * (layer.weight.ndim - 1))
     bias = (layer.bias - norm.mean) * scale + norm.beta

@@ -1,14 +1,22 @@
 """The intermediate graph: what a spiking network computes in ONE time step, in float.
 
-Every value has the canonical layout (C, Y, X): layout operations of the traced model have vanished (axes.py).
-Tokens are the positions (Y, X) in row-major order; heads are equal, consecutive ranges of C.
-The LIF is the only node with state; T, the number of time steps, is a property of the graph's input.
+Every value is a map (C, Y, X): C channels of Y rows and X columns.  What a model calls tokens are the positions of a
+map, row after row; heads of an attention are equal, consecutive ranges of channels.  The model's own layouts, with
+their reshapes and permutations, have vanished before (axes.py).
+
+Values are of three kinds.  The image is what the model was trained on, after normalisation.  Spikes are 0 or 1.
+Currents are real numbers, in the unit of the thresholds of the neurons that read them.
+
+Only neurons have state from time step to time step.  T, the number of steps, is a property of the graph.
+
+In the equations below, x is the value of the only input, y the result, c a channel and p a position (row, column).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any, TypeAlias
 
 import networkx as nx
@@ -20,9 +28,12 @@ from spikformer_deploy.base.values import digest
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Input:
-    """The image of a time step, normalised as in training.  No inputs; out (C, Y, X).
+    """The image of a time step.
 
-    per_step   False: one image, repeated for all T steps; True: a frame for every step (event data, (T, C, Y, X))
+    Shapes: no input; y (C, Y, X).
+    Units: those of the model's training, after normalisation.
+
+    per_step   False: one image, repeated in all T steps.  True: a frame for every step (event data, (T, C, Y, X)).
     """
 
     per_step: bool = False
@@ -30,9 +41,18 @@ class Input:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conv2d:
-    """Cross-correlation with zero padding, as torch.nn.Conv2d with dilation 1.
+    """Cross-correlation with zero padding, as torch.nn.Conv2d of dilation 1.
 
-    weight (C_out, C_in / groups, KY, KX) float64; bias (C_out,) float64; stride, padding (y, x)
+        y[o, i, j] = bias[o] + sum over c, a, b of weight[o, c, a, b] * x[g + c, i * sy + a - py, j * sx + b - px]
+
+    (sy, sx) is the stride and (py, px) the padding; x is 0 outside the map.  g is the first channel of the group of o:
+    outputs and inputs fall into `groups` equal, consecutive ranges, and each range of outputs reads one of inputs.
+
+    Shapes: x (C_in, Y, X); y (C_out, (Y + 2 py - KY) // sy + 1, (X + 2 px - KX) // sx + 1).
+    Units: x spikes, sums or means of spikes, or the image; y a current.
+
+    weight   (C_out, C_in / groups, KY, KX) float64
+    bias     (C_out,) float64
     """
 
     weight: Float
@@ -44,7 +64,16 @@ class Conv2d:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear:
-    """y[:, p] = weight @ x[:, p] + bias at every position p.  weight (C_out, C_in), bias (C_out,)."""
+    """The same dense layer at every position.
+
+        y[:, p] = weight @ x[:, p] + bias
+
+    Shapes: x (C_in, Y, X); y (C_out, Y, X).
+    Units: x spikes, sums or means of spikes, or the image; y a current.
+
+    weight   (C_out, C_in) float64
+    bias     (C_out,) float64
+    """
 
     weight: Float
     bias: Float
@@ -52,7 +81,13 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchNorm:
-    """Evaluation-mode batch normalisation of C: (x - mean) / sqrt(var + eps) * gamma + beta.  Arrays (C,) float64."""
+    """Batch normalisation in evaluation mode: its statistics are constants of the model.
+
+        y[c] = (x[c] - mean[c]) / sqrt(var[c] + eps) * gamma[c] + beta[c]
+
+    Shapes: x, y (C, Y, X); all arrays (C,) float64.
+    Units: currents.
+    """
 
     gamma: Float
     beta: Float
@@ -63,13 +98,18 @@ class BatchNorm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lif:
-    """Leaky integrate-and-fire population.
+    """Leaky integrate-and-fire population: one neuron for each channel and position.
 
         h[t] = v[t-1] + (x[t] - v[t-1]) / tau     (decay_input; else v[t-1] * (1 - 1 / tau) + x[t])
-        s[t] = h[t] >= v_threshold                (strict: h[t] > v_threshold)
-        v[t] = 0 if s[t] else h[t]                (soft_reset: h[t] - v_threshold if s[t])
+        y[t] = h[t] >= v_threshold                (strict: h[t] > v_threshold)
+        v[t] = 0 if y[t] else h[t]                (soft_reset: h[t] - v_threshold if y[t])
 
-    tau is at least 1; infinite: no leak (integrate and fire), without decay_input.
+    v[-1] = 0: the neurons rest before the first step of each image.
+
+    Shapes: x, y, v (C, Y, X) in each step t.
+    Units: x and v those of v_threshold, y spikes; tau in time steps.
+
+    tau   at least 1; infinite: no leak (integrate and fire), without decay_input
     Source: Zhou et al. 2023 (Spikformer), eq. 1-3, in the decay_input form of the official code.
     """
 
@@ -82,9 +122,17 @@ class Lif:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaxPool2d:
-    """Maximum over windows; padding counts as minus infinity.  kernel, stride, padding, dilation (y, x).
+    """Maximum over windows, as torch.nn.MaxPool2d.
 
-    ceil_mode  the last window may reach beyond the padding (windows.py)
+        y[c, i, j] = max over a, b of x[c, i * sy + a * dy - py, j * sx + b * dx - px]
+
+    with stride (sy, sx), dilation (dy, dx) and padding (py, px).  Positions outside the map count as minus infinity.
+
+    Shapes: x (C, Y, X); y (C, Y', X') of windows.pool_shape.
+    Units: those of x.
+
+    kernel      (y, x) values in a window
+    ceil_mode   the last window may reach beyond the padding (windows.py)
     """
 
     kernel: Pair
@@ -96,11 +144,19 @@ class MaxPool2d:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AvgPool2d:
-    """Mean over windows, as torch.nn.AvgPool2d.  kernel, stride, padding (y, x).
+    """Mean over windows, as torch.nn.AvgPool2d.
 
-    ceil_mode          the last window may reach beyond the padding
-    count_include_pad  the zeros of the padding count as values (those beyond it never do)
-    divisor            what sums are divided by; None: the number of values
+        y[c, i, j] = (sum over a, b of x[c, i * sy + a - py, j * sx + b - px]) / divisor[i, j]
+
+    with stride (sy, sx) and padding (py, px).  Positions outside the map count as 0.
+
+    Shapes: x (C, Y, X); y (C, Y', X') of windows.pool_shape; divisors (Y', X') of windows.means_of.
+    Units: those of x.
+
+    kernel              (y, x) values in a window
+    ceil_mode           the last window may reach beyond the padding
+    count_include_pad   the divisor counts the zeros of the padding, too (those beyond it never)
+    divisor             what all sums are divided by; None: the number of values
     """
 
     kernel: Pair
@@ -113,8 +169,14 @@ class AvgPool2d:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdaptiveAvgPool2d:
-    """Means over `size` (y, x) ranges that cover the map, as torch.nn.AdaptiveAvgPool2d; they overlap or differ in
-    length where they do not divide it.
+    """Mean over ranges that cover the map, as torch.nn.AdaptiveAvgPool2d.
+
+        y[c, i, j] = mean of x[c, i * Y // Y' : ceil((i + 1) * Y / Y'), and the same of columns]
+
+    The ranges overlap, or differ in length, where `size` does not divide the map.
+
+    Shapes: x (C, Y, X); y (C, Y', X') with (Y', X') = size.
+    Units: those of x.
     """
 
     size: Pair
@@ -122,33 +184,55 @@ class AdaptiveAvgPool2d:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Add:
-    """Element-wise sum of the two inputs, of equal shape."""
+    """Element-wise sum of two inputs: y = a + b.
+
+    Shapes: a, b, y (C, Y, X).
+    Units: those of the inputs.  The sum of two maps of spikes has the values 0, 1 and 2.
+    """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Concat:
-    """The channels of its inputs, one after the other; they have the same positions."""
+    """The channels of its inputs, one input after the other.
+
+    Shapes: inputs (C_1, Y, X), (C_2, Y, X), ...; y (C_1 + C_2 + ..., Y, X).
+    Units: those of the inputs.
+    """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Offset:
-    """Addition of a constant to each channel and position (a position embedding).  value (C, Y, X) float64."""
+    """Addition of a constant, the same in all images and time steps (a position embedding): y = x + value.
+
+    Shapes: x, y, value (C, Y, X); value float64.
+    Units: those of x.
+    """
 
     value: Float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scale:
-    """Multiplication by a constant."""
+    """Multiplication by a constant: y = x * factor.
+
+    Shapes: x, y (C, Y, X).
+    Units: currents.
+    """
 
     factor: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attention:
-    """Spiking self-attention of (q, k, v), each (C, Y, X), without softmax: per head (q k^T) v * scale.
+    """Spiking self-attention of three inputs q, k and v.  It has no softmax.
 
-    The order of the two products is free: both give the same number.
+        y[c, p] = scale * sum over r of (sum over e of q[e, p] * k[e, r]) * v[c, r]
+
+    r runs over all positions, and e over the channels of the head that c belongs to.  The same sum in the other order,
+    q (k^T v), is the same number; which one is cheaper depends on the sizes.
+
+    Shapes: q, k, v, y (C, Y, X); each of the `heads` heads has C / heads channels.
+    Units: q, k, v spikes, y a current.
     Source: Zhou et al. 2023 (Spikformer), eq. 6.
     """
 
@@ -158,40 +242,63 @@ class Attention:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SpikeMask:
-    """Element-wise product of x and a mask, both spikes: (C, Y, X) of x.
+    """Element-wise product of two inputs, x and a mask: y = x * mask.
 
-    The mask has the shape of x, or one position for all ("which channels"), or one channel for several consecutive
-    ones ("which tokens of a head").
+    The mask has the shape of x, or one position that holds for all ("which channels"), or one channel that holds for
+    several consecutive ones ("which tokens of a head").
+
+    Shapes: x, y (C, Y, X); mask (C / n, Y, X) or (C / n, 1, 1).
+    Units: spikes.
     Source: Yao et al. 2023 (Spike-driven Transformer), eq. 8; Zhou et al. 2024 (QKFormer), eq. 6.
     """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenSum:
-    """Sum over all positions: (C, Y, X) -> (C, 1, 1)."""
+    """Sum over all positions: y[c] = sum over p of x[c, p].
+
+    Shapes: x (C, Y, X); y (C, 1, 1).
+    Units: those of x.
+    """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mean:
-    """Mean over all positions: (C, Y, X) -> (C, 1, 1)."""
+    """Mean over all positions: y[c] = (sum over p of x[c, p]) / (Y * X).
+
+    Shapes: x (C, Y, X); y (C, 1, 1).
+    Units: those of x.
+    """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Output:
-    """The result of the network: the mean of its input over the T time steps, or with `last` that of the last step."""
+    """The result of the network, one number for each class.
+
+        y = mean over t of x[t]          (last: x[T - 1])
+
+    Shapes: x (C, Y, X) in each time step; y flattened, C * Y * X logits.
+    Units: those of the model's logits.
+    """
 
     last: bool = False
 
+
+Neuron: TypeAlias = Lif
+"""Operations that fire spikes and have state.  A second kind of neuron is added here: `Lif | Other`."""
+
+Pool: TypeAlias = MaxPool2d | AvgPool2d | AdaptiveAvgPool2d
+
+ChannelByChannel: TypeAlias = Neuron | Pool | BatchNorm | Scale
+"""Operations of one input that make each channel of their map from the same channel of the input."""
 
 Op: TypeAlias = (
     Input
     | Conv2d
     | Linear
     | BatchNorm
-    | Lif
-    | MaxPool2d
-    | AvgPool2d
-    | AdaptiveAvgPool2d
+    | Neuron
+    | Pool
     | Add
     | Concat
     | Offset
@@ -206,10 +313,12 @@ Op: TypeAlias = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """One operation: `inputs` name the nodes it reads, `shape` is that of its value for one image and step.
+    """One operation of a graph, and where its inputs come from.
 
-    name   unique; the module path of the traced model where there is one ("block.0.attn.q_lif")
-    line   the line of the model's source that made the node ("" where unknown), for error messages
+    name     unique; the module path of the traced model where there is one ("block.0.attn.q_lif")
+    inputs   names of the nodes that it reads
+    shape    (C, Y, X) of its value, for one image and one time step
+    line     the line of the model's source that made the node, for error messages; "" where unknown
     """
 
     name: str
@@ -221,10 +330,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """Nodes in topological order, Input first and Output last, for `time_steps` steps an image."""
+    """Nodes in topological order, Input first and Output last, for `time_steps` steps an image.
+
+    A graph never changes: a pass returns a new one.
+    """
 
     nodes: tuple[Node, ...]
     time_steps: int
+    # filled once: passes look up nodes by name for every node that they visit
     _by_name: dict[str, Node] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -242,7 +355,7 @@ class Graph:
     def __len__(self) -> int:
         return len(self.nodes)
 
-    def of(self, *kinds: type) -> Iterator[Node]:
+    def of(self, *kinds: type | UnionType) -> Iterator[Node]:
         """The nodes whose operation is one of `kinds`, in order."""
         return (node for node in self.nodes if isinstance(node.op, kinds))
 
@@ -260,6 +373,7 @@ class Graph:
 
     def digest(self) -> str:
         """sha256 over the content, source lines left out."""
+        # a moved line of the model's source makes no other network
         return digest([self.time_steps, [(n.name, n.op, n.inputs, n.shape) for n in self.nodes]])
 
     def dump(self) -> str:
@@ -272,11 +386,13 @@ class Graph:
 
 
 def _show_op(op: Op) -> str:
+    """For a person: "Lif[tau=2.0 v_threshold=1.0 ...]"."""
     parts = [f"{name}={_show(getattr(op, name))}" for name in op.__dataclass_fields__]
     return type(op).__name__ + ("[" + " ".join(parts) + "]" if parts else "")
 
 
 def _show(value: Any) -> str:
+    """A field of an operation: of an array its shape and the start of its digest, so that dumps can be compared."""
     if isinstance(value, np.ndarray):
         return f"{'x'.join(map(str, value.shape))}:{digest(value)[:8]}"
     return "x".join(map(str, value)) if isinstance(value, tuple) else repr(value)

@@ -1,4 +1,7 @@
-"""The written law of the graph, checked after every pass: order, names, shapes, finite weights, one way in and out."""
+"""The written law of the graph, checked after every pass: order, names, shapes, finite weights, one way in and out.
+
+A pass that breaks it is found where it did so, and not by a wrong number at the end.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,8 @@ from typing_extensions import assert_never
 from spikformer_deploy.base.arrays import Pair, Shape
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.graph.ir import (
-    AdaptiveAvgPool2d,
     Add,
     Attention,
-    AvgPool2d,
     BatchNorm,
     Concat,
     Conv2d,
@@ -20,16 +21,20 @@ from spikformer_deploy.graph.ir import (
     Input,
     Lif,
     Linear,
-    MaxPool2d,
     Mean,
+    Neuron,
     Node,
     Offset,
     Output,
+    Pool,
     Scale,
     SpikeMask,
     TokenSum,
 )
 from spikformer_deploy.graph.windows import pool_shape
+
+INPUTS = {Input: 0, Add: 2, Attention: 3, SpikeMask: 2}
+"""Operation -> how many inputs it has; 1 of all others, and any number from 1 of a Concat."""
 
 
 def check(graph: Graph) -> Graph:
@@ -43,6 +48,7 @@ def check(graph: Graph) -> Graph:
             raise ModelError(node.name, f"it reads {min(missing)}, which does not stand before it")
         seen.add(node.name)
         _check_values(node)
+        _check_number_of_inputs(node)
         shape = _shape(node, [graph[i].shape for i in node.inputs])
         if shape != node.shape:
             raise ModelError(node.name, f"its shape is {node.shape}, and its operation gives {shape}")
@@ -50,32 +56,45 @@ def check(graph: Graph) -> Graph:
 
 
 def _check_frame(graph: Graph) -> None:
+    """One Input, first; one Output, last; and every node on a way from one to the other."""
     if graph.time_steps < 1 or len(graph) < 2:
         raise ModelError("graph", f"{graph.time_steps} time steps and {len(graph)} nodes")
-    ends = [n.name for n in graph.of(Input)], [n.name for n in graph.of(Output)]
-    if ends != ([graph.nodes[0].name], [graph.nodes[-1].name]):
-        raise ModelError("graph", f"it needs one Input, first, and one Output, last; found {ends[0]} and {ends[1]}")
-    useful = nx.ancestors(graph.to_networkx(), graph.nodes[-1].name) | {graph.nodes[-1].name}
-    if unused := [node.name for node in graph if node.name not in useful]:
+    inputs = [node.name for node in graph.of(Input)]
+    outputs = [node.name for node in graph.of(Output)]
+    first = graph.nodes[0].name
+    last = graph.nodes[-1].name
+    if inputs != [first] or outputs != [last]:
+        raise ModelError("graph", f"it needs one Input, first, and one Output, last; found {inputs} and {outputs}")
+    read = nx.ancestors(graph.to_networkx(), last) | {last}
+    if unused := [node.name for node in graph if node.name not in read]:
         raise ModelError(unused[0], "its value reaches no output", "Remove the layer, or use what it computes.")
 
 
 def _check_values(node: Node) -> None:
+    """Finite numbers: no sum of currents may become NaN, which no threshold compares."""
     if isinstance(node.op, BatchNorm) and not bool((node.op.var + node.op.eps > 0).all()):
         raise ModelError(node.name, f"a running variance that is not positive, with eps = {node.op.eps:g}")
     for name in node.op.__dataclass_fields__:
         value = getattr(node.op, name)
         if isinstance(node.op, Lif) and value == np.inf and name == "tau":
-            continue  # no leak
+            continue  # no leak: integrate and fire
         if isinstance(value, (np.ndarray, float)) and not np.all(np.isfinite(value)):
             raise ModelError(node.name, f"its {name} holds NaN or infinite values")
 
 
+def _check_number_of_inputs(node: Node) -> None:
+    count = len(node.inputs)
+    is_right = count > 0 if isinstance(node.op, Concat) else count == INPUTS.get(type(node.op), 1)
+    if not is_right:
+        raise ModelError(node.name, f"{type(node.op).__name__} with {count} inputs")
+
+
 def _shape(node: Node, inputs: list[Shape]) -> Shape:
-    """The shape that the operation of `node` makes of its inputs' shapes."""
-    counts = {Input: 0, Add: 2, Attention: 3, SpikeMask: 2}
-    if not inputs if isinstance(node.op, Concat) else len(inputs) != counts.get(type(node.op), 1):
-        raise ModelError(node.name, f"{type(node.op).__name__} with {len(inputs)} inputs")
+    """The shape that the operation of `node` makes of its inputs' shapes; ModelError where it cannot read those."""
+    if isinstance(node.op, Neuron | Scale | Output):
+        return inputs[0]
+    if isinstance(node.op, Pool):
+        return (inputs[0][0], *_pooled(node, node.op, inputs[0]))
     match node.op:
         case Input():
             return node.shape
@@ -91,8 +110,6 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape:
             if gamma.shape != (inputs[0][0],):
                 raise ModelError(node.name, f"{len(gamma)} scales for {inputs[0][0]} channels")
             return inputs[0]
-        case MaxPool2d() | AvgPool2d() | AdaptiveAvgPool2d():
-            return (inputs[0][0], *_pooled(node, node.op, inputs[0]))
         case Attention(heads=heads):
             if inputs[0][0] % heads:
                 raise ModelError(node.name, f"{inputs[0][0]} channels do not divide into {heads} heads")
@@ -107,25 +124,25 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape:
                 raise ModelError(node.name, f"a constant of shape {value.shape} on {inputs[0]}")
             return inputs[0]
         case SpikeMask():
-            (channels, *positions), (masks, *spread) = inputs
-            if channels % masks or (spread != positions and spread != [1, 1]):
-                raise ModelError(node.name, f"a mask of {inputs[1]} for {inputs[0]}")
-            return inputs[0]
+            masked, mask = inputs
+            if masked[0] % mask[0] or mask[1:] not in (masked[1:], (1, 1)):
+                raise ModelError(node.name, f"a mask of {mask} for {masked}")
+            return masked
         case Mean() | TokenSum():
             return (inputs[0][0], 1, 1)
-        case Lif() | Scale() | Output():
-            return inputs[0]
         case _:
             assert_never(node.op)
 
 
 def _equal(node: Node, inputs: list[Shape]) -> Shape:
+    """The shape that all inputs have."""
     if len(set(inputs)) != 1:
         raise ModelError(node.name, f"its inputs have the shapes {inputs}")
     return inputs[0]
 
 
-def _pooled(node: Node, op: MaxPool2d | AvgPool2d | AdaptiveAvgPool2d, shape: Shape) -> Pair:
+def _pooled(node: Node, op: Pool, shape: Shape) -> Pair:
+    """(Y, X) of a pool of a map of `shape`."""
     size = pool_shape(op, shape[1:])
     if min(size) < 1:
         raise ModelError(node.name, f"no window of its pool lies in its input of {shape[1:]}")
@@ -133,7 +150,9 @@ def _pooled(node: Node, op: MaxPool2d | AvgPool2d | AdaptiveAvgPool2d, shape: Sh
 
 
 def _window(node: Node, shape: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
-    size = [(e + 2 * p - k) // s + 1 for e, k, s, p in zip(shape[1:], kernel, stride, padding, strict=True)]
-    if min(size) < 1:
-        raise ModelError(node.name, f"a window of {kernel} is larger than its input of {shape[1:]}")
-    return (size[0], size[1])
+    """(Y, X) of a convolution of a map of `shape`."""
+    extents = shape[1:]
+    height, width = [(extents[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1)]
+    if min(height, width) < 1:
+        raise ModelError(node.name, f"a window of {kernel} is larger than its input of {extents}")
+    return (height, width)

@@ -1,4 +1,4 @@
-"""Scales vanish: into the attention that they follow, or into the layer before; joins vanish, and layers in a row."""
+"""Scales vanish into the attention or the layer that they follow; joins vanish, and layers in a row become one."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from spikformer_deploy.graph.merge import merge_layers, merge_pools
 
 
 def simplify(graph: Graph) -> Graph:
-    """The same function without those Scale nodes whose factor an attention or a layer can take, and layers merged."""
+    """The same function without those Scale nodes whose factor an attention or a layer can take, and layers merged.
+
+    Scales go first: between two layers they would hide that these stand in a row.
+    """
     for node in graph.of(Scale):
         source = graph[node.inputs[0]]
         assert isinstance(node.op, Scale)
         op = _scaled(source.op, node.op.factor)
         if op is not None and len(graph.consumers(source.name)) == 1:
+            # once more from the start: a scale of a scale, or one after it, may vanish now
             return simplify(_without(graph, node, replace(source, op=op)))
     return merge_layers(merge_pools(split_joins(graph)))
 
 
 def _scaled(op: Op, factor: float) -> Op | None:
+    """`op` with its result times `factor`; None where it has no number that could take it."""
     match op:
         case Attention(scale=scale):
             return replace(op, scale=scale * factor)
@@ -33,8 +38,12 @@ def _scaled(op: Op, factor: float) -> Op | None:
             return None
 
 
-def _without(graph: Graph, gone: Node, source: Node) -> Graph:
-    """`graph` with `source` in place of its namesake, and its readers instead of those of `gone`."""
-    nodes = [source if n.name == source.name else n for n in graph if n.name != gone.name]
-    renamed = [replace(n, inputs=tuple(source.name if i == gone.name else i for i in n.inputs)) for n in nodes]
-    return Graph(tuple(renamed), graph.time_steps)
+def _without(graph: Graph, removed: Node, source: Node) -> Graph:
+    """`graph` without `removed`, whose readers read `source`; that stands in place of its namesake."""
+    nodes = []
+    for node in graph:
+        if node.name != removed.name:
+            new = source if node.name == source.name else node
+            inputs = tuple(source.name if name == removed.name else name for name in new.inputs)
+            nodes.append(replace(new, inputs=inputs))
+    return Graph(tuple(nodes), graph.time_steps)

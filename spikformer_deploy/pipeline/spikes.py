@@ -8,9 +8,9 @@ import torch
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model
+from spikformer_deploy.graph.channels import part_of
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Graph, Lif
-from spikformer_deploy.graph.joins import part_of
 from spikformer_deploy.nn.lif import LIF
 
 CHECK_IMAGES = 4

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.graph import ir
+from spikformer_deploy.graph.channels import part_of
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.fold import fold_batch_norm
-from spikformer_deploy.graph.joins import part_of, push_joins, split_joins
+from spikformer_deploy.graph.joins import push_joins, split_joins
 from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
@@ -80,7 +81,8 @@ class Grown:
                 x = self.add(ir.Scale(0.5), [x], x.shape)
                 x = self.spikes(x, 4, norm=True)
             case _:
-                q, k = (self.spikes(x, x.shape[0]) for _ in "qk")
+                q = self.spikes(x, x.shape[0])
+                k = self.spikes(x, x.shape[0])
                 x = self.add(ir.Lif(2.0, 2.0), [self.add(ir.Attention(1, 0.5), [q, k, x], x.shape)], x.shape)
         mean = self.add(ir.Mean(), [x], (x.shape[0], 1, 1))
         head = self.add(ir.Linear(self.weights(3, x.shape[0]), self.weights(3)), [mean], (3, 1, 1))
@@ -99,15 +101,15 @@ def test_passes_keep_every_spike(seed: int) -> None:
     for passed in (check(push_joins(graph)), folded, check(split_joins(folded)), check(simplify(folded))):
         found = execute(passed, frames, dtype=torch.float64)
         for lif in passed.of(ir.Lif):
-            whole, channels = part_of(lif.name, wanted)
-            assert torch.equal(found[lif.name], wanted[whole][:, :, channels]), lif.name
+            joined, channels = part_of(lif.name, wanted)
+            assert torch.equal(found[lif.name], wanted[joined][:, :, channels]), lif.name
         torch.testing.assert_close(found[passed.nodes[-1].name], wanted[graph.nodes[-1].name], rtol=1e-9, atol=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_layers_read_no_joins(seed: int) -> None:
-    """What is left of joins is read by attentions, masks and sums alone."""
+    """What is left of joins is read only by attentions, masks and sums."""
     graph = simplify(fold_batch_norm(Grown(seed).grown()))
     for join in graph.of(ir.Concat):
         assert all(isinstance(reader.op, ir.Attention | ir.SpikeMask | ir.Add) for reader in graph.consumers(join.name))
@@ -123,7 +125,8 @@ def test_graphs_without_joins_stay_as_they_are() -> None:
 class Joined(torch.nn.Module):
     def __init__(self, function: object) -> None:
         super().__init__()
-        self.function, self.conv = function, torch.nn.Conv2d(2, 3, 1)
+        self.function = function
+        self.conv = torch.nn.Conv2d(2, 3, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.function(x, self.conv(x))  # type: ignore[operator]
@@ -149,7 +152,8 @@ def test_channels_of_a_join_are_cut_apart_where_it_was_joined() -> None:
         left, right = torch.cat([x, y], 1).split([3, 2], 1)
         return torch.cat([right, left], 1)
 
-    module, images = Joined(shuffled).eval(), torch.rand(3, 2, 4, 4)
+    module = Joined(shuffled).eval()
+    images = torch.rand(3, 2, 4, 4)
     graph = check(trace(module, (2, 4, 4), time_steps=1))
     with torch.no_grad():
         torch.testing.assert_close(execute(graph, images)["output"], module(images))

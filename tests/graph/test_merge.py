@@ -14,12 +14,14 @@ from spikformer_deploy.graph.merge import merge_layers
 
 def conv(rng: np.random.Generator, inputs: int, outputs: int, kernel: int, **geometry: object) -> Conv2d:
     groups = int(geometry.get("groups", 1))  # type: ignore[call-overload]
-    weight, bias = rng.normal(size=(outputs, inputs // groups, kernel, kernel)), rng.normal(size=outputs)
+    weight = rng.normal(size=(outputs, inputs // groups, kernel, kernel))
+    bias = rng.normal(size=outputs)
     return Conv2d(weight, bias, **geometry)  # type: ignore[arg-type]
 
 
 def chain(*layers: Conv2d | Linear) -> Graph:
-    nodes, shape = [Node("input", Input(), (), (4, 9, 8))], (4, 9, 8)
+    nodes = [Node("input", Input(), (), (4, 9, 8))]
+    shape = (4, 9, 8)
     for i, op in enumerate(layers):
         if isinstance(op, Conv2d):
             sizes = zip(shape[1:], op.padding, op.weight.shape[2:], op.stride, strict=True)
@@ -48,8 +50,8 @@ def test_layers_in_a_row_are_one(seed: int, first: int, second: int, groups: int
     merged = check(merge_layers(graph))
     assert [n.name for n in merged] == ["input", "layer2", "lif", "mean", "output"]
     images = torch.from_numpy(rng.normal(size=(2, 4, 9, 8)))
-    names = ("layer2",)
-    one, three = (execute(g, images, dtype=torch.float64, record=set(names))["layer2"] for g in (merged, graph))
+    one = execute(merged, images, dtype=torch.float64, record={"layer2"})["layer2"]
+    three = execute(graph, images, dtype=torch.float64, record={"layer2"})["layer2"]
     torch.testing.assert_close(one, three, rtol=0, atol=1e-10)
 
 

@@ -29,15 +29,27 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.habit = habit
-        self.conv, self.lif, self.fc = nn.Conv2d(2, 8, 3, padding=1), LIF(v_threshold=0.2), nn.Linear(8, 5)
-        self.embedding, self.rnn, self.gru = nn.Embedding(3, 8), nn.LSTM(8, 8), nn.GRUCell(8, 8)
-        self.layer_norm, self.group_norm = nn.LayerNorm(8), nn.GroupNorm(2, 8)
-        self.instance_norm, self.attention = nn.InstanceNorm2d(8), nn.MultiheadAttention(8, 2)
-        self.up, self.transposed = nn.Upsample(scale_factor=2), nn.ConvTranspose2d(8, 8, 2, 2)
-        self.prelu, self.other, self.volume = nn.PReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.Conv3d(8, 8, 1)
-        self.bilinear, self.norm = nn.Bilinear(8, 8, 8), nn.BatchNorm2d(8)
+        self.conv = nn.Conv2d(2, 8, 3, padding=1)
+        self.lif = LIF(v_threshold=0.2)
+        self.fc = nn.Linear(8, 5)
+        self.embedding = nn.Embedding(3, 8)
+        self.rnn = nn.LSTM(8, 8)
+        self.gru = nn.GRUCell(8, 8)
+        self.layer_norm = nn.LayerNorm(8)
+        self.group_norm = nn.GroupNorm(2, 8)
+        self.instance_norm = nn.InstanceNorm2d(8)
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.up = nn.Upsample(scale_factor=2)
+        self.transposed = nn.ConvTranspose2d(8, 8, 2, 2)
+        self.prelu = nn.PReLU()
+        self.other = nn.Conv2d(8, 8, 3, padding=1)
+        self.volume = nn.Conv3d(8, 8, 1)
+        self.bilinear = nn.Bilinear(8, 8, 8)
+        self.norm = nn.BatchNorm2d(8)
         self.fresh = nn.BatchNorm2d(8, track_running_stats=False)
-        self.weight, self.calls, self.kept = nn.Parameter(torch.ones(8)), 0, torch.zeros(1)
+        self.weight = nn.Parameter(torch.ones(8))
+        self.calls = 0
+        self.kept = torch.zeros(1)
         self.register_buffer("seen", torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,7 +186,7 @@ HABITS: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "own exception": lambda m, x: [][1],
     "mixed axes": lambda m, x: x.reshape(STEPS, -1, 16, 4, 8),
     "batch before time": lambda m, x: m.lif(x.transpose(0, 1)).transpose(0, 1),
-    "a time step alone": lambda m, x: x[-1:].repeat(STEPS, 1, 1, 1, 1),
+    "a single time step": lambda m, x: x[-1:].repeat(STEPS, 1, 1, 1, 1),
     "position embedding over tokens": lambda m, x: m.tokens(lambda y: y + torch.ones(64, 8), x),
     "trilinear product": lambda m, x: x * m.lif(x) @ x,
     "mean over channels": lambda m, x: x.mean(2, keepdim=True).expand(-1, -1, 8, -1, -1),

@@ -23,11 +23,15 @@ class Fused(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.cut = cut
-        self.stem, self.stem_lif = nn.Conv2d(3, 8, 3, padding=1), LIF(v_threshold=0.2)
-        self.qkv, self.bn, self.lif = nn.Conv1d(8, 24, 1), nn.BatchNorm1d(24), LIF(v_threshold=0.3)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.stem_lif = LIF(v_threshold=0.2)
+        self.qkv = nn.Conv1d(8, 24, 1)
+        self.bn = nn.BatchNorm1d(24)
+        self.lif = LIF(v_threshold=0.3)
         nn.init.normal_(self.bn.weight, 1, 0.3)
         nn.init.normal_(self.bn.bias, 0.3, 0.3)
-        self.last, self.head = LIF(v_threshold=0.5), nn.Linear(8, 4)
+        self.last = LIF(v_threshold=0.5)
+        self.head = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.unsqueeze(0).repeat(STEPS, 1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""What stands behind the time axis: means, sums and the last step, alone or with linear layers; all else is refused."""
+"""What stands behind the time axis: means, sums and the last step, linear layers too; all else is refused."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,10 +30,15 @@ class Net(nn.Module):
     def __init__(self, readout: Callable[["Net", Tensor], Tensor], steps: int = STEPS) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.readout, self.steps = readout, steps
-        self.conv, self.lif = nn.Conv2d(2, 8, 3, padding=1), LIF(v_threshold=0.2)
-        self.other, self.second = nn.Conv2d(2, 8, 3, padding=1), LIF(v_threshold=0.1)
-        self.fc, self.last, self.flat = nn.Linear(8, 5), LIF(v_threshold=0.1), nn.Linear(288, 5)
+        self.readout = readout
+        self.steps = steps
+        self.conv = nn.Conv2d(2, 8, 3, padding=1)
+        self.lif = LIF(v_threshold=0.2)
+        self.other = nn.Conv2d(2, 8, 3, padding=1)
+        self.second = LIF(v_threshold=0.1)
+        self.fc = nn.Linear(8, 5)
+        self.last = LIF(v_threshold=0.1)
+        self.flat = nn.Linear(288, 5)
         self.norm = nn.BatchNorm1d(5)
         nn.init.normal_(self.norm.running_mean, 0, 0.3)
 
@@ -70,7 +75,8 @@ GOOD: dict[str, Callable[[Net, Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_means_and_sums_over_time(name: str) -> None:
-    model, images = Net(GOOD[name]).eval(), torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(1)) * 2
+    model = Net(GOOD[name]).eval()
+    images = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(1)) * 2
     graph = check(trace(model, SHAPE, time_steps=STEPS))
     with torch.no_grad():
         theirs = model(images)
@@ -111,7 +117,8 @@ LAST: dict[str, Callable[[Net, Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", LAST)
 def test_the_last_time_step(name: str) -> None:
     """In every spelling it is one readout; the mean would be something else."""
-    model, images = Net(LAST[name]).eval(), torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(1)) * 2
+    model = Net(LAST[name]).eval()
+    images = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(1)) * 2
     graph = check(trace(model, SHAPE, time_steps=STEPS))
     assert graph.nodes[-1].op.last  # type: ignore[union-attr]
     with torch.no_grad():
@@ -143,7 +150,8 @@ def test_the_logits_of_a_sum_are_the_time_steps_times_those_of_the_mean(name: st
         made = Imported("test", check(trace(model, SHAPE, time_steps=STEPS)), preprocess, (), "", {}, ())
         return np.asarray(sd.run(sd.compile(made, target="loihi2", check=False), pixels).logits)
 
-    of_sum, of_mean = compiled(GOOD[name]), compiled(MEANS[name])
+    of_sum = compiled(GOOD[name])
+    of_mean = compiled(MEANS[name])
     assert np.abs(of_mean).max() > 0.1
     np.testing.assert_allclose(of_sum, STEPS * of_mean, rtol=1e-6, atol=1e-9)
     np.testing.assert_array_equal(of_sum.argmax(1), of_mean.argmax(1))
@@ -199,7 +207,8 @@ def test_what_is_no_mean_of_linear_layers_is_refused(name: str) -> None:
 
 
 def test_one_time_step_may_be_taken_by_its_number() -> None:
-    model, images = Net(lambda m, x: m.fc(tokens(x))[-1], steps=1).eval(), torch.rand(3, *SHAPE)
+    model = Net(lambda m, x: m.fc(tokens(x))[-1], steps=1).eval()
+    images = torch.rand(3, *SHAPE)
     with torch.no_grad():
         theirs = model(images)
     found = execute(check(trace(model, SHAPE, time_steps=1)), images)["output"]

@@ -58,7 +58,8 @@ def test_passes_flip_no_spike_in_float64(name: str) -> None:
     folded = check(simplify(check(fold_batch_norm(raw))))
     assert not list(folded.of(BatchNorm, Scale))
     assert [n.op.scale for n in folded.of(Attention)] == [0.25 if name == "dvs" else 0.125]
-    before, after = (execute(g, images, dtype=torch.float64) for g in (raw, folded))
+    before = execute(raw, images, dtype=torch.float64)
+    after = execute(folded, images, dtype=torch.float64)
     for lif in folded.of(Lif):
         assert torch.equal(before[lif.name], after[lif.name]), lif.name
     torch.testing.assert_close(before["output"], after["output"], rtol=1e-12, atol=1e-12)
@@ -93,7 +94,8 @@ class Wrapped(nn.Module):
 
     def __init__(self, function) -> None:
         super().__init__()
-        self.function, self.lif = function, LIF()
+        self.function = function
+        self.lif = LIF()
         self.conv = nn.Conv2d(3, 4, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -146,8 +148,10 @@ class Flattened(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.lif = torch.nn.Conv2d(2, 3, 3), LIF(v_threshold=0.2)
-        self.linear, self.last = torch.nn.Linear(3 * 4 * 2, 5), LIF(v_threshold=0.1)
+        self.conv = torch.nn.Conv2d(2, 3, 3)
+        self.lif = LIF(v_threshold=0.2)
+        self.linear = torch.nn.Linear(3 * 4 * 2, 5)
+        self.last = LIF(v_threshold=0.1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         spikes = self.lif(self.conv(x.transpose(0, 1).flatten(0, 1)).unflatten(0, (3, -1)))
@@ -156,7 +160,8 @@ class Flattened(torch.nn.Module):
 
 def test_a_linear_layer_may_read_a_flattened_map() -> None:
     torch.manual_seed(0)
-    module, images = Flattened().eval(), torch.rand(4, 3, 2, 6, 4)
+    module = Flattened().eval()
+    images = torch.rand(4, 3, 2, 6, 4)
     graph = trace(module, (2, 6, 4), time_steps=3, per_step=True)
     assert [n.op.weight.shape for n in graph.of(Conv2d)] == [(3, 2, 3, 3), (5, 3, 4, 2)]
     with torch.no_grad():
@@ -171,7 +176,9 @@ class Batched(torch.nn.Module):
 
     def __init__(self, joined) -> None:
         super().__init__()
-        self.linear, self.lif, self.joined = torch.nn.Linear(3, 7), LIF(v_threshold=0.2), joined
+        self.linear = torch.nn.Linear(3, 7)
+        self.lif = LIF(v_threshold=0.2)
+        self.joined = joined
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         steps = x.mean((2, 3)).unsqueeze(0).repeat(4, 1, 1).flatten(0, 1)
@@ -181,7 +188,8 @@ class Batched(torch.nn.Module):
 
 def test_what_torch_asks_of_the_batch_by_itself_is_no_limit_of_the_model() -> None:
     torch.manual_seed(0)
-    module, images = Batched(lambda x, batch: x.reshape(4, batch, 7)).eval(), torch.rand(3, 3, 4, 4)
+    module = Batched(lambda x, batch: x.reshape(4, batch, 7)).eval()
+    images = torch.rand(3, 3, 4, 4)
     graph = check(trace(module, (3, 4, 4), time_steps=4))
     with torch.no_grad():
         right = module(images)
@@ -208,17 +216,19 @@ class Attends(nn.Module):
 
     def __init__(self, channels: int, heads: int, scores_first: bool, channels_first: bool) -> None:
         super().__init__()
-        self.heads, self.scores_first, self.channels_first = heads, scores_first, channels_first
+        self.heads = heads
+        self.scores_first = scores_first
+        self.channels_first = channels_first
         self.layers = nn.ModuleList(nn.Linear(2, channels) for _ in "qkv")
         self.neurons = nn.ModuleList(LIF(v_threshold=0.1) for _ in "qkv")
         self.last = LIF(v_threshold=0.1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = x.unsqueeze(0).repeat(3, 1, 1, 1, 1).flatten(3).transpose(2, 3)
-        made = (neuron(layer(tokens)) for neuron, layer in zip(self.neurons, self.layers, strict=True))
-        q, k, v = (s.unflatten(3, (self.heads, -1)).transpose(2, 3) for s in made)
+        spikes = [neuron(layer(tokens)) for neuron, layer in zip(self.neurons, self.layers, strict=True)]
+        q, k, v = [s.unflatten(3, (self.heads, -1)).transpose(2, 3) for s in spikes]
         if self.channels_first:
-            q, k, v = (s.transpose(3, 4) for s in (q, k, v))
+            q, k, v = q.transpose(3, 4), k.transpose(3, 4), v.transpose(3, 4)
             out = v @ (k.transpose(3, 4) @ q) if self.scores_first else (v @ k.transpose(3, 4)) @ q
             out = out.transpose(3, 4)
         else:
@@ -246,7 +256,9 @@ def test_attention_of_one_token_or_one_channel(
 def test_a_stride_over_the_only_column_is_computed_right(seed: int) -> None:
     """oneDNN's convolution is wrong there in fp32; these sums are small integers, exact in both."""
     generator = torch.Generator().manual_seed(seed)
-    kernel, stride, padding = seed % 3 + 2, seed % 2 + 2, seed % 2
+    kernel = seed % 3 + 2
+    stride = seed % 2 + 2
+    padding = seed % 2
     size = (6, kernel - padding if seed % 4 else kernel - 2 * padding)
     weight = torch.randint(-9, 10, (5, 1, 2, kernel), generator=generator).double().numpy()
     shape = (5, 5 + 2 * padding, (size[1] + 2 * padding - kernel) // stride + 1)
@@ -255,5 +267,6 @@ def test_a_stride_over_the_only_column_is_computed_right(seed: int) -> None:
     nodes = (Node("input", Input(), (), (1, *size)), Node("conv", conv, ("input",), shape))
     graph = check(Graph((*nodes, Node("output", Output(), ("conv",), shape)), 1))
     images = torch.randint(0, 256, (3, 1, *size), generator=generator).float()
-    single, double = (execute(graph, images, dtype=t)["output"] for t in (torch.float32, torch.float64))
+    single = execute(graph, images, dtype=torch.float32)["output"]
+    double = execute(graph, images, dtype=torch.float64)["output"]
     assert torch.equal(single.double(), double)

@@ -1,0 +1,83 @@
+"""Neurons of exported models: ours, and those of spikingjelly, which a model calls over all time steps at once."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+
+from spikformer_deploy.graph import axes, ir
+from spikformer_deploy.graph.axes import axis
+from spikformer_deploy.graph.calls import Call, Handler, Value
+
+
+def _lif(call: Call) -> Value:
+    """Arguments: x, tau, v_threshold, decay_input, slope of the surrogate gradient, soft_reset, strict."""
+    tau, v_threshold, decay_input = call.args[1:4]
+    soft_reset = bool(call.argument(5, False))
+    strict = bool(call.argument(6, False))
+    return _add_neuron(call, ir.Lif(tau, v_threshold, decay_input, soft_reset, strict), "LIF")
+
+
+def _add_neuron(call: Call, op: ir.Neuron, kind: str) -> Value:
+    """A new population that reads the first argument; its neurons go through the time steps, the first dimension."""
+    value = call.value()
+    if value.dims[0] != axis("T", call.builder.time_steps):
+        raise call.refuse(f"the {kind} sees {axes.show(value.dims)}: its first dimension must be the time axis only")
+    return call.add(op, (value.name,), call.node_shape(value), value.dims)
+
+
+# --- spikingjelly ---------------------------------------------------------------------------------------------
+# Arguments: x, the potential before the first step, then (of the LIF) tau, decay_input, v_threshold, v_reset.
+# Results: spikes, last potential, all potentials.  A model that reads a potential is refused: None is no value.
+
+_Outputs: TypeAlias = tuple[Value, None, None]
+
+
+def _full_like(call: Call) -> float:
+    """The potential at rest that spikingjelly hands to its neurons: the number in every place."""
+    return float(call.args[1])
+
+
+def _spikingjelly_lif(call: Call) -> _Outputs:
+    """Neurons whose time constant is a number."""
+    tau, decay_input, v_threshold, v_reset = call.args[2:6]
+    return _spikingjelly(call, float(tau), bool(decay_input), v_threshold, v_reset)
+
+
+def _spikingjelly_plif(call: Call) -> _Outputs:
+    """Neurons that learn their time constant: 1 / tau is the sigmoid of a parameter."""
+    weight, decay_input, v_threshold, v_reset = call.args[2:6]
+    assert isinstance(weight, torch.Tensor)
+    return _spikingjelly(call, 1 / float(weight.double().sigmoid()), bool(decay_input), v_threshold, v_reset)
+
+
+def _spikingjelly_if(call: Call) -> _Outputs:
+    """Neurons without leak."""
+    v_threshold, v_reset = call.args[2:4]
+    return _spikingjelly(call, float("inf"), False, v_threshold, v_reset)
+
+
+def _spikingjelly(call: Call, tau: float, decay_input: bool, v_threshold: float, v_reset: float | None) -> _Outputs:
+    """A LIF of spikingjelly; v_reset None: soft reset.
+
+    Our potentials are theirs minus v_reset, at which theirs rest: the threshold moves by as much, and the reset is to
+    zero.
+    """
+    rest = 0.0 if v_reset is None else float(v_reset)
+    if call.argument(1, 0.0) != rest:
+        raise call.refuse(
+            "a neuron that holds the potential of an earlier run", "Reset it: functional.reset_net(model)."
+        )
+    op = ir.Lif(tau, float(v_threshold) - rest, decay_input, soft_reset=v_reset is None)
+    return _add_neuron(call, op, "neuron"), None, None
+
+
+NEURONS: dict[str, Handler] = {
+    "spikformer.lif": _lif,
+    "aten.full_like": _full_like,
+    "sj_lif.forward": _spikingjelly_lif,
+    "sj_plif.forward": _spikingjelly_plif,
+    "sj_if.forward": _spikingjelly_if,
+}
+"""Exported operation -> handler."""

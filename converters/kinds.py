@@ -10,6 +10,7 @@ from typing import Any
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import LARGEST_TEXT, check_file
+from spikformer_deploy.base.formats import ENTRY
 from spikformer_deploy.base.json_text import parsed
 from spikformer_deploy.base.plain import table
 from spikformer_deploy.converters import hdf5
@@ -19,7 +20,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ENTRY = "spikformer_deploy"
 LARGEST_HEADER = 2**27
 """Of a safetensors file (its own limit is 100 MB)."""
 MOST_ENTRIES = 2**16

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from spikformer_deploy.base.arrays import Int, Shape
 from spikformer_deploy.base.errors import InputError, ModelError
 from spikformer_deploy.base.files import write_whole
+from spikformer_deploy.base.formats import MOST_STEPS
 from spikformer_deploy.base.values import frozen
 from spikformer_deploy.converters import hdf5
 from spikformer_deploy.network.bounds import is_proven, membrane_range, piled_up, weighted_range
@@ -90,8 +91,8 @@ def stated_steps(path: str | Path) -> int | None:
 
 def _steps(path: Path, value: Any) -> int:
     steps = np.asarray(value)
-    if steps.size != 1 or steps.dtype.kind not in "iuf" or steps.item() not in range(1, 1025):
-        raise ModelError(str(path), f"{value} time steps", "Give --time-steps, 1 to 1024.")
+    if steps.size != 1 or steps.dtype.kind not in "iuf" or steps.item() not in range(1, MOST_STEPS + 1):
+        raise ModelError(str(path), f"{value} time steps", f"Give --time-steps, 1 to {MOST_STEPS}.")
     return int(steps.item())
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Shape
+from spikformer_deploy.base.formats import MOST_STEPS
 from spikformer_deploy.network.bounds import Worst, largest_sum, shift_of, worst_cases
 from spikformer_deploy.network.decay import is_exact
 from spikformer_deploy.network.network import ROUNDING_UNKNOWN, Network, Population, Projection
@@ -75,7 +76,7 @@ def _check_order(network: Network) -> None:
 
 def _check_numbers(network: Network) -> None:
     """Of the network as a whole."""
-    _demand(1 <= network.time_steps <= 1024, "network", f"{network.time_steps} time steps")
+    _demand(1 <= network.time_steps <= MOST_STEPS, "network", f"{network.time_steps} time steps")
     _demand(2 <= network.state_bits <= 32, "network", f"{network.state_bits} state bits")
     _demand(2 <= network.weight_bits <= 8, "network", f"{network.weight_bits} weight bits")
     _demand(network.bounds in ("static", "observed"), "network", f"bounds '{network.bounds}'")

@@ -15,7 +15,8 @@ from support.networks import Builder
 
 from spikformer_deploy.base.errors import InputError, ModelError, OverflowDetected
 from spikformer_deploy.cli.main import cli
-from spikformer_deploy.converters.netx import read_network, write_network
+from spikformer_deploy.converters.netx.read import read_network
+from spikformer_deploy.converters.netx.write import write_network
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.network.network import Network, Population
@@ -408,7 +409,7 @@ def chain_with(layer: str) -> Network:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        ("programmable", "a: netx has CUBA neurons alone"),
+        ("programmable", "a: netx has only CUBA neurons"),
         ("thresholds", "a: netx has one threshold a layer"),
         ("head", "output: netx has no accumulators with weights"),
         ("pool", "pool: netx holds chains of conv and dense layers, and this one has inputs by window"),

@@ -23,7 +23,7 @@ from spikformer_deploy.base.errors import ModelError, ProgramError
 from spikformer_deploy.chips.loihi.memory import token_wise
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.imported import Imported
-from spikformer_deploy.converters.netx import write_network
+from spikformer_deploy.converters.netx.write import write_network
 from spikformer_deploy.converters.nir import write as nir_export
 from spikformer_deploy.converters.onnx import write as onnx_model
 from spikformer_deploy.converters.onnx.read import read_model as read_onnx

@@ -37,6 +37,7 @@ from spikformer_deploy.converters.netx.fields import (
     steps_in,
     whole,
 )
+from spikformer_deploy.converters.windows import window_counts
 from spikformer_deploy.network.bounds import is_proven, membrane_range, piled_up, weighted_range
 from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.network import Network, Population, Projection
@@ -172,9 +173,7 @@ class _Chain:
             raise ModelError(name, f"dilation {pair(layer['dilation'])} is not supported", "Train it without.")
         check_no_delay(name, layer)
         self._check_channels(name, layer, weight.shape, groups)
-        axes = zip(self.last.shape[1:], padding, weight.shape[2:], stride, strict=True)
-        rows, columns = [(extent + 2 * border - size) // step + 1 for extent, border, size, step in axes]
-        shape = (len(weight), rows, columns)
+        shape = (len(weight), *window_counts(self.last.shape[1:], weight.shape[2:], stride, padding))
         if "shape" in layer:
             check_equal(name, "shape", shape_of(name, layer), shape)
         mantissa, exponent = mantissas(name, weight)

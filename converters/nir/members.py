@@ -9,6 +9,7 @@ import numpy as np
 
 from spikformer_deploy.base.arrays import Pair, Shape
 from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.converters.windows import window_counts
 
 LARGEST_WHOLE = 2**31
 LARGEST_EXTENT = 2**15
@@ -116,9 +117,8 @@ def padding_of(name: str, node: Members, kernel: Pair, stride: Pair, one_axis: b
 
 
 def windows(name: str, shape: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
-    """How many windows there are along Y and X."""
-    axes = zip(shape[1:], kernel, stride, padding, strict=True)
-    counts = [(extent + 2 * border - size) // step + 1 for extent, size, step, border in axes]
+    """How many windows there are along Y and X; ModelError where none fits in."""
+    counts = window_counts(shape[1:], kernel, stride, padding)
     if min(counts) < 1:
         raise ModelError(name, f"a window of {kernel} is larger than its input of {shape[1:]}")
-    return counts[0], counts[1]
+    return counts

@@ -13,6 +13,7 @@ import torch
 
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.base.values import frozen
+from spikformer_deploy.converters.windows import window_counts
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.operations import Batch, Call, Product, Value
 from spikformer_deploy.graph.trace import KNOWN
@@ -169,11 +170,11 @@ def _window(node: OnnxNode, channels: int, kernel: list[int]) -> tuple[int, ...]
     sizes = _sizes(node.value())
     if len(sizes) != 4 or len(kernel) != 2 or min(kernel) < 1 or max(kernel) > LARGEST_EXTENT:
         raise ModelError(node.place, f"{node.kind} of kernel {kernel} on {axes.show(node.value().dims)}")
-    along = zip(sizes[2:], kernel, stride, padding, strict=True)
-    window = [(extent + 2 * border - size) // step + 1 for extent, size, step, border in along]
-    if min(window) < 1:
-        raise ModelError(node.place, f"a window of {kernel} is larger than its input of {sizes[2:]}")
-    return (sizes[0], channels, *window)
+    images, _, *extents = sizes
+    counts = window_counts(extents, kernel, stride, padding)
+    if min(counts) < 1:
+        raise ModelError(node.place, f"a window of {kernel} is larger than its input of {tuple(extents)}")
+    return (images, channels, *counts)
 
 
 def _conv(node: OnnxNode) -> Any:

@@ -233,15 +233,17 @@ class _Graph(Nodes):
             return self.convolved(link, conv)
         # floor division: the lower half is never negative, and both fit int8
         high = conv.weight // NIBBLE
-        halves = [_with_weight(conv, weight) for weight in (high, conv.weight - NIBBLE * high)]
-        if max(map(_reach, halves)) * link.source.max_out >= EXACT_FP32:
+        upper = _with_weight(conv, high)
+        lower = _with_weight(conv, conv.weight - NIBBLE * high)
+        if max(_reach(upper), _reach(lower)) * link.source.max_out >= EXACT_FP32:
             raise ModelError(
                 link.target.name,
                 f"sums of up to {bound:,} are not exact in ONNX Runtime's convolutions (fp32, below {EXACT_FP32:,})",
                 "Compile with fewer weight bits.",
             )
-        upper, lower = [self.convolved(link, half) for half in halves]
-        return self.node("Add", self.node("Mul", upper, self.constant(NIBBLE, np.int64)), lower)
+        high_sums = self.convolved(link, upper)
+        low_sums = self.convolved(link, lower)
+        return self.node("Add", self.node("Mul", high_sums, self.constant(NIBBLE, np.int64)), low_sums)
 
     def convolved(self, link: _Link, conv: Conv) -> str:
         """One convolution in fp32, whose sums are integers that fp32 holds."""
@@ -275,8 +277,9 @@ class _Graph(Nodes):
         kind = np.float32 if bound < EXACT_FP32 else np.float64
         steps = self.network.time_steps
         channels, height, width = target.shape
-        by_head = (steps, -1, attention.heads, channels // attention.heads, height * width)
-        q, k, v = [self.shaped(self.cast(self.sent[source], kind), *by_head) for source in projection.sources]
+        shape = (steps, -1, attention.heads, channels // attention.heads, height * width)
+        by_head = [self.shaped(self.cast(self.sent[source], kind), *shape) for source in projection.sources]
+        q, k, v = by_head
         pairs = self.node("MatMul", v, self.node("Transpose", k, perm=[0, 1, 2, 4, 3]))
         out = self.cast(self.node("MatMul", pairs, q), np.int64)
         weighted = self.node("Mul", out, self.constant(attention.weight, np.int64))

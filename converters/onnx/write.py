@@ -214,7 +214,9 @@ def _average(nodes: Nodes, node: Node, pool: AvgPool2d | AdaptiveAvgPool2d, shap
 def _attention(nodes: Nodes, node: Node, heads: int, scale: float, inputs: list[str]) -> str:
     channels, height, width = node.shape
     by_head = (-1, heads, channels // heads, height * width)
-    q, k, v = (nodes.shaped(value, *by_head) for value in inputs)
+    q = nodes.shaped(inputs[0], *by_head)
+    k = nodes.shaped(inputs[1], *by_head)
+    v = nodes.shaped(inputs[2], *by_head)
     # channels first, as the maps lie: (v k^T) q
     pairs = nodes.node("MatMul", v, nodes.node("Transpose", k, perm=[0, 1, 3, 2]))
     products = nodes.node("MatMul", pairs, q)

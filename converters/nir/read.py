@@ -187,6 +187,7 @@ class _Walk:
     sources: dict[str, list[str]] = field(default_factory=dict)
 
     def graph(self) -> ir.Graph:
+        """The graph; ModelError names the NIR node that it cannot hold."""
         order = self._order()
         for kind in ("Input", "Output"):
             ends = [name for name in order if self.nodes[name]["type"] == kind]
@@ -218,6 +219,7 @@ class _Walk:
             raise ModelError(loop, "recurrent connections are not supported", way_out) from None
 
     def _add(self, name: str, op: ir.Op, inputs: tuple[str, ...], shape: Shape, flat: bool = False) -> _Value:
+        """A new node of the graph; `flat` as in _Value."""
         if name in self.shapes:
             raise ModelError(name, "two nodes would have this name")
         self.built.append(ir.Node(name, op, inputs, shape))
@@ -227,6 +229,7 @@ class _Walk:
     # --- what flows in ---
 
     def _input(self, name: str, node: Members) -> _Value:
+        """The input, whose shape NIR gives without what is 1: (C,) and (C, X) stand for (C, 1, 1) and (C, 1, X)."""
         stated = whole_numbers(name, node, "shape")
         if not 1 <= len(stated) <= 3 or min(stated) < 1 or np.prod(stated, dtype=float) > MOST_PIXELS:
             raise ModelError(name, f"an input of shape {stated}", "It must be (C, Y, X), (C, X) or (C,), no batch.")
@@ -253,6 +256,7 @@ class _Walk:
         return self.sums[key]
 
     def _sum(self, name: str, values: list[_Value]) -> _Value:
+        """The sum of values of one shape, two by two in the order of the edges."""
         total = values[0]
         for i, other in enumerate(values[1:]):
             shape = self.shapes[total.name]
@@ -302,6 +306,7 @@ class _Walk:
                 )
 
     def _linear(self, name: str, node: Members, value: _Value, shape: Shape) -> _Value:
+        """A layer that reads all of one row of numbers, which may be a flattened map."""
         weight = array_of(name, node, "weight")
         one_position = shape[1:] == (1, 1)
         if weight.ndim != 2 or weight.shape[1] != np.prod(shape) or not (value.flat or one_position):
@@ -320,6 +325,7 @@ class _Walk:
         return self._add(name, op, (value.name,), (len(weight), 1, 1), True)
 
     def _conv(self, name: str, node: Members, value: _Value, shape: Shape) -> _Value:
+        """A convolution; one along one axis has a kernel of one row, on maps of one row."""
         weight = array_of(name, node, "weight")
         one_axis = node["type"] == "Conv1d"
         if weight.ndim != (3 if one_axis else 4) or (one_axis and shape[1] != 1) or value.flat:
@@ -338,6 +344,7 @@ class _Walk:
         return self._add(name, op, (value.name,), (len(weight), *extent))
 
     def _pool(self, name: str, node: Members, value: _Value, shape: Shape) -> _Value:
+        """Averages or sums over windows."""
         kernel = pair(name, node, "kernel_size", 1)
         stride = pair(name, node, "stride", 1)
         padding = pair(name, node, "padding", 0)
@@ -355,6 +362,7 @@ class _Walk:
     # --- neurons ---
 
     def _lif(self, name: str, node: Members, value: _Value, tau: np.ndarray, r: np.ndarray) -> _Value:
+        """Neurons with a leak: gains and shifts of their input stand in a layer of their own before them."""
         # in the file's own type: 2e-4 / 1e-4 is 2 in fp32, and in double it is not where 2e-4 was rounded to fp32
         steps = shared(name, "tau", tau / tau.dtype.type(self.dt))
         if not 1 <= steps < inf:
@@ -374,6 +382,7 @@ class _Walk:
         return self._neuron(name, lif, value)
 
     def _integrate(self, name: str, node: Members, value: _Value) -> _Value:
+        """Neurons without a leak; dt r I is the input itself where r = 1 / dt."""
         threshold = self._threshold(name, node)
         r = array_of(name, node, "r")
         if not np.allclose(r, 1 / self.dt, rtol=NEAR, atol=0):
@@ -385,6 +394,7 @@ class _Walk:
         return self._neuron(name, lif, value)
 
     def _threshold(self, name: str, node: Members) -> float:
+        """The threshold, of neurons that a spike resets to zero."""
         if "v_reset" in node and array_of(name, node, "v_reset").any():
             raise ModelError(name, "a reset to another potential than zero is not supported", "Train with v_reset 0.")
         return shared_member(name, node, "v_threshold")

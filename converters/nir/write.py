@@ -89,6 +89,7 @@ class _Written:
         self.dtype = np.float32 if single else np.float64
 
     def write(self, node: Node) -> None:
+        """Add what NIR has for a node; ModelError where it has nothing."""
         name = node.name
         nir = self.nir
         # of what flows in; all inputs of a node that NIR has are alike
@@ -171,6 +172,7 @@ class _Written:
             self.put(node, convolution)
 
     def pool(self, node: Node, kernel: Pair, stride: Pair) -> None:
+        """Averages over windows without padding."""
         no_padding = np.zeros(2, np.int64)
         self.put(node, self.nir.AvgPool2d(np.array(kernel), np.array(stride), no_padding))
 
@@ -182,6 +184,8 @@ class _Written:
         self.senders[node.name] = senders
 
     def neuron(self, lif: Lif, shape: tuple[int, ...]) -> Any:
+        """A LIF, or an IF where nothing leaks, with all its parameters at every position, as NIR wants them."""
+
         def full(value: float) -> Any:
             return np.full(shape, value, self.dtype)
 

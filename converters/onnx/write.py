@@ -106,13 +106,7 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
     steps = graph.time_steps
     match node.op:
         case Input(per_step):
-            # (T * N, ...): all images of a step lie together, as the Scan of a LIF reads them
-            if per_step:
-                frames = nodes.node("Transpose", "images", perm=[1, 0, 2, 3, 4])
-            else:
-                once = nodes.shaped("images", 1, -1, *node.shape)
-                frames = nodes.node("Expand", once, nodes.constant([steps, 1, 1, 1, 1], np.int64))
-            return nodes.shaped(frames, -1, *node.shape)
+            return _frames(nodes, node.shape, steps, per_step)
         case Conv2d() as conv:
             return _convolution(nodes, conv, inputs[0])
         case Linear(weight, bias):
@@ -122,10 +116,12 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
         case BatchNorm(gamma, beta, mean, var, eps):
             statistics = [nodes.parameter(p) for p in (gamma, beta, mean, var)]
             return nodes.node("BatchNormalization", inputs[0], *statistics, epsilon=eps)
-        case Lif(tau, v_threshold, decay_input, soft_reset, strict):
+        case Lif() as lif:
             by_step = nodes.shaped(inputs[0], steps, -1, *node.shape)
-            called: dict[str, Any] = {"domain": LOCAL, "tau": tau, "v_threshold": v_threshold}
-            return nodes.shaped(nodes.node(_name(decay_input, soft_reset, strict), by_step, **called), -1, *node.shape)
+            function = _name(lif.decay_input, lif.soft_reset, lif.strict)
+            attributes: dict[str, Any] = {"tau": lif.tau, "v_threshold": lif.v_threshold}
+            spikes = nodes.node(function, by_step, domain=LOCAL, **attributes)
+            return nodes.shaped(spikes, -1, *node.shape)
         case MaxPool2d(kernel, stride, _, dilation) as pool:
             geometry = _window(kernel, stride, _pads(pool, graph[node.inputs[0]].shape))
             if dilation != (1, 1):
@@ -151,11 +147,26 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
             return nodes.node("ReduceMean", inputs[0], axes=[2, 3], keepdims=1)
         case Output(last):
             by_step = nodes.shaped(inputs[0], steps, -1, node.shape[0])
-            if last:
-                return nodes.node("Gather", by_step, nodes.constant(steps - 1, np.int64), name="logits", axis=0)
-            return nodes.node("ReduceMean", by_step, name="logits", axes=[0], keepdims=0)
+            return _logits(nodes, by_step, steps, last)
         case _:
             assert_never(node.op)
+
+
+def _frames(nodes: Nodes, shape: Shape, steps: int, per_step: bool) -> str:
+    """(T * N, C, Y, X): all images of a step lie together, as the Scan of a LIF reads them."""
+    if per_step:
+        frames = nodes.node("Transpose", "images", perm=[1, 0, 2, 3, 4])
+    else:
+        once = nodes.shaped("images", 1, -1, *shape)
+        frames = nodes.node("Expand", once, nodes.constant([steps, 1, 1, 1, 1], np.int64))
+    return nodes.shaped(frames, -1, *shape)
+
+
+def _logits(nodes: Nodes, by_step: str, steps: int, last: bool) -> str:
+    """The mean over the time steps, or the last one."""
+    if last:
+        return nodes.node("Gather", by_step, nodes.constant(steps - 1, np.int64), name="logits", axis=0)
+    return nodes.node("ReduceMean", by_step, name="logits", axes=[0], keepdims=0)
 
 
 def _convolution(nodes: Nodes, conv: Conv2d, value: str) -> str:

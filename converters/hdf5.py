@@ -16,8 +16,11 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 LARGEST_BYTES = 2**31
 """Of all arrays of a file together."""
 LARGEST_GROWTH = 256
-"""Arrays may be so many times larger than the file that holds them compressed, or leaves them out as fill values."""
+"""Arrays may be that many times larger than the file, which may hold them compressed, or as fill values."""
+SMALL = 2**24
+"""Bytes that a file of any size may have: of a small one most is fill values."""
 DEEPEST = 16
+"""Groups inside groups."""
 MOST_MEMBERS = 2**17
 
 
@@ -33,7 +36,7 @@ def tree(path: Path, *names: str) -> dict[str, Any]:
     Raises InputError for a file that is damaged, has links or data that stand elsewhere, or is absurdly large.
     """
     with _opened(path) as file:
-        reader = _Reader(min(LARGEST_BYTES, 2**24 + LARGEST_GROWTH * path.stat().st_size))
+        reader = _Reader(min(LARGEST_BYTES, SMALL + LARGEST_GROWTH * path.stat().st_size))
         return {name: reader.read(file, name, 0) for name in names if name in file}
 
 
@@ -56,12 +59,15 @@ class _Reader:
     """Reads members one by one, with what is `left` of the bytes and of the members."""
 
     def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = self.left = most_bytes
+        self.most_bytes = most_bytes
+        self.left = most_bytes
         self.members_left = MOST_MEMBERS
 
     def read(self, group: Any, name: str, depth: int) -> Any:
+        """A member of a group, with all that is in it; ValueError for what no reader of a stranger's file follows."""
         import h5py
 
+        # a group may stand in several groups, itself among them: both bounds end what else would not
         self.members_left -= 1
         if depth > DEEPEST or self.members_left < 0:
             raise ValueError(f"'{name}' stands in more than {DEEPEST} groups, or is one of {MOST_MEMBERS:,} members")
@@ -79,6 +85,7 @@ class _Reader:
         return self._values(h5py, item, name)
 
     def _values(self, h5py: Any, item: Any, name: str) -> Any:
+        # before anything is read: the size is in the header
         self.left -= item.size * item.dtype.itemsize
         if self.left < 0:
             raise ValueError(f"its arrays are larger than {self.most_bytes:,} bytes")

@@ -10,6 +10,7 @@ from typing import Any
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import LARGEST_TEXT, check_file
+from spikformer_deploy.base.formats import ENTRY
 from spikformer_deploy.base.json_text import parsed
 from spikformer_deploy.base.plain import table
 from spikformer_deploy.converters import hdf5
@@ -19,11 +20,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ENTRY = "spikformer_deploy"
 LARGEST_HEADER = 2**27
 """Of a safetensors file (its own limit is 100 MB)."""
 MOST_ENTRIES = 2**16
 """Of a zip file: no model has more tensors."""
+
+VARINT = 0
+WITH_LENGTH = 2
+"""Wire types of protocol buffers: a number, and bytes after their length.  A ModelProto has no others."""
+IR_VERSION_FIELD = 1
+GRAPH_FIELD = 7
+MOST_FIELDS = 64
+"""Numbers of fields of a ModelProto; it has fewer than 64, with room for those to come."""
 
 
 class Kind(Enum):
@@ -48,10 +56,12 @@ def kind_of(path: Path) -> Kind:
         head = stream.read(16)
     if head.startswith(hdf5.MAGIC):
         return _hdf5(path)
+    # a safetensors file: 8 bytes with the length of its header, which is JSON
     if head[8:9] == b"{":
         return _safetensors(path)
     if head.startswith(b"PK"):
         return _zip(path)
+    # pickle's opcode PROTO: how torch.save wrote before it wrote zip files
     if head.startswith(b"\x80"):
         return Kind.TORCH
     if _is_onnx(path):
@@ -66,12 +76,12 @@ def kind_of(path: Path) -> Kind:
 
 
 def _hdf5(path: Path) -> Kind:
-    found = hdf5.members(path)
-    if "node" in found:
+    members = hdf5.members(path)
+    if "node" in members:
         return Kind.NIR
-    if "layer" in found:
+    if "layer" in members:
         return Kind.NETX
-    some = ", ".join(sorted(found)[:4]) or "nothing"
+    some = ", ".join(sorted(members)[:4]) or "nothing"
     raise InputError(str(path), f"it is an HDF5 file of something else ({some})", "Known: NIR graphs, .net of lava-dl.")
 
 
@@ -86,15 +96,16 @@ def safetensors_entry(path: Path) -> dict[str, Any]:
     """Our JSON entry in the header of a safetensors file, {} where it has none; InputError for a damaged header."""
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
-        whole = path.stat().st_size
-        if size > min(LARGEST_HEADER, whole - 8):
-            raise InputError(str(path), f"it is damaged: a header of {size:,} bytes in a file of {whole:,}")
+        file_size = path.stat().st_size
+        # a damaged file may claim any size, and all of it would be read
+        if size > min(LARGEST_HEADER, file_size - 8):
+            raise InputError(str(path), f"it is damaged: a header of {size:,} bytes in a file of {file_size:,}")
         try:
             header = table("its header", parsed(stream.read(size)))
-            entry = table("its entry", parsed(table("its metadata", header.get("__metadata__", {})).get(ENTRY, "{}")))
+            metadata = table("its metadata", header.get("__metadata__", {}))
+            return table("its entry", parsed(metadata.get(ENTRY, "{}")))
         except (ValueError, TypeError) as error:
             raise InputError(str(path), f"its header is damaged: {error}", "Copy the file again.") from None
-    return entry
 
 
 def _zip(path: Path) -> Kind:
@@ -104,7 +115,8 @@ def _zip(path: Path) -> Kind:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(str(path), f"it is damaged: {error}", "Copy the file again.") from None
     if len(names) > MOST_ENTRIES:
-        raise InputError(str(path), f"it is a zip file of {len(names):,} entries, and no model has so many")
+        raise InputError(str(path), f"it is a zip file of {len(names):,} entries, and no model has that many")
+    # torch puts all members into a folder, whose name may be anything
     inner = {name.partition("/")[2] for name in names} | set(names)
     if "archive_format" in inner or "serialized_exported_program.json" in inner:
         return Kind.PT2
@@ -117,27 +129,30 @@ def _zip(path: Path) -> Kind:
 
 def _is_onnx(path: Path) -> bool:
     """Whether the file is a ModelProto: fields one after the other up to its end, a version and a graph among them."""
-    found = set()
+    fields = set()
     size = path.stat().st_size
     with path.open("rb") as stream:
         while stream.tell() < size:
             tag = _varint(stream)
-            number, wire = tag >> 3, tag & 7
-            if wire == 0:
+            field = tag >> 3
+            wire_type = tag & 7
+            if wire_type == VARINT:
                 _varint(stream)
-            elif wire == 2 and 0 <= (length := _varint(stream)) <= size - stream.tell():
+            elif wire_type == WITH_LENGTH and 0 <= (length := _varint(stream)) <= size - stream.tell():
+                # only where fields begin is looked at: a model of a gigabyte takes as long as a small one
                 stream.seek(length, 1)
             else:
                 return False
-            if not 0 < number < 64:
+            if not 0 < field < MOST_FIELDS:
                 return False
-            found.add(number)
-    return {1, 7} <= found
+            fields.add(field)
+    return {IR_VERSION_FIELD, GRAPH_FIELD} <= fields
 
 
 def _varint(stream: Any) -> int:
     """A number of protocol buffers; -1 at the end of the file or where it has no end."""
     value = 0
+    # 7 bits a byte, at most 64 bits: ten bytes
     for shift in range(0, 70, 7):
         byte = stream.read(1)
         if not byte:

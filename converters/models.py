@@ -34,13 +34,14 @@ def load(
     if str(path) in BUNDLED:
         return checkpoint.load(path, heads=heads, time_steps=time_steps)
     path = Path(path)
+    # readers are imported where they are used: a format costs its own imports only
     match kind_of(path):
         case Kind.CHECKPOINT | Kind.SAFETENSORS | Kind.TORCH | Kind.TORCHSCRIPT:
             return checkpoint.load(path, arch=arch, heads=heads, time_steps=time_steps, allow_pickle=allow_pickle)
         case Kind.NIR:
-            from spikformer_deploy.converters.nir.read import read_model
+            from spikformer_deploy.converters.nir.read import read_model as read_nir
 
-            return read_model(path, time_steps=time_steps, dt=dt)
+            return read_nir(path, time_steps=time_steps, dt=dt)
         case Kind.PT2:
             from spikformer_deploy.converters.pt2 import read_model as read_pt2
 

@@ -28,15 +28,15 @@ from torch import nn
 
 from spikformer_deploy.base.errors import InputError, ModelError
 from spikformer_deploy.base.files import check_file, write_whole
+from spikformer_deploy.base.formats import ENTRY, MOST_STEPS
 from spikformer_deploy.base.json_text import parsed, written
 from spikformer_deploy.base.plain import table, training_record
 from spikformer_deploy.converters.checkpoints import siblings
-from spikformer_deploy.converters.imported import MOST_STEPS, preprocess_of
+from spikformer_deploy.converters.imported import preprocess_of
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.labels import check_names, class_names
 from spikformer_deploy.nn.zoo import ModelConfig, build, named, plain
 
-ENTRY = "spikformer_deploy"
 VERSION = 1
 KEYS_OF_A_BLOCK = 10
 """A block has more, so that no more blocks are built than the file has weights for."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.formats import MOST_STEPS
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph.execute import execute
@@ -111,8 +112,8 @@ def from_spikingjelly(
     Raises ModelError for neurons that are not supported, by path and class, for neurons that hold a potential, and
     where the swapped model does not give the logits of the original.
     """
-    if not 0 < time_steps <= 1024:
-        raise InputError("time_steps", f"{time_steps} time steps", "Give 1 to 1024.")
+    if not 0 < time_steps <= MOST_STEPS:
+        raise InputError("time_steps", f"{time_steps} time steps", f"Give 1 to {MOST_STEPS}.")
     modes = {_step_mode(neuron) for _, neuron in _neurons(module)}
     if len(modes) != 1:
         raise _without_mode(module, bool(modes))

@@ -8,9 +8,17 @@ from typing import Any
 import numpy as np
 
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.formats import ENTRY
 
 OPSET = 17
 IR_VERSION = 8
+"""That of ONNX 1.12, which brought opset 17; a runtime refuses files of later versions than it knows."""
+LOCAL = "spikformer_deploy"
+"""The domain of our local functions, which consist of standard operators."""
+INTEGERS = "spiking_network"
+"""The name of the graph of a program, by which a reader knows that it is no float model."""
+LAYOUT_OPERATORS = ("Reshape", "Transpose", "Cast")
+"""They change how values are laid out or stored, and no value."""
 
 
 class Nodes:
@@ -48,9 +56,10 @@ class Nodes:
 
     def label(self, name: str, kind: str, start: int) -> None:
         """Name the last operation since node `start` that is no change of layout, and say what it is."""
-        made = [node for node in self.nodes[start:] if node.op_type not in ("Reshape", "Transpose", "Cast")]
-        if made:
-            made[-1].name, made[-1].doc_string = name, kind
+        operations = [node for node in self.nodes[start:] if node.op_type not in LAYOUT_OPERATORS]
+        if operations:
+            operations[-1].name = name
+            operations[-1].doc_string = kind
 
     def cast(self, value: str, dtype: type[np.generic]) -> str:
         """The value as another type."""
@@ -66,29 +75,30 @@ class Nodes:
         return self.onnx.helper.make_tensor_value_info(name, kind, shape)
 
     def model(
-        self, name: str, given: Any, made: list[Any], about: str, functions: tuple[Any, ...] = (), notes: str = ""
+        self, name: str, taken: Any, results: list[Any], title: str, functions: tuple[Any, ...] = (), entry: str = ""
     ) -> Any:
-        """The checked ModelProto; `functions` are local ones of the domain LOCAL, `notes` our entry in the metadata."""
+        """The checked ModelProto.
+
+        name            of its graph
+        taken, results  descriptions of the input and of the outputs
+        title           one line for persons
+        functions       local ones of the domain LOCAL
+        entry           our own in the metadata, "" for none
+        """
         opsets = [self.onnx.helper.make_opsetid("", OPSET)]
         opsets += [self.onnx.helper.make_opsetid(LOCAL, 1)] if functions else []
         model = self.onnx.helper.make_model(
-            self.onnx.helper.make_graph(self.nodes, name, [given], made, self.constants),
+            self.onnx.helper.make_graph(self.nodes, name, [taken], results, self.constants),
             opset_imports=opsets,
             functions=list(functions),
-            producer_name="spikformer_deploy",
+            producer_name=ENTRY,
             ir_version=IR_VERSION,
-            doc_string=about,
+            doc_string=title,
         )
-        if notes:
-            self.onnx.helper.set_model_props(model, {ENTRY: notes})
+        if entry:
+            self.onnx.helper.set_model_props(model, {ENTRY: entry})
         self.onnx.checker.check_model(model)
         return model
-
-
-ENTRY = "spikformer_deploy"
-"""The key of our notes in the metadata."""
-LOCAL = "spikformer_deploy"
-"""The domain of our local functions, which consist of standard operators."""
 
 
 def check_installed() -> None:

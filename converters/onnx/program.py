@@ -1,4 +1,4 @@
-"""An integer program as ONNX: standard operators alone, so that ONNX Runtime gives the same spikes, bit for bit.
+"""An integer program as ONNX: standard operators only, so that ONNX Runtime gives the same spikes, bit for bit.
 
 Messages are floats that hold small integers; sums of them stay below 2^24 (2^53 in double), where they are exact.
 Neurons are updated in int64, time step after time step, by one Scan a population.  Maps are (T, N, C, Y, X).
@@ -7,7 +7,7 @@ Neurons are updated in int64, time step after time step, by one Scan a populatio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,28 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.base.files import write_whole
-from spikformer_deploy.converters.onnx.nodes import Nodes
+from spikformer_deploy.converters.onnx.nodes import INTEGERS, Nodes
 from spikformer_deploy.network.bounds import largest_sum
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import STOCK_SHIFT, Accumulator, And, Lif, LifKind, Max, Or, Source, Stream, Sum
+from spikformer_deploy.network.neurons import (
+    DECAY_ONE,
+    STOCK_SHIFT,
+    Accumulator,
+    And,
+    Lif,
+    LifKind,
+    Max,
+    Or,
+    Source,
+    Stream,
+    Sum,
+)
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 EXACT_FP32 = 2**24
+"""Integers below are exact in fp32, whatever the order in which they are added up."""
 EXACT_FP64 = 2**53
+"""The same in double."""
 NIBBLE = 16
 """Where a convolution is too wide for fp32, its weights are taken apart: w = 16 * high + low."""
 
@@ -42,23 +56,39 @@ def to_model(network: Network, record: Sequence[str] = ()) -> Any:
 
     Inputs   pixels (N, C, Y, X) uint8, or (N, T, C, Y, X) where the network takes frames
     Outputs  accumulators (N, classes) int64; logits (N, classes) double; for each recorded population `name`
-             sent/name and potential/name (N, T, C, Y, X) float and int64, potentials of LIFs and accumulators alone;
+             sent/name and potential/name (N, T, C, Y, X) float and int64, potentials of LIFs and accumulators only;
              reached/name int64, the largest magnitude of all states and sums met, as Execution.peak_state; none of Max
     """
     graph = _Graph(network, record)
     graph.source()
     for population in network.populations[1:]:
         graph.population(population)
-    about = f"Integer spiking network, T = {network.time_steps}; sha256 {network.digest()}"
-    return graph.model("spiking_network", graph.pixels(), graph.outputs(), about)
+    title = f"Integer spiking network, T = {network.time_steps}; sha256 {network.digest()}"
+    return graph.model(INTEGERS, graph.pixels(), graph.outputs(), title)
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A projection between two populations; `messages` is the value that its first source sends."""
+
+    projection: Projection
+    source: Population
+    target: Population
+    messages: str
 
 
 class _Graph(Nodes):
-    """The graph as it grows; messages and potentials by population."""
+    """The graph as it grows.
+
+    sent        messages of each population, (T, N, C, Y, X) float
+    potentials  of LIFs and accumulators, (T, N, C, Y, X) int64
+    reached     by population, the values whose largest magnitude is recorded
+    """
 
     def __init__(self, network: Network, record: Sequence[str]) -> None:
         super().__init__()
-        self.network, self.record = network, record
+        self.network = network
+        self.record = record
         self.sent: dict[str, str] = {}
         self.potentials: dict[str, str] = {}
         self.reached: dict[str, list[str]] = {}
@@ -73,51 +103,51 @@ class _Graph(Nodes):
 
     def source(self) -> None:
         """What the input sends, in every time step."""
-        steps, shape = self.network.time_steps, self.network.input.shape
         real = self.cast("pixels", np.float32)
         if _per_step(self.network):
             frames = self.node("Transpose", real, perm=[1, 0, 2, 3, 4])
         else:
-            once = self.shaped(real, 1, -1, *shape)
-            frames = self.node("Expand", once, self.constant([steps, 1, 1, 1, 1], np.int64))
+            once = self.shaped(real, 1, -1, *self.network.input.shape)
+            repeats = self.constant([self.network.time_steps, 1, 1, 1, 1], np.int64)
+            frames = self.node("Expand", once, repeats)
         self.sent[self.network.input.name] = frames
 
     def population(self, population: Population) -> None:
         """Its synaptic sums and what its neurons make of them."""
         if population.max_out >= EXACT_FP32:
             raise ModelError(population.name, f"messages of up to {population.max_out:,} are not exact in fp32")
+        name = population.name
         if isinstance(population.neuron, Max):
-            self.sent[population.name] = self.largest(population)
+            self.sent[name] = self.largest(population)
             return
         total = self.total(population)
+        reached = [total]
         match population.neuron:
             case Or():
-                met = [total]
-                fired = self.node("Not", self.node("Equal", total, self.constant(0, np.int64)))
-                self.sent[population.name] = self.cast(fired, np.float32)
+                silent = self.node("Equal", total, self.constant(0, np.int64))
+                self.sent[name] = self.cast(self.node("Not", silent), np.float32)
             case Sum():
-                met = [total]
-                self.sent[population.name] = self.cast(total, np.float32)
+                self.sent[name] = self.cast(total, np.float32)
             case And(inputs=inputs):
-                met = [total]
                 missing = self.node("Less", total, self.constant(inputs, np.int64))
-                self.sent[population.name] = self.cast(self.node("Not", missing), np.float32)
+                self.sent[name] = self.cast(self.node("Not", missing), np.float32)
             case Stream() as stream:
-                met = [self.node("Add", total, self.over_positions(stream.bias))]
-                self.sent[population.name] = self.cast(self.dropped(stream.drop, met[0]), np.float32)
+                current = self.node("Add", total, self.over_positions(stream.bias))
+                self.sent[name] = self.cast(self.dropped(stream.drop, current), np.float32)
+                reached = [current]
             case Lif() as lif:
-                spikes, states, *met = self.lif(lif, total, population.name in self.record)
-                self.sent[population.name] = self.cast(spikes, np.float32)
-                self.potentials[population.name] = states
+                spikes, potentials, *reached = self.lif(lif, total, name in self.record)
+                self.sent[name] = self.cast(spikes, np.float32)
+                self.potentials[name] = potentials
             case Accumulator() as head:
                 running = total if head.last else self.node("CumSum", total, self.constant(0, np.int64))
-                states = self.node("Add", running, self.over_positions(head.bias))
-                self.potentials[population.name], met = states, [states, total]
+                self.potentials[name] = self.node("Add", running, self.over_positions(head.bias))
+                reached = [self.potentials[name], total]
             case Source() | Max():
-                raise ModelError(population.name, "an input in the middle of the network")
+                raise ModelError(name, "an input in the middle of the network")
             case _:
                 assert_never(population.neuron)
-        self.reached[population.name] = met
+        self.reached[name] = reached
 
     def dropped(self, drop: int, current: str) -> str:
         """current / 2^drop, rounded to the nearest: floor division by Mod, which is never negative."""
@@ -130,7 +160,8 @@ class _Graph(Nodes):
     def largest(self, population: Population) -> str:
         """What a population that takes the largest of its window sends: ONNX's max-pooling leaves padding out, too."""
         (projection,) = self.network.into(population.name)
-        window, source = projection.synapse, self.network[projection.sources[0]]
+        window = projection.synapse
+        source = self.network[projection.sources[0]]
         assert isinstance(window, Window)
         py, px = window.padding
         merged = self.shaped(self.sent[source.name], -1, *source.shape)
@@ -150,16 +181,21 @@ class _Graph(Nodes):
         """
         extra = STOCK_SHIFT if lif.kind == LifKind.STOCK else 0
         scaled = self.node("Mul", total, self.constant(2 ** (lif.shift + extra), np.int64))
+        # zeros of the shape of one step: the number of images is known only when the file is run
         first = self.node("Gather", scaled, self.constant(0, np.int64), axis=0)
         rest = self.node("Mul", first, self.constant(0, np.int64))
-        kinds = ["reached", "drives", "currents"][: 2 + bool(lif.current)] if watched else []
-        names = [self.fresh(kind) for kind in ("last", "current", "spikes", "states", *kinds)]
-        body = _update(
-            self.onnx, lif, *(self.over_positions(p << extra) for p in (lif.bias, lif.threshold)), watched=len(kinds)
-        )
+        extras: list[str] = []
+        if watched:
+            extras = ["reached", "drives", "currents"] if lif.current else ["reached", "drives"]
+        names = [self.fresh(kind) for kind in ("last", "current", "spikes", "states", *extras)]
+        bias = self.over_positions(lif.bias << extra)
+        threshold = self.over_positions(lif.threshold << extra)
+        body = _update(self.onnx, lif, bias, threshold, watched=len(extras))
+        # the state is v and u, and what is scanned are the sums of one step after the other
         scan = self.onnx.helper.make_node("Scan", [rest, rest, scaled], names, num_scan_inputs=1, body=body)
         self.nodes.append(scan)
-        return names[2:]
+        _, _, *of_all_steps = names
+        return of_all_steps
 
     # --- synapses ---
 
@@ -174,67 +210,64 @@ class _Graph(Nodes):
     def synapse(self, projection: Projection, target: Population) -> str:
         """What one projection delivers, (T, N, C, Y, X) int64."""
         source = self.network[projection.sources[0]]
-        messages = self.sent[source.name]
+        link = _Link(projection, source, target, self.sent[source.name])
         match projection.synapse:
             case Conv() as conv:
-                return self.convolution(projection, conv, messages, source, target)
+                return self.convolution(link, conv)
             case Window() as window:
-                return self.window(projection, window, messages, source, target)
+                return self.window(link, window)
             case Attention() as attention:
                 return self.attention(projection, attention, target)
             case Readout() as readout:
-                counts = self.node(
-                    "ReduceSum", self.cast(messages, np.float64), self.constant([3, 4], np.int64), keepdims=0
-                )
-                sums = self.node("MatMul", counts, self.constant(readout.weight.T, np.float64))
-                return self.shaped(self.cast(sums, np.int64), self.network.time_steps, -1, *target.shape)
+                return self.readout(link, readout)
             case _:
                 assert_never(projection.synapse)
 
-    def convolution(
-        self, projection: Projection, conv: Conv, messages: str, source: Population, target: Population
-    ) -> str:
+    def convolution(self, link: _Link, conv: Conv) -> str:
+        """Exact sums: in one convolution where fp32 holds them all, else in two, of the halves of the weights."""
         if conv.shift:
-            plain = self.convolution(projection, replace(conv, shift=0), messages, source, target)
+            plain = self.convolution(link, replace(conv, shift=0))
             return self.node("Mul", plain, self.constant(2**conv.shift, np.int64))
-        bound = largest_sum(self.network, projection)
+        bound = largest_sum(self.network, link.projection)
         if bound < EXACT_FP32:
-            return self.convolved(conv, conv.weight, messages, source, target)
+            return self.convolved(link, conv)
+        # floor division: the lower half is never negative, and both fit int8
         high = conv.weight // NIBBLE
-        parts = [_with_weight(conv, w) for w in (high, conv.weight - NIBBLE * high)]
-        reach = [int(np.abs(c.weight.astype(np.int64)).reshape(len(c.weight), -1).sum(1).max()) for c in parts]
-        if max(reach) * source.max_out >= EXACT_FP32:
+        upper = _with_weight(conv, high)
+        lower = _with_weight(conv, conv.weight - NIBBLE * high)
+        if max(_reach(upper), _reach(lower)) * link.source.max_out >= EXACT_FP32:
             raise ModelError(
-                target.name,
+                link.target.name,
                 f"sums of up to {bound:,} are not exact in ONNX Runtime's convolutions (fp32, below {EXACT_FP32:,})",
                 "Compile with fewer weight bits.",
             )
-        upper, lower = (self.convolved(c, c.weight, messages, source, target) for c in parts)
-        return self.node("Add", self.node("Mul", upper, self.constant(NIBBLE, np.int64)), lower)
+        high_sums = self.convolved(link, upper)
+        low_sums = self.convolved(link, lower)
+        return self.node("Add", self.node("Mul", high_sums, self.constant(NIBBLE, np.int64)), low_sums)
 
-    def convolved(
-        self, conv: Conv, weight: NDArray[np.integer], messages: str, source: Population, target: Population
-    ) -> str:
-        merged = self.shaped(messages, -1, *source.shape)
+    def convolved(self, link: _Link, conv: Conv) -> str:
+        """One convolution in fp32, whose sums are integers that fp32 holds."""
+        merged = self.shaped(link.messages, -1, *link.source.shape)
         py, px = conv.padding
-        geometry: dict[str, Any] = {"kernel_shape": list(weight.shape[2:]), "strides": list(conv.stride)}
-        real = self.cast(self.constant(weight, weight.dtype), np.float32)
+        geometry: dict[str, Any] = {"kernel_shape": list(conv.weight.shape[2:]), "strides": list(conv.stride)}
+        # stored as integers, a quarter of the size
+        real = self.cast(self.constant(conv.weight, conv.weight.dtype), np.float32)
         out = self.node("Conv", merged, real, pads=[py, px, py, px], group=conv.groups, **geometry)
-        return self.cast(self.shaped(out, self.network.time_steps, -1, *target.shape), np.int64)
+        return self.cast(self.shaped(out, self.network.time_steps, -1, *link.target.shape), np.int64)
 
-    def window(
-        self, projection: Projection, window: Window, messages: str, source: Population, target: Population
-    ) -> str:
+    def window(self, link: _Link, window: Window) -> str:
+        """Sums over windows: of one position, of all positions, or a convolution with ones, channel by channel."""
         if (window.kernel, window.stride, window.padding) == ((1, 1), (1, 1), (0, 0)):
-            return self.cast(messages, np.int64)
-        if window.kernel == source.shape[1:] and window.padding == (0, 0):
-            return self.node("ReduceSum", self.cast(messages, np.int64), self.constant([3, 4], np.int64), keepdims=1)
-        if (bound := largest_sum(self.network, projection)) >= EXACT_FP32:
-            raise ModelError(target.name, f"sums of up to {bound:,} are not exact in ONNX Runtime's convolutions")
-        channels = source.shape[0]
+            return self.cast(link.messages, np.int64)
+        if window.kernel == link.source.shape[1:] and window.padding == (0, 0):
+            positions = self.cast(link.messages, np.int64)
+            return self.node("ReduceSum", positions, self.constant([3, 4], np.int64), keepdims=1)
+        bound = largest_sum(self.network, link.projection)
+        if bound >= EXACT_FP32:
+            raise ModelError(link.target.name, f"sums of up to {bound:,} are not exact in ONNX Runtime's convolutions")
+        channels = link.source.shape[0]
         ones = np.ones((channels, 1, *window.kernel), np.int8)
-        conv = Conv(ones, window.stride, window.padding, channels)
-        return self.convolved(conv, ones, messages, source, target)
+        return self.convolved(link, Conv(ones, window.stride, window.padding, channels))
 
     def attention(self, projection: Projection, attention: Attention, target: Population) -> str:
         """weight * q (K^T V), head by head: channels x tokens."""
@@ -242,16 +275,22 @@ class _Graph(Nodes):
         if bound >= EXACT_FP64:
             raise ModelError(target.name, f"sums of up to {bound:,} are not exact in double", "Use fewer tokens.")
         kind = np.float32 if bound < EXACT_FP32 else np.float64
+        steps = self.network.time_steps
         channels, height, width = target.shape
-        depth, steps = channels // attention.heads, self.network.time_steps
-        q, k, v = (
-            self.shaped(self.cast(self.sent[s], kind), steps, -1, attention.heads, depth, height * width)
-            for s in projection.sources
-        )
+        shape = (steps, -1, attention.heads, channels // attention.heads, height * width)
+        by_head = [self.shaped(self.cast(self.sent[source], kind), *shape) for source in projection.sources]
+        q, k, v = by_head
         pairs = self.node("MatMul", v, self.node("Transpose", k, perm=[0, 1, 2, 4, 3]))
         out = self.cast(self.node("MatMul", pairs, q), np.int64)
         weighted = self.node("Mul", out, self.constant(attention.weight, np.int64))
         return self.shaped(weighted, steps, -1, *target.shape)
+
+    def readout(self, link: _Link, readout: Readout) -> str:
+        """Weights times the sums over all positions; in double, whose 53 bits hold every sum that the law allows."""
+        messages = self.cast(link.messages, np.float64)
+        counts = self.node("ReduceSum", messages, self.constant([3, 4], np.int64), keepdims=0)
+        sums = self.node("MatMul", counts, self.constant(readout.weight.T, np.float64))
+        return self.shaped(self.cast(sums, np.int64), self.network.time_steps, -1, *link.target.shape)
 
     # --- outputs ---
 
@@ -261,33 +300,37 @@ class _Graph(Nodes):
         assert isinstance(head.neuron, Accumulator)
         last = self.node("Gather", self.potentials[head.name], self.constant(-1, np.int64), axis=0)
         self.node("Reshape", last, self.constant([-1, head.shape[0]], np.int64), name="accumulators")
-        real, scale = self.cast("accumulators", np.float64), self.constant(head.neuron.scale, np.float64)
-        self.node("Mul", real, scale, name="logits")
+        real = self.cast("accumulators", np.float64)
+        self.node("Mul", real, self.constant(head.neuron.scale, np.float64), name="logits")
         shape: list[Any] = ["N", head.shape[0]]
-        out = [self.info("accumulators", np.int64, shape), self.info("logits", np.float64, shape)]
+        infos = [self.info("accumulators", np.int64, shape), self.info("logits", np.float64, shape)]
         for name in self.record:
-            maps: list[Any] = ["N", self.network.time_steps, *self.network[name].shape]
-            for what, values, kind in (
-                ("sent", self.sent, np.float32), ("potential", self.potentials, np.int64),
-            ):  # fmt: skip
-                if name in values:
-                    place = self.node("Transpose", values[name], name=f"{what}/{name}", perm=[1, 0, 2, 3, 4])
-                    out.append(self.info(place, kind, maps))
+            if name in self.sent:
+                infos.append(self.by_image(f"sent/{name}", self.sent[name], np.float32, name))
+            if name in self.potentials:
+                infos.append(self.by_image(f"potential/{name}", self.potentials[name], np.int64, name))
             if name in self.reached:
-                each = [self.node("ReduceMax", self.node("Abs", met), keepdims=0) for met in self.reached[name]]
-                out.append(self.info(self.node("Max", *each, name=f"reached/{name}"), np.int64, []))
-        return out
+                largest = [self.node("ReduceMax", self.node("Abs", value), keepdims=0) for value in self.reached[name]]
+                infos.append(self.info(self.node("Max", *largest, name=f"reached/{name}"), np.int64, []))
+        return infos
+
+    def by_image(self, output: str, value: str, dtype: type[np.generic], population: str) -> Any:
+        """(T, N, C, Y, X) values of a population as the output (N, T, C, Y, X); its description."""
+        self.node("Transpose", value, name=output, perm=[1, 0, 2, 3, 4])
+        return self.info(output, dtype, ["N", self.network.time_steps, *self.network[population].shape])
 
 
 def _update(onnx: Any, lif: Lif, bias: str, threshold: str, *, watched: int) -> Any:
     """The body of a Scan: one time step of a LIF, (v, u, input) -> (v, u, spikes, v).
 
-    And so many more that are watched: v before the reset, drive, u.
+    And the first `watched` of these: v before the reset, drive, u.
     """
-    node, integer = onnx.helper.make_node, onnx.TensorProto.INT64
-    held = {"decay": lif.decay, "current": lif.current, "one": 4096, "zero": 0, "round_up": lif.round_up}
-    constants = [onnx.numpy_helper.from_array(np.array(v, np.int64), k) for k, v in held.items()]
-    if lif.kind == LifKind.PROGRAMMABLE:  # floor: Mod of a positive divisor is never negative
+    node = onnx.helper.make_node
+    integer = onnx.TensorProto.INT64
+    parameters = {"decay": lif.decay, "current": lif.current, "one": DECAY_ONE, "zero": 0, "round_up": lif.round_up}
+    constants = [onnx.numpy_helper.from_array(np.array(value, np.int64), name) for name, value in parameters.items()]
+    if lif.kind == LifKind.PROGRAMMABLE:
+        # ONNX's Div rounds toward zero, and its Mod of a positive divisor is never negative: together they floor
         leak = [
             node("Mul", ["v", "decay"], ["scaled"]),
             node("Add", ["scaled", "round_up"], ["product"]),
@@ -307,19 +350,25 @@ def _update(onnx: Any, lif: Lif, bias: str, threshold: str, *, watched: int) -> 
         node(fires, ["h", threshold], ["spikes"]),
         *([node("Sub", ["h", threshold], ["after"])] if lif.soft else []),
         node("Where", ["spikes", "after" if lif.soft else "zero", "h"], ["state"]),
+        # of a Scan no value is both carried on and given out in every step: it needs two names
         node("Identity", ["state"], ["kept"]),
         *([node("Identity", ["u_new"], ["u_kept"])] if watched > 2 else []),
     ]
     info = onnx.helper.make_tensor_value_info
-    given = [info(name, integer, None) for name in ("v", "u", "x")]
-    names = ("state", "u_new", "spikes", "kept", "h", "drive", "u_kept")[: 4 + watched]
-    made = [info(name, integer, None) for name in names]
-    made[2] = info("spikes", onnx.TensorProto.BOOL, None)
-    return onnx.helper.make_graph([*leak, *rest], "step", given, made, constants)
+    inputs = [info(name, integer, None) for name in ("v", "u", "x")]
+    watchable = ("h", "drive", "u_kept")
+    results = [
+        info("state", integer, None),
+        info("u_new", integer, None),
+        info("spikes", onnx.TensorProto.BOOL, None),
+        info("kept", integer, None),
+        *(info(name, integer, None) for name in watchable[:watched]),
+    ]
+    return onnx.helper.make_graph([*leak, *rest], "step", inputs, results, constants)
 
 
 def _toward_zero(node: Any, state: str, decay: str, out: str) -> list[Any]:
-    """out = sign(state) * (|state| * decay / 4096), integers."""
+    """out = sign(state) * (|state| * decay / 4096), integers, with the names of values instead of the values."""
     return [
         node("Abs", [state], [f"{state}_size"]),
         node("Mul", [f"{state}_size", decay], [f"{state}_product"]),
@@ -332,6 +381,12 @@ def _toward_zero(node: Any, state: str, decay: str, out: str) -> list[Any]:
 def _with_weight(conv: Conv, weight: NDArray[np.integer]) -> Conv:
     """The same geometry with other weights."""
     return Conv(weight.astype(np.int8), conv.stride, conv.padding, conv.groups)
+
+
+def _reach(conv: Conv) -> int:
+    """The largest sum of magnitudes that the weights of one output channel have."""
+    magnitudes = np.abs(conv.weight.astype(np.int64))
+    return int(magnitudes.reshape(len(magnitudes), -1).sum(1).max())
 
 
 def _per_step(network: Network) -> bool:

@@ -16,7 +16,7 @@ from typing_extensions import assert_never
 from spikformer_deploy.base.arrays import Pair, Shape
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.base.files import write_whole
-from spikformer_deploy.converters.imported import about
+from spikformer_deploy.converters.imported import about_of
 from spikformer_deploy.converters.onnx.nodes import LOCAL, OPSET, Nodes
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph.ir import (
@@ -61,14 +61,14 @@ def write_model(
 ) -> None:
     """Write the graph as an .onnx file: normalised images in, logits out, any number of images.
 
-    T, the preprocessing and the labels go along in its metadata, so that onnx_reader gives the same model again.
+    T, the preprocessing and the labels go along in its metadata, so that read.py gives the same model again.
     """
-    notes = about(graph, preprocess, labels, training).text()
-    write_whole(path, to_model(graph, notes=notes).SerializeToString(deterministic=True))
+    entry = about_of(graph, preprocess, labels, training).text()
+    write_whole(path, to_model(graph, entry=entry).SerializeToString(deterministic=True))
 
 
-def to_model(graph: Graph, record: Sequence[str] = (), notes: str = "") -> Any:
-    """The ModelProto; `record` names LIFs whose spikes become outputs too, `notes` are metadata.
+def to_model(graph: Graph, record: Sequence[str] = (), entry: str = "") -> Any:
+    """The ModelProto; `record` names LIFs whose spikes become outputs too, `entry` is our own in the metadata.
 
     Inputs   images (N, C, Y, X) float32, normalised as in training, or (N, T, C, Y, X) where the model takes frames
     Outputs  logits (N, classes) float32; for each recorded LIF its spikes, under its name, (N, T, C, Y, X) float32
@@ -80,19 +80,25 @@ def to_model(graph: Graph, record: Sequence[str] = (), notes: str = "") -> Any:
         values[node.name] = _value(nodes, graph, node, [values[i] for i in node.inputs])
         if not isinstance(node.op, (Input, Attention)):
             nodes.label(node.name, type(node.op).__name__, start)
-    first, last = graph.nodes[0], graph.nodes[-1]
+    first = graph.nodes[0]
     assert isinstance(first.op, Input)
-    steps = [graph.time_steps] if first.op.per_step else []
-    given = nodes.info("images", np.float32, ["N", *steps, *first.shape])
-    made = [nodes.info("logits", np.float32, ["N", last.shape[0]])]
+    frames = [graph.time_steps] if first.op.per_step else []
+    images = nodes.info("images", np.float32, ["N", *frames, *first.shape])
+    classes = graph.nodes[-1].shape[0]
+    results = [nodes.info("logits", np.float32, ["N", classes])]
     for name in record:
         maps = nodes.shaped(values[name], graph.time_steps, -1, *graph[name].shape)
         nodes.node("Transpose", maps, name=name, perm=[1, 0, 2, 3, 4])
-        made.append(nodes.info(name, np.float32, ["N", graph.time_steps, *graph[name].shape]))
-    kinds = sorted({(op.decay_input, op.soft_reset, op.strict) for n in graph.of(Lif) if isinstance(op := n.op, Lif)})
-    functions = tuple(lif_function(nodes.onnx, *kind) for kind in kinds)
-    what = f"Spiking network, T = {graph.time_steps}, batch normalisation folded; sha256 {graph.digest()}"
-    return nodes.model(GRAPH, given, made, what, functions, notes)
+        results.append(nodes.info(name, np.float32, ["N", graph.time_steps, *graph[name].shape]))
+    title = f"Spiking network, T = {graph.time_steps}, batch normalisation folded; sha256 {graph.digest()}"
+    return nodes.model(GRAPH, images, results, title, _functions(nodes.onnx, graph), entry)
+
+
+def _functions(onnx: Any, graph: Graph) -> tuple[Any, ...]:
+    """The local functions that the graph calls, in an order that is the same for the same graph."""
+    lifs = [node.op for node in graph if isinstance(node.op, Lif)]
+    kinds = sorted({(lif.decay_input, lif.soft_reset, lif.strict) for lif in lifs})
+    return tuple(lif_function(onnx, *kind) for kind in kinds)
 
 
 def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
@@ -100,33 +106,27 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
     steps = graph.time_steps
     match node.op:
         case Input(per_step):
-            if per_step:
-                return nodes.shaped(nodes.node("Transpose", "images", perm=[1, 0, 2, 3, 4]), -1, *node.shape)
-            once = nodes.shaped("images", 1, -1, *node.shape)
-            frames = nodes.node("Expand", once, nodes.constant([steps, 1, 1, 1, 1], np.int64))
-            return nodes.shaped(frames, -1, *node.shape)
-        case Conv2d(weight, bias, stride, (py, px), groups):
-            parameters = (nodes.parameter(weight), nodes.parameter(bias))
-            geometry: dict[str, Any] = {
-                "kernel_shape": list(weight.shape[2:]),
-                "strides": list(stride),
-                "pads": [py, px, py, px],
-            }
-            return nodes.node("Conv", inputs[0], *parameters, group=groups, **geometry)
+            return _frames(nodes, node.shape, steps, per_step)
+        case Conv2d() as conv:
+            return _convolution(nodes, conv, inputs[0])
         case Linear(weight, bias):
+            # ONNX's Gemm takes one row: a linear layer at every position is a convolution with a kernel of one
             parameters = (nodes.parameter(weight[:, :, None, None]), nodes.parameter(bias))
             return nodes.node("Conv", inputs[0], *parameters, kernel_shape=[1, 1])
         case BatchNorm(gamma, beta, mean, var, eps):
             statistics = [nodes.parameter(p) for p in (gamma, beta, mean, var)]
             return nodes.node("BatchNormalization", inputs[0], *statistics, epsilon=eps)
-        case Lif(tau, v_threshold, decay_input, soft_reset, strict):
+        case Lif() as lif:
             by_step = nodes.shaped(inputs[0], steps, -1, *node.shape)
-            called: dict[str, Any] = {"domain": LOCAL, "tau": tau, "v_threshold": v_threshold}
-            return nodes.shaped(nodes.node(_name(decay_input, soft_reset, strict), by_step, **called), -1, *node.shape)
+            function = _name(lif.decay_input, lif.soft_reset, lif.strict)
+            attributes: dict[str, Any] = {"tau": lif.tau, "v_threshold": lif.v_threshold}
+            spikes = nodes.node(function, by_step, domain=LOCAL, **attributes)
+            return nodes.shaped(spikes, -1, *node.shape)
         case MaxPool2d(kernel, stride, _, dilation) as pool:
             geometry = _window(kernel, stride, _pads(pool, graph[node.inputs[0]].shape))
-            more: dict[str, Any] = {} if dilation == (1, 1) else {"dilations": list(dilation)}
-            return nodes.node("MaxPool", inputs[0], **geometry, **more)
+            if dilation != (1, 1):
+                geometry["dilations"] = list(dilation)
+            return nodes.node("MaxPool", inputs[0], **geometry)
         case AvgPool2d() | AdaptiveAvgPool2d() as average:
             return _average(nodes, node, average, graph[node.inputs[0]].shape, inputs[0])
         case Add():
@@ -140,23 +140,56 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
         case Attention(heads, scale):
             return _attention(nodes, node, heads, scale, inputs)
         case SpikeMask():
-            masks = graph[node.inputs[1]].shape
-            if masks[0] in (1, node.shape[0]):
-                return nodes.node("Mul", *inputs)
-            by_head = nodes.shaped(inputs[0], -1, masks[0], node.shape[0] // masks[0], *node.shape[1:])
-            spread = nodes.shaped(inputs[1], -1, masks[0], 1, *masks[1:])
-            return nodes.shaped(nodes.node("Mul", by_head, spread), -1, *node.shape)
+            return _masked(nodes, node, graph[node.inputs[1]].shape, inputs)
         case TokenSum():
             return nodes.node("ReduceSum", inputs[0], nodes.constant([2, 3], np.int64), keepdims=1)
         case Mean():
             return nodes.node("ReduceMean", inputs[0], axes=[2, 3], keepdims=1)
         case Output(last):
             by_step = nodes.shaped(inputs[0], steps, -1, node.shape[0])
-            if last:
-                return nodes.node("Gather", by_step, nodes.constant(steps - 1, np.int64), name="logits", axis=0)
-            return nodes.node("ReduceMean", by_step, name="logits", axes=[0], keepdims=0)
+            return _logits(nodes, by_step, steps, last)
         case _:
             assert_never(node.op)
+
+
+def _frames(nodes: Nodes, shape: Shape, steps: int, per_step: bool) -> str:
+    """(T * N, C, Y, X): all images of a step lie together, as the Scan of a LIF reads them."""
+    if per_step:
+        frames = nodes.node("Transpose", "images", perm=[1, 0, 2, 3, 4])
+    else:
+        once = nodes.shaped("images", 1, -1, *shape)
+        frames = nodes.node("Expand", once, nodes.constant([steps, 1, 1, 1, 1], np.int64))
+    return nodes.shaped(frames, -1, *shape)
+
+
+def _logits(nodes: Nodes, by_step: str, steps: int, last: bool) -> str:
+    """The mean over the time steps, or the last one."""
+    if last:
+        return nodes.node("Gather", by_step, nodes.constant(steps - 1, np.int64), name="logits", axis=0)
+    return nodes.node("ReduceMean", by_step, name="logits", axes=[0], keepdims=0)
+
+
+def _convolution(nodes: Nodes, conv: Conv2d, value: str) -> str:
+    parameters = (nodes.parameter(conv.weight), nodes.parameter(conv.bias))
+    py, px = conv.padding
+    geometry: dict[str, Any] = {
+        "kernel_shape": list(conv.weight.shape[2:]),
+        "strides": list(conv.stride),
+        "pads": [py, px, py, px],
+    }
+    return nodes.node("Conv", value, *parameters, group=conv.groups, **geometry)
+
+
+def _masked(nodes: Nodes, node: Node, mask_shape: Shape, inputs: list[str]) -> str:
+    """Maps times masks: one mask for all channels, one a channel, or one a head, which is a range of channels."""
+    values, masks = inputs
+    heads = mask_shape[0]
+    channels, *extent = node.shape
+    if heads in (1, channels):
+        return nodes.node("Mul", values, masks)
+    by_head = nodes.shaped(values, -1, heads, channels // heads, *extent)
+    spread = nodes.shaped(masks, -1, heads, 1, *mask_shape[1:])
+    return nodes.shaped(nodes.node("Mul", by_head, spread), -1, *node.shape)
 
 
 def _window(kernel: Pair, stride: Pair, pads: list[int]) -> dict[str, Any]:
@@ -166,19 +199,21 @@ def _window(kernel: Pair, stride: Pair, pads: list[int]) -> dict[str, Any]:
 
 def _pads(pool: MaxPool2d | AvgPool2d, shape: Shape) -> list[int]:
     """Padding before and after, with what ceil_mode adds behind: no number of windows is left to the runtime."""
-    (py, px), (more_y, more_x) = pool.padding, overhang(pool, shape[1:])
+    py, px = pool.padding
+    more_y, more_x = overhang(pool, shape[1:])
     return [py, px, py + more_y, px + more_x]
 
 
 def _average(nodes: Nodes, node: Node, pool: AvgPool2d | AdaptiveAvgPool2d, shape: Shape, value: str) -> str:
     """An AveragePool where there is one that divides by the same numbers."""
-    plain = one_window(pool, shape[1:])
-    if plain is not None and plain[3] == plain[0][0] * plain[0][1]:
-        kernel, stride, (py, px), _ = plain
-        counted: dict[str, Any] = {"count_include_pad": 1} if py or px else {}
-        return nodes.node("AveragePool", value, **_window(kernel, stride, [py, px, py, px]), **counted)
-    inside = isinstance(pool, AvgPool2d) and pool.divisor is None
-    if isinstance(pool, AvgPool2d) and inside and (pool.padding == (0, 0) or not pool.count_include_pad):
+    window = one_window(pool, shape[1:])
+    if window is not None:
+        kernel, stride, (py, px), divisor = window
+        if divisor == kernel[0] * kernel[1]:
+            counted: dict[str, Any] = {"count_include_pad": 1} if py or px else {}
+            return nodes.node("AveragePool", value, **_window(kernel, stride, [py, px, py, px]), **counted)
+    # windows over the edge: ONNX divides by the positions inside, as torch does where it does not count the padding
+    if isinstance(pool, AvgPool2d) and pool.divisor is None and (pool.padding == (0, 0) or not pool.count_include_pad):
         return nodes.node("AveragePool", value, **_window(pool.kernel, pool.stride, _pads(pool, shape)))
     raise ModelError(
         node.name,
@@ -189,7 +224,11 @@ def _average(nodes: Nodes, node: Node, pool: AvgPool2d | AdaptiveAvgPool2d, shap
 
 def _attention(nodes: Nodes, node: Node, heads: int, scale: float, inputs: list[str]) -> str:
     channels, height, width = node.shape
-    q, k, v = (nodes.shaped(i, -1, heads, channels // heads, height * width) for i in inputs)
+    by_head = (-1, heads, channels // heads, height * width)
+    q = nodes.shaped(inputs[0], *by_head)
+    k = nodes.shaped(inputs[1], *by_head)
+    v = nodes.shaped(inputs[2], *by_head)
+    # channels first, as the maps lie: (v k^T) q
     pairs = nodes.node("MatMul", v, nodes.node("Transpose", k, perm=[0, 1, 3, 2]))
     products = nodes.node("MatMul", pairs, q)
     nodes.label(node.name, "Attention", len(nodes.nodes) - 1)
@@ -203,7 +242,9 @@ def _name(decay_input: bool, soft_reset: bool, strict: bool) -> str:
 
 def lif_function(onnx: Any, decay_input: bool, soft_reset: bool, strict: bool) -> Any:
     """LIF as a local function: x (T, N, C, Y, X) float32 -> spikes; attributes tau, v_threshold (see graph.ir.Lif)."""
-    node, info, real = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    node = onnx.helper.make_node
+    info = onnx.helper.make_tensor_value_info
+    real = onnx.TensorProto.FLOAT
     if decay_input:
         charge = [
             node("Sub", ["x_t", "v"], ["difference"]),
@@ -222,14 +263,16 @@ def lif_function(onnx: Any, decay_input: bool, soft_reset: bool, strict: bool) -
         [*charge, *fire], "step", [info("v", real, None), info("x_t", real, None)],
         [info("after", real, None), info("s", real, None)],
     )  # fmt: skip
-    constants = [_attribute(onnx, "tau", "tau"), _attribute(onnx, "v_threshold", "threshold")]
-    constants += [node("Constant", [], ["zero"], value_float=0.0), node("Constant", [], ["one"], value_float=1.0)]
-    constants += [node("Constant", [], ["first"], value_int=0)]
     body = [
-        *constants,
+        _attribute(onnx, "tau", "tau"),
+        _attribute(onnx, "v_threshold", "threshold"),
+        node("Constant", [], ["zero"], value_float=0.0),
+        node("Constant", [], ["one"], value_float=1.0),
+        node("Constant", [], ["first"], value_int=0),
         node("Div", ["one", "tau"], ["leak"]),
         node("Sub", ["one", "leak"], ["decay"]),
         node("Gather", ["x", "first"], ["x_first"], axis=0),
+        # the potential at rest, of the shape of one step, which is known only when the function is called
         node("Mul", ["x_first", "zero"], ["rest"]),
         node("Scan", ["rest", "x"], ["last", "spikes"], num_scan_inputs=1, body=step),
     ]
@@ -242,6 +285,9 @@ def lif_function(onnx: Any, decay_input: bool, soft_reset: bool, strict: bool) -
 def _attribute(onnx: Any, name: str, out: str) -> Any:
     """A Constant whose value is an attribute of the function."""
     constant = onnx.helper.make_node("Constant", [], [out])
+    # make_node takes values only, and no reference to an attribute
     reference = constant.attribute.add()
-    reference.name, reference.ref_attr_name, reference.type = "value_float", name, onnx.AttributeProto.FLOAT
+    reference.name = "value_float"
+    reference.ref_attr_name = name
+    reference.type = onnx.AttributeProto.FLOAT
     return constant

@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from spikformer_deploy.base.errors import InputError, SpikdeployError, printable
+from spikformer_deploy.base.formats import MOST_STEPS
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.executors.choose import DEVICES, EXECUTORS
 
@@ -166,7 +167,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--arch", help="Published size, v1-4-384, where the file does not tell."),
         click.option("--heads", type=int, help="Attention heads, where the file does not tell."),
-        click.option("--time-steps", type=click.IntRange(1, 1024), help="Time steps T, where the file does not tell."),
+        click.option(
+            "--time-steps", type=click.IntRange(1, MOST_STEPS), help="Time steps T, where the file does not tell."
+        ),
         click.option("--dt", type=float, help="Seconds a time step, where a .nir does not tell."),
         click.option(
             "--allow-pickle", is_flag=True, help="Load files that run code when loaded; only if you trust them."

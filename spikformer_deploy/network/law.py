@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from spikformer_deploy.base.formats import MOST_STEPS
 from spikformer_deploy.base.plain import require
 from spikformer_deploy.network.bounds import Worst, largest_sum, shift_of, worst_cases
 from spikformer_deploy.network.decay import is_exact
@@ -27,7 +28,6 @@ from spikformer_deploy.network.synapses import Incoming, check_synapse
 
 MOST_POPULATIONS = 2**12
 MOST_PROJECTIONS = 2**14
-MOST_TIME_STEPS = 1024
 EXACT_SUM = 2**53
 """Integers below are exact in double precision, in which the executors add up what is too wide for fp32."""
 WIDEST_STATE = 2**50
@@ -89,7 +89,7 @@ def _check_names(network: Network) -> None:
 
 def _check_numbers(network: Network) -> None:
     """Of the network as a whole."""
-    require(1 <= network.time_steps <= MOST_TIME_STEPS, f"{network.time_steps} time steps")
+    require(1 <= network.time_steps <= MOST_STEPS, f"{network.time_steps} time steps")
     require(2 <= network.state_bits <= 32, f"{network.state_bits} state bits")
     require(2 <= network.weight_bits <= 8, f"{network.weight_bits} weight bits")
     require(network.bounds in ("static", "observed"), f"bounds '{network.bounds}'")

@@ -49,7 +49,7 @@ def _lava(network: Network, path: Path) -> None:
 
 
 def _netx(network: Network, path: Path) -> None:
-    from spikformer_deploy.converters.netx import write_network
+    from spikformer_deploy.converters.netx.write import write_network
 
     write_network(network, path)
 

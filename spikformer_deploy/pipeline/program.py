@@ -19,6 +19,7 @@ from safetensors.numpy import save as save_tensors
 from spikformer_deploy.base.errors import InputError, MappingError, ProgramError
 from spikformer_deploy.base.files import check_file, write_whole
 from spikformer_deploy.base.flat import built, checksum, flat
+from spikformer_deploy.base.formats import ENTRY
 from spikformer_deploy.base.json_text import parsed, sealed
 from spikformer_deploy.base.plain import table
 from spikformer_deploy.chips import profile as hardware
@@ -32,7 +33,6 @@ from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Source
 from spikformer_deploy.pipeline.origin import check_images, check_origin
 
-ENTRY = "spikformer_deploy"
 FORMAT = 2
 LARGEST_FILE = 2**32
 """No program of a known board comes near; a larger file is refused before it is read."""

@@ -20,7 +20,7 @@ from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.converters.checkpoints.read import SHOWN
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, is_netx, load
-from spikformer_deploy.converters.netx import delay_note, read_network
+from spikformer_deploy.converters.netx.read import delay_note, read_network
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.labels import class_names
 from spikformer_deploy.data.read import read

@@ -13,7 +13,7 @@ from spikformer_deploy.converters.checkpoints.read import BUNDLED
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import load
-from spikformer_deploy.converters.netx import read_network, stated_steps
+from spikformer_deploy.converters.netx.read import read_network, stated_steps
 from spikformer_deploy.graph.ir import Lif, Op
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.synapses import Conv, Readout

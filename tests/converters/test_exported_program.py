@@ -37,7 +37,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_compiles_to_the_same_program(good: Path, tmp_path: Path) -> None:
     """Apart from its provenance, byte for byte."""
-    model, original = read_model(good), load("digits-v1")
+    model = read_model(good)
+    original = load("digits-v1")
     assert kind_of(good) is Kind.PT2
     assert (model.preprocess, model.labels, model.training, model.notes) == (
         original.preprocess,
@@ -66,10 +67,11 @@ def test_torch_reads_what_is_written(good: Path) -> None:
         assert torch.equal(program.module()(images), module(images))
 
 
-@pytest.mark.parametrize("form", ["imagenet", "dvs", "spikingformer", "sdt1", "qkformer"])
+@pytest.mark.parametrize("form", ["imagenet", "dvs", "spikingformer", "sdt1", "sdt2", "qkformer"])
 def test_every_form_of_the_models(form: str, tmp_path: Path) -> None:
     config = {**SMALL, **SIBLINGS}[form]
-    size, channels = config.image_size, config.in_channels
+    size = config.image_size
+    channels = config.in_channels
     preprocess = Preprocess(channels, size, (0.0,) * channels, (1.0,) * channels)
     module, _ = model_and_images(config)
     write_model(Loaded(module, config, preprocess, (), "", {}, ()), tmp_path / "a.pt2")
@@ -145,8 +147,8 @@ class Fused(Small):
 @pytest.mark.parametrize("cut", [lambda x: x.chunk(2, 2), lambda x: x.split([3, 3], 2)])
 def test_parts_of_a_layer_in_a_file(cut: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], tmp_path: Path) -> None:
     module = Fused(cut)
-    found = read_model(exported(module, tmp_path / "a.pt2", 2, 8, 8), time_steps=2)
-    assert found.graph.digest() == trace(module, (2, 8, 8), time_steps=2).digest()
+    model = read_model(exported(module, tmp_path / "a.pt2", 2, 8, 8), time_steps=2)
+    assert model.graph.digest() == trace(module, (2, 8, 8), time_steps=2).digest()
 
 
 # --- hostile files ---
@@ -204,6 +206,19 @@ def test_sizes_are_not_evaluated_as_python(good: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"its graph is damaged: ValueError a size of __import__\('os'\)\.system"):
         read_model(path)
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_program_that_takes_a_number_is_refused(good: Path, tmp_path: Path) -> None:
+    def of_a_scalar(content: bytes) -> bytes:
+        model = json.loads(content)
+        (image,) = [spec for spec in model["graph_module"]["signature"]["input_specs"] if "user_input" in spec]
+        name = image["user_input"]["arg"]["as_tensor"]["name"]
+        model["graph_module"]["graph"]["tensor_values"][name]["sizes"] = []
+        return json.dumps(model).encode()
+
+    path = changed(good, tmp_path / "a.pt2", **{"models/model.json": of_a_scalar})
+    with pytest.raises(ModelError, match="it takes 1 images at a time"):
+        read_model(path)
 
 
 def test_operators_are_not_looked_up(good: Path, tmp_path: Path) -> None:
@@ -277,7 +292,8 @@ def test_damaged_files(good: Path, tmp_path: Path, member: str, old: str, new: s
 
 
 def test_the_command_line(tmp_path: Path) -> None:
-    model, program = str(tmp_path / "a.pt2"), str(tmp_path / "a.spk")
+    model = str(tmp_path / "a.pt2")
+    program = str(tmp_path / "a.spk")
     for arguments in (
         ["export", "digits-v1", "--to", "pt2", "-o", model],
         ["compile", model, "-o", program, "--calibrate", "digits"],

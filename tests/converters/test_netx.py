@@ -15,7 +15,8 @@ from support.networks import Builder
 
 from spikformer_deploy.base.errors import InputError, ModelError, OverflowDetected
 from spikformer_deploy.cli.main import cli
-from spikformer_deploy.converters.netx import read_network, write_network
+from spikformer_deploy.converters.netx.read import read_network
+from spikformer_deploy.converters.netx.write import write_network
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.network.network import Network, Population
@@ -60,15 +61,16 @@ def test_pilotnet_fires_as_in_lava(executor: str, pilotnet: tuple[Network, np.nd
         from spikformer_deploy.executors.lava import execute as run
     else:
         run = engine
-    found = run.execute(network, image, record=list(GOLDEN))
+    ours = run.execute(network, image, record=list(GOLDEN))
     for late, (name, file) in enumerate(GOLDEN.items()):
         right = golden(file, late, network.time_steps)
-        spikes = found.spikes[name][0, : len(right)]
+        spikes = ours.spikes[name][0, : len(right)]
         np.testing.assert_array_equal(spikes, right, err_msg=name)
         if (PILOTNET / f"{file}-v.npy").exists():
-            potentials, silent = golden(f"{file}-v", late, network.time_steps), right == 0
-            np.testing.assert_array_equal(found.membranes[name][0, : len(right)][silent], potentials[silent])
-    assert found.spikes["layer.7"].any()
+            potentials = golden(f"{file}-v", late, network.time_steps)
+            silent = right == 0
+            np.testing.assert_array_equal(ours.membranes[name][0, : len(right)][silent], potentials[silent])
+    assert ours.spikes["layer.7"].any()
 
 
 def write(path: Path, layers: list[dict[str, Any]], steps: int | None = 3) -> Path:
@@ -226,8 +228,11 @@ def test_a_chain_of_dense_layers_without_an_input_layer(last: str, seed: int, tm
     network = read_network(write(tmp_path / "a.net", layers, 6))
     assert network.input.shape == (20, 1, 1)
     frames = (rng.random((3, 6, 20, 1, 1)) < 0.3).astype(np.uint8)
-    v, out, total = np.zeros((3, 9), np.int64), np.zeros((3, 4), np.int64), np.zeros((3, 4), np.int64)
-    first, second = (layer["weight"].T.astype(np.int64) for layer in layers)
+    first = layers[0]["weight"].T.astype(np.int64)
+    second = layers[1]["weight"].T.astype(np.int64)
+    v = np.zeros((3, 9), np.int64)
+    out = np.zeros((3, 4), np.int64)
+    total = np.zeros((3, 4), np.int64)
     for t in range(6):
         v = np.sign(v) * (np.abs(v) * 3072 >> 12) + (frames[:, t, :, 0, 0] @ first << 6)
         spikes = v > 30 << 6
@@ -242,10 +247,10 @@ def test_a_chain_of_dense_layers_without_an_input_layer(last: str, seed: int, tm
     right = total if last == "neurons" else total + layers[1]["bias"]
     assert right.any()
     for run in (engine, reference):
-        found = run.execute(network, frames)
-        np.testing.assert_array_equal(found.accumulators * network.output.neuron.scale, right)
+        ours = run.execute(network, frames)
+        np.testing.assert_array_equal(ours.accumulators * network.output.neuron.scale, right)
         low, high = network.output.bounds
-        assert low <= found.accumulators.min() <= found.accumulators.max() <= high
+        assert low <= ours.accumulators.min() <= ours.accumulators.max() <= high
 
 
 @pytest.mark.parametrize("executor", ["engine", "reference", "lava"])
@@ -301,14 +306,16 @@ def test_only_the_last_layer_may_be_without_neurons(tmp_path: Path) -> None:
 
 def test_the_command_line_takes_a_chain_without_an_input_layer(tmp_path: Path) -> None:
     """And inspect needs no number of steps where the file says none; compile does."""
-    rng, runner = np.random.default_rng(0), CliRunner()
+    rng = np.random.default_rng(0)
+    runner = CliRunner()
     layers = [dense(rng, 20, 9, neuron=NEURON), dense(rng, 9, 4)]
     path = write(tmp_path / "a.net", layers, None)
     done = runner.invoke(cli, ["inspect", str(path), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["time_steps"] is None
     assert runner.invoke(cli, ["inspect", str(path)]).exit_code == 0
-    program, frames = tmp_path / "a.spk", tmp_path / "x.npy"
+    program = tmp_path / "a.spk"
+    frames = tmp_path / "x.npy"
     compiling = ["compile", str(path), "-o", str(program), "--json"]
     refused = runner.invoke(cli, compiling).exception
     assert isinstance(refused, ModelError)
@@ -366,9 +373,11 @@ def test_what_is_written_is_read_back(seed: int, tmp_path: Path) -> None:
     write_network(first, tmp_path / "b.net")
     second = read_network(tmp_path / "b.net")
     pixels = np.random.default_rng(seed).integers(0, 60, (2, 2, 4, 5)).astype(np.uint8)
-    ours, theirs = (reference.execute(n, pixels, record=["layer.1", "layer.3"]) for n in (first, second))
-    for name in ("layer.1", "layer.3"):
-        np.testing.assert_array_equal(ours.spikes[name], theirs.spikes[name])
+    recorded = ("layer.1", "layer.3")
+    before = reference.execute(first, pixels, record=recorded)
+    after = reference.execute(second, pixels, record=recorded)
+    for name in recorded:
+        np.testing.assert_array_equal(before.spikes[name], after.spikes[name])
     write_network(second, tmp_path / "c.net")
     assert first.digest() == second.digest() == read_network(tmp_path / "c.net").digest()
 
@@ -408,7 +417,7 @@ def chain_with(layer: str) -> Network:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        ("programmable", "a: netx has CUBA neurons alone"),
+        ("programmable", "a: netx has only CUBA neurons"),
         ("thresholds", "a: netx has one threshold a layer"),
         ("head", "output: netx has no accumulators with weights"),
         ("pool", "pool: netx holds chains of conv and dense layers, and this one has inputs by window"),
@@ -432,8 +441,10 @@ def test_lava_dl_reads_what_is_written(seed: int, tmp_path: Path) -> None:
     b.lif("c", (5, 1, 1), (Conv(rng.integers(-9, 11, (5, 6, 4, 5)).astype(np.int8)), ("b",)))
     b.lif("d", (4, 1, 1), (Conv(rng.integers(-60, 90, (4, 5, 1, 1)).astype(np.int8)), ("c",)))
     for index, population in enumerate(b.populations[1:], 1):
-        channels, current = population.shape[0], 0 if seed % 2 else 2000
-        threshold, bias = np.full(channels, int(rng.integers(18, 50))), rng.integers(-3, 9, channels)
+        channels = population.shape[0]
+        current = 0 if seed % 2 else 2000
+        threshold = np.full(channels, int(rng.integers(18, 50)))
+        bias = rng.integers(-3, 9, channels)
         neuron = Lif("stock", 2048, 0, threshold, bias, current=current)
         b.populations[index] = replace(population, neuron=neuron)
     head = Population("counts", (4, 1, 1), Accumulator(np.zeros(4, np.int64), np.ones(4)), 0)
@@ -454,13 +465,14 @@ def test_lava_dl_reads_what_is_written(seed: int, tmp_path: Path) -> None:
 
 
 def test_the_command_line_takes_it(tmp_path: Path) -> None:
-    runner, path = CliRunner(), write(tmp_path / "a.net", chain(1))
+    runner = CliRunner()
+    path = write(tmp_path / "a.net", chain(1))
     done = runner.invoke(cli, ["compile", str(path), "-o", str(tmp_path / "a.spk"), "--json"])
     assert done.exit_code == 0, done.output
     pixels = np.random.default_rng(0).integers(0, 60, (3, 2, 4, 5)).astype(np.uint8)
     np.save(tmp_path / "x.npy", pixels)
-    given = ["run", str(tmp_path / "a.spk"), "--input", str(tmp_path / "x.npy"), "--json"]
-    done = runner.invoke(cli, given)
+    run = ["run", str(tmp_path / "a.spk"), "--input", str(tmp_path / "x.npy"), "--json"]
+    done = runner.invoke(cli, run)
     assert done.exit_code == 0, done.output
     right = reference.execute(read_network(path), pixels).accumulators.argmax(1)
     assert json.loads(done.stdout)["predictions"] == right.tolist()

@@ -29,10 +29,11 @@ def flipped(graph: Graph, images: np.ndarray) -> tuple[int, int, float]:
     """(spikes that differ, spikes in all, largest difference of a logit)."""
     lifs = [node.name for node in graph.of(Lif)]
     names = ["logits", *lifs]
-    found = dict(zip(names, session(to_model(graph, lifs)).run(names, {"images": images}), strict=True))
+    outputs = session(to_model(graph, lifs)).run(names, {"images": images})
+    theirs = dict(zip(names, outputs, strict=True))
     right = execute(graph, torch.from_numpy(images))
-    differ = sum(int((found[name] != right[name].numpy()).sum()) for name in lifs)
-    worst = np.abs(found["logits"] - right[graph.nodes[-1].name].numpy()).max()
+    differ = sum(int((theirs[name] != right[name].numpy()).sum()) for name in lifs)
+    worst = np.abs(theirs["logits"] - right[graph.nodes[-1].name].numpy()).max()
     return differ, sum(int(right[name].sum()) for name in lifs), float(worst)
 
 

@@ -47,7 +47,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_compiles_to_equal_integers(good: Path) -> None:
     """Batch normalisation is folded in double, and double is what the file keeps: the program is the same."""
-    model, original = read_model(good), load("digits-v2")
+    model = read_model(good)
+    original = load("digits-v2")
     assert kind_of(good) is Kind.ONNX
     assert (model.preprocess, model.labels, model.notes) == (original.preprocess, original.labels, ())
     programs = [compile_model(m, check=False).program for m in (model, original)]
@@ -56,7 +57,7 @@ def test_it_compiles_to_equal_integers(good: Path) -> None:
     assert to_bytes(programs[0]) == to_bytes(programs[1])
 
 
-@pytest.mark.parametrize("form", ["imagenet", "dvs", "v2", "spikingformer-dvs", "sdt1-imagenet", "qkformer"])
+@pytest.mark.parametrize("form", ["imagenet", "dvs", "v2", "spikingformer-dvs", "sdt1-imagenet", "sdt2", "qkformer"])
 def test_every_form_comes_back(form: str, tmp_path: Path) -> None:
     config = {**SMALL, **SIBLINGS}[form]
     shape = (config.in_channels, config.image_size, config.image_size)
@@ -216,7 +217,8 @@ def test_cut_files(good: Path, tmp_path: Path) -> None:
 
 def test_spikes_of_what_comes_back(good: Path) -> None:
     """The graph that is read fires as the module that was written."""
-    loaded, graph = load("digits-v2"), read_model(good).graph
+    loaded = load("digits-v2")
+    graph = read_model(good).graph
     images = torch.rand(2, *loaded.input_shape)
     with torch.no_grad():
         torch.testing.assert_close(execute(graph, images)["output"], loaded.module(images))

@@ -23,7 +23,7 @@ from spikformer_deploy.base.errors import ModelError, ProgramError
 from spikformer_deploy.chips.loihi.memory import token_wise
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.imported import Imported
-from spikformer_deploy.converters.netx import write_network
+from spikformer_deploy.converters.netx.write import write_network
 from spikformer_deploy.converters.nir import write as nir_export
 from spikformer_deploy.converters.onnx import write as onnx_model
 from spikformer_deploy.converters.onnx.read import read_model as read_onnx
@@ -281,14 +281,14 @@ def test_formats_that_cannot_say_it_refuse_it(tmp_path: Path) -> None:
     pytest.importorskip("nir")
     pytest.importorskip("h5py")
     model = imported(Net("map, linear", 4, 0))
-    with pytest.raises(ModelError, match=r"output: .*it reads the last time step alone"):
+    with pytest.raises(ModelError, match=r"output: .*it reads the last time step only"):
         nir_export.write_model(model.graph, tmp_path / "a.nir", model.preprocess, (), {})
     builder = Builder(np.random.default_rng(0), 3, "stock")
     network = builder.finish(builder.conv("a", builder.source((2, 4, 5), 3, True), 4, 3), 3)
     stock = [replace(p, neuron=replace(p.neuron, last=True)) for p in network if isinstance(p.neuron, Accumulator)]
     plain = {"shift": 0, "bias": np.zeros(4, np.int64), "threshold": np.full(4, 9)}
     lifs = [replace(p, neuron=replace(p.neuron, **plain)) if isinstance(p.neuron, Lif) else p for p in network]
-    with pytest.raises(ModelError, match=r"output: .*it reads the last time step alone"):
+    with pytest.raises(ModelError, match=r"output: .*it reads the last time step only"):
         write_network(replace(network, populations=(*lifs[:-1], *stock)), tmp_path / "a.net")
 
 

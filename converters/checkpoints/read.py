@@ -10,14 +10,12 @@ import argparse
 import hashlib
 import pickle
 import pickletools
-import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
-from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +28,19 @@ from spikformer_deploy.base.errors import InputError, ModelError
 from spikformer_deploy.base.files import check_file, write_whole
 from spikformer_deploy.base.json_text import parsed, written
 from spikformer_deploy.base.plain import table, training_record
-from spikformer_deploy.converters.checkpoints import siblings
 from spikformer_deploy.converters.imported import MOST_STEPS, preprocess_of
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.labels import check_names, class_names
-from spikformer_deploy.nn.zoo import ModelConfig, build, named, plain
+from spikformer_deploy.nn.family import ModelConfig
+from spikformer_deploy.nn.zoo import FAMILIES, build, named, plain, recognise, with_official_code
 
 ENTRY = "spikformer_deploy"
 VERSION = 1
 KEYS_OF_A_BLOCK = 10
 """A block has more, so that no more blocks are built than the file has weights for."""
 
-UNUSED = re.compile(r"block\.\d+\.norm[12]\.(weight|bias)|pos_embed|norm\.(weight|bias)")
-"""Parameters of the official Spikformer V1 that no forward pass reads: a file may lack them."""
+ARGUMENTS = {"heads": ("num_heads", "heads"), "time_steps": ("time_step", "time_steps", "timestep", "T")}
+"""Fields of a ModelConfig, and what the arguments of the official training scripts call them."""
 
 BUNDLED = {
     "digits-v1": "digits_v1.safetensors",
@@ -318,65 +316,27 @@ def _recognised(
     path: Path, tensors: Mapping[str, torch.Tensor], arguments: Mapping[str, Any], arch: str | None
 ) -> tuple[ModelConfig, tuple[str, ...]]:
     """The configuration of an official state_dict, from its keys and shapes; what they do not tell is noted."""
-    sibling = siblings.shapes(str(path), tensors, arguments)
-    found = sibling or _shapes(path, tensors)
-    config = named(arch) if arch else siblings.published(found) if sibling else _published_defaults(found)
-    told = {"heads": ("num_heads", "heads"), "time_steps": ("time_step", "time_steps", "timestep", "T")}
-    notes = []
-    for name, keys in told.items():
-        value = next((arguments[k] for k in keys if isinstance(arguments.get(k), int)), None)
-        if value is not None:
-            config = replace(config, **{name: value})
-        elif arch is None and name not in found:
-            option = name.replace("_", "-")
-            notes.append(
-                f"{name} = {getattr(config, name)} is the paper's default: the file does not tell (--{option})"
-            )
-    return replace(config, **found), tuple(notes)
-
-
-def _shapes(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """The fields of a ModelConfig that the shapes of an official state_dict tell."""
-    form = next(
-        (
-            form
-            for key, rank, form in (("fc1_linear", 2, "cifar"), ("fc1_conv", 4, "imagenet"), ("fc1_conv", 3, "dvs"))
-            if (weight := tensors.get(f"block.0.mlp.{key}.weight")) is not None and weight.ndim == rank
-        ),
-        None,
-    )
-    needed = ("patch_embed.proj_conv.weight", "patch_embed.proj_conv3.weight", "head.weight")
-    if form is None or any(key not in tensors for key in needed):
+    recognised = recognise(str(path), tensors, arguments)
+    if recognised is None:
         some = ", ".join(list(tensors)[:4])
         raise ModelError(
             str(path),
             f"its keys are of no official checkpoint that is known here ({some}, ...)",
-            "Known: Spikformer V1, Spikingformer, Spike-driven Transformer V1 and V2, QKFormer.",
+            f"Known: {', '.join(with_official_code())}.",
         )
-    mlp = tensors["block.0.mlp.fc1_linear.weight" if form == "cifar" else "block.0.mlp.fc1_conv.weight"]
-    dim = tensors["patch_embed.proj_conv3.weight"].shape[0]
-    tokens = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else None
-    size = {} if tokens is None else {"image_size": 16 * isqrt(tokens)}
-    return size | {
-        "family": "v1",
-        "form": form,
-        "dim": dim,
-        "depth": len({key.split(".")[1] for key in tensors if key.startswith("block.")}),
-        "in_channels": tensors["patch_embed.proj_conv.weight"].shape[1],
-        "num_classes": tensors["head.weight"].shape[0],
-        "mlp_ratio": mlp.shape[0] // dim,
-    }
-
-
-def _published_defaults(found: Mapping[str, Any]) -> ModelConfig:
-    """The paper's heads and time steps: 32 channels a head on CIFAR, 64 on ImageNet, 16 heads and T = 16 on DVS."""
-    match found["form"]:
-        case "cifar":
-            return named("v1-4-384", heads=max(1, found["dim"] // 32))
-        case "dvs":
-            return named("v1-2-256-dvs")
-        case _:
-            return named("v1-8-512", heads=max(1, found["dim"] // 64))
+    config = named(arch) if arch else recognised.usual
+    notes = []
+    for name, keys in ARGUMENTS.items():
+        value = next((arguments[k] for k in keys if isinstance(arguments.get(k), int)), None)
+        if value is not None:
+            config = replace(config, **{name: value})
+        elif arch is None and name not in recognised.fields:
+            option = name.replace("_", "-")
+            notes.append(
+                f"{name} = {getattr(config, name)} is the paper's default: the file does not tell (--{option})"
+            )
+    # last, as what the shapes tell holds against an --arch and the arguments
+    return replace(config, **recognised.fields), tuple(notes)
 
 
 def _usual_preprocess(config: ModelConfig, arguments: Mapping[str, Any]) -> tuple[Preprocess, tuple[str, ...]]:
@@ -403,7 +363,8 @@ def _module(path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor]
     counters = {key for key in expected if key.endswith("num_batches_tracked")}
     if unknown := sorted(set(tensors) - set(expected)):
         raise ModelError(str(path), f"unknown keys: {', '.join(unknown[:8])}", "They belong to another architecture.")
-    unused = {key for key in expected if UNUSED.fullmatch(key)}
+    unread = FAMILIES[config.family].unread
+    unused = {key for key in expected if unread and unread.fullmatch(key)}
     if missing := sorted(set(expected) - set(tensors) - counters - unused):
         raise ModelError(str(path), f"missing keys: {', '.join(missing[:8])}", "The checkpoint is incomplete.")
     state = {}

@@ -17,7 +17,7 @@ from spikformer_deploy.converters.checkpoints.read import CIFAR10, _recognised, 
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
-from spikformer_deploy.nn.zoo import PUBLISHED, build, named
+from spikformer_deploy.nn.zoo import build, named, published
 from spikformer_deploy.pipeline.stages import compile_model
 
 OFFICIAL = {
@@ -101,13 +101,13 @@ def test_official_v1(tmp_path: Path, form: str, wrapper: str) -> None:
     assert torch.equal(loaded.module.state_dict()["head.weight"], state["head.weight"])
 
 
-@pytest.mark.parametrize("name", [n for n, c in PUBLISHED.items() if c.family == "v1"])
+@pytest.mark.parametrize("name", [n for n, c in published().items() if c.family == "v1"])
 def test_published_sizes_are_recognised(name: str) -> None:
     """From keys and shapes, with the paper's heads and T where a state_dict does not tell them."""
     with torch.device("meta"):
-        state = build(PUBLISHED[name]).state_dict()
+        state = build(named(name)).state_dict()
     found, notes = _recognised(Path(name), state, {}, None)
-    assert found == PUBLISHED[name]
+    assert found == named(name)
     assert len(notes) == 2
 
 

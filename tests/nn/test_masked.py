@@ -6,12 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikformer_deploy.nn.masked import MaskedAutoencoder, encoded, normalised_patches, sine_positions
-from spikformer_deploy.nn.spikformer import SpikformerV2
+from spikformer_deploy.nn.spikformer_v2 import SpikformerV2
+from spikformer_deploy.nn.zoo import named
 
 
 def encoder(seed: int, time_steps: int) -> SpikformerV2:
     torch.manual_seed(seed)
-    model = SpikformerV2(1, 16, 1, 2, 2, 3, time_steps, 2)
+    config = named(
+        "v2-8-512", dim=16, depth=1, heads=2, time_steps=time_steps, in_channels=1, image_size=16, num_classes=3,
+        mlp_ratio=2, stem_stages=2,
+    )  # fmt: skip
+    model = SpikformerV2(config)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.weight, 2.0, 0.5)

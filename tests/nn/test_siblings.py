@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from support.models import SIBLINGS, model_and_images
 from torch import Tensor
 
-from spikformer_deploy.nn.zoo import PUBLISHED, build
+from spikformer_deploy.nn.zoo import build, named, published
 
 OFFICIAL = {
     "spikingformer-4-256": (4156202, 204, "9a887e41a4a053c2"),
@@ -45,7 +45,7 @@ OFFICIAL = {
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_state_dicts_are_the_official_ones(name: str) -> None:
     with torch.device("meta"):
-        module = build(PUBLISHED[name])
+        module = build(named(name))
     state = module.state_dict()
     lines = "\n".join(f"{key} {tuple(value.shape)}" for key, value in sorted(state.items()))
     digest = hashlib.sha256(lines.encode()).hexdigest()[:16]
@@ -53,7 +53,7 @@ def test_state_dicts_are_the_official_ones(name: str) -> None:
 
 
 def test_every_published_size_is_tested() -> None:
-    assert set(OFFICIAL) == {name for name, config in PUBLISHED.items() if config.family not in ("v1", "v2")}
+    assert set(OFFICIAL) == {name for name, config in published().items() if config.family not in ("v1", "v2")}
 
 
 @pytest.mark.parametrize("name", SIBLINGS)

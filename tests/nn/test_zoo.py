@@ -7,7 +7,7 @@ import torch
 from support.models import SMALL
 
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.nn.zoo import PUBLISHED, build, named
+from spikformer_deploy.nn.zoo import build, named, published
 
 # (all parameters, without those that no forward pass uses); V2 from its paper's tables, to 0.02 M
 V1_COUNTS = {
@@ -45,7 +45,7 @@ def test_v2_parameters(name: str) -> None:
 
 def test_every_published_size_is_tested() -> None:
     """Those of the other families are in test_siblings.py."""
-    assert {*V1_COUNTS, *V2_MILLIONS} == {name for name, c in PUBLISHED.items() if c.family in ("v1", "v2")}
+    assert {*V1_COUNTS, *V2_MILLIONS} == {name for name, c in published().items() if c.family in ("v1", "v2")}
 
 
 def test_official_keys() -> None:
@@ -77,7 +77,7 @@ BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_trac
 
 def official_keys(name: str) -> set[str]:
     """The keys of the official state_dict, written down from the official code."""
-    config = PUBLISHED[name]
+    config = named(name)
     layer = "linear" if config.form == "cifar" else "conv"
     keys = {"head.weight", "head.bias"}
     for part in ("proj_conv", "proj_conv1", "proj_conv2", "proj_conv3", "rpe_conv"):

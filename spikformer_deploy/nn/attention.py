@@ -24,7 +24,10 @@ def self_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, *,
 
     scores_first  q k^T before the product with v; else k^T v before the product with q
     """
-    q, k, v = (x.unflatten(2, (heads, -1)).transpose(3, 4) for x in (q, k, v))
+    # (T, B, heads, N, D / heads)
+    q = q.unflatten(2, (heads, -1)).transpose(3, 4)
+    k = k.unflatten(2, (heads, -1)).transpose(3, 4)
+    v = v.unflatten(2, (heads, -1)).transpose(3, 4)
     out = (q @ k.transpose(-2, -1)) @ v if scores_first else q @ (k.transpose(-2, -1) @ v)
     return (out * scale).transpose(3, 4).flatten(2, 3)
 
@@ -45,7 +48,9 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes (T, B, N, D)."""
-        q, k, v = (self._heads(linear_bn_lif(self, f"{name}_{{}}", x)) for name in ("q", "k", "v"))
+        q = self._heads(linear_bn_lif(self, "q_{}", x))
+        k = self._heads(linear_bn_lif(self, "k_{}", x))
+        v = self._heads(linear_bn_lif(self, "v_{}", x))
         out = (q @ k.transpose(-2, -1)) @ v * SCALE
         out = out.transpose(2, 3).flatten(3)
         return linear_bn_lif(self, "proj_{}", self.attn_lif(out))
@@ -77,6 +82,8 @@ class ConvAttention(nn.Module):
         share  the part of an image's tokens that `x` holds: the sums over them stand for the sums over all
         """
         tokens = x.flatten(3)
-        q, k, v = (conv_bn_lif(self, f"{name}_{{}}", tokens) for name in ("q", "k", "v"))
+        q = conv_bn_lif(self, "q_{}", tokens)
+        k = conv_bn_lif(self, "k_{}", tokens)
+        v = conv_bn_lif(self, "v_{}", tokens)
         sums = self_attention(q, k, v, self.heads, self.scale / share, scores_first=False)
         return conv_bn_lif(self, "proj_{}", self.attn_lif(sums)).unflatten(3, x.shape[3:])

@@ -19,7 +19,10 @@ Synapses: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
 def add_unit(module: nn.Module, unit: str, synapses: Synapses, lif: LIF | None = None) -> None:
-    """Put a unit into `module`: `synapses`, a batch normalisation of their channels, and neurons if there are some."""
+    """Put a unit into `module`: `synapses`, a batch normalisation of their channels, and neurons if there are some.
+
+    Weights are drawn at random here, so that those of a seed depend on the order of the calls.
+    """
     channels = synapses.weight.shape[0]
     norm = nn.BatchNorm2d(channels) if isinstance(synapses, nn.Conv2d) else nn.BatchNorm1d(channels)
     kind = "linear" if isinstance(synapses, nn.Linear) else "conv"
@@ -34,6 +37,7 @@ def conv_bn(module: nn.Module, unit: str, x: Tensor) -> Tensor:
     conv = module.get_submodule(unit.format("conv"))
     norm = module.get_submodule(unit.format("bn"))
     steps = x.shape[0]
+    # time steps are images to layers without state, and batch statistics are those of all steps
     return norm(conv(x.flatten(0, 1))).unflatten(0, (steps, -1))
 
 
@@ -87,11 +91,13 @@ class MLP(nn.Module):
         tau: float = 2.0,
     ) -> None:
         super().__init__()
-        self.first, self.second = units
+        self.first = units[0]
+        self.second = units[1]
         self.tokens = tokens
         conv = nn.Conv1d if tokens else nn.Conv2d
-        add_unit(self, self.first, conv(dim, ratio * dim, 1), LIF(tau))
-        add_unit(self, self.second, conv(ratio * dim, dim, 1), LIF(tau))
+        hidden = ratio * dim
+        add_unit(self, self.first, conv(dim, hidden, 1), LIF(tau))
+        add_unit(self, self.second, conv(hidden, dim, 1), LIF(tau))
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes of the shape of x."""

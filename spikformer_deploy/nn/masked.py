@@ -27,7 +27,10 @@ from spikformer_deploy.nn.spikformer_v2 import SpikformerV2
 class MaskedAutoencoder(nn.Module):
     """Encoder (a SpikformerV2, its head unused) and decoder; the loss of images under a mask.
 
-    patch  side of a patch in pixels: what the stem makes one token of
+    size, channels      of the images, size in pixels; dim, depth, heads: of the decoder
+    patch               side of a patch in pixels: what the stem makes one token of
+    Raises InputError for a size that is no multiple of the patch.
+    Source: He et al. 2022 (MAE), arXiv 2111.06377, section 3; Zhou et al. 2024, arXiv 2401.02020.
     """
 
     positions: Tensor
@@ -41,6 +44,7 @@ class MaskedAutoencoder(nn.Module):
         self.side = size // self.patch
         self.embed = nn.Linear(encoder.head.in_features, dim)
         self.mask_token = nn.Parameter(torch.zeros(dim))
+        # fixed, and no part of a checkpoint
         self.register_buffer("positions", sine_positions(self.side, dim), persistent=False)
         layer = nn.TransformerEncoderLayer(
             dim, heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
@@ -58,6 +62,7 @@ class MaskedAutoencoder(nn.Module):
     def painted(self, x: Tensor, visible: Tensor) -> Tensor:
         """What the decoder predicts of each patch, (B, N, C * patch^2), each patch of mean 0 and variance 1."""
         tokens = self.embed(encoded(self.encoder, x, visible).mean(0).transpose(1, 2))
+        # the order of the patches in `encoded` is that of the mask, so that a boolean index puts them back
         every = self.mask_token.to(tokens.dtype).expand(*visible.shape, -1).clone()
         every[visible] = tokens.flatten(0, 1)
         # on a CPU, the fused kernel takes twice the time of its parts for so few tokens
@@ -128,5 +133,5 @@ def sine_positions(side: int, dim: int) -> Tensor:
         raise InputError("mask.decoder_dim", f"{dim} channels", "Use a multiple of 4.")
     rates = torch.exp(-math.log(10000.0) * torch.arange(dim // 4) / (dim // 4))
     angles = torch.arange(side)[:, None] * rates
-    one = torch.cat([angles.sin(), angles.cos()], 1)
-    return torch.cat([one.repeat_interleave(side, 0), one.repeat(side, 1)], 1)
+    along = torch.cat([angles.sin(), angles.cos()], 1)
+    return torch.cat([along.repeat_interleave(side, 0), along.repeat(side, 1)], 1)

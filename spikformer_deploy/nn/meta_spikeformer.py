@@ -121,13 +121,16 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Currents of the shape of x."""
         spikes = self.head_lif(x)
-        q, k, v = (self._spikes(name, spikes).flatten(3) for name in ("q", "k", "v"))
+        q = self._tokens("q", spikes)
+        k = self._tokens("k", spikes)
+        v = self._tokens("v", spikes)
         sums = self_attention(q, k, v, self.heads, SCALE, scores_first=False)
         return over_steps(self.get_submodule("proj_conv"), self.attn_lif(sums).unflatten(3, x.shape[3:]))
 
-    def _spikes(self, name: str, x: Tensor) -> Tensor:
-        """The spikes of q, k or v."""
-        return self.get_submodule(f"{name}_lif")(over_steps(self.get_submodule(f"{name}_conv"), x))
+    def _tokens(self, name: str, x: Tensor) -> Tensor:
+        """The spikes (T, B, D, N) of q, k or v."""
+        current = over_steps(self.get_submodule(f"{name}_conv"), x)
+        return self.get_submodule(f"{name}_lif")(current).flatten(3)
 
 
 class DownSampling(nn.Module):

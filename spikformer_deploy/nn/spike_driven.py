@@ -85,7 +85,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Currents of the shape of x."""
         spikes = self.shortcut_lif(x)
-        q, k, v = (conv_bn_lif(self, f"{name}_{{}}", spikes) for name in ("q", "k", "v"))
+        q = conv_bn_lif(self, "q_{}", spikes)
+        k = conv_bn_lif(self, "k_{}", spikes)
+        v = conv_bn_lif(self, "v_{}", spikes)
         kv = self.talking_heads_lif((k * v).sum((3, 4), keepdim=True))
         return conv_bn(self, "proj_{}", q * kv) + x
 

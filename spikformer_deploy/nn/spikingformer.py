@@ -90,7 +90,9 @@ class Attention(nn.Module):
         """Currents of the shape of x."""
         # proj_lif is called after the projection, and stands before q, k and v in the official code
         spikes = self.proj_lif(x).flatten(3)
-        q, k, v = (conv_bn_lif(self, f"{name}_{{}}", spikes) for name in ("q", "k", "v"))
+        q = conv_bn_lif(self, "q_{}", spikes)
+        k = conv_bn_lif(self, "k_{}", spikes)
+        v = conv_bn_lif(self, "v_{}", spikes)
         sums = self_attention(q, k, v, self.heads, SCALE, scores_first=self.scores_first)
         return conv_bn(self, "proj_{}", self.attn_lif(sums)).unflatten(3, x.shape[3:])
 

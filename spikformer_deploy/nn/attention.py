@@ -19,7 +19,7 @@ ATTENTION_THRESHOLD = 0.5
 """Of the neurons behind the attention, in units of the other neurons' threshold."""
 
 
-def self_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, *, scores_first: bool) -> Tensor:
+def self_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, scores_first: bool) -> Tensor:
     """(q k^T) v * scale of spikes (T, B, D, N), head by head, without softmax; the result has that shape.
 
     scores_first  q k^T before the product with v; else k^T v before the product with q

@@ -143,19 +143,22 @@ class QKFormer(nn.Module):
 def _block(config: ModelConfig, width: int, *, last: bool) -> Block:
     """A block under its official names: self-attention in the last stage, Q-K token attention before it."""
     imagenet = config.form == "imagenet"
-    attention = ConvAttention(width, config.heads) if last else TokenAttention(width, config.heads)
-    name = "tssa" if not last else "attn" if imagenet else "ssa"
-    mlp = MLP(width, config.mlp_ratio, units=("fc1_{}", "fc2_{}") if imagenet else ("mlp1_{}", "mlp2_{}"))
-    return Block(attention, mlp, name=name)
+    units = ("fc1_{}", "fc2_{}") if imagenet else ("mlp1_{}", "mlp2_{}")
+    if last:
+        attention = ConvAttention(width, config.heads)
+        return Block(attention, MLP(width, config.mlp_ratio, units=units), name="attn" if imagenet else "ssa")
+    masks = TokenAttention(width, config.heads)
+    return Block(masks, MLP(width, config.mlp_ratio, units=units), name="tssa")
 
 
 def _embeddings(config: ModelConfig) -> list[PatchEmbedding]:
-    """The patch embeddings of a form, in order."""
+    """The patch embeddings of a form, made in their order, on which the weights of a seed depend."""
     dim = config.dim
     if config.form == "dvs":
         return [_event_embedding(config.in_channels, dim // 2), _later_embedding("proj", dim, early=False)]
     imagenet = config.form == "imagenet"
-    first = (_large_embedding if imagenet else _small_embedding)(config.in_channels, dim // 4)
+    embedding = _large_embedding if imagenet else _small_embedding
+    first = embedding(config.in_channels, dim // 4)
     return [first, *(_later_embedding("proj3", width, early=imagenet) for width in (dim // 2, dim))]
 
 

@@ -1,4 +1,4 @@
-"""Official checkpoints of the families beside Spikformer: told apart by keys and shapes, compiled, run everywhere."""
+"""Official checkpoints of the families beside Spikformer: recognised by keys and shapes, compiled, run everywhere."""
 
 import argparse
 from dataclasses import replace
@@ -38,13 +38,13 @@ def saved(folder: Path, name: str) -> Loaded:
     """A small model of a family through a file as timm writes it, arguments and all."""
     config = SIBLINGS[name]
     module, _ = model_and_images(config)
-    told = argparse.Namespace(
+    arguments = argparse.Namespace(
         num_heads=config.heads,
         time_step=config.time_steps,
         pooling_stat="1111" if config.form == "imagenet" else "0011",
     )
     state = {f"module.{key}": value for key, value in module.state_dict().items()}
-    torch.save({"epoch": 1, "arch": name, "state_dict": state, "version": 2, "args": told}, folder / "m.pth.tar")
+    torch.save({"epoch": 1, "arch": name, "state_dict": state, "version": 2, "args": arguments}, folder / "m.pth.tar")
     loaded = load(folder / "m.pth.tar", heads=config.heads)
     assert replace(loaded.config, image_size=config.image_size) == config
     sized = replace(loaded.preprocess, size=config.image_size)

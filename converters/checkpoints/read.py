@@ -1,6 +1,6 @@
 """Checkpoints: ours (safetensors with the configuration inside) and the official files of every family.
 
-A file is told by its content (contents.py), and an official model by its keys and shapes (the families in nn/).
+A file is recognised by its content (contents.py), and an official model by its keys and shapes (the families in nn/).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Models made of spikingjelly's layers, of either generation (0.0.0.0.12 to 0.0.0.0.14, and 2.0).
 
-Neurons are swapped for ours before export, told by the name of their class and their attributes.  Layers and containers
+Neurons are swapped for ours before export, by the name of their class and their attributes.  Layers and containers
 trace as they are.
 """
 

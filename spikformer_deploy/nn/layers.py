@@ -119,7 +119,7 @@ class MembraneMLP(MLP):
 
 
 class Block(nn.Module):
-    """x + attention(x), then x + MLP(x).  Without neurons of its own: what is added up are spikes or currents.
+    """x + attention(x), then x + MLP(x): sums of spikes or of currents, with no neurons behind the sums.
 
     in, out  of the shape that attention and MLP take and keep
     name     of the attention in the official state_dict

@@ -1,4 +1,4 @@
-"""The table of families: each recognises its own checkpoints only, and a new one is a module and one line."""
+"""The table of families: each recognises only its checkpoints, and a new one is a module and one line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Models made of spikingjelly's layers, of either generation (0.0.0.0.12 to 0.0.0.0.14, and 2.0).
 
-Neurons are swapped for ours before export, told by the name of their class and their attributes.  Layers and containers
+Neurons are swapped for ours before export, by the name of their class and their attributes.  Layers and containers
 trace as they are.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,35 +43,52 @@ NEURONS = {
 """Classes of neurons by name; those of 0.0.0.0.12's clock_driven that work on sequences are called MultiStep..."""
 SCALES = (1, 2, 4, 8, 16, 64, 256)
 """The comparison's images are scaled by these, one after the other, until every layer of neurons has fired."""
+TRIED_SCALE = SCALES[2]
+"""The scale at which a model is called to see what it does: enough for most neurons to fire."""
 CLOSE = 1e-4
-"""Logits of the swapped model differ from the original's by so much at most, of the largest: rounding, and no spike."""
+"""The largest difference of the swapped model's logits from the original's, as a share of the largest logit.
+
+It leaves room for rounding, and for no spike.
+"""
+SURROGATE_SLOPE = 4.0
+"""An argument of the operator that only gradients use."""
 
 
 class Neuron(nn.Module):
     """LIF neurons that are reset to zero (or softly), in place of spikingjelly's.
 
+    in, out     (T, B, ...), or (T * B, ...) where time_steps is given; currents in, spikes out
     time_steps  0: the first dimension is time; else it is time and batch in one, for models that work step by step
     """
 
     def __init__(self, tau: float, v_threshold: float, decay_input: bool, soft_reset: bool, time_steps: int) -> None:
         super().__init__()
-        self.tau, self.v_threshold, self.decay_input = tau, v_threshold, decay_input
-        self.soft_reset, self.time_steps = soft_reset, time_steps
+        self.tau = tau
+        self.v_threshold = v_threshold
+        self.decay_input = decay_input
+        self.soft_reset = soft_reset
+        self.time_steps = time_steps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Spikes of the shape of x."""
         by_step = x.unflatten(0, (self.time_steps, -1)) if self.time_steps else x
-        spikes = lif(by_step, self.tau, self.v_threshold, self.decay_input, 4.0, self.soft_reset)
+        spikes = lif(by_step, self.tau, self.v_threshold, self.decay_input, SURROGATE_SLOPE, self.soft_reset)
         return spikes.flatten(0, 1) if self.time_steps else spikes
 
 
 class Flatten(nn.Module):
-    """torch.nn.Flatten behind the time axis: spikingjelly's own fixes the batch where it is exported."""
+    """torch.nn.Flatten behind the time axis: spikingjelly's own fixes the batch where it is exported.
+
+    start, end  dimensions of (B, ...), as torch.nn.Flatten counts them; x is (T, B, ...)
+    """
 
     def __init__(self, start: int, end: int) -> None:
         super().__init__()
-        self.start, self.end = (start + 1, end + 1 if end >= 0 else end)
+        self.start = start + 1
+        self.end = end + 1 if end >= 0 else end
 
     def forward(self, x: Tensor) -> Tensor:
+        """(T, B, ...) with those dimensions in one."""
         return x.flatten(self.start, self.end)
 
 
@@ -82,9 +100,13 @@ class _Model(nn.Module):
 
     def __init__(self, model: nn.Module, takes: str, time_steps: int, per_step: bool) -> None:
         super().__init__()
-        self.model, self.takes, self.time_steps, self.per_step = model, takes, time_steps, per_step
+        self.model = model
+        self.takes = takes
+        self.time_steps = time_steps
+        self.per_step = per_step
 
     def forward(self, x: Tensor) -> Tensor:
+        """Mean logits (B, classes)."""
         if self.takes == "images":
             return self._mean(self.model(x))
         x = x.transpose(0, 1) if self.per_step else x.unsqueeze(0).repeat(self.time_steps, 1, 1, 1, 1)
@@ -93,6 +115,7 @@ class _Model(nn.Module):
         return self.model(x.flatten(0, 1)).unflatten(0, (self.time_steps, -1)).mean(0)
 
     def _mean(self, logits: Tensor) -> Tensor:
+        """(B, classes) of (T, B, classes), or as it is."""
         return logits.mean(0) if logits.ndim == 3 else logits
 
 
@@ -117,26 +140,33 @@ def from_spikingjelly(
     modes = {_step_mode(neuron) for _, neuron in _neurons(module)}
     if len(modes) != 1:
         raise _without_mode(module, bool(modes))
-    (mode,) = modes
-    ours = _swapped(copy.deepcopy(module).eval(), time_steps if mode == "s" else 0)
+    by_step = modes == {"s"}
+    ours = _swapped(copy.deepcopy(module).eval(), time_steps if by_step else 0)
     shape = (preprocess.channels, *preprocess.extent)
-    takes = "steps" if mode == "s" else _takes(ours, (time_steps, *shape), per_step)
+    takes = "steps" if by_step else _takes(ours, (time_steps, *shape), per_step)
     wrapped = _Model(ours, takes, time_steps, per_step).eval()
+    # before the trace, which would unroll a loop over time steps into a graph that is wrong
     _refuse_repeated(wrapped, _images(wrapped, shape), time_steps)
     graph = check(trace(wrapped, shape, time_steps=time_steps, per_step=per_step))
+    imported = Imported("spikingjelly", graph, preprocess, labels, _digest(module), {}, ())
+    return replace(imported, notes=_compare(module, imported, takes))
+
+
+def _digest(module: nn.Module) -> str:
+    """Of the names and values of its parameters, in place of a file's sha256."""
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode() + value.detach().cpu().numpy().tobytes())
-    made = Imported("spikingjelly", graph, preprocess, labels, digest.hexdigest(), {}, ())
-    return replace(made, notes=_compare(module, made, takes))
+    return digest.hexdigest()
 
 
 def _without_mode(module: nn.Module, mixed: bool) -> ModelError:
+    """The error of a model whose neurons have two modes, or of one without neurons."""
     if mixed:
-        problem, way_out = "some neurons work step by step and others on sequences", "Call functional.set_step_mode"
-        return ModelError("model", problem, f"{way_out}(model, 'm').")
-    found = sorted({type(layer).__name__ for layer in module.modules()} - {type(module).__name__})
-    problem = f"no neurons of spikingjelly's among its layers ({', '.join(found) or 'none'})"
+        problem = "some neurons work step by step and others on sequences"
+        return ModelError("model", problem, "Call functional.set_step_mode(model, 'm').")
+    classes = sorted({type(layer).__name__ for layer in module.modules()} - {type(module).__name__})
+    problem = f"no neurons of spikingjelly's among its layers ({', '.join(classes) or 'none'})"
     return ModelError(type(module).__name__, problem, f"Use neurons of these classes: {', '.join(NEURONS)}.")
 
 
@@ -152,12 +182,15 @@ def _neurons(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _step_mode(neuron: nn.Module) -> str:
     """ "s" or "m"; clock_driven's neurons have it in their name."""
-    told = getattr(neuron, "step_mode", None)
-    return str(told) if told is not None else "m" if type(neuron).__name__.startswith("MultiStep") else "s"
+    mode = getattr(neuron, "step_mode", None)
+    if mode is not None:
+        return str(mode)
+    return "m" if type(neuron).__name__.startswith("MultiStep") else "s"
 
 
 def _swapped(module: nn.Module, time_steps: int) -> nn.Module:
     """`module` with its neurons in place of spikingjelly's, changed in place."""
+    # lists, since both loops change what they run over
     for path, neuron in list(_neurons(module)):
         replacement = _ours(path, neuron, time_steps)
         if not path:
@@ -181,31 +214,43 @@ def _ours(path: str, neuron: nn.Module, time_steps: int) -> Neuron:
     """A neuron with the same spikes: a reset to v_reset is a reset to zero below a threshold that much lower."""
     v_reset = getattr(neuron, "v_reset", 0.0)
     rest = 0.0 if v_reset is None else float(v_reset)
-    v = getattr(neuron, "v", rest)
-    if bool((torch.as_tensor(v) != rest).any()):
-        raise ModelError(
-            path, "it holds the potential of an earlier run", "Reset the model before: functional.reset_net(model)."
-        )
-    decay_input = bool(getattr(neuron, "decay_input", True))
-    match NEURONS[type(neuron).__name__]:
+    potential = torch.as_tensor(getattr(neuron, "v", rest))
+    if bool((potential != rest).any()):
+        way_out = "Reset the model before: functional.reset_net(model)."
+        raise ModelError(path, "it holds the potential of an earlier run", way_out)
+    kind = NEURONS[type(neuron).__name__]
+    # neurons that forget nothing have no decay that their input could share
+    decay_input = kind != "IF" and bool(getattr(neuron, "decay_input", True))
+    v_threshold = float(neuron.v_threshold) - rest  # type: ignore[arg-type]
+    return Neuron(_tau(neuron, kind), v_threshold, decay_input, v_reset is None, time_steps)
+
+
+def _tau(neuron: nn.Module, kind: str) -> float:
+    """The time constant, in time steps."""
+    match kind:
         case "IF":
-            tau, decay_input = inf, False
+            return inf
         case "PLIF":
+            # what it learns is the logit of 1 / tau
             weight = neuron.w
             assert isinstance(weight, Tensor)
-            tau = 1 / float(weight.detach().double().sigmoid())
+            return 1 / float(weight.detach().double().sigmoid())
         case _:
-            tau = float(neuron.tau)  # type: ignore[arg-type]
-    return Neuron(tau, float(neuron.v_threshold) - rest, decay_input, v_reset is None, time_steps)  # type: ignore[arg-type]
+            return float(neuron.tau)  # type: ignore[arg-type]
 
 
 def _takes(model: nn.Module, shape: tuple[int, ...], per_step: bool) -> str:
-    """What a multi-step model takes: tried out on nothing but zeros."""
+    """What a multi-step model takes, "images" or "sequence": tried out on nothing but zeros.
+
+    shape  (T, C, Y, X)
+    """
     if not per_step:
+        # T + 1 images: a model that took them for time steps would not have that many images in its result
+        images = shape[0] + 1
         try:
             with torch.no_grad():
-                found = model(torch.zeros(shape[0] + 1, *shape[1:]))
-            if found.ndim in (2, 3) and shape[0] + 1 in found.shape[:-1]:
+                logits = model(torch.zeros(images, *shape[1:]))
+            if logits.ndim in (2, 3) and images in logits.shape[:-1]:
                 return "images"
         except Exception:  # whatever a model says to a shape that it does not take
             pass
@@ -224,33 +269,17 @@ def _refuse_repeated(model: _Model, images: Tensor, time_steps: int) -> None:
 
     spikingjelly's neurons keep their potentials from call to call, so that the second starts where the first ended.
     """
-    lines: dict[str, list[str]] = {}
-    layers: Counter[str] = Counter()
-
-    def count(path: str, layer: nn.Module) -> None:
-        if isinstance(layer, Neuron):
-            lines.setdefault(path, []).append(_calling_line())
-        elif next(layer.parameters(recurse=False), None) is not None:
-            layers[path] += 1
-
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, _, path=path: count(path, layer))
-        for path, layer in model.model.named_modules()
-    ]
-    try:
-        with torch.no_grad():
-            model(images * SCALES[2])
-    except Exception:  # the tracer says what is wrong with it
+    images = images * TRIED_SCALE
+    calls = _calls(model, images)
+    if calls is None:
         return
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for path, places in lines.items():
+    for path, places in calls.lines.items():
         if len(places) > 1:
-            every_step = all(len(calls) == time_steps for calls in lines.values())
-            raise _repeated(path or "model", places, loop=every_step and time_steps in layers.values())
+            every_step = all(len(others) == time_steps for others in calls.lines.values())
+            raise _repeated(path or "model", places, loop=every_step and time_steps in calls.layers.values())
     with torch.no_grad():
-        first, second = model(images * SCALES[2]), model(images * SCALES[2])
+        first = model(images)
+        second = model(images)
     if not torch.equal(first, second):
         raise ModelError(
             type(model.model).__name__,
@@ -259,7 +288,40 @@ def _refuse_repeated(model: _Model, images: Tensor, time_steps: int) -> None:
         )
 
 
+class _Calls(NamedTuple):
+    """The calls of one forward pass, by path: the lines that call neurons, and how often other layers are called."""
+
+    lines: dict[str, list[str]]
+    layers: Counter[str]
+
+
+def _calls(model: _Model, images: Tensor) -> _Calls | None:
+    """The calls of a forward pass; None where it fails, of which the tracer says more."""
+    calls = _Calls({}, Counter())
+
+    def count(path: str, layer: nn.Module) -> None:
+        if isinstance(layer, Neuron):
+            calls.lines.setdefault(path, []).append(_calling_line())
+        elif next(layer.parameters(recurse=False), None) is not None:
+            calls.layers[path] += 1
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, _, path=path: count(path, layer))
+        for path, layer in model.model.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            model(images)
+    except Exception:
+        return None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
 def _repeated(path: str, places: list[str], *, loop: bool) -> ModelError:
+    """The error of neurons that are called at these lines of one forward pass."""
     where = ", ".join(sorted(set(places)))
     if loop:
         return ModelError(
@@ -276,11 +338,14 @@ def _repeated(path: str, places: list[str], *, loop: bool) -> ModelError:
 
 def _calling_line() -> str:
     """The innermost line of the user's code on the stack, "model.py:12: x = ..."."""
-    found = [f for f in traceback.extract_stack() if not of_library(f.filename)]
-    return f"{Path(found[-1].filename).name}:{found[-1].lineno}: {found[-1].line}" if found else ""
+    frames = [frame for frame in traceback.extract_stack() if not of_library(frame.filename)]
+    if not frames:
+        return ""
+    innermost = frames[-1]
+    return f"{Path(innermost.filename).name}:{innermost.lineno}: {innermost.line}"
 
 
-def _compare(module: nn.Module, made: Imported, takes: str) -> tuple[str, ...]:
+def _compare(module: nn.Module, imported: Imported, takes: str) -> tuple[str, ...]:
     """Notes of the comparison of the graph's logits with the original's; ModelError where they differ.
 
     In doubles, so that rounding decides no spike; in fp32 where the model makes tensors of that type itself.
@@ -289,28 +354,30 @@ def _compare(module: nn.Module, made: Imported, takes: str) -> tuple[str, ...]:
     problem: Exception | None = None
     for dtype in (torch.float64, torch.float32):
         original = copy.deepcopy(module).eval().to(dtype)
-        model = _Model(original, takes, made.time_steps, made.per_step)
-        images = _images(model, made.input_shape).to(dtype)
+        model = _Model(original, takes, imported.time_steps, imported.per_step)
+        images = _images(model, imported.input_shape).to(dtype)
         try:
             with torch.no_grad():
                 _original(copy.deepcopy(original), model, images)
         except Exception as error:  # an old version of spikingjelly that does not run with this torch
             problem = error
             continue
-        return _compared(original, model, made, images)
+        return _compared(original, model, imported, images)
     return (f"not compared with spikingjelly, which does not run it here ({type(problem).__name__})",)
 
 
-def _compared(original: nn.Module, model: _Model, made: Imported, images: Tensor) -> tuple[str, ...]:
+def _compared(original: nn.Module, model: _Model, imported: Imported, images: Tensor) -> tuple[str, ...]:
     """The notes, for an original that runs."""
-    silent = {node.name for node in made.graph.of(Lif)}
+    graph = imported.graph
+    silent = {node.name for node in graph.of(Lif)}
     for scale in SCALES:
         # positive ones too: smoothing kernels average the noise away
-        given = torch.cat([images, images.abs()]) * scale
+        scaled = torch.cat([images, images.abs()]) * scale
         with torch.no_grad():
-            theirs = _original(copy.deepcopy(original), model, given)
-        ours = execute(made.graph, given, dtype=images.dtype)
-        _refuse_other(ours[made.graph.nodes[-1].name], theirs)
+            # a copy for each call: its neurons keep their potentials
+            theirs = _original(copy.deepcopy(original), model, scaled)
+        ours = execute(graph, scaled, dtype=images.dtype)
+        _refuse_other(ours[graph.nodes[-1].name], theirs)
         silent = {name for name in silent if not bool(ours[name].any())}
         if not silent:
             return ()
@@ -326,10 +393,12 @@ def _original(original: nn.Module, model: _Model, images: Tensor) -> Tensor:
 
 
 def _refuse_other(ours: Tensor, theirs: Tensor) -> None:
+    """ModelError where the logits of the graph are not those of the original."""
     worst = float((ours - theirs).abs().max())
+    # "not <=" and not ">": NaN is refused too
     if not worst <= CLOSE * max(1.0, float(theirs.abs().max())):
         raise ModelError(
             "model",
             f"with its neurons swapped its logits differ by {worst:.3g}",
-            "Its neurons are not those that their class names say, or it is no function of its input alone.",
+            "Its neurons are not those that their class names say, or it is no function of only its input.",
         )

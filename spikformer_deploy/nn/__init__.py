@@ -1,1 +1,1 @@
-"""The models in PyTorch: LIF, spiking self-attention, the stems, Spikformer V1 and V2, and the published sizes."""
+"""The models in PyTorch: neurons, shared layers, and one module for each family of published models (see zoo.py)."""

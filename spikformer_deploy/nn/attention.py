@@ -1,90 +1,89 @@
-"""Spiking self-attention (SSA): spikes times spikes, no softmax.  Three layouts, as in the three official codes.
+"""Spiking self-attention (SSA): spikes times spikes, without softmax.  In the layouts of the official codes.
 
     q, k, v = LIF(BN(W x)), split in heads;  out = LIF_0.5((q k^T) v * scale);  then LIF(BN(W_proj out))
 
-Both orders of the product give the same number.  Source: Zhou et al. 2023 (Spikformer), eq. 4-7; official code.
+Both orders of the product give the same number: sums of integers.
+Source: Zhou et al. 2023 (Spikformer), arXiv 2209.15425, section 3.3; scale and thresholds of the official code.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from spikformer_deploy.nn.layers import add_unit, conv_bn_lif, linear_bn_lif
 from spikformer_deploy.nn.lif import LIF
+
+SCALE = 0.125
+"""Of the sums (q k^T) v, where the official code has no other."""
+ATTENTION_THRESHOLD = 0.5
+"""Of the neurons behind the attention, in units of the other neurons' threshold."""
+
+
+def self_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, scores_first: bool) -> Tensor:
+    """(q k^T) v * scale of spikes (T, B, D, N), head by head, without softmax; the result has that shape.
+
+    scores_first  q k^T before the product with v; else k^T v before the product with q
+    """
+    # (T, B, heads, N, D / heads)
+    q = q.unflatten(2, (heads, -1)).transpose(3, 4)
+    k = k.unflatten(2, (heads, -1)).transpose(3, 4)
+    v = v.unflatten(2, (heads, -1)).transpose(3, 4)
+    out = (q @ k.transpose(-2, -1)) @ v if scores_first else q @ (k.transpose(-2, -1) @ v)
+    return (out * scale).transpose(3, 4).flatten(2, 3)
 
 
 class LinearAttention(nn.Module):
-    """The CIFAR form: tokens (T, B, N, D), nn.Linear with bias, (q k^T) v, scale 0.125."""
+    """SSA in the CIFAR form: nn.Linear with bias, (q k^T) v.
 
-    def __init__(self, dim: int, heads: int, scale: float = 0.125) -> None:
+    in   (T, B, N, D) sums of spikes; out: spikes of the same shape
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.scale = heads, scale
+        self.heads = heads
         for name in ("q", "k", "v"):
-            setattr(self, f"{name}_linear", nn.Linear(dim, dim))
-            setattr(self, f"{name}_bn", nn.BatchNorm1d(dim))
-            setattr(self, f"{name}_lif", LIF())
-        self.attn_lif = LIF(v_threshold=0.5)
-        self.proj_linear = nn.Linear(dim, dim)
-        self.proj_bn = nn.BatchNorm1d(dim)
-        self.proj_lif = LIF()
+            add_unit(self, f"{name}_{{}}", nn.Linear(dim, dim), LIF())
+        self.attn_lif = LIF(v_threshold=ATTENTION_THRESHOLD)
+        add_unit(self, "proj_{}", nn.Linear(dim, dim), LIF())
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (self._heads(linear_bn_lif(self, name, x)) for name in ("q", "k", "v"))
-        out = (q @ k.transpose(-2, -1)) @ v * self.scale
+        """Spikes (T, B, N, D)."""
+        q = self._heads(linear_bn_lif(self, "q_{}", x))
+        k = self._heads(linear_bn_lif(self, "k_{}", x))
+        v = self._heads(linear_bn_lif(self, "v_{}", x))
+        out = (q @ k.transpose(-2, -1)) @ v * SCALE
         out = out.transpose(2, 3).flatten(3)
-        return linear_bn_lif(self, "proj", self.attn_lif(out))
+        return linear_bn_lif(self, "proj_{}", self.attn_lif(out))
 
     def _heads(self, x: Tensor) -> Tensor:
         """(T, B, N, D) -> (T, B, heads, N, D / heads)."""
         return x.unflatten(3, (self.heads, -1)).transpose(2, 3)
 
 
-def linear_bn_lif(module: nn.Module, name: str, x: Tensor) -> Tensor:
-    """LIF(BN(Linear(x))) with the layers `name`_linear, _bn and _lif of `module`; x (T, B, N, D)."""
-    steps = x.shape[0]
-    x = getattr(module, f"{name}_linear")(x.flatten(0, 1))
-    x = getattr(module, f"{name}_bn")(x.transpose(-1, -2)).transpose(-1, -2)
-    return getattr(module, f"{name}_lif")(x.unflatten(0, (steps, -1)))
-
-
 class ConvAttention(nn.Module):
-    """The ImageNet and DVS form: tokens (T, B, D, N), Conv1d, q/k/v without bias, k^T v first.
+    """SSA in the ImageNet and DVS form: Conv1d on tokens, q, k and v without bias, k^T v first.
 
+    in     (T, B, D, N) or (T, B, D, Y, X) sums of spikes; out: spikes of the same shape
     scale  0.125 on ImageNet, 0.25 on CIFAR10-DVS
     """
 
-    def __init__(self, dim: int, heads: int, scale: float = 0.125) -> None:
+    def __init__(self, dim: int, heads: int, scale: float = SCALE) -> None:
         super().__init__()
-        self.heads, self.scale = heads, scale
+        self.heads = heads
+        self.scale = scale
         for name in ("q", "k", "v"):
-            setattr(self, f"{name}_conv", nn.Conv1d(dim, dim, 1, bias=False))
-            setattr(self, f"{name}_bn", nn.BatchNorm1d(dim))
-            setattr(self, f"{name}_lif", LIF())
-        self.attn_lif = LIF(v_threshold=0.5)
-        self.proj_conv = nn.Conv1d(dim, dim, 1)
-        self.proj_bn = nn.BatchNorm1d(dim)
-        self.proj_lif = LIF()
+            add_unit(self, f"{name}_{{}}", nn.Conv1d(dim, dim, 1, bias=False), LIF())
+        self.attn_lif = LIF(v_threshold=ATTENTION_THRESHOLD)
+        add_unit(self, "proj_{}", nn.Conv1d(dim, dim, 1), LIF())
 
     def forward(self, x: Tensor, share: float = 1.0) -> Tensor:
-        """`share`: of the tokens of the whole image, `x` holds so many, and their sums stand for all."""
-        q, k, v = (self._heads(conv_bn_lif(self, name, x)) for name in ("q", "k", "v"))
-        out = q @ (k.transpose(-2, -1) @ v) * (self.scale / share)
-        out = out.transpose(3, 4).flatten(2, 3)
-        return conv_bn_lif(self, "proj", self.attn_lif(out))
+        """Spikes of the shape of x.
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """(T, B, D, N) -> (T, B, heads, N, D / heads)."""
-        return x.unflatten(2, (self.heads, -1)).transpose(3, 4)
-
-
-def conv_bn_lif(module: nn.Module, name: str, x: Tensor) -> Tensor:
-    """LIF(BN(Conv(x))) with the layers `name`_conv, _bn and _lif of `module`; x (T, B, C, ...)."""
-    steps = x.shape[0]
-    x = getattr(module, f"{name}_bn")(getattr(module, f"{name}_conv")(x.flatten(0, 1)))
-    return getattr(module, f"{name}_lif")(x.unflatten(0, (steps, -1)))
-
-
-def self_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, scores_first: bool) -> Tensor:
-    """(q k^T) v * scale of spikes (T, B, D, N), head by head, without softmax; scores_first: in that order of sums."""
-    q, k, v = (x.unflatten(2, (heads, -1)).transpose(3, 4) for x in (q, k, v))
-    out = (q @ k.transpose(-2, -1)) @ v if scores_first else q @ (k.transpose(-2, -1) @ v)
-    return (out * scale).transpose(3, 4).flatten(2, 3)
+        share  the part of an image's tokens that `x` holds: the sums over them stand for the sums over all
+        """
+        tokens = x.flatten(3)
+        q = conv_bn_lif(self, "q_{}", tokens)
+        k = conv_bn_lif(self, "k_{}", tokens)
+        v = conv_bn_lif(self, "v_{}", tokens)
+        sums = self_attention(q, k, v, self.heads, self.scale / share, scores_first=False)
+        return conv_bn_lif(self, "proj_{}", self.attn_lif(sums)).unflatten(3, x.shape[3:])

@@ -22,10 +22,14 @@ def lif(
         s[t] = h[t] >= v_threshold  (strict: h[t] > v_threshold)
         v[t] = (1 - s[t]) * h[t]  (soft_reset: h[t] - s[t] * v_threshold) ;  v[-1] = 0
 
-    x (T, ...) float; returns s (T, ...) of x's dtype, 0 or 1.  The gradient is that of backpropagation through time
-    with the reset detached and the sigmoid surrogate of slope `alpha` for the comparison.
-    Source: Zhou et al. 2023 (Spikformer), eq. 1-3; settings of the official code.
+    x            (T, ...) float, currents in the units of v_threshold
+    tau          in time steps
+    alpha        slope of the surrogate
+    The result is (T, ...) of x's dtype, 0 or 1.  The gradient is that of backpropagation through time with the reset
+    detached and the sigmoid surrogate of slope `alpha` for the comparison.
+    Source: Zhou et al. 2023 (Spikformer), arXiv 2209.15425, eq. 1-3; settings of the official code.
     """
+    # one operator, and not T times five: a trace then has one node, and training keeps only x and the spikes
     spikes = torch.empty_like(x)
     fire = torch.gt if strict else torch.ge
     h = _first_charge(x[0], tau, decay_input)
@@ -48,7 +52,10 @@ def _reset(h: Tensor, spikes: Tensor, v_threshold: float, soft_reset: bool) -> T
 
 
 def _charge(v: Tensor, x: Tensor, tau: float, decay_input: bool) -> Tensor:
-    """v + (x - v) / tau or v * (1 - 1 / tau) + x, in that order of rounding."""
+    """v + (x - v) / tau or v * (1 - 1 / tau) + x.
+
+    In that order of rounding: spikes at the threshold depend on the last bit, and must be those of training.
+    """
     return (x - v).div_(tau).add_(v) if decay_input else (v * (1.0 - 1.0 / tau)).add_(x)
 
 
@@ -62,6 +69,7 @@ def _(
     soft_reset: bool = False,
     strict: bool = False,
 ) -> Tensor:
+    """The shape and dtype of the result, for tracing."""
     return torch.empty_like(x)
 
 
@@ -85,6 +93,7 @@ def _lif_backward(
     # everything below is linear in grad: alpha and the gain of the input are multiplied in once, at the end
     out = torch.ops.aten.sigmoid_backward(grad, slope)
     for t in reversed(range(len(x) - 1)):
+        # what a potential did to the next one: a hard reset cuts it off
         carried = out[t + 1] * (1.0 - 1.0 / tau)
         out[t].add_(carried if soft_reset else carried.addcmul_(carried, spikes[t], value=-1.0))
     return out.mul_(alpha / tau if decay_input else alpha)
@@ -101,16 +110,18 @@ def _(
     alpha: float,
     soft_reset: bool,
 ) -> Tensor:
+    """The shape and dtype of the gradient, for tracing."""
     return torch.empty_like(x)
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    # the gradient does not depend on what happens exactly at the threshold
-    x, *ctx.settings, _ = inputs
+    """Keep what `_backward` needs: the surrogate has no jump, so that `strict` makes no difference to it."""
+    x, *ctx.settings, _strict = inputs
     ctx.save_for_backward(x, output)
 
 
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    """A gradient for x, and none for the six settings."""
     x, spikes = ctx.saved_tensors
     return _lif_backward(grad, x, spikes, *ctx.settings), None, None, None, None, None, None
 
@@ -119,7 +130,10 @@ lif.register_autograd(_backward, setup_context=_setup_context)
 
 
 class LIF(nn.Module):
-    """A layer of LIF neurons without parameters: (T, ...) currents -> (T, ...) spikes.  See `lif`."""
+    """A layer of LIF neurons without parameters: (T, ...) currents -> (T, ...) spikes.
+
+    The defaults are those of the official codes.  Equations, units and source: see `lif`.
+    """
 
     def __init__(
         self,
@@ -130,10 +144,14 @@ class LIF(nn.Module):
         soft_reset: bool = False,
     ) -> None:
         super().__init__()
-        self.tau, self.v_threshold, self.decay_input, self.alpha = tau, v_threshold, decay_input, alpha
+        self.tau = tau
+        self.v_threshold = v_threshold
+        self.decay_input = decay_input
+        self.alpha = alpha
         self.soft_reset = soft_reset
 
     def forward(self, x: Tensor) -> Tensor:
+        """Spikes (T, ...)."""
         return lif(x, self.tau, self.v_threshold, self.decay_input, self.alpha, self.soft_reset)
 
     def extra_repr(self) -> str:

@@ -2,41 +2,50 @@
 
 Keys are those of the official code.  Its re-parameterised convolutions are linear layers in a row, with no neurons in
 between, which graph/merge.py makes one.  For evaluation: in training, statistics of RepConv would count the padding.
-Source: Yao et al. 2024 (ICLR), arXiv 2404.03663, and its code.
+Source: Yao et al. 2024 (ICLR), arXiv 2404.03663, and its code (BICLab/Spike-Driven-Transformer-V2).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
 from torch import Tensor, nn
 
-from spikformer_deploy.nn.attention import self_attention
+from spikformer_deploy.nn import keys
+from spikformer_deploy.nn.attention import ATTENTION_THRESHOLD, SCALE, self_attention
+from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
+from spikformer_deploy.nn.keys import Tensors
+from spikformer_deploy.nn.layers import Block, MembraneMLP, add_unit, lif_conv_bn, over_steps, repeated, token_mean
 from spikformer_deploy.nn.lif import LIF
-from spikformer_deploy.nn.spikformer import repeated
-from spikformer_deploy.nn.spikingformer import normalised
-
-
-def over_steps(layer: nn.Module, x: Tensor) -> Tensor:
-    """A layer without state on (T, B, ...)."""
-    return layer(x.flatten(0, 1)).unflatten(0, (x.shape[0], -1))
 
 
 class PaddedNorm(nn.Module):
-    """BatchNorm on a map whose border is zero input already: the official layer pads with what it makes of zero."""
+    """BatchNorm on a map (B, C, Y, X) that has its border already, as zero input.
+
+    The official layer adds the border itself, of what the normalisation makes of zero: the same numbers.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Of the shape of x."""
         return self.bn(x)
 
 
 class RepConv(nn.Module):
-    """1x1, BN, 3x3 depthwise, 1x1, BN: together a 3x3 convolution with padding 1."""
+    """1x1, BN, 3x3 depthwise, 1x1, BN: together a 3x3 convolution with padding 1.
+
+    in, out  maps (B, C, Y, X)
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
+            # padded here, and not in the 3x3: the border then passes the normalisation like the official one
             nn.Conv2d(channels, channels, 1, padding=1, bias=False),
             PaddedNorm(channels),
             nn.Sequential(
@@ -47,142 +56,193 @@ class RepConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Of the shape of x."""
         return self.body(x)
 
 
 class SepConv(nn.Module):
-    """LIF, 1x1 C -> 2C, BN, LIF, 7x7 depthwise, 1x1 2C -> C, BN."""
+    """Separable convolution: LIF, 1x1 C -> 2C, BN, LIF, 7x7 depthwise, 1x1 2C -> C, BN.
+
+    in, out  currents (T, B, C, Y, X)
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.lif1, self.pwconv1, self.bn1 = LIF(), nn.Conv2d(dim, 2 * dim, 1, bias=False), nn.BatchNorm2d(2 * dim)
-        self.lif2, self.dwconv = LIF(), nn.Conv2d(2 * dim, 2 * dim, 7, padding=3, groups=2 * dim, bias=False)
-        self.pwconv2, self.bn2 = nn.Conv2d(2 * dim, dim, 1, bias=False), nn.BatchNorm2d(dim)
+        hidden = 2 * dim
+        self.lif1 = LIF()
+        self.pwconv1 = nn.Conv2d(dim, hidden, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.lif2 = LIF()
+        self.dwconv = nn.Conv2d(hidden, hidden, 7, padding=3, groups=hidden, bias=False)
+        self.pwconv2 = nn.Conv2d(hidden, dim, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = over_steps(nn.Sequential(self.pwconv1, self.bn1), self.lif1(x))
-        return over_steps(nn.Sequential(self.dwconv, self.pwconv2, self.bn2), self.lif2(x))
+        """Currents of the shape of x."""
+        hidden = over_steps(nn.Sequential(self.pwconv1, self.bn1), self.lif1(x))
+        return over_steps(nn.Sequential(self.dwconv, self.pwconv2, self.bn2), self.lif2(hidden))
 
 
 class ConvBlock(nn.Module):
-    """x + SepConv(x), then x + BN(3x3 LIF(BN(3x3 LIF(x))))."""
+    """x + SepConv(x), then x + BN(3x3 LIF(BN(3x3 LIF(x)))).
+
+    in, out  currents (T, B, C, Y, X)
+    """
 
     def __init__(self, dim: int, ratio: int) -> None:
         super().__init__()
         self.Conv = SepConv(dim)
-        self.lif1, self.conv1 = LIF(), nn.Conv2d(dim, ratio * dim, 3, padding=1, bias=False)
-        self.bn1, self.lif2 = nn.BatchNorm2d(ratio * dim), LIF()
-        self.conv2, self.bn2 = nn.Conv2d(ratio * dim, dim, 3, padding=1, bias=False), nn.BatchNorm2d(dim)
+        add_unit(self, "{}1", nn.Conv2d(dim, ratio * dim, 3, padding=1, bias=False), LIF())
+        add_unit(self, "{}2", nn.Conv2d(ratio * dim, dim, 3, padding=1, bias=False), LIF())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Currents of the shape of x."""
         x = self.Conv(x) + x
-        hidden = over_steps(nn.Sequential(self.conv1, self.bn1), self.lif1(x))
-        return x + over_steps(nn.Sequential(self.conv2, self.bn2), self.lif2(hidden))
+        hidden = lif_conv_bn(self, "{}1", x)
+        return x + lif_conv_bn(self, "{}2", hidden)
 
 
 class Attention(nn.Module):
-    """BN(RepConv(SSA(LIF(x)))) with q, k, v from RepConvs; k^T v first, scale 0.125."""
+    """BN(RepConv(SSA(LIF(x)))) with q, k, v from RepConvs; k^T v first.
+
+    in, out  currents (T, B, D, Y, X)
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.head_lif, self.attn_lif = LIF(), LIF(v_threshold=0.5)
+        self.head_lif = LIF()
+        self.attn_lif = LIF(v_threshold=ATTENTION_THRESHOLD)
         for name in ("q", "k", "v", "proj"):
-            setattr(self, f"{name}_conv", nn.Sequential(RepConv(dim), nn.BatchNorm2d(dim)))
+            self.add_module(f"{name}_conv", nn.Sequential(RepConv(dim), nn.BatchNorm2d(dim)))
         for name in ("q", "k", "v"):
-            setattr(self, f"{name}_lif", LIF())
+            self.add_module(f"{name}_lif", LIF())
 
     def forward(self, x: Tensor) -> Tensor:
-        spikes, size = self.head_lif(x), x.shape[3:]
-        q, k, v = (
-            getattr(self, f"{name}_lif")(over_steps(getattr(self, f"{name}_conv"), spikes)).flatten(3) for name in "qkv"
-        )
-        out = self.attn_lif(self_attention(q, k, v, self.heads, 0.125, scores_first=False))
-        return over_steps(self.get_submodule("proj_conv"), out.unflatten(3, size))
+        """Currents of the shape of x."""
+        spikes = self.head_lif(x)
+        q = self._tokens("q", spikes)
+        k = self._tokens("k", spikes)
+        v = self._tokens("v", spikes)
+        sums = self_attention(q, k, v, self.heads, SCALE, scores_first=False)
+        return over_steps(self.get_submodule("proj_conv"), self.attn_lif(sums).unflatten(3, x.shape[3:]))
 
-
-class MLP(nn.Module):
-    """BN(W2 LIF(BN(W1 LIF(x)))) as 1x1 convolutions on tokens."""
-
-    def __init__(self, dim: int, ratio: int) -> None:
-        super().__init__()
-        self.fc1_lif, self.fc1_conv, self.fc1_bn = LIF(), nn.Conv1d(dim, ratio * dim, 1), nn.BatchNorm1d(ratio * dim)
-        self.fc2_lif, self.fc2_conv, self.fc2_bn = LIF(), nn.Conv1d(ratio * dim, dim, 1), nn.BatchNorm1d(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = normalised(self, "fc1", self.fc1_lif(x.flatten(3)))
-        return normalised(self, "fc2", self.fc2_lif(tokens)).unflatten(3, x.shape[3:])
-
-
-class Block(nn.Module):
-    """x + Attention(x), then x + MLP(x)."""
-
-    def __init__(self, dim: int, heads: int, ratio: int) -> None:
-        super().__init__()
-        self.attn, self.mlp = Attention(dim, heads), MLP(dim, ratio)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(x)
-        return x + self.mlp(x)
+    def _tokens(self, name: str, x: Tensor) -> Tensor:
+        """The spikes (T, B, D, N) of q, k or v."""
+        current = over_steps(self.get_submodule(f"{name}_conv"), x)
+        return self.get_submodule(f"{name}_lif")(current).flatten(3)
 
 
 class DownSampling(nn.Module):
-    """BN(conv(LIF(x))); the first one sees the image itself."""
+    """BN(conv(LIF(x))); the first one sees the image itself.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, first: bool) -> None:
+    in   currents (T, B, C, Y, X), or images
+    out  currents (T, B, C', Y / stride, X / stride)
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, *, first: bool) -> None:
         super().__init__()
-        self.encode_conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
-        self.encode_bn = nn.BatchNorm2d(outputs)
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+        add_unit(self, "encode_{}", conv)
         self.encode_lif = nn.Identity() if first else LIF()
 
     def forward(self, x: Tensor) -> Tensor:
-        return normalised(self, "encode", self.encode_lif(x))
+        """Currents (T, B, C', Y / stride, X / stride)."""
+        return lif_conv_bn(self, "encode_{}", x)
+
+
+class Stage(NamedTuple):
+    """A convolution that shrinks the map, and the lists of blocks behind it, by their official names."""
+
+    name: str
+    kernel: int
+    stride: int
+    blocks: tuple[str, ...]
+
+
+STAGES = (
+    Stage("1_1", 7, 2, ("ConvBlock1_1",)),
+    Stage("1_2", 3, 2, ("ConvBlock1_2",)),
+    Stage("2", 3, 2, ("ConvBlock2_1", "ConvBlock2_2")),
+    Stage("3", 3, 2, ("block3",)),
+    Stage("4", 3, 1, ("block4",)),
+)
 
 
 class MetaSpikeFormer(nn.Module):
-    """Spike-driven Transformer V2: images (B, C, Y, X) -> logits (B, classes).
+    """Spike-driven Transformer V2: images (B, C, Y, X) -> logits (B, classes), the mean over the time steps.
 
-    dim    of the six blocks of the third stage, D; the stages have D / 8, D / 4, D / 2, D and 5 D / 4 channels
-    depth  blocks with attention: all but two in the third stage
+    dim    of the blocks of the fourth stage, D; the stages have D / 8, D / 4, D / 2, D and 5 D / 4 channels
+    depth  blocks with attention: two in the last stage, all others in the fourth
     distilled  a second head, whose logits are averaged with the first's (the official --kd)
+    Source: Yao et al. 2024, arXiv 2404.03663, and its code.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: int,
-        classes: int,
-        time_steps: int,
-        distilled: bool,
-    ) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.time_steps = time_steps
+        self.time_steps = config.time_steps
+        dim = config.dim
         widths = (dim // 8, dim // 4, dim // 2, dim, dim * 5 // 4)
-        inputs = (in_channels, *widths)
-        kernels = ((7, 2), (3, 2), (3, 2), (3, 2), (3, 1))
-        for i, name in enumerate(("1_1", "1_2", "2", "3", "4")):
-            setattr(self, f"downsample{name}", DownSampling(inputs[i], widths[i], *kernels[i], i == 0))
-        for i, name in enumerate(("1_1", "1_2", "2_1", "2_2")):
-            setattr(self, f"ConvBlock{name}", nn.ModuleList([ConvBlock(widths[min(i, 2)], mlp_ratio)]))
-        self.block3 = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth - 2))
-        self.block4 = nn.ModuleList(Block(widths[4], heads, mlp_ratio) for _ in range(2))
-        self.lif, self.head = LIF(), nn.Linear(widths[4], classes)
-        if distilled:
-            self.head_kd = nn.Linear(widths[4], classes)
+        inputs = config.in_channels
+        for stage, width in zip(STAGES, widths, strict=True):
+            layer = DownSampling(inputs, width, stage.kernel, stage.stride, first=stage is STAGES[0])
+            self.add_module(f"downsample{stage.name}", layer)
+            inputs = width
+        for stage, width in zip(STAGES, widths, strict=True):
+            for name in stage.blocks:
+                self.add_module(name, _blocks(name, width, config))
+        self.lif = LIF()
+        self.head = nn.Linear(widths[-1], config.num_classes)
+        if config.distilled:
+            self.head_kd = nn.Linear(widths[-1], config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes)."""
         x = repeated(x, self.time_steps)
-        stages = (
-            "downsample1_1", "ConvBlock1_1", "downsample1_2", "ConvBlock1_2", "downsample2", "ConvBlock2_1",
-            "ConvBlock2_2", "downsample3", "block3", "downsample4", "block4",
-        )  # fmt: skip
-        for name in stages:
-            stage = getattr(self, name)
-            for layer in stage if isinstance(stage, nn.ModuleList) else [stage]:
-                x = layer(x)
-        spikes = self.lif(x.flatten(3).mean(3))
+        for stage in STAGES:
+            x = self.get_submodule(f"downsample{stage.name}")(x)
+            for name in stage.blocks:
+                for block in getattr(self, name):
+                    x = block(x)
+        spikes = self.lif(token_mean(x))
         logits = self.head(spikes).mean(0)
         return (logits + self.head_kd(spikes).mean(0)) / 2 if hasattr(self, "head_kd") else logits
+
+
+def _blocks(name: str, width: int, config: ModelConfig) -> nn.ModuleList:
+    """The list of blocks `name`: one convolutional block, or blocks with attention."""
+    if name.startswith("ConvBlock"):
+        return nn.ModuleList([ConvBlock(width, config.mlp_ratio)])
+    count = 2 if name == "block4" else config.depth - 2
+    return nn.ModuleList(
+        Block(Attention(width, config.heads), MembraneMLP(width, config.mlp_ratio, tokens=True)) for _ in range(count)
+    )
+
+
+_SDT2 = ModelConfig("sdt2", "imagenet", 8, 512, 8, 4, 3, 224, 1000)
+
+
+def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Recognised | None:
+    """What a state_dict tells."""
+    if "ConvBlock1_1.0.Conv.pwconv1.weight" not in tensors:
+        return None
+    hidden = keys.required(tensors, "block3.0.mlp.fc1_conv.weight")
+    in_channels = keys.input_channels(tensors, "downsample1_1.encode_conv.weight")
+    fields = keys.sizes(tensors, "imagenet", hidden, in_channels)
+    fields["depth"] = keys.count(tensors, "block3") + keys.count(tensors, "block4")
+    fields["distilled"] = "head_kd.weight" in tensors
+    return Recognised(fields, _SDT2)
+
+
+FAMILY = Family(
+    title="Spike-driven Transformer V2",
+    forms=("imagenet",),
+    published={
+        "sdt2-8-384": replace(_SDT2, dim=384),
+        "sdt2-8-512": _SDT2,
+        "sdt2-8-768": replace(_SDT2, dim=768),
+    },
+    build=MetaSpikeFormer,
+    recognise=_recognise,
+)
+"""Sizes of the official configurations."""

@@ -3,127 +3,185 @@
     kv = LIF_0.5(sum over tokens of k * v) ;  out = q * kv ;  x = x + BN(W_proj out)
 
 q, k, v are spikes: the products are masks and the sum counts spikes, channel by channel.
-Source: Yao et al. 2023 (NeurIPS), arXiv 2307.01694, and its code.
+Source: Yao et al. 2023 (NeurIPS), arXiv 2307.01694, and its code (BICLab/Spike-Driven-Transformer).
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from torch import Tensor, nn
 
+from spikformer_deploy.base.errors import ModelError
+from spikformer_deploy.nn import keys
+from spikformer_deploy.nn.attention import ATTENTION_THRESHOLD
+from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
+from spikformer_deploy.nn.keys import Tensors
+from spikformer_deploy.nn.layers import (
+    MembraneMLP,
+    add_unit,
+    conv_bn,
+    conv_bn_lif,
+    fire,
+    lif_conv_bn,
+    over_steps,
+    repeated,
+    token_mean,
+)
 from spikformer_deploy.nn.lif import LIF
-from spikformer_deploy.nn.spikformer import repeated
-from spikformer_deploy.nn.spikingformer import normalised
+
+TALKING_HEADS = "block.0.attn.talking_heads.weight"
+"""A key that no other family has."""
 
 
 class Stem(nn.Module):
     """Four 3x3 convolutions (BN, LIF, some max-pooled), and a fifth on their spikes, added to the current before them.
 
-    in (T, B, C, Y, X); out (T, B, D, Y', X') real
+    in     (T, B, C, Y, X)
+    out    (T, B, D, Y', X') currents
     pools  the official `pooling_stat`; the fourth pools currents, before the neurons
     """
 
     def __init__(self, in_channels: int, dim: int, pools: tuple[bool, bool, bool, bool]) -> None:
         super().__init__()
-        self.pools, self.pool = pools, nn.MaxPool2d(3, 2, 1)
-        widths = (in_channels, dim // 8, dim // 4, dim // 2, dim)
-        for i, suffix in enumerate(("", "1", "2", "3")):
-            setattr(self, f"proj_conv{suffix}", nn.Conv2d(widths[i], widths[i + 1], 3, padding=1, bias=False))
-            setattr(self, f"proj_bn{suffix}", nn.BatchNorm2d(widths[i + 1]))
-            setattr(self, f"proj_lif{suffix}", LIF())
-        self.rpe_conv, self.rpe_bn = nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.BatchNorm2d(dim)
+        self.pools = pools
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        inputs = in_channels
+        for suffix, outputs in zip(("", "1", "2", "3"), (dim // 8, dim // 4, dim // 2, dim), strict=True):
+            add_unit(self, f"proj_{{}}{suffix}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), LIF())
+            inputs = outputs
+        add_unit(self, "rpe_{}", nn.Conv2d(dim, dim, 3, padding=1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        steps = x.shape[0]
-        x = x.flatten(0, 1)
-        for i, suffix in enumerate(("", "1", "2", "3")):
-            x = getattr(self, f"proj_bn{suffix}")(getattr(self, f"proj_conv{suffix}")(x))
-            if i == 3:
-                x = self.pool(x) if self.pools[i] else x
-                continue
-            x = getattr(self, f"proj_lif{suffix}")(x.unflatten(0, (steps, -1))).flatten(0, 1)
-            x = self.pool(x) if self.pools[i] else x
-        spikes = self.get_submodule("proj_lif3")(x.unflatten(0, (steps, -1))).flatten(0, 1)
-        return (self.rpe_bn(self.rpe_conv(spikes)) + x).unflatten(0, (steps, -1))
+        """Currents (T, B, D, Y', X')."""
+        for suffix, pool in zip(("", "1", "2"), self.pools, strict=False):
+            x = conv_bn_lif(self, f"proj_{{}}{suffix}", x)
+            x = over_steps(self.pool, x) if pool else x
+        x = conv_bn(self, "proj_{}3", x)
+        x = over_steps(self.pool, x) if self.pools[3] else x
+        return conv_bn(self, "rpe_{}", fire(self, "proj_{}3", x)) + x
 
 
 class Attention(nn.Module):
-    """x + BN(W_proj (q * kv)): x (T, B, D, Y, X) real -> the same.
+    """Spike-driven self-attention with its shortcut: x + BN(W_proj (q * kv)).
 
+    in, out        currents (T, B, D, Y, X)
     talking_heads  in every official state_dict, and unused in its forward pass
+    Source: Yao et al. 2023, eq. 8.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
         self.shortcut_lif = LIF()
         for name in ("q", "k", "v"):
-            setattr(self, f"{name}_conv", nn.Conv2d(dim, dim, 1, bias=False))
-            setattr(self, f"{name}_bn", nn.BatchNorm2d(dim))
-            setattr(self, f"{name}_lif", LIF())
+            add_unit(self, f"{name}_{{}}", nn.Conv2d(dim, dim, 1, bias=False), LIF())
         self.talking_heads = nn.Conv1d(heads, heads, 1, bias=False)
-        self.talking_heads_lif = LIF(v_threshold=0.5)
-        self.proj_conv, self.proj_bn = nn.Conv2d(dim, dim, 1), nn.BatchNorm2d(dim)
+        self.talking_heads_lif = LIF(v_threshold=ATTENTION_THRESHOLD)
+        add_unit(self, "proj_{}", nn.Conv2d(dim, dim, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Currents of the shape of x."""
         spikes = self.shortcut_lif(x)
-        q, k, v = (getattr(self, f"{name}_lif")(normalised(self, name, spikes)) for name in ("q", "k", "v"))
+        q = conv_bn_lif(self, "q_{}", spikes)
+        k = conv_bn_lif(self, "k_{}", spikes)
+        v = conv_bn_lif(self, "v_{}", spikes)
         kv = self.talking_heads_lif((k * v).sum((3, 4), keepdim=True))
-        return normalised(self, "proj", q * kv) + x
+        return conv_bn(self, "proj_{}", q * kv) + x
 
 
-class MLP(nn.Module):
-    """x + BN(W2 LIF(BN(W1 LIF(x)))); with mlp_ratio 1 the hidden layer has a shortcut too, as in the official code."""
+class ShortcutMLP(MembraneMLP):
+    """A MembraneMLP with its shortcut: x + BN(W2 LIF(BN(W1 LIF(x)))).
+
+    in, out  currents (T, B, D, Y, X)
+    With a ratio of 1 the hidden layer has a shortcut too, as in the official code.
+    """
 
     def __init__(self, dim: int, ratio: int) -> None:
-        super().__init__()
-        self.shortcut = ratio == 1
-        self.fc1_lif, self.fc1_conv, self.fc1_bn = LIF(), nn.Conv2d(dim, ratio * dim, 1), nn.BatchNorm2d(ratio * dim)
-        self.fc2_lif, self.fc2_conv, self.fc2_bn = LIF(), nn.Conv2d(ratio * dim, dim, 1), nn.BatchNorm2d(dim)
+        super().__init__(dim, ratio)
+        self.hidden_shortcut = ratio == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = normalised(self, "fc1", self.fc1_lif(x))
-        if self.shortcut:
+        """Currents of the shape of x."""
+        hidden = lif_conv_bn(self, self.first, x)
+        if self.hidden_shortcut:
             x = hidden = x + hidden
-        return normalised(self, "fc2", self.fc2_lif(hidden)) + x
-
-
-class Block(nn.Module):
-    """Attention, then MLP, each with its membrane shortcut."""
-
-    def __init__(self, dim: int, heads: int, ratio: int) -> None:
-        super().__init__()
-        self.attn, self.mlp = Attention(dim, heads), MLP(dim, ratio)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(self.attn(x))
+        return lif_conv_bn(self, self.second, hidden) + x
 
 
 class SpikeDrivenTransformer(nn.Module):
-    """Spike-driven Transformer V1: images (B, C, Y, X) -> logits (B, classes).
+    """Spike-driven Transformer V1: images (B, C, Y, X) -> logits (B, classes), the mean over the time steps.
 
-    form  "cifar" (pooling 0011) or "imagenet" (1111)
+    The form "cifar" has the pooling 0011, "imagenet" 1111.
+    Source: Yao et al. 2023, arXiv 2307.01694, and its code.
     """
 
-    def __init__(
-        self,
-        form: str,
-        in_channels: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: int,
-        classes: int,
-        time_steps: int,
-    ) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.time_steps = time_steps
-        early = form == "imagenet"
-        self.patch_embed = Stem(in_channels, dim, (early, early, True, True))
-        self.block = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
-        self.head_lif, self.head = LIF(), nn.Linear(dim, classes)
+        dim = config.dim
+        early = config.form == "imagenet"
+        self.time_steps = config.time_steps
+        self.patch_embed = Stem(config.in_channels, dim, (early, early, True, True))
+        self.block = nn.ModuleList(_block(config) for _ in range(config.depth))
+        self.head_lif = LIF()
+        self.head = nn.Linear(dim, config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes)."""
         x = self.patch_embed(repeated(x, self.time_steps))
         for block in self.block:
             x = block(x)
-        return self.head(self.head_lif(x.flatten(3).mean(3))).mean(0)
+        return self.head(self.head_lif(token_mean(x))).mean(0)
+
+
+def _block(config: ModelConfig) -> nn.Sequential:
+    """Attention, then MLP; both have their shortcuts in them, since the MLP's may start at its hidden layer."""
+    attention = Attention(config.dim, config.heads)
+    mlp = ShortcutMLP(config.dim, config.mlp_ratio)
+    return nn.Sequential(OrderedDict(attn=attention, mlp=mlp))
+
+
+_CIFAR = ModelConfig("sdt1", "cifar", 2, 512, 8, 4, 3, 32, 10)
+_IMAGENET = ModelConfig("sdt1", "imagenet", 8, 512, 8, 4, 3, 224, 1000)
+
+
+def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Recognised | None:
+    """What a state_dict tells; its form by the script's `pooling_stat`, else by the number of classes."""
+    if TALKING_HEADS not in tensors:
+        return None
+    in_channels = keys.input_channels(tensors, "patch_embed.proj_conv.weight")
+    if in_channels == 2:
+        raise ModelError(
+            path,
+            "it is a Spike-driven Transformer of event data, whose attention pools over tokens and channels at once",
+            "The forms for images are supported.",
+        )
+    pooling = arguments.get("pooling_stat")
+    classes = len(keys.required(tensors, "head.weight"))
+    # no weight depends on the pooling: without the argument, as many classes as ImageNet's stand for its form
+    large = pooling == "1111" if isinstance(pooling, str) else classes >= 1000
+    hidden = keys.required(tensors, "block.0.mlp.fc1_conv.weight")
+    fields = keys.sizes(tensors, "imagenet" if large else "cifar", hidden, in_channels)
+    fields["depth"] = keys.count(tensors, "block")
+    fields["heads"] = len(tensors[TALKING_HEADS])
+    return Recognised(fields, _IMAGENET if large else _CIFAR)
+
+
+FAMILY = Family(
+    title="Spike-driven Transformer V1",
+    forms=("cifar", "imagenet"),
+    published={
+        "sdt1-2-256": replace(_CIFAR, dim=256),
+        "sdt1-2-512": _CIFAR,
+        "sdt1-8-384": replace(_IMAGENET, dim=384),
+        "sdt1-6-512": replace(_IMAGENET, depth=6),
+        "sdt1-8-512": _IMAGENET,
+        "sdt1-10-512": replace(_IMAGENET, depth=10),
+        "sdt1-8-768": replace(_IMAGENET, dim=768),
+    },
+    build=SpikeDrivenTransformer,
+    recognise=_recognise,
+)
+"""Sizes of the official configurations."""

@@ -1,188 +1,204 @@
-"""Spikformer V1 (CIFAR, ImageNet and DVS forms, keys of the official state_dicts) and V2."""
+"""Spikformer V1 in its official forms: CIFAR, ImageNet and CIFAR10-DVS (keys of the official state_dicts).
+
+    x = SPS(image);  x = x + SSA(x), then x = x + MLP(x) in each block;  logits = head(mean over tokens and T of x)
+
+Residuals are sums of spikes: small integers.
+Source: Zhou et al. 2023 (ICLR), arXiv 2209.15425, and its code (ZK-Zhou/spikformer).
+"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from math import isqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spikformer_deploy.nn.attention import ConvAttention, LinearAttention, conv_bn_lif, linear_bn_lif
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.nn import keys
+from spikformer_deploy.nn.attention import ConvAttention, LinearAttention
+from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
+from spikformer_deploy.nn.keys import Tensors
+from spikformer_deploy.nn.layers import (
+    MLP,
+    Block,
+    add_unit,
+    conv_bn_lif,
+    linear_bn_lif,
+    over_steps,
+    sequence,
+    token_mean,
+)
 from spikformer_deploy.nn.lif import LIF
-from spikformer_deploy.nn.stems import SCS, SPS
+
+POOLING = {"cifar": "0011", "imagenet": "1111", "dvs": "1111"}
+"""What the forms pool, as `pooling_stat` of later official code writes it."""
+STAGES = ("", "1", "2", "3")
+"""Suffixes of the stem's stages in the official state_dicts."""
+
+
+class SPS(nn.Module):
+    """Spiking patch splitting: four 3x3 convolutions (each BN, LIF, some with max-pooling), plus a position embedding.
+
+    in     (T, B, C, Y, X)
+    out    (T, B, D, Y', X') integers 0..2: spikes of the position convolution + its input spikes
+    pools  for each of the four stages, whether a 3x3 max-pooling of stride 2 follows
+    Source: Zhou et al. 2023, section 3.2, and the official code.
+    """
+
+    def __init__(self, in_channels: int, dim: int, pools: tuple[bool, ...]) -> None:
+        super().__init__()
+        self.pools = pools
+        inputs = in_channels
+        for suffix, outputs, pool in zip(STAGES, (dim // 8, dim // 4, dim // 2, dim), pools, strict=True):
+            add_unit(self, f"proj_{{}}{suffix}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), LIF())
+            if pool:
+                self.add_module(f"maxpool{suffix}", nn.MaxPool2d(3, 2, 1))
+            inputs = outputs
+        add_unit(self, "rpe_{}", nn.Conv2d(dim, dim, 3, padding=1, bias=False), LIF())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sums (T, B, D, Y', X') of two spikes."""
+        for suffix, pool in zip(STAGES, self.pools, strict=True):
+            x = conv_bn_lif(self, f"proj_{{}}{suffix}", x)
+            if pool:
+                x = over_steps(self.get_submodule(f"maxpool{suffix}"), x)
+        return conv_bn_lif(self, "rpe_{}", x) + x
 
 
 class LinearMLP(nn.Module):
-    """D -> ratio D -> D on tokens (T, B, N, D), each Linear with bias, BN, LIF."""
+    """LIF(BN(W2 LIF(BN(W1 x)))), D -> ratio D -> D channels, of nn.Linear with bias: the CIFAR form.
+
+    in, out  tokens (T, B, N, D)
+    """
 
     def __init__(self, dim: int, ratio: int) -> None:
         super().__init__()
-        self.fc1_linear, self.fc1_bn, self.fc1_lif = nn.Linear(dim, ratio * dim), nn.BatchNorm1d(ratio * dim), LIF()
-        self.fc2_linear, self.fc2_bn, self.fc2_lif = nn.Linear(ratio * dim, dim), nn.BatchNorm1d(dim), LIF()
+        add_unit(self, "fc1_{}", nn.Linear(dim, ratio * dim), LIF())
+        add_unit(self, "fc2_{}", nn.Linear(ratio * dim, dim), LIF())
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear_bn_lif(self, "fc2", linear_bn_lif(self, "fc1", x))
+        """Spikes (T, B, N, D)."""
+        hidden = linear_bn_lif(self, "fc1_{}", x)
+        return linear_bn_lif(self, "fc2_{}", hidden)
 
 
-class ConvMLP(nn.Module):
-    """D -> ratio D -> D as 1x1 convolutions, BN, LIF; `rank` 2: maps (T, B, D, Y, X), 1: tokens (T, B, D, N)."""
+class Spikformer(nn.Module):
+    """Spikformer V1.
 
-    def __init__(self, dim: int, ratio: int, rank: int) -> None:
-        super().__init__()
-        conv, norm = (nn.Conv2d, nn.BatchNorm2d) if rank == 2 else (nn.Conv1d, nn.BatchNorm1d)
-        self.fc1_conv, self.fc1_bn, self.fc1_lif = conv(dim, ratio * dim, 1), norm(ratio * dim), LIF()
-        self.fc2_conv, self.fc2_bn, self.fc2_lif = conv(ratio * dim, dim, 1), norm(dim), LIF()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return conv_bn_lif(self, "fc2", conv_bn_lif(self, "fc1", x))
-
-
-class Block(nn.Module):
-    """x + SSA(x), then x + MLP(x): sums of spikes, small integers.
-
-    norms  the LayerNorms norm1 and norm2 of the official code, which no forward pass uses but every checkpoint holds
+    in   images (B, C, Y, X), or frames (B, T, C, Y, X) of the form "dvs"
+    out  logits (B, classes), the mean over the time steps
+    The three forms differ in what a block works on: tokens (T, B, N, D) with nn.Linear ("cifar"), maps
+    (T, B, D, Y, X) ("imagenet"), tokens (T, B, D, N) ("dvs").  pos_embed and norm of "dvs" are in the official
+    state_dict, and unused in its forward pass.
+    Source: Zhou et al. 2023, section 3.1, and the official code.
     """
 
-    def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module, norms: bool) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if norms:
-            self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attn, self.mlp = attn, mlp
+        self.form = config.form
+        self.time_steps = config.time_steps
+        self.per_step = config.per_step
+        dim = config.dim
+        pools = _pools(config)
+        self.patch_embed = SPS(config.in_channels, dim, pools)
+        if self.per_step:
+            side = config.image_size // 2 ** sum(pools)
+            self.pos_embed = nn.Parameter(torch.zeros(1, side**2, dim))
+        self.block = nn.ModuleList(_block(config) for _ in range(config.depth))
+        if self.per_step:
+            self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(x)
-        return x + self.mlp(x)
-
-
-class ImageBlock(Block):
-    """A block on maps (T, B, D, Y, X): attention sees them as tokens, or as a `share` of all tokens."""
-
-    def forward(self, x: Tensor, share: float = 1.0) -> Tensor:
-        x = x + self.attn(x.flatten(3), share).unflatten(3, x.shape[3:])
-        return x + self.mlp(x)
-
-
-class SpikformerCifar(nn.Module):
-    """Spikformer V1, CIFAR form: images (B, C, Y, X) -> logits (B, classes)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: int,
-        classes: int,
-        time_steps: int,
-        pools: tuple[bool, ...],
-    ) -> None:
-        super().__init__()
-        self.time_steps = time_steps
-        self.patch_embed = SPS(in_channels, dim, pools)
-        self.block = nn.ModuleList(
-            Block(dim, LinearAttention(dim, heads), LinearMLP(dim, mlp_ratio), norms=True) for _ in range(depth)
-        )
-        self.head = nn.Linear(dim, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed(repeated(x, self.time_steps)).flatten(3).transpose(-1, -2)
+        """Logits (B, classes)."""
+        x = self.patch_embed(sequence(x, self.time_steps, self.per_step))
+        if self.form == "cifar":
+            x = x.flatten(3).transpose(-1, -2)
+        elif self.form == "dvs":
+            x = x.flatten(3)
         for block in self.block:
             x = block(x)
-        return self.head(x.mean(2).mean(0))
+        mean = x.mean(2) if self.form == "cifar" else token_mean(x)
+        return self.head(mean.mean(0))
 
 
-class SpikformerImageNet(nn.Module):
-    """Spikformer V1, ImageNet form: images (B, C, Y, X) -> logits (B, classes)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: int,
-        classes: int,
-        time_steps: int,
-        pools: tuple[bool, ...],
-    ) -> None:
-        super().__init__()
-        self.time_steps = time_steps
-        self.patch_embed = SPS(in_channels, dim, pools)
-        self.block = nn.ModuleList(
-            ImageBlock(dim, ConvAttention(dim, heads), ConvMLP(dim, mlp_ratio, 2), norms=True) for _ in range(depth)
-        )
-        self.head = nn.Linear(dim, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed(repeated(x, self.time_steps))
-        for block in self.block:
-            x = block(x)
-        return self.head(x.flatten(3).mean(3).mean(0))
+def _block(config: ModelConfig) -> Block:
+    """A block of the form, with the unused LayerNorms of the official state_dicts."""
+    dim = config.dim
+    match config.form:
+        case "cifar":
+            return Block(LinearAttention(dim, config.heads), LinearMLP(dim, config.mlp_ratio), norms=dim)
+        case "imagenet":
+            return Block(ConvAttention(dim, config.heads), MLP(dim, config.mlp_ratio), norms=dim)
+        case _:
+            attention = ConvAttention(dim, config.heads, scale=0.25)
+            return Block(attention, MLP(dim, config.mlp_ratio, tokens=True), norms=dim)
 
 
-class SpikformerDVS(nn.Module):
-    """Spikformer V1, CIFAR10-DVS form: event frames (B, T, C, Y, X) -> logits (B, classes).
-
-    pos_embed and norm are in the official state_dict, and unused in its forward pass.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: int,
-        classes: int,
-        tokens: int,
-        pools: tuple[bool, ...],
-    ) -> None:
-        super().__init__()
-        self.patch_embed = SPS(in_channels, dim, pools)
-        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, dim))
-        self.block = nn.ModuleList(
-            Block(dim, ConvAttention(dim, heads, 0.25), ConvMLP(dim, mlp_ratio, 1), norms=True) for _ in range(depth)
-        )
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed(x.transpose(0, 1)).flatten(3)
-        for block in self.block:
-            x = block(x)
-        return self.head(x.mean(3).mean(0))
+def _pools(config: ModelConfig) -> tuple[bool, ...]:
+    """Whether each of the four stages of the stem is followed by pooling."""
+    pooling = config.pooling or POOLING[config.form]
+    if not re.fullmatch("[01]{4}", pooling):
+        problem = f"'{pooling}' does not say for each of the four stages whether it is pooled"
+        raise InputError("pooling", problem, 'Write four digits, 1: pooled ("0011").')
+    return tuple(digit == "1" for digit in pooling)
 
 
-class SpikformerV2(nn.Module):
-    """Spikformer V2: the SCS stem, V1's blocks without the unused LayerNorms; images (B, C, Y, X) -> logits.
-
-    The blocks are those of V1's ImageNet form (the paper keeps SSA; parameter counts match): q, k, v without bias.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: int,
-        classes: int,
-        time_steps: int,
-        stem_stages: int,
-    ) -> None:
-        super().__init__()
-        self.time_steps = time_steps
-        self.patch_embed = SCS(in_channels, dim, stem_stages)
-        self.block = nn.ModuleList(
-            ImageBlock(dim, ConvAttention(dim, heads), ConvMLP(dim, mlp_ratio, 2), norms=False) for _ in range(depth)
-        )
-        self.head = nn.Linear(dim, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed(repeated(x, self.time_steps))
-        for block in self.block:
-            x = block(x)
-        return self.head(x.flatten(3).mean(3).mean(0))
+# Heads are published for V1-4-384 (12), V1-8-512 (8) and DVS (16).  The others keep the channels a head of those: 32 on
+# CIFAR, 64 on ImageNet.
+_CIFAR = ModelConfig("v1", "cifar", 4, 384, 12, 4, 3, 32, 10)
+_IMAGENET = ModelConfig("v1", "imagenet", 8, 512, 8, 4, 3, 224, 1000)
+_DVS = ModelConfig("v1", "dvs", 2, 256, 16, 16, 2, 128, 10)
+_PER_HEAD = {"cifar": 32, "imagenet": 64}
 
 
-def repeated(x: Tensor, time_steps: int) -> Tensor:
-    """The image (B, C, Y, X) in each of T steps: (T, B, C, Y, X)."""
-    return x.unsqueeze(0).repeat(time_steps, 1, 1, 1, 1)
+def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Recognised | None:
+    """What a state_dict of V1 tells, its form by the layers of its MLPs: Linear, Conv2d or Conv1d."""
+    hidden = tensors.get("block.0.mlp.fc1_linear.weight", tensors.get("block.0.mlp.fc1_conv.weight"))
+    needed = ("patch_embed.proj_conv.weight", "patch_embed.proj_conv3.weight", "head.weight")
+    # Spike-driven Transformer V1 has all of these keys too, and its attention one more
+    sibling = "block.0.attn.talking_heads.weight" in tensors
+    if hidden is None or sibling or any(key not in tensors for key in needed):
+        return None
+    form = {2: "cifar", 4: "imagenet", 3: "dvs"}.get(hidden.ndim)
+    if form is None:
+        return None
+    fields = keys.sizes(tensors, form, hidden, keys.input_channels(tensors, "patch_embed.proj_conv.weight"))
+    fields["depth"] = keys.count(tensors, "block")
+    if "pos_embed" in tensors:
+        # one position a token, and a token stands for 16 x 16 pixels
+        fields["image_size"] = 16 * isqrt(tensors["pos_embed"].shape[1])
+    return Recognised(fields, _usual(form, fields["dim"]))
+
+
+def _usual(form: str, dim: int) -> ModelConfig:
+    """The paper's heads and time steps for a width: 16 heads and T = 16 on DVS whatever it is."""
+    if form == "dvs":
+        return _DVS
+    return replace(_CIFAR if form == "cifar" else _IMAGENET, heads=max(1, dim // _PER_HEAD[form]))
+
+
+FAMILY = Family(
+    title="Spikformer V1",
+    forms=("cifar", "imagenet", "dvs"),
+    published={
+        "v1-4-256": replace(_CIFAR, dim=256, heads=8),
+        "v1-2-384": replace(_CIFAR, depth=2),
+        "v1-4-384": _CIFAR,
+        "v1-8-384": replace(_IMAGENET, dim=384, heads=6),
+        "v1-6-512": replace(_IMAGENET, depth=6),
+        "v1-8-512": _IMAGENET,
+        "v1-10-512": replace(_IMAGENET, depth=10),
+        "v1-8-768": replace(_IMAGENET, dim=768, heads=12),
+        "v1-2-256-dvs": _DVS,
+    },
+    build=Spikformer,
+    recognise=_recognise,
+    pooling=POOLING,
+    unread=re.compile(r"block\.\d+\.norm[12]\.(weight|bias)|pos_embed|norm\.(weight|bias)"),
+)
+"""Sizes of the paper's tables (ImageNet) and of the official configurations (CIFAR-10, CIFAR10-DVS)."""

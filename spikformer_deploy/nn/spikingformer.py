@@ -2,140 +2,189 @@
 
     x = x + BN(W SSA(LIF(x))), then x = x + BN(W2 LIF(BN(W1 LIF(x))));  logits = head(mean over tokens and T of x)
 
-Spikes alone enter convolutions; what is added up is real-valued.
-Source: Zhou et al. 2023, arXiv 2304.11954, and its code.
+Only spikes enter convolutions; what is added up is real-valued.
+Source: Zhou et al. 2023, arXiv 2304.11954, and its code (zhouchenlin2096/Spikingformer).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from torch import Tensor, nn
 
-from spikformer_deploy.nn.attention import self_attention
+from spikformer_deploy.nn import keys
+from spikformer_deploy.nn.attention import ATTENTION_THRESHOLD, SCALE, self_attention
+from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
+from spikformer_deploy.nn.keys import Tensors
+from spikformer_deploy.nn.layers import (
+    Block,
+    MembraneMLP,
+    add_unit,
+    conv_bn,
+    conv_bn_lif,
+    fire,
+    over_steps,
+    sequence,
+    token_mean,
+)
 from spikformer_deploy.nn.lif import LIF
-from spikformer_deploy.nn.spikformer import repeated
 
-DVS_TAU = 1.5
-"""Time constant of all neurons in the official code for event data; 2 elsewhere."""
-
-
-def normalised(module: nn.Module, name: str, x: Tensor) -> Tensor:
-    """BN(conv(x)) with the layers `name`_conv and `name`_bn of `module`; x (T, B, C, ...)."""
-    steps = x.shape[0]
-    out = getattr(module, f"{name}_bn")(getattr(module, f"{name}_conv")(x.flatten(0, 1)))
-    return out.unflatten(0, (steps, -1))
+TAU = {"cifar": 2.0, "imagenet": 2.0, "dvs": 1.5}
+"""Time constant of all neurons in the official code, in time steps."""
 
 
 class Tokenizer(nn.Module):
     """Five 3x3 convolutions with BN; all but the first see spikes, some of them max-pooled by 2.
 
-    in (T, B, C, Y, X); out (T, B, D, Y', X') real
-    names  of the convolutions, as in the official state_dicts; pools: whether the spikes before each are pooled
+    in     (T, B, C, Y, X)
+    out    (T, B, D, Y', X') currents
+    names  of the convolutions, as in the official state_dicts
+    pools  whether the spikes before each are pooled
     """
 
     def __init__(self, in_channels: int, dim: int, names: tuple[str, ...], pools: tuple[bool, ...], tau: float) -> None:
         super().__init__()
-        self.names, self.pools = names, pools
-        widths = (in_channels, dim // 8, dim // 4, dim // 2, dim, dim)
+        self.names = names
+        self.pools = pools
         self.pool = nn.MaxPool2d(3, 2, 1)
-        for i, name in enumerate(names):
-            setattr(self, f"{name}_conv", nn.Conv2d(widths[i], widths[i + 1], 3, padding=1, bias=False))
-            setattr(self, f"{name}_bn", nn.BatchNorm2d(widths[i + 1]))
-            if i:
-                setattr(self, f"{name}_lif", LIF(tau))
+        inputs = in_channels
+        for i, (name, outputs) in enumerate(zip(names, (dim // 8, dim // 4, dim // 2, dim, dim), strict=True)):
+            # the neurons stand before their convolution, and the first convolution sees the image itself
+            lif = LIF(tau) if i else None
+            add_unit(self, f"{name}_{{}}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), lif)
+            inputs = outputs
 
     def forward(self, x: Tensor) -> Tensor:
+        """Currents (T, B, D, Y', X')."""
         for i, (name, pool) in enumerate(zip(self.names, self.pools, strict=True)):
+            unit = f"{name}_{{}}"
             if i:
-                x = getattr(self, f"{name}_lif")(x)
+                x = fire(self, unit, x)
             if pool:
-                x = self.pool(x.flatten(0, 1)).unflatten(0, (x.shape[0], -1))
-            x = normalised(self, name, x)
+                x = over_steps(self.pool, x)
+            x = conv_bn(self, unit, x)
         return x
 
 
 class Attention(nn.Module):
-    """BN(W_proj SSA(LIF(x))): x (T, B, D, Y, X) real -> the same."""
+    """BN(W_proj SSA(LIF(x))).
 
-    def __init__(self, dim: int, heads: int, tau: float, scores_first: bool) -> None:
-        super().__init__()
-        self.heads, self.scores_first = heads, scores_first
-        self.proj_lif = LIF(tau)
-        for name in ("q", "k", "v"):
-            setattr(self, f"{name}_conv", nn.Conv1d(dim, dim, 1, bias=False))
-            setattr(self, f"{name}_bn", nn.BatchNorm1d(dim))
-            setattr(self, f"{name}_lif", LIF(tau))
-        self.attn_lif = LIF(tau, v_threshold=0.5)
-        self.proj_conv, self.proj_bn = nn.Conv1d(dim, dim, 1), nn.BatchNorm1d(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        spikes = self.proj_lif(x).flatten(3)
-        q, k, v = (getattr(self, f"{name}_lif")(normalised(self, name, spikes)) for name in ("q", "k", "v"))
-        out = self.attn_lif(self_attention(q, k, v, self.heads, 0.125, self.scores_first))
-        return normalised(self, "proj", out).unflatten(3, x.shape[3:])
-
-
-class MLP(nn.Module):
-    """BN(W2 LIF(BN(W1 LIF(x)))): x (T, B, D, Y, X) real -> the same."""
-
-    def __init__(self, dim: int, ratio: int, tau: float) -> None:
-        super().__init__()
-        self.mlp1_lif, self.mlp1_conv, self.mlp1_bn = (
-            LIF(tau), nn.Conv2d(dim, ratio * dim, 1), nn.BatchNorm2d(ratio * dim)
-        )  # fmt: skip
-        self.mlp2_lif, self.mlp2_conv, self.mlp2_bn = LIF(tau), nn.Conv2d(ratio * dim, dim, 1), nn.BatchNorm2d(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = normalised(self, "mlp1", self.mlp1_lif(x))
-        return normalised(self, "mlp2", self.mlp2_lif(x))
-
-
-class Block(nn.Module):
-    """x + Attention(x), then x + MLP(x).
-
-    norm1, norm2  in every official state_dict, and unused in its forward pass
+    in, out       currents (T, B, D, Y, X)
+    scores_first  the order of the two products (see self_attention)
     """
 
-    def __init__(self, dim: int, heads: int, ratio: int, tau: float, scores_first: bool) -> None:
+    def __init__(self, dim: int, heads: int, tau: float, *, scores_first: bool) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attn, self.mlp = Attention(dim, heads, tau, scores_first), MLP(dim, ratio, tau)
+        self.heads = heads
+        self.scores_first = scores_first
+        self.proj_lif = LIF(tau)
+        for name in ("q", "k", "v"):
+            add_unit(self, f"{name}_{{}}", nn.Conv1d(dim, dim, 1, bias=False), LIF(tau))
+        self.attn_lif = LIF(tau, v_threshold=ATTENTION_THRESHOLD)
+        add_unit(self, "proj_{}", nn.Conv1d(dim, dim, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(x)
-        return x + self.mlp(x)
+        """Currents of the shape of x."""
+        # proj_lif is called after the projection, and stands before q, k and v in the official code
+        spikes = self.proj_lif(x).flatten(3)
+        q = conv_bn_lif(self, "q_{}", spikes)
+        k = conv_bn_lif(self, "k_{}", spikes)
+        v = conv_bn_lif(self, "v_{}", spikes)
+        sums = self_attention(q, k, v, self.heads, SCALE, scores_first=self.scores_first)
+        return conv_bn(self, "proj_{}", self.attn_lif(sums)).unflatten(3, x.shape[3:])
 
 
 class Spikingformer(nn.Module):
-    """Spikingformer in its three official forms: images (B, C, Y, X), or frames (B, T, C, Y, X) of "dvs" -> logits.
+    """Spikingformer in its three official forms.
 
-    form  "cifar" (the last two spike maps pooled), "imagenet" and "dvs" (the last four)
+    in   images (B, C, Y, X), or frames (B, T, C, Y, X) of the form "dvs"
+    out  logits (B, classes), the mean over the time steps
+    The form "cifar" pools the last two spike maps of the tokenizer, "imagenet" and "dvs" the last four.
+    Source: Zhou et al. 2023, arXiv 2304.11954, and its code.
     """
 
-    def __init__(
-        self,
-        form: str,
-        in_channels: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: int,
-        classes: int,
-        time_steps: int,
-    ) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.form, self.time_steps = form, time_steps
-        tau = DVS_TAU if form == "dvs" else 2.0
-        if form == "cifar":
-            names, pools = tuple(f"block{i}" for i in range(5)), (False, False, False, True, True)
-        else:
-            names, pools = ("proj", *(f"proj{i}" for i in range(1, 5))), (False, True, True, True, True)
-        self.patch_embed = Tokenizer(in_channels, dim, names, pools, tau)
-        self.block = nn.ModuleList(Block(dim, heads, mlp_ratio, tau, form != "imagenet") for _ in range(depth))
-        self.head = nn.Linear(dim, classes)
+        self.time_steps = config.time_steps
+        self.per_step = config.per_step
+        dim = config.dim
+        self.patch_embed = _tokenizer(config)
+        self.block = nn.ModuleList(_block(config) for _ in range(config.depth))
+        self.head = nn.Linear(dim, config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.transpose(0, 1) if self.form == "dvs" else repeated(x, self.time_steps)
-        x = self.patch_embed(x)
+        """Logits (B, classes)."""
+        x = self.patch_embed(sequence(x, self.time_steps, self.per_step))
         for block in self.block:
             x = block(x)
-        return self.head(x.flatten(3).mean(3).mean(0))
+        return self.head(token_mean(x).mean(0))
+
+
+def _tokenizer(config: ModelConfig) -> Tokenizer:
+    tau = TAU[config.form]
+    if config.form == "cifar":
+        names = ("block0", "block1", "block2", "block3", "block4")
+        return Tokenizer(config.in_channels, config.dim, names, (False, False, False, True, True), tau)
+    names = ("proj", "proj1", "proj2", "proj3", "proj4")
+    return Tokenizer(config.in_channels, config.dim, names, (False, True, True, True, True), tau)
+
+
+def _block(config: ModelConfig) -> Block:
+    """A block, with the unused LayerNorms of the official state_dicts."""
+    dim = config.dim
+    tau = TAU[config.form]
+    attention = Attention(dim, config.heads, tau, scores_first=config.form != "imagenet")
+    mlp = MembraneMLP(dim, config.mlp_ratio, units=("mlp1_{}", "mlp2_{}"), tau=tau)
+    return Block(attention, mlp, norms=dim)
+
+
+_CIFAR = ModelConfig("spikingformer", "cifar", 4, 384, 12, 4, 3, 32, 10)
+_IMAGENET = ModelConfig("spikingformer", "imagenet", 8, 512, 8, 4, 3, 224, 1000)
+_DVS = ModelConfig("spikingformer", "dvs", 2, 256, 16, 16, 2, 128, 10)
+
+
+def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Recognised | None:
+    """What a state_dict tells, its form by the names of the tokenizer and the channels of the image."""
+    hidden = tensors.get("block.0.mlp.mlp1_conv.weight")
+    if hidden is None or "block.0.attn.q_conv.weight" not in tensors:
+        return None
+    cifar = "patch_embed.block0_conv.weight" in tensors
+    first = f"patch_embed.{'block0' if cifar else 'proj'}_conv.weight"
+    in_channels = keys.input_channels(tensors, first)
+    form = "cifar" if cifar else "dvs" if in_channels == 2 else "imagenet"
+    fields = keys.sizes(tensors, form, hidden, in_channels)
+    fields["depth"] = keys.count(tensors, "block")
+    return Recognised(fields, _usual(form, fields["dim"]))
+
+
+def _usual(form: str, dim: int) -> ModelConfig:
+    """The official heads and time steps for a width: 32 channels a head on CIFAR, 64 on ImageNet, where 8 is most."""
+    match form:
+        case "cifar":
+            return replace(_CIFAR, heads=max(1, dim // 32))
+        case "dvs":
+            return _DVS
+        case _:
+            return replace(_IMAGENET, heads=min(8, max(1, dim // 64)))
+
+
+FAMILY = Family(
+    title="Spikingformer",
+    forms=("cifar", "imagenet", "dvs"),
+    published={
+        "spikingformer-4-256": replace(_CIFAR, dim=256, heads=8),
+        "spikingformer-2-384": replace(_CIFAR, depth=2),
+        "spikingformer-4-384": _CIFAR,
+        "spikingformer-8-384": replace(_IMAGENET, dim=384, heads=6),
+        "spikingformer-8-512": _IMAGENET,
+        "spikingformer-8-768": replace(_IMAGENET, dim=768, heads=8),
+        "spikingformer-2-256-dvs": _DVS,
+    },
+    build=Spikingformer,
+    recognise=_recognise,
+    unread=re.compile(r"block\.\d+\.norm[12]\.(weight|bias)"),
+)
+"""Sizes of the official configurations."""

@@ -17,6 +17,7 @@ from spikformer_deploy.converters.netx.read import read_network, stated_steps
 from spikformer_deploy.graph.ir import Lif, Op
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.synapses import Conv, Readout
+from spikformer_deploy.nn.zoo import stem_pooling
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.report.tables import compile_summary, facts_table, number
 from spikformer_deploy.report.targets import target_tables
@@ -95,7 +96,7 @@ def _model(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
     if isinstance(loaded, Imported):
         return _graph(file, loaded, about)
     parameters = sum(int(np.prod(p.shape)) for p in loaded.module.parameters())
-    config = {**asdict(loaded.config), "pooling": loaded.config.stem_pooling}
+    config = {**asdict(loaded.config), "pooling": stem_pooling(loaded.config)}
     values = {"kind": "model", "parameters": parameters, **config, **about}
     return [facts_table(file, _shown(values) | training)], values
 

@@ -22,7 +22,7 @@ from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.converters.checkpoints.read import save
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.nn.masked import MaskedAutoencoder, normalised_patches
-from spikformer_deploy.nn.spikformer import SpikformerV2
+from spikformer_deploy.nn.spikformer_v2 import SpikformerV2
 from spikformer_deploy.training.data import Images, epoch, normalised, read_unlabelled
 from spikformer_deploy.training.distributed import World, world
 from spikformer_deploy.training.fit import Batch, Job, check_outputs, finished, fit

@@ -17,7 +17,7 @@ from spikformer_deploy.converters.checkpoints.read import CIFAR10, _recognised, 
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
-from spikformer_deploy.nn.zoo import PUBLISHED, build, named
+from spikformer_deploy.nn.zoo import build, named, published
 from spikformer_deploy.pipeline.stages import compile_model
 
 OFFICIAL = {
@@ -55,14 +55,16 @@ def test_pooling_comes_back_and_runs_in_integers(tmp_path: Path) -> None:
     assert network["patch_embed.proj_lif3"].shape == (32, 4, 4)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16)).astype(np.uint8)
     names = [population.name for population in network]
-    ours, plain = (run.execute(network, pixels, record=names) for run in (engine, reference))
+    ours = engine.execute(network, pixels, record=names)
+    plain = reference.execute(network, pixels, record=names)
     assert_equal_executions(ours, plain)
     assert ours.spikes["patch_embed.rpe_lif"].any()
 
 
 def test_pooling_of_the_form_is_none_of_its_own(tmp_path: Path) -> None:
     """A header that says "0011" of a CIFAR form, that says nothing, or that is older than the field: one model."""
-    module, preprocess = build(SMALL["cifar"]), Preprocess(3, 16, (0.5,) * 3, (0.25,) * 3)
+    module = build(SMALL["cifar"])
+    preprocess = Preprocess(3, 16, (0.5,) * 3, (0.25,) * 3)
     for pooling in ("0011", ""):
         save(tmp_path / "model", module, replace(SMALL["cifar"], pooling=pooling), preprocess, (), {})
         assert load(tmp_path / "model").config == SMALL["cifar"]
@@ -96,18 +98,18 @@ def test_official_v1(tmp_path: Path, form: str, wrapper: str) -> None:
         torch.save(content, tmp_path / "model.pth")
     loaded = load(tmp_path / "model.pth")
     assert loaded.config == config
-    told = wrapper in ("timm", "ema", "dvs trainer", "parallel in timm")
-    assert len(loaded.notes) == (0 if told else 2)
+    with_arguments = wrapper in ("timm", "ema", "dvs trainer", "parallel in timm")
+    assert len(loaded.notes) == (0 if with_arguments else 2)
     assert torch.equal(loaded.module.state_dict()["head.weight"], state["head.weight"])
 
 
-@pytest.mark.parametrize("name", [n for n, c in PUBLISHED.items() if c.family == "v1"])
+@pytest.mark.parametrize("name", [n for n, c in published().items() if c.family == "v1"])
 def test_published_sizes_are_recognised(name: str) -> None:
     """From keys and shapes, with the paper's heads and T where a state_dict does not tell them."""
     with torch.device("meta"):
-        state = build(PUBLISHED[name]).state_dict()
-    found, notes = _recognised(Path(name), state, {}, None)
-    assert found == PUBLISHED[name]
+        state = build(named(name)).state_dict()
+    config, notes = _recognised(Path(name), state, {}, None)
+    assert config == named(name)
     assert len(notes) == 2
 
 
@@ -156,6 +158,7 @@ def test_a_pickle_with_code_is_listed_and_never_run(tmp_path: Path) -> None:
 
 
 def state_with(**changes) -> dict[str, torch.Tensor]:
+    """An official state_dict with some tensors replaced, or left out (None); "__" stands for "." in their keys."""
     state = dict(build(OFFICIAL["cifar"]).state_dict())
     for key, value in changes.items():
         state[key.replace("__", ".")] = value
@@ -193,7 +196,6 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_header_with_absurd_sizes_is_refused(tmp_path: Path) -> None:
-
     module = build(SMALL["cifar"])
     save(tmp_path / "huge", module, replace(SMALL["cifar"], dim=2**30), CIFAR10, (), {})
     with pytest.raises(InputError, match="dim = 1073741824"):

@@ -1,4 +1,4 @@
-"""Official checkpoints of the families beside Spikformer: told apart by keys and shapes, compiled, run everywhere."""
+"""Official checkpoints of the families beside Spikformer: recognised by keys and shapes, compiled, run everywhere."""
 
 import argparse
 from dataclasses import replace
@@ -10,16 +10,17 @@ import torch
 from support.models import SIBLINGS, model_and_images
 
 from spikformer_deploy.base.errors import MappingError, ModelError, QuantizeError
-from spikformer_deploy.converters.checkpoints import siblings
 from spikformer_deploy.converters.checkpoints.read import Loaded, load
 from spikformer_deploy.executors import onnx as onnx_backend
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
-from spikformer_deploy.nn.zoo import PUBLISHED, build
+from spikformer_deploy.nn.zoo import build, published, recognise
 from spikformer_deploy.pipeline.stages import compile_model
 
 FAMILIES = {
-    name: config for name, config in PUBLISHED.items() if config.family in ("spikingformer", "sdt1", "sdt2", "qkformer")
+    name: config
+    for name, config in published().items()
+    if config.family in ("spikingformer", "sdt1", "sdt2", "qkformer")
 }
 
 
@@ -28,22 +29,22 @@ def test_published_sizes_are_recognised(name: str) -> None:
     config = FAMILIES[name]
     with torch.device("meta"):
         state = build(config).state_dict()
-    found = siblings.shapes(name, state, {})
-    assert found is not None
-    assert replace(siblings.published(found), **found) == config
+    recognised = recognise(name, state, {})
+    assert recognised is not None
+    assert replace(recognised.usual, **recognised.fields) == config
 
 
 def saved(folder: Path, name: str) -> Loaded:
     """A small model of a family through a file as timm writes it, arguments and all."""
     config = SIBLINGS[name]
     module, _ = model_and_images(config)
-    told = argparse.Namespace(
+    arguments = argparse.Namespace(
         num_heads=config.heads,
         time_step=config.time_steps,
         pooling_stat="1111" if config.form == "imagenet" else "0011",
     )
     state = {f"module.{key}": value for key, value in module.state_dict().items()}
-    torch.save({"epoch": 1, "arch": name, "state_dict": state, "version": 2, "args": told}, folder / "m.pth.tar")
+    torch.save({"epoch": 1, "arch": name, "state_dict": state, "version": 2, "args": arguments}, folder / "m.pth.tar")
     loaded = load(folder / "m.pth.tar", heads=config.heads)
     assert replace(loaded.config, image_size=config.image_size) == config
     sized = replace(loaded.preprocess, size=config.image_size)
@@ -87,4 +88,4 @@ def test_what_is_not_official_is_refused(tmp_path: Path) -> None:
     with torch.device("meta"):
         events = build(replace(SIBLINGS["sdt1"], in_channels=2)).state_dict()
     with pytest.raises(ModelError, match="pools over tokens and channels at once"):
-        siblings.shapes("events.pth", events, {})
+        recognise("events.pth", events, {})

@@ -31,7 +31,9 @@ class _Node(nn.Module):
 
     def __init__(self, step_mode: str, v_threshold: float = 1.0, v_reset: float | None = 0.0, **more: Any) -> None:
         super().__init__()
-        self.step_mode, self.v_threshold, self.v_reset = step_mode, v_threshold, v_reset
+        self.step_mode = step_mode
+        self.v_threshold = v_threshold
+        self.v_reset = v_reset
         self.v: Any = 0.0 if v_reset is None else v_reset
         for name, value in more.items():
             setattr(self, name, value)
@@ -50,7 +52,8 @@ class _Node(nn.Module):
 
 
 class LIFNode(_Node):
-    tau, decay_input = 2.0, True
+    tau = 2.0
+    decay_input = True
 
     def charge(self, x: Tensor) -> Tensor:
         rest = self.v_reset or 0.0
@@ -150,28 +153,30 @@ NEURONS: dict[str, Any] = {
 )
 def test_swapped_neurons_give_the_logits_of_the_model(name: str, mode: str) -> None:
     model = chain(NEURONS[name](mode), NEURONS[name](mode))
-    made = from_spikingjelly(model, SMALL, STEPS)
-    assert made.time_steps == STEPS
+    imported = from_spikingjelly(model, SMALL, STEPS)
+    assert imported.time_steps == STEPS
     theirs = logits(model, images(), mode)
     assert theirs.std() > 0.01
-    torch.testing.assert_close(execute(made.graph, images())["output"], theirs, rtol=0, atol=1e-5)
-    network = sd.compile(made, check=False).network
-    soft, exact = "soft" in name or name == "lif-no-decay", name not in ("plif", "lif-tau4-reset")
+    torch.testing.assert_close(execute(imported.graph, images())["output"], theirs, rtol=0, atol=1e-5)
+    network = sd.compile(imported, check=False).network
+    soft = "soft" in name or name == "lif-no-decay"
+    exact = name not in ("plif", "lif-tau4-reset")
     lifs = [p.neuron for p in network if isinstance(p.neuron, Lif)]
     assert [lif.soft for lif in lifs] == [soft, soft]
     assert network.exact or not exact
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8)).astype(np.uint8)
     record = [p.name for p in network]
-    ours, plain = (e.execute(network, pixels, record=record) for e in (engine, reference))
+    ours = engine.execute(network, pixels, record=record)
+    plain = reference.execute(network, pixels, record=record)
     np.testing.assert_array_equal(ours.accumulators, plain.accumulators)
     for population in record:
         np.testing.assert_array_equal(ours.spikes[population], plain.spikes[population])
 
 
 def test_stock_neurons_have_no_soft_reset() -> None:
-    made = from_spikingjelly(chain(LIFNode("m", v_reset=None), LIFNode("m")), SMALL, STEPS)
+    imported = from_spikingjelly(chain(LIFNode("m", v_reset=None), LIFNode("m")), SMALL, STEPS)
     with pytest.raises(QuantizeError, match=r"1: a soft reset takes the threshold off"):
-        sd.compile(made, neuron="stock")
+        sd.compile(imported, neuron="stock")
 
 
 def test_what_cannot_be_swapped_is_refused() -> None:
@@ -272,8 +277,9 @@ def test_layers_of_its_own(mode: str) -> None:
         layer.Linear(8, 5),
     ).eval()  # fmt: skip
     functional.set_step_mode(model, mode)
-    made = from_spikingjelly(model, SMALL, STEPS)
-    assert [node.op.soft_reset for node in made.graph.of(ir.Lif) if isinstance(node.op, ir.Lif)] == [True, False, False]
+    imported = from_spikingjelly(model, SMALL, STEPS)
+    lifs = [node.op for node in imported.graph.of(ir.Lif) if isinstance(node.op, ir.Lif)]
+    assert [lif.soft_reset for lif in lifs] == [True, False, False]
 
 
 def test_neurons_that_are_called_twice_are_named() -> None:
@@ -306,11 +312,11 @@ def test_nets_that_work_step_by_step_may_end_in_any_layer(name: str) -> None:
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             layer.weight.data *= 4
             nn.init.constant_(layer.bias, 0.6)
-    made = from_spikingjelly(model, SMALL, STEPS)
-    assert made.notes == ()
+    imported = from_spikingjelly(model, SMALL, STEPS)
+    assert imported.notes == ()
     theirs = logits(model, images(), "s")
     assert theirs.std() > 0.01
-    torch.testing.assert_close(execute(made.graph, images())["output"], theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(execute(imported.graph, images())["output"], theirs, rtol=0, atol=1e-5)
 
 
 class Steps(nn.Module):
@@ -320,8 +326,11 @@ class Steps(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.run = forward
-        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-        self.lif, self.other, self.head = LIFNode("s"), LIFNode("s"), nn.Linear(8, 5)
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.lif = LIFNode("s")
+        self.other = LIFNode("s")
+        self.head = nn.Linear(8, 5)
         nn.init.constant_(self.first.bias, 0.6)
         self.calls = 0
 

@@ -27,7 +27,9 @@ class Heaviside(torch.autograd.Function):
 
 
 def plain_lif(x: torch.Tensor, tau: float, v_threshold: float, decay_input: bool) -> torch.Tensor:
-    v, out = torch.zeros_like(x[0]), []
+    """The definition, step by step, with autograd's gradient."""
+    v = torch.zeros_like(x[0])
+    out = []
     for step in x:
         h = v + (step - v) / tau if decay_input else v * (1.0 - 1.0 / tau) + step
         s = Heaviside.apply(h - v_threshold)
@@ -42,7 +44,8 @@ def test_value_and_gradient_equal_the_definition(seed: int, steps: int, tau: flo
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(steps, 3, 5, dtype=torch.float64, generator=generator) * 2
     weight = torch.randn(x.shape, dtype=torch.float64, generator=generator)
-    ours, theirs = (x.clone().requires_grad_() for _ in range(2))
+    ours = x.clone().requires_grad_()
+    theirs = x.clone().requires_grad_()
     spikes = lif(ours, tau, 0.7, decay_input, ALPHA)
     expected = plain_lif(theirs, tau, 0.7, decay_input)
     assert torch.equal(spikes, expected)
@@ -53,8 +56,8 @@ def test_value_and_gradient_equal_the_definition(seed: int, steps: int, tau: flo
 
 def test_operator_is_well_formed() -> None:
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    found = torch.library.opcheck(lif, (x, 2.0, 1.0, True, ALPHA))
-    assert set(found.values()) == {"SUCCESS"}, found
+    results = torch.library.opcheck(lif, (x, 2.0, 1.0, True, ALPHA))
+    assert set(results.values()) == {"SUCCESS"}, results
 
 
 def test_fires_at_the_threshold_and_resets() -> None:

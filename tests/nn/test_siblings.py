@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from support.models import SIBLINGS, model_and_images
 from torch import Tensor
 
-from spikformer_deploy.nn.zoo import PUBLISHED, build
+from spikformer_deploy.nn.zoo import build, named, published
 
 OFFICIAL = {
     "spikingformer-4-256": (4156202, 204, "9a887e41a4a053c2"),
@@ -45,7 +45,7 @@ OFFICIAL = {
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_state_dicts_are_the_official_ones(name: str) -> None:
     with torch.device("meta"):
-        module = build(PUBLISHED[name])
+        module = build(named(name))
     state = module.state_dict()
     lines = "\n".join(f"{key} {tuple(value.shape)}" for key, value in sorted(state.items()))
     digest = hashlib.sha256(lines.encode()).hexdigest()[:16]
@@ -53,7 +53,7 @@ def test_state_dicts_are_the_official_ones(name: str) -> None:
 
 
 def test_every_published_size_is_tested() -> None:
-    assert set(OFFICIAL) == {name for name, config in PUBLISHED.items() if config.family not in ("v1", "v2")}
+    assert set(OFFICIAL) == {name for name, config in published().items() if config.family not in ("v1", "v2")}
 
 
 @pytest.mark.parametrize("name", SIBLINGS)
@@ -79,7 +79,8 @@ class _Layers:
 
     def conv_bn(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
         """name: with {} for "conv" and "bn"; every kernel is padded to keep the size."""
-        weight, bias = self.state[name.format("conv") + ".weight"], self.state.get(name.format("conv") + ".bias")
+        weight = self.state[name.format("conv") + ".weight"]
+        bias = self.state.get(name.format("conv") + ".bias")
         weight = weight if weight.ndim == 4 else weight[..., None]
         y = F.conv2d(x.flatten(0, 1), weight, bias, stride, weight.shape[2] // 2)
         norm = [self.state[f"{name.format('bn')}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
@@ -93,7 +94,8 @@ class _Layers:
 
 
 def spikes(x: Tensor, threshold: float = 1.0, tau: float = 2.0) -> Tensor:
-    v, out = torch.zeros_like(x[0]), []
+    v = torch.zeros_like(x[0])
+    out = []
     for current in x:
         v = v + (current - v) / tau
         out.append((v >= threshold).to(x.dtype))
@@ -106,7 +108,10 @@ def pooled(x: Tensor) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    q, k, v = (x.flatten(3).unflatten(2, (heads, -1)) for x in (q, k, v))  # (T, B, heads, channels, tokens)
+    # (T, B, heads, channels, tokens)
+    q = q.flatten(3).unflatten(2, (heads, -1))
+    k = k.flatten(3).unflatten(2, (heads, -1))
+    v = v.flatten(3).unflatten(2, (heads, -1))
     return torch.einsum("tbhcm,tbhdm,tbhcn->tbhdn", k, v, q).flatten(2, 3) * 0.125
 
 
@@ -121,7 +126,9 @@ def spikingformer(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
         x = p.conv_bn(f"patch_embed.{name}_{{}}", x)
     for i in range(p.count("block")):
         s = fire(x)
-        q, k, v = (fire(p.conv_bn(f"block.{i}.attn.{n}_{{}}", s)) for n in "qkv")
+        q = fire(p.conv_bn(f"block.{i}.attn.q_{{}}", s))
+        k = fire(p.conv_bn(f"block.{i}.attn.k_{{}}", s))
+        v = fire(p.conv_bn(f"block.{i}.attn.v_{{}}", s))
         attended = fire(attention(q, k, v, heads), 0.5).view_as(q)
         x = x + p.conv_bn(f"block.{i}.attn.proj_{{}}", attended)
         hidden = p.conv_bn(f"block.{i}.mlp.mlp1_{{}}", fire(x))
@@ -137,7 +144,9 @@ def spike_driven(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
     x = x + p.conv_bn("patch_embed.rpe_{}", spikes(x))
     for i in range(p.count("block")):
         s = spikes(x)
-        q, k, v = (spikes(p.conv_bn(f"block.{i}.attn.{n}_{{}}", s)) for n in "qkv")
+        q = spikes(p.conv_bn(f"block.{i}.attn.q_{{}}", s))
+        k = spikes(p.conv_bn(f"block.{i}.attn.k_{{}}", s))
+        v = spikes(p.conv_bn(f"block.{i}.attn.v_{{}}", s))
         met = spikes((k * v).sum((3, 4), keepdim=True), 0.5)
         x = x + p.conv_bn(f"block.{i}.attn.proj_{{}}", torch.where(met > 0, q, 0.0))
         hidden = p.conv_bn(f"block.{i}.mlp.fc1_{{}}", spikes(x))
@@ -170,7 +179,8 @@ def qkformer(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
         for i in range(p.count(f"stage{stage}")):
             name = "tssa" if stage < stages else "attn" if form == "imagenet" else "ssa"
             at = f"stage{stage}.{i}.{name}"
-            q, k = (spikes(p.conv_bn(f"{at}.{n}_{{}}", x)) for n in "qk")
+            q = spikes(p.conv_bn(f"{at}.q_{{}}", x))
+            k = spikes(p.conv_bn(f"{at}.k_{{}}", x))
             if name == "tssa":
                 counts = q.unflatten(2, (heads, -1)).sum(3)
                 masked = k.unflatten(2, (heads, -1)) * spikes(counts, 0.5).unsqueeze(3)
@@ -189,7 +199,8 @@ def qkformer(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
 def meta_spikeformer(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
     def layer(name: str, x: Tensor, stride: int = 1) -> Tensor:
         weight = p.state[f"{name}.weight"]
-        weight, bias = (weight if weight.ndim == 4 else weight[..., None]), p.state.get(f"{name}.bias")
+        weight = weight if weight.ndim == 4 else weight[..., None]
+        bias = p.state.get(f"{name}.bias")
         groups = x.shape[2] // weight.shape[1]
         y = F.conv2d(x.flatten(0, 1), weight, bias, stride, weight.shape[2] // 2, 1, groups)
         return y.unflatten(0, x.shape[:2])
@@ -216,7 +227,9 @@ def meta_spikeformer(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
 
     def block(name: str, x: Tensor) -> Tensor:
         s = spikes(x)
-        q, k, v = (spikes(rep_conv(f"{name}.attn.{n}_conv", s)) for n in "qkv")
+        q = spikes(rep_conv(f"{name}.attn.q_conv", s))
+        k = spikes(rep_conv(f"{name}.attn.k_conv", s))
+        v = spikes(rep_conv(f"{name}.attn.v_conv", s))
         x = x + rep_conv(f"{name}.attn.proj_conv", spikes(attention(q, k, v, heads), 0.5).view_as(q))
         hidden = norm(f"{name}.mlp.fc1_bn", layer(f"{name}.mlp.fc1_conv", spikes(x)))
         return x + norm(f"{name}.mlp.fc2_bn", layer(f"{name}.mlp.fc2_conv", spikes(hidden)))

@@ -7,7 +7,7 @@ import torch
 from support.models import SMALL
 
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.nn.zoo import PUBLISHED, build, named
+from spikformer_deploy.nn.zoo import build, named, published
 
 # (all parameters, without those that no forward pass uses); V2 from its paper's tables, to 0.02 M
 V1_COUNTS = {
@@ -45,7 +45,7 @@ def test_v2_parameters(name: str) -> None:
 
 def test_every_published_size_is_tested() -> None:
     """Those of the other families are in test_siblings.py."""
-    assert {*V1_COUNTS, *V2_MILLIONS} == {name for name, c in PUBLISHED.items() if c.family in ("v1", "v2")}
+    assert {*V1_COUNTS, *V2_MILLIONS} == {name for name, c in published().items() if c.family in ("v1", "v2")}
 
 
 def test_official_keys() -> None:
@@ -77,7 +77,7 @@ BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_trac
 
 def official_keys(name: str) -> set[str]:
     """The keys of the official state_dict, written down from the official code."""
-    config = PUBLISHED[name]
+    config = named(name)
     layer = "linear" if config.form == "cifar" else "conv"
     keys = {"head.weight", "head.bias"}
     for part in ("proj_conv", "proj_conv1", "proj_conv2", "proj_conv3", "rpe_conv"):
@@ -102,7 +102,8 @@ def test_official_keys_load_strictly(name: str) -> None:
 @pytest.mark.parametrize("form", ["cifar", "imagenet", "dvs"])
 def test_pooling_says_how_many_tokens_there_are(form: str, pooling: str) -> None:
     """And nothing else: the keys and the shapes of the weights remain."""
-    module, usual = (build(replace(SMALL[form], pooling=p)) for p in (pooling, ""))
+    module = build(replace(SMALL[form], pooling=pooling))
+    usual = build(SMALL[form])
     frames = torch.zeros(2, 1, module.patch_embed.proj_conv.in_channels, 16, 16)
     assert module.patch_embed(frames).shape == (2, 1, 32, 16 >> pooling.count("1"), 16 >> pooling.count("1"))
     shapes = [{k: tuple(v.shape) for k, v in m.state_dict().items() if k != "pos_embed"} for m in (module, usual)]

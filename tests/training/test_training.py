@@ -19,7 +19,7 @@ from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.read import read
 from spikformer_deploy.inference.run import run
 from spikformer_deploy.network.synapses import Conv, Readout
-from spikformer_deploy.nn.spikformer import SpikformerV2
+from spikformer_deploy.nn.spikformer_v2 import SpikformerV2
 from spikformer_deploy.nn.zoo import build, named
 from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.training import fit

@@ -1,0 +1,93 @@
+"""What a family of published models is: its sizes, the module of a size, and how its checkpoints are recognised.
+
+A new family is a module beside this one that ends with a FAMILY, and one line in the table of zoo.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import nn
+
+from spikformer_deploy.nn.keys import Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Everything that defines a model but its weights.
+
+    family       a name in zoo.FAMILIES: "v1", "v2" (Spikformer), "spikingformer", "sdt1", "sdt2" (Spike-driven
+                 Transformer V1, V2), "qkformer"
+    form         "cifar", "imagenet" or "dvs": the layout of the official code for that kind of data
+    depth        blocks; dim: channels of the last of them; heads: of each attention
+    time_steps   T
+    image_size   height and width of the (square) input, in pixels
+    mlp_ratio    hidden channels of an MLP for each of its inputs
+    stem_stages  stages of V2's stem, each halving the image
+    distilled    "sdt2": there is a second head, of its distillation
+    pooling      "v1": after which of the stem's four stages a 3x3 max-pooling halves the map ("0011": after the last
+                 two); "": as the form has it.  No weight depends on it
+    """
+
+    family: str
+    form: str
+    depth: int
+    dim: int
+    heads: int
+    time_steps: int
+    in_channels: int
+    image_size: int
+    num_classes: int
+    mlp_ratio: int = 4
+    stem_stages: int = 4
+    distilled: bool = False
+    pooling: str = ""
+
+    @property
+    def per_step(self) -> bool:
+        """Whether the input is a frame for every time step (event data)."""
+        return self.form == "dvs"
+
+
+class Recognised(NamedTuple):
+    """What an official state_dict tells, and what the rest is taken from.
+
+    fields  of a ModelConfig, from keys, shapes and the arguments of the training script
+    usual   the published configuration whose heads, time steps and image size are assumed where nothing tells them
+    """
+
+    fields: dict[str, Any]
+    usual: ModelConfig
+
+
+Recognise: TypeAlias = Callable[[str, Tensors, Mapping[str, Any]], Recognised | None]
+"""(place for errors, state_dict, arguments of the training script) -> what they tell; None for another family's keys.
+
+Raises ModelError for a form that is not supported, and for keys of the family that are incomplete.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A family of published models, said in one place.
+
+    title      for people
+    forms      the official layouts that are supported
+    published  sizes of the papers and of the official configurations, by name
+    build      the module of a configuration in one of the forms, freshly initialised; in: images (B, C, Y, X), or
+               frames (B, T, C, Y, X) of the form "dvs"; out: logits (B, classes)
+    recognise  None where there is no official code
+    pooling    the value that ModelConfig.pooling has in each form; empty where the stem has no such choice
+    unread     keys of parameters that no forward pass reads: a file may lack them
+    """
+
+    title: str
+    forms: tuple[str, ...]
+    published: Mapping[str, ModelConfig]
+    build: Callable[[ModelConfig], nn.Module]
+    recognise: Recognise | None = None
+    pooling: Mapping[str, str] = field(default_factory=dict)
+    unread: re.Pattern[str] | None = None

@@ -1,0 +1,45 @@
+"""What the keys and shapes of an official state_dict tell of a model: the questions that all families ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from spikformer_deploy.base.errors import ModelError
+
+Tensors: TypeAlias = Mapping[str, Tensor]
+
+
+def sizes(tensors: Tensors, form: str, hidden: Tensor, in_channels: int) -> dict[str, Any]:
+    """The fields of a ModelConfig that every family has.
+
+    hidden  weights (ratio D, D, ...) of the first layer of an MLP of the last width
+    Raises ModelError where there is no head.
+    """
+    dim = hidden.shape[1]
+    return {
+        "form": form,
+        "dim": dim,
+        "in_channels": in_channels,
+        "num_classes": required(tensors, "head.weight").shape[0],
+        "mlp_ratio": hidden.shape[0] // dim,
+    }
+
+
+def input_channels(tensors: Tensors, key: str) -> int:
+    """Channels of the image, from the first convolution's weights (D, C, Y, X).  Raises ModelError without them."""
+    return required(tensors, key).shape[1]
+
+
+def required(tensors: Tensors, key: str) -> Tensor:
+    """The tensor `key`.  Raises ModelError where there is none."""
+    if key not in tensors:
+        raise ModelError(key, "it is missing from the state_dict", "The checkpoint is incomplete.")
+    return tensors[key]
+
+
+def count(tensors: Tensors, name: str) -> int:
+    """Members of the module list `name`, whose keys are "name.0...", "name.1..."."""
+    return len({key.split(".")[1] for key in tensors if key.startswith(f"{name}.")})

@@ -30,7 +30,8 @@ from spikformer_deploy.accounting.uncertainty import priced
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.chips.profile import Profile, load_profile
 from spikformer_deploy.timing import mesh
-from spikformer_deploy.timing.machine import TICK_PS, Machine, mesh_of, ticks
+from spikformer_deploy.timing.machine import TICK_PS, Hops, Machine, mesh_of, ticks
+from spikformer_deploy.timing.state import at_rest, entries_of
 from spikformer_deploy.timing.wave import Routes, Wave, WaveTimes
 
 Int = NDArray[np.int64]
@@ -165,10 +166,11 @@ class Ours:
         self.profile, self.steps, self.case, self.spikes = profile(), case.steps, case, len(fires)
         time_ = self.profile.time
         self.routes, self.sent = routes(case, fires, target, self.profile)
-        self.entries, self.fires = mesh.entries_of(self.routes), fires
+        self.entries, self.fires = entries_of(self.routes), fires
         self.visit, self.spike = ticks(time_.neuron_update.value), ticks(time_.spike_out.value)
         self.machine = machine(case, self.profile)
-        self.compiled, self.wave = mesh.layout(self.machine), self.waves()
+        self.at_rest = at_rest(self.machine)
+        self.wave = self.waves()
 
     def waves(self) -> Wave:
         """The chip-wide step: gaps between the firing neurons of each core."""
@@ -197,7 +199,7 @@ class Ours:
         """All steps; each makes its messages anew."""
 
         def step(_: int) -> WaveTimes:
-            return mesh.run_wave(self.compiled, self.entries, self.waves())[0]
+            return mesh.run_wave(self.at_rest, self.entries, self.waves())[0]
 
         if threads == 1:
             return [step(n) for n in range(self.steps)]
@@ -206,14 +208,15 @@ class Ours:
 
     def step_us(self, wave: Wave) -> float:
         """Simulated time of a step."""
-        layout = self.compiled
+        resting = self.at_rest
         if wave is not self.wave:
-            layout = mesh.layout(replace(self.machine, axon_out=1))
-        return (mesh.run_wave(layout, self.entries, wave)[0].quiet + self.machine.barrier) * TICK_PS / 1e6
+            # the sweep already takes the axon-out unit's time: the unit itself must take next to none
+            resting = at_rest(replace(self.machine, axon_out=1))
+        return (mesh.run_wave(resting, self.entries, wave)[0].quiet + self.machine.barrier) * TICK_PS / 1e6
 
     def energy_nj(self) -> dict[str, float]:
         """Energy of a step by SANA-FE's parts, from the profile's energies."""
-        costs, load = self.profile.energy, mesh.run_wave(self.compiled, self.entries, self.wave)[0].load
+        costs, load = self.profile.energy, mesh.run_wave(self.at_rest, self.entries, self.wave)[0].load
         across, along = self.machine.mesh.hops(load)
         events = {
             "synapse": ((self.spikes * SYNAPSES, costs.synapse),),
@@ -241,7 +244,7 @@ def machine(case: Case, loihi: Profile) -> Machine:
     time_, core = loihi.time, np.arange(case.cores)
     height, per_tile = int(loihi.chip.tiles_y), int(loihi.chip.cores_per_tile)
     tile = core // per_tile
-    hops = ticks(time_.hop_east_west.value), ticks(time_.hop_north_south.value), 0, 0
+    hops = Hops(ticks(time_.hop_east_west.value), ticks(time_.hop_north_south.value), 0, 0)
     sizes = int(loihi.chip.tiles_x), height
     grid = mesh_of(tile // height, tile % height, sizes, hops, ticks(1 / time_.link_rate.value), 1)
     tiles = -(-case.cores // per_tile)

@@ -18,6 +18,7 @@ from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.slices import Geometry
 from spikformer_deploy.timing import mesh
 from spikformer_deploy.timing.machine import TICK_PS, Machine, machine
+from spikformer_deploy.timing.state import MachineAtRest, Records, at_rest, entries_of
 from spikformer_deploy.timing.times import StepTimes
 from spikformer_deploy.timing.traffic import Spikes, Traffic, alone, check_spatial, pipelined, traffic
 from spikformer_deploy.timing.wave import Wave, WaveTimes
@@ -34,8 +35,8 @@ class Timer:
 
     traffic: Traffic
     machine: Machine
-    compiled: mesh.Layout
-    entries: mesh.Records
+    at_rest: MachineAtRest
+    entries: Records
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def timer(geometry: Geometry, profile: Profile) -> Timer:
     assert mapping is not None
     check_spatial(mapping)
     there, around = traffic(geometry, profile), machine(profile, mapping)
-    return Timer(there, around, mesh.layout(around), mesh.entries_of(there.routes))
+    return Timer(there, around, at_rest(around), entries_of(there.routes))
 
 
 def images_to_time(images: int, messages: float) -> int:
@@ -144,7 +145,7 @@ def time_step(timer: Timer, waves: list[Wave], tell: Tell = lambda messages: Non
 def _times(timer: Timer, wave: Wave, tell: Tell) -> WaveTimes:
     """One wave; without messages it is over when the last sweep is."""
     if wave.messages:
-        times = mesh.run_wave(timer.compiled, timer.entries, wave)[0]
+        times = mesh.run_wave(timer.at_rest, timer.entries, wave)[0]
         tell(wave.messages)
         return times
     cores = np.repeat(np.arange(len(wave.tail)), np.diff(wave.first))

@@ -67,9 +67,9 @@ def record(timer: Timer, spikes: Spikes, progress: Progress = silent) -> Iterato
 
 
 def _record(timer: Timer, wave: Wave, name: str, detail: int, bins: int) -> StepRecord:
-    times, _, _ = mesh.run_wave(timer.compiled, timer.entries, wave)
+    times, _, _ = mesh.run_wave(timer.at_rest, timer.entries, wave)
     bin_ticks = times.quiet // bins + 1
-    _, log, crossings = mesh.run_wave(timer.compiled, timer.entries, wave, True, bins, bin_ticks)
+    _, log, crossings = mesh.run_wave(timer.at_rest, timer.entries, wave, True, bins, bin_ticks)
     assert log is not None
     detail = detail or times.quiet // DETAIL
     routes, axon_out = timer.traffic.routes, timer.machine.axon_out

@@ -12,7 +12,9 @@ from support.chips import random_machine, random_wave
 
 from spikformer_deploy.inference.run import run
 from spikformer_deploy.pipeline.stages import compile_model
+from spikformer_deploy.report import write_timeline
 from spikformer_deploy.timing import mesh
+from spikformer_deploy.timing.state import at_rest, entries_of
 from spikformer_deploy.timing.timeline import stalls
 
 
@@ -23,7 +25,7 @@ def test_stalls_add_up(seed: int) -> None:
     for _ in range(10):
         machine = random_machine(rng)
         routes, wave = random_wave(rng, len(machine.cores))
-        times, log, _ = mesh.run_wave(mesh.layout(machine), mesh.entries_of(routes), wave, log=True)
+        times, log, _ = mesh.run_wave(at_rest(machine), entries_of(routes), wave, log=True)
         assert log is not None
         timer = SimpleNamespace(machine=machine, traffic=SimpleNamespace(routes=routes))
         core, start, end = stalls(timer, wave, log)
@@ -34,7 +36,7 @@ def test_trace_of_the_bundled_model(tmp_path: Path) -> None:
     """Slices of a track follow one another, stalls lie within sweeps, counters are shares."""
     program = compile_model("digits-v2", "loihi2", check=False).program
     result = run(program, "digits", limit=1, timing="cycle")
-    result.timeline(tmp_path / "timeline.json")
+    write_timeline(result, tmp_path / "timeline.json")
     events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
     tracks: dict[tuple[int, int, str], list[tuple[float, float]]] = defaultdict(list)
     for event in events:

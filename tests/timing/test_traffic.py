@@ -17,7 +17,8 @@ from spikformer_deploy.network.network import Network
 from spikformer_deploy.timing import messages as timing
 from spikformer_deploy.timing import reference
 from spikformer_deploy.timing.hops import hop_table, mean_hops
-from spikformer_deploy.timing.traffic import Traffic, alone, pipelined
+from spikformer_deploy.timing.steps import alone, pipelined
+from spikformer_deploy.timing.traffic import Traffic
 from spikformer_deploy.timing.wave import Log, Wave
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))

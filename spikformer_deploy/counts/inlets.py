@@ -72,15 +72,15 @@ def inlets(network: Network, mapping: Mapping) -> Iterator[Inlet]:
         if site.kind == "partial":
             partial.setdefault(site.population, []).append(index)
     for projection in network.projections:
-        own = sites["population", projection.target]
+        target = sites["population", projection.target]
         match projection.synapse:
             case Attention() as attention:
                 index = sites["attention", projection.target]
-                counters = _counters(network, mapping, projection, attention.heads, index, own)
+                counters = _counters(network, mapping, projection, attention.heads, index, target)
                 in_series = mapping.sites[index].serial == "tokens"
                 yield from _tokens_in_series(counters) if in_series else _channels_in_series(counters)
             case synapse:
-                for index in (*partial.get(projection.target, ()), own):
+                for index in (*partial.get(projection.target, ()), target):
                     yield _ordinary(network, mapping, projection, synapse, index)
 
 
@@ -160,14 +160,14 @@ class _Counters:
 
 
 def _counters(
-    network: Network, mapping: Mapping, projection: Projection, heads: int, index: int, own: int
+    network: Network, mapping: Mapping, projection: Projection, heads: int, index: int, target: int
 ) -> _Counters:
-    """The attention whose counters are site `index`, and whose target is site `own`."""
+    """The attention whose counters are site `index`, and whose target is site `target`."""
     shape = network[projection.target].shape
     slices = mapping.slices_of(index)
-    target = mapping.slices_of(own)
+    targets = mapping.slices_of(target)
     boxes = mapping.boxes[:, 1:]
-    return _Counters(projection.sources, shape, shape[0] // heads, slices, boxes[slices], target, boxes[target])
+    return _Counters(projection.sources, shape, shape[0] // heads, slices, boxes[slices], targets, boxes[targets])
 
 
 def _tokens_in_series(counters: _Counters) -> Iterator[Inlet]:

@@ -118,14 +118,14 @@ class Geometry:
 
 
 def geometry(network: Network, mapping: Mapping | None) -> Geometry:
-    """The geometry of `network` on `mapping`, or of the network alone."""
+    """The geometry of `network` on `mapping`, or of the network only."""
     reaching: dict[str, list[Inlet]] = {}
-    own: dict[str, Inlet] = {}
+    own_slices: dict[str, Inlet] = {}
     if mapping is not None:
         for inlet in inlets(network, mapping):
             reaching.setdefault(inlet.source, []).append(inlet)
-        own = {name: own_inlet(network, mapping, name) for name in reaching}
-    cells = cells_of(network, {name: [own[name], *ways] for name, ways in reaching.items()})
+        own_slices = {name: own_inlet(network, mapping, name) for name in reaching}
+    cells = cells_of(network, {name: [own_slices[name], *ways] for name, ways in reaching.items()})
     first = _first_cells(cells)
     arriving = {name: tuple(_weights(inlet, cells[name]) for inlet in ways) for name, ways in reaching.items()}
     sent: list[Entries] = []
@@ -134,7 +134,7 @@ def geometry(network: Network, mapping: Mapping | None) -> Geometry:
     if mapping is not None:
         slices = len(mapping.boxes)
         for name, ways in arriving.items():
-            home = _weights(own[name], cells[name])
+            home = _weights(own_slices[name], cells[name])
             sent_by, received_from = _of_population(home, ways, mapping)
             sent.append(sent_by.moved(first[name]))
             received.append(received_from.moved(first[name]))
@@ -204,15 +204,18 @@ def _by_range(cells: Cells, segments: Sequence[Segment]) -> Int:
     return fan
 
 
-def _of_population(own: Weights, arriving: Sequence[Weights], mapping: Mapping) -> tuple[Entries, Entries]:
-    """What `Geometry.sent` and `Geometry.received` hold of one population, cells counted from its first."""
+def _of_population(home: Weights, arriving: Sequence[Weights], mapping: Mapping) -> tuple[Entries, Entries]:
+    """What `Geometry.sent` and `Geometry.received` hold of one population, cells counted from its first.
+
+    home  the population at its own slices; arriving: its messages at all others
+    """
     entries = [(weights.inlet, weights.entries()) for weights in arriving]
     spikes = joined([part for inlet, part in entries if not inlet.unicast])
     visited = [inlet.slices for inlet, _ in entries if not inlet.unicast]
     delivered = _once_a_core(spikes, mapping, np.concatenate([np.zeros(0, np.int64), *visited]))
-    home = own.entries()
-    fan_out = np.bincount(spikes.cell[delivered], minlength=len(home.cell)).astype(np.int32)
-    sent = [replace(home, second=fan_out[home.cell])]
+    neurons = home.entries()
+    fan_out = np.bincount(spikes.cell[delivered], minlength=len(neurons.cell)).astype(np.int32)
+    sent = [replace(neurons, second=fan_out[neurons.cell])]
     # what counters send on counts as their spikes; its messages are added by slice_events
     sent += [
         replace(part, first=part.second, second=np.zeros_like(part.cell)) for inlet, part in entries if inlet.replay
@@ -257,11 +260,11 @@ def slice_events(mapping: Mapping, sent: tuple[Int, Int], received: tuple[Int, I
 
 def _add_partial_sums(mapping: Mapping, events: SliceEvents) -> None:
     """Add the partial sums of split fan-ins: each goes on to its neuron in every step (at most: zeros stay at home)."""
-    own = {site.population: i for i, site in enumerate(mapping.sites) if site.kind == "population"}
+    home = {site.population: i for i, site in enumerate(mapping.sites) if site.kind == "population"}
     for index, site in enumerate(mapping.sites):
         if site.kind == "partial":
             senders = mapping.slices_of(index)
-            receivers = mapping.slices_of(own[site.population])
+            receivers = mapping.slices_of(home[site.population])
             events.spikes[..., senders] = events.neurons[senders]
             events.messages_out[..., senders] = events.neurons[senders]
             events.messages_in[..., receivers] += events.neurons[receivers]

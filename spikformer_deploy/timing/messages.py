@@ -20,7 +20,7 @@ from spikformer_deploy.counts.slices import Geometry
 from spikformer_deploy.timing import mesh
 from spikformer_deploy.timing.machine import TICK_PS, Machine, machine
 from spikformer_deploy.timing.state import MachineAtRest, Records, at_rest, entries_of
-from spikformer_deploy.timing.steps import Spikes, alone, pipelined
+from spikformer_deploy.timing.steps import Spikes, falling_through, pipelined
 from spikformer_deploy.timing.times import StepTimes
 from spikformer_deploy.timing.traffic import Traffic, check_spatial, traffic
 from spikformer_deploy.timing.wave import Wave, WaveTimes
@@ -122,7 +122,7 @@ def time_image(timer: Timer, spikes: Spikes, messages_done: MessagesDone = _unhe
         level, step = task
         if level == PIPELINE:
             return time_step(timer, pipelined(timer.traffic, spikes, step), followed)
-        return time_step(timer, alone(timer.traffic, spikes, level, step), followed)
+        return time_step(timer, falling_through(timer.traffic, spikes, level, step), followed)
 
     # compiled code runs without the lock, so that threads do
     with ThreadPoolExecutor(numba.get_num_threads()) as pool:

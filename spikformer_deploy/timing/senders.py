@@ -127,9 +127,9 @@ def _answers(wiring: Wiring, counters: Site, name: str, sub_step: Int) -> Sender
     heads = attention.heads
     depth = channels // heads
     tokens = height * width
-    own = _own_site(wiring.mapping, target)
-    slices = wiring.mapping.slices_of(own)
-    row = _row_of_neuron(wiring, own, slices).reshape(heads, depth, tokens)
+    own_site = _own_site(wiring.mapping, target)
+    slices = wiring.mapping.slices_of(own_site)
+    row = _row_of_neuron(wiring, own_site, slices).reshape(heads, depth, tokens)
     place = wiring.sweep.place[wiring.mapping.sites.index(counters)]
     # axes below: head, channel and token of the spike, and which counter of those that answer to it
     if counters.serial == "tokens":
@@ -156,9 +156,9 @@ def _partial_sums(wiring: Wiring, index: int) -> Sender:
     """The partial sums of site `index`, each on its way to its neuron."""
     name = wiring.mapping.sites[index].population
     place = wiring.sweep.place[index].reshape(-1, 1)
-    own = _own_site(wiring.mapping, name)
-    slices = wiring.mapping.slices_of(own)
-    row = _row_of_neuron(wiring, own, slices).reshape(-1, 1)
+    own_site = _own_site(wiring.mapping, name)
+    slices = wiring.mapping.slices_of(own_site)
+    row = _row_of_neuron(wiring, own_site, slices).reshape(-1, 1)
     table = wiring.tables.one_each(slices)
     return Sender(name, place, row, table, wiring.level[name], np.zeros(len(place), np.int64), always=True)
 

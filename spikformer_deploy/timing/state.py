@@ -239,6 +239,6 @@ def begin(machine: MachineAtRest, entries: Records, wave: Wave) -> State:
 
 
 def watch_of(messages: int, links: int, bins: int, bin_ticks: int) -> Watch:
-    """Room for so many deliveries, and bins of crossings for each link; 0 where they are not wanted."""
+    """Room for that many deliveries, and bins of crossings for each link; 0 where they are not wanted."""
     written = np.zeros(1, np.int64)
     return Watch(np.empty(messages, DELIVERY), written, np.zeros((links, bins), np.int64), bin_ticks)

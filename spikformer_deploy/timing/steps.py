@@ -49,7 +49,7 @@ def pipelined(traffic: Traffic, spikes: Spikes, step: int) -> list[Wave]:
     return _waves(traffic, _by_sub_step(firings, sub_steps), ~traffic.counters)
 
 
-def alone(traffic: Traffic, spikes: Spikes, level: int, step: int) -> list[Wave]:
+def falling_through(traffic: Traffic, spikes: Spikes, level: int, step: int) -> list[Wave]:
     """The waves in which the layer at `level` works on time step `step`, and all others find nothing to do."""
     sub_steps = traffic.sub_steps.get(level, 0)
     firings = _firings(traffic, spikes, [level], lambda _: step)

@@ -240,10 +240,12 @@ def _check_cells(geometry: Geometry, execution: Execution) -> None:
 
 
 def _equal(cells: Cells, others: Cells) -> bool:
+    """Whether two grids cut a population alike."""
     return all(np.array_equal(getattr(cells, f), getattr(others, f)) for f in ("channels", "rows", "columns"))
 
 
 def _shape(cells: Cells) -> str:
+    """A grid's size for a person."""
     return " x ".join(map(str, cells.shape))
 
 
@@ -293,12 +295,12 @@ def _projection(
     if not isinstance(projection.synapse, Attention):
         return events
     channels, height, width = network[projection.target].shape
+    q, k, v = (messages[source] for source in projection.sources)
     depth = channels // projection.synapse.heads
     tokens = height * width
     # without a mapping: the order of the products that has fewer counters
     tokens_in_series = serial == "tokens" if serial else depth <= tokens
     per_spike = depth if tokens_in_series else tokens
-    q, k, v = (messages[source] for source in projection.sources)
     return replace(
         events,
         synops=per_spike * (q + k + v),

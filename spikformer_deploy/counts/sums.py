@@ -191,8 +191,12 @@ add_rows: Any = intrinsic(_add_rows)
 def _emit_add_rows(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
     """The loop over i, its sums in registers: blocks row (go on or stop), add, and added."""
     tables, span, out = arguments
-    cells, first, second, rows = (build.extract_value(tables, i) for i in range(4))
-    start, end = (build.extract_value(span, i) for i in range(2))
+    cells = build.extract_value(tables, 0)
+    first = build.extract_value(tables, 1)
+    second = build.extract_value(tables, 2)
+    rows = build.extract_value(tables, 3)
+    start = build.extract_value(span, 0)
+    end = build.extract_value(span, 1)
     wide = ir.VectorType(WORD, LANES)
     zero = ir.Constant(wide, [0] * LANES)
     before = build.block

@@ -12,8 +12,10 @@ from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.synapses import Conv, Readout
 
-CONVOLUTION, DENSE, SPARSE = (Latencies.KINDS.index(kind) for kind in ("convolution", "dense", "sparse"))
-"""Kinds of synapses, as the latencies have them."""
+# Kinds of synapses, as the latencies have them
+CONVOLUTION = Latencies.KINDS.index("convolution")
+DENSE = Latencies.KINDS.index("dense")
+SPARSE = Latencies.KINDS.index("sparse")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -33,11 +33,11 @@ DIGITS = 10
 SLOTS = 1 << BITS
 
 # Where things stand in Wheel.words, after the first event of slot s of digit d at d * SLOTS + s
-USED = DIGITS * SLOTS
+USED_SLOTS = DIGITS * SLOTS
 """From here on, a word for each digit: a bit for each of its slots that holds events."""
-LEVELS = USED + DIGITS
+USED_DIGITS = USED_SLOTS + DIGITS
 """One word: a bit for each digit that has such slots."""
-NOW = LEVELS + 1
+NOW = USED_DIGITS + 1
 """The tick that time has come to."""
 
 
@@ -45,7 +45,7 @@ class Wheel(NamedTuple):
     """The queue.  Events are numbers 0, 1, ...; each is in the queue once at most.
 
     events  (events,) EVENT
-    words   (NOW + 1,) see USED, LEVELS and NOW; one array, since the loops are 4 % slower with four
+    words   (NOW + 1,) see USED_SLOTS, USED_DIGITS and NOW; one array, since the loops are 4 % slower with four
     """
 
     events: NDArray[Any]
@@ -55,7 +55,7 @@ class Wheel(NamedTuple):
 def make_wheel(events: int) -> Wheel:
     """An empty queue at tick 0."""
     words = np.zeros(NOW + 1, np.int64)
-    words[:USED] = -1
+    words[:USED_SLOTS] = -1
     return Wheel(np.zeros(events, EVENT), words)
 
 
@@ -74,8 +74,8 @@ def schedule(wheel: Wheel, event: int, tick: int) -> None:
     waiting.tick = tick
     waiting.after = words[place]
     words[place] = event
-    words[USED + digit] |= 1 << slot
-    words[LEVELS] |= 1 << digit
+    words[USED_SLOTS + digit] |= 1 << slot
+    words[USED_DIGITS] |= 1 << digit
 
 
 @compiled
@@ -83,15 +83,15 @@ def advance(wheel: Wheel) -> int:
     """Go to the next tick that has events: the first of them, with the others after it; -1: there are none."""
     events = wheel.events
     words = wheel.words
-    while words[LEVELS]:
+    while words[USED_DIGITS]:
         # the lowest digit in use comes first: its events agree with now in all higher digits
-        digit = _lowest_bit(words[LEVELS])  # type: ignore  # numba adds the first argument
-        slot = _lowest_bit(words[USED + digit])
+        digit = _lowest_bit(words[USED_DIGITS])  # type: ignore  # numba adds the first argument
+        slot = _lowest_bit(words[USED_SLOTS + digit])
         event = words[digit * SLOTS + slot]
         words[digit * SLOTS + slot] = -1
-        words[USED + digit] &= ~(1 << slot)
-        if not words[USED + digit]:
-            words[LEVELS] &= ~(1 << digit)
+        words[USED_SLOTS + digit] &= ~(1 << slot)
+        if not words[USED_SLOTS + digit]:
+            words[USED_DIGITS] &= ~(1 << digit)
         # in now, higher digits stay, this one becomes the slot, and lower ones start from 0
         shift = BITS * digit
         words[NOW] = (((words[NOW] >> (shift + BITS)) << BITS) | slot) << shift

@@ -3,8 +3,8 @@
     pip install sanafe        # or: pip install spikformer-deploy[bench]
     python benchmarks/timing.py [--quick] [--json FILE]
 
-SANA-FE runs the network too; its timing alone is what its detailed model takes beyond its simple one, which does the
-same but for the timing.  Ours is given the spikes, and makes messages out of them.  They take turns, best of several.
+SANA-FE runs the network too; its timing by itself is what its detailed model takes beyond its simple one, which does
+the same but for the timing.  Ours takes the spikes, and makes messages out of them.  They take turns, best of several.
 """
 
 from __future__ import annotations
@@ -30,17 +30,23 @@ from spikformer_deploy.accounting.uncertainty import priced
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.chips.profile import Profile, load_profile
 from spikformer_deploy.timing import mesh
-from spikformer_deploy.timing.machine import TICK_PS, Machine, mesh_of, ticks
+from spikformer_deploy.timing.machine import TICK_PS, Hops, Machine, mesh_of, ticks
+from spikformer_deploy.timing.ranges import numbers_in, starts_of
+from spikformer_deploy.timing.state import at_rest, entries_of
 from spikformer_deploy.timing.wave import Routes, Wave, WaveTimes
 
 Int = NDArray[np.int64]
 
-SYNAPSES, FIRING = 40, 0.1
-"""Synapses a neuron makes, to neurons anywhere; share of the neurons that fire, the same ones in every step."""
+SYNAPSES = 40
+"""Synapses that a neuron makes, to neurons anywhere."""
+FIRING = 0.1
+"""Share of the neurons that fire, the same ones in every step."""
 BARRIER_NS = {1: 600, 2: 1000, 4: 1400, 29: 1800}
 """SANA-FE's table for Loihi: by tiles in use, the largest key that is not above them."""
 GOAL = {"one thread": 10, "all threads": 30}
+"""How many times as fast as SANA-FE we want to be."""
 WIDE = 140
+"""Columns of a table on the terminal."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,9 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     fires = np.flatnonzero(rng.random(case.neurons) < FIRING)
     target = rng.integers(0, case.neurons, (case.neurons, SYNAPSES))
-    theirs, ours = SanaFe(case, fires, target), Ours(case, fires, target)
-    found: dict[str, Any] = {"case": case.name, "neurons": case.neurons, "cores": case.cores, "steps": case.steps}
+    theirs = SanaFe(case, fires, target)
+    ours = Ours(case, fires, target)
+    figures: dict[str, Any] = {"case": case.name, "neurons": case.neurons, "cores": case.cores, "steps": case.steps}
     contestants: dict[str, Callable[[], Any]] = {}
     for name, threads in (("one thread", 1), ("all threads", os.cpu_count() or 1)):
         contestants |= {
@@ -90,36 +97,38 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
     seconds, results = take_turns(contestants, rounds)
     messages = ours.wave.messages * case.steps
     assert results["detailed, one thread"]["packets_sent"] == messages
-    found["messages"] = ours.wave.messages
+    figures["messages"] = ours.wave.messages
     for name in GOAL:
         timing = max(seconds[f"detailed, {name}"] - seconds[f"simple, {name}"], 1e-9)
-        found[name] = {
+        figures[name] = {
             "ours": messages / seconds[f"ours, {name}"],
             "sanafe": messages / timing,
             "sanafe, network included": messages / seconds[f"detailed, {name}"],
             "ratio": timing / seconds[f"ours, {name}"],
             "ratio, network included": seconds[f"detailed, {name}"] / seconds[f"ours, {name}"],
         }
-    found["step_us"] = {
+    figures["step_us"] = {
         "sanafe": results["detailed, one thread"]["sim_time"] / case.steps * 1e6,
         "sanafe, simple": results["simple, one thread"]["sim_time"] / case.steps * 1e6,
         "ours": ours.step_us(ours.wave),
         "ours, axon-out in series": ours.step_us(ours.in_series()),
     }
-    found["energy_nj"] = {
+    figures["energy_nj"] = {
         "sanafe": {k: v / case.steps * 1e9 for k, v in results["detailed, one thread"]["energy"].items()},
         "ours": ours.energy_nj(),
     }
-    return found
+    return figures
 
 
 def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Seconds of the best of `rounds` runs of each after one that does not count, and their results."""
-    best, results = dict.fromkeys(contestants, np.inf), {}
+    best = dict.fromkeys(contestants, np.inf)
+    results = {}
     for number in range(rounds + 1):
         for name, run in contestants.items():
             start = time.perf_counter()
             results[name] = run()
+            # the first round compiles and fills caches
             if number:
                 best[name] = min(best[name], time.perf_counter() - start)
     return best, results
@@ -131,7 +140,8 @@ class SanaFe:
     def __init__(self, case: Case, fires: Int, target: Int) -> None:
         import sanafe
 
-        arch, network = sanafe.load_loihi(), sanafe.Network()
+        arch = sanafe.load_loihi()
+        network = sanafe.Network()
         cores = arch.cores()
         attributes = {"threshold": 64.0, "reset": 0.0, "force_update": True}
         group = network.create_neuron_group("random", case.neurons, attributes, soma_hw_name="loihi_lif")
@@ -142,7 +152,8 @@ class SanaFe:
         pairs = np.stack([np.repeat(np.arange(case.neurons), SYNAPSES), target.ravel()], 1)
         # weight 0: who fires does not depend on the messages
         group.connect_neurons_sparse(group, {"weight": [0.0] * len(pairs)}, list(map(tuple, pairs.tolist())))
-        self.chip, self.steps = sanafe.SpikingChip(arch), case.steps
+        self.steps = case.steps
+        self.chip = sanafe.SpikingChip(arch)
         self.chip.load(network)
 
     def run(self, model: str, threads: int) -> dict[str, Any]:
@@ -162,13 +173,18 @@ class Ours:
     """The same messages on our loihi1 with SANA-FE's constants: dense synapses, its barrier, no hop within a tile."""
 
     def __init__(self, case: Case, fires: Int, target: Int) -> None:
-        self.profile, self.steps, self.case, self.spikes = profile(), case.steps, case, len(fires)
-        time_ = self.profile.time
+        self.case = case
+        self.steps = case.steps
+        self.fires = fires
+        self.spikes = len(fires)
+        self.profile = profile()
+        self.visit = ticks(self.profile.time.neuron_update.value)
+        self.spike = ticks(self.profile.time.spike_out.value)
         self.routes, self.sent = routes(case, fires, target, self.profile)
-        self.entries, self.fires = mesh.entries_of(self.routes), fires
-        self.visit, self.spike = ticks(time_.neuron_update.value), ticks(time_.spike_out.value)
+        self.entries = entries_of(self.routes)
         self.machine = machine(case, self.profile)
-        self.compiled, self.wave = mesh.layout(self.machine), self.waves()
+        self.at_rest = at_rest(self.machine)
+        self.wave = self.waves()
 
     def waves(self) -> Wave:
         """The chip-wide step: gaps between the firing neurons of each core."""
@@ -184,20 +200,20 @@ class Ours:
 
     def in_series(self) -> Wave:
         """The step as SANA-FE sees it: the sweep itself takes the time of the axon-out unit, message by message."""
-        wave, each = self.wave, ticks(self.profile.time.axon_out.value)
-        counts = wave.routes[:, 1] - wave.routes[:, 0]
-        entry = np.repeat(wave.routes[:, 0] - np.concatenate([[0], counts.cumsum()[:-1]]), counts)
-        entry = entry + np.arange(counts.sum())
-        gap = np.full(len(entry), each)
-        gap[np.concatenate([[0], counts.cumsum()[:-1]])] += wave.gap
-        first = np.concatenate([[0], counts.cumsum()])[wave.first]
-        return Wave(first, gap, np.stack([entry, entry + 1], 1), wave.tail)
+        wave = self.wave
+        messages = wave.routes[:, 1] - wave.routes[:, 0]
+        starts = starts_of(messages)
+        entry = numbers_in(wave.routes[:, 0], messages)
+        # each message is a firing of its own; the sweep up to the neuron comes before the first of them
+        gap = np.full(len(entry), ticks(self.profile.time.axon_out.value))
+        gap[starts[:-1]] += wave.gap
+        return Wave(starts[wave.first], gap, np.stack([entry, entry + 1], 1), wave.tail)
 
     def run(self, threads: int) -> list[WaveTimes]:
         """All steps; each makes its messages anew."""
 
         def step(_: int) -> WaveTimes:
-            return mesh.run_wave(self.compiled, self.entries, self.waves())[0]
+            return mesh.run_wave(self.at_rest, self.entries, self.waves())[0]
 
         if threads == 1:
             return [step(n) for n in range(self.steps)]
@@ -206,14 +222,16 @@ class Ours:
 
     def step_us(self, wave: Wave) -> float:
         """Simulated time of a step."""
-        layout = self.compiled
+        resting = self.at_rest
         if wave is not self.wave:
-            layout = mesh.layout(replace(self.machine, axon_out=1))
-        return (mesh.run_wave(layout, self.entries, wave)[0].quiet + self.machine.barrier) * TICK_PS / 1e6
+            # the sweep already takes the axon-out unit's time: the unit itself must take next to none
+            resting = at_rest(replace(self.machine, axon_out=1))
+        return (mesh.run_wave(resting, self.entries, wave)[0].quiet + self.machine.barrier) * TICK_PS / 1e6
 
     def energy_nj(self) -> dict[str, float]:
         """Energy of a step by SANA-FE's parts, from the profile's energies."""
-        costs, load = self.profile.energy, mesh.run_wave(self.compiled, self.entries, self.wave)[0].load
+        costs = self.profile.energy
+        load = mesh.run_wave(self.at_rest, self.entries, self.wave)[0].load
         across, along = self.machine.mesh.hops(load)
         events = {
             "synapse": ((self.spikes * SYNAPSES, costs.synapse),),
@@ -238,10 +256,12 @@ def profile() -> Profile:
 
 def machine(case: Case, loihi: Profile) -> Machine:
     """Cores in the order of tiles down each column, as SANA-FE numbers them."""
-    time_, core = loihi.time, np.arange(case.cores)
-    height, per_tile = int(loihi.chip.tiles_y), int(loihi.chip.cores_per_tile)
+    time_ = loihi.time
+    core = np.arange(case.cores)
+    height = int(loihi.chip.tiles_y)
+    per_tile = int(loihi.chip.cores_per_tile)
     tile = core // per_tile
-    hops = ticks(time_.hop_east_west.value), ticks(time_.hop_north_south.value), 0, 0
+    hops = Hops(ticks(time_.hop_east_west.value), ticks(time_.hop_north_south.value), 0, 0)
     sizes = int(loihi.chip.tiles_x), height
     grid = mesh_of(tile // height, tile % height, sizes, hops, ticks(1 / time_.link_rate.value), 1)
     tiles = -(-case.cores // per_tile)
@@ -263,7 +283,9 @@ def routes(case: Case, fires: Int, target: Int, loihi: Profile) -> tuple[Routes,
 @contextmanager
 def quiet() -> Iterator[None]:
     """Standard output to nowhere: SANA-FE counts its steps there."""
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    # it writes from C++, past sys.stdout
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     try:
         yield
@@ -275,21 +297,22 @@ def quiet() -> Iterator[None]:
 
 def tables(rows: list[dict[str, Any]]) -> list[Table]:
     """Speed; step time and energy side by side."""
-    speed = Table(title="timing: messages a second (SANA-FE: its timing alone / with the network it runs)")
+    speed = Table(title="timing: messages a second (SANA-FE: its timing only / with the network it runs)")
     for name in ("network", "neurons", "messages a step", "threads", "ours", "SANA-FE", "ratio", "goal"):
         speed.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         for name, goal in GOAL.items():
-            found = row[name]
-            theirs = f"{found['sanafe']:,.0f} / {found['sanafe, network included']:,.0f}"
-            ratio = f"{found['ratio']:.1f} / {found['ratio, network included']:.1f}"
-            shown = (f"{row['neurons']:,}", f"{row['messages']:,}", name, f"{found['ours']:,.0f}", theirs, ratio)
+            rates = row[name]
+            theirs = f"{rates['sanafe']:,.0f} / {rates['sanafe, network included']:,.0f}"
+            ratio = f"{rates['ratio']:.1f} / {rates['ratio, network included']:.1f}"
+            shown = (f"{row['neurons']:,}", f"{row['messages']:,}", name, f"{rates['ours']:,.0f}", theirs, ratio)
             speed.add_row(row["case"], *shown, str(goal))
     side = Table(title="a step on Loihi with the same constants")
     for name in ("network", "SANA-FE, us", "ours, us", "ratio", "in series, us", "ratio", "nJ", "ours, nJ", "off by"):
         side.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        step, energy = row["step_us"], row["energy_nj"]
+        step = row["step_us"]
+        energy = row["energy_nj"]
         off = energy["ours"]["total"] / energy["sanafe"]["total"] - 1
         series = step["ours, axon-out in series"]
         side.add_row(

@@ -1,4 +1,4 @@
-"""Exact event counts of an execution: every one is linear in the spikes, and so comes from the Activity alone.
+"""Exact event counts of an execution: every one is linear in the spikes, and so comes from the Activity only.
 
 A synaptic operation is one message that reaches one target neuron through one synapse (zero weights included). Messages
 of attention counters and partial sums of a split fan-in count like spikes: Events.synops is the sum over all slices.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.counts.slices import PER_IMAGE, Geometry, SliceEvents, geometry, slice_events
 from spikformer_deploy.counts.sums import weighted
-from spikformer_deploy.executors.execution import Execution
+from spikformer_deploy.executors.execution import Cells, Execution
+from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
@@ -90,6 +92,13 @@ class ProjectionEvents:
     dense: int
 
 
+SUMMED_OF_POPULATION = ("updates", "spikes", "values", "messages", "gathered")
+SUMMED_OF_PROJECTION = ("synops", "delivered", "coincidences", "products")
+"""The fields that add up over batches."""
+
+Counted = TypeVar("Counted", PopulationEvents, ProjectionEvents)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Events:
     """What an execution of `images` images costs in events.
@@ -120,7 +129,7 @@ class Events:
 
         Those of an attention are counted both at its counters and where the counters' values arrive.
         """
-        arriving = (p.synops + p.delivered for p in self.projections if p.target == name)
+        arriving = [p.synops + p.delivered for p in self.projections if p.target == name]
         return sum(arriving, self.populations[name].gathered)
 
     @property
@@ -134,58 +143,77 @@ def count(geometry: Geometry, execution: Execution) -> Events:
 
     Raises InputError where the execution was not asked for the cells of the geometry.
     """
-    network, mapping = geometry.network, geometry.mapping
+    network = geometry.network
+    mapping = geometry.mapping
     _check_cells(geometry, execution)
     tables = (geometry.wholes, geometry.sent, geometry.received)
-    totals, (wholes, own, reached) = weighted(tables, execution.activity, geometry.first)
-    slices = None if mapping is None else slice_events(mapping, own, reached)
-    images, sent = len(wholes[0]), {name: total.sum(0) for name, total in totals.items()}
-    populations = {p.name: _population(network, p.name, execution, sent, images) for p in network}
-    if mapping is not None and slices is not None:
-        for site, out in zip(mapping.sites, _by_site(slices, len(mapping.sites)), strict=True):
-            counted = populations[site.population]
-            if site.kind == "population":
-                populations[site.population] = replace(counted, messages=out)
-            elif site.kind == "partial":
-                # every slice of partial sums sends each of its values on to one neuron
-                populations[site.population] = replace(counted, gathered=counted.gathered + out)
-    serial = {} if mapping is None else {s.population: s.serial for s in mapping.sites if s.kind == "attention"}
+    totals, (wholes, sent, received) = weighted(tables, execution.activity, geometry.first)
+    images = len(wholes[0])
+    messages = {name: total.sum(0) for name, total in totals.items()}
+    populations = {p.name: _population(network, p.name, execution, messages, images) for p in network}
+    slices = None
+    serial: dict[str, str] = {}
+    if mapping is not None:
+        slices = slice_events(mapping, sent, received)
+        _add_mapped(populations, mapping, slices)
+        serial = {site.population: site.serial for site in mapping.sites if site.kind == "attention"}
+    synops = wholes[1].sum(0).T
     projections = tuple(
-        _projection(network, projection, synops, execution, sent, serial.get(projection.target))
-        for projection, synops in zip(network.projections, wholes[1].sum(0).T, strict=True)
+        _projection(network, projection, operations, execution, messages, serial.get(projection.target, ""))
+        for projection, operations in zip(network.projections, synops, strict=True)
     )
     return Events(images, network.time_steps, populations, projections, slices)
 
 
-def _by_site(slices: SliceEvents, sites: int) -> Int:
+def _add_mapped(populations: dict[str, PopulationEvents], mapping: Mapping, slices: SliceEvents) -> None:
+    """Put into `populations` what only a mapping can tell: messages to cores, and gathered partial sums."""
+    for site, sent in zip(mapping.sites, _sent_by_site(slices, len(mapping.sites)), strict=True):
+        counted = populations[site.population]
+        if site.kind == "population":
+            populations[site.population] = replace(counted, messages=sent)
+        elif site.kind == "partial":
+            # every slice of partial sums sends each of its values on to one neuron
+            populations[site.population] = replace(counted, gathered=counted.gathered + sent)
+
+
+def _sent_by_site(slices: SliceEvents, sites: int) -> Int:
     """(sites, T) messages sent by all slices of a site, of all images."""
-    out = np.zeros((sites, slices.messages_out.shape[1]), np.int64)
-    np.add.at(out, slices.sites, slices.messages_out.sum(0).T)
-    return out
+    sent = np.zeros((sites, slices.messages_out.shape[1]), np.int64)
+    np.add.at(sent, slices.sites, slices.messages_out.sum(0).T)
+    return sent
 
 
 def join(parts: Sequence[Events]) -> Events:
     """The events of consecutive batches of one program as one; `parts` must not be empty."""
     first = parts[0]
-    added = ("updates", "spikes", "values", "messages", "gathered")
-    populations = {
-        name: replace(
-            start,
-            active=np.logical_or.reduce([e.populations[name].active for e in parts]),
-            **{f: sum(getattr(e.populations[name], f) for e in parts) for f in added},
-        )
-        for name, start in first.populations.items()
-    }
-    summed = ("synops", "delivered", "coincidences", "products")
-    projections = tuple(
-        replace(p, **{f: sum(getattr(e.projections[i], f) for e in parts) for f in summed})
-        for i, p in enumerate(first.projections)
+    return Events(
+        images=sum(events.images for events in parts),
+        time_steps=first.time_steps,
+        populations={name: _joined_population([e.populations[name] for e in parts]) for name in first.populations},
+        projections=tuple(
+            _summed([e.projections[index] for e in parts], SUMMED_OF_PROJECTION)
+            for index in range(len(first.projections))
+        ),
+        slices=_joined_slices([e.slices for e in parts if e.slices is not None]),
     )
-    slices = None
-    if first.slices is not None:
-        every = [e.slices for e in parts if e.slices is not None]
-        slices = replace(first.slices, **{f: np.concatenate([getattr(s, f) for s in every]) for f in PER_IMAGE})
-    return Events(sum(e.images for e in parts), first.time_steps, populations, projections, slices)
+
+
+def _joined_population(parts: list[PopulationEvents]) -> PopulationEvents:
+    """A neuron is active where it is in any batch."""
+    active = np.logical_or.reduce([part.active for part in parts])
+    return replace(_summed(parts, SUMMED_OF_POPULATION), active=active)
+
+
+def _joined_slices(parts: list[SliceEvents]) -> SliceEvents | None:
+    """Slices keep their images apart: those of the batches follow one another."""
+    if not parts:
+        return None
+    return replace(parts[0], **{field: np.concatenate([getattr(part, field) for part in parts]) for field in PER_IMAGE})
+
+
+def _summed(parts: list[Counted], counts: tuple[str, ...]) -> Counted:
+    """The first of some events with the sums of these fields of all."""
+    return replace(parts[0], **{field: sum(getattr(part, field) for part in parts) for field in counts})
 
 
 def condensed(events: Events) -> Events:
@@ -197,27 +225,43 @@ def condensed(events: Events) -> Events:
 
 
 def _check_cells(geometry: Geometry, execution: Execution) -> None:
+    """InputError where a population's activity was summed over other cells than those of the geometry."""
     for name, cells in geometry.cells.items():
-        got = execution.activity[name].cells
-        if got is not cells and not all(
-            np.array_equal(getattr(got, f), getattr(cells, f)) for f in ("channels", "rows", "columns")
-        ):
-            raise InputError(
-                name,
-                f"its activity was summed over {' x '.join(map(str, got.shape))} cells of channels, rows and columns, "
-                f"and the counts need {' x '.join(map(str, cells.shape))} of their own",
-                "Run the images with cells=geometry(network, mapping).cells.",
-            )
+        summed = execution.activity[name].cells
+        # nearly always they are the very same object: arrays are compared only where they are not
+        if summed is cells or _equal(summed, cells):
+            continue
+        raise InputError(
+            name,
+            f"its activity was summed over {_shape(summed)} cells of channels, rows and columns, "
+            f"and the counts need {_shape(cells)} of their own",
+            "Run the images with cells=geometry(network, mapping).cells.",
+        )
+
+
+def _equal(cells: Cells, others: Cells) -> bool:
+    """Whether two grids cut a population alike."""
+    return all(np.array_equal(getattr(cells, f), getattr(others, f)) for f in ("channels", "rows", "columns"))
+
+
+def _shape(cells: Cells) -> str:
+    """A grid's size for a person."""
+    return " x ".join(map(str, cells.shape))
 
 
 def _population(
-    network: Network, name: str, execution: Execution, sent: dict[str, Int], images: int
+    network: Network, name: str, execution: Execution, messages: dict[str, Int], images: int
 ) -> PopulationEvents:
-    population, steps = network[name], network.time_steps
-    updates, none = np.full(steps, population.size * images, np.int64), np.zeros(steps, np.int64)
+    """Its events where there is no mapping: a message for every spike, and nothing gathered.
+
+    messages  by population: (T,) messages of all images
+    """
+    population = network[name]
+    updates = np.full(network.time_steps, population.size * images, np.int64)
+    none = np.zeros(network.time_steps, np.int64)
     if isinstance(population.neuron, Accumulator):
         return PopulationEvents(name, updates, none, none, none, none, np.zeros(population.shape, bool))
-    spikes = sent[name]
+    spikes = messages[name]
     activity = execution.activity[name]
     return PopulationEvents(name, updates, spikes, activity.total, spikes, none, activity.active)
 
@@ -227,39 +271,43 @@ def _projection(
     projection: Projection,
     synops: Int,
     execution: Execution,
-    sent: dict[str, Int],
-    serial: str | None,
+    messages: dict[str, Int],
+    serial: str,
 ) -> ProjectionEvents:
-    """sent  by population: (T,) messages of all images; synops (T,) of this projection, unless it is an attention"""
-    graded = any(network[s].max_out > 1 for s in projection.sources)
-    place = (projection.sources, projection.target)
-    dense = dense_macs(network, projection)
-    if isinstance(projection.synapse, Attention):
-        return ProjectionEvents(
-            *place, "attention", graded, *_attention(network, projection, execution, sent, serial), dense
-        )
+    """Its events.
+
+    synops    (T,) operations of this projection, unless it is an attention
+    messages  by population: (T,) messages of all images
+    serial    of an attention, as in its Site; "" where there is no mapping
+    """
     none = np.zeros_like(synops)
-    return ProjectionEvents(*place, type(projection.synapse).__name__.lower(), graded, synops, none, none, none, dense)
-
-
-def _attention(
-    network: Network,
-    projection: Projection,
-    execution: Execution,
-    sent: dict[str, Int],
-    serial: str | None,
-) -> tuple[Int, Int, Int, Int]:
-    """(synops, delivered, coincidences, products), (T,) each: see ProjectionEvents."""
-    attention = projection.synapse
-    assert isinstance(attention, Attention)
+    events = ProjectionEvents(
+        sources=projection.sources,
+        target=projection.target,
+        kind=type(projection.synapse).__name__.lower(),
+        graded=any(network[source].max_out > 1 for source in projection.sources),
+        synops=synops,
+        delivered=none,
+        coincidences=none,
+        products=none,
+        dense=dense_macs(network, projection),
+    )
+    if not isinstance(projection.synapse, Attention):
+        return events
     channels, height, width = network[projection.target].shape
-    depth, tokens = channels // attention.heads, height * width
+    q, k, v = (messages[source] for source in projection.sources)
+    depth = channels // projection.synapse.heads
+    tokens = height * width
+    # without a mapping: the order of the products that has fewer counters
     tokens_in_series = serial == "tokens" if serial else depth <= tokens
     per_spike = depth if tokens_in_series else tokens
-    q, k, v = (sent[s] for s in projection.sources)
-    delivered = per_spike * (q if tokens_in_series else v)
-    coincidences = execution.coincidences[projection.target]
-    return per_spike * (q + k + v), delivered, coincidences, depth * (np.minimum(k, v) + q)
+    return replace(
+        events,
+        synops=per_spike * (q + k + v),
+        delivered=per_spike * (q if tokens_in_series else v),
+        coincidences=execution.coincidences[projection.target],
+        products=depth * (np.minimum(k, v) + q),
+    )
 
 
 def dense_macs(network: Network, projection: Projection) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.arrays import Int, Shape
 from spikformer_deploy.executors.execution import Cells
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection
@@ -20,26 +20,44 @@ from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Fans:
+    """Channels: which ranges of source channels reach a slice, and how many of its channels each.
+
+    distinct  the different ones: boxes of the same channels share one
+    which     (S,) which of them a slice has
+    """
+
+    distinct: tuple[tuple[Segment, ...], ...]
+    which: Int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reach:
+    """Rows, or columns: how many rows of a slice each source row reaches.
+
+    distinct  (k, rows of the source) the different ones
+    which     (S,) which of them a slice has
+    """
+
+    distinct: Int
+    which: Int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Inlet:
     """How the messages of one source population reach the slices of one site.
 
-    slices    (S,) indices into the mapping
-    segments  the different ranges of source channels with their fan; segments_of (S,) says which a slice has
-    rows      (i, Y) the different numbers of targets reached in row direction; rows_of (S,)
-    columns   (j, X) likewise; columns_of (S,)
-    flat      the source's positions count as one row of tokens: rows (i, 1), columns (j, Y * X)
-    unicast   every synaptic operation is a message of its own (the graded values that attention counters send)
-    replay    every synaptic operation makes the attention counter send a graded value, if it holds one
+    slices   (S,) indices into the mapping
+    flat     the source's positions count as one row of tokens: rows have one source row, columns Y * X source columns
+    unicast  every synaptic operation is a message of its own (the graded values that attention counters send)
+    replay   every synaptic operation makes the attention counter send a graded value, if it holds one
     """
 
     source: str
     slices: Int
-    segments: tuple[tuple[Segment, ...], ...]
-    segments_of: Int
-    rows: Int
-    rows_of: Int
-    columns: Int
-    columns_of: Int
+    channels: Fans
+    rows: Reach
+    columns: Reach
     flat: bool = False
     unicast: bool = False
     replay: bool = False
@@ -48,107 +66,174 @@ class Inlet:
 def inlets(network: Network, mapping: Mapping) -> Iterator[Inlet]:
     """Everything that arrives at the slices of `mapping`, in the order of the network's projections."""
     sites = {(site.kind, site.population): index for index, site in enumerate(mapping.sites)}
+    # a population can have several sites of partial sums, one for each part of its fan-in
     partial: dict[str, list[int]] = {}
     for index, site in enumerate(mapping.sites):
         if site.kind == "partial":
             partial.setdefault(site.population, []).append(index)
     for projection in network.projections:
-        own = sites["population", projection.target]
+        target = sites["population", projection.target]
         match projection.synapse:
             case Attention() as attention:
                 index = sites["attention", projection.target]
-                yield from _attention(network, mapping, projection, attention, index, mapping.slices_of(own))
+                counters = _counters(network, mapping, projection, attention.heads, index, target)
+                in_series = mapping.sites[index].serial == "tokens"
+                yield from _tokens_in_series(counters) if in_series else _channels_in_series(counters)
             case synapse:
-                for index in (*partial.get(projection.target, ()), own):
+                for index in (*partial.get(projection.target, ()), target):
                     yield _ordinary(network, mapping, projection, synapse, index)
 
 
 def own_inlet(network: Network, mapping: Mapping, name: str) -> Inlet:
     """The slices of the population itself, as if each received what it sends."""
     index = next(i for i, s in enumerate(mapping.sites) if s.kind == "population" and s.population == name)
-    slices, (_, height, width) = mapping.slices_of(index), network[name].shape
+    _, height, width = network[name].shape
+    slices = mapping.slices_of(index)
     boxes = mapping.boxes[slices, 1:]
-    return Inlet(
-        name,
-        slices,
-        *_segments(boxes[:, :2], lambda first, end: ((first, end, 1),)),
-        *_reached(height, boxes[:, 2:4]),
-        *_reached(width, boxes[:, 4:]),
-    )
+    channels = _fans(boxes[:, :2], lambda first, end: ((first, end, 1),))
+    return Inlet(name, slices, channels, _reached(height, boxes[:, 2:4]), _reached(width, boxes[:, 4:]))
 
 
-def _segments(keys: Int, build: Callable[..., tuple[Segment, ...]]) -> tuple[tuple[tuple[Segment, ...], ...], Int]:
-    """`build` of every different row of `keys`, and which each row has."""
+def _fans(keys: Int, build: Callable[..., tuple[Segment, ...]]) -> Fans:
+    """`build` of every different row of `keys`, the numbers of a row as its arguments."""
     distinct, which = np.unique(keys, axis=0, return_inverse=True)
-    return tuple(build(*key) for key in distinct.tolist()), which.ravel()
+    return Fans(tuple(build(*key) for key in distinct.tolist()), which.ravel())
 
 
-def _reached(extent: int, edges: Int, axis: tuple[int, int, int] = (1, 1, 0)) -> tuple[Int, Int]:
-    """`reached` of every different row of `edges` (boxes, 2), and which each box has."""
+def _reached(extent: int, edges: Int, axis: tuple[int, int, int] = (1, 1, 0)) -> Reach:
+    """What each of `extent` source positions reaches of the target positions `edges` (boxes, 2).
+
+    axis  (kernel, stride, padding); that of neurons that reach their own position where nothing is said
+    """
     distinct, which = np.unique(edges, axis=0, return_inverse=True)
-    return reached(extent, distinct[:, 0], distinct[:, 1], *axis), which.ravel()
+    return Reach(reached(extent, distinct[:, 0], distinct[:, 1], *axis), which.ravel())
+
+
+def _everywhere(extent: int, slices: Int) -> Reach:
+    """Every source position counts once, for each of the slices."""
+    return Reach(np.ones((1, extent), np.int64), np.zeros(len(slices), np.int64))
 
 
 def _ordinary(
     network: Network, mapping: Mapping, projection: Projection, synapse: Conv | Window | Readout, index: int
 ) -> Inlet:
+    """What a projection without counters sends to site `index`: the target itself, or partial sums of it."""
     name = projection.sources[0]
     source = network[name].shape
-    site, slices = mapping.sites[index], mapping.slices_of(index)
-    first, end = site.channels(source[0])
-    rows, columns = axes_of(synapse, source)
+    slices = mapping.slices_of(index)
     boxes = mapping.boxes[slices, 1:]
+    # a site of partial sums holds the synapses of some source channels
+    first, end = mapping.sites[index].channels(source[0])
 
     def fan(c0: int, c1: int) -> tuple[Segment, ...]:
         ranges = fan_of_channels(synapse, source, c0, c1)
         return tuple((max(low, first), min(high, end), targets) for low, high, targets in ranges)
 
+    along_rows, along_columns = axes_of(synapse, source)
     return Inlet(
-        name,
-        slices,
-        *_segments(boxes[:, :2], fan),
-        *_reached(source[1], boxes[:, 2:4], rows),
-        *_reached(source[2], boxes[:, 4:], columns),
+        source=name,
+        slices=slices,
+        channels=_fans(boxes[:, :2], fan),
+        rows=_reached(source[1], boxes[:, 2:4], along_rows),
+        columns=_reached(source[2], boxes[:, 4:], along_columns),
     )
 
 
-def _attention(
-    network: Network, mapping: Mapping, projection: Projection, attention: Attention, index: int, target: Int
-) -> Iterator[Inlet]:
-    """q, k and v at the counters of site `index`, and what the counters send on to the target's slices."""
-    q, k, v = projection.sources
-    shape, counters = network[projection.target].shape, mapping.slices_of(index)
-    boxes, targets = mapping.boxes[counters, 1:], mapping.boxes[target, 1:]
-    depth, tokens = shape[0] // attention.heads, shape[1] * shape[2]
-    none = np.zeros(len(boxes), np.int64)
-    if mapping.sites[index].serial == "tokens":
-        whole = np.ones((1, shape[1]), np.int64), none, np.ones((1, shape[2]), np.int64), none
-        lines = _segments(boxes, lambda c0, c1, y0, y1, x0, x1: ((c0, c1, x1 - x0),))
-        yield Inlet(k, counters, *lines, *whole)
-        yield Inlet(v, counters, *_segments(boxes, lambda *box: _crossings(depth, box)), *whole)
-        yield Inlet(q, counters, *lines, *whole, replay=True)
-        fans = _segments(targets[:, :2], lambda c0, c1: grouped(depth, depth, c0, c1))
-        places = *_reached(shape[1], targets[:, 2:4]), *_reached(shape[2], targets[:, 4:])
-        yield Inlet(q, target, *fans, *places, unicast=True)
-        return
-    row = np.ones((1, 1), np.int64), none
-    queries, keys = _reached(tokens, boxes[:, 2:4]), _reached(tokens, boxes[:, 4:])
-    across = _segments(boxes, lambda c0, c1, y0, y1, x0, x1: ((c0 * depth, c1 * depth, x1 - x0),))
-    down = _segments(boxes, lambda c0, c1, y0, y1, x0, x1: ((c0 * depth, c1 * depth, y1 - y0),))
-    yield Inlet(q, counters, *across, *row, *queries, flat=True)
-    yield Inlet(k, counters, *down, *row, *keys, flat=True)
-    yield Inlet(v, counters, *down, *row, *keys, flat=True, replay=True)
-    fans = _segments(targets, lambda c0, c1, y0, y1, x0, x1: ((c0, c1, (y1 - y0) * (x1 - x0)),))
-    here = np.zeros(len(targets), np.int64)
-    whole = np.ones((1, shape[1]), np.int64), here, np.ones((1, shape[2]), np.int64), here
-    yield Inlet(v, target, *fans, *whole, unicast=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Counters:
+    """An attention on its cores.
+
+    sources       names of q, k and v
+    shape         (C, Y, X) of the target, and of each source
+    depth         channels of a head
+    slices        of the counters; boxes (S, 6) their c0, c1, y0, y1, x0, x1
+    target        slices of the target; target_boxes likewise
+    """
+
+    sources: tuple[str, ...]
+    shape: Shape
+    depth: int
+    slices: Int
+    boxes: Int
+    target: Int
+    target_boxes: Int
 
 
-def _crossings(depth: int, box: tuple[int, ...]) -> tuple[Segment, ...]:
-    """Channels of v that cross the counter rows [c0, c1) of a box, head by head, in its columns [x0, x1)."""
-    c0, c1, _, _, x0, x1 = box
-    heads = range(c0 // depth, -(-c1 // depth))
-    return tuple((h * depth + x0, h * depth + x1, min(c1, (h + 1) * depth) - max(c0, h * depth)) for h in heads)
+def _counters(
+    network: Network, mapping: Mapping, projection: Projection, heads: int, index: int, target: int
+) -> _Counters:
+    """The attention whose counters are site `index`, and whose target is site `target`."""
+    shape = network[projection.target].shape
+    slices = mapping.slices_of(index)
+    targets = mapping.slices_of(target)
+    boxes = mapping.boxes[:, 1:]
+    return _Counters(projection.sources, shape, shape[0] // heads, slices, boxes[slices], targets, boxes[targets])
+
+
+def _tokens_in_series(counters: _Counters) -> Iterator[Inlet]:
+    """KV first.  Counter (c, 0, j) counts the tokens where channel c of k and channel j of v, of one head, both fire.
+
+    A spike of q in channel c then has the counters of row c send what they hold, each to its channel of the target.
+    """
+    q, k, v = counters.sources
+    _, height, width = counters.shape
+    depth = counters.depth
+    # the token of a spike plays no part in where it goes
+    rows = _everywhere(height, counters.slices)
+    columns = _everywhere(width, counters.slices)
+    lines = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: ((c0, c1, x1 - x0),))
+    crossings = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: _crossings(depth, (c0, c1), (x0, x1)))
+    yield Inlet(k, counters.slices, lines, rows, columns)
+    yield Inlet(v, counters.slices, crossings, rows, columns)
+    yield Inlet(q, counters.slices, lines, rows, columns, replay=True)
+    boxes = counters.target_boxes
+    yield Inlet(
+        source=q,
+        slices=counters.target,
+        channels=_fans(boxes[:, :2], lambda c0, c1: grouped(depth, depth, c0, c1)),
+        rows=_reached(height, boxes[:, 2:4]),
+        columns=_reached(width, boxes[:, 4:]),
+        unicast=True,
+    )
+
+
+def _channels_in_series(counters: _Counters) -> Iterator[Inlet]:
+    """QK first.  Counter (h, n, m) counts the channels of head h where token n of q and token m of k both fire.
+
+    A spike of v in token m then has the counters of column m send what they hold, each to its token of the target.
+    """
+    q, k, v = counters.sources
+    _, height, width = counters.shape
+    depth = counters.depth
+    tokens = height * width
+    row = _everywhere(1, counters.slices)
+    queries = _reached(tokens, counters.boxes[:, 2:4])
+    keys = _reached(tokens, counters.boxes[:, 4:])
+    across = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: ((c0 * depth, c1 * depth, x1 - x0),))
+    down = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: ((c0 * depth, c1 * depth, y1 - y0),))
+    yield Inlet(q, counters.slices, across, row, queries, flat=True)
+    yield Inlet(k, counters.slices, down, row, keys, flat=True)
+    yield Inlet(v, counters.slices, down, row, keys, flat=True, replay=True)
+    yield Inlet(
+        source=v,
+        slices=counters.target,
+        # whatever its token, a spike of a channel reaches all tokens of that channel
+        channels=_fans(counters.target_boxes, lambda c0, c1, y0, y1, x0, x1: ((c0, c1, (y1 - y0) * (x1 - x0)),)),
+        rows=_everywhere(height, counters.target),
+        columns=_everywhere(width, counters.target),
+        unicast=True,
+    )
+
+
+def _crossings(depth: int, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[Segment, ...]:
+    """Channels of v that cross the counter rows of a box, head by head, in its columns; both half-open."""
+    first, end = rows
+    left, right = columns
+    heads = range(first // depth, -(-end // depth))
+    return tuple(
+        (head * depth + left, head * depth + right, min(end, (head + 1) * depth) - max(first, head * depth))
+        for head in heads
+    )
 
 
 def cells_of(network: Network, arriving: dict[str, list[Inlet]]) -> dict[str, Cells]:
@@ -156,30 +241,39 @@ def cells_of(network: Network, arriving: dict[str, list[Inlet]]) -> dict[str, Ce
 
     arriving  everything that arrives somewhere, by source; the population's own slices among it
     """
-    out = {}
+    cells: dict[str, Cells] = {}
     for population in network:
         if population is network.output:
             continue
         channels, height, width = population.shape
-        edges, rows, columns = {0, channels}, [np.zeros((1, height), np.int64)], [np.zeros((1, width), np.int64)]
+        edges = {0, channels}
+        rows = [np.zeros((1, height), np.int64)]
+        columns = [np.zeros((1, width), np.int64)]
         for projection in network.out_of(population.name):
             if not isinstance(projection.synapse, Attention):
-                fans, seen_rows, seen_columns = whole_reach(network, projection, projection.synapse)
-                edges.update(edge for segment in fans for edge in segment[:2])
-                rows.append(seen_rows)
-                columns.append(seen_columns)
+                segments, reached_rows, reached_columns = whole_reach(network, projection, projection.synapse)
+                edges |= _edges(segments)
+                rows.append(reached_rows)
+                columns.append(reached_columns)
         for inlet in arriving.get(population.name, ()):
-            edges.update(edge for segments in inlet.segments for segment in segments for edge in segment[:2])
+            for segments in inlet.channels.distinct:
+                edges |= _edges(segments)
             # boxes of tokens do not respect rows: every position is apart
-            rows.append(np.arange(height)[None] if inlet.flat else inlet.rows)
-            columns.append(np.arange(width)[None] if inlet.flat else inlet.columns)
+            rows.append(np.arange(height)[None] if inlet.flat else inlet.rows.distinct)
+            columns.append(np.arange(width)[None] if inlet.flat else inlet.columns.distinct)
         cuts = np.array(sorted(edges), np.int64)
-        out[population.name] = Cells(cuts, _classes(np.concatenate(rows)), _classes(np.concatenate(columns)))
-    return out
+        cells[population.name] = Cells(cuts, _classes(np.concatenate(rows)), _classes(np.concatenate(columns)))
+    return cells
+
+
+def _edges(segments: tuple[Segment, ...]) -> set[int]:
+    """Channels at which a segment begins or ends."""
+    return {edge for first, end, _ in segments for edge in (first, end)}
 
 
 def _classes(weights: Int) -> Int:
     """(extent,) the class of each position, in order of appearance: equal where all `weights` (n, extent) are."""
     _, first, which = np.unique(weights, axis=1, return_index=True, return_inverse=True)
+    # np.unique numbers classes by value: number them by their first position instead
     order = np.argsort(np.argsort(first))
     return order[which.ravel()].astype(np.int64)

@@ -15,18 +15,19 @@ from spikformer_deploy.counts.sums import Entries, SparseSums, joined, sparse_su
 from spikformer_deploy.executors.execution import Cells
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.reach import whole_reach
+from spikformer_deploy.network.reach import Segment, whole_reach
 from spikformer_deploy.network.synapses import Attention
 
 PER_IMAGE = ("spikes", "messages_out", "messages_in", "synops")
-"""The fields of SliceEvents that images have one by one."""
+"""The fields of SliceEvents that have an axis of images."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SliceEvents:
     """Events of each slice of the mapping, in the order of Mapping.boxes; events.condensed makes one image of all.
 
-    sites         (slices,) index of the site; cores (slices,) global core: as in the mapping
+    sites         (slices,) index of the site, as in the mapping
+    cores         (slices,) global core, as in the mapping
     neurons       (slices,) neurons (or attention counters) of the slice, each updated once a step
     spikes        (images, T, slices) non-zero outputs; of attention counters: graded values sent, at most;
                   of partial sums of a split fan-in too
@@ -48,12 +49,13 @@ class SliceEvents:
         """The cores in use, ascending, and `values` (..., slices) summed over the slices of each: (..., cores)."""
         order = np.argsort(self.cores, kind="stable")
         cores, starts = np.unique(self.cores[order], return_index=True)
+        # reduceat refuses to sum nothing
         if not cores.size:
             return cores, values
         return cores, np.add.reduceat(values[..., order], starts, axis=-1)
 
     def of(self, chosen: NDArray[Any]) -> SliceEvents:
-        """The chosen slices alone (indices or a mask)."""
+        """The chosen slices only (indices or a mask)."""
         return SliceEvents(*(getattr(self, f.name)[..., chosen] for f in fields(self)))
 
 
@@ -61,31 +63,34 @@ class SliceEvents:
 class Weights:
     """An Inlet on the cells of its source: operations of a message are channels * rows * columns of its cell.
 
-    channels (k, slices), rows (i, R), columns (j, Q); at: which of each a slice of the inlet has, three (S,)
+    channels  (k, ranges of channels) the different ones of Inlet.channels
+    rows      (i, classes of rows) those of Inlet.rows; of a flat inlet every token is a class
+    columns   (j, classes of columns) likewise
     """
 
     inlet: Inlet
     channels: Int
     rows: Int
     columns: Int
-    at: tuple[Int, Int, Int]
 
     def synops(self, number: int) -> Int:
-        """(slices, R, Q) operations of a message of each cell at the slice of that number in the inlet."""
-        channels, rows, columns = (
-            w[which[number]] for w, which in zip((self.channels, self.rows, self.columns), self.at, strict=True)
-        )
+        """(ranges, rows, columns) operations of a message of each cell at the slice of that number in the inlet."""
+        channels = self.channels[self.inlet.channels.which[number]]
+        rows = self.rows[self.inlet.rows.which[number]]
+        columns = self.columns[self.inlet.columns.which[number]]
         return np.einsum("s,r,q->srq", channels, rows, columns)
 
     def entries(self) -> Entries:
-        """Every pair of a slice and a cell that reaches it, slice by slice, first 1 and second the
-        operations of a message."""
-        parts = []
+        """Every pair of a slice and a cell that reaches it, slice by slice.
+
+        first is 1, and second the operations of a message.
+        """
+        parts: list[Entries] = []
         for number, slice_ in enumerate(self.inlet.slices.tolist()):
-            fan = self.synops(number).ravel()
-            cell = np.flatnonzero(fan).astype(np.int32)
+            operations = self.synops(number).ravel()
+            cell = np.flatnonzero(operations).astype(np.int32)
             ones = np.ones(cell.size, np.int32)
-            parts.append(Entries(slice_ * ones, cell, ones, fan[cell].astype(np.int32)))
+            parts.append(Entries(slice_ * ones, cell, ones, operations[cell].astype(np.int32)))
         return joined(parts)
 
 
@@ -113,55 +118,85 @@ class Geometry:
 
 
 def geometry(network: Network, mapping: Mapping | None) -> Geometry:
-    """The geometry of `network` on `mapping`, or of the network alone."""
-    coming: dict[str, list[Inlet]] = {}
-    own: dict[str, Inlet] = {}
+    """The geometry of `network` on `mapping`, or of the network only."""
+    reaching: dict[str, list[Inlet]] = {}
+    own_slices: dict[str, Inlet] = {}
     if mapping is not None:
         for inlet in inlets(network, mapping):
-            coming.setdefault(inlet.source, []).append(inlet)
-        own = {name: own_inlet(network, mapping, name) for name in coming}
-    cells = cells_of(network, {name: [own[name], *found] for name, found in coming.items()})
-    sizes = [int(np.prod(grid.shape)) for grid in cells.values()]
-    first = dict(zip(cells, np.cumsum([0, *sizes]).tolist(), strict=False))
-    arriving = {name: tuple(_weights(inlet, cells[name]) for inlet in found) for name, found in coming.items()}
-    sent, received, slices = [], [], 0
+            reaching.setdefault(inlet.source, []).append(inlet)
+        own_slices = {name: own_inlet(network, mapping, name) for name in reaching}
+    cells = cells_of(network, {name: [own_slices[name], *ways] for name, ways in reaching.items()})
+    first = _first_cells(cells)
+    arriving = {name: tuple(_weights(inlet, cells[name]) for inlet in ways) for name, ways in reaching.items()}
+    sent: list[Entries] = []
+    received: list[Entries] = []
+    slices = 0
     if mapping is not None:
         slices = len(mapping.boxes)
-        for name, reached in arriving.items():
-            here, there = _of_population(_weights(own[name], cells[name]), reached, mapping)
-            sent.append(here.moved(first[name]))
-            received.append(there.moved(first[name]))
-    tables = sparse_sums(slices, joined(sent)), sparse_sums(slices, joined(received))
-    wholes = sparse_sums(len(network.projections), _wholes(network, cells, first))
-    return Geometry(network, mapping, cells, first, wholes, arriving, *tables)
+        for name, ways in arriving.items():
+            home = _weights(own_slices[name], cells[name])
+            sent_by, received_from = _of_population(home, ways, mapping)
+            sent.append(sent_by.moved(first[name]))
+            received.append(received_from.moved(first[name]))
+    return Geometry(
+        network=network,
+        mapping=mapping,
+        cells=cells,
+        first=first,
+        wholes=sparse_sums(len(network.projections), _wholes(network, cells, first)),
+        arriving=arriving,
+        sent=sparse_sums(slices, joined(sent)),
+        received=sparse_sums(slices, joined(received)),
+    )
+
+
+def _first_cells(cells: dict[str, Cells]) -> dict[str, int]:
+    """By population: the number of its first cell, where the cells of all populations stand one after the other."""
+    first: dict[str, int] = {}
+    place = 0
+    for name, grid in cells.items():
+        first[name] = place
+        place += int(np.prod(grid.shape))
+    return first
 
 
 def _wholes(network: Network, cells: dict[str, Cells], first: dict[str, int]) -> Entries:
-    parts = []
+    """A row for every projection but attentions: each cell of its source, 1, and the operations in the whole target."""
+    parts: list[Entries] = []
     for number, projection in enumerate(network.projections):
         if isinstance(projection.synapse, Attention):
             continue
         name = projection.sources[0]
+        grid = cells[name]
         segments, rows, columns = whole_reach(network, projection, projection.synapse)
-        fan = _by_range(cells[name], segments)
-        at_rows, at_columns = (np.unique(c, return_index=True)[1] for c in (cells[name].rows, cells[name].columns))
-        weights = np.einsum("s,r,q->srq", fan, rows[0, at_rows], columns[0, at_columns]).ravel()
-        ones, cell = np.ones(weights.size, np.int32), np.arange(weights.size, dtype=np.int32)
-        parts.append(Entries(number * ones, cell, ones, weights.astype(np.int32)).moved(first[name]))
+        channels = _by_range(grid, segments)
+        of_rows = rows[0, _one_of_each(grid.rows)]
+        of_columns = columns[0, _one_of_each(grid.columns)]
+        operations = np.einsum("s,r,q->srq", channels, of_rows, of_columns).ravel()
+        ones = np.ones(operations.size, np.int32)
+        cell = np.arange(operations.size, dtype=np.int32)
+        parts.append(Entries(number * ones, cell, ones, operations.astype(np.int32)).moved(first[name]))
     return joined(parts)
 
 
 def _weights(inlet: Inlet, cells: Cells) -> Weights:
-    channels = np.stack([_by_range(cells, segments) for segments in inlet.segments])
-    rows, columns = inlet.rows, inlet.columns
+    """An inlet on a grid of cells: what holds for one neuron of a cell holds for all."""
+    channels = np.stack([_by_range(cells, segments) for segments in inlet.channels.distinct])
+    rows = inlet.rows.distinct
+    columns = inlet.columns.distinct
     if not inlet.flat:
-        rows = rows[:, np.unique(cells.rows, return_index=True)[1]]
-        columns = columns[:, np.unique(cells.columns, return_index=True)[1]]
-    return Weights(inlet, channels, rows, columns, (inlet.segments_of, inlet.rows_of, inlet.columns_of))
+        rows = rows[:, _one_of_each(cells.rows)]
+        columns = columns[:, _one_of_each(cells.columns)]
+    return Weights(inlet, channels, rows, columns)
 
 
-def _by_range(cells: Cells, segments: Sequence[tuple[int, int, int]]) -> Int:
-    """(slices,) the targets that a message reaches in channel direction, from each range of channels."""
+def _one_of_each(classes: Int) -> Int:
+    """A position of each class, in the order of the classes."""
+    return np.unique(classes, return_index=True)[1]
+
+
+def _by_range(cells: Cells, segments: Sequence[Segment]) -> Int:
+    """(ranges,) the targets that a message reaches in channel direction, from each range of channels."""
     fan = np.zeros(cells.shape[0], np.int64)
     for first, end, targets in segments:
         low, high = np.searchsorted(cells.channels, (first, end))
@@ -169,22 +204,25 @@ def _by_range(cells: Cells, segments: Sequence[tuple[int, int, int]]) -> Int:
     return fan
 
 
-def _of_population(own: Weights, arriving: Sequence[Weights], mapping: Mapping) -> tuple[Entries, Entries]:
-    """What `Geometry.sent` and `Geometry.received` hold of one population, cells counted from its first."""
-    found = [(weights.inlet, weights.entries()) for weights in arriving]
-    each = joined([entries for inlet, entries in found if not inlet.unicast])
-    visited = [inlet.slices for inlet, _ in found if not inlet.unicast]
-    delivered = _once_a_core(each, mapping, np.concatenate([np.zeros(0, np.int64), *visited]))
-    home = own.entries()
-    fan_out = np.bincount(each.cell[delivered], minlength=len(home.cell)).astype(np.int32)
-    sent = [replace(home, second=fan_out[home.cell])]
+def _of_population(home: Weights, arriving: Sequence[Weights], mapping: Mapping) -> tuple[Entries, Entries]:
+    """What `Geometry.sent` and `Geometry.received` hold of one population, cells counted from its first.
+
+    home  the population at its own slices; arriving: its messages at all others
+    """
+    entries = [(weights.inlet, weights.entries()) for weights in arriving]
+    spikes = joined([part for inlet, part in entries if not inlet.unicast])
+    visited = [inlet.slices for inlet, _ in entries if not inlet.unicast]
+    delivered = _once_a_core(spikes, mapping, np.concatenate([np.zeros(0, np.int64), *visited]))
+    neurons = home.entries()
+    fan_out = np.bincount(spikes.cell[delivered], minlength=len(neurons.cell)).astype(np.int32)
+    sent = [replace(neurons, second=fan_out[neurons.cell])]
+    # what counters send on counts as their spikes; its messages are added by slice_events
     sent += [
-        replace(entries, first=entries.second, second=np.zeros_like(entries.cell))
-        for inlet, entries in found
-        if inlet.replay
+        replace(part, first=part.second, second=np.zeros_like(part.cell)) for inlet, part in entries if inlet.replay
     ]
-    received = [replace(each, first=delivered.astype(np.int32))]
-    received += [replace(entries, first=entries.second) for inlet, entries in found if inlet.unicast]
+    received = [replace(spikes, first=delivered.astype(np.int32))]
+    # a message of its own for every operation
+    received += [replace(part, first=part.second) for inlet, part in entries if inlet.unicast]
     return joined(sent), joined(received)
 
 
@@ -193,34 +231,41 @@ def _once_a_core(entries: Entries, mapping: Mapping, visited: Int) -> NDArray[np
 
     visited  the slices that anything arrives at, as often as an inlet leads there
     """
-    out = np.ones(len(entries.row), bool)
+    sends = np.ones(len(entries.row), bool)
+    # most cores hold one slice that one inlet leads to: there is nothing to sort out there
     core, times = np.unique(mapping.cores[visited], return_counts=True)
     several = np.flatnonzero(np.isin(mapping.cores[entries.row], core[times > 1]))
     if several.size:
         cell = entries.cell[several]
-        _, first = np.unique(mapping.cores[entries.row[several]] * (int(cell.max()) + 1) + cell, return_index=True)
-        out[several] = False
-        out[several[first]] = True
-    return out
+        core_and_cell = mapping.cores[entries.row[several]] * (int(cell.max()) + 1) + cell
+        _, first = np.unique(core_and_cell, return_index=True)
+        sends[several] = False
+        sends[several[first]] = True
+    return sends
 
 
 def slice_events(mapping: Mapping, sent: tuple[Int, Int], received: tuple[Int, Int]) -> SliceEvents:
     """Events of every slice from the sums by the tables Geometry.sent and Geometry.received."""
-    (spikes, out), (arrived, synops) = sent, received
+    spikes, messages_out = sent
+    messages_in, synops = received
+    # a counter's values go to one core each
     counters = np.isin(mapping.boxes[:, 0], [i for i, s in enumerate(mapping.sites) if s.kind == "attention"])
-    out[..., counters] = spikes[..., counters]
+    messages_out[..., counters] = spikes[..., counters]
     edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)
     neurons = np.prod(edges[:, :, 1] - edges[:, :, 0], 1)
-    _gather(mapping, neurons, spikes, out, arrived, synops)
-    return SliceEvents(mapping.boxes[:, 0], mapping.cores, neurons, spikes, out, arrived, synops)
+    events = SliceEvents(mapping.boxes[:, 0], mapping.cores, neurons, spikes, messages_out, messages_in, synops)
+    _add_partial_sums(mapping, events)
+    return events
 
 
-def _gather(mapping: Mapping, neurons: Int, spikes: Int, out: Int, arrived: Int, synops: Int) -> None:
+def _add_partial_sums(mapping: Mapping, events: SliceEvents) -> None:
     """Add the partial sums of split fan-ins: each goes on to its neuron in every step (at most: zeros stay at home)."""
-    own = {site.population: i for i, site in enumerate(mapping.sites) if site.kind == "population"}
+    home = {site.population: i for i, site in enumerate(mapping.sites) if site.kind == "population"}
     for index, site in enumerate(mapping.sites):
         if site.kind == "partial":
-            senders, receivers = mapping.slices_of(index), mapping.slices_of(own[site.population])
-            spikes[..., senders] = out[..., senders] = neurons[senders]
-            arrived[..., receivers] += neurons[receivers]
-            synops[..., receivers] += neurons[receivers]
+            senders = mapping.slices_of(index)
+            receivers = mapping.slices_of(home[site.population])
+            events.spikes[..., senders] = events.neurons[senders]
+            events.messages_out[..., senders] = events.neurons[senders]
+            events.messages_in[..., receivers] += events.neurons[receivers]
+            events.synops[..., receivers] += events.neurons[receivers]

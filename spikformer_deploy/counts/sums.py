@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from llvmlite import ir
@@ -22,6 +22,10 @@ CHUNK = 1024
 """Cells that are packed at once: what is written stays in the nearest cache until all lanes are there."""
 TASKS = 64
 """Parts of about equal work that the rows are cut into."""
+LANES = 8
+"""Sums that `add_rows` makes side by side: 64-bit integers that fill a register of 512 bits."""
+INT32_BYTES = 4
+INT64_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,13 +44,18 @@ class Entries:
 
 def joined(parts: Sequence[Entries]) -> Entries:
     """All entries, in order."""
-    if not parts:
-        return Entries(*(np.zeros(0, np.int32) for _ in range(4)))
-    return Entries(*(np.concatenate([getattr(e, f) for e in parts]) for f in ("row", "cell", "first", "second")))
+    # np.concatenate refuses to join nothing
+    none = np.zeros(0, np.int32)
+    parts = [Entries(none, none, none, none), *parts]
+    return Entries(
+        row=np.concatenate([part.row for part in parts]),
+        cell=np.concatenate([part.cell for part in parts]),
+        first=np.concatenate([part.first for part in parts]),
+        second=np.concatenate([part.second for part in parts]),
+    )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SparseSums:
+class SparseSums(NamedTuple):
     """Two tables of weights on the same cells, row by row: entries starts[r] to starts[r + 1] belong to row r.
 
     edges  (TASKS + 1,) rows at which the work is cut
@@ -63,9 +72,24 @@ def sparse_sums(rows: int, entries: Entries) -> SparseSums:
     """The entries in the order of their rows."""
     order = np.argsort(entries.row, kind="stable")
     starts = np.concatenate([[0], np.bincount(entries.row, minlength=rows).cumsum()])
+    # rows differ in length: the work is cut by entries, not by rows
     edges = np.searchsorted(starts, np.linspace(0, starts[-1], TASKS + 1).astype(np.int64))
-    edges[0], edges[-1] = 0, rows
+    edges[0] = 0
+    edges[-1] = rows
     return SparseSums(starts, edges, entries.cell[order], entries.first[order], entries.second[order])
+
+
+class _Packing(NamedTuple):
+    """Where the messages of all populations are, and where they go.
+
+    sent    (populations,) address of the (images * T, cells) int32 messages of each
+    sizes   (populations,) cells of each
+    chunks  (chunks, 4) population, its cells from and to which, and where they stand among all cells
+    """
+
+    sent: Int
+    sizes: Int
+    chunks: Int
 
 
 def weighted(
@@ -78,66 +102,73 @@ def weighted(
     LANES steps are summed at once: step t of image n is one of lane n * T + t.
     """
     images, steps = next(iter(activity.values())).messages.shape[:2]
+    lanes = images * steps
+    # kept by name to the end: compiled code has their addresses only
     sent = [np.ascontiguousarray(activity[name].messages) for name in first]
     sizes = np.array([np.prod(activity[name].cells.shape) for name in first])
     chunks = _chunks(np.array(list(first.values())), sizes)
-    totals = np.zeros((len(chunks), images * steps), np.int64)
+    packing = _Packing(np.array([messages.ctypes.data for messages in sent]), sizes, chunks)
+    totals = np.zeros((len(chunks), lanes), np.int64)
     values = np.zeros((sizes.sum(), LANES), np.int32)  # of all populations, and small enough for a cache
-    outs = [np.empty((2, images * steps + LANES, len(table.starts) - 1), np.int64) for table in tables]
-    for lane in range(0, images * steps, LANES):
-        _pack(np.array([s.ctypes.data for s in sent]), sizes, chunks, lane, values, totals[:, lane : lane + LANES])
-        for table, out in zip(tables, outs, strict=True):
-            arguments = table.starts, table.edges, table.cell, table.first, table.second
-            _products(*arguments, values, out[0, lane : lane + LANES], out[1, lane : lane + LANES])
-    edges = np.searchsorted(chunks[:, 0], np.arange(len(sent)))
-    of_each = np.add.reduceat(totals, edges, 0).reshape(len(sent), images, steps)
-    shaped = [out[:, : images * steps].reshape(2, images, steps, out.shape[2]) for out in outs]
-    return dict(zip(first, of_each, strict=True)), [(out[0], out[1]) for out in shaped]
+    # LANES too many: the last round writes all of its lanes, used or not
+    sums = [np.empty((2, lanes + LANES, len(table.starts) - 1), np.int64) for table in tables]
+    for lane in range(0, lanes, LANES):
+        _pack(packing, lane, values, totals[:, lane : lane + LANES])
+        for table, both in zip(tables, sums, strict=True):
+            _products(table, values, both[0, lane : lane + LANES], both[1, lane : lane + LANES])
+    first_chunk = np.searchsorted(chunks[:, 0], np.arange(len(sent)))
+    messages = np.add.reduceat(totals, first_chunk, 0).reshape(len(sent), images, steps)
+    shaped = [both[:, :lanes].reshape(2, images, steps, both.shape[2]) for both in sums]
+    return dict(zip(first, messages, strict=True)), [(both[0], both[1]) for both in shaped]
 
 
 def _chunks(first: Int, sizes: Int) -> Int:
-    """(chunks, 4): population, its cells from and to which, and where they stand among all cells."""
-    rows = [
-        (number, start, min(size, start + CHUNK), place + start)
-        for number, (place, size) in enumerate(zip(first.tolist(), sizes.tolist(), strict=True))
-        for start in range(0, size, CHUNK)
-    ]
-    return np.array(rows, np.int64).reshape(-1, 4)
+    """The cells of all populations in chunks: see _Packing."""
+    chunks: list[tuple[int, int, int, int]] = []
+    for population, (place, size) in enumerate(zip(first.tolist(), sizes.tolist(), strict=True)):
+        for start in range(0, size, CHUNK):
+            chunks.append((population, start, min(size, start + CHUNK), place + start))
+    return np.array(chunks, np.int64).reshape(-1, 4)
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _pack(sent: Int, sizes: Int, chunks: Int, lane: int, values: Int32, totals: Int) -> None:
+def _pack(packing: _Packing, lane: int, values: Int32, totals: Int) -> None:
     """values[cell, k] = messages of the cell in step `lane` + k, totals[chunk, k] those of the cells of a chunk.
 
-    sent  addresses of the (steps, cells) int32 of each population
+    Steps lie far apart in memory, and the lanes of a cell side by side: `add_rows` takes them with one instruction.
     """
+    sent = packing.sent
+    sizes = packing.sizes
+    chunks = packing.chunks
     for index in prange(len(chunks)):
         population, start, end, place = chunks[index]
         for k in range(totals.shape[1]):
-            source, total = sent[population] + 4 * (lane + k) * sizes[population], np.int64(0)
+            source = sent[population] + INT32_BYTES * (lane + k) * sizes[population]
+            total = np.int64(0)
             for cell in range(start, end):
-                number = four_bytes(source + 4 * cell)
+                number = four_bytes(source + INT32_BYTES * cell)
                 values[place + cell - start, k] = number
                 total += number
             totals[index, k] = total
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _products(
-    starts: Int, edges: Int, cell: Int32, first: Int32, second: Int32, values: Int32, out: Int, other: Int
-) -> None:
-    """out[lane, r] = sum over the entries of row r of first * values[cell, lane]; `other` of second."""
+def _products(table: SparseSums, values: Int32, by_first: Int, by_second: Int) -> None:
+    """by_first[k, r] = sum over the entries of row r of first * values[cell, k]; by_second of second."""
+    starts = table.starts
+    edges = table.edges
+    cell = table.cell
+    first = table.first
+    second = table.second
     for part in prange(len(edges) - 1):
         tables = address(cell), address(first), address(second), address(values)
         sums = np.empty((2, LANES), np.int64)
+        outs = address(sums), address(sums) + INT64_BYTES * LANES
         for row in range(edges[part], edges[part + 1]):
-            add_rows(tables, (starts[row], starts[row + 1]), (address(sums), address(sums) + 8 * LANES))
+            add_rows(tables, (starts[row], starts[row + 1]), outs)
             for k in range(LANES):
-                out[k, row], other[k, row] = sums[0, k], sums[1, k]
-
-
-LANES = 8
-"""Sums that `add_rows` makes side by side: 64-bit integers that fill a register of 512 bits."""
+                by_first[k, row] = sums[0, k]
+                by_second[k, row] = sums[1, k]
 
 
 def _add_rows(typing: Any, tables: Any, span: Any, out: Any) -> Any:
@@ -146,39 +177,57 @@ def _add_rows(typing: Any, tables: Any, span: Any, out: Any) -> Any:
     tables  addresses of cell, first and second (int32), and of rows (cells, LANES) int32
     span    from and to which i
     out     addresses of out and other (LANES,) int64
+
+    Written out, since numba does not find these vectors by itself.
     """
-    numbers = (types.UniTuple(types.int64, count) for count in (4, 2, 2))
-    return types.void(*numbers), _emit_add_rows
+    addresses = types.UniTuple(types.int64, 4)
+    pair = types.UniTuple(types.int64, 2)
+    return types.void(addresses, pair, pair), _emit_add_rows
 
 
 add_rows: Any = intrinsic(_add_rows)
 
 
 def _emit_add_rows(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-    cells, *weights, rows = (build.extract_value(arguments[0], i) for i in range(4))
-    start, end = (build.extract_value(arguments[1], i) for i in range(2))
+    """The loop over i, its sums in registers: blocks row (go on or stop), add, and added."""
+    tables, span, out = arguments
+    cells = build.extract_value(tables, 0)
+    first = build.extract_value(tables, 1)
+    second = build.extract_value(tables, 2)
+    rows = build.extract_value(tables, 3)
+    start = build.extract_value(span, 0)
+    end = build.extract_value(span, 1)
     wide = ir.VectorType(WORD, LANES)
-    zero, before = ir.Constant(wide, [0] * LANES), build.block
-    head, body, done = (build.append_basic_block(name) for name in ("row", "add", "added"))
+    zero = ir.Constant(wide, [0] * LANES)
+    before = build.block
+    head = build.append_basic_block("row")
+    body = build.append_basic_block("add")
+    done = build.append_basic_block("added")
     build.branch(head)
+
     build.position_at_end(head)
-    index, sums = build.phi(WORD), [build.phi(wide), build.phi(wide)]
+    index = build.phi(WORD)
+    sums = [build.phi(wide), build.phi(wide)]
     build.cbranch(build.icmp_signed("<", index, end), body, done)
+
     build.position_at_end(body)
-    offset = build.mul(index, WORD(4))
+    offset = build.mul(index, WORD(INT32_BYTES))
     cell = build.zext(read(build, build.add(cells, offset), SINGLE), WORD)
-    row = build.add(rows, build.mul(cell, WORD(4 * LANES)))
+    row = build.add(rows, build.mul(cell, WORD(INT32_BYTES * LANES)))
     sent = build.sext(read(build, row, ir.VectorType(SINGLE, LANES)), wide)
     added = []
-    for total, weight in zip(sums, weights, strict=True):
+    for total, weight in zip(sums, (first, second), strict=True):
         factor = build.sext(read(build, build.add(weight, offset), SINGLE), WORD)
         added.append(build.add(total, build.mul(splat(build, factor, LANES), sent)))
-    following, last = build.add(index, WORD(1)), build.block
-    for phi, first, after in zip((index, *sums), (start, zero, zero), (following, *added), strict=True):
-        phi.add_incoming(first, before)
+    following = build.add(index, WORD(1))
+    last = build.block
+    # what each variable of the loop is when it is entered, and after a round
+    for phi, entered, after in zip((index, *sums), (start, zero, zero), (following, *added), strict=True):
+        phi.add_incoming(entered, before)
         phi.add_incoming(after, last)
     build.branch(head)
+
     build.position_at_end(done)
-    for total, place in zip(sums, (build.extract_value(arguments[2], i) for i in range(2)), strict=True):
-        write(build, total, place)
+    for number, total in enumerate(sums):
+        write(build, total, build.extract_value(out, number))
     return context.get_dummy_value()

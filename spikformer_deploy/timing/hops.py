@@ -10,8 +10,9 @@ import numpy as np
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.executors.execution import Activity, Cells
 from spikformer_deploy.timing.machine import Mesh
-from spikformer_deploy.timing.traffic import Sender, Sweep, Traffic, rows_of_cells
-from spikformer_deploy.timing.wave import Routes
+from spikformer_deploy.timing.ranges import numbers_in
+from spikformer_deploy.timing.senders import Sender, rows_of_cells
+from spikformer_deploy.timing.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,11 +33,12 @@ def hop_table(traffic: Traffic, mesh: Mesh, cells: Mapping[str, Cells]) -> HopTa
     always = np.zeros(2, np.int64)
     for sender in traffic.senders:
         if sender.always:
-            always = always + _hops(sender, traffic.sweep, traffic.routes, mesh, np.arange(len(sender.wave))).sum(1)
+            always = always + _hops(sender, traffic, mesh, np.arange(len(sender.sub_step))).sum(1)
             continue
         name = sender.population
+        # any neuron of a cell speaks for all: the first one
         _, first = np.unique(rows_of_cells(cells[name]), return_index=True)
-        of_cell[name] = of_cell.get(name, 0) + _hops(sender, traffic.sweep, traffic.routes, mesh, first)
+        of_cell[name] = of_cell.get(name, 0) + _hops(sender, traffic, mesh, first)
     return HopTable(of_cell, always)
 
 
@@ -51,14 +53,19 @@ def mean_hops(table: HopTable, activity: Mapping[str, Activity]) -> tuple[float,
     return across, along
 
 
-def _hops(sender: Sender, sweep: Sweep, routes: Routes, mesh: Mesh, neurons: Int) -> Int:
+def _hops(sender: Sender, traffic: Traffic, mesh: Mesh, neurons: Int) -> Int:
     """(2, neurons) hops of all messages that a spike of each of some neurons causes."""
-    at = np.unravel_index(neurons, sender.rank.shape[:-1])
-    source = sweep.core[sweep.slice[sender.rank[at]]]
-    start, end = sender.table[sender.row[at]], sender.table[sender.row[at] + 1]
-    counts = (end - start).ravel()
-    entry = np.repeat(start.ravel() - np.concatenate([[0], counts.cumsum()[:-1]]), counts) + np.arange(counts.sum())
-    origin, goal = mesh.tile[np.repeat(source.ravel(), counts)], mesh.tile[routes.target[entry]]
-    of = np.repeat(np.repeat(np.arange(len(neurons)), source.shape[1]), counts)
-    distances = np.abs(origin % mesh.width - goal % mesh.width), np.abs(origin // mesh.width - goal // mesh.width)
-    return np.stack([np.bincount(of, d, len(neurons)).astype(np.int64) for d in distances])
+    sweep = traffic.sweep
+    neuron = np.unravel_index(neurons, sender.place.shape[:-1])
+    # (neurons, n) by who answers to the spike, then message by message
+    source = sweep.core[sweep.slice_at[sender.place[neuron]]]
+    row = sender.row[neuron]
+    start = sender.table[row].ravel()
+    messages = sender.table[row + 1].ravel() - start
+    entry = numbers_in(start, messages)
+    origin = mesh.tile[np.repeat(source.ravel(), messages)]
+    goal = mesh.tile[traffic.routes.target[entry]]
+    caused_by = np.repeat(np.repeat(np.arange(len(neurons)), source.shape[1]), messages)
+    across = np.abs(origin % mesh.width - goal % mesh.width)
+    along = np.abs(origin // mesh.width - goal // mesh.width)
+    return np.stack([np.bincount(caused_by, hops, len(neurons)).astype(np.int64) for hops in (across, along)])

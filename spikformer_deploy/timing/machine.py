@@ -6,6 +6,7 @@ docs/timing.md says what these parts do; timing/reference.py is the specificatio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,18 @@ TICK_PS = 10
 
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 """East, west, north, south, as steps in (x, y)."""
+SIDES = len(DIRECTIONS)
+"""Sides of a router, and of a chip: ports and links are numbered SIDES * router + direction."""
+EAST, WEST, NORTH, SOUTH = range(SIDES)
+
+
+class Hops(NamedTuple):
+    """Ticks of a hop: east-west, north-south, to the next chip, from a router to one of its cores."""
+
+    across: int
+    along: int
+    chip: int
+    core: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,10 +41,10 @@ class Mesh:
 
     width, height  routers; router y * width + x
     tile           (cores,) the router of each core
-    link           (4 * routers,) the link that leads from a router in each of DIRECTIONS: 4 * router + direction; of a
-                   chip's border to the next chip one link for the whole side
+    link           (SIDES * routers,) the link that leads from a router in each of DIRECTIONS; of a chip's border to the
+                   next chip one link for the whole side
     occupied       (links,) ticks for which a message keeps a link from others
-    latency        (4 * routers,) ticks from a router's port to that of the next one; not below `occupied`
+    latency        (SIDES * routers,) ticks from a router's port to that of the next one; not below `occupied`
     local          the last hop, from a router to one of its cores, in ticks; its link is first_local + core
     """
 
@@ -51,7 +64,9 @@ class Mesh:
 
     def hops(self, load: Int) -> tuple[int, int]:
         """Hops east-west and north-south of the messages that crossed the links, (links,) of them."""
+        # links to cores stand between those of routers and those of chips, and are no hops
         between = np.concatenate([load[: self.first_local], load[self.first_local + len(self.tile) :]])
+        # the four directions are two that lead across, and two along
         across, along = between.reshape(-1, 2, 2).sum((0, 2)).tolist()
         return across, along
 
@@ -87,40 +102,59 @@ def machine(profile: Profile, mapping: Mapping) -> Machine:
     time = profile.time
     cores = np.unique(mapping.cores)
     x, y = coordinates(profile, cores)
-    sizes = int(profile.chip.tiles_x), int(profile.chip.tiles_y)
-    hops = tuple(ticks(q.value) for q in (time.hop_east_west, time.hop_north_south, time.hop_chip, time.hop_tile))
+    chip = (int(profile.chip.tiles_x), int(profile.chip.tiles_y))
+    hops = Hops(
+        across=ticks(time.hop_east_west.value),
+        along=ticks(time.hop_north_south.value),
+        chip=ticks(time.hop_chip.value),
+        core=ticks(time.hop_tile.value),
+    )
+    # a link that takes no time would let any number of messages cross at one tick
+    link = ticks(1 / time.link_rate.value, least=1)
+    chip_link = ticks(1 / time.chip_link_rate.value, least=1)
     return Machine(
-        mesh_of(x, y, sizes, hops, *(ticks(1 / rate.value, 1) for rate in (time.link_rate, time.chip_link_rate))),
-        cores,
-        ticks(time.axon_out.value, 1),
-        int(profile.chip.port_messages),
-        int(profile.core.axon_out_messages),
-        int(profile.core.axon_in_messages),
-        ticks(float(barrier(profile, mapping)[NOMINAL])),
+        mesh=mesh_of(x, y, chip, hops, link, chip_link),
+        cores=cores,
+        axon_out=ticks(time.axon_out.value, least=1),
+        ports=int(profile.chip.port_messages),
+        sending=int(profile.core.axon_out_messages),
+        arriving=int(profile.core.axon_in_messages),
+        barrier=ticks(float(barrier(profile, mapping)[NOMINAL])),
     )
 
 
-def mesh_of(x: Int, y: Int, chip: tuple[int, int], hops: tuple[int, ...], link: int, chip_link: int) -> Mesh:
+def mesh_of(x: Int, y: Int, chip: tuple[int, int], hops: Hops, link: int, chip_link: int) -> Mesh:
     """The smallest part of the mesh that holds all routes between cores at (x, y).
 
-    chip  routers of a chip in x and y; hops: latencies east-west, north-south, to the next chip, to a core
+    chip             routers of a chip in x and y
+    link, chip_link  ticks for which a message keeps a link of a router, and one between chips, from others
+
+    Links are numbered: those of routers, those to cores, then SIDES for each chip, of which some lead nowhere.
     """
-    left, bottom = int(x.min()), int(y.min())
-    width, height = int(x.max()) - left + 1, int(y.max()) - bottom + 1
-    routers, chips_x = width * height, -(-(left + width) // chip[0])
-    first_local = 4 * routers
-    links = np.arange(4 * routers)
-    latency = np.empty(4 * routers, np.int64)
+    left = int(x.min())
+    bottom = int(y.min())
+    width = int(x.max()) - left + 1
+    height = int(y.max()) - bottom + 1
+    first_local = SIDES * width * height
     first_chip = first_local + len(x)
-    occupied = np.full(first_chip + 4 * chips_x * -(-(bottom + height) // chip[1]), link, np.int64)
+    chips_x = -(-(left + width) // chip[0])
+    chips_y = -(-(bottom + height) // chip[1])
+    occupied = np.full(first_chip + SIDES * chips_x * chips_y, link, np.int64)
     occupied[first_chip:] = chip_link
-    for router in range(routers):
-        column, row = left + router % width, bottom + router // width
-        here = column // chip[0] + row // chip[1] * chips_x
-        for number, (dx, dy) in enumerate(DIRECTIONS):
-            there = (column + dx) // chip[0] + (row + dy) // chip[1] * chips_x
-            port, crosses = 4 * router + number, there != here
-            links[port] = first_chip + 4 * here + number if crosses else port
-            latency[port] = max(hops[2] if crosses else hops[number // 2], occupied[links[port]])
+    links = np.arange(first_local)
+    latency = np.empty(first_local, np.int64)
+    for port in range(first_local):
+        router, direction = divmod(port, SIDES)
+        column = left + router % width
+        row = bottom + router // width
+        dx, dy = DIRECTIONS[direction]
+        origin = column // chip[0] + row // chip[1] * chips_x
+        goal = (column + dx) // chip[0] + (row + dy) // chip[1] * chips_x
+        hop = hops.across if dx else hops.along
+        if goal != origin:
+            links[port] = first_chip + SIDES * origin + direction
+            hop = hops.chip
+        # a message has not arrived before it has left
+        latency[port] = max(hop, occupied[links[port]])
     tile = (y - bottom) * width + x - left
-    return Mesh(width, height, tile, links, occupied, latency, max(hops[3], link), first_local)
+    return Mesh(width, height, tile, links, occupied, latency, max(hops.core, link), first_local)

@@ -14,18 +14,31 @@ import numba
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.chips.loihi.latencies import CORNERS
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.slices import Geometry
 from spikformer_deploy.timing import mesh
 from spikformer_deploy.timing.machine import TICK_PS, Machine, machine
+from spikformer_deploy.timing.state import MachineAtRest, Records, at_rest, entries_of
+from spikformer_deploy.timing.steps import Spikes, falling_through, pipelined
 from spikformer_deploy.timing.times import StepTimes
-from spikformer_deploy.timing.traffic import Spikes, Traffic, alone, check_spatial, pipelined, traffic
+from spikformer_deploy.timing.traffic import Traffic, check_spatial, traffic
 from spikformer_deploy.timing.wave import Wave, WaveTimes
 
-Tell: TypeAlias = Callable[[int], None]
+MessagesDone: TypeAlias = Callable[[int], None]
+"""Called with a number of messages that have been followed."""
 
-MOST_IMAGES, MOST_MESSAGES = 8, 30_000_000
-"""So many images are timed message by message: some seconds on a few threads."""
+MOST_IMAGES = 8
+"""Images that are timed message by message, at most."""
+MOST_MESSAGES = 30_000_000
+"""Messages that these images send together, at most: some seconds on a few threads."""
+
+PIPELINE = -1
+"""In the place of a level: the step has all levels at work."""
+
+
+def _unheard(_messages: int) -> None:
+    """Nobody asks how far it is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,8 +47,8 @@ class Timer:
 
     traffic: Traffic
     machine: Machine
-    compiled: mesh.Layout
-    entries: mesh.Records
+    at_rest: MachineAtRest
+    entries: Records
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,78 +89,100 @@ def timer(geometry: Geometry, profile: Profile) -> Timer:
     mapping = geometry.mapping
     assert mapping is not None
     check_spatial(mapping)
-    there, around = traffic(geometry, profile), machine(profile, mapping)
-    return Timer(there, around, mesh.layout(around), mesh.entries_of(there.routes))
+    sent = traffic(geometry, profile)
+    chips = machine(profile, mapping)
+    return Timer(sent, chips, at_rest(chips), entries_of(sent.routes))
 
 
 def images_to_time(images: int, messages: float) -> int:
-    """How many of some images to time where one of them sends so many messages: at least the first."""
-    return max(1, min(images, MOST_IMAGES, int(MOST_MESSAGES / max(messages, 1))))
+    """How many of some images to time where each sends that many messages: at least the first."""
+    affordable = int(MOST_MESSAGES / max(messages, 1))
+    return max(1, min(images, MOST_IMAGES, affordable))
 
 
-def time_image(timer: Timer, spikes: Spikes, tell: Tell = lambda messages: None) -> StepTimes:
+def time_image(timer: Timer, spikes: Spikes, messages_done: MessagesDone = _unheard) -> StepTimes:
     """Times of an image, all corners at their nominal values.
 
-    spikes  by population: (T, C, Y, X)
-    tell    called with the messages that have been followed so far; all of them go twice: in the pipeline, and alone
+    spikes         by population: (T, C, Y, X)
+    messages_done  called with the messages that have been followed so far; all of them go twice: in the pipeline, and
+                   in the fall-through
     """
-    steps, levels = timer.traffic.network.time_steps, timer.traffic.levels
-    whole = [(-1, step) for step in range(steps)]
-    single = [(level, step) for level in range(levels) for step in range(steps)]
+    steps = timer.traffic.network.time_steps
+    levels = timer.traffic.levels
+    tasks = [(PIPELINE, step) for step in range(steps)]
+    tasks += [(level, step) for level in range(levels) for step in range(steps)]
     done = 0
 
-    def task(which: tuple[int, int]) -> Step:
-        level, step = which
-        waves = pipelined(timer.traffic, spikes, step) if level < 0 else alone(timer.traffic, spikes, level, step)
-        return time_step(timer, waves, count)
-
-    def count(messages: int) -> None:
+    def followed(messages: int) -> None:
         nonlocal done
         done += messages
-        tell(done)
+        messages_done(done)
 
+    def run(task: tuple[int, int]) -> Step:
+        level, step = task
+        if level == PIPELINE:
+            return time_step(timer, pipelined(timer.traffic, spikes, step), followed)
+        return time_step(timer, falling_through(timer.traffic, spikes, level, step), followed)
+
+    # compiled code runs without the lock, so that threads do
     with ThreadPoolExecutor(numba.get_num_threads()) as pool:
-        found = list(pool.map(task, whole + single))
-    nanoseconds = np.array([step.parts.total for step in found]) * (TICK_PS / 1000)
-    passing = nanoseconds[steps:].reshape(levels, steps).sum(0)
-    stream = found[:steps]
-    means = {f.name: float(np.mean([getattr(step.parts, f.name) for step in stream])) for f in fields(Parts)}
+        results = list(pool.map(run, tasks))
+    return _times_of_image(timer, results[:steps], results[steps:])
+
+
+def _times_of_image(timer: Timer, stream: list[Step], passing: list[Step]) -> StepTimes:
+    """Times of an image from the steps of the pipeline, and those of the fall-through, level by level."""
+    steps = len(stream)
+    step_ns = np.array([step.parts.total for step in stream]) * (TICK_PS / 1000)
+    passing_ns = np.array([step.parts.total for step in passing]) * (TICK_PS / 1000)
+    fall_through_ns = passing_ns.reshape(-1, steps).sum(0)
+    parts_ns = {
+        part.name: float(np.mean([getattr(step.parts, part.name) for step in stream])) * TICK_PS / 1000
+        for part in fields(Parts)
+    }
     busiest = [int(step.busy.argmax()) for step in stream]
+    load = np.sum([step.load for step in stream], 0)
     return StepTimes(
-        np.broadcast_to(nanoseconds[:steps], (3, 1, steps)).copy(),
-        np.broadcast_to(passing, (3, 1, steps)).copy(),
-        {name: ticks * TICK_PS / 1000 for name, ticks in means.items()},
-        timer.machine.cores[busiest][None],
-        timer.traffic.layout.depth,
-        "cycle",
-        timer.machine.mesh.hops(sum((step.load for step in stream), np.zeros_like(stream[0].load))),
+        step_ns=np.broadcast_to(step_ns, (len(CORNERS), 1, steps)).copy(),
+        fall_through_ns=np.broadcast_to(fall_through_ns, (len(CORNERS), 1, steps)).copy(),
+        parts_ns=parts_ns,
+        busiest=timer.machine.cores[busiest][None],
+        depth=timer.traffic.layout.depth,
+        model="cycle",
+        hops=timer.machine.mesh.hops(load),
     )
 
 
-def time_step(timer: Timer, waves: list[Wave], tell: Tell = lambda messages: None) -> Step:
-    """A chip-wide step, waves[0], and its sub-steps; `tell` is called with the messages of each when it is done."""
-    found = [_times(timer, wave, tell) for wave in waves]
-    barrier, main = timer.machine.barrier, found[0]
-    per_message = timer.traffic.message_in
-    occupied = timer.machine.mesh.occupied
-    work = {
-        "neurons": waves[0].sweep,
-        "synapses": int((main.busy - main.received * per_message).max(initial=0)),
-        "messages": int((main.received * per_message).max(initial=0)),
-        "link": int((main.load * occupied).max(initial=0)),
-    }
-    waiting = main.quiet - max(work.values())
-    parts = Parts(**work, waiting=waiting, barrier=barrier, sub_steps=sum(t.quiet + barrier for t in found[1:]))
-    return Step(parts, np.sum([t.busy for t in found], 0), np.sum([t.load for t in found], 0))
+def time_step(timer: Timer, waves: list[Wave], messages_done: MessagesDone = _unheard) -> Step:
+    """A chip-wide step, waves[0], and its sub-steps; messages_done: called with the messages of each as it ends."""
+    times = [_times(timer, wave, messages_done) for wave in waves]
+    main = times[0]
+    barrier = timer.machine.barrier
+    # what the axon-in unit does for the messages of each core, whatever they make there
+    axon_in = main.received * timer.traffic.message_in
+    neurons = waves[0].sweep
+    synapses = int((main.busy - axon_in).max(initial=0))
+    messages = int(axon_in.max(initial=0))
+    link = int((main.load * timer.machine.mesh.occupied).max(initial=0))
+    parts = Parts(
+        neurons=neurons,
+        synapses=synapses,
+        messages=messages,
+        link=link,
+        waiting=main.quiet - max(neurons, synapses, messages, link),
+        barrier=barrier,
+        sub_steps=sum(sub_step.quiet + barrier for sub_step in times[1:]),
+    )
+    return Step(parts, np.sum([t.busy for t in times], 0), np.sum([t.load for t in times], 0))
 
 
-def _times(timer: Timer, wave: Wave, tell: Tell) -> WaveTimes:
+def _times(timer: Timer, wave: Wave, messages_done: MessagesDone) -> WaveTimes:
     """One wave; without messages it is over when the last sweep is."""
     if wave.messages:
-        times = mesh.run_wave(timer.compiled, timer.entries, wave)[0]
-        tell(wave.messages)
+        times = mesh.run_wave(timer.at_rest, timer.entries, wave)[0]
+        messages_done(wave.messages)
         return times
-    cores = np.repeat(np.arange(len(wave.tail)), np.diff(wave.first))
-    ends = np.bincount(cores, wave.gap, len(wave.tail)).astype(np.int64) + wave.tail
-    none = np.zeros_like(ends)
-    return WaveTimes(ends, none, none, none, none, np.zeros(len(timer.machine.mesh.occupied), np.int64))
+    links = len(timer.machine.mesh.occupied)
+    sweep_end = wave.sweep_ends
+    none = np.zeros_like(sweep_end)
+    return WaveTimes(sweep_end, none, none, none, none, np.zeros(links, np.int64))

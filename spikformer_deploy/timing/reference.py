@@ -17,7 +17,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from spikformer_deploy.timing.machine import DIRECTIONS, Machine
+from spikformer_deploy.timing.machine import DIRECTIONS, SIDES, Machine
 from spikformer_deploy.timing.wave import Log, Routes, Wave, WaveTimes
 
 
@@ -68,9 +68,10 @@ class _Chip:
     """The state of all cores, ports and links at one tick."""
 
     def __init__(self, machine: Machine, routes: Routes, wave: Wave) -> None:
-        self.machine, self.mesh = machine, machine.mesh
+        self.machine = machine
+        self.mesh = machine.mesh
         self.cores = [_Core(deque(_firings(routes, wave, c)), int(wave.tail[c])) for c in range(len(machine.cores))]
-        self.ports = [_Place() for _ in range(4 * self.mesh.routers)]
+        self.ports = [_Place() for _ in range(SIDES * self.mesh.routers)]
         self.free_at = [0] * len(self.mesh.occupied)
         self.load = [0] * len(self.mesh.occupied)
         self.log: list[_Message] = []
@@ -109,7 +110,8 @@ class _Chip:
         while True:
             if not core.sender.messages and core.queue:
                 message = core.queue.popleft()
-                message.birth = message.arrive = now + self.machine.axon_out
+                message.birth = now + self.machine.axon_out
+                message.arrive = message.birth
                 core.sender.messages.append(message)
                 self.at(message.birth)
             if core.sweep_end is not None or core.due > now or not self.visit(core, now):
@@ -147,7 +149,7 @@ class _Chip:
     def contenders(self, now: int) -> dict[int, list[tuple[_Place, int]]]:
         """By free link: (place, router) of the messages that are ready for it and have a place to go to."""
         out: dict[int, list[tuple[_Place, int]]] = {}
-        places = [(place, port // 4) for port, place in enumerate(self.ports)]
+        places = [(place, port // SIDES) for port, place in enumerate(self.ports)]
         places += [(core.sender, int(self.mesh.tile[c])) for c, core in enumerate(self.cores)]
         for place, router in places:
             if place.messages and place.leaves is None and place.messages[0].arrive <= now:
@@ -163,13 +165,16 @@ class _Chip:
     def way(self, place: _Place, router: int) -> tuple[int, int | None]:
         """(link, port at its end, None for a core) that the first message of a place takes: X first, then Y."""
         target = place.messages[0].target
-        width, there = self.mesh.width, int(self.mesh.tile[target])
-        if there == router:
+        width = self.mesh.width
+        goal = int(self.mesh.tile[target])
+        if goal == router:
             return self.mesh.first_local + target, None
-        dx, dy = there % width - router % width, there // width - router // width
+        dx = goal % width - router % width
+        dy = goal // width - router // width
         step = (np.sign(dx), 0) if dx else (0, np.sign(dy))
         direction = DIRECTIONS.index(step)
-        return int(self.mesh.link[4 * router + direction]), 4 * (router + step[0] + step[1] * width) + direction
+        following = router + step[0] + step[1] * width
+        return int(self.mesh.link[SIDES * router + direction]), SIDES * following + direction
 
     def has_room(self, message: _Message, port: int | None) -> bool:
         """Whether a place is free at the port that a message goes to, or at its core."""
@@ -179,19 +184,22 @@ class _Chip:
 
     def move(self, place: _Place, router: int, now: int) -> None:
         """Send the first message of a place over its link: both are taken for a while, it arrives after the latency."""
-        (link, port), message = self.way(place, router), place.messages[0]
-        place.leaves = self.free_at[link] = now + int(self.mesh.occupied[link])
+        link, port = self.way(place, router)
+        message = place.messages[0]
+        leaves = now + int(self.mesh.occupied[link])
+        place.leaves = leaves
+        self.free_at[link] = leaves
         self.load[link] += 1
         if port is None:
             message.arrive = now + self.mesh.local
             self.cores[message.target].arriving.append(message)
         else:
             # it is in two places until it has left the first one
-            arrive = now + int(self.mesh.latency[4 * router + port % 4])
+            arrive = now + int(self.mesh.latency[SIDES * router + port % SIDES])
             moved = _Message(message.source, message.target, message.service, message.entry, message.birth, arrive)
             self.ports[port].messages.append(moved)
             message = moved
-        self.at(place.leaves)
+        self.at(leaves)
         self.at(message.arrive)
 
     def result(self) -> tuple[WaveTimes, Log]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +19,15 @@ Table: TypeAlias = NDArray[np.int64]
 """(rows + 1,): the entries of row r are table[r] to table[r + 1]."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entries:
+    """Some entries of Routes: (entries,) cores, synaptic operations, ticks of service."""
+
+    core: Int
+    synops: Int
+    service: Int
+
+
 class TableBuilder:
     """Collects the tables of a mapping into one set of Routes, entries of a row in the order of their cores.
 
@@ -27,41 +37,54 @@ class TableBuilder:
 
     def __init__(self, mapping: Mapping, synop: Int, message_in: int) -> None:
         self._core = np.unique(mapping.cores, return_inverse=True)[1].ravel()
-        self._synop, self._message_in = synop, message_in
-        self._parts: list[tuple[Int, Int, Int]] = [(np.zeros(0, np.int64),) * 3]
+        self._synop = synop
+        self._message_in = message_in
+        none = np.zeros(0, np.int64)
+        self._parts = [_Entries(none, none, none)]
         self._length = 0
 
     def table(self, cells: Cells, reaches: Sequence[Weights]) -> Table:
         """A row for each cell: a message for each core that any of `reaches` leads to."""
-        found: list[tuple[Int, Int, Int]] = []
+        cell_parts: list[Int] = []
+        slice_parts: list[Int] = []
+        synop_parts: list[Int] = []
         for weights in reaches:
             for number, slice_ in enumerate(weights.inlet.slices.tolist()):
-                synops = weights.synops(number).reshape(-1)
-                cell = np.flatnonzero(synops)
-                found.append((cell, np.full(len(cell), slice_), synops[cell]))
-        cell, slices, synops = (np.concatenate(columns) for columns in zip(*found, strict=True))
-        # a message serves all slices of a core
-        key, which = np.unique(cell * len(self._core) + self._core[slices], return_inverse=True)
+                operations = weights.synops(number).reshape(-1)
+                reached = np.flatnonzero(operations)
+                cell_parts.append(reached)
+                slice_parts.append(np.full(len(reached), slice_))
+                synop_parts.append(operations[reached])
+        cell = np.concatenate(cell_parts)
+        slices = np.concatenate(slice_parts)
+        synops = np.concatenate(synop_parts)
+        # one message serves all slices of a core: what it does there is added up
+        key, entry = np.unique(cell * len(self._core) + self._core[slices], return_inverse=True)
         row, core = np.divmod(key, len(self._core))
-        total, service = np.zeros(len(key), np.int64), np.full(len(key), self._message_in)
-        np.add.at(total, which, synops)
-        np.add.at(service, which, synops * self._synop[slices])
-        return self._append(np.searchsorted(row, np.arange(int(np.prod(cells.shape)) + 1)), core, total, service)
+        total = np.zeros(len(key), np.int64)
+        service = np.full(len(key), self._message_in)
+        np.add.at(total, entry, synops)
+        np.add.at(service, entry, synops * self._synop[slices])
+        rows = int(np.prod(cells.shape))
+        return self._append(np.searchsorted(row, np.arange(rows + 1)), _Entries(core, total, service))
 
     def one_each(self, slices: Int) -> Table:
         """A row for each slice: one message to it, for one synapse."""
         ones = np.ones(len(slices), np.int64)
-        return self._append(
-            np.arange(len(slices) + 1), self._core[slices], ones, self._synop[slices] + self._message_in
-        )
+        service = self._synop[slices] + self._message_in
+        return self._append(np.arange(len(slices) + 1), _Entries(self._core[slices], ones, service))
 
     def routes(self) -> Routes:
         """All entries so far."""
-        target, synops, service = (np.concatenate(columns) for columns in zip(*self._parts, strict=True))
-        return Routes(target.astype(np.int32), synops, np.maximum(service, 1))
+        core = np.concatenate([part.core for part in self._parts])
+        synops = np.concatenate([part.synops for part in self._parts])
+        service = np.concatenate([part.service for part in self._parts])
+        # a service of no ticks would begin and end at once, in no order
+        return Routes(core.astype(np.int32), synops, np.maximum(service, 1))
 
-    def _append(self, starts: Int, core: Int, synops: Int, service: Int) -> Table:
+    def _append(self, starts: Int, entries: _Entries) -> Table:
+        """Put the entries behind those of the tables before."""
         table = self._length + starts
-        self._parts.append((core, synops, service))
-        self._length += len(core)
+        self._parts.append(entries)
+        self._length += len(entries.core)
         return table

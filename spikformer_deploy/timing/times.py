@@ -8,12 +8,16 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.chips.loihi.latencies import NOMINAL
+
 Times: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTimes:
     """How long the chip takes; an image takes T steps.
+
+    The first axis of times are the CORNERS of latencies.py.
 
     step_ns            (3, images, T) one chip-wide step with all layers at work on different steps (pipelined)
     fall_through_ns    (3, images, T) one step that passes all layers one after the other
@@ -65,21 +69,26 @@ class StepTimes:
 
 
 def with_range_of(times: StepTimes, estimated: StepTimes) -> StepTimes:
-    """Times known at their nominal value alone, with a range as wide as that of an estimate of the same network."""
-    spread = (estimated.step_us_mean / estimated.step_us_mean[1])[:, None, None]
-    passing = (estimated.fall_through_us / estimated.fall_through_us[1])[:, None, None]
-    return replace(times, step_ns=times.step_ns * spread, fall_through_ns=times.fall_through_ns * passing)
+    """Times that have nominal values only, with a range as wide as that of an estimate of the same network."""
+    step = (estimated.step_us_mean / estimated.step_us_mean[NOMINAL])[:, None, None]
+    fall_through = (estimated.fall_through_us / estimated.fall_through_us[NOMINAL])[:, None, None]
+    return replace(times, step_ns=times.step_ns * step, fall_through_ns=times.fall_through_ns * fall_through)
 
 
 def join_times(first: StepTimes, more: StepTimes) -> StepTimes:
-    """The times of the images of both."""
-    share = first.step_ns.shape[1] / (first.step_ns.shape[1] + more.step_ns.shape[1])
+    """The times of the images of both; means are weighted by their images."""
+    images = first.step_ns.shape[1]
+    share = images / (images + more.step_ns.shape[1])
+
+    def mean(of_first: float, of_more: float) -> float:
+        return share * of_first + (1 - share) * of_more
+
     return StepTimes(
-        np.concatenate([first.step_ns, more.step_ns], 1),
-        np.concatenate([first.fall_through_ns, more.fall_through_ns], 1),
-        {name: share * first.parts_ns[name] + (1 - share) * more.parts_ns[name] for name in first.parts_ns},
-        np.concatenate([first.busiest, more.busiest]),
-        first.depth,
-        first.model,
-        tuple(share * a + (1 - share) * b for a, b in zip(first.hops, more.hops, strict=True)),
+        step_ns=np.concatenate([first.step_ns, more.step_ns], 1),
+        fall_through_ns=np.concatenate([first.fall_through_ns, more.fall_through_ns], 1),
+        parts_ns={name: mean(ns, more.parts_ns[name]) for name, ns in first.parts_ns.items()},
+        busiest=np.concatenate([first.busiest, more.busiest]),
+        depth=first.depth,
+        model=first.model,
+        hops=tuple(mean(*pair) for pair in zip(first.hops, more.hops, strict=True)),
     )

@@ -1,4 +1,7 @@
-"""What a timing run takes and gives: the messages of one chip-wide step, and when everything happened in it."""
+"""What a timing run takes and gives: the messages of one chip-wide step, and when everything happened in it.
+
+A *wave* is what all cores send in one chip-wide step, or in one of its sub-steps.
+"""
 
 from __future__ import annotations
 
@@ -45,19 +48,26 @@ class Wave:
         return int((self.routes[:, 1] - self.routes[:, 0]).sum())
 
     @property
+    def sweep_ends(self) -> Int:
+        """(cores,) ticks until each core has visited all its neurons, where nothing stalls it."""
+        core = np.repeat(np.arange(len(self.tail)), np.diff(self.first))
+        return np.bincount(core, self.gap, len(self.tail)).astype(np.int64) + self.tail
+
+    @property
     def sweep(self) -> int:
-        """Ticks until the last core has visited all its neurons, where nothing stalls it."""
-        cores = np.repeat(np.arange(len(self.tail)), np.diff(self.first))
-        return int((np.bincount(cores, self.gap, len(self.tail)).astype(np.int64) + self.tail).max(initial=0))
+        """Ticks until the last core has."""
+        return int(self.sweep_ends.max(initial=0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Log:
     """Every message, in the order of (birth, source).
 
-    birth   tick at which the axon-out unit offered it to the router; source: its core
+    birth   tick at which the axon-out unit offered it to the router
+    source  the core that sent it
     entry   its entry in Routes
-    arrive  tick at which it reached the core; begin: at which its service began
+    arrive  tick at which it reached its core
+    begin   tick at which its service began
     """
 
     birth: Int

@@ -3,13 +3,12 @@
 An event waits in the ring of the highest digit in which its tick differs from now, and moves to lower ones as time
 comes near: few moves an event, all of it in the first cache.  Events of one tick come out together, in no order.
 
-Events are numbers 0, 1, ...; each is in the queue once at most.  The queue is two arrays: events (tick, and the event
-after it in its slot), and index: the first event of each slot, a bit for each slot in use, one for each digit, and now.
+A heap would need a logarithm of comparisons for each event; here `schedule` and `advance` are a few instructions.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -19,58 +18,88 @@ from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.vectors import _highest_bit, _lowest_bit
 
 EVENT = np.dtype([("tick", np.int64), ("after", np.int64)])
+"""When it happens, and the event after it in its slot; -1: it is the last one there."""
 
-compiled: Any = njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
-"""Without numba's reference counts, which took a third of the time: for functions that allocate nothing."""
+compiled: Any = njit(cache=True, nogil=True, _nrt=False, forceinline=True)  # type: ignore[call-overload]
+"""For functions that allocate nothing: without numba's reference counts, which took a third of the time.
 
-BITS, DIGITS = 6, 10
+Calls are inlined to the last one: to hand the arrays of a state on from function to function took half of the time.
+"""
+
+BITS = 6
+"""Bits of a digit: the slots of a ring are then the bits of one word, and the next slot in use is its lowest bit."""
+DIGITS = 10
 """Ticks stay below 2^60."""
 SLOTS = 1 << BITS
-USED = DIGITS * SLOTS
-LEVELS = USED + DIGITS
-NOW = LEVELS + 1
+
+# Where things stand in Wheel.words, after the first event of slot s of digit d at d * SLOTS + s
+USED_SLOTS = DIGITS * SLOTS
+"""From here on, a word for each digit: a bit for each of its slots that holds events."""
+USED_DIGITS = USED_SLOTS + DIGITS
+"""One word: a bit for each digit that has such slots."""
+NOW = USED_DIGITS + 1
+"""The tick that time has come to."""
 
 
-def make_wheel(events: int) -> tuple[NDArray[Any], Int]:
-    """(events, index) of an empty queue at tick 0."""
-    index = np.zeros(NOW + 1, np.int64)
-    index[:USED] = -1
-    return np.zeros(events, EVENT), index
+class Wheel(NamedTuple):
+    """The queue.  Events are numbers 0, 1, ...; each is in the queue once at most.
+
+    events  (events,) EVENT
+    words   (NOW + 1,) see USED_SLOTS, USED_DIGITS and NOW; one array, since the loops are 4 % slower with four
+    """
+
+    events: NDArray[Any]
+    words: Int
+
+
+def make_wheel(events: int) -> Wheel:
+    """An empty queue at tick 0."""
+    words = np.zeros(NOW + 1, np.int64)
+    words[:USED_SLOTS] = -1
+    return Wheel(np.zeros(events, EVENT), words)
 
 
 @compiled
-def schedule(events: NDArray[Any], index: Int, event: int, tick: int) -> None:
+def schedule(wheel: Wheel, event: int, tick: int) -> None:
     """Put an event into the queue, at now or later."""
-    events[event].tick = tick
-    different = tick ^ index[NOW]
+    waiting = wheel.events[event]
+    words = wheel.words
+    different = tick ^ words[NOW]
     digit = 0
+    # most events are near; and 0 has no highest bit
     if different >= SLOTS:
         digit = _highest_bit(different) // BITS  # type: ignore  # numba adds the first argument
     slot = (tick >> (BITS * digit)) & (SLOTS - 1)
     place = digit * SLOTS + slot
-    events[event].after = index[place]
-    index[place] = event
-    index[USED + digit] |= 1 << slot
-    index[LEVELS] |= 1 << digit
+    waiting.tick = tick
+    waiting.after = words[place]
+    words[place] = event
+    words[USED_SLOTS + digit] |= 1 << slot
+    words[USED_DIGITS] |= 1 << digit
 
 
 @compiled
-def advance(events: NDArray[Any], index: Int) -> int:
+def advance(wheel: Wheel) -> int:
     """Go to the next tick that has events: the first of them, with the others after it; -1: there are none."""
-    while index[LEVELS]:
-        digit = _lowest_bit(index[LEVELS])  # type: ignore  # numba adds the first argument
-        slot = _lowest_bit(index[USED + digit])
-        event = index[digit * SLOTS + slot]
-        index[digit * SLOTS + slot] = -1
-        index[USED + digit] &= ~(1 << slot)
-        if not index[USED + digit]:
-            index[LEVELS] &= ~(1 << digit)
+    events = wheel.events
+    words = wheel.words
+    while words[USED_DIGITS]:
+        # the lowest digit in use comes first: its events agree with now in all higher digits
+        digit = _lowest_bit(words[USED_DIGITS])  # type: ignore  # numba adds the first argument
+        slot = _lowest_bit(words[USED_SLOTS + digit])
+        event = words[digit * SLOTS + slot]
+        words[digit * SLOTS + slot] = -1
+        words[USED_SLOTS + digit] &= ~(1 << slot)
+        if not words[USED_SLOTS + digit]:
+            words[USED_DIGITS] &= ~(1 << digit)
+        # in now, higher digits stay, this one becomes the slot, and lower ones start from 0
         shift = BITS * digit
-        index[NOW] = (((index[NOW] >> (shift + BITS)) << BITS) | slot) << shift
+        words[NOW] = (((words[NOW] >> (shift + BITS)) << BITS) | slot) << shift
         if digit == 0:
             return event
+        # these differ from now in lower digits only: each moves on to its slot there
         while event >= 0:
             following = events[event].after
-            schedule(events, index, event, events[event].tick)
+            schedule(wheel, event, events[event].tick)
             event = following
     return -1

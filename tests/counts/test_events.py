@@ -46,7 +46,8 @@ class Twin:
     """Counts by walking over spikes; every quantity is a dict from its key to (images, T) counts."""
 
     def __init__(self, network: Network, mapping: Mapping, execution: Execution) -> None:
-        self.network, self.mapping = network, mapping
+        self.network = network
+        self.mapping = mapping
         self.slice_at: dict[tuple[int, Where], int] = {}
         for index, (site, *box) in enumerate(mapping.boxes.tolist()):
             c0, c1, y0, y1, x0, x1 = box
@@ -55,7 +56,10 @@ class Twin:
         self.site = {(s.kind, s.population): i for i, s in enumerate(mapping.sites)}
         shape = (len(execution.accumulators), network.time_steps)
         make: Callable[[], np.ndarray] = lambda: np.zeros(shape, np.int64)  # noqa: E731
-        self.synops, self.spikes, self.out, self.arrived = (defaultdict(make) for _ in range(4))
+        self.synops = defaultdict(make)
+        self.spikes = defaultdict(make)
+        self.out = defaultdict(make)
+        self.arrived = defaultdict(make)
         self.of_projection = defaultdict(make)
         self.delivered = defaultdict(make)
         for population in network:
@@ -85,20 +89,23 @@ class Twin:
         shape = self.network[projection.target].shape
         site = self.site["population", projection.target]
         if not isinstance(projection.synapse, Attention):
-            found = synapses_of(self.network, projection.synapse, where, shape)
-            return sorted((self.slice_at[site, w], False) for w in found)
+            reached = synapses_of(self.network, projection.synapse, where, shape)
+            return sorted((self.slice_at[site, neuron], False) for neuron in reached)
         return [
-            found
+            counter
             for role, source in zip("qkv", projection.sources, strict=True)
             if source == name
-            for found in self.counters(number, role, where, when)
+            for counter in self.counters(number, role, where, when)
         ]
 
     def counters(self, number: int, role: str, where: Where, when: tuple[int, int]) -> list[tuple[int, bool]]:
         projection = self.network.projections[number]
-        attention, (channels, height, width) = projection.synapse, self.network[projection.target].shape
-        depth, tokens = channels // attention.heads, height * width
-        head, token = where[0] // depth, where[1] * width + where[2]
+        attention = projection.synapse
+        channels, height, width = self.network[projection.target].shape
+        depth = channels // attention.heads
+        tokens = height * width
+        head = where[0] // depth
+        token = where[1] * width + where[2]
         index = self.site["attention", projection.target]
         if self.mapping.sites[index].serial == "tokens":
             if role == "v":
@@ -125,8 +132,9 @@ def executed(network: Network, mapping: Mapping | None, seed: int) -> Execution:
     return reference.execute(network, images, record=names, cells=events.geometry(network, mapping).cells)
 
 
-def stacked(found: dict[int, np.ndarray], count: int, like: np.ndarray) -> np.ndarray:
-    return np.stack([found.get(i, np.zeros_like(like)) for i in range(count)], -1)
+def stacked(counts: dict[int, np.ndarray], slices: int, like: np.ndarray) -> np.ndarray:
+    """(images, T, slices) of the counts by slice; zeros where nothing was counted."""
+    return np.stack([counts.get(i, np.zeros_like(like)) for i in range(slices)], -1)
 
 
 @settings(max_examples=40, deadline=None)
@@ -134,23 +142,25 @@ def stacked(found: dict[int, np.ndarray], count: int, like: np.ndarray) -> np.nd
 def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> None:
     mapping = random_mapping(network, seed)
     execution = executed(network, mapping, seed)
-    found, twin = events.count(events.geometry(network, mapping), execution), Twin(network, mapping, execution)
-    sliced, count = found.slices, len(mapping.boxes)
+    counts = events.count(events.geometry(network, mapping), execution)
+    twin = Twin(network, mapping, execution)
+    sliced = counts.slices
+    slices = len(mapping.boxes)
     assert sliced is not None
     like = np.zeros(sliced.synops.shape[:2], np.int64)
-    np.testing.assert_array_equal(sliced.synops, stacked(twin.synops, count, like))
-    np.testing.assert_array_equal(sliced.spikes, stacked(twin.spikes, count, like))
-    np.testing.assert_array_equal(sliced.messages_out, stacked(twin.out, count, like))
+    np.testing.assert_array_equal(sliced.synops, stacked(twin.synops, slices, like))
+    np.testing.assert_array_equal(sliced.spikes, stacked(twin.spikes, slices, like))
+    np.testing.assert_array_equal(sliced.messages_out, stacked(twin.out, slices, like))
     cores, arrived = sliced.by_core(sliced.messages_in)
-    _, expected = sliced.by_core(stacked(twin.arrived, count, like))
+    _, expected = sliced.by_core(stacked(twin.arrived, slices, like))
     np.testing.assert_array_equal(arrived, expected)
     np.testing.assert_array_equal(cores, np.unique(mapping.cores))
-    for number, projection in enumerate(found.projections):
+    for number, projection in enumerate(counts.projections):
         np.testing.assert_array_equal(projection.synops, twin.of_projection.get(number, like).sum(0))
         np.testing.assert_array_equal(projection.delivered, twin.delivered.get(number, like).sum(0))
     # what is sent arrives, what arrives was sent
     assert sliced.messages_in.sum() == sliced.messages_out.sum()
-    assert sliced.synops.sum() == sum(p.synops.sum() + p.delivered.sum() for p in found.projections)
+    assert sliced.synops.sum() == sum(p.synops.sum() + p.delivered.sum() for p in counts.projections)
     assert sliced.neurons.sum() == sum(np.prod(site.shape) for site in mapping.sites)
 
 
@@ -158,16 +168,16 @@ def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> 
 @given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int) -> None:
     execution = executed(network, None, seed)
-    found = events.count(events.geometry(network, None), execution)
+    counts = events.count(events.geometry(network, None), execution)
     mapping = random_mapping(network, seed)
     mapped = events.count(events.geometry(network, mapping), executed(network, mapping, seed))
-    assert found.slices is None
-    for ours, theirs in zip(found.projections, mapped.projections, strict=True):
+    assert counts.slices is None
+    for ours, theirs in zip(counts.projections, mapped.projections, strict=True):
         if ours.kind != "attention":
             np.testing.assert_array_equal(ours.synops, theirs.synops)
         np.testing.assert_array_equal(ours.coincidences, theirs.coincidences)
         np.testing.assert_array_equal(ours.products, theirs.products)
-    for name, population in found.populations.items():
+    for name, population in counts.populations.items():
         spikes = execution.spikes[name] != 0
         np.testing.assert_array_equal(population.spikes, spikes.sum((0, 2, 3, 4)))
         np.testing.assert_array_equal(population.messages, population.spikes)
@@ -179,8 +189,8 @@ def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int
 @given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_attention_additions(network: Network, seed: int) -> None:
     execution = executed(network, None, seed)
-    found = events.count(events.geometry(network, None), execution)
-    for projection, counted in zip(network.projections, found.projections, strict=True):
+    counts = events.count(events.geometry(network, None), execution)
+    for projection, counted in zip(network.projections, counts.projections, strict=True):
         if not isinstance(projection.synapse, Attention):
             continue
         heads = projection.synapse.heads
@@ -188,7 +198,8 @@ def test_attention_additions(network: Network, seed: int) -> None:
         n, t, channels, height, width = q.shape
         k, v = (s.reshape(n, t, heads, channels // heads, height * width) for s in (k, v))
         np.testing.assert_array_equal(counted.coincidences, np.einsum("nthcp,nthdp->t", k, v))
-        d, tokens = channels // heads, height * width
+        d = channels // heads
+        tokens = height * width
         sums = [s.sum((0, *range(2, s.ndim))) for s in (q, k, v)]
         np.testing.assert_array_equal(counted.synops, min(d, tokens) * sum(sums))
         np.testing.assert_array_equal(counted.products, d * (np.minimum(sums[1], sums[2]) + sums[0]))
@@ -198,10 +209,10 @@ def test_batches_join() -> None:
     network = random_network(7)
     mapping = random_mapping(network, 7)
     images = random_images(network, 7, 5)
-    there = events.geometry(network, mapping)
-    whole = events.count(there, reference.execute(network, images, cells=there.cells))
-    halves = [reference.execute(network, part, cells=there.cells) for part in (images[:2], images[2:])]
-    joined = events.join([events.count(there, half) for half in halves])
+    geometry = events.geometry(network, mapping)
+    whole = events.count(geometry, reference.execute(network, images, cells=geometry.cells))
+    halves = [reference.execute(network, part, cells=geometry.cells) for part in (images[:2], images[2:])]
+    joined = events.join([events.count(geometry, half) for half in halves])
     assert (joined.images, joined.synops, joined.dense_macs) == (5, whole.synops, whole.dense_macs)
     assert whole.slices is not None
     assert joined.slices is not None

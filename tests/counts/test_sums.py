@@ -29,21 +29,22 @@ def test_sums_equal_dense_products(seed: int, images: int, steps: int, rows: int
     ).astype(object)
     edges = np.cumsum([0, *(np.prod(shape) for shape in SIZES.values())])
     entries *= rows > 0
-    row, cell = rng.integers(0, max(rows, 1), entries), rng.integers(0, edges[-1], entries)
+    row = rng.integers(0, max(rows, 1), entries)
+    cell = rng.integers(0, edges[-1], entries)
     first, second = rng.integers(0, 2**20, (2, entries))
     half = entries // 2
     parts = [
         Entries(*(column[part].astype(np.int32) for column in (row, cell, first, second)))
         for part in (slice(half), slice(half, None))
     ]
-    totals, (other, found) = weighted(
+    totals, (empty, full) = weighted(
         (sparse_sums(2, joined([])), sparse_sums(rows, joined(parts))),
         activity,
         dict(zip(SIZES, edges.tolist(), strict=False)),
     )
-    assert other[0].shape == (images, steps, 2)
-    assert not other[0].any()
-    for weights, sums in zip((first, second), found, strict=True):
+    assert empty[0].shape == (images, steps, 2)
+    assert not empty[0].any()
+    for weights, sums in zip((first, second), full, strict=True):
         table = np.zeros((rows, edges[-1]), object)
         np.add.at(table, (row, cell), weights)
         assert sums.shape == (images, steps, rows)

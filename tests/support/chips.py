@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spikformer_deploy.timing.machine import Machine, mesh_of
+from spikformer_deploy.timing.machine import Hops, Machine, mesh_of
 from spikformer_deploy.timing.wave import Routes, Wave
 
 
@@ -14,7 +14,7 @@ def random_machine(rng: np.random.Generator) -> Machine:
     cores = int(rng.integers(1, 9))
     x, y = rng.integers(0, width, cores), rng.integers(0, height, cores)
     chip = (int(rng.integers(1, 4)), int(rng.integers(1, 4)))
-    hops = tuple(rng.integers(0, 9, 4).tolist())
+    hops = Hops(*rng.integers(0, 9, 4).tolist())
     mesh = mesh_of(x + int(rng.integers(3)), y + int(rng.integers(3)), chip, hops, *rng.integers(1, 6, 2).tolist())
     depths = rng.integers(1, 4, 3).tolist()
     return Machine(mesh, np.arange(cores), int(rng.integers(1, 6)), *depths, int(rng.integers(0, 9)))

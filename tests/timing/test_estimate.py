@@ -25,20 +25,23 @@ NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3
 
 
 def counted(network: Network, mapping: Mapping, seed: int) -> events.Events:
-    there = events.geometry(network, mapping)
-    return events.count(there, reference.execute(network, random_images(network, seed), cells=there.cells))
+    geometry = events.geometry(network, mapping)
+    return events.count(geometry, reference.execute(network, random_images(network, seed), cells=geometry.cells))
 
 
-def plain_step(found: events.Events, network: Network, mapping: Mapping, n: int, t: int) -> tuple[float, float]:
+def plain_step(counts: events.Events, network: Network, mapping: Mapping, n: int, t: int) -> tuple[float, float]:
     """(pipelined, fall-through) nominal time in ns of one step, core by core."""
-    time, slices = LOIHI2.time, found.slices
+    time = LOIHI2.time
+    slices = counts.slices
     assert slices is not None
     barrier = latencies(LOIHI2, mapping).barrier[1]
     waits = {s.population: s.sub_steps for s in mapping.sites if s.kind == "attention"}
     level = depths(network)
-    cost, neurons = {}, {}
+    cost = {}
+    neurons = {}
     for s, (site, core) in enumerate(zip(slices.sites, slices.cores, strict=True)):
-        name, synapse = mapping.sites[site].population, time.synapse_sparse
+        name = mapping.sites[site].population
+        synapse = time.synapse_sparse
         for projection in network.into(name):
             if isinstance(projection.synapse, Conv | Readout):
                 synapse = time.synapse_conv if isinstance(projection.synapse, Conv) else time.synapse_dense
@@ -69,10 +72,10 @@ def plain_step(found: events.Events, network: Network, mapping: Mapping, n: int,
 @given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_estimate_equals_plain_loops(network: Network, seed: int) -> None:
     mapping = random_mapping(network, seed)
-    found = counted(network, mapping, seed)
-    times = estimate(found, network, mapping, LOIHI2)
-    for n, t in np.ndindex(found.images, network.time_steps):
-        step, passing = plain_step(found, network, mapping, n, t)
+    counts = counted(network, mapping, seed)
+    times = estimate(counts, network, mapping, LOIHI2)
+    for n, t in np.ndindex(counts.images, network.time_steps):
+        step, passing = plain_step(counts, network, mapping, n, t)
         np.testing.assert_allclose(times.step_ns[1, n, t], step, rtol=1e-12)
         np.testing.assert_allclose(times.fall_through_ns[1, n, t], passing, rtol=1e-12)
     assert (np.diff(times.step_ns, axis=0) >= 0).all()
@@ -90,27 +93,27 @@ def test_estimate_equals_plain_loops(network: Network, seed: int) -> None:
 def test_barrier_grows_with_tiles_and_chips() -> None:
     network = random_network(4)
     mapping = random_mapping(network, 4)
-    count = len(mapping.cores)
-    one = replace(mapping, cores=np.zeros(count, np.int64), cores_per_chip=128)
-    all_tiles = replace(one, cores=np.arange(count) * 4 % 128)
+    slices = len(mapping.cores)
+    one = replace(mapping, cores=np.zeros(slices, np.int64), cores_per_chip=128)
+    all_tiles = replace(one, cores=np.arange(slices) * 4 % 128)
     np.testing.assert_allclose(latencies(LOIHI2, one).barrier, [30, 65, 200])
-    assert tiles_used(LOIHI2, all_tiles) == min(count, 32)
+    assert tiles_used(LOIHI2, all_tiles) == min(slices, 32)
     board = load_profile("kapoho_point")
-    eight = replace(one, cores=np.arange(count) % 8 * 128, chips=8)
+    eight = replace(one, cores=np.arange(slices) % 8 * 128, chips=8)
     np.testing.assert_allclose(latencies(board, eight).barrier[1], 65 + 200 + 4 * 100)
 
 
 def test_the_heaviest_link_can_rule() -> None:
     network = random_network(4)
     mapping = random_mapping(network, 4)
-    found = counted(network, mapping, 4)
+    counts = counted(network, mapping, 4)
     jammed = replace(mapping, metrics={"max_link_load": 7e9})
-    times = estimate(found, network, jammed, LOIHI2)
+    times = estimate(counts, network, jammed, LOIHI2)
     assert times.bound == "link"
     np.testing.assert_allclose(times.parts_ns["link"], 7e9 / 3.5)
     assert times.step_ns[1].min() > 7e9 / 3.5
     between = replace(mapping, metrics={"max_link_load": 7e9, "max_chip_link_load": 5e9})
-    np.testing.assert_allclose(estimate(found, network, between, LOIHI2).parts_ns["link"], 5e9 / 0.25)
+    np.testing.assert_allclose(estimate(counts, network, between, LOIHI2).parts_ns["link"], 5e9 / 0.25)
 
 
 def test_the_measured_step_of_pilotnet_lies_within_the_range_of_synaptic_times() -> None:
@@ -122,7 +125,7 @@ def test_the_measured_step_of_pilotnet_lies_within_the_range_of_synaptic_times()
 def test_events_without_a_mapping_are_refused() -> None:
     network = random_network(4)
     mapping = random_mapping(network, 4)
-    whole = events.geometry(network, None)
-    found = events.count(whole, reference.execute(network, random_images(network, 4), cells=whole.cells))
+    geometry = events.geometry(network, None)
+    counts = events.count(geometry, reference.execute(network, random_images(network, 4), cells=geometry.cells))
     with pytest.raises(InputError, match="counted without a mapping"):
-        estimate(found, network, mapping, LOIHI2)
+        estimate(counts, network, mapping, LOIHI2)

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from support.chips import random_machine, random_wave
 
 from spikformer_deploy.timing import mesh, reference
-from spikformer_deploy.timing.machine import Machine, mesh_of
+from spikformer_deploy.timing.machine import Hops, Machine, mesh_of
+from spikformer_deploy.timing.state import at_rest, entries_of
 from spikformer_deploy.timing.wave import Routes, Wave
 
-BATCH, EXAMPLES = 50, 50
+BATCH = 50
+EXAMPLES = 50
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -24,7 +26,7 @@ def test_equals_the_specification_tick_for_tick(seed: int) -> None:
         machine = random_machine(rng)
         routes, wave = random_wave(rng, len(machine.cores))
         expected, expected_log = reference.run_wave(machine, routes, wave)
-        got, log, _ = mesh.run_wave(mesh.layout(machine), mesh.entries_of(routes), wave, log=True)
+        got, log, _ = mesh.run_wave(at_rest(machine), entries_of(routes), wave, log=True)
         for ours, theirs in ((got, expected), (log, expected_log)):
             for field in fields(theirs):
                 np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name), field.name)
@@ -33,15 +35,17 @@ def test_equals_the_specification_tick_for_tick(seed: int) -> None:
 @pytest.mark.parametrize("chip", [(4, 4), (2, 1)])
 def test_a_flooded_mesh_with_room_for_one_message_empties(chip: tuple[int, int]) -> None:
     """Everybody sends to everybody at once, in circles too: what X-then-Y must be free of is a deadlock."""
-    x, y = np.arange(16) % 4, np.arange(16) // 4
-    there = Machine(mesh_of(x, y, chip, (4, 6, 9, 2), 3, 20), np.arange(16), 2, 1, 1, 1, 0)
-    circles = np.concatenate([np.roll(np.arange(16), shift) for shift in range(1, 16)] * 10)
+    cores = np.arange(16)
+    x = cores % 4
+    y = cores // 4
+    machine = Machine(mesh_of(x, y, chip, Hops(4, 6, 9, 2), 3, 20), cores, 2, 1, 1, 1, 0)
+    circles = np.concatenate([np.roll(cores, shift) for shift in range(1, 16)] * 10)
     target = circles.reshape(-1, 16).T.ravel().astype(np.int32)
     routes = Routes(target, np.ones(len(target), np.int64), np.full(len(target), 30))
     first = np.arange(17) * 150
     sent = np.arange(len(target))[:, None] + [0, 1]
     wave = Wave(first, np.zeros(len(target), np.int64), sent, np.zeros(16, np.int64))
-    times, _, _ = mesh.run_wave(mesh.layout(there), mesh.entries_of(routes), wave)
+    times, _, _ = mesh.run_wave(at_rest(machine), entries_of(routes), wave)
     assert times.received.tolist() == [150] * 16
     assert (times.stalled > 0).all()
     assert times.quiet >= 150 * 30
@@ -49,11 +53,12 @@ def test_a_flooded_mesh_with_room_for_one_message_empties(chip: tuple[int, int])
 
 def test_an_undisturbed_message_takes_the_sum_of_its_latencies() -> None:
     """Two hops east, one north, across a chip's border between: axon-out, hops, the core's own link, its service."""
-    x, y = np.array([0, 2]), np.array([0, 1])
-    there = Machine(mesh_of(x, y, (2, 2), (410, 650, 2000, 210), 29, 400), np.arange(2), 51, 16, 4, 16, 0)
+    x = np.array([0, 2])
+    y = np.array([0, 1])
+    machine = Machine(mesh_of(x, y, (2, 2), Hops(410, 650, 2000, 210), 29, 400), np.arange(2), 51, 16, 4, 16, 0)
     routes = Routes(np.array([1], np.int32), np.array([7]), np.array([320 + 7 * 62]))
     wave = Wave(np.array([0, 1, 1]), np.array([720]), np.array([[0, 1]]), np.array([420, 0]))
-    times, log, _ = mesh.run_wave(mesh.layout(there), mesh.entries_of(routes), wave, log=True)
+    times, log, _ = mesh.run_wave(at_rest(machine), entries_of(routes), wave, log=True)
     assert log is not None
     assert log.birth.tolist() == [720 + 51]
     assert log.arrive.tolist() == [720 + 51 + 410 + 2000 + 650 + 210]

@@ -13,6 +13,7 @@ from support.chips import random_machine, random_wave
 import spikformer_deploy as sd
 from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.timing import mesh
+from spikformer_deploy.timing.state import at_rest, entries_of
 from spikformer_deploy.timing.timeline import stalls
 
 
@@ -23,7 +24,7 @@ def test_stalls_add_up(seed: int) -> None:
     for _ in range(10):
         machine = random_machine(rng)
         routes, wave = random_wave(rng, len(machine.cores))
-        times, log, _ = mesh.run_wave(mesh.layout(machine), mesh.entries_of(routes), wave, log=True)
+        times, log, _ = mesh.run_wave(at_rest(machine), entries_of(routes), wave, log=True)
         assert log is not None
         timer = SimpleNamespace(machine=machine, traffic=SimpleNamespace(routes=routes))
         core, start, end = stalls(timer, wave, log)

@@ -17,7 +17,8 @@ from spikformer_deploy.network.network import Network
 from spikformer_deploy.timing import messages as timing
 from spikformer_deploy.timing import reference
 from spikformer_deploy.timing.hops import hop_table, mean_hops
-from spikformer_deploy.timing.traffic import Traffic, alone, pipelined
+from spikformer_deploy.timing.steps import falling_through, pipelined
+from spikformer_deploy.timing.traffic import Traffic
 from spikformer_deploy.timing.wave import Log, Wave
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))
@@ -47,11 +48,11 @@ def spread(network: Network, seed: int) -> Mapping:
 @given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_hops_by_cell_are_those_of_the_messages(network: Network, seed: int) -> None:
     mapping = spread(network, seed)
-    there = events.geometry(network, mapping)
+    geometry = events.geometry(network, mapping)
     names = [p.name for p in network]
-    execution = engine.execute(network, random_images(network, seed), record=names, cells=there.cells)
-    timer = timing.timer(there, PROFILE)
-    table = hop_table(timer.traffic, timer.machine.mesh, there.cells)
+    execution = engine.execute(network, random_images(network, seed), record=names, cells=geometry.cells)
+    timer = timing.timer(geometry, PROFILE)
+    table = hop_table(timer.traffic, timer.machine.mesh, geometry.cells)
     counted = [
         timing.time_image(timer, {name: execution.spikes[name][n] for name in names}).hops
         for n in range(len(execution.accumulators))
@@ -61,17 +62,19 @@ def test_hops_by_cell_are_those_of_the_messages(network: Network, seed: int) -> 
 
 def prepared(network: Network, seed: int) -> tuple[timing.Timer, events.Events, list[dict[str, np.ndarray]]]:
     mapping = spread(network, seed)
-    there = events.geometry(network, mapping)
+    geometry = events.geometry(network, mapping)
     names = [p.name for p in network]
-    execution = engine.execute(network, random_images(network, seed), record=names, cells=there.cells)
-    found = events.count(there, execution)
-    spikes = [{name: execution.spikes[name][n] for name in names} for n in range(found.images)]
-    return timing.timer(there, PROFILE), found, spikes
+    execution = engine.execute(network, random_images(network, seed), record=names, cells=geometry.cells)
+    counts = events.count(geometry, execution)
+    spikes = [{name: execution.spikes[name][n] for name in names} for n in range(counts.images)]
+    return timing.timer(geometry, PROFILE), counts, spikes
 
 
 def totals(traffic: Traffic, waves: list[Wave]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(cores,) messages sent, messages received and synaptic operations, of all the waves."""
-    sent, received, synops = (np.zeros(traffic.cores, np.int64) for _ in range(3))
+    sent = np.zeros(traffic.cores, np.int64)
+    received = np.zeros(traffic.cores, np.int64)
+    synops = np.zeros(traffic.cores, np.int64)
     for wave in waves:
         source = np.repeat(np.arange(traffic.cores), np.diff(wave.first))
         for core, (first, end) in zip(source.tolist(), wave.routes.tolist(), strict=True):
@@ -84,14 +87,15 @@ def totals(traffic: Traffic, waves: list[Wave]) -> tuple[np.ndarray, np.ndarray,
 @settings(max_examples=15, deadline=None)
 @given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
-    timer, found, images = prepared(network, seed)
-    traffic, slices = timer.traffic, found.slices
+    timer, counts, images = prepared(network, seed)
+    traffic = timer.traffic
+    slices = counts.slices
     assert slices is not None
     for n, spikes in enumerate(images):
         for t in range(network.time_steps):
-            waves = [w for level in range(traffic.levels) for w in alone(traffic, spikes, level, t)]
-            counts = (slices.messages_out, slices.messages_in, slices.synops)
-            for got, expected in zip(totals(traffic, waves), counts, strict=True):
+            waves = [w for level in range(traffic.levels) for w in falling_through(traffic, spikes, level, t)]
+            counted = (slices.messages_out, slices.messages_in, slices.synops)
+            for got, expected in zip(totals(traffic, waves), counted, strict=True):
                 np.testing.assert_array_equal(got, slices.by_core(expected)[1][n, t])
         stream = [w for step in range(network.time_steps) for w in pipelined(traffic, spikes, step)]
         np.testing.assert_array_equal(totals(traffic, stream)[1], slices.by_core(slices.messages_in)[1][n].sum(0))
@@ -102,29 +106,34 @@ def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
 def test_an_image_takes_what_the_specification_says(network: Network, seed: int) -> None:
     timer, _, images = prepared(network, seed)
     times = timing.time_image(timer, images[0])
-    barrier, ns = timer.machine.barrier, timing.TICK_PS / 1000
+    barrier = timer.machine.barrier
+    ns = timing.TICK_PS / 1000
 
     def step(waves: list[Wave]) -> float:
-        found = [reference.run_wave(timer.machine, timer.traffic.routes, wave)[0] for wave in waves]
-        return sum(f.quiet + barrier for f in found) * ns
+        times = [reference.run_wave(timer.machine, timer.traffic.routes, wave)[0] for wave in waves]
+        return sum(t.quiet + barrier for t in times) * ns
 
     for t in range(network.time_steps):
         np.testing.assert_allclose(times.step_ns[1, 0, t], step(pipelined(timer.traffic, images[0], t)), rtol=1e-12)
-        passing = sum(step(alone(timer.traffic, images[0], level, t)) for level in range(timer.traffic.levels))
+        passing = sum(
+            step(falling_through(timer.traffic, images[0], level, t)) for level in range(timer.traffic.levels)
+        )
         np.testing.assert_allclose(times.fall_through_ns[1, 0, t], passing, rtol=1e-12)
-    loads = [
+    logs = [
         reference.run_wave(timer.machine, timer.traffic.routes, wave)[1]
         for t in range(network.time_steps)
         for wave in pipelined(timer.traffic, images[0], t)
     ]
-    assert times.hops == hops(timer, loads)
+    assert times.hops == hops(timer, logs)
 
 
 def hops(timer: timing.Timer, logs: list[Log]) -> tuple[int, int]:
     """Distances between source and target of every message."""
     mesh = timer.machine.mesh
-    x, y = mesh.tile % mesh.width, mesh.tile // mesh.width
-    across = along = 0
+    x = mesh.tile % mesh.width
+    y = mesh.tile // mesh.width
+    across = 0
+    along = 0
     for log in logs:
         target = timer.traffic.routes.target[log.entry]
         across += int(np.abs(x[log.source] - x[target]).sum())
@@ -142,7 +151,8 @@ def test_the_number_of_timed_images_is_bounded() -> None:
 def test_latencies_are_whole_ticks() -> None:
     network = random_network(3)
     timer, _, _ = prepared(network, 3)
-    costs, mesh = timer.traffic.costs, timer.machine.mesh
+    costs = timer.traffic.costs
+    mesh = timer.machine.mesh
     assert (costs.idle, costs.update, costs.spike) == (265, 420, 300)
     assert timer.machine.axon_out == 51
     assert set(mesh.latency.tolist()) >= {410, 650}
@@ -161,5 +171,5 @@ def test_attention_takes_a_sub_step_more_than_it_has_turns(serial: str) -> None:
     level = next(iter(timer.traffic.sub_steps))
     assert timer.traffic.sub_steps == {level: site.sub_steps + 1}
     assert len(pipelined(timer.traffic, images[0], 0)) == site.sub_steps + 2
-    assert len(alone(timer.traffic, images[0], level, 0)) == site.sub_steps + 2
-    assert len(alone(timer.traffic, images[0], level + 1, 0)) == 1
+    assert len(falling_through(timer.traffic, images[0], level, 0)) == site.sub_steps + 2
+    assert len(falling_through(timer.traffic, images[0], level + 1, 0)) == 1

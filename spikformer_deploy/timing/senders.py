@@ -1,0 +1,175 @@
+"""Who sends messages: the neurons of populations, the counters of attentions, the partial sums of split fan-ins.
+
+Routing tables are kept by cell (see execution.Cells): all neurons of a cell send the same messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from spikformer_deploy.base.arrays import Int, Shape
+from spikformer_deploy.counts.slices import Geometry, Weights
+from spikformer_deploy.executors.execution import Cells
+from spikformer_deploy.network.mapping import Mapping, Site
+from spikformer_deploy.network.synapses import Attention
+from spikformer_deploy.timing.routing import Table, TableBuilder
+from spikformer_deploy.timing.sweep import Sweep
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sender:
+    """The messages that the spikes of a population cause, one kind of them.
+
+    place     (..., n) for each spike n neurons send something: the neuron itself, or the attention counters that answer
+              to it.  Their places in the sweeps; all axes but the last are the population's neurons
+    row       (..., n) the row of `table` that holds the messages of each
+    level     the layer whose chip-wide step they belong to
+    sub_step  (neurons,) when: in that chip-wide step itself (0), or in a sub-step after it (1, 2, ...)
+    always    in every step, spikes or not: the partial sums of a split fan-in
+    """
+
+    population: str
+    place: Int
+    row: Int
+    table: Table
+    level: int
+    sub_step: Int
+    always: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wiring:
+    """What senders are made from.
+
+    tables  the routing tables: every sender adds its own
+    level   by population: layers on the longest way from the Source
+    """
+
+    geometry: Geometry
+    mapping: Mapping
+    sweep: Sweep
+    tables: TableBuilder
+    level: dict[str, int]
+
+
+def senders(wiring: Wiring) -> Iterator[Sender]:
+    """All senders of a network, in the order of the mapping's sites."""
+    for index, site in enumerate(wiring.mapping.sites):
+        if site.kind == "population" and site.population in wiring.geometry.arriving:
+            yield from _of_population(wiring, index)
+        elif site.kind == "partial":
+            yield _partial_sums(wiring, index)
+
+
+def rows_of_cells(cells: Cells) -> Int:
+    """(neurons,) the cell of each neuron."""
+    _, rows, columns = cells.shape
+    channels = np.repeat(np.arange(len(cells.channels) - 1), np.diff(cells.channels))
+    return ((channels[:, None, None] * rows + cells.rows[:, None]) * columns + cells.columns).ravel()
+
+
+def _of_population(wiring: Wiring, index: int) -> Iterator[Sender]:
+    """All that the population of site `index` sends: to other populations, to counters, and what these answer."""
+    site = wiring.mapping.sites[index]
+    name = site.population
+    cells = wiring.geometry.cells[name]
+    place = wiring.sweep.place[index].reshape(-1, 1)
+    row = rows_of_cells(cells).reshape(-1, 1)
+    ordinary: list[Weights] = []
+    to_counters: list[tuple[Site, Weights]] = []
+    for weights in wiring.geometry.arriving[name]:
+        goal = wiring.mapping.sites[wiring.mapping.boxes[weights.inlet.slices[0], 0]]
+        if goal.kind == "attention":
+            to_counters.append((goal, weights))
+        elif not weights.inlet.unicast:
+            # what is unicast is sent by counters, not by this population: see _answers
+            ordinary.append(weights)
+    if ordinary:
+        table = wiring.tables.table(cells, ordinary)
+        yield Sender(name, place, row, table, wiring.level[name], np.zeros(len(place), np.int64))
+    for counters, weights in to_counters:
+        table = wiring.tables.table(cells, [weights])
+        # the first half of the sub-steps fills the counters, the second half has them answer
+        half = counters.sub_steps // 2
+        sub_step = 1 + _turns(counters, site.shape) + half * weights.inlet.replay
+        yield Sender(name, place, row, table, _level_before(wiring, counters), sub_step.ravel())
+        if weights.inlet.replay:
+            yield _answers(wiring, counters, name, sub_step + 1)
+
+
+def _level_before(wiring: Wiring, counters: Site) -> int:
+    """The level whose chip-wide step is followed by the sub-steps of these counters."""
+    return wiring.level[counters.population] - 1
+
+
+def _turns(counters: Site, shape: Shape) -> Int:
+    """(C, Y, X) whose turn it is in which sub-step of a half: tokens in series, or channels of a head."""
+    channels, height, width = shape
+    if counters.serial == "tokens":
+        turn = np.arange(height * width).reshape(1, height, width)
+    else:
+        turn = (np.arange(channels) % (counters.sub_steps // 2))[:, None, None]
+    return np.broadcast_to(turn, shape).astype(np.int64)
+
+
+def _answers(wiring: Wiring, counters: Site, name: str, sub_step: Int) -> Sender:
+    """What the counters of an attention answer to the spikes of population `name`.
+
+    sub_step  (C, Y, X) of the answers
+    """
+    network = wiring.geometry.network
+    target = counters.population
+    attention = next(p.synapse for p in network.into(target) if isinstance(p.synapse, Attention))
+    channels, height, width = network[target].shape
+    heads = attention.heads
+    depth = channels // heads
+    tokens = height * width
+    own_site = _own_site(wiring.mapping, target)
+    slices = wiring.mapping.slices_of(own_site)
+    row = _row_of_neuron(wiring, own_site, slices).reshape(heads, depth, tokens)
+    place = wiring.sweep.place[wiring.mapping.sites.index(counters)]
+    # axes below: head, channel and token of the spike, and which counter of those that answer to it
+    if counters.serial == "tokens":
+        # the counters of a row, one for each channel of the head: to that channel of the same token
+        shape = (heads, depth, tokens, depth)
+        place = place.reshape(heads, depth, 1, depth)
+        row = row.transpose(0, 2, 1)[:, None]
+    else:
+        # the counters of a column, one for each token: to that token of the same channel
+        shape = (heads, depth, tokens, tokens)
+        place = place.transpose(0, 2, 1)[:, None]
+        row = row[:, :, None]
+    return Sender(
+        population=name,
+        place=np.broadcast_to(place, shape),
+        row=np.broadcast_to(row, shape),
+        table=wiring.tables.one_each(slices),
+        level=_level_before(wiring, counters),
+        sub_step=sub_step.ravel(),
+    )
+
+
+def _partial_sums(wiring: Wiring, index: int) -> Sender:
+    """The partial sums of site `index`, each on its way to its neuron."""
+    name = wiring.mapping.sites[index].population
+    place = wiring.sweep.place[index].reshape(-1, 1)
+    own_site = _own_site(wiring.mapping, name)
+    slices = wiring.mapping.slices_of(own_site)
+    row = _row_of_neuron(wiring, own_site, slices).reshape(-1, 1)
+    table = wiring.tables.one_each(slices)
+    return Sender(name, place, row, table, wiring.level[name], np.zeros(len(place), np.int64), always=True)
+
+
+def _own_site(mapping: Mapping, population: str) -> int:
+    """The site of a population's own neurons."""
+    return next(i for i, s in enumerate(mapping.sites) if s.kind == "population" and s.population == population)
+
+
+def _row_of_neuron(wiring: Wiring, site: int, slices: Int) -> Int:
+    """(C, Y, X) which of the chosen slices each neuron of a site is in: its row in TableBuilder.one_each(slices)."""
+    row_of_slice = np.zeros(len(wiring.mapping.boxes), np.int64)
+    row_of_slice[slices] = np.arange(len(slices))
+    return row_of_slice[wiring.sweep.slice_at[wiring.sweep.place[site]]]

@@ -14,7 +14,7 @@ from support.models import SMALL
 
 from spikformer_deploy.nn.zoo import build
 
-FOLDER = Path(__file__).parents[1] / "hw_profiles"
+FOLDER = Path(__file__).parents[2] / "hw_profiles"
 
 
 def spikdeploy(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -191,6 +191,24 @@ def test_bad_input_is_one_clear_message(
     assert done.stdout == ""
     assert sorted(p.name for p in bad.iterdir()) == before
     assert not (bad / "executed").exists()
+
+
+HEAVY = ("attrs", "cattrs", "jinja2", "numba", "numpy", "onnx", "PIL", "rich", "scipy", "sklearn", "torch")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["compile", "--help"], ["run", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    """It is there at once: below 0.3 s on a quiet core."""
+    code = (
+        "import sys\n"
+        "from spikformer_deploy.cli.main import cli\n"
+        f"cli.main({arguments}, standalone_mode=False)\n"
+        f"print('loaded', *sorted({{name.partition('.')[0] for name in sys.modules}} & set({HEAVY})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded"
+    assert len(done.stdout.splitlines()) > 1
 
 
 def test_light_commands_import_no_torch() -> None:

@@ -18,7 +18,8 @@ from support.networks import preprocess_of, random_network
 
 from spikformer_deploy.base.errors import InputError, printable
 from spikformer_deploy.chips.profile import load_profile
-from spikformer_deploy.cli.main import READER_GONE, _print_tables, _progress
+from spikformer_deploy.cli.main import READER_GONE
+from spikformer_deploy.cli.printing import print_tables, progress_bar
 from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.program import Program, from_bytes
@@ -174,12 +175,12 @@ def test_names_of_a_program_reach_no_page(folder: Path) -> None:
 def test_any_text_is_shown_as_it_is(title: str, value: str) -> None:
     """In tables, in messages and beside the bar, whatever it holds."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        _print_tables([facts_table(title, {"name": value})])
+        print_tables([facts_table(title, {"name": value})])
     assert not unsafe(out.getvalue())
     if value == value.strip() and "\n" not in value and value.isascii() and "_" not in value:
         assert printable(value) in out.getvalue()
-    with contextlib.redirect_stderr(io.StringIO()) as err, _progress("run", False) as advance:
-        advance(1, 2, value)
+    with contextlib.redirect_stderr(io.StringIO()) as err, progress_bar("run", False) as progress:
+        progress(1, 2, value)
     assert not any(c in err.getvalue() for c in unsafe(value) - {"\x1b", "\r"})
     message = printable(str(InputError(title, value, "Do this.")))
     assert not unsafe(message)
@@ -204,8 +205,8 @@ def test_names_in_warnings_reach_no_terminal(tmp_path: Path) -> None:
 def test_the_bar_takes_markup_as_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    with _progress("run", False) as advance:
-        advance(1, 2, HOSTILE)
+    with progress_bar("run", False) as progress:
+        progress(1, 2, HOSTILE)
     said = capsys.readouterr().err
     assert "[/x][bold]" in said
     assert "\x1b]0;title" not in said

@@ -25,7 +25,7 @@ from spikformer_deploy.inference.results import Run
 from spikformer_deploy.mapping.place import Placer, hilbert, refined, row_major
 from spikformer_deploy.mapping.route import metrics, nets_of
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.pipeline.stages import compile_netx
+from spikformer_deploy.pipeline.stages import compile_model
 
 MEASURED = {"cores": 74, "synops": 2.29e6, "busiest": 1.51e5, "step": 152.8, "energy": 68.3}
 """lava-dl's PilotNet LIF tutorial with the output of Intel's board, January 2023; operations read off a plot, +-3 %."""
@@ -46,7 +46,7 @@ PLACERS: dict[str, Placer] = {"refined": refined, "Hilbert": hilbert, "in order"
 def main(folder: Path) -> None:
     """Compile, run, print all columns."""
     image = np.load(folder / "image.npy").transpose(2, 1, 0)[None].astype(np.uint8)
-    program = compile_netx(folder / "network.net", "loihi2", calibrate_on=image).program
+    program = compile_model(folder / "network.net", "loihi2", calibrate_on=image).program
     runs = [sd.run(program, image, timing="cycle")]
     sent = {name: e.spikes.mean() / program.network[name].size for name, e in runs[0].events.populations.items()}
     runs += [sd.run(cut_as_intel(program, placer, sent), image, timing="cycle") for placer in PLACERS.values()]

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.counts.events import Events
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.neurons import Accumulator, And, Lif, Max, Neuron, Or, Source, Stream, Sum
+from spikformer_deploy.network.neurons import Lif, kind_of
 from spikformer_deploy.network.synapses import Conv, Readout
-
-Kind: TypeAlias = Literal["source", "lif", "or", "sum", "and", "stream", "max", "accumulator"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +26,7 @@ class LayerCounts:
     """
 
     name: str
-    kind: Kind
+    kind: str
     shape: Shape
     neurons: int
     rate: NDArray[np.float64]
@@ -92,26 +88,3 @@ def sparsity(network: Network, events: Events) -> Sparsity:
         rate=rate,
         silent=sum(counted.silent for _, counted in lifs) / neurons,
     )
-
-
-def kind_of(neuron: Neuron) -> Kind:
-    """The kind of a population, as a word."""
-    match neuron:
-        case Source():
-            return "source"
-        case Lif():
-            return "lif"
-        case Or():
-            return "or"
-        case Sum():
-            return "sum"
-        case And():
-            return "and"
-        case Stream():
-            return "stream"
-        case Max():
-            return "max"
-        case Accumulator():
-            return "accumulator"
-        case _:
-            assert_never(neuron)

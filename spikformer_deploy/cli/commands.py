@@ -96,16 +96,11 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
     name = f"{Path(model).name.split('.')[0]}.spk" if output is None else output
     path = output_path(name, *files_among(model, target, options["calibrate_on"]))
     from spikformer_deploy.base.memory import peak_memory_mib
-    from spikformer_deploy.converters.models import is_netx
-    from spikformer_deploy.pipeline.stages import compile_model, compile_netx
+    from spikformer_deploy.pipeline.stages import compile_model
     from spikformer_deploy.report.tables import compile_summary
 
     report = None if as_json else print_step
-    if is_netx(model):
-        kept = {name: options[name] for name in ("calibrate_on", "time_steps", "dump_ir", "objective", "schedule")}
-        compiled = compile_netx(model, target, report=report, **kept)
-    else:
-        compiled = compile_model(model, target, report=report, **options)
+    compiled = compile_model(model, target, report=report, **options)
     compiled.program.save(path)
     summary = compile_summary(compiled.program, str(path), compiled.seconds, peak_memory_mib())
     summary["stage_seconds"] = compiled.stages

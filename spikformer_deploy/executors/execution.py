@@ -17,7 +17,7 @@ from spikformer_deploy.base.errors import InputError, OverflowDetected
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.network.network import Network, Population
-from spikformer_deploy.network.neurons import Source, Stream
+from spikformer_deploy.network.neurons import Source, most_current
 
 BATCH = 32
 """Images at once, where memory allows: enough to keep the cores busy, few enough for progress to be seen."""
@@ -161,11 +161,11 @@ def check_state(network: Network, population: Population, largest: int) -> None:
     A Stream must not send more than it says either: its readers' sums are exact up to there.
     """
     limit = 2 ** (network.state_bits - 1) - 1
-    if isinstance(population.neuron, Stream) and limit >= largest > population.max_out << population.neuron.drop:
+    allowed = most_current(population.neuron, population.max_out)
+    if allowed is not None and limit >= largest > allowed:
         raise OverflowDetected(
             population.name,
-            f"a current of {largest} in a stream that was proven or observed to stay within "
-            f"{population.max_out << population.neuron.drop}",
+            f"a current of {largest} in a stream that was proven or observed to stay within {allowed}",
             "Calibrate on images like these.",
         )
     if largest > limit:

@@ -9,8 +9,8 @@ import numpy as np
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.executors.execution import Cells, Execution, check_state, one_cell
 from spikformer_deploy.executors.reference import coincidences, observe
-from spikformer_deploy.network.network import Network, Population
-from spikformer_deploy.network.neurons import Max, Stream, Sum
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import largest_recorded
 from spikformer_deploy.network.synapses import Attention
 
 
@@ -30,7 +30,7 @@ def execution(
     peak_state is that of `potentials`, and of what Streams, Sums and Maxima send.
     Raises OverflowDetected where one of them leaves its bits, or a Stream sends more than it says.
     """
-    peak = {p.name: _largest(p, sent.get(p.name), potentials.get(p.name)) for p in network}
+    peak = {p.name: largest_recorded(p.neuron, sent.get(p.name), potentials.get(p.name)) for p in network}
     for population in network:
         check_state(network, population, peak[population.name])
     head = network.output.name
@@ -52,12 +52,3 @@ def execution(
         peak_state=peak,
         kernels=kernels,
     )
-
-
-def _largest(population: Population, sent: Int | None, potentials: Int | None) -> int:
-    """Largest magnitude of the state of a population as far as it was recorded; of a Stream: of its current."""
-    neuron = population.neuron
-    if isinstance(neuron, (Stream, Sum, Max)):
-        largest = int(np.abs(sent).max(initial=0)) if sent is not None else 0
-        return largest << neuron.drop if isinstance(neuron, Stream) else largest
-    return int(np.abs(potentials).max(initial=0)) if potentials is not None else 0

@@ -26,7 +26,7 @@ from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import (
     Accumulator,
     Max,
-    _potential,
+    potential_of,
     step,
 )
 from spikformer_deploy.network.synapses import Attention, largest_of, synaptic_sum
@@ -75,14 +75,14 @@ def execute(
                 else:
                     total += synaptic_sum(projection.synapse, sources, population.shape)
             state = states.get(population.name)
-            out, state, largest = step(population, total, state, now.get(population.name))
+            out, state, largest = step(population.neuron, total, state, now.get(population.name))
             peak[population.name] = max(peak[population.name], largest)
             check_state(network, population, largest)
             states[population.name] = state
             now[population.name] = out
             sent[population.name].append(out)
             if population.name in membranes:
-                membranes[population.name].append(_potential(population, state))
+                membranes[population.name].append(potential_of(population.neuron, state))
     activity = {
         p.name: observe(np.stack(sent[p.name], 1), (cells or {}).get(p.name, one_cell(p.shape)))
         for p in network

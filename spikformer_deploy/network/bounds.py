@@ -24,6 +24,7 @@ from spikformer_deploy.network.neurons import (
     Source,
     Stream,
     Sum,
+    most_current,
 )
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
@@ -121,12 +122,11 @@ def is_proven(network: Network) -> bool:
     """Whether every state fits the bits of the state, and every stream sends no more than it says, for any input."""
     limit = 2 ** (network.state_bits - 1) - 1
     worst = worst_cases(network)
-    sent = all(
-        max(map(abs, worst[p.name].state)) <= p.max_out << p.neuron.drop
-        for p in network
-        if isinstance(p.neuron, Stream)
-    )
-    return sent and all(w.largest <= limit for w in worst.values())
+    for population in network:
+        allowed = most_current(population.neuron, population.max_out)
+        if allowed is not None and max(map(abs, worst[population.name].state)) > allowed:
+            return False
+    return all(case.largest <= limit for case in worst.values())
 
 
 def _worst(network: Network, population: Population, found: dict[str, Worst]) -> Worst:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.base.flat import LATER
 from spikformer_deploy.base.values import digest
-from spikformer_deploy.network.neurons import Accumulator, Lif, Max, Neuron, Stream, _show_neuron
-from spikformer_deploy.network.synapses import Synapse, _show_synapse
+from spikformer_deploy.network import neurons, synapses
+from spikformer_deploy.network.neurons import Lif, Neuron
+from spikformer_deploy.network.synapses import Synapse
 
 ROUNDING_UNKNOWN = -1.0
 
@@ -48,7 +49,7 @@ class Population:
     @property
     def signed(self) -> bool:
         """Whether its neurons may send negative values."""
-        return isinstance(self.neuron, (Stream, Max))
+        return self.neuron.sends_negative
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +116,7 @@ class Network:
     @property
     def rounding(self) -> float | None:
         """The largest relative error that the rounding of weights, biases and thresholds left; None: not recorded."""
-        rounded = [p.rounding for p in self.populations if isinstance(p.neuron, (Lif, Stream, Accumulator))]
+        rounded = [p.rounding for p in self.populations if p.neuron.keeps_state]
         return None if ROUNDING_UNKNOWN in rounded else max(rounded)
 
     def digest(self) -> str:
@@ -128,7 +129,7 @@ class Network:
         for population in self.populations:
             shape = "x".join(map(str, population.shape))
             low, high = population.bounds
-            lines.append(f"  {population.name}: {shape} {_show_neuron(population.neuron)} state [{low}, {high}]")
+            lines.append(f"  {population.name}: {shape} {neurons.shown(population.neuron)} state [{low}, {high}]")
             for projection in self.into(population.name):
-                lines.append(f"    <- {_show_synapse(projection.synapse)} {', '.join(projection.sources)}")
+                lines.append(f"    <- {synapses.shown(projection.synapse)} {', '.join(projection.sources)}")
         return "\n".join(lines) + "\n"

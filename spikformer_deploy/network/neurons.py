@@ -1,23 +1,24 @@
-"""Kinds of neurons: what each one IS (its fields, with its equation) and what it DOES in one time step, in plain numpy.
+"""Kinds of neurons: what each one IS (its fields and its equation), OBEYS (its law) and DOES in one time step.
 
-`step` is the definition of right: every executor is compared with it for equality, and no fast path calls it.
+`step` is the definition of right, in plain numpy: every executor is compared with it for equality, and no fast path
+calls it.  `check_neuron` is the law for networks that come from files.  bounds.py has the worst cases of each kind.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.arrays import Int, Shape
 from spikformer_deploy.base.flat import LATER
-
-if TYPE_CHECKING:
-    from spikformer_deploy.network.network import Population
+from spikformer_deploy.base.plain import require
+from spikformer_deploy.network.synapses import Conv, Incoming, Readout, Window
 
 DECAY_ONE = 4096
 """Decays are multiples of 1 / 4096: 12 bits on Loihi 1 and in Lava (facts of lava.proc.lif)."""
@@ -27,12 +28,20 @@ STOCK_SHIFT = 6
 """lava.proc.lif and Loihi 1 hold membrane, input and threshold in units shifted left by 6 bits."""
 
 
+# Each kind says of itself
+#     keeps_state     whether a population of it has a range of states (Population.bounds); else that is (0, 0)
+#     sends_negative  whether it can send negative values
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """The input: unsigned 8-bit pixels held for all T steps (per_step False) or a frame of counts each step.
 
     max_value   largest value a pixel can take
     """
+
+    keeps_state: ClassVar[bool] = False
+    sends_negative: ClassVar[bool] = False
 
     max_value: int = 255
     per_step: bool = False
@@ -73,6 +82,9 @@ class Lif:
     exact      (this one is about T): the real-valued LIF with the same integer weights gives the same spikes
     """
 
+    keeps_state: ClassVar[bool] = True
+    sends_negative: ClassVar[bool] = False
+
     kind: LifKind
     decay: int
     shift: int
@@ -98,15 +110,24 @@ class Lif:
 class Or:
     """Stateless: fires 1 in a step in which any of its inputs is not zero (max-pooling of binary spikes)."""
 
+    keeps_state: ClassVar[bool] = False
+    sends_negative: ClassVar[bool] = False
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sum:
     """Stateless: sends the sum of its inputs as one graded spike (the residual stream, sum pooling)."""
 
+    keeps_state: ClassVar[bool] = False
+    sends_negative: ClassVar[bool] = False
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class And:
     """Stateless: fires 1 in a step in which the sum of its inputs reaches `inputs`, its number of binary sources."""
+
+    keeps_state: ClassVar[bool] = False
+    sends_negative: ClassVar[bool] = False
 
     inputs: int
 
@@ -121,6 +142,9 @@ class Stream:
     bias  (C,) or (C, Y, X) int64; drop: 0, but where a head reads sums over many positions
     """
 
+    keeps_state: ClassVar[bool] = True
+    sends_negative: ClassVar[bool] = True
+
     bias: Int
     drop: int = 0
 
@@ -128,6 +152,9 @@ class Stream:
 @dataclass(frozen=True, slots=True, eq=False)
 class Max:
     """Stateless: sends the largest input of its one window, padding left out (max-pooling of currents)."""
+
+    keeps_state: ClassVar[bool] = False
+    sends_negative: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,6 +165,9 @@ class Accumulator:
     last  it forgets before every step, v = bias + a: what it holds in the end is of the last step alone
     """
 
+    keeps_state: ClassVar[bool] = True
+    sends_negative: ClassVar[bool] = False
+
     bias: Int
     scale: NDArray[np.float64]
     last: bool = field(default=False, metadata={LATER: True})
@@ -146,7 +176,13 @@ class Accumulator:
 Neuron: TypeAlias = Source | Lif | Or | Sum | And | Stream | Max | Accumulator
 
 
-def _show_neuron(neuron: Neuron) -> str:
+def kind_of(neuron: Neuron) -> str:
+    """The kind of a neuron as a word of reports: "lif", "stream"."""
+    return type(neuron).__name__.lower()
+
+
+def shown(neuron: Neuron) -> str:
+    """A neuron in one line, for a person to read and diff."""
     if isinstance(neuron, Lif):
         groups = np.unique(neuron.threshold)
         kind = neuron.kind + " soft" * neuron.soft + " strict" * neuron.strict
@@ -154,67 +190,209 @@ def _show_neuron(neuron: Neuron) -> str:
     return type(neuron).__name__ + "[last]" * (isinstance(neuron, Accumulator) and neuron.last)
 
 
-def step(population: Population, total: Int, state: Int | None, given: Int | None) -> tuple[Int, Int, int]:
-    """One time step of one population: (what it sends, its new state, the largest magnitude met).
+# --- what each kind does ------------------------------------------------------------------------------------------
 
-    total  (N, C, Y, X) sum of all its synapses in this step;  given: the frame, for a Source
-    state  of the same shape, or (2, N, C, Y, X): potential and current of neurons whose current decays
+
+class Step(NamedTuple):
+    """What a time step of a population ends with.
+
+    sent     (N, C, Y, X) int64
+    state    as it was given; kept for the next step
+    largest  magnitude of anything that must fit the bits of the state
     """
-    neuron = population.neuron
-    old = np.zeros_like(total) if state is None else state
+
+    sent: Int
+    state: Int
+    largest: int
+
+
+def step(neuron: Neuron, total: Int, state: Int | None, frame: Int | None = None) -> Step:
+    """One time step of a population of `neuron`s.
+
+    total  (N, C, Y, X) int64 sum of all its synapses in this step
+    state  what the step before ended with, None in the first: of the shape of `total`, or (2, N, C, Y, X), potential
+           and current, of neurons whose current decays
+    frame  what a Source sends in this step
+    """
+    before = np.zeros_like(total) if state is None else state
     match neuron:
         case Source():
-            assert given is not None
-            return given, old, 0
+            assert frame is not None
+            return Step(frame, before, 0)
         case Or():
-            return (total != 0).astype(np.int64), old, _largest(total)
-        case Sum():
-            return total, old, _largest(total)
+            return Step((total != 0).astype(np.int64), before, _largest(total))
+        case Sum() | Max():
+            return Step(total, before, _largest(total))
         case And(inputs=inputs):
-            return (total >= inputs).astype(np.int64), old, _largest(total)
+            return Step((total >= inputs).astype(np.int64), before, _largest(total))
         case Stream(bias=bias, drop=drop):
             current = total + _over_positions(bias)
-            return current + (1 << drop >> 1) >> drop, old, _largest(current)
-        case Max():
-            return total, old, _largest(total)
-        case Accumulator():
-            start = neuron.bias[:, None, None] if state is None or neuron.last else state
-            new = start + total
-            return np.zeros_like(total), new, max(_largest(new), _largest(total))
+            half = 1 << drop >> 1
+            return Step(current + half >> drop, before, _largest(current))
+        case Accumulator(bias=bias, last=last):
+            start = bias[:, None, None] if state is None or last else state
+            after = start + total
+            # what one step adds is held against the bits, too: a chip adds it up before it reaches the accumulator
+            return Step(np.zeros_like(total), after, max(_largest(after), _largest(total)))
         case Lif(kind=LifKind.PROGRAMMABLE):
-            drive = (total << neuron.shift) + _over_positions(neuron.bias)
-            v = (old * neuron.decay + neuron.round_up >> 12) + drive
-            spikes = v >= _over_positions(neuron.fires_from)
-            reset = v - _over_positions(neuron.threshold) if neuron.soft else 0
-            return spikes.astype(np.int64), np.where(spikes, reset, v), max(_largest(v), _largest(drive))
+            return _step_programmable(neuron, total, before)
         case Lif(kind=LifKind.STOCK):
-            v, u = (old, np.zeros_like(old)) if state is None or not neuron.current else old
-            u = _toward_zero(u, neuron.current) + (total << (neuron.shift + STOCK_SHIFT))
-            drive = u + (_over_positions(neuron.bias) << STOCK_SHIFT)
-            v = _toward_zero(v, neuron.decay) + drive
-            spikes = v > (_over_positions(neuron.threshold) << STOCK_SHIFT)
-            new = np.where(spikes, 0, v)
-            kept = np.stack([new, u]) if neuron.current else new
-            largest = max(_largest(v), _largest(drive), _largest(u) if neuron.current else 0)
-            return spikes.astype(np.int64), kept, largest
+            return _step_stock(neuron, total, state)
         case Lif():
             raise ValueError(f"unknown kind of LIF: {neuron.kind}")
         case _:
             assert_never(neuron)
 
 
+def _step_programmable(lif: Lif, total: Int, before: Int) -> Step:
+    drive = (total << lif.shift) + _over_positions(lif.bias)
+    potential = (before * lif.decay + lif.round_up >> 12) + drive
+    spikes = potential >= _over_positions(lif.fires_from)
+    reset = potential - _over_positions(lif.threshold) if lif.soft else 0
+    after = np.where(spikes, reset, potential)
+    return Step(spikes.astype(np.int64), after, max(_largest(potential), _largest(drive)))
+
+
+def _step_stock(lif: Lif, total: Int, state: Int | None) -> Step:
+    if state is None:
+        potential = current = np.zeros_like(total)
+    elif lif.current:
+        potential, current = state
+    else:  # a current that is forgotten in every step is not kept
+        potential, current = state, np.zeros_like(total)
+    current = _toward_zero(current, lif.current) + (total << (lif.shift + STOCK_SHIFT))
+    drive = current + (_over_positions(lif.bias) << STOCK_SHIFT)
+    potential = _toward_zero(potential, lif.decay) + drive
+    spikes = potential > (_over_positions(lif.threshold) << STOCK_SHIFT)
+    after = np.where(spikes, 0, potential)
+    largest = max(_largest(potential), _largest(drive))
+    if lif.current:
+        return Step(spikes.astype(np.int64), np.stack([after, current]), max(largest, _largest(current)))
+    return Step(spikes.astype(np.int64), after, largest)
+
+
+def potential_of(neuron: Neuron, state: Int) -> Int:
+    """The potential in a state, without the current that some neurons have beside it."""
+    return state[0] if isinstance(neuron, Lif) and neuron.current else state
+
+
+def largest_recorded(neuron: Neuron, sent: Int | None, potentials: Int | None) -> int:
+    """Largest magnitude of the states of a population, as far as what it sent and its potentials show them."""
+    if isinstance(neuron, Stream):
+        return 0 if sent is None else _largest(sent) << neuron.drop
+    if isinstance(neuron, (Sum, Max)):
+        return 0 if sent is None else _largest(sent)
+    return 0 if potentials is None else _largest(potentials)
+
+
 def _toward_zero(state: Int, decay: int) -> Int:
+    """state * decay / 4096, rounded toward zero, as lava.proc.lif does it."""
     return np.sign(state) * (np.abs(state) * decay >> 12)
 
 
-def _potential(population: Population, state: Int) -> Int:
-    """The state without the current that some neurons have beside it."""
-    return state[0] if isinstance(population.neuron, Lif) and population.neuron.current else state
-
-
 def _over_positions(parameter: Int) -> Int:
+    """A parameter (C,) or (C, Y, X) that broadcasts to (N, C, Y, X)."""
     return parameter[:, None, None] if parameter.ndim == 1 else parameter
 
 
-def _largest(x: Int) -> int:
-    return int(np.abs(x).max(initial=0))
+def _largest(values: Int) -> int:
+    return int(np.abs(values).max(initial=0))
+
+
+# --- what each kind obeys -----------------------------------------------------------------------------------------
+
+
+def check_neuron(neuron: Neuron, shape: Shape, max_out: int, state_bits: int, incoming: Sequence[Incoming]) -> None:
+    """Raise ValueError where a population (C, Y, X) of `neuron`s that sends up to `max_out` is not what it says."""
+    synapses = {type(arriving.synapse) for arriving in incoming}
+    negative = any(arriving.negative for arriving in incoming)
+    channels = shape[0]
+    match neuron:
+        case Source(max_value=most):
+            good = not incoming and 0 < most == max_out < 2**16
+            require(good, f"a Source of pixels up to {most} that sends up to {max_out}")
+        case Lif():
+            require(bool(incoming) and Readout not in synapses, "a LIF without synapses of its kind")
+            require(max_out == 1, "a LIF that sends more than spikes")
+            _check_lif(neuron, shape, state_bits)
+        case Or():
+            require(synapses == {Window} and not negative, "it needs unit synapses from spikes")
+            require(max_out == 1, f"it is said to send up to {max_out}, and sends 1")
+        case Sum():
+            require(synapses == {Window} and not negative, "it needs unit synapses from spikes")
+            most = sum(arriving.most_of_window for arriving in incoming)
+            require(max_out == most, f"it is said to send up to {max_out}, and sends {most}")
+        case And(inputs=inputs):
+            require(synapses <= {Window, Conv} and not negative, "it needs synapses from spikes")
+            require(1 <= inputs <= len(incoming) and max_out == 1, f"{inputs} inputs")
+        case Stream(bias=bias, drop=drop):
+            require(bool(incoming) and synapses <= {Window, Conv}, "a stream without synapses of its kind")
+            good = bias.shape in ((channels,), shape) and bias.dtype == np.int64
+            require(good and 0 <= drop < 32, f"biases of shape {bias.shape}, {drop} bits dropped")
+            require(0 <= max_out < 2**31, "its largest value")
+            _check_width("bias", bias, state_bits)
+        case Max():
+            require(synapses == {Window} and len(incoming) == 1, "it needs one window")
+            window = incoming[0].synapse
+            assert isinstance(window, Window)
+            # a window that lies in padding as a whole has no largest value
+            inside = all(p < k for p, k in zip(window.padding, window.kernel, strict=True))
+            require(inside and max_out == incoming[0].max_out, "its window or largest value")
+        case Accumulator(bias=bias, scale=scale):
+            require(synapses == {Readout} and max_out == 0, "it needs a readout")
+            shapes = bias.shape == scale.shape == (channels,) and shape == (channels, 1, 1)
+            require(shapes and bias.dtype == np.int64, "its bias or scale")
+            # the largest integer is the predicted class
+            good = scale[0] > 0 and np.isfinite(scale[0]) and bool((scale == scale[0]).all())
+            require(good, f"scales of {scale.tolist()[:4]} instead of one for all classes")
+            _check_width("bias", bias, state_bits)
+        case _:
+            assert_never(neuron)
+
+
+def _check_lif(lif: Lif, shape: Shape, state_bits: int) -> None:
+    stock = lif.kind == LifKind.STOCK
+    require(lif.kind in list(LifKind), f"kind {lif.kind}")
+    require(0 <= lif.decay <= DECAY_ONE and 0 <= lif.shift <= 31, f"decay {lif.decay}, shift {lif.shift}")
+    require(0 <= lif.current < DECAY_ONE, f"a decay of the current of {lif.current}")
+    require(stock or not lif.current, "a programmable neuron with a current")
+    require(not stock or not lif.soft, "a stock neuron with a soft reset")
+    require(not stock or not lif.strict, "a stock neuron that is said to be strict")
+    require(lif.threshold.shape == shape[:1] and lif.threshold.dtype == np.int64, "its thresholds")
+    good = lif.bias.shape in (shape[:1], shape) and lif.bias.dtype == np.int64
+    require(good, f"biases of shape {lif.bias.shape} and type {lif.bias.dtype}")
+    _check_width("threshold", lif.threshold, state_bits)
+    _check_width("bias", lif.bias, state_bits)
+    require(bool((lif.threshold >= 0).all()), f"a threshold of {int(lif.threshold.min())}")
+
+
+def _check_width(what: str, values: Int, state_bits: int) -> None:
+    """Executors of other widths differ where a parameter leaves the state's bits."""
+    most = 2 ** (state_bits - 1) - 1
+    # not by magnitude: that of the least int64 is negative
+    outside = values[(values < -most) | (values > most)]
+    first = int(outside[0]) if outside.size else 0
+    require(not outside.size, f"a {what} of {first} does not fit {state_bits} bits of state (at most {most})")
+
+
+def most_of_state(neuron: Neuron, drive: int, time_steps: int) -> int:
+    """A bound of every state in a run whose steps add up to `drive` each: what must not wrap before it is looked at."""
+    match neuron:
+        case Lif():
+            shift = lif_shift(neuron)
+            piled_up = (drive << shift) * time_steps
+            return piled_up * time_steps if neuron.current else piled_up
+        case Accumulator(last=False):
+            return drive * time_steps
+        case _:
+            return drive
+
+
+def lif_shift(lif: Lif) -> int:
+    """Fractional bits of the input of a LIF in units of its state."""
+    return lif.shift + (STOCK_SHIFT if lif.kind == LifKind.STOCK else 0)
+
+
+def most_current(neuron: Neuron, max_out: int) -> int | None:
+    """The largest current that a Stream may hold: the sums of its readers are exact up to there.  None of others."""
+    return max_out << neuron.drop if isinstance(neuron, Stream) else None

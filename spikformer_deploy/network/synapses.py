@@ -1,18 +1,20 @@
-"""Kinds of synapses: what each one IS (its fields) and what it DELIVERS in one time step, in plain numpy.
+"""Kinds of synapses: what each one IS (its fields), OBEYS (its law) and DELIVERS in one time step.
 
-`synaptic_sum` is the definition of right: every executor is compared with it for equality, and no fast path calls it.
+`synaptic_sum` is the definition of right, in plain numpy: every executor is compared with it for equality, and no fast
+path calls it.  `check_synapse` is the law for networks that come from files.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from spikformer_deploy.base.arrays import Int, Pair
+from spikformer_deploy.base.arrays import Int, Pair, Shape
+from spikformer_deploy.base.plain import require
 from spikformer_deploy.base.values import digest
 
 
@@ -57,7 +59,8 @@ class Attention:
 Synapse: TypeAlias = Conv | Window | Readout | Attention
 
 
-def _show_synapse(synapse: Synapse) -> str:
+def shown(synapse: Synapse) -> str:
+    """A synapse in one line, for a person to read and diff."""
     match synapse:
         case Conv(weight=weight):
             return f"Conv {'x'.join(map(str, weight.shape))} {digest(weight)[:8]}"
@@ -69,7 +72,7 @@ def _show_synapse(synapse: Synapse) -> str:
             return f"Attention heads={heads} weight={weight}"
 
 
-def synaptic_sum(synapse: Conv | Window | Readout | Attention, sources: list[Int], shape: tuple[int, int, int]) -> Int:
+def synaptic_sum(synapse: Conv | Window | Readout | Attention, sources: list[Int], shape: Shape) -> Int:
     """What one projection delivers to its target in one step: (N, C, Y, X) of the target's `shape`."""
     match synapse:
         case Conv():
@@ -86,7 +89,7 @@ def synaptic_sum(synapse: Conv | Window | Readout | Attention, sources: list[Int
             assert_never(synapse)
 
 
-def _convolution(conv: Conv, x: Int, shape: tuple[int, int, int]) -> Int:
+def _convolution(conv: Conv, x: Int, shape: Shape) -> Int:
     groups, (channels, height, width) = conv.groups, shape
     per_group = x.shape[1] // groups
     padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in conv.padding)))
@@ -100,7 +103,7 @@ def _convolution(conv: Conv, x: Int, shape: tuple[int, int, int]) -> Int:
     return out.reshape(channels, len(x), height, width).swapaxes(0, 1)
 
 
-def _window(window: Window, x: Int, shape: tuple[int, int, int]) -> Int:
+def _window(window: Window, x: Int, shape: Shape) -> Int:
     padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in window.padding)))
     taps = np.ndindex(*window.kernel)
     return sum(
@@ -109,7 +112,7 @@ def _window(window: Window, x: Int, shape: tuple[int, int, int]) -> Int:
     )
 
 
-def largest_of(synapse: Synapse, x: Int, shape: tuple[int, int, int]) -> Int:
+def largest_of(synapse: Synapse, x: Int, shape: Shape) -> Int:
     """The largest value of each window, (N, C, Y, X) of the target's `shape`; padding is no value."""
     assert isinstance(synapse, Window)
     lowest = np.iinfo(np.int64).min
@@ -122,3 +125,73 @@ def _shifted(padded: Int, ky: int, kx: int, stride: tuple[int, int], size: tuple
     """What kernel tap (ky, kx) sees at every output position."""
     (sy, sx), (height, width) = stride, size
     return padded[:, :, ky : ky + sy * (height - 1) + 1 : sy, kx : kx + sx * (width - 1) + 1 : sx]
+
+
+# --- what each kind obeys -----------------------------------------------------------------------------------------
+
+MOST_PADDING = 64
+"""Of a window on a map that is smaller."""
+
+
+class Incoming(NamedTuple):
+    """The synapses of one projection, and what laws ask of its sources.
+
+    shapes    (C, Y, X) of each source
+    max_out   largest magnitude that the first source sends
+    negative  whether a source can send negative values
+    """
+
+    synapse: Synapse
+    shapes: tuple[Shape, ...]
+    max_out: int
+    negative: bool
+
+    @property
+    def most_of_window(self) -> int:
+        """The largest sum of the unit synapses of a Window; 0 of other kinds."""
+        if not isinstance(self.synapse, Window):
+            return 0
+        return self.max_out * self.synapse.kernel[0] * self.synapse.kernel[1]
+
+
+def check_synapse(incoming: Incoming, target: Shape, weight_bits: int) -> None:
+    """Raise ValueError where synapses do not fit their sources and their target, or weights their bits."""
+    shapes = incoming.shapes
+    match incoming.synapse:
+        case Conv(weight, stride, padding, groups, shift):
+            good = weight.ndim == 4 and weight.dtype == np.int8 and groups >= 1 and 0 <= shift < 32
+            require(good, f"weights of shape {weight.shape} and type {weight.dtype}, shift {shift}")
+            _check_weights(weight, weight_bits)
+            fits = shapes[0][0] == weight.shape[1] * groups and len(weight) % groups == 0 and len(weight) == target[0]
+            require(fits and len(shapes) == 1, f"weights {weight.shape} in {groups} groups on {shapes[0]}")
+            _check_windows(shapes[0], target, Window(weight.shape[2:], stride, padding))
+        case Window() as window:
+            require(len(shapes) == 1 and shapes[0][0] == target[0], f"channels {shapes[0][0]} and {target[0]}")
+            _check_windows(shapes[0], target, window)
+        case Readout(weight):
+            good = weight.shape == (target[0], shapes[0][0]) and weight.dtype == np.int8 and len(shapes) == 1
+            require(good, f"a readout of shape {weight.shape} on {shapes[0]}")
+            _check_weights(weight, weight_bits)
+        case Attention(heads, weight):
+            good = len(shapes) == 3 and set(shapes) == {target} and heads >= 1 and target[0] % heads == 0
+            good = good and not incoming.negative and 0 < weight < 2**20
+            require(good, f"an attention of {heads} heads over {list(shapes)}")
+        case _:
+            assert_never(incoming.synapse)
+
+
+def _check_weights(weight: NDArray[np.integer], bits: int) -> None:
+    most = 2 ** (bits - 1)
+    least, largest = int(weight.min(initial=0)), int(weight.max(initial=0))
+    require(-most <= least and largest < most, f"weights from {least} to {largest} in {bits} bits")
+
+
+def _check_windows(source: Shape, target: Shape, window: Window) -> None:
+    """The windows fit the maps on both sides, and do not lose themselves in padding."""
+    kernel, stride, padding = window.kernel, window.stride, window.padding
+    geometry = f"kernel {tuple(kernel)}, stride {stride}, padding {padding} from {source} to {target}"
+    require(min(*kernel, *stride) >= 1 and min(padding) >= 0 and max(*kernel, *stride) < 2**16, geometry)
+    sizes = [(e + 2 * p - k) // s + 1 for e, k, s, p in zip(source[1:], kernel, stride, padding, strict=True)]
+    require(tuple(sizes) == target[1:], geometry)
+    most = max(MOST_PADDING, *source[1:], *target[1:])
+    require(max(padding) < most, geometry)

@@ -16,9 +16,10 @@ import numpy as np
 from spikformer_deploy.base.errors import InputError, printable
 from spikformer_deploy.base.files import check_folder_output, write_whole, writing
 from spikformer_deploy.chips import profile as hardware
+from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.converters.checkpoints.read import SHOWN
 from spikformer_deploy.converters.imported import Imported
-from spikformer_deploy.converters.models import Model, load
+from spikformer_deploy.converters.models import Model, is_netx, load
 from spikformer_deploy.converters.netx import delay_note, read_network
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.labels import class_names
@@ -29,6 +30,7 @@ from spikformer_deploy.graph.law import check as check_law
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.mapping.map import map_explained
+from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import LifKind, Source
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES, RANDOM_IMAGES, RANDOM_NOTE, Sample, firing_rates
@@ -82,7 +84,7 @@ def compile_model(
     report: Callable[[Step], None] | None = None,
     **loading: Any,
 ) -> Compiled:
-    """Compile a model file (or a bundled model by name) for a target.
+    """Compile a model file (or a bundled model by name) for a target; of a .net of lava-dl the integers as they are.
 
     target        a name of `profile_names()` or a TOML file
     calibrate_on  images as in images.read; by default those in the box for a bundled model, else random pixels
@@ -98,45 +100,63 @@ def compile_model(
     """
     start = time.monotonic()
     profile = hardware.load_profile(target)
-    loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
-    if calibrate_on is None and SHOWN.get(str(model)) == "drawn":
-        calibrate_on = "drawn"
-    sample = Sample(loaded, calibrate_on)
-    settings = Settings(weight_bits, granularity, _kind_of(neuron) if neuron else profile.limits.neuron)
-    first = "read" if isinstance(loaded, Imported) else "trace"
-    run = _Runner(report, Path(dump_ir) if dump_ir else None, (first, *STAGES[1:]))
+    dump = Path(dump_ir) if dump_ir else None
+    if isinstance(model, (str, Path)) and is_netx(model):
+        _check_as_they_are(weight_bits=weight_bits != 8, granularity=granularity != "group", neuron=neuron is not None)
+        _check_as_they_are(rounding=rounding != "nearest")
+        run = _Runner(report, dump, NETX_STAGES)
+        front = _integers(Path(model), profile, run, calibrate_on, loading.get("time_steps"))
+    else:
+        loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
+        if calibrate_on is None and SHOWN.get(str(model)) == "drawn":
+            calibrate_on = "drawn"
+        settings = Settings(weight_bits, granularity, _kind_of(neuron) if neuron else profile.limits.neuron)
+        first = "read" if isinstance(loaded, Imported) else "trace"
+        run = _Runner(report, dump, (first, *STAGES[1:]))
+        front = _quantized(str(model), loaded, profile, run, Sample(loaded, calibrate_on), settings, rounding, check)
+    network, rates = front.network, front.rates
+    mapping, explained = run("map", lambda: map_explained(network, profile, rates, objective, schedule=schedule))
+    origin = {**front.origin, "mapping": explained, "versions": _versions()}
+    program = Program(network, mapping, profile, front.preprocess, front.labels, origin)
+    return Compiled(program, front.graph, front.notes, time.monotonic() - start, run.seconds, rates)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Front:
+    """All that comes before the mapping: the network, how often its neurons fire, and what a program keeps of both."""
+
+    network: Network
+    rates: dict[str, float]
+    graph: Graph | None
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+    origin: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def _quantized(
+    place: str,
+    loaded: Model,
+    profile: Profile,
+    run: _Runner,
+    sample: Sample,
+    settings: Settings,
+    rounding: str,
+    check: bool,
+) -> _Front:
+    """The integers of a float model."""
     graph = _graph(loaded, run, Checks(loaded, sample.images) if check else None)
-    _check_labels(str(model), loaded.labels, graph.nodes[-1].shape[0])
+    _check_labels(place, loaded.labels, graph.nodes[-1].shape[0])
     network = run("quantize", lambda: sample.quantized(graph, profile.limits, settings, rounding))
     rates = run("calibrate", lambda: sample.rates(network))
-    mapping, explained = run("map", lambda: map_explained(network, profile, rates, objective, schedule=schedule))
-    provenance = {
+    origin = {
         "model_sha256": loaded.sha256,
         "training": loaded.training,
         "settings": {"target": profile.name, "rounding": rounding, **settings.shown()},
         "calibration": {"images": len(sample.images), "data": sample.remark},
-        "mapping": explained,
-        "versions": _versions(),
     }
-    program = Program(network, mapping, profile, loaded.preprocess, loaded.labels, provenance)
     notes = loaded.notes if sample.remark != "random pixels" else (*loaded.notes, RANDOM_NOTE)
-    return Compiled(program, graph, notes, time.monotonic() - start, run.seconds, rates)
-
-
-def _kind_of(neuron: str) -> LifKind:
-    try:
-        return LifKind(neuron)
-    except ValueError:
-        known = " and ".join(LifKind)
-        raise InputError("--neuron", f"there are no '{neuron}' neurons", f"Known: {known}.") from None
-
-
-def _check_labels(place: str, labels: tuple[str, ...], classes: int) -> None:
-    """Raise InputError where a model has names for other classes than it tells apart."""
-    try:
-        class_names(labels, classes)
-    except ValueError as error:
-        raise InputError(place, f"{error}", "Give one name a class, in the order of the outputs, or none.") from None
+    return _Front(network, rates, graph, loaded.preprocess, loaded.labels, origin, notes)
 
 
 def _graph(loaded: Model, run: _Runner, checks: Checks | None) -> Graph:
@@ -148,21 +168,10 @@ def _graph(loaded: Model, run: _Runner, checks: Checks | None) -> Graph:
     return graph
 
 
-def compile_netx(
-    path: str | Path,
-    target: str = "loihi2",
-    *,
-    calibrate_on: str | Path | np.ndarray | None = None,
-    time_steps: int | None = None,
-    objective: str = "energy",
-    schedule: str = "spatial",
-    dump_ir: str | Path | None = None,
-    report: Callable[[Step], None] | None = None,
-) -> Compiled:
-    """Compile a .net file of lava-dl, its integers and its neurons as they are; arguments as compile_model."""
-    start = time.monotonic()
-    profile = hardware.load_profile(target)
-    run = _Runner(report, Path(dump_ir) if dump_ir else None, NETX_STAGES)
+def _integers(
+    path: Path, profile: Profile, run: _Runner, calibrate_on: str | Path | np.ndarray | None, time_steps: int | None
+) -> _Front:
+    """The integers of a .net of lava-dl, as they are."""
     network = run("read", lambda: read_network(path, time_steps))
     if network.state_bits > profile.limits.state_bits:
         problem = f"its neurons have {profile.limits.state_bits} bits of state, and a .net has {network.state_bits}"
@@ -177,21 +186,39 @@ def compile_netx(
         images = np.random.default_rng(0).integers(0, source.max_value + 1, (RANDOM_IMAGES, *shape)).astype(np.uint8)
     else:
         images = read(calibrate_on, preprocess, limit=CALIBRATION_IMAGES, frames=frames).pixels
-    mapping_rates = run("calibrate", lambda: firing_rates(network, images))
-    mapping, explained = run(
-        "map", lambda: map_explained(network, profile, mapping_rates, objective, schedule=schedule)
-    )
-    provenance = {
-        "model_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+    rates = run("calibrate", lambda: firing_rates(network, images))
+    origin = {
+        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "training": {},
         "settings": {"target": profile.name, "weights": "as in the .net file", "neuron": LifKind.STOCK.value},
         "calibration": {"images": len(images), "data": "random pixels" if calibrate_on is None else "images"},
-        "mapping": explained,
-        "versions": _versions(),
     }
-    program = Program(network, mapping, profile, preprocess, (), provenance)
     notes = (delay_note(network), *(() if calibrate_on is not None else (RANDOM_NOTE,)))
-    return Compiled(program, None, notes, time.monotonic() - start, run.seconds, mapping_rates)
+    return _Front(network, rates, None, preprocess, (), origin, notes)
+
+
+def _check_as_they_are(**changed: bool) -> None:
+    """Raise InputError for options that would change integers that are there already."""
+    for name, differs in changed.items():
+        if differs:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(option, "the integers and the neurons of a .net are taken as they are", "Leave it out.")
+
+
+def _check_labels(place: str, labels: tuple[str, ...], classes: int) -> None:
+    """Raise InputError where a model has names for other classes than it tells apart."""
+    try:
+        class_names(labels, classes)
+    except ValueError as error:
+        raise InputError(place, f"{error}", "Give one name a class, in the order of the outputs, or none.") from None
+
+
+def _kind_of(neuron: str) -> LifKind:
+    try:
+        return LifKind(neuron)
+    except ValueError:
+        known = " and ".join(LifKind)
+        raise InputError("--neuron", f"there are no '{neuron}' neurons", f"Known: {known}.") from None
 
 
 def float_graph(loaded: Model) -> Graph:

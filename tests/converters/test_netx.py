@@ -21,7 +21,7 @@ from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import Accumulator, Lif, Or, Sum
 from spikformer_deploy.network.synapses import Conv, Readout, Window
-from spikformer_deploy.pipeline.stages import compile_netx
+from spikformer_deploy.pipeline.stages import compile_model
 
 h5py = pytest.importorskip("h5py")
 LAVA_DL = Path(__file__).resolve().parents[1] / "support" / "lava_dl.py"
@@ -468,7 +468,7 @@ def test_the_command_line_takes_it(tmp_path: Path) -> None:
 
 def test_a_chain_has_no_tokens_to_put_in_series(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--schedule: the network has no attention"):
-        compile_netx(write(tmp_path / "a.net", chain(0)), schedule="token-serial")
+        compile_model(write(tmp_path / "a.net", chain(0)), schedule="token-serial")
 
 
 def test_the_margin_is_that_of_the_largest_bound(tmp_path: Path) -> None:
@@ -484,4 +484,12 @@ def test_a_target_with_narrower_states_is_refused(tmp_path: Path) -> None:
         'value = 20\nunit = "bits"\nkind = "guess"\nsource = "a test"\n'
     )
     with pytest.raises(InputError, match=r"20 bits of state, and a \.net has 24"):
-        compile_netx(write(tmp_path / "a.net", chain(0)), str(target))
+        compile_model(write(tmp_path / "a.net", chain(0)), str(target))
+
+
+@pytest.mark.parametrize(
+    "option", [{"weight_bits": 4}, {"granularity": "tensor"}, {"rounding": "calibrated"}, {"neuron": "stock"}]
+)
+def test_options_that_would_change_its_integers_are_refused(option: dict, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--[a-z-]+: the integers and the neurons of a \.net are taken as they are"):
+        compile_model(write(tmp_path / "a.net", chain(0)), **option)

@@ -167,7 +167,9 @@ def report_command(
 ) -> None:
     """Write the energy and sparsity report of PROGRAM on images."""
     from spikformer_deploy.base.files import write_whole
-    from spikformer_deploy.report import report_data, write_report, write_timeline
+    from spikformer_deploy.inference.timeline import first_image
+    from spikformer_deploy.report.data import report_data
+    from spikformer_deploy.report.write import write_report, write_timeline
 
     quiet = json_file == "-"
     read = files_among(program, data, options["labels"])
@@ -180,7 +182,7 @@ def report_command(
     write_report(result, path)
     if timeline:
         with progress_bar("timeline", quiet) as progress:
-            write_timeline(result, Path(timeline), progress)
+            write_timeline(first_image(result, progress), Path(timeline))
     if quiet:
         print_json(report_data(result))
         return
@@ -294,7 +296,7 @@ def export_command(file: str, to: str, output: str, **loading: Any) -> None:
 @as_json
 def inspect_command(file: str, as_json: bool, **loading: Any) -> None:
     """Show what is in FILE: a program, a model or a hardware profile."""
-    from spikformer_deploy.report.inspect import inspect_file
+    from spikformer_deploy.cli.inspect import inspect_file
 
     tables, values = inspect_file(file, loading)
     if as_json:

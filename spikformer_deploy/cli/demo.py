@@ -13,8 +13,8 @@ from spikformer_deploy.converters.checkpoints.read import SHOWN, load
 from spikformer_deploy.inference.run import run
 from spikformer_deploy.inference.verify import verify
 from spikformer_deploy.pipeline.stages import Step, compile_model
-from spikformer_deploy.report import write_report
 from spikformer_deploy.report.tables import compile_summary, facts_table, run_tables, verify_tables
+from spikformer_deploy.report.write import write_report
 
 LAVA_IMAGES = 32
 """Lava is a thousand times slower than the engine."""

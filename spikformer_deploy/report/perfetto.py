@@ -7,14 +7,16 @@ more process holds the chip-wide steps with their barriers, and the load of the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from spikformer_deploy.base.json_text import written
-from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.timing.machine import TICK_PS, Machine
 from spikformer_deploy.timing.timeline import StepRecord
+
+if TYPE_CHECKING:
+    from spikformer_deploy.pipeline.program import Program
 
 Event: TypeAlias = dict[str, Any]
 

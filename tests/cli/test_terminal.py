@@ -158,7 +158,7 @@ def test_names_of_a_program_reach_no_terminal(folder: Path) -> None:
 
 def test_names_of_a_program_reach_no_page(folder: Path) -> None:
     from spikformer_deploy.inference.run import run
-    from spikformer_deploy.report import report_data
+    from spikformer_deploy.report.data import report_data
     from spikformer_deploy.report.html import render
     from spikformer_deploy.report.tables import run_tables
 

@@ -24,10 +24,12 @@ from spikformer_deploy.training.distributed import World
 from spikformer_deploy.training.recipe import Optimiser
 from spikformer_deploy.training.schedule import learning_rate, parameter_groups
 
-LOG, RESUME = ".log", ".resume"
+LOG = ".log"
+RESUME = ".resume"
+TENSORBOARD = ".tensorboard"
 """Suffixes of the files beside the output."""
 KEEP_SECONDS = 300
-"""A resume file is written at least so often, and after every epoch."""
+"""A resume file is written at least that often, and after every epoch."""
 
 Batch = tuple[Tensor, Tensor]
 
@@ -36,7 +38,7 @@ Batch = tuple[Tensor, Tensor]
 class Job:
     """What is learnt, in the words of the loop.
 
-    batches   (epoch, first batch) -> batches of this process; steps: so many an epoch
+    batches   (epoch, first batch) -> batches of this process; steps: their number in an epoch
     loss      of a batch
     measure   of the module with averaged weights, after every epoch, for the log
     identity  of the recipe: a resume file of another one is refused
@@ -92,13 +94,22 @@ def check_outputs(output: Path, *more: str) -> None:
         check_output(Path(f"{output}{suffix}"))
 
 
+def check_batch(settings: Optimiser, images: int, world: World) -> None:
+    """Raise InputError where batches are larger than all images together, or do not divide among the processes."""
+    if settings.batch > images or settings.batch % world.size:
+        problem = f"{settings.batch} of {images} images, for {world.size} processes"
+        raise InputError("optimiser.batch", problem, "Use a smaller multiple of the number of processes.")
+
+
 def finished(job: Job) -> None:
     """The result is in a file of its own: the resume file goes."""
     _resume_file(job).unlink(missing_ok=True)
 
 
 def _epoch(state: State, parallel: nn.Module, job: Job, world: World, number: int, progress: Progress) -> None:
-    first, kept = state.batches - number * job.steps, time.monotonic()
+    # not 0 in the epoch in which an interrupted run stopped
+    first = state.batches - number * job.steps
+    kept = time.monotonic()
     parallel.train()
     for step, (x, y) in enumerate(job.batches(number, first), first):
         batch = x.to(world.device), y.to(world.device)
@@ -137,6 +148,7 @@ def _average(state: State, decay: float) -> None:
 
 def _log(state: State, job: Job, number: int) -> None:
     """Append one line on epoch `number` to `<output>.log`; a new run begins a new file."""
+    # the average is what is kept in the end, and so what is measured; learning goes on with the weights themselves
     learnt = {key: value.clone() for key, value in state.module.state_dict().items()}
     state.module.load_state_dict(state.average)
     line: dict[str, Any] = {
@@ -160,7 +172,7 @@ def _to_tensorboard(job: Job, line: dict[str, Any]) -> None:
         raise InputError(
             "optimiser.tensorboard", "TensorBoard is not installed", "Install spikformer-deploy[training]."
         ) from None
-    with SummaryWriter(job.output.with_name(job.output.name + ".tensorboard")) as writer:
+    with SummaryWriter(job.output.with_name(job.output.name + TENSORBOARD)) as writer:
         for key, value in line.items():
             if isinstance(value, float):
                 writer.add_scalar(key, value, line["epoch"])
@@ -206,4 +218,5 @@ def _restore(state: State, job: Job) -> None:
     state.module.load_state_dict(content["module"])
     state.average = content["average"]
     state.optimiser.load_state_dict(content["optimiser"])
-    state.batches, state.losses = content["batches"], content["losses"]
+    state.batches = content["batches"]
+    state.losses = content["losses"]

@@ -14,6 +14,7 @@ from typing import Any
 def written(value: Any, *, indent: int | None = None, compact: bool = False, sort_keys: bool = False) -> str:
     """`value` as JSON; a float that is not finite becomes null."""
     separators = (",", ":") if compact else None
+    # most values are finite: only others are walked through
     try:
         return json.dumps(value, indent=indent, separators=separators, sort_keys=sort_keys, allow_nan=False)
     except ValueError:
@@ -60,6 +61,7 @@ def _of_before(word: str) -> float | None:
 
 
 def _number(word: str) -> float:
-    if not math.isfinite(number := float(word)):
+    number = float(word)
+    if not math.isfinite(number):
         raise ValueError(f"{word[:20]} is too large for a number")
     return number

@@ -224,8 +224,8 @@ def test_the_old_file_stays_where_the_folder_takes_none(
 FULL = """
 import sys
 from pathlib import Path
-from spikformer_deploy.errors import InputError
-from spikformer_deploy.files import check_output, write_whole
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.files import check_output, write_whole
 for write in (check_output, lambda path: write_whole(path, bytes(10000))):
     try:
         write(Path(sys.argv[1]))

@@ -30,7 +30,7 @@ class Timeline:
 def first_image(run: Run, progress: Progress = silent) -> Timeline:
     """The timeline of the first image of a run; progress  as of timing.timeline.record."""
     program = run.program
-    cut = geometry(program.network, program.mapping)
-    timed = timer(cut, program.profile)
-    spikes = next(recorded(program, run.data, cut, 1))
+    layout = geometry(program.network, program.mapping)
+    timed = timer(layout, program.profile)
+    spikes = next(recorded(program, run.data, layout, 1))
     return Timeline(program, timed.machine, record(timed, spikes, progress))

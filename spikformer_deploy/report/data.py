@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from spikformer_deploy.accounting.energy import Energy
 from spikformer_deploy.accounting.layers import layers, sparsity
 from spikformer_deploy.accounting.notes import notes
+from spikformer_deploy.chips.loihi.latencies import CORNERS, NOMINAL
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import quantities
 from spikformer_deploy.chips.quantity import KINDS
 from spikformer_deploy.network.mapping import SECTIONS
-from spikformer_deploy.report.tables import CORNERS, NOMINAL, program_facts
+from spikformer_deploy.report.tables import program_facts
 from spikformer_deploy.report.targets import quantity_values
 
 if TYPE_CHECKING:

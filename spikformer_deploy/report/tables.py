@@ -8,6 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from spikformer_deploy.accounting.layers import layers
+from spikformer_deploy.chips.loihi.latencies import NOMINAL
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.network.synapses import Conv, Readout
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 RUN_FACTS = ("images", "accuracy", "synaptic_ops", "dense_macs", "firing_rate", "backend", "kernels", "seconds")
 """Of the JSON of a run, what its table shows."""
-CORNERS = ("low", "nominal", "high")
-"""Of every time: the order of the first axis of StepTimes."""
-NOMINAL = CORNERS.index("nominal")
 COLUMNS = ("cores", "chips", "accuracy", "step_us", "latency_us", "images_per_second", "energy_mj")
 """Of the table of `spikdeploy compare`."""
 

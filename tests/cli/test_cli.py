@@ -62,8 +62,8 @@ def test_threads_leave_the_core_to_each_other_unless_the_user_says_otherwise() -
     show = "import os, sys; from spikformer_deploy.cli.main import cli, main; assert 'torch' not in sys.modules; "
     show += "cli.main = lambda **_: print(os.environ['OMP_WAIT_POLICY']); main()"
     kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
-        done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, env=kept | given)
+    for settings, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, env=kept | settings)
         assert done.stdout.strip() == expected, done.stderr
 
 

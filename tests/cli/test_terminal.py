@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or left alone, and names that would steer a terminal."""
+"""Standard streams that are closed, full or left by their reader, and names that would steer a terminal."""
 
 import contextlib
 import io
@@ -42,12 +42,12 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("terminal")
-    (made / "good.spk").write_bytes(good_program())
+    folder = tmp_path_factory.mktemp("terminal")
+    (folder / "good.spk").write_bytes(good_program())
     shape = from_bytes(good_program(), "good").network.input.shape
-    np.save(made / "images.npy", np.zeros((1, *shape), np.uint8))
-    (made / "hostile.spk").write_bytes(hostile_program())
-    return made
+    np.save(folder / "images.npy", np.zeros((1, *shape), np.uint8))
+    (folder / "hostile.spk").write_bytes(hostile_program())
+    return folder
 
 
 def hostile_program() -> bytes:
@@ -82,7 +82,7 @@ def renamed(network: Network) -> Network:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
-    ("line", "code", "said"),
+    ("line", "code", "message"),
     [
         ("$X targets | true", READER_GONE, ""),
         ("$X targets --json | true", READER_GONE, ""),
@@ -97,11 +97,11 @@ def renamed(network: Network) -> Network:
         ("$X report nothing --input digits -o /dev/null", 2, "error: /dev/null: it cannot be written: it is a pipe"),
     ],
 )
-def test_streams(tmp_path: Path, line: str, code: int, said: str, unbuffered: str) -> None:
+def test_streams(tmp_path: Path, line: str, code: int, message: str, unbuffered: str) -> None:
     done = shell(line, tmp_path, PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == code, done.stderr
-    assert done.stderr.startswith(said)
-    assert said or not done.stderr
+    assert done.stderr.startswith(message)
+    assert message or not done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -121,7 +121,7 @@ def test_a_closed_stream_gets_no_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("$X report good.spk --input images.npy -o good.spk", "error: good.spk: the same command reads it"),
         ("$X report good.spk --input x -o a --json ./a", "error: ./a: the same command"),
@@ -133,11 +133,11 @@ def test_a_closed_stream_gets_no_file(folder: Path) -> None:
         ("$X compile good.spk --dump-ir good.spk -o new.spk", "error: good.spk: "),
     ],
 )
-def test_nothing_is_written_over_what_is_read(folder: Path, line: str, said: str) -> None:
+def test_nothing_is_written_over_what_is_read(folder: Path, line: str, message: str) -> None:
     before = (folder / "good.spk").read_bytes()
     done = shell(line, folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(said)
+    assert done.stderr.startswith(message)
     assert (folder / "good.spk").read_bytes() == before
 
 
@@ -207,10 +207,10 @@ def test_the_bar_takes_markup_as_it_is(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setenv("TERM", "xterm")
     with progress_bar("run", False) as progress:
         progress(1, 2, HOSTILE)
-    said = capsys.readouterr().err
-    assert "[/x][bold]" in said
-    assert "\x1b]0;title" not in said
-    assert "\u202e" not in said
+    printed = capsys.readouterr().err
+    assert "[/x][bold]" in printed
+    assert "\x1b]0;title" not in printed
+    assert "\u202e" not in printed
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])

@@ -72,6 +72,7 @@ def ann(macs: float, number: str) -> Energy:
 
 
 def _macs(name: str, count: float, multiply: str, add: str) -> tuple[Part, Part]:
+    """Multiplications and additions, priced each."""
     return (
         priced(f"{name}: multiplications", count, _cost(multiply)),
         priced(f"{name}: additions", count, _cost(add)),

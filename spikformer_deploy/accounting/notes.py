@@ -37,6 +37,7 @@ def notes(
 
 
 def _against_ann(network: Network, events: Events) -> Iterator[str]:
+    """Whether a spiking network of such steps and rates was found to win."""
     rate = sparsity(network, events).rate
     steps = events.time_steps
     inside = "inside" if steps <= WINNING_STEPS and rate < WINNING_RATE else "outside"
@@ -48,6 +49,7 @@ def _against_ann(network: Network, events: Events) -> Iterator[str]:
 
 
 def _operation_counts(energies: dict[str, Energy]) -> Iterator[str]:
+    """What counts of operations say against an ANN, and what they leave out."""
     spiking = energies["spikformer-paper"].total.nominal
     dense = energies["ann-equivalent-fp32"].total.nominal
     small = energies["ann-equivalent-int8"].total.nominal
@@ -68,6 +70,7 @@ def _operation_counts(energies: dict[str, Energy]) -> Iterator[str]:
 
 
 def _target(energies: dict[str, Energy]) -> Iterator[str]:
+    """That the target's figures are estimates, and how much of them is guessed."""
     corners = [energy for name, energy in energies.items() if name.split(":")[0] == "profile"]
     if not corners:
         return
@@ -83,6 +86,7 @@ def _target(energies: dict[str, Energy]) -> Iterator[str]:
 
 
 def _sub_steps(times: StepTimes | None) -> Iterator[str]:
+    """What attention costs in time on neurons without programs, where it rules the step."""
     if times is not None and times.bound == "sub_steps":
         share = times.parts_ns["sub_steps"] / NS_PER_US / times.step_us_mean[NOMINAL]
         yield (
@@ -92,6 +96,7 @@ def _sub_steps(times: StepTimes | None) -> Iterator[str]:
 
 
 def _attention(events: Events) -> Iterator[str]:
+    """How many of the synaptic operations are an upper bound only."""
     delivered = sum(int(p.delivered.sum()) for p in events.projections) / events.images
     if events.slices is not None and delivered:
         share = delivered * events.images / int(events.slices.synops.sum())
@@ -102,6 +107,7 @@ def _attention(events: Events) -> Iterator[str]:
 
 
 def _silent(network: Network, events: Events) -> Iterator[str]:
+    """How many neurons never fired."""
     silent = sparsity(network, events).silent
     if silent > SILENT_SHARE:
         yield f"{silent:.0%} of the neurons never fired on these {events.images} images."

@@ -39,6 +39,7 @@ def on_target(events: Events, mapping: Mapping, profile: Profile, times: StepTim
 def _dynamic(
     events: Events, slices: SliceEvents, mapping: Mapping, energy: EventEnergies, times: StepTimes
 ) -> tuple[Part, ...]:
+    """What the events of an image cost, those parts only that occur."""
     images = events.images
     steps = events.time_steps
     counters = [i for i, site in enumerate(mapping.sites) if site.kind == "attention"]

@@ -26,8 +26,8 @@ def flat(value: Any, path: str, tensors: dict[str, NDArray[Any]]) -> Any:
         return {"tensor": path}
     if is_dataclass(value):
         written = [f for f in fields(value) if f.init and not _left_out(f, getattr(value, f.name))]
-        kept = {f.name: flat(getattr(value, f.name), f"{path}.{f.name}", tensors) for f in written}
-        return {"type": type(value).__name__, **kept}
+        plain = {f.name: flat(getattr(value, f.name), f"{path}.{f.name}", tensors) for f in written}
+        return {"type": type(value).__name__, **plain}
     if isinstance(value, (tuple, list)):
         return [flat(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]
     if isinstance(value, dict):
@@ -98,6 +98,7 @@ def _array(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]], path: str) -> 
 
 
 def _dataclass(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]], path: str) -> Any:
+    """An instance of `kind`, all of whose fields are there and known."""
     hints = _hints(kind)
     names = {f.name for f in fields(kind) if f.init}
     needed = {f.name for f in fields(kind) if f.init and not f.metadata.get(LATER)}

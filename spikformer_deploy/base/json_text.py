@@ -43,6 +43,7 @@ def parsed(text: str | bytes, *, of_before: bool = False) -> Any:
 
 
 def _finite(value: Any) -> Any:
+    """The same value with None for every float that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -61,6 +62,7 @@ def _of_before(word: str) -> float | None:
 
 
 def _number(word: str) -> float:
+    """A float of JSON; ValueError where it is beyond double precision: Python would read infinity."""
     number = float(word)
     if not math.isfinite(number):
         raise ValueError(f"{word[:20]} is too large for a number")

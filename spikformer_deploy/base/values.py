@@ -33,6 +33,7 @@ def digest(value: Any) -> str:
 
 
 def _pieces(value: Any) -> Iterator[bytes]:
+    """The content of a value as bytes, with types and names, so that different values differ."""
     if isinstance(value, np.ndarray):
         yield f"{value.dtype.str}{value.shape}".encode()
         yield np.ascontiguousarray(value).tobytes()

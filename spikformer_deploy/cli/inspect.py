@@ -41,6 +41,7 @@ def inspect_file(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
 
 
 def _program(program: Program, file: str) -> tuple[list[Table], Any]:
+    """A program: figures, cores, attention and provenance."""
     summary = {"program": file, **program_facts(program)}
     table, sites = _sites(program)
     values = {
@@ -96,6 +97,7 @@ def _attention_table(explained: dict[str, Any]) -> list[Table]:
 
 
 def _model(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
+    """A model in one of the formats of checkpoints, or a graph from another format."""
     loaded = load(file, **loading)
     training = {k: v for k, v in loaded.training.items() if isinstance(v, (int, float, str))}
     about = {"sha256": loaded.sha256, "labels": list(loaded.labels), "training": training, "notes": list(loaded.notes)}
@@ -108,6 +110,7 @@ def _model(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
 
 
 def _graph(file: str, loaded: Imported, about: dict[str, Any]) -> tuple[list[Table], Any]:
+    """A float graph: figures and layers."""
     graph = loaded.graph
     neurons = {node.name: int(np.prod(node.shape)) for node in graph.of(Lif)}
     arrays = {node.name: _parameters(node.op) for node in graph}
@@ -141,11 +144,12 @@ def _parameters(op: Op) -> int:
 
 def _shown(values: dict[str, Any]) -> dict[str, Any]:
     """What a table shows of the values."""
-    shown = {k: v for k, v in values.items() if k not in ("labels", "training", "notes", "layers")}
-    return {k: "x".join(map(str, v)) if isinstance(v, list) else v for k, v in shown.items()}
+    facts = {k: v for k, v in values.items() if k not in ("labels", "training", "notes", "layers")}
+    return {k: "x".join(map(str, v)) if isinstance(v, list) else v for k, v in facts.items()}
 
 
 def _netx(path: Path, file: str, time_steps: int | None) -> tuple[list[Table], Any]:
+    """A .net of lava-dl: figures and populations."""
     steps = time_steps or stated_steps(path)
     network = read_network(path, steps or 1)
     weights = {p.target: p.synapse.weight.size for p in network.projections if isinstance(p.synapse, (Conv, Readout))}

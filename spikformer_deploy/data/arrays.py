@@ -93,6 +93,7 @@ def check_room(place: str, count: int, each: int) -> None:
 
 
 def _one_of(place: str, entries: dict[str, zipfile.ZipInfo], keys: tuple[str, ...]) -> zipfile.ZipInfo | None:
+    """The entry under one of several keys that mean the same, or None; InputError where there are two."""
     present = [key for key in keys if key in entries]
     if len(present) > 1:
         raise InputError(place, f"it holds {' and '.join(present)}, which mean the same", "Keep one of them.")
@@ -100,6 +101,7 @@ def _one_of(place: str, entries: dict[str, zipfile.ZipInfo], keys: tuple[str, ..
 
 
 def _entry(place: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Stored:
+    """The array of an entry; InputError where it is packed further than arrays are."""
     if entry.file_size > MOST_PACKED * max(entry.compress_size, SMALL_PACKED):
         raise InputError(place, f"{entry.filename} is packed to less than a {MOST_PACKED}th of its size")
     name = entry.filename.removesuffix(".npy")
@@ -136,6 +138,7 @@ def _rows_in_memory(array: NDArray[Any], count: int) -> Iterator[NDArray[Any]]:
 
 
 def _read_rows(opened: Open, shape: tuple[int, ...], dtype: np.dtype[Any], count: int) -> Iterator[NDArray[Any]]:
+    """The first `count` rows, in blocks of about BLOCK bytes."""
     rows = _rows_of_a_block(shape, dtype)
     with opened() as stream:
         _header(stream)
@@ -158,6 +161,7 @@ def _rows_of_a_block(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
 
 @contextmanager
 def _clear_errors(place: str) -> Iterator[None]:
+    """Whatever numpy and zipfile raise, as an InputError with its place."""
     try:
         yield
     except InputError:

@@ -73,12 +73,14 @@ def _drawing(rng: np.random.Generator, size: int, subject: int) -> NDArray[np.ui
 
 
 def _ship(pen: Pen, paint: Colour) -> None:
+    """Hull, bridge and chimney."""
     pen([(-0.5, 0.0), (0.5, 0.0), (0.38, 0.16), (-0.4, 0.16)], paint)
     pen([(-0.2, 0.0), (0.25, 0.0), (0.25, -0.14), (-0.2, -0.14)], (235, 235, 230))
     pen([(0.05, -0.14), (0.14, -0.14), (0.14, -0.32), (0.05, -0.32)], DARK)
 
 
 def _car(pen: Pen, paint: Colour) -> None:
+    """Body, windows and two wheels."""
     pen([(-0.48, 0.12), (0.48, 0.12), (0.48, -0.04), (0.3, -0.08), (-0.48, -0.08)], paint)
     pen([(-0.3, -0.08), (-0.2, -0.24), (0.14, -0.24), (0.28, -0.08)], (190, 210, 225))
     for x in (-0.28, 0.28):
@@ -86,6 +88,7 @@ def _car(pen: Pen, paint: Colour) -> None:
 
 
 def _plane(pen: Pen, paint: Colour) -> None:
+    """Fuselage, wing and tail."""
     pen([(-0.48, 0.0), (-0.4, -0.06), (0.4, -0.05), (0.5, 0.0), (0.4, 0.05), (-0.4, 0.05)], (225, 228, 232))
     pen([(-0.06, 0.0), (0.14, 0.0), (-0.16, 0.26), (-0.24, 0.26)], paint)
     pen([(-0.44, -0.04), (-0.3, -0.04), (-0.42, -0.22), (-0.5, -0.22)], paint)

@@ -184,9 +184,10 @@ class _Chosen(NamedTuple):
 
 
 def _chosen(place: str, names: Iterable[str], suffixes: tuple[str, ...]) -> _Chosen:
+    """Those files of a listing that are of the kind, and notes on all others."""
     every = list(names)
     visible = [name for name in every if not _hidden(name)]
-    kept = [name for name in visible if name.lower().endswith(suffixes)]
+    chosen = [name for name in visible if name.lower().endswith(suffixes)]
     notes = []
     hidden = len(every) - len(visible)
     if hidden:
@@ -195,7 +196,7 @@ def _chosen(place: str, names: Iterable[str], suffixes: tuple[str, ...]) -> _Cho
     if others:
         kinds = sorted({Path(name).suffix or "no suffix" for name in others})[:MOST_KINDS]
         notes.append(f"{place}: {len(others):,} files of other kinds are left out ({', '.join(kinds)})")
-    return _Chosen(place, kept, suffixes, tuple(notes))
+    return _Chosen(place, chosen, suffixes, tuple(notes))
 
 
 def _hidden(name: str) -> bool:

@@ -101,6 +101,7 @@ class ImageSet:
         return [number[name] for name in self.names]
 
     def _check_labels(self, classes: int) -> None:
+        """Raise InputError for a label that is none of the model's classes."""
         if self.labels is not None and len(self.labels):
             least = int(self.labels.min())
             most = int(self.labels.max())

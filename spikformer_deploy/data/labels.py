@@ -131,6 +131,7 @@ def _lines(path: Path) -> list[tuple[int, str, str]]:
 
 
 def _text(path: Path) -> str:
+    """The text of a file of labels, its size looked at before."""
     try:
         if not path.is_file():
             raise InputError(str(path), "there is no such file of labels", FORM)

@@ -137,6 +137,7 @@ def _whole(path: Path) -> bytes:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """The archive at `path`; whatever is damaged in it becomes an InputError."""
     try:
         with tarfile.open(path, "r:gz") as archive:
             yield archive
@@ -145,6 +146,7 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _read_split(place: str, files: frozenset[str], load: Load, split: str) -> Arrays | None:
+    """The split of whichever published set these files are, or None where they are of none."""
     for layout in (CIFAR_10, CIFAR_100):
         if files & {*layout.train, *layout.test}:
             return _cifar_split(place, layout, files, load, split)
@@ -155,6 +157,7 @@ def _read_split(place: str, files: frozenset[str], load: Load, split: str) -> Ar
 
 
 def _cifar_split(place: str, layout: Cifar, files: frozenset[str], load: Load, split: str) -> Arrays:
+    """One split of a CIFAR, with the names of its classes where their file is there."""
     batches = layout.train if split == "train" else layout.test
     missing = [name for name in batches if name not in files]
     if missing:

@@ -185,14 +185,14 @@ def _in_memory(
         raise InputError("--labels", problem, "Leave it out, and keep the labels beside the images in the .npz.")
     stored = images if isinstance(images, Stored) else arrays.in_memory(place, images)
     pixels = as_pixels(stored, request)
-    kept = None if labels is None else as_labels(place, labels, stored.shape[0])[: len(pixels)]
+    class_of_image = None if labels is None else as_labels(place, labels, stored.shape[0])[: len(pixels)]
     identity = hashlib.sha256(f"{pixels.shape}".encode())
     identity.update(pixels.data)
     notes: tuple[str, ...] = ()
     if request.frames and stored.shape[0] == request.frames and len(stored.shape) == RECORDINGS_RANK:
         notes = (f"{place}: as many recordings as time steps; recordings are taken to be the first axis",)
     reader = InMemory(pixels)
-    return ImageSet(len(pixels), kept, names, identity.hexdigest(), reader, notes, dark=request.dark)
+    return ImageSet(len(pixels), class_of_image, names, identity.hexdigest(), reader, notes, dark=request.dark)
 
 
 def _in_files(files: Files, request: ImageRequest) -> ImageSet:

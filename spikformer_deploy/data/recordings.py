@@ -171,6 +171,7 @@ def _restored(name: str, state: dict[str, Any]) -> Any:
 
 
 def _refused(data: Any) -> NoReturn:
+    """Stands in the place of tonic's download: InputError that says how to fetch what is missing."""
     place = Path(data.location_on_system)
     problem = f"{place / data.filename} or what it unpacks to is missing"
     way_out = f'Fetch it with tonic.datasets.{type(data).__name__}("{place.parent}"), which downloads it.'

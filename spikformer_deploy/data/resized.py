@@ -73,6 +73,7 @@ class Streamed:
         return replace(self, chosen=self.chosen[chosen], labels=self.labels[chosen])
 
     def _middle(self, index: int) -> Pixels:
+        """One image for evaluation (see for_evaluation)."""
         image = self._image(index)
         scale = self.resize / min(image.width, image.height)
         # rounding down may leave the shorter side a pixel too short

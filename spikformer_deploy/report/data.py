@@ -53,6 +53,7 @@ def report_data(run: Run, float_accuracy: float | None = None) -> dict[str, Any]
 
 
 def _model_name(run: Run) -> str:
+    """Family and size from the recipe, where the program has one."""
     recipe = run.program.provenance.get("training", {}).get("recipe", {})
     model = recipe.get("model", {})
     if not model:
@@ -61,6 +62,7 @@ def _model_name(run: Run) -> str:
 
 
 def _layers(run: Run) -> list[dict[str, Any]]:
+    """A row for every population, an image."""
     mapping = run.program.mapping
     slices = {site.population: 0 for site in mapping.sites}
     for index, site in enumerate(mapping.sites):
@@ -92,6 +94,7 @@ def _layers(run: Run) -> list[dict[str, Any]]:
 
 
 def _sparsity(run: Run) -> dict[str, float]:
+    """Shares of zeros, and of neurons that fire (see accounting.layers.Sparsity)."""
     shares = sparsity(run.program.network, run.events)
     return {
         "activation": shares.activation,
@@ -113,6 +116,7 @@ def _steps(run: Run) -> list[dict[str, float]]:
 
 
 def _time(run: Run) -> dict[str, Any] | None:
+    """The finest times that there are, beside the closed form; None where no timing was asked for."""
     times = run.cycle or run.times
     if times is None or run.times is None:
         return None
@@ -139,6 +143,7 @@ def _by_corner(values: NDArray[np.float64]) -> dict[str, float]:
 
 
 def _energy(energy: Energy) -> dict[str, Any]:
+    """One convention: its bounds in mJ, and what they consist of."""
     total = energy.total
     shares = energy.shares
     return {
@@ -202,6 +207,7 @@ def _rounding_in_words(rounding: float | None) -> str:
 
 
 def _provenance(run: Run) -> dict[str, str]:
+    """Where the program is from, and how far its integers can be trusted, in words."""
     source = run.program.provenance
     settings = ", ".join(f"{k} = {v}" for k, v in source.get("settings", {}).items())
     calibration = source.get("calibration", {})

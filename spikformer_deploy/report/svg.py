@@ -206,6 +206,7 @@ def core_map(cores: dict[str, Any], by_layer: bool = False) -> str:
 
 
 def _cells(cores: dict[str, Any]) -> _Cells:
+    """The cells of a map of these cores."""
     tiles_x, tiles_y = cores["tiles"]
     if len(cores["used"]) > LARGEST_MAP:
         return _Cells(tiles_x, tiles_y, 1, 1)

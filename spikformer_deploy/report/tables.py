@@ -102,6 +102,7 @@ def _add_times(facts: Table, times: StepTimes, images: int) -> None:
 
 
 def _layer_table(result: Run) -> Table:
+    """A row for every population."""
     table = Table(title="layers (an image)", title_justify="left")
     for name in ("layer", "shape", "kind", "firing rate", "synaptic ops", "dense MACs", "ratio"):
         table.add_column(name, justify="left" if name in ("layer", "kind") else "right")
@@ -115,6 +116,7 @@ def _layer_table(result: Run) -> Table:
 
 
 def _energy_table(result: Run) -> Table:
+    """A row for every convention."""
     table = Table(title="energy an image, by convention (mJ, estimates)", title_justify="left")
     for name in ("convention", "low", "nominal", "high", "on guesses"):
         table.add_column(name, justify="left" if name == "convention" else "right")

@@ -16,6 +16,7 @@ def target_tables(name: str | None) -> tuple[list[Table], Any]:
 
 
 def _all() -> tuple[list[Table], Any]:
+    """A line for each target."""
     table = Table(title="targets", title_justify="left")
     for column in ("name", "chips", "cores", "description"):
         table.add_column(column, justify="right" if column in ("chips", "cores") else "left")
@@ -29,6 +30,7 @@ def _all() -> tuple[list[Table], Any]:
 
 
 def _one(name: str) -> tuple[list[Table], Any]:
+    """Every number of one target."""
     profile = load_profile(name)
     table = Table(title=f"{profile.name}: {profile.description}", title_justify="left")
     for column in ("number", "value", "range", "unit", "kind", "source"):

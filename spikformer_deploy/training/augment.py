@@ -47,6 +47,7 @@ def _cropped(pixels: Pixels, padding: int, rng: np.random.Generator) -> Pixels:
 
 
 def _erased(pixels: Pixels, mean: Pixels, rng: np.random.Generator) -> Pixels:
+    """A copy with a random rectangle of the colour `mean`."""
     height, width = pixels.shape[-2:]
     area = rng.uniform(*ERASED) * height * width
     # even in the logarithm: a tall rectangle is as likely as a wide one

@@ -242,8 +242,8 @@ def _preprocess(data: Data, images: Images) -> Preprocess:
 def _moments(data: Data, images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each channel, by way of a histogram: exact, and no copy of the images in floating point."""
     # from all over a set that is sorted by class
-    some = np.unique(np.linspace(0, len(images) - 1, MEASURED_IMAGES).astype(np.int64))
-    pixels = images.for_evaluation(some if data.resize else ALL)
+    sample = np.unique(np.linspace(0, len(images) - 1, MEASURED_IMAGES).astype(np.int64))
+    pixels = images.for_evaluation(sample if data.resize else ALL)
     are_frames = pixels.ndim == 5
     levels = np.arange(LEVELS) / (LEVELS - 1)
     means = []

@@ -88,9 +88,9 @@ def fit(module: nn.Module, job: Job, world: World, progress: Progress = silent) 
     module.load_state_dict(state.average)
 
 
-def check_outputs(output: Path, *more: str) -> None:
-    """Raise InputError where `output` cannot be written, or a file beside it: of the loop, or a suffix of `more`."""
-    for suffix in ("", LOG, RESUME, *more):
+def check_outputs(output: Path, *suffixes: str) -> None:
+    """Raise InputError where `output` cannot be written, or a file beside it: the loop's, or with one of `suffixes`."""
+    for suffix in ("", LOG, RESUME, *suffixes):
         check_output(Path(f"{output}{suffix}"))
 
 
@@ -107,17 +107,18 @@ def finished(job: Job) -> None:
 
 
 def _epoch(state: State, parallel: nn.Module, job: Job, world: World, number: int, progress: Progress) -> None:
+    """Learn from the batches of one epoch that are left, and write the resume file now and then."""
     # not 0 in the epoch in which an interrupted run stopped
     first = state.batches - number * job.steps
-    kept = time.monotonic()
+    last_kept = time.monotonic()
     parallel.train()
     for step, (x, y) in enumerate(job.batches(number, first), first):
         batch = x.to(world.device), y.to(world.device)
         state.losses.append(_learn(state, parallel, job, world, batch, number + step / job.steps))
         state.batches += 1
-        if world.first and time.monotonic() - kept > KEEP_SECONDS:
+        if world.first and time.monotonic() - last_kept > KEEP_SECONDS:
             _keep(state, job)
-            kept = time.monotonic()
+            last_kept = time.monotonic()
         if world.first:
             progress(state.batches, job.steps * job.settings.epochs, f"epoch {number + 1}, loss {state.losses[-1]:.3f}")
 
@@ -166,6 +167,7 @@ def _log(state: State, job: Job, number: int) -> None:
 
 
 def _to_tensorboard(job: Job, line: dict[str, Any]) -> None:
+    """The line of the log for TensorBoard, too; InputError where that is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -186,6 +188,7 @@ def _resume_file(job: Job) -> Path:
 
 
 def _keep(state: State, job: Job) -> None:
+    """Write the resume file, whole."""
     content = {
         "recipe": job.identity,
         "module": state.module.state_dict(),

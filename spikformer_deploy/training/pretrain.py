@@ -85,6 +85,7 @@ def visible_patches(images: int, patches: int, ratio: float, rng: np.random.Gene
 
 
 def _autoencoder(recipe: Recipe, encoder: nn.Module) -> MaskedAutoencoder:
+    """The encoder with the decoder that the recipe asks for."""
     assert isinstance(encoder, SpikformerV2)
     mask = recipe.mask
     data = recipe.data
@@ -96,6 +97,7 @@ def _autoencoder(recipe: Recipe, encoder: nn.Module) -> MaskedAutoencoder:
 
 
 def _job(recipe: Recipe, target: Path, images: Images, preprocess: Preprocess, process: World, patches: int) -> Job:
+    """Masked pre-training in the words of the loop."""
     settings = recipe.optimiser
     check_batch(settings, len(images), process)
     feed = Feed(images, preprocess, recipe.augment, settings.batch, settings.seed, process.part, recipe.data.workers)

@@ -54,6 +54,7 @@ class RoundedSynapses(nn.Module):
         return weight + (rounded.to(weight.dtype) - weight).detach()
 
     def _fold(self, weight: Tensor) -> Tensor:
+        """(C_out, C_in, ...) factors from a weight to its current for an integer input, normalisation folded."""
         (norm,) = self.norm
         assert norm.running_var is not None
         scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
@@ -61,6 +62,7 @@ class RoundedSynapses(nn.Module):
         return scale.reshape(-1, 1, *tail) * self.unit.to(weight.device).reshape(1, -1, *tail)
 
     def _thresholds(self, folded: Tensor) -> Tensor:
+        """(C_out, 1, ...) integer thresholds, as the compiler chooses them."""
         peaks = folded.abs().flatten(1).amax(1).cpu().numpy()
         groups = scale_groups(peaks, "group", _parameter_sets())
         largest = 2 ** (self.bits - 1) - 1
@@ -97,8 +99,8 @@ class _MeanOfPixels:
         blank = self.blank.to(out.device).expand(1, -1, *inputs[0].shape[-2:])
         parametrized: Any = layer.parametrizations
         with torch.no_grad(), torch.autocast(out.device.type, enabled=False):
-            more = F.conv2d(blank, parametrized.weight.original - layer.weight, None, layer.stride, layer.padding)
-        return out + more.to(out.dtype)
+            difference = F.conv2d(blank, parametrized.weight.original - layer.weight, None, layer.stride, layer.padding)
+        return out + difference.to(out.dtype)
 
 
 def round_weights(module: nn.Module, preprocess: Preprocess, bits: int) -> None:

@@ -113,6 +113,7 @@ def _job(
     process: World,
     classes: int,
 ) -> Job:
+    """Supervised training in the words of the loop."""
     settings = recipe.optimiser
     check_batch(settings, len(training), process)
     feed = Feed(training, preprocess, recipe.augment, settings.batch, settings.seed, process.part, recipe.data.workers)
@@ -183,6 +184,8 @@ def without_activations(module: nn.Module) -> Iterator[None]:
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A block's forward pass that keeps its inputs only."""
+
     def run(*inputs: Any) -> Tensor:
         out: Tensor = checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
         return out

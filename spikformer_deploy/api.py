@@ -10,9 +10,10 @@ from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.inference import results
 from spikformer_deploy.inference.run import run as run_program
+from spikformer_deploy.inference.timeline import first_image
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import Model, compile_model
-from spikformer_deploy.report import write_report, write_timeline
+from spikformer_deploy.report.write import write_report, write_timeline
 
 
 class Run(results.Run):
@@ -26,7 +27,7 @@ class Run(results.Run):
 
     def timeline(self, path: str | Path, progress: Progress = silent) -> None:
         """Write the first image's way through the chip, message by message, as a trace for the Perfetto UI."""
-        write_timeline(self, Path(path), progress)
+        write_timeline(first_image(self, progress), Path(path))
 
 
 def compile(model: str | Path | Model, target: str = "loihi2", **options: Any) -> Program:

@@ -22,6 +22,7 @@ from spikformer_deploy.network.synapses import Attention
 WORD_BITS = 64
 """Width of the words that the memory energies of asic45nm.toml are for."""
 ANN_BITS = 8
+"""Of the weights and activations of the ANN that the memory-aware convention compares with."""
 
 
 @cache
@@ -30,7 +31,7 @@ def _cost(operation: str) -> Quantity:
     return operation_energies()[operation]
 
 
-# --- arithmetic alone ----------------------------------------------------------------------------------------------
+# --- arithmetic only -----------------------------------------------------------------------------------------------
 
 
 def paper(macs: float, sops: float, name: str = "spikformer-paper") -> Energy:
@@ -71,6 +72,7 @@ def ann(macs: float, number: str) -> Energy:
 
 
 def _macs(name: str, count: float, multiply: str, add: str) -> tuple[Part, Part]:
+    """Multiplications and additions, priced each."""
     return (
         priced(f"{name}: multiplications", count, _cost(multiply)),
         priced(f"{name}: additions", count, _cost(add)),
@@ -90,13 +92,15 @@ def memory_aware(network: Network, events: Events) -> Energy:
     A synaptic operation reads its weight and reads and writes its neuron's sum (32 KB banks); an update reads and
     writes the state (8 KB banks); a message is written and read once, a word each.
     """
-    table, images = events.projections, events.images
-    weighted = [p for p in table if p.kind in ("conv", "readout")]
+    images = events.images
+    projections = events.projections
+    weighted = [p for p in projections if p.kind in ("conv", "readout")]
     weights = sum(int(p.synops.sum()) for p in weighted) / images
-    operations = sum(int(additions(p).sum()) for p in table) / images
+    operations = sum(int(additions(p).sum()) for p in projections) / images
     products = sum(int(p.synops.sum()) for p in weighted if p.graded) / images
     updates = sum(int(p.updates.sum()) for p in events.populations.values()) / images
     messages = sum(int(p.spikes.sum()) for p in events.populations.values()) / images
+    # a state is narrower than a word: several share one, and each is read and written
     state = 2 * network.state_bits / WORD_BITS
     parts = (
         priced("multiplications of graded values", products, _cost("int8_multiply")),
@@ -152,8 +156,9 @@ def approximate_sops(network: Network, events: Events) -> float:
         if p.kind == "attention":
             total += int(p.products.sum()) / events.images
         else:
-            values = int(events.populations[p.sources[0]].values.sum())
-            total += values / (network[p.sources[0]].size * events.images) * p.dense
+            source = p.sources[0]
+            values = int(events.populations[source].values.sum())
+            total += values / (network[source].size * events.images) * p.dense
     return total
 
 
@@ -163,7 +168,9 @@ def ann_macs(network: Network) -> int:
     for p in network.projections:
         if isinstance(p.synapse, Attention):
             channels, height, width = network[p.target].shape
-            total += 2 * (height * width) ** 2 * channels
+            tokens = height * width
+            # every token with every other, once for the scores and once for the values
+            total += 2 * tokens**2 * channels
         else:
             total += dense_macs(network, p)
     return total

@@ -30,7 +30,8 @@ def account(
     memory-aware, memory-aware-ann-int8        integer arithmetic and memory, of the network and of that ANN
     profile, profile:<corner>                  the target's events and static power; with mapping, profile and times
     """
-    macs, dense = conventions.first_macs(network), conventions.ann_macs(network)
+    macs = conventions.first_macs(network)
+    dense = conventions.ann_macs(network)
     approximate = conventions.approximate_sops(network, events)
     out = (
         conventions.paper(macs, conventions.exact_sops(network, events)),

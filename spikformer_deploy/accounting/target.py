@@ -39,17 +39,22 @@ def on_target(events: Events, mapping: Mapping, profile: Profile, times: StepTim
 def _dynamic(
     events: Events, slices: SliceEvents, mapping: Mapping, energy: EventEnergies, times: StepTimes
 ) -> tuple[Part, ...]:
-    images, steps = events.images, events.time_steps
+    """What the events of an image cost, those parts only that occur."""
+    images = events.images
+    steps = events.time_steps
     counters = [i for i, site in enumerate(mapping.sites) if site.kind == "attention"]
     at_counters = [s for s, site in enumerate(slices.sites.tolist()) if site in counters]
-    everywhere, swept = int(slices.neurons.sum()), int(mapping.swept.sum())
+    everywhere = int(slices.neurons.sum())
+    swept = int(mapping.swept.sum())
+    # counters of attention wait for its sub-steps: their updates are priced as sweeps of those
     waiting = int(slices.neurons[at_counters].sum())
     sub_steps = max((site.sub_steps for site in mapping.sites), default=0) * steps
     # the least: cores without attention sleep through its sub-steps; else every core of the chip sweeps its neurons
     idle = Range(sub_steps * waiting, sub_steps * swept, sub_steps * swept)
     # counted, or what the mapper expected from the firing rates of calibration
-    expected = (mapping.metrics.get(f"packet_hops_{way}", 0.0) * steps for way in ("east_west", "north_south"))
-    across, along = times.hops or expected
+    expected_across = mapping.metrics.get("packet_hops_east_west", 0.0) * steps
+    expected_along = mapping.metrics.get("packet_hops_north_south", 0.0) * steps
+    across, along = times.hops or (expected_across, expected_along)
     parts = (
         priced("synaptic operations", int(slices.synops.sum()) / images, energy.synapse),
         priced("neuron updates", (everywhere - waiting) * steps, energy.neuron_update),
@@ -64,8 +69,10 @@ def _dynamic(
 
 def _static(mapping: Mapping, profile: Profile, times: StepTimes) -> tuple[Part, ...]:
     """Power of the chips in use for T pipelined steps."""
+    # step_ns is (corner, image, step): an image takes all its steps, and figures are means over the images
     low, nominal, high = (times.step_ns.sum(2).mean(1) * SECONDS_PER_NANO).tolist()
-    seconds, kind = Range(low, nominal, high), _kind_of_time(profile, times)
+    seconds = Range(low, nominal, high)
+    kind = _kind_of_time(profile, times)
     power = (("static power, chips", profile.power.static_chip), ("static power, board", profile.power.static_board))
     return tuple(
         Part(name, nominal, Range.of(mw) * seconds * mapping.chips, weakest((mw.kind, kind)), mw.source)

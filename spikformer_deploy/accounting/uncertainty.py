@@ -74,6 +74,7 @@ class Energy:
     def shares(self) -> dict[str, float]:
         """Share of the nominal total that rests on each kind of number, in the order of quantity.KINDS."""
         total = self.total.nominal
+        # the bounds say how far a kind may be off; here it is asked what the figure rests on
         sums = {kind: sum(p.energy.nominal for p in self.parts if p.kind == kind) for kind in KINDS}
         return {kind: value / total for kind, value in sums.items() if value > 0}
 

@@ -20,10 +20,13 @@ class SpikdeployError(Exception):
     """
 
     def __init__(self, place: str, problem: str, way_out: str = "") -> None:
-        self.place, self.problem, self.way_out = place, problem, way_out
+        self.place = place
+        self.problem = problem
+        self.way_out = way_out
         # a name may hold a line end, and so may the words of a library: only lists are indented lines of their own
         super().__init__(re.sub("\n(?!  )", " ", f"{place}: {problem}") + (f"\n  {way_out}" if way_out else ""))
 
+    # else pickle would call the class with the one message, and an error in a worker process would be lost
     def __reduce__(self) -> tuple[type[SpikdeployError], tuple[str, str, str]]:
         return type(self), (self.place, self.problem, self.way_out)
 

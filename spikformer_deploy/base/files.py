@@ -20,6 +20,10 @@ LARGEST_TEXT = 2**22
 PROBE = bytes(4096)
 """What a full disk has no room for."""
 NO_FILE = "it is a pipe, a socket or a device, and no file"
+READ_AND_WRITE = 0o666
+"""Rights of a new file, for everybody whom the user does not exclude."""
+LONGEST_START = 40
+"""Characters of a name that a temporary name takes over."""
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -95,12 +99,12 @@ def check_new_folder(folder: Path) -> None:
 def check_folder_output(folder: Path) -> None:
     """Raise InputError where `folder` cannot take files, or cannot be made."""
     with writing(folder):
-        there = folder
-        while not _stands(there) and there != there.parent:
-            there = there.parent
-        if not os.path.isdir(there):
-            raise _unwritable(folder, f"'{there}' is no folder", "Give the name of a folder.")
-        with _temporary(there / "probe") as (stream, _):
+        nearest = folder
+        while not _stands(nearest) and nearest != nearest.parent:
+            nearest = nearest.parent
+        if not os.path.isdir(nearest):
+            raise _unwritable(folder, f"'{nearest}' is no folder", "Give the name of a folder.")
+        with _temporary(nearest / "probe") as (stream, _):
             stream.write(PROBE)
 
 
@@ -115,10 +119,16 @@ def write_whole(path: Path, content: bytes) -> None:
     with writing(path), _temporary(target) as (stream, temporary):
         stream.write(content)
         stream.close()
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        # a temporary file can be read by its owner only: this one becomes a file like any other
+        os.chmod(temporary, READ_AND_WRITE & ~_umask())
         os.replace(temporary, target)
+
+
+def _umask() -> int:
+    """The bits that the user takes off the rights of new files; to read it, it must be set."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def _check_place(path: Path) -> None:
@@ -157,7 +167,7 @@ def _temporary(path: Path) -> Iterator[tuple[IO[bytes], str]]:
     """A new file beside `path`, and its name; it is gone afterwards, unless it was moved."""
     # the name may be as long as a name can be, and this one is longer
     beside = tempfile.NamedTemporaryFile(  # noqa: SIM115
-        prefix=f".{path.name[:40]}.", suffix=".partial", dir=path.parent, delete=False
+        prefix=f".{path.name[:LONGEST_START]}.", suffix=".partial", dir=path.parent, delete=False
     )
     try:
         with beside:

@@ -14,6 +14,7 @@ from typing import Any
 def written(value: Any, *, indent: int | None = None, compact: bool = False, sort_keys: bool = False) -> str:
     """`value` as JSON; a float that is not finite becomes null."""
     separators = (",", ":") if compact else None
+    # most values are finite: only others are walked through
     try:
         return json.dumps(value, indent=indent, separators=separators, sort_keys=sort_keys, allow_nan=False)
     except ValueError:
@@ -42,6 +43,7 @@ def parsed(text: str | bytes, *, of_before: bool = False) -> Any:
 
 
 def _finite(value: Any) -> Any:
+    """The same value with None for every float that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -60,6 +62,8 @@ def _of_before(word: str) -> float | None:
 
 
 def _number(word: str) -> float:
-    if not math.isfinite(number := float(word)):
+    """A float of JSON; ValueError where it is beyond double precision: Python would read infinity."""
+    number = float(word)
+    if not math.isfinite(number):
         raise ValueError(f"{word[:20]} is too large for a number")
     return number

@@ -6,13 +6,17 @@ import resource
 import sys
 from pathlib import Path
 
+KIB_PER_MIB = 2**10
+BYTES_PER_MIB = 2**20
+
 
 def peak_memory_mib() -> float:
     """Largest resident memory of this process so far, in MiB."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss starts at the size of the process that this one was forked from
-        high = next((x for x in status.read_text().splitlines() if x.startswith("VmHWM:")), None)
+        high = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
         if high is not None:
-            return int(high.split()[1]) / 2**10
+            return int(high.split()[1]) / KIB_PER_MIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    # macOS counts bytes, all others KiB
+    return peak / BYTES_PER_MIB if sys.platform == "darwin" else peak / KIB_PER_MIB

@@ -1,8 +1,13 @@
-"""Plain values out of files: each is held against what it must be before anything is made of it."""
+"""Plain values out of files: each is compared with what it must be before anything is made of it."""
 
 from __future__ import annotations
 
 from typing import Any
+
+LARGEST_WHOLE = 2**53
+"""Numbers of files are exact in double precision."""
+MOST_SHOWN = 60
+"""Characters of a value that an error shows."""
 
 
 def table(place: str, raw: Any) -> dict[str, Any]:
@@ -22,7 +27,7 @@ def training_record(raw: Any) -> dict[str, Any]:
 def shown(raw: Any) -> str:
     """A value as an error shows it."""
     text = repr(raw)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def require(holds: bool, problem: str) -> None:

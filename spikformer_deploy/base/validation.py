@@ -9,8 +9,12 @@ from typing import Any
 import cattrs
 import cattrs.v
 
-LARGEST_WHOLE = 2**53
-"""Numbers of files are exact in double precision."""
+from spikformer_deploy.base.plain import LARGEST_WHOLE
+
+LARGEST_NUMBER = 1e300
+"""Products of a few numbers of a file stay finite."""
+MOST_SHOWN = 80
+"""Characters of an error of a single value: a value may be as long as it likes."""
 
 
 @cache
@@ -23,26 +27,26 @@ def strict_converter() -> cattrs.Converter:
 
 
 def _number(raw: Any, _: type) -> float:
-    if type(raw) not in (int, float) or abs(raw) > 1e300 or math.isnan(raw):
-        raise ValueError(f"{raw!r} is no finite number"[:80])
+    if type(raw) not in (int, float) or abs(raw) > LARGEST_NUMBER or math.isnan(raw):
+        raise ValueError(f"{raw!r} is no finite number"[:MOST_SHOWN])
     return float(raw)
 
 
 def _whole(raw: Any, _: type) -> int:
     if type(raw) is not int or abs(raw) > LARGEST_WHOLE:
-        raise ValueError(f"{raw!r} is no whole number of at most {LARGEST_WHOLE}"[:80])
+        raise ValueError(f"{raw!r} is no whole number of at most {LARGEST_WHOLE}"[:MOST_SHOWN])
     return raw
 
 
 def _word(raw: Any, _: type) -> str:
     if not isinstance(raw, str):
-        raise ValueError(f"{raw!r} is no text"[:80])
+        raise ValueError(f"{raw!r} is no text"[:MOST_SHOWN])
     return raw
 
 
 def _truth(raw: Any, _: type) -> bool:
     if not isinstance(raw, bool):
-        raise ValueError(f"{raw!r} is neither true nor false"[:80])
+        raise ValueError(f"{raw!r} is neither true nor false"[:MOST_SHOWN])
     return raw
 
 

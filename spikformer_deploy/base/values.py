@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 def frozen(array: Any, dtype: Any = None) -> NDArray[Any]:
     """A read-only, C-contiguous copy-if-needed view of `array` (with `dtype`, where given)."""
     out = np.ascontiguousarray(array, dtype=dtype)
+    # the caller's own array stays writeable
     if out.flags.writeable:
         out = out.copy() if out is array else out
         out.setflags(write=False)
@@ -25,12 +26,14 @@ def digest(value: Any) -> str:
     """sha256 over the content of a value (dataclasses, tuples, mappings, arrays, scalars), as hex."""
     state = hashlib.sha256()
     for piece in _pieces(value):
+        # with its length: else ("ab", "c") and ("a", "bc") would be the same
         state.update(len(piece).to_bytes(8, "little"))
         state.update(piece)
     return state.hexdigest()
 
 
 def _pieces(value: Any) -> Iterator[bytes]:
+    """The content of a value as bytes, with types and names, so that different values differ."""
     if isinstance(value, np.ndarray):
         yield f"{value.dtype.str}{value.shape}".encode()
         yield np.ascontiguousarray(value).tobytes()

@@ -13,8 +13,8 @@ from spikformer_deploy.converters.checkpoints.read import SHOWN, load
 from spikformer_deploy.inference.run import run
 from spikformer_deploy.inference.verify import verify
 from spikformer_deploy.pipeline.stages import Step, compile_model
-from spikformer_deploy.report import write_report
 from spikformer_deploy.report.tables import compile_summary, facts_table, run_tables, verify_tables
+from spikformer_deploy.report.write import write_report
 
 LAVA_IMAGES = 32
 """Lava is a thousand times slower than the engine."""
@@ -25,10 +25,11 @@ def demo(
 ) -> tuple[dict[str, Any], list[Any]]:
     """Everything as plain values, and as tables; the report goes to `output`."""
     start = time.monotonic()
-    loaded, data = load(model), SHOWN[model]
+    loaded = load(model)
+    data = SHOWN[model]
     compiled = compile_model(loaded, "loihi2", calibrate_on=None if data == "digits" else data, report=report)
     result = run(compiled.program, data)
-    verdict = verify(compiled.program, data, model=loaded, backends=_here(), progress=progress)
+    verdict = verify(compiled.program, data, model=loaded, backends=_executors_present(), progress=progress)
     if importlib.util.find_spec("lava") is not None:
         in_lava = verify(compiled.program, data, backends=("lava",), limit=LAVA_IMAGES, progress=progress)
         verdict.backends[f"lava ({LAVA_IMAGES} images)"] = in_lava.passed
@@ -45,7 +46,7 @@ def demo(
     return values, [facts_table(model, summary), *run_tables(result), *verify_tables(verdict)]
 
 
-def _here() -> tuple[str, ...]:
+def _executors_present() -> tuple[str, ...]:
     """The executors beside the engine that this machine has, other than Lava."""
-    there = all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime"))
-    return ("reference", "onnx") if there else ("reference",)
+    has_onnx = all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime"))
+    return ("reference", "onnx") if has_onnx else ("reference",)

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.data.files import MOST_PACKED
+from spikformer_deploy.data.files import MOST_PACKED, SMALL_PACKED
 
-IMAGES, LABELS = ("images", "frames", "x"), ("labels", "y")
+IMAGES = ("images", "frames", "x")
+LABELS = ("labels", "y")
 """Keys of an .npz; nothing else in it is unpacked."""
 EVENTS = {"t", "x", "y", "p"}
 """Keys of a recording that is not cut into frames (SpikingJelly's events_np)."""
@@ -54,18 +55,16 @@ class Stored:
 
 def in_memory(place: str, array: NDArray[Any]) -> Stored:
     """An array that is there already."""
-    rows = _rows_of_a_block(array.shape, array.dtype)
-
-    def read(count: int) -> Iterator[NDArray[Any]]:
-        for first in range(0, count, rows):
-            yield array[first : min(first + rows, count)]
-
-    return Stored(place, array.shape, array.dtype, read)
+    return Stored(place, array.shape, array.dtype, partial(_rows_in_memory, array))
 
 
 def npy(path: Path) -> Stored:
     """The array of a .npy file.  Raises InputError where the file is damaged, or holds objects."""
-    return _stored(str(path), lambda: path.open("rb"), path.stat().st_size)
+    return _stored(str(path), partial(_opened, path), path.stat().st_size)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return path.open("rb")
 
 
 def npz(place: str, file: Path | io.BytesIO) -> tuple[Stored, Stored | None]:
@@ -78,7 +77,8 @@ def npz(place: str, file: Path | io.BytesIO) -> tuple[Stored, Stored | None]:
     entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
     if entries.keys() >= EVENTS:
         raise InputError(place, "it holds events (t, x, y, p)", "Cut them into frames, and save those as 'frames'.")
-    images, labels = (_one_of(place, entries, keys) for keys in (IMAGES, LABELS))
+    images = _one_of(place, entries, IMAGES)
+    labels = _one_of(place, entries, LABELS)
     if images is None:
         problem = f"it holds {', '.join(sorted(entries)[:8]) or 'nothing'}"
         raise InputError(place, problem, "Name the images 'images' and the labels 'labels'.")
@@ -86,21 +86,23 @@ def npz(place: str, file: Path | io.BytesIO) -> tuple[Stored, Stored | None]:
 
 
 def check_room(place: str, count: int, each: int) -> None:
-    """Raise InputError where so many images of `each` values are more than are kept in memory."""
+    """Raise InputError where `count` images of `each` values are more than are kept in memory."""
     if count * each > MOST_VALUES:
         problem = f"{count:,} images of {each:,} values, and {MOST_VALUES:,} are kept in memory at most"
         raise InputError(place, problem, "Give --limit, or a folder of files: those are read in batches.")
 
 
 def _one_of(place: str, entries: dict[str, zipfile.ZipInfo], keys: tuple[str, ...]) -> zipfile.ZipInfo | None:
-    found = [key for key in keys if key in entries]
-    if len(found) > 1:
-        raise InputError(place, f"it holds {' and '.join(found)}, which mean the same", "Keep one of them.")
-    return entries[found[0]] if found else None
+    """The entry under one of several keys that mean the same, or None; InputError where there are two."""
+    present = [key for key in keys if key in entries]
+    if len(present) > 1:
+        raise InputError(place, f"it holds {' and '.join(present)}, which mean the same", "Keep one of them.")
+    return entries[present[0]] if present else None
 
 
 def _entry(place: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Stored:
-    if entry.file_size > MOST_PACKED * max(entry.compress_size, 2**20):
+    """The array of an entry; InputError where it is packed further than arrays are."""
+    if entry.file_size > MOST_PACKED * max(entry.compress_size, SMALL_PACKED):
         raise InputError(place, f"{entry.filename} is packed to less than a {MOST_PACKED}th of its size")
     name = entry.filename.removesuffix(".npy")
     return _stored(f"{place}: {name}", partial(archive.open, entry), entry.file_size)
@@ -110,6 +112,7 @@ def _stored(place: str, opened: Open, size: int) -> Stored:
     """The array in a .npy of `size` bytes, whose header must not say more than there is."""
     with _clear_errors(place), opened() as stream:
         shape, by_column, dtype = _header(stream)
+        # before a value is read: a header of a few bytes may announce any number of them
         if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size:
             raise ValueError(f"{shape} values of type {dtype} in {size:,} bytes")
     if by_column:
@@ -120,22 +123,29 @@ def _stored(place: str, opened: Open, size: int) -> Stored:
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether columns come first, and type."""
     version = np.lib.format.read_magic(stream)
-    found: tuple[tuple[int, ...], bool, np.dtype[Any]]
+    header: tuple[tuple[int, ...], bool, np.dtype[Any]]
     try:
-        found = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(stream)
+        header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(stream)
     except Exception as error:  # numpy reads it as text of Python: a damaged one fails in many ways
         raise ValueError(f"its header is damaged ({type(error).__name__})") from None
-    return found
+    return header
+
+
+def _rows_in_memory(array: NDArray[Any], count: int) -> Iterator[NDArray[Any]]:
+    rows = _rows_of_a_block(array.shape, array.dtype)
+    for first in range(0, count, rows):
+        yield array[first : min(first + rows, count)]
 
 
 def _read_rows(opened: Open, shape: tuple[int, ...], dtype: np.dtype[Any], count: int) -> Iterator[NDArray[Any]]:
+    """The first `count` rows, in blocks of about BLOCK bytes."""
     rows = _rows_of_a_block(shape, dtype)
     with opened() as stream:
         _header(stream)
         for first in range(0, count, rows):
-            some = min(rows, count - first)
-            raw = stream.read(some * math.prod(shape[1:]) * dtype.itemsize)
-            yield np.frombuffer(raw, dtype).reshape(some, *shape[1:])
+            height = min(rows, count - first)
+            raw = stream.read(height * math.prod(shape[1:]) * dtype.itemsize)
+            yield np.frombuffer(raw, dtype).reshape(height, *shape[1:])
 
 
 def _read_by_column(place: str, opened: Open, shape: tuple[int, ...], count: int) -> Iterator[NDArray[Any]]:
@@ -151,6 +161,7 @@ def _rows_of_a_block(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
 
 @contextmanager
 def _clear_errors(place: str) -> Iterator[None]:
+    """Whatever numpy and zipfile raise, as an InputError with its place."""
     try:
         yield
     except InputError:

@@ -24,21 +24,36 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 MOST_PACKED = 200
 """Images are never packed as far as that; what is, unpacks to fill the memory."""
-TRAIN, HELD_OUT = ("train", "training"), ("test", "testing", "val", "valid", "validation")
+SMALL_PACKED = 2**20
+"""Bytes below which any packing is harmless, and a few zeros may well be packed further."""
+TRAIN = ("train", "training")
+HELD_OUT = ("test", "testing", "val", "valid", "validation")
 """Names of the folders of splits, in small or capital letters."""
+ZIP = b"PK"
+"""What a zip file begins with."""
 MOST_KINDS = 6
 """Kinds of files that a note names."""
 MODES = {1: "L", 3: "RGB"}
-"""What an image file is read as, for a model of so many channels: luminance, or colour."""
+"""What an image file is read as, for a model of that many channels: luminance, or colour."""
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """What Pillow may take a file for, whatever it is called: some of its other readers start other programs."""
 MOST_PIXELS = 2**26
 """Of one image that is to be resized: 8192 x 8192.  It takes 192 MiB in colour."""
 MOST_BYTES = 4 * MOST_PIXELS
-"""Of the file of such an image: so many pixels with an alpha channel, not packed."""
-BITS, PHOTOMETRIC, SAMPLE_FORMAT, WHITE_IS_ZERO, SIGNED = 258, 262, 339, 0, 2
-"""Tags of TIFF, and values of the last two."""
-
+"""Of the file of such an image: as many pixels with an alpha channel, not packed."""
+BITS = 258
+PHOTOMETRIC = 262
+SAMPLE_FORMAT = 339
+"""Tags of TIFF."""
+WHITE_IS_ZERO = 0
+SIGNED = 2
+"""Values of the last two of them."""
+PNG_BITS_AT = 24
+"""Where the header of a PNG, which comes first, has the bits of a channel."""
+LARGEST_8 = 2**8 - 1
+LARGEST_12 = 2**12 - 1
+LARGEST_16 = 2**16 - 1
+"""White in 8, 12 and 16 bits."""
 
 Load = Callable[[str, int], bytes]
 
@@ -70,7 +85,8 @@ class Archive:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._process = path, os.getpid()
+        self.path = path
+        self._process = os.getpid()
         try:
             self._zip = zipfile.ZipFile(path)
         except Exception as error:  # zipfile fails in many ways on what is damaged
@@ -82,10 +98,16 @@ class Archive:
 
     def read(self, name: str, most: int) -> bytes:
         """One entry.  Raises InputError for a damaged one, and for one of more than `most` bytes."""
+        # a forked process shares the position in the file with its parent, and each would move the other's
         if self._process != os.getpid():
-            self._zip.fp, self._process = self.path.open("rb"), os.getpid()
+            self._zip.fp = self.path.open("rb")
+            self._process = os.getpid()
         place = f"{self.path}: {name}"
-        _check_size(place, self._zip.getinfo(name).file_size, most)
+        try:
+            size = self._zip.getinfo(name).file_size
+        except KeyError:  # the file was another one when its entries were listed
+            raise InputError(place, "it is no longer there", "Leave the file as it is while it is read.") from None
+        _check_size(place, size, most)
         try:
             return self._zip.read(name)
         except Exception as error:
@@ -98,21 +120,22 @@ def in_folder(path: Path, split: str, suffixes: tuple[str, ...] = SUFFIXES, by_f
     by_folder  whether the folder of a file is its class
     Raises InputError where there are none, or where one, or a folder, cannot be read.
     """
-    found = dict(sorted((file.relative_to(path).as_posix(), file) for file in _below(path)))
-    chosen = _chosen(str(path), found, suffixes)
-    marks = {name: size_and_time(found[name]) for name in chosen.names}
+    files = dict(sorted((file.relative_to(path).as_posix(), file) for file in _below(path)))
+    chosen = _chosen(str(path), files, suffixes)
+    marks = {name: size_and_time(files[name]) for name in chosen.names}
     return _of_split(chosen, marks, split, partial(bytes_of, path), by_folder)
 
 
 def in_archive(archive: Archive, split: str, suffixes: tuple[str, ...] = SUFFIXES, by_folder: bool = True) -> Files:
     """The files in a zip, as in_folder.  Raises InputError where there are none, or two of the same name."""
-    found = {entry.filename: f"{entry.CRC:08x}" for entry in sorted(archive.entries, key=lambda e: e.filename)}
-    if any("\\" in name for name in found):  # then no folder is seen, and no class
+    checksums = {entry.filename: f"{entry.CRC:08x}" for entry in sorted(archive.entries, key=lambda e: e.filename)}
+    if any("\\" in name for name in checksums):  # then no folder is seen, and no class
         raise InputError(str(archive.path), "its folders are written with backslashes", "Pack the images again.")
-    if len(found) < len(archive.entries):
+    if len(checksums) < len(archive.entries):
         raise InputError(str(archive.path), "two files in it have the same name", "Pack the images again.")
-    chosen = _chosen(str(archive.path), found, suffixes)
-    return _of_split(chosen, {name: found[name] for name in chosen.names}, split, archive.read, by_folder)
+    chosen = _chosen(str(archive.path), checksums, suffixes)
+    marks = {name: checksums[name] for name in chosen.names}
+    return _of_split(chosen, marks, split, archive.read, by_folder)
 
 
 def single(path: Path) -> Files:
@@ -123,12 +146,12 @@ def single(path: Path) -> Files:
 def size_and_time(path: Path) -> str:
     """What tells a file from another of its name: bytes, and nanoseconds of its last change."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:  # a link to nothing, or to itself
         raise InputError(str(path), f"it cannot be read: {error.strerror}", "Leave it out, or mend it.") from None
-    if not stat.S_ISREG(found.st_mode):  # a pipe or a device could keep a reader waiting for ever
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device could keep a reader waiting for ever
         raise InputError(str(path), "it is neither a file nor a folder", "Leave it out.")
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _below(path: Path) -> Iterator[Path]:
@@ -146,6 +169,7 @@ def _below(path: Path) -> Iterator[Path]:
         if first != folder:
             raise InputError(folder, f"it leads to the same folder as {first}", "Leave one of the two out.")
         hidden = [name for name in below if _hidden(name)]
+        # os.walk goes on into what is left in its own list
         below[:] = sorted(set(below) - {*hidden})
         yield from (Path(folder, name) for name in files + hidden)
 
@@ -160,16 +184,19 @@ class _Chosen(NamedTuple):
 
 
 def _chosen(place: str, names: Iterable[str], suffixes: tuple[str, ...]) -> _Chosen:
-    shown = {name: not _hidden(name) for name in names}
-    kept = [name for name, plain in shown.items() if plain and name.lower().endswith(suffixes)]
+    """Those files of a listing that are of the kind, and notes on all others."""
+    every = list(names)
+    visible = [name for name in every if not _hidden(name)]
+    chosen = [name for name in visible if name.lower().endswith(suffixes)]
     notes = []
-    if hidden := list(shown.values()).count(False):
+    hidden = len(every) - len(visible)
+    if hidden:
         notes.append(f"{place}: {hidden:,} hidden files or folders are left out")
-    others = [name for name, plain in shown.items() if plain and not name.lower().endswith(suffixes)]
+    others = [name for name in visible if not name.lower().endswith(suffixes)]
     if others:
         kinds = sorted({Path(name).suffix or "no suffix" for name in others})[:MOST_KINDS]
         notes.append(f"{place}: {len(others):,} files of other kinds are left out ({', '.join(kinds)})")
-    return _Chosen(place, kept, suffixes, tuple(notes))
+    return _Chosen(place, chosen, suffixes, tuple(notes))
 
 
 def _hidden(name: str) -> bool:
@@ -184,7 +211,7 @@ def _check_size(place: str, size: int, most: int) -> None:
 
 
 def decoded(name: str, raw: bytes, channels: int, extent: tuple[int, int] | None = None) -> Image.Image:
-    """An image of so many channels, in 8 bits, opaque and upright.
+    """An image of that many channels, in 8 bits, opaque and upright.
 
     extent  (height, width) that it must have; None: any, of at most MOST_PIXELS.  It is looked at before decoding.
     Raises InputError, with its name, for what is no such image.
@@ -235,13 +262,13 @@ def _check_depth(name: str, image: Image.Image, raw: bytes) -> int:
     """Bits of a channel that the file has, where Pillow keeps them all or scales them; else InputError."""
     bits = 16 if image.format == "PPM" and image.mode == "I" else 8
     if image.format == "PNG":
-        bits = raw[24]  # of the header, which comes first
+        bits = raw[PNG_BITS_AT]
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         bits = max(tags.get(BITS, (1,)))
         if SIGNED in tags.get(SAMPLE_FORMAT, ()) and bits <= 16:
             raise InputError(name, "its pixels have signs", "Save them as 8 or 16 bits without.")
-        if bits > 8 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow turns that round in 8 bits alone
+        if bits > 8 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow turns that round in 8 bits only
             raise InputError(name, f"it says that white is 0, in {bits} bits", "Save it with black as 0.")
     if bits > 8 and not image.mode.startswith(("I", "F")):
         problem = f"it has {bits} bits a channel and several channels, of which only 8 bits would be read"
@@ -264,7 +291,7 @@ def eight_bits(name: str, image: Image.Image, bits: int) -> Image.Image:
         if not (np.isfinite(real).all() and real.min() >= 0 and real.max() <= 1):
             problem = f"its pixels are real numbers from {real.min():g} to {real.max():g}, and only 0 to 1 has a rule"
             raise InputError(name, problem, "Scale them to 0 to 1, or save 8 bits.")
-        return Image.fromarray(np.rint(real * 255).astype(np.uint8))
+        return Image.fromarray(np.rint(real * LARGEST_8).astype(np.uint8))
     if image.mode == "I":
         raise InputError(name, "its pixels are integers of 32 bits, whose range is not known", "Save 8 or 16 bits.")
     if image.mode == "LAB":
@@ -277,11 +304,14 @@ def eight_bits(name: str, image: Image.Image, bits: int) -> Image.Image:
 
 def _from_sixteen(name: str, values: NDArray[np.int64], info: dict[Any, Any], bits: int) -> NDArray[np.uint8]:
     """Gray of 16 bits (or 12, where a file says so) in 8; a transparent gray lies on black."""
+    # no pixel is -1: nothing is transparent
     values = np.where(values == info.get("transparency", -1), 0, values)
-    if bits != 12 and 0 < values.max() < 2**12:
+    # cameras write 10 or 12 bits into files of 16 that do not say so: as 16 bits they would be nearly black
+    if bits != 12 and 0 < values.max() <= LARGEST_12:
         problem = f"its pixels have 16 bits and reach only {values.max()}, as those of 10 or 12 bits do"
         raise InputError(name, problem, "Scale them to 16 or to 8 bits before.")
-    return np.rint(values * 255 / (2**12 - 1 if bits == 12 else 2**16 - 1)).astype(np.uint8)
+    white = LARGEST_12 if bits == 12 else LARGEST_16
+    return np.rint(values * LARGEST_8 / white).astype(np.uint8)
 
 
 def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
@@ -302,7 +332,8 @@ def bytes_of(folder: Path, name: str, most: int) -> bytes:
 def _of_split(chosen: _Chosen, marks: dict[str, str], split: str, load: Load, by_folder: bool) -> Files:
     """Those of one split, where the outermost folders are train and test (or val); else all."""
     outermost = {name.split("/")[0].lower(): name.split("/")[0] for name in marks if "/" in name}
-    train, held_out = (next((outermost[f] for f in names if f in outermost), None) for names in (TRAIN, HELD_OUT))
+    train = _first_of(TRAIN, outermost)
+    held_out = _first_of(HELD_OUT, outermost)
     root = ""
     others: tuple[str, ...] = ()
     if train is not None and held_out is not None:
@@ -316,22 +347,32 @@ def _of_split(chosen: _Chosen, marks: dict[str, str], split: str, load: Load, by
     return Files(tuple(marks), tuple(marks.values()), labels, classes, load, others, chosen.notes)
 
 
+def _first_of(names: tuple[str, ...], folders: dict[str, str]) -> str | None:
+    """The first of the names that is a folder, as it is spelt there; folders  by their names in small letters."""
+    return next((folders[name] for name in names if name in folders), None)
+
+
 def _classes(place: str, folders: list[str]) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
     """Labels, and the names of the classes, from the folder of each file, whose last part is its class.
 
     Raises InputError where some files have no folder, or stand beside folders of others: which is the class?
     """
-    several = set(folders)
-    for folder in sorted(several):
-        parts = folder.split("/")
-        above = next((a for a in ("/".join(parts[:i]) for i in range(len(parts))) if folder and a in several), None)
+    distinct = set(folders)
+    for folder in sorted(distinct):
+        above = next((parent for parent in _parents(folder) if parent in distinct), None)
         if above is not None:
             where = f"in {above}" if above else "outside all folders"
             problem = f"some images are {where} and some in {folder}, so that their classes are not known"
             raise InputError(place, problem, "Put every image into the folder of its class.")
-    if several == {""}:
+    if distinct == {""}:
         return None, ()
     names = [folder.rpartition("/")[2] for folder in folders]
     classes = tuple(sorted(set(names)))
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number[name] for name in names], np.int64), classes
+
+
+def _parents(folder: str) -> list[str]:
+    """The folders above one, the root, which is "", first."""
+    parts = folder.split("/") if folder else []
+    return ["/".join(parts[:depth]) for depth in range(len(parts))]

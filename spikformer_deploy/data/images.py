@@ -37,14 +37,14 @@ class Preprocess:
 
     def normalised(self, pixels: NDArray[np.integer]) -> NDArray[np.float32]:
         """Real input of the float model, (..., C, Y, X) float32."""
-        shape = (-1, 1, 1)
-        mean, std = np.reshape(self.mean, shape), np.reshape(self.std, shape)
+        mean = np.reshape(self.mean, (-1, 1, 1))
+        std = np.reshape(self.std, (-1, 1, 1))
         return ((pixels / self.max_value - mean) / std).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:
-    """Images that are read when they are asked for.
+    """Images that are read when they are asked for; a set that `read` made can be pickled.
 
     labels    (N,) int64 class indices, or None; names: class names in the order of their indices (may be empty)
     identity  sha256 that tells these images from others (of files: names, sizes and times of change)
@@ -78,15 +78,16 @@ class ImageSet:
             self._check_labels(count)
             return self
         order = np.array(self._numbers(classes, count), np.int64)
-        same = bool((order == np.arange(len(order))).all())
-        found = self if same else replace(self, labels=order[self.labels], names=classes)
-        found._check_labels(count)
-        return found
+        is_same = bool((order == np.arange(len(order))).all())
+        matched = self if is_same else replace(self, labels=order[self.labels], names=classes)
+        matched._check_labels(count)
+        return matched
 
     def _numbers(self, classes: tuple[str, ...], count: int) -> list[int]:
         """The class of each name."""
         number = {name: i for i, name in enumerate(classes)}
         if self.named_by:
+            # a model's own name goes before the number that the same word would be
             number = {name: int(name) for name in self.names if is_number(name) and int(name) < count} | number
         elif not classes:
             return numbers_of_nameless(self.names, count)
@@ -100,8 +101,10 @@ class ImageSet:
         return [number[name] for name in self.names]
 
     def _check_labels(self, classes: int) -> None:
+        """Raise InputError for a label that is none of the model's classes."""
         if self.labels is not None and len(self.labels):
-            least, most = int(self.labels.min()), int(self.labels.max())
+            least = int(self.labels.min())
+            most = int(self.labels.max())
             if least < 0 or most >= classes:
                 problem = f"labels from {least} to {most}, and the model has the classes 0 to {classes - 1}"
                 raise InputError("labels", problem, "Number the classes from 0, or give images without labels.")
@@ -130,6 +133,7 @@ class ImageSet:
     def batches(self, size: int, start: int = 0) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64] | None]]:
         """Images and labels from image `start` on, `size` at a time, in order; the next ones are read meanwhile."""
         parts = [slice(first, min(first + size, self.count)) for first in range(start, self.count, size)]
+        # one batch ahead and no more: two are in memory at once
         with ThreadPoolExecutor(1) as reader:
             reading = [reader.submit(self._read, part) for part in parts[:1]]
             for part, following in zip_longest(parts, parts[1:]):

@@ -23,6 +23,8 @@ MOST_NAMED = 5
 """Files without a class that an error lists."""
 MOST_CLASSES = 12
 """Classes that an error lists."""
+MOST_DIGITS = 9
+"""A number of a class with more digits would be none of any model, and might not fit into 32 bits."""
 WAY_OUT = "Give the folders the names of the model's classes, or say which file is of which class by --labels."
 FORM = "Write lines of `file or folder,class`, without a first line of titles."
 
@@ -48,7 +50,7 @@ def check_names(place: str, names: Sequence[str]) -> None:
 
 def is_number(name: str) -> bool:
     """Whether a name is a number of a class."""
-    return name.isascii() and name.isdigit() and len(name) < 10
+    return name.isascii() and name.isdigit() and len(name) <= MOST_DIGITS
 
 
 def numbers_of_nameless(names: tuple[str, ...], count: int) -> list[int]:
@@ -79,22 +81,24 @@ def labelled(files: Files, path: Path) -> Files:
     known = {*files.names, *files.others}
     inside = _inside(known)
     classes: dict[str, str] = {}
-    for number, name, given in _lines(path):
-        found = [name] if name in known else inside.get(name, [])
-        if not found:
-            raise InputError(f"{path}: line {number}", f"there is no file or folder {name}", FORM)
-        twice = next((file for file in found if file in classes), None)
+    for number, name, stated_class in _lines(path):
+        place = f"{path}: line {number}"
+        meant = [name] if name in known else inside.get(name, [])
+        if not meant:
+            raise InputError(place, f"there is no file or folder {name}", FORM)
+        twice = next((file for file in meant if file in classes), None)
         if twice is not None:
-            raise InputError(f"{path}: line {number}", f"{twice} has a class already", "Give each file one class.")
-        classes.update(dict.fromkeys(found, given))
+            raise InputError(place, f"{twice} has a class already", "Give each file one class.")
+        classes.update(dict.fromkeys(meant, stated_class))
     bare = [name for name in files.names if name not in classes]
     if bare:
-        some = ", ".join(bare[:MOST_NAMED]) + (", ..." if len(bare) > MOST_NAMED else "")
-        problem = f"{len(bare):,} of {len(files.names):,} images have no line: {some}"
+        examples = ", ".join(bare[:MOST_NAMED]) + (", ..." if len(bare) > MOST_NAMED else "")
+        problem = f"{len(bare):,} of {len(files.names):,} images have no line: {examples}"
         raise InputError(str(path), problem, "Give every image a class, or none.")
     words = tuple(sorted({classes[name] for name in files.names}))
     index = {word: i for i, word in enumerate(words)}
-    return replace(files, labels=np.array([index[classes[name]] for name in files.names], np.int64), classes=words)
+    labels = np.array([index[classes[name]] for name in files.names], np.int64)
+    return replace(files, labels=labels, classes=words)
 
 
 def _inside(names: set[str]) -> dict[str, list[str]]:
@@ -113,23 +117,27 @@ def _lines(path: Path) -> list[tuple[int, str, str]]:
     try:
         reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
         for row in reader:
-            number, words = reader.line_num, [word.strip() for word in row]
+            words = [word.strip() for word in row]
             if not any(words):
                 continue
             if len(words) != 2 or not all(words):
-                raise InputError(f"{path}: line {number}", f"it has {len(words)} values or an empty one", FORM)
-            out.append((number, words[0].removeprefix("./").rstrip("/"), words[1]))
+                place = f"{path}: line {reader.line_num}"
+                raise InputError(place, f"it has {len(words)} values or an empty one", FORM)
+            name = words[0].removeprefix("./").rstrip("/")
+            out.append((reader.line_num, name, words[1]))
     except csv.Error as error:
         raise InputError(str(path), f"it is no readable list: {error}", FORM) from None
     return out
 
 
 def _text(path: Path) -> str:
+    """The text of a file of labels, its size looked at before."""
     try:
         if not path.is_file():
             raise InputError(str(path), "there is no such file of labels", FORM)
         if path.stat().st_size > MOST_BYTES:
             raise InputError(str(path), f"{os.path.getsize(path):,} bytes, and labels may have {MOST_BYTES:,}")
+        # spreadsheets write a mark of the byte order in front
         return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # too long a name; no text in UTF-8
         raise InputError(str(path), f"it cannot be read: {error}", "Save it as text in UTF-8.") from None

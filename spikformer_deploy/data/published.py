@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.data.arrays import MOST_VALUES
-from spikformer_deploy.data.files import MOST_PACKED, bytes_of
+from spikformer_deploy.data.files import MOST_PACKED, SMALL_PACKED, bytes_of
 
-CIFAR_PIXELS = 3 * 32 * 32
+CIFAR_SHAPE = (3, 32, 32)
+CIFAR_PIXELS = math.prod(CIFAR_SHAPE)
 IDX_BYTES = b"\x00\x00\x08"
 """An idx file of unsigned bytes begins so; the next byte is its rank."""
 GZIP = b"\x1f\x8b"
@@ -58,7 +59,8 @@ Load = Callable[[str], bytes]
 def read_cifar(path: Path) -> Arrays:
     """One CIFAR-10 or CIFAR-100 (fine labels) binary batch.  Raises InputError for another number of bytes."""
     raw = _whole(path)
-    for label_bytes in (1, 2):
+    # only 3,074 records of CIFAR-10, or a multiple of that, would be as long as records of CIFAR-100
+    for label_bytes in (CIFAR_10.label_bytes, CIFAR_100.label_bytes):
         if raw and len(raw) % (label_bytes + CIFAR_PIXELS) == 0:
             return _records(str(path), raw, label_bytes)
     raise InputError(str(path), f"{len(raw)} bytes are no whole number of CIFAR records (3,073 or 3,074 bytes)")
@@ -92,9 +94,9 @@ def read_folder(path: Path, split: str) -> Arrays | None:
     for folder in (path / name for name in FOLDERS):
         if folder.is_dir():
             files = frozenset(file.name for file in folder.iterdir() if file.is_file())
-            found = _read_split(str(folder), files, partial(bytes_of, folder, most=MOST_VALUES), split)
-            if found is not None:
-                return found
+            images = _read_split(str(folder), files, partial(bytes_of, folder, most=MOST_VALUES), split)
+            if images is not None:
+                return images
     return None
 
 
@@ -102,29 +104,31 @@ def read_archive(path: Path, split: str) -> Arrays:
     """The split of a published .tar.gz of CIFAR.  Raises InputError for any other archive."""
     with _opened(path) as archive:
         members = _members(path, archive)
-
-        def load(name: str) -> bytes:
-            member = archive.extractfile(members[name])
-            assert member is not None  # a regular file
-            return member.read()
-
-        found = _read_split(str(path), frozenset(members), load, split)
-    if found is None:
+        images = _read_split(str(path), frozenset(members), partial(_member, archive, members), split)
+    if images is None:
         raise InputError(str(path), "it holds none of CIFAR's binary batches", "Unpack it, and give the folder.")
-    return found
+    return images
 
 
 def _members(path: Path, archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
-    """The files by their names, without folders; each is told from its header, before it is unpacked."""
-    members, most = {}, min(MOST_VALUES, MOST_PACKED * max(path.stat().st_size, 2**20))
+    """The files by their names, without folders; sizes are taken from headers, before anything is unpacked."""
+    members = {}
+    left = min(MOST_VALUES, MOST_PACKED * max(path.stat().st_size, SMALL_PACKED))
     for member in archive:
-        most -= member.size
-        if most < 0:
+        left -= member.size
+        if left < 0:
             problem = f"it is packed to less than a {MOST_PACKED}th of its size"
             raise InputError(str(path), f"{problem}, or holds more than {MOST_VALUES:,} bytes", "Unpack it before.")
         if member.isfile():
             members[member.name.rpartition("/")[2]] = member
     return members
+
+
+def _member(archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], name: str) -> bytes:
+    """The bytes of a file in an archive."""
+    member = archive.extractfile(members[name])
+    assert member is not None  # a regular file
+    return member.read()
 
 
 def _whole(path: Path) -> bytes:
@@ -133,6 +137,7 @@ def _whole(path: Path) -> bytes:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """The archive at `path`; whatever is damaged in it becomes an InputError."""
     try:
         with tarfile.open(path, "r:gz") as archive:
             yield archive
@@ -141,6 +146,7 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _read_split(place: str, files: frozenset[str], load: Load, split: str) -> Arrays | None:
+    """The split of whichever published set these files are, or None where they are of none."""
     for layout in (CIFAR_10, CIFAR_100):
         if files & {*layout.train, *layout.test}:
             return _cifar_split(place, layout, files, load, split)
@@ -151,6 +157,7 @@ def _read_split(place: str, files: frozenset[str], load: Load, split: str) -> Ar
 
 
 def _cifar_split(place: str, layout: Cifar, files: frozenset[str], load: Load, split: str) -> Arrays:
+    """One split of a CIFAR, with the names of its classes where their file is there."""
     batches = layout.train if split == "train" else layout.test
     missing = [name for name in batches if name not in files]
     if missing:
@@ -166,10 +173,12 @@ def _cifar_split(place: str, layout: Cifar, files: frozenset[str], load: Load, s
 def _mnist_split(place: str, files: frozenset[str], load: Load, split: str) -> Arrays | None:
     """MNIST and kin: `train-images-idx3-ubyte`, the same with t10k, and of labels; a dot for a dash, .gz or not."""
     start = "train" if split == "train" else "t10k"
+    # backwards, so that of a file and its packed twin the one that need not be unpacked is kept
     known = {name.removesuffix(".gz").replace(".idx", "-idx"): name for name in sorted(files, reverse=True)}
     if not {"train-images-idx3-ubyte", "t10k-images-idx3-ubyte"} & set(known):
         return None
-    images, labels = (known.get(f"{start}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    images = known.get(f"{start}-images-idx3-ubyte")
+    labels = known.get(f"{start}-labels-idx1-ubyte")
     if images is None or labels is None:
         problem = f"{start}-{'images-idx3' if images is None else 'labels-idx1'}-ubyte is missing"
         raise InputError(place, problem, "Four files belong together: images and labels to train on, and to test.")
@@ -182,7 +191,7 @@ def _records(place: str, raw: bytes, label_bytes: int) -> Arrays:
     if not raw or len(raw) % length:
         raise InputError(place, f"{len(raw)} bytes are no whole number of records of {length:,}", "Fetch it again.")
     records = np.frombuffer(raw, np.uint8).reshape(-1, length)
-    return Arrays(records[:, label_bytes:].reshape(-1, 3, 32, 32), records[:, label_bytes - 1], ())
+    return Arrays(records[:, label_bytes:].reshape(-1, *CIFAR_SHAPE), records[:, label_bytes - 1], ())
 
 
 def _idx(place: str, raw: bytes) -> NDArray[np.uint8]:
@@ -199,10 +208,11 @@ def _idx(place: str, raw: bytes) -> NDArray[np.uint8]:
         count = math.prod(shape)
         if min(shape) < 0 or count > MOST_VALUES:
             raise InputError(place, f"{shape} values, and {MOST_VALUES:,} are kept in memory at most")
+        # one more than announced, to see whether there is more
         values = stream.read(count + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(place, f"it is no readable gzip file: {error}") from None
     if len(values) != count:
-        there = f"{len(values)} there" if len(values) < count else "more there"
-        raise InputError(place, f"it is truncated or damaged: {shape} values announced, {there}", "Fetch it again.")
+        present = f"{len(values)} there" if len(values) < count else "more there"
+        raise InputError(place, f"it is truncated or damaged: {shape} values announced, {present}", "Fetch it again.")
     return np.frombuffer(values, np.uint8).reshape(shape)

@@ -13,14 +13,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.data.files import MODES, MOST_BYTES, Archive, Files, decoded, in_archive, in_folder, pixels_of
+from spikformer_deploy.data.files import (
+    MODES,
+    MOST_BYTES,
+    ZIP,
+    Archive,
+    Files,
+    decoded,
+    in_archive,
+    in_folder,
+    pixels_of,
+)
 
 Pixels = NDArray[np.uint8]
 
 ASPECT = 4 / 3
 """Longest and, inverted, shortest crop (Szegedy et al. 2015, and timm's --ratio)."""
 ATTEMPTS = 10
-"""After so many crops that do not fit, the largest in the middle is taken (torchvision and timm)."""
+"""After that many crops that do not fit, the largest in the middle is taken (torchvision and timm)."""
 BICUBIC = Image.Resampling.BICUBIC
 
 
@@ -54,20 +64,23 @@ class Streamed:
 
     def for_evaluation(self, part: slice | NDArray[np.int64]) -> Pixels:
         """(N, C, Y, X) uint8: the shorter side resized to `resize` pixels (bicubic), the middle cut out."""
+        indices = range(len(self))[part] if isinstance(part, slice) else part
         with ThreadPoolExecutor() as threads:
-            return np.stack(
-                list(threads.map(self._middle, range(len(self))[part] if isinstance(part, slice) else part))
-            )
+            return np.stack(list(threads.map(self._middle, indices)))
 
     def part(self, chosen: NDArray[np.int64]) -> Streamed:
         """Some of them."""
         return replace(self, chosen=self.chosen[chosen], labels=self.labels[chosen])
 
     def _middle(self, index: int) -> Pixels:
+        """One image for evaluation (see for_evaluation)."""
         image = self._image(index)
         scale = self.resize / min(image.width, image.height)
-        width, height = (max(self.resize, int(side * scale)) for side in (image.width, image.height))
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        # rounding down may leave the shorter side a pixel too short
+        width = max(self.resize, int(image.width * scale))
+        height = max(self.resize, int(image.height * scale))
+        left = round((width - self.size) / 2)
+        top = round((height - self.size) / 2)
         resized = image.resize((width, height), BICUBIC)
         return pixels_of(resized.crop((left, top, left + self.size, top + self.size)))
 
@@ -82,7 +95,7 @@ def streamed(source: str, split: str, channels: int, size: int, resize: int) -> 
     Raises InputError for other sources, and for sizes that do not go together.
     """
     path = Path(source)
-    if not path.is_dir() and not (path.is_file() and path.open("rb").read(2) == b"PK"):
+    if not path.is_dir() and not (path.is_file() and path.open("rb").read(len(ZIP)) == ZIP):
         raise InputError("data.resize", f"{source} is no folder or zip of images", "Leave it out.")
     if resize < size or channels not in MODES:
         problem = f"{resize} pixels, of which {size} in {channels} channels are to be cut out"
@@ -98,9 +111,14 @@ def _random_box(width: int, height: int, least_share: float, rng: np.random.Gene
     """(left, top, width, height) of a crop."""
     for _ in range(ATTEMPTS):
         area = width * height * rng.uniform(least_share, 1.0)
+        # even in the logarithm: 3 : 4 is as likely as 4 : 3
         aspect = math.exp(rng.uniform(-math.log(ASPECT), math.log(ASPECT)))
-        wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        wide = round(math.sqrt(area * aspect))
+        tall = round(math.sqrt(area / aspect))
         if 0 < wide <= width and 0 < tall <= height:
-            return int(rng.integers(width - wide + 1)), int(rng.integers(height - tall + 1)), wide, tall
-    wide, tall = min(width, round(height * ASPECT)), min(height, round(width * ASPECT))
+            left = int(rng.integers(width - wide + 1))
+            top = int(rng.integers(height - tall + 1))
+            return left, top, wide, tall
+    wide = min(width, round(height * ASPECT))
+    tall = min(height, round(width * ASPECT))
     return (width - wide) // 2, (height - tall) // 2, wide, tall

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spikformer_deploy.accounting.energy import Energy
 from spikformer_deploy.accounting.layers import layers, sparsity
 from spikformer_deploy.accounting.notes import notes
+from spikformer_deploy.chips.loihi.latencies import CORNERS, NOMINAL
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import quantities
 from spikformer_deploy.chips.quantity import KINDS
 from spikformer_deploy.network.mapping import SECTIONS
-from spikformer_deploy.report.tables import compile_summary
+from spikformer_deploy.report.tables import program_facts
+from spikformer_deploy.report.targets import quantity_values
 
 if TYPE_CHECKING:
     from spikformer_deploy.inference.results import Run
@@ -24,44 +27,33 @@ MODELS = {
     "cycle": "message by message through queues, links and routers",
 }
 """What StepTimes.model means."""
+NS_PER_US = 1e3
 
 
-def gather(run: Run, float_accuracy: float | None) -> dict[str, Any]:
+def report_data(run: Run, float_accuracy: float | None = None) -> dict[str, Any]:
     """All content of the report of `run`; means are over its images."""
     program = run.program
-    summary = compile_summary(program, "", 0.0, 0.0)
-    for name in ("program", "seconds", "peak_memory_mib"):
-        summary.pop(name)
+    described = {"description": program.profile.description, "state_bits": program.network.state_bits}
     return {
         "title": f"{_model_name(run)} on {program.profile.name}",
         "estimate": True,
-        "program": {**summary, "description": program.profile.description, "state_bits": program.network.state_bits},
+        "program": {**program_facts(program), **described},
         "accuracy": {"integer": run.accuracy, "float": float_accuracy, "images": len(run.accumulators)},
         "run": {k: v for k, v in run.to_dict().items() if k != "predictions"},
         "layers": _layers(run),
         "sparsity": _sparsity(run),
         "steps": _steps(run),
         "time": _time(run),
-        "energies": [_energy(e) for e in run.energies],
+        "energies": [_energy(energy) for energy in run.energies],
         "cores": _cores(run),
         "notes": [*run.notes, *notes(program.network, run.events, run.energies, run.cycle or run.times)],
-        "constants": [
-            {
-                "path": path,
-                "value": q.value,
-                "low": q.low,
-                "high": q.high,
-                "unit": q.unit,
-                "kind": q.kind,
-                "source": q.source,
-            }
-            for path, q in quantities(program.profile)
-        ],
+        "constants": [quantity_values(path, quantity) for path, quantity in quantities(program.profile)],
         "provenance": _provenance(run),
     }
 
 
 def _model_name(run: Run) -> str:
+    """Family and size from the recipe, where the program has one."""
     recipe = run.program.provenance.get("training", {}).get("recipe", {})
     model = recipe.get("model", {})
     if not model:
@@ -70,14 +62,17 @@ def _model_name(run: Run) -> str:
 
 
 def _layers(run: Run) -> list[dict[str, Any]]:
-    mapping, steps = run.program.mapping, run.events.time_steps
+    """A row for every population, an image."""
+    mapping = run.program.mapping
     slices = {site.population: 0 for site in mapping.sites}
     for index, site in enumerate(mapping.sites):
         slices[site.population] += len(mapping.slices_of(index))
     out = []
     for layer in layers(run.program.network, run.events):
+        # the sums of the head stay where they are: they have no rate
         sends = layer.kind != "accumulator"
-        dense, synops = layer.dense_macs * steps, float(layer.synops.sum())
+        dense = layer.dense_macs * run.events.time_steps
+        synops = float(layer.synops.sum())
         out.append(
             {
                 "name": layer.name,
@@ -99,12 +94,13 @@ def _layers(run: Run) -> list[dict[str, Any]]:
 
 
 def _sparsity(run: Run) -> dict[str, float]:
-    found = sparsity(run.program.network, run.events)
+    """Shares of zeros, and of neurons that fire (see accounting.layers.Sparsity)."""
+    shares = sparsity(run.program.network, run.events)
     return {
-        "activation": found.activation,
-        "connection": found.connection,
-        "firing_rate": found.rate,
-        "silent": found.silent,
+        "activation": shares.activation,
+        "connection": shares.connection,
+        "firing_rate": shares.rate,
+        "silent": shares.silent,
     }
 
 
@@ -120,20 +116,21 @@ def _steps(run: Run) -> list[dict[str, float]]:
 
 
 def _time(run: Run) -> dict[str, Any] | None:
+    """The finest times that there are, beside the closed form; None where no timing was asked for."""
     times = run.cycle or run.times
     if times is None or run.times is None:
         return None
     return {
         "model": MODELS[times.model],
         "images": times.step_ns.shape[1],
-        "estimate_step_us": float(run.times.step_us_mean[1]),
-        "ratio": float(times.step_us_mean[1] / run.times.step_us_mean[1]),
-        "step_us": dict(zip(("low", "nominal", "high"), times.step_us_mean.tolist(), strict=True)),
-        "step_us_by_step": (times.step_ns[1].mean(0) / 1e3).tolist(),
-        "latency_us": dict(zip(("low", "nominal", "high"), times.latency_us.tolist(), strict=True)),
-        "fall_through_us": dict(zip(("low", "nominal", "high"), times.fall_through_us.tolist(), strict=True)),
-        "images_per_second": dict(zip(("low", "nominal", "high"), times.images_per_second.tolist(), strict=True)),
-        "parts_us": {name: value / 1e3 for name, value in times.parts_ns.items()},
+        "estimate_step_us": float(run.times.step_us_mean[NOMINAL]),
+        "ratio": float(times.step_us_mean[NOMINAL] / run.times.step_us_mean[NOMINAL]),
+        "step_us": _by_corner(times.step_us_mean),
+        "step_us_by_step": (times.step_ns[NOMINAL].mean(0) / NS_PER_US).tolist(),
+        "latency_us": _by_corner(times.latency_us),
+        "fall_through_us": _by_corner(times.fall_through_us),
+        "images_per_second": _by_corner(times.images_per_second),
+        "parts_us": {name: value / NS_PER_US for name, value in times.parts_ns.items()},
         "bound": times.bound,
         "busiest_core": times.busiest_core,
         "busiest_population": run.program.mapping.population_on(times.busiest_core),
@@ -141,8 +138,14 @@ def _time(run: Run) -> dict[str, Any] | None:
     }
 
 
+def _by_corner(values: NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip(CORNERS, values.tolist(), strict=True))
+
+
 def _energy(energy: Energy) -> dict[str, Any]:
-    total, shares = energy.total, energy.shares
+    """One convention: its bounds in mJ, and what they consist of."""
+    total = energy.total
+    shares = energy.shares
     return {
         "convention": energy.convention,
         "boundary": energy.boundary,
@@ -167,9 +170,10 @@ def _energy(energy: Energy) -> dict[str, Any]:
 
 def _cores(run: Run) -> dict[str, Any]:
     """Every core in use: where it stands, what stands on it, its work and its memory."""
-    program, slices = run.program, run.events.slices
-    mapping, profile = program.mapping, program.profile
-    assert slices is not None
+    mapping = run.program.mapping
+    profile = run.program.profile
+    slices = run.events.slices
+    assert slices is not None  # a run always counts with its mapping
     x, y = coordinates(profile, mapping.cores)
     synops = slices.synops.sum((0, 1)) / (run.events.images * run.events.time_steps)
     names = [mapping.sites[site].name for site in mapping.boxes[:, 0]]
@@ -195,7 +199,7 @@ def _cores(run: Run) -> dict[str, Any]:
     }
 
 
-def _said(rounding: float | None) -> str:
+def _rounding_in_words(rounding: float | None) -> str:
     """What rounding left of the model's weights, biases and thresholds, in words."""
     if rounding is None:
         return "not recorded in this program"
@@ -203,6 +207,7 @@ def _said(rounding: float | None) -> str:
 
 
 def _provenance(run: Run) -> dict[str, str]:
+    """Where the program is from, and how far its integers can be trusted, in words."""
     source = run.program.provenance
     settings = ", ".join(f"{k} = {v}" for k, v in source.get("settings", {}).items())
     calibration = source.get("calibration", {})
@@ -215,7 +220,7 @@ def _provenance(run: Run) -> dict[str, str]:
         "calibrated on": f"{calibration.get('images')} images: {calibration.get('data')}",
         "integer ranges": f"{bounds}; the state is {network.margin:.2f} times the largest bound",
         "execution is exact": "yes" if network.exact else "no: the decay needs more bits",
-        "rounding of the weights": _said(network.rounding),
+        "rounding of the weights": _rounding_in_words(network.rounding),
         "executor": f"{run.backend}, {run.kernels} kernels",
         "versions": versions,
     }

@@ -12,7 +12,7 @@ from spikformer_deploy.report import svg
 
 
 def render(data: dict[str, Any]) -> str:
-    """The page of `data` (see data.gather)."""
+    """The page of `data` (see data.report_data)."""
     environment = Environment(
         loader=PackageLoader("spikformer_deploy.report"),
         autoescape=True,

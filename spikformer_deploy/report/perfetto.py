@@ -7,28 +7,37 @@ more process holds the chip-wide steps with their barriers, and the load of the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from spikformer_deploy.base.json_text import written
-from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.timing.machine import TICK_PS, Machine
 from spikformer_deploy.timing.timeline import StepRecord
+
+if TYPE_CHECKING:
+    from spikformer_deploy.pipeline.program import Program
 
 Event: TypeAlias = dict[str, Any]
 
 CHIP_WIDE = 1_000_000
 """The process of what is not of a single chip."""
 BUSIEST_LINKS = 32
-"""Counters of so many links: the heaviest ones."""
+"""Counters of that many links: the heaviest ones."""
 COMPASS = ("east", "west", "north", "south")
+"""Directions of the links of a router, in the order of their numbers."""
 MICROSECONDS = TICK_PS / 1e6
+"""Of a tick."""
+SWEEP, AXON_OUT, SYNAPSES = range(3)
+"""Tracks of a core, from its first one on."""
+TRACK_NAMES = ("sweep", "axon-out", "synapses")
+PERCENT = 100
 
 
 def trace(program: Program, machine: Machine, records: Iterable[StepRecord]) -> bytes:
     """The JSON of a trace; times in microseconds from the first step on."""
     records = list(records)
+    # a step begins when the barrier of the one before it has passed
     starts = np.cumsum([0, *(r.times.quiet + machine.barrier for r in records)]).tolist()
     events = [*_names(program, machine)]
     for record, start in zip(records, starts, strict=False):
@@ -49,15 +58,15 @@ def _names(program: Program, machine: Machine) -> Iterator[Event]:
     for core in machine.cores.tolist():
         chip, track = _place(program, core)
         site = mapping.sites[mapping.boxes[int(np.flatnonzero(mapping.cores == core)[0]), 0]]
-        for number, what in enumerate(("sweep", "axon-out", "synapses")):
-            yield _meta("thread_name", chip, track + number, f"core {core} {what}: {site.name}")
+        for number, name in enumerate(TRACK_NAMES):
+            yield _meta("thread_name", chip, track + number, f"core {core} {name}: {site.name}")
 
 
 def _place(program: Program, core: int) -> tuple[int, int]:
     """(process, first track) of a core."""
     chip, within = divmod(core, program.mapping.cores_per_chip)
-    # Perfetto keeps process 0 for itself
-    return chip + 1, 3 * within + 1
+    # Perfetto keeps process 0 and track 0 for itself
+    return chip + 1, len(TRACK_NAMES) * within + 1
 
 
 def _meta(name: str, process: int, track: int, value: str) -> Event:
@@ -77,7 +86,7 @@ def _chip_wide(machine: Machine, record: StepRecord, start: int) -> Iterator[Eve
 
 
 def _cores(program: Program, machine: Machine, record: StepRecord, start: int) -> Iterator[Event]:
-    """Sweeps, stalls, axon-out and synapses; of sub-steps those cores alone that have something to send or to serve."""
+    """Sweeps, stalls, axon-out and synapses; of sub-steps only those cores that have something to send or to serve."""
     sends = np.unique(record.sends.core).tolist()
     busy = sends if "sub-step" in record.name else range(len(machine.cores))
     places = [_place(program, core) for core in machine.cores.tolist()]
@@ -85,7 +94,11 @@ def _cores(program: Program, machine: Machine, record: StepRecord, start: int) -
         chip, track = places[core]
         stalled = int(record.times.stalled[core])
         yield _slice("soma sweep", chip, track, start, int(record.times.sweep_end[core]), stalled_ticks=stalled)
-    parts = (("stall", record.stalls, 0), ("axon-out", record.sends, 1), ("synapse service", record.serves, 2))
+    parts = (
+        ("stall", record.stalls, SWEEP),
+        ("axon-out", record.sends, AXON_OUT),
+        ("synapse service", record.serves, SYNAPSES),
+    )
     for name, intervals, number in parts:
         columns = (intervals.core, intervals.start, intervals.end, intervals.messages)
         for core, first, end, messages in zip(*(c.tolist() for c in columns), strict=True):
@@ -98,10 +111,11 @@ def _links(machine: Machine, records: list[StepRecord], starts: list[int]) -> It
     load = sum((r.times.load * machine.mesh.occupied for r in records), np.zeros(len(machine.mesh.occupied), np.int64))
     heaviest = np.argsort(-load, kind="stable")[:BUSIEST_LINKS]
     for link in heaviest[load[heaviest] > 0].tolist():
-        name, occupied = link_name(machine, link), int(machine.mesh.occupied[link])
+        name = link_name(machine, link)
+        occupied = int(machine.mesh.occupied[link])
         for record, start in zip(records, starts, strict=False):
             for number, crossed in enumerate(record.crossings[link].tolist()):
-                share = round(100 * crossed * occupied / record.bin_ticks, 1)
+                share = round(PERCENT * crossed * occupied / record.bin_ticks, 1)
                 at = (start + number * record.bin_ticks) * MICROSECONDS
                 yield {"ph": "C", "name": name, "pid": CHIP_WIDE, "ts": at, "args": {"occupied, %": share}}
 
@@ -109,10 +123,11 @@ def _links(machine: Machine, records: list[StepRecord], starts: list[int]) -> It
 def link_name(machine: Machine, link: int) -> str:
     """What a link connects, for a person."""
     mesh = machine.mesh
+    # first those between routers, then one to each core in use, then those between chips
     if link < mesh.first_local:
-        router, direction = divmod(link, 4)
+        router, direction = divmod(link, len(COMPASS))
         return f"link {COMPASS[direction]} of router ({router % mesh.width}, {router // mesh.width})"
     if link < mesh.first_local + len(machine.cores):
         return f"link to core {machine.cores[link - mesh.first_local]}"
-    chip, direction = divmod(link - mesh.first_local - len(machine.cores), 4)
+    chip, direction = divmod(link - mesh.first_local - len(machine.cores), len(COMPASS))
     return f"link {COMPASS[direction]} of chip {chip}"

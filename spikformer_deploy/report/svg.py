@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape as escaped
 from typing import Any
 
@@ -24,6 +25,19 @@ KIND_COLOURS = {
 }
 LARGEST_MAP = 4000
 """Cores drawn one by one; beyond, the map shows tiles."""
+BARS_LEFT = 190
+BARS_WIDTH = 430
+BAR_PITCH = 24
+SHARES_WIDTH = 640
+COLUMN_PITCH = 64
+COLUMN_HEIGHT = 82
+SPARK_WIDTH = 46
+SPARK_HEIGHT = 14
+CELL = 14
+CHIP_GAP = 6
+NARROWEST_MAP = 360
+SCALE_STEP = 24
+"""Sizes in pixels."""
 
 
 def escape(text: str) -> str:
@@ -36,42 +50,66 @@ def bars(rows: Sequence[tuple[str, float, float, float, str]], unit: str) -> str
     values = [v for row in rows for v in row[1:4] if v > 0]
     if not values:
         return ""
-    first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    left, width, height = 190, 430, 24
-
-    def at(value: float) -> float:
-        return left + width * (math.log10(max(value, 10.0**first)) - first) / max(1, last - first)
-
-    out = [f'<svg viewBox="0 0 {left + width + 110} {height * len(rows) + 26}" role="img" class="bars">']
-    for power in range(first, last + 1):
-        x = at(10.0**power)
-        out.append(f'<line x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{height * len(rows)}" class="grid"/>')
+    # whole decades, so that the first and the last line of the grid have labels
+    axis = _LogAxis(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))))
+    bottom = BAR_PITCH * len(rows)
+    out = [f'<svg viewBox="0 0 {BARS_LEFT + BARS_WIDTH + 110} {bottom + 26}" role="img" class="bars">']
+    for power in range(axis.first, axis.last + 1):
+        x = axis.x_of(10.0**power)
+        out.append(f'<line x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{bottom}" class="grid"/>')
         label = escape(f"{10.0**power:g} {unit}")
-        out.append(f'<text x="{x:.1f}" y="{height * len(rows) + 16}" text-anchor="middle" class="tick">{label}</text>')
-    for i, (label, low, nominal, high, kind) in enumerate(rows):
-        y = i * height + 4
-        out.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end" class="name">{escape(label)}</text>')
-        out.append(
-            f'<rect x="{left}" y="{y}" width="{max(1.0, at(nominal) - left):.1f}" height="15" class="{escape(kind)}"/>'
-        )
-        if high > low:
-            a, b, middle = at(low), at(high), y + 7.5
-            out.append(f'<path d="M{a:.1f} {middle}H{b:.1f}M{a:.1f} {y + 3}v9M{b:.1f} {y + 3}v9" class="whisker"/>')
-        x = max(at(nominal), at(high)) + 6
-        out.append(f'<text x="{x:.1f}" y="{y + 12}" class="value">{escape(si(nominal))} {escape(unit)}</text>')
+        out.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle" class="tick">{label}</text>')
+    for i, row in enumerate(rows):
+        out += _bar(axis, i * BAR_PITCH + 4, row, unit)
     return "".join(out) + "</svg>"
+
+
+@dataclass(frozen=True, slots=True)
+class _LogAxis:
+    """From 10^first to 10^last; what is below the first decade stands at its beginning."""
+
+    first: int
+    last: int
+
+    def x_of(self, value: float) -> float:
+        """In pixels."""
+        decades = math.log10(max(value, 10.0**self.first)) - self.first
+        return BARS_LEFT + BARS_WIDTH * decades / max(1, self.last - self.first)
+
+
+def _bar(axis: _LogAxis, y: int, row: tuple[str, float, float, float, str], unit: str) -> list[str]:
+    """One bar with its name, its whisker and its value."""
+    label, low, nominal, high, kind = row
+    start = axis.x_of(low)
+    middle = axis.x_of(nominal)
+    end = axis.x_of(high)
+    # at least a pixel wide, to be seen
+    width = max(1.0, middle - BARS_LEFT)
+    out = [
+        f'<text x="{BARS_LEFT - 8}" y="{y + 12}" text-anchor="end" class="name">{escape(label)}</text>',
+        f'<rect x="{BARS_LEFT}" y="{y}" width="{width:.1f}" height="15" class="{escape(kind)}"/>',
+    ]
+    if high > low:
+        line = f"M{start:.1f} {y + 7.5}H{end:.1f}M{start:.1f} {y + 3}v9M{end:.1f} {y + 3}v9"
+        out.append(f'<path d="{line}" class="whisker"/>')
+    x = max(middle, end) + 6
+    out.append(f'<text x="{x:.1f}" y="{y + 12}" class="value">{escape(si(nominal))} {escape(unit)}</text>')
+    return out
 
 
 def shares(parts: dict[str, float]) -> str:
     """One stacked bar of shares by kind of number, with its legend below."""
-    x, out = 0.0, ['<svg viewBox="0 0 640 46" role="img" class="shares">']
+    out = [f'<svg viewBox="0 0 {SHARES_WIDTH} 46" role="img" class="shares">']
+    x = 0.0
     legend = 0.0
     for kind, share in parts.items():
-        colour, label = KIND_COLOURS.get(kind, "#888"), f"{kind} {share:.0%}"
-        out.append(f'<rect x="{x:.1f}" y="0" width="{640 * share:.1f}" height="18" fill="{colour}"/>')
+        colour = KIND_COLOURS.get(kind, "#888")
+        label = f"{kind} {share:.0%}"
+        out.append(f'<rect x="{x:.1f}" y="0" width="{SHARES_WIDTH * share:.1f}" height="18" fill="{colour}"/>')
         out.append(f'<rect x="{legend:.1f}" y="28" width="10" height="10" fill="{colour}"/>')
         out.append(f'<text x="{legend + 14:.1f}" y="37" class="tick">{escape(label)}</text>')
-        x += 640 * share
+        x += SHARES_WIDTH * share
+        # SVG lays out no text: 7.2 pixels are a letter of this size
         legend += 24 + 7.2 * len(label)
     return "".join(out) + "</svg>"
 
@@ -79,9 +117,10 @@ def shares(parts: dict[str, float]) -> str:
 def columns(values: Sequence[float], labels: Sequence[str], unit: str) -> str:
     """Vertical bars, one a time step."""
     most = max(values, default=0.0) or 1.0
-    width, out = 64, [f'<svg viewBox="0 0 {64 * len(values) + 8} 130" role="img" class="columns">']
+    out = [f'<svg viewBox="0 0 {COLUMN_PITCH * len(values) + 8} 130" role="img" class="columns">']
     for i, (value, label) in enumerate(zip(values, labels, strict=True)):
-        height, x = 82 * value / most, 8 + i * width
+        height = COLUMN_HEIGHT * value / most
+        x = 8 + i * COLUMN_PITCH
         out.append(f'<rect x="{x}" y="{100 - height:.1f}" width="44" height="{height:.1f}" class="spiking"/>')
         text = escape(si(value) + unit)
         out.append(f'<text x="{x + 22}" y="{94 - height:.1f}" text-anchor="middle" class="value">{text}</text>')
@@ -92,14 +131,43 @@ def columns(values: Sequence[float], labels: Sequence[str], unit: str) -> str:
 def rates(values: Sequence[float]) -> str:
     """A sparkline of the firing rate over the time steps, 0 to 100 % of the highest of them."""
     most = max(values, default=0.0) or 1.0
-    wide = 46 / max(1, len(values))
-    across = max(1.0, wide - 1)
-    heights = [13 * value / most for value in values]
-    parts = [
-        f'<rect x="{i * wide:.1f}" y="{14 - h:.1f}" width="{across:.1f}" height="{h:.1f}" class="spiking"/>'
-        for i, h in enumerate(heights)
-    ]
-    return f'<svg viewBox="0 0 46 14" class="spark" role="img">{"".join(parts)}</svg>'
+    pitch = SPARK_WIDTH / max(1, len(values))
+    width = max(1.0, pitch - 1)
+    parts = []
+    for i, value in enumerate(values):
+        height = (SPARK_HEIGHT - 1) * value / most
+        place = f'x="{i * pitch:.1f}" y="{SPARK_HEIGHT - height:.1f}"'
+        parts.append(f'<rect {place} width="{width:.1f}" height="{height:.1f}" class="spiking"/>')
+    return f'<svg viewBox="0 0 {SPARK_WIDTH} {SPARK_HEIGHT}" class="spark" role="img">{"".join(parts)}</svg>'
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """How the map draws a tile: as across x down cells, one for each of its cores, or as a single one."""
+
+    tiles_x: int
+    tiles_y: int
+    across: int
+    down: int
+
+    @property
+    def chip(self) -> tuple[int, int]:
+        """Width and height of a chip, in pixels, without the gap behind it."""
+        return self.tiles_x * self.across * CELL, self.tiles_y * self.down * CELL
+
+    def cell_of(self, tile: tuple[int, int], place: int) -> tuple[int, int]:
+        """The cell of a core, by its tile and its number there."""
+        if self.across * self.down == 1:
+            return tile
+        tile_x, tile_y = tile
+        return tile_x * self.across + place % self.across, tile_y * self.down + place // self.across
+
+    def corner_of(self, cell: tuple[int, int]) -> tuple[int, int]:
+        """The left and the upper edge of a cell, in pixels; a gap lies between chips."""
+        x, y = cell
+        left = x * CELL + x // (self.tiles_x * self.across) * CHIP_GAP
+        top = y * CELL + y // (self.tiles_y * self.down) * CHIP_GAP
+        return left, top
 
 
 def core_map(cores: dict[str, Any], by_layer: bool = False) -> str:
@@ -107,45 +175,69 @@ def core_map(cores: dict[str, Any], by_layer: bool = False) -> str:
 
     by_layer  by the place of its layer in the network instead: how the network lies on the chips
     """
-    used, (tiles_x, tiles_y), per_tile = cores["used"], cores["tiles"], cores["cores_per_tile"]
-    across = max(1, math.ceil(math.sqrt(per_tile))) if len(used) <= LARGEST_MAP else 1
-    down = math.ceil(per_tile / across) if len(used) <= LARGEST_MAP else 1
-    cells: dict[tuple[int, int], tuple[float, str]] = {}
-    shades: dict[tuple[int, int], float] = {}
+    used = cores["used"]
+    geometry = _cells(cores)
+    titles: dict[tuple[int, int], str] = {}
+    work: dict[tuple[int, int], float] = {}
+    layer: dict[tuple[int, int], float] = {}
     seen: dict[tuple[int, int], int] = {}
     for core in used:
         tile = (core["x"], core["y"])
-        place = seen[tile] = seen.get(tile, -1) + 1
-        cell = (tile[0] * across + place % across, tile[1] * down + place // across) if across * down > 1 else tile
-        work = cells.get(cell, (0.0, ""))[0] + core["synaptic_ops_per_step"]
-        shades[cell] = max(shades.get(cell, 0), core["layer"]) if by_layer else work
-        cells[cell] = (work, f"core {core['core']}: {core['site']}, {work:,.0f} synaptic operations a step")
+        place = seen.get(tile, 0)
+        seen[tile] = place + 1
+        cell = geometry.cell_of(tile, place)
+        # several cores, where a cell is a tile
+        work[cell] = work.get(cell, 0.0) + core["synaptic_ops_per_step"]
+        layer[cell] = max(layer.get(cell, 0), core["layer"])
+        titles[cell] = f"core {core['core']}: {core['site']}, {work[cell]:,.0f} synaptic operations a step"
+    shades = layer if by_layer else work
     most = max(shades.values(), default=1.0) or 1.0
-    chips_x = max(c["x"] for c in used) // tiles_x + 1
-    chips_y = max(c["y"] for c in used) // tiles_y + 1
-    size, gap = 14, 6
-    step_x, step_y = tiles_x * across * size + gap, tiles_y * down * size + gap
-    width, height = chips_x * step_x, chips_y * step_y
-    out = [f'<svg viewBox="0 0 {width} {height}" role="img" class="map" style="max-width:{max(360, width)}px">']
-    for chip_y in range(chips_y):
-        for chip_x in range(chips_x):
-            box = f'width="{step_x - gap}" height="{step_y - gap}"'
-            out.append(f'<rect x="{chip_x * step_x}" y="{chip_y * step_y}" {box} class="chip"/>')
-    for (x, y), (_, title) in cells.items():
-        left = x * size + x // (tiles_x * across) * gap
-        top = y * size + y // (tiles_y * down) * gap
-        colour = VIRIDIS[min(8, int(9 * shades[x, y] / most))]
+    chips_x = max(core["x"] for core in used) // geometry.tiles_x + 1
+    chips_y = max(core["y"] for core in used) // geometry.tiles_y + 1
+    out = _chips(geometry, chips_x, chips_y)
+    for cell, title in titles.items():
+        left, top = geometry.corner_of(cell)
+        colour = VIRIDIS[min(len(VIRIDIS) - 1, int(len(VIRIDIS) * shades[cell] / most))]
         out.append(
-            f'<rect x="{left + 1}" y="{top + 1}" width="{size - 2}" height="{size - 2}" fill="{colour}">'
+            f'<rect x="{left + 1}" y="{top + 1}" width="{CELL - 2}" height="{CELL - 2}" fill="{colour}">'
             f"<title>{escape(title)}</title></rect>"
         )
     return "".join(out) + "</svg>"
 
 
+def _cells(cores: dict[str, Any]) -> _Cells:
+    """The cells of a map of these cores."""
+    tiles_x, tiles_y = cores["tiles"]
+    if len(cores["used"]) > LARGEST_MAP:
+        return _Cells(tiles_x, tiles_y, 1, 1)
+    # as square as the cores of a tile allow
+    across = max(1, math.ceil(math.sqrt(cores["cores_per_tile"])))
+    return _Cells(tiles_x, tiles_y, across, math.ceil(cores["cores_per_tile"] / across))
+
+
+def _chips(geometry: _Cells, chips_x: int, chips_y: int) -> list[str]:
+    """The beginning of the map: its frame, and a box for every chip."""
+    chip_width, chip_height = geometry.chip
+    step_x = chip_width + CHIP_GAP
+    step_y = chip_height + CHIP_GAP
+    width = chips_x * step_x
+    style = f"max-width:{max(NARROWEST_MAP, width)}px"
+    out = [f'<svg viewBox="0 0 {width} {chips_y * step_y}" role="img" class="map" style="{style}">']
+    for chip_y in range(chips_y):
+        for chip_x in range(chips_x):
+            place = f'x="{chip_x * step_x}" y="{chip_y * step_y}"'
+            out.append(f'<rect {place} width="{chip_width}" height="{chip_height}" class="chip"/>')
+    return out
+
+
 def scale() -> str:
     """The legend of the map."""
-    boxes = "".join(f'<rect x="{i * 24}" y="0" width="24" height="10" fill="{c}"/>' for i, c in enumerate(VIRIDIS))
-    return f'<svg viewBox="0 0 216 10" class="scale" role="img">{boxes}</svg>'
+    boxes = [
+        f'<rect x="{i * SCALE_STEP}" y="0" width="{SCALE_STEP}" height="10" fill="{colour}"/>'
+        for i, colour in enumerate(VIRIDIS)
+    ]
+    width = SCALE_STEP * len(VIRIDIS)
+    return f'<svg viewBox="0 0 {width} 10" class="scale" role="img">{"".join(boxes)}</svg>'
 
 
 def si(value: float) -> str:

@@ -8,22 +8,38 @@ import numpy as np
 from rich.table import Table
 
 from spikformer_deploy.accounting.layers import layers
+from spikformer_deploy.chips.loihi.latencies import NOMINAL
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.network.synapses import Conv, Readout
-from spikformer_deploy.pipeline.program import Program
 
 if TYPE_CHECKING:
     from spikformer_deploy.inference.results import Run, Verdict
+    from spikformer_deploy.pipeline.program import Program
+    from spikformer_deploy.timing.times import StepTimes
+
+RUN_FACTS = ("images", "accuracy", "synaptic_ops", "dense_macs", "firing_rate", "backend", "kernels", "seconds")
+"""Of the JSON of a run, what its table shows."""
+COLUMNS = ("cores", "chips", "accuracy", "step_us", "latency_us", "images_per_second", "energy_mj")
+"""Of the table of `spikdeploy compare`."""
 
 
 def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib: float) -> dict[str, Any]:
-    """The JSON of `spikdeploy compile`; what a step costs is expected from the firing rates of calibration."""
-    mapping, network, metrics = program.mapping, program.network, program.mapping.metrics
+    """The JSON of `spikdeploy compile`."""
+    costs = {"seconds": seconds, "peak_memory_mib": peak_memory_mib}
+    return {"program": path, **program_facts(program), **costs}
+
+
+def program_facts(program: Program) -> dict[str, Any]:
+    """A program in figures; what a step costs is expected from the firing rates of calibration."""
+    mapping = program.mapping
+    network = program.network
+    metrics = mapping.metrics
+    # programs of releases before have no such record
     explained = program.provenance.get("mapping", {})
-    expected, head = explained.get("expected", {}), network.output.neuron
+    expected = explained.get("expected", {})
+    head = network.output.neuron
     return {
-        "program": path,
         "target": program.profile.name,
         "cores": mapping.cores_used,
         "chips": mapping.chips,
@@ -47,8 +63,6 @@ def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib
         "max_chip_link_load": metrics.get("max_chip_link_load"),
         "max_synaptic_ops_per_core": expected.get("busiest_core_synaptic_ops"),
         "attention": explained.get("attention", {}).get("chosen"),
-        "seconds": seconds,
-        "peak_memory_mib": peak_memory_mib,
     }
 
 
@@ -68,27 +82,33 @@ def facts_table(title: str, values: dict[str, Any]) -> Table:
 def run_tables(result: Run) -> list[Table]:
     """Accuracy and time, the layers, and the energies."""
     values = result.to_dict()
-    shown = ("images", "accuracy", "synaptic_ops", "dense_macs", "firing_rate", "backend", "kernels", "seconds")
-    facts = facts_table("run", {name: values[name] for name in shown})
+    facts = facts_table("run", {name: values[name] for name in RUN_FACTS})
     for times in (result.cycle, result.times):
         if times is not None:
-            low, nominal, high = times.step_us_mean
-            images = times.step_ns.shape[1]
-            model = times.model if times.model == "estimate" else f"{times.model}, first {images} of {values['images']}"
-            facts.add_row(f"step time ({model})", f"{number(nominal)} us  [{number(low)} to {number(high)}]")
-            facts.add_row(f"latency, pipelined ({times.model})", f"{number(times.latency_us[1])} us")
-            facts.add_row(f"images a second ({times.model})", number(times.images_per_second[1]))
+            _add_times(facts, times, values["images"])
     if result.cycle is not None:
         facts.add_row("cycle / estimate, a step", number(values["time"]["ratio"]))
     return [facts, _layer_table(result), _energy_table(result)]
 
 
+def _add_times(facts: Table, times: StepTimes, images: int) -> None:
+    """Rows on the times by one model; images  of the run, of which some models time the first only."""
+    timed = times.step_ns.shape[1]
+    scope = times.model if times.model == "estimate" else f"{times.model}, first {timed} of {images}"
+    low, nominal, high = times.step_us_mean
+    facts.add_row(f"step time ({scope})", f"{number(nominal)} us  [{number(low)} to {number(high)}]")
+    facts.add_row(f"latency, pipelined ({times.model})", f"{number(times.latency_us[NOMINAL])} us")
+    facts.add_row(f"images a second ({times.model})", number(times.images_per_second[NOMINAL]))
+
+
 def _layer_table(result: Run) -> Table:
+    """A row for every population."""
     table = Table(title="layers (an image)", title_justify="left")
     for name in ("layer", "shape", "kind", "firing rate", "synaptic ops", "dense MACs", "ratio"):
         table.add_column(name, justify="left" if name in ("layer", "kind") else "right")
     for layer in layers(result.program.network, result.events):
-        dense, synops = layer.dense_macs * result.events.time_steps, float(layer.synops.sum())
+        dense = layer.dense_macs * result.events.time_steps
+        synops = float(layer.synops.sum())
         shape = "x".join(map(str, layer.shape))
         ratio = f"{synops / dense:.1%}" if dense else ""
         table.add_row(layer.name, shape, layer.kind, f"{layer.rate.mean():.1%}", number(synops), number(dense), ratio)
@@ -96,6 +116,7 @@ def _layer_table(result: Run) -> Table:
 
 
 def _energy_table(result: Run) -> Table:
+    """A row for every convention."""
     table = Table(title="energy an image, by convention (mJ, estimates)", title_justify="left")
     for name in ("convention", "low", "nominal", "high", "on guesses"):
         table.add_column(name, justify="left" if name == "convention" else "right")
@@ -124,6 +145,7 @@ def verify_tables(verdict: Verdict) -> list[Table]:
 
 def number(value: Any) -> str:
     """A value for a person: four significant digits, thousands apart."""
+    # before the integers: Python takes True for one
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, (int, np.integer)):
@@ -133,9 +155,6 @@ def number(value: Any) -> str:
     if isinstance(value, (float, np.floating)):
         return f"{value:,.0f}" if abs(float(value)) >= 1e4 else f"{value:.4g}"
     return str(value)
-
-
-COLUMNS = ("cores", "chips", "accuracy", "step_us", "latency_us", "images_per_second", "energy_mj")
 
 
 def compare_table(rows: list[dict[str, Any]]) -> Table:
@@ -150,7 +169,8 @@ def compare_table(rows: list[dict[str, Any]]) -> Table:
             table.add_row(row["target"], row["schedule"], "refused: see below")
             continue
         energy = row["energy_mj"]
-        shown = [number(row[name]) for name in COLUMNS[:-1]]
+        # the last column is no single number
+        figures = [number(row[name]) for name in COLUMNS[:-1]]
         spread = f"{number(energy['nominal'])} ({number(energy['low'])} to {number(energy['high'])})"
-        table.add_row(row["target"], row["schedule"], *shown, spread)
+        table.add_row(row["target"], row["schedule"], *figures, spread)
     return table

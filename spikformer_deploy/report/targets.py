@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from spikformer_deploy.chips.profile import load_profile, profile_names, quantities
+from spikformer_deploy.chips.quantity import Quantity
 
 
 def target_tables(name: str | None) -> tuple[list[Table], Any]:
@@ -15,6 +16,7 @@ def target_tables(name: str | None) -> tuple[list[Table], Any]:
 
 
 def _all() -> tuple[list[Table], Any]:
+    """A line for each target."""
     table = Table(title="targets", title_justify="left")
     for column in ("name", "chips", "cores", "description"):
         table.add_column(column, justify="right" if column in ("chips", "cores") else "left")
@@ -28,28 +30,32 @@ def _all() -> tuple[list[Table], Any]:
 
 
 def _one(name: str) -> tuple[list[Table], Any]:
+    """Every number of one target."""
     profile = load_profile(name)
     table = Table(title=f"{profile.name}: {profile.description}", title_justify="left")
     for column in ("number", "value", "range", "unit", "kind", "source"):
         table.add_column(column, justify="right" if column in ("value", "range") else "left")
     values = []
-    for path, q in quantities(profile):
-        span = f"{q.low:g} to {q.high:g}" if q.range else ""
-        table.add_row(path, f"{q.value:g}", span, q.unit, q.kind, q.source)
-        values.append(
-            {
-                "path": path,
-                "value": q.value,
-                "low": q.low,
-                "high": q.high,
-                "unit": q.unit,
-                "kind": q.kind,
-                "source": q.source,
-            }
-        )
+    for path, quantity in quantities(profile):
+        span = f"{quantity.low:g} to {quantity.high:g}" if quantity.range else ""
+        table.add_row(path, f"{quantity.value:g}", span, quantity.unit, quantity.kind, quantity.source)
+        values.append(quantity_values(path, quantity))
     return [table], {
         "name": profile.name,
         "description": profile.description,
         "corner": profile.corner,
         "numbers": values,
+    }
+
+
+def quantity_values(path: str, quantity: Quantity) -> dict[str, Any]:
+    """A number of the hardware as plain values, with where it is from."""
+    return {
+        "path": path,
+        "value": quantity.value,
+        "low": quantity.low,
+        "high": quantity.high,
+        "unit": quantity.unit,
+        "kind": quantity.kind,
+        "source": quantity.source,
     }

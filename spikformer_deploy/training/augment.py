@@ -16,8 +16,9 @@ from spikformer_deploy.training.recipe import Augment
 Pixels = NDArray[np.uint8]
 
 ERASED = (0.02, 1 / 3)
-"""Least and largest share of the image that is erased, with sides of up to 1 : 0.3 (Zhong et al. 2020; timm's)."""
+"""Least and largest share of the image that is erased (Zhong et al. 2020; timm's)."""
 ERASED_ASPECT = 0.3
+"""The shorter side over the longer one, at least."""
 
 
 def augmented(pixels: Pixels, settings: Augment, mean: Pixels, rng: np.random.Generator) -> Pixels:
@@ -46,12 +47,15 @@ def _cropped(pixels: Pixels, padding: int, rng: np.random.Generator) -> Pixels:
 
 
 def _erased(pixels: Pixels, mean: Pixels, rng: np.random.Generator) -> Pixels:
+    """A copy with a random rectangle of the colour `mean`."""
     height, width = pixels.shape[-2:]
     area = rng.uniform(*ERASED) * height * width
+    # even in the logarithm: a tall rectangle is as likely as a wide one
     aspect = math.exp(rng.uniform(math.log(ERASED_ASPECT), -math.log(ERASED_ASPECT)))
     tall = min(height, max(1, round(math.sqrt(area * aspect))))
     wide = min(width, max(1, round(math.sqrt(area / aspect))))
-    top, left = rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1)
+    top = rng.integers(0, height - tall + 1)
+    left = rng.integers(0, width - wide + 1)
     out = pixels.copy()
     out[..., top : top + tall, left : left + wide] = mean[:, None, None]
     return out
@@ -63,12 +67,15 @@ def moved(images: Tensor, generator: torch.Generator, shift: int, rotate_degrees
     images  (B, C, Y, X), or (B, T, C, Y, X): all frames of a recording the same way
     blank   (C,) the normalised value of an empty pixel, which moved images are filled with
     """
+    # grid_sample fills with zeros: so empty pixels are made zeros, and become what they were afterwards
     empty = blank.reshape(-1, 1, 1).expand(images.shape[1:]).flatten(0, -3)
     flat = images.flatten(1, -3) - empty
     count, _, height, width = flat.shape
     uniform = torch.rand(3, count, generator=generator) * 2 - 1
     angle = uniform[0] * math.radians(rotate_degrees)
-    across, down = uniform[1] * 2 * shift / width, uniform[2] * 2 * shift / height
+    # an image is 2 wide and 2 high for affine_grid
+    across = uniform[1] * 2 * shift / width
+    down = uniform[2] * 2 * shift / height
     rows = torch.stack([torch.cos(angle), -torch.sin(angle), across, torch.sin(angle), torch.cos(angle), down], 1)
     grid = F.affine_grid(rows.reshape(count, 2, 3), list(flat.shape), align_corners=False)
     return (F.grid_sample(flat, grid, align_corners=False) + empty).reshape(images.shape)

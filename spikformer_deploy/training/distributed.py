@@ -42,7 +42,7 @@ class World:
         return float(value) / self.size
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Until all processes have come to this line."""
         if self.size > 1:
             distributed.barrier()
 
@@ -50,7 +50,8 @@ class World:
 @contextmanager
 def world() -> Iterator[World]:
     """The processes that torchrun started (one, without it); a GPU each where there are any, else the CPU."""
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.environ.get("RANK", 0))
+    size = int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

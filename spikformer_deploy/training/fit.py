@@ -24,10 +24,12 @@ from spikformer_deploy.training.distributed import World
 from spikformer_deploy.training.recipe import Optimiser
 from spikformer_deploy.training.schedule import learning_rate, parameter_groups
 
-LOG, RESUME = ".log", ".resume"
+LOG = ".log"
+RESUME = ".resume"
+TENSORBOARD = ".tensorboard"
 """Suffixes of the files beside the output."""
 KEEP_SECONDS = 300
-"""A resume file is written at least so often, and after every epoch."""
+"""A resume file is written at least that often, and after every epoch."""
 
 Batch = tuple[Tensor, Tensor]
 
@@ -36,7 +38,7 @@ Batch = tuple[Tensor, Tensor]
 class Job:
     """What is learnt, in the words of the loop.
 
-    batches   (epoch, first batch) -> batches of this process; steps: so many an epoch
+    batches   (epoch, first batch) -> batches of this process; steps: their number in an epoch
     loss      of a batch
     measure   of the module with averaged weights, after every epoch, for the log
     identity  of the recipe: a resume file of another one is refused
@@ -86,10 +88,17 @@ def fit(module: nn.Module, job: Job, world: World, progress: Progress = silent) 
     module.load_state_dict(state.average)
 
 
-def check_outputs(output: Path, *more: str) -> None:
-    """Raise InputError where `output` cannot be written, or a file beside it: of the loop, or a suffix of `more`."""
-    for suffix in ("", LOG, RESUME, *more):
+def check_outputs(output: Path, *suffixes: str) -> None:
+    """Raise InputError where `output` cannot be written, or a file beside it: the loop's, or with one of `suffixes`."""
+    for suffix in ("", LOG, RESUME, *suffixes):
         check_output(Path(f"{output}{suffix}"))
+
+
+def check_batch(settings: Optimiser, images: int, world: World) -> None:
+    """Raise InputError where batches are larger than all images together, or do not divide among the processes."""
+    if settings.batch > images or settings.batch % world.size:
+        problem = f"{settings.batch} of {images} images, for {world.size} processes"
+        raise InputError("optimiser.batch", problem, "Use a smaller multiple of the number of processes.")
 
 
 def finished(job: Job) -> None:
@@ -98,15 +107,18 @@ def finished(job: Job) -> None:
 
 
 def _epoch(state: State, parallel: nn.Module, job: Job, world: World, number: int, progress: Progress) -> None:
-    first, kept = state.batches - number * job.steps, time.monotonic()
+    """Learn from the batches of one epoch that are left, and write the resume file now and then."""
+    # not 0 in the epoch in which an interrupted run stopped
+    first = state.batches - number * job.steps
+    last_kept = time.monotonic()
     parallel.train()
     for step, (x, y) in enumerate(job.batches(number, first), first):
         batch = x.to(world.device), y.to(world.device)
         state.losses.append(_learn(state, parallel, job, world, batch, number + step / job.steps))
         state.batches += 1
-        if world.first and time.monotonic() - kept > KEEP_SECONDS:
+        if world.first and time.monotonic() - last_kept > KEEP_SECONDS:
             _keep(state, job)
-            kept = time.monotonic()
+            last_kept = time.monotonic()
         if world.first:
             progress(state.batches, job.steps * job.settings.epochs, f"epoch {number + 1}, loss {state.losses[-1]:.3f}")
 
@@ -137,6 +149,7 @@ def _average(state: State, decay: float) -> None:
 
 def _log(state: State, job: Job, number: int) -> None:
     """Append one line on epoch `number` to `<output>.log`; a new run begins a new file."""
+    # the average is what is kept in the end, and so what is measured; learning goes on with the weights themselves
     learnt = {key: value.clone() for key, value in state.module.state_dict().items()}
     state.module.load_state_dict(state.average)
     line: dict[str, Any] = {
@@ -154,13 +167,14 @@ def _log(state: State, job: Job, number: int) -> None:
 
 
 def _to_tensorboard(job: Job, line: dict[str, Any]) -> None:
+    """The line of the log for TensorBoard, too; InputError where that is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InputError(
             "optimiser.tensorboard", "TensorBoard is not installed", "Install spikformer-deploy[training]."
         ) from None
-    with SummaryWriter(job.output.with_name(job.output.name + ".tensorboard")) as writer:
+    with SummaryWriter(job.output.with_name(job.output.name + TENSORBOARD)) as writer:
         for key, value in line.items():
             if isinstance(value, float):
                 writer.add_scalar(key, value, line["epoch"])
@@ -174,6 +188,7 @@ def _resume_file(job: Job) -> Path:
 
 
 def _keep(state: State, job: Job) -> None:
+    """Write the resume file, whole."""
     content = {
         "recipe": job.identity,
         "module": state.module.state_dict(),
@@ -206,4 +221,5 @@ def _restore(state: State, job: Job) -> None:
     state.module.load_state_dict(content["module"])
     state.average = content["average"]
     state.optimiser.load_state_dict(content["optimiser"])
-    state.batches, state.losses = content["batches"], content["losses"]
+    state.batches = content["batches"]
+    state.losses = content["losses"]

@@ -39,13 +39,17 @@ def _cut(images: Tensor, share: float, rng: np.random.Generator) -> tuple[Tensor
     """A rectangle of the reversed batch in the batch; returns the share of the image that is left of its own."""
     height, width = images.shape[-2:]
     ratio = math.sqrt(1 - share)
-    middle_y, middle_x = int(rng.integers(height)), int(rng.integers(width))
+    middle_y = int(rng.integers(height))
+    middle_x = int(rng.integers(width))
     top, bottom = _side(middle_y, round(height * ratio), height)
     left, right = _side(middle_x, round(width * ratio), width)
     out = images.clone()
     out[..., top:bottom, left:right] = torch.flip(images, (0,))[..., top:bottom, left:right]
+    # an edge may have cut some of the rectangle off: the labels are mixed by what is left of it
     return out, 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def _side(middle: int, length: int, whole: int) -> tuple[int, int]:
-    return max(0, middle - length // 2), min(whole, middle + length - length // 2)
+def _side(middle: int, length: int, extent: int) -> tuple[int, int]:
+    """First pixel of a side, and the one behind its last, inside an image of that extent."""
+    first = middle - length // 2
+    return max(0, first), min(extent, first + length)

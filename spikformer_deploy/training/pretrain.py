@@ -23,14 +23,20 @@ from spikformer_deploy.converters.checkpoints.read import save
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.nn.masked import MaskedAutoencoder, normalised_patches
 from spikformer_deploy.nn.spikformer_v2 import SpikformerV2
-from spikformer_deploy.training.data import Images, epoch, normalised, read_unlabelled
+from spikformer_deploy.training.data import Feed, Images, epoch, normalised, read_unlabelled
 from spikformer_deploy.training.distributed import World, world
-from spikformer_deploy.training.fit import Batch, Job, check_outputs, finished, fit
+from spikformer_deploy.training.fit import Batch, Job, check_batch, check_outputs, finished, fit
 from spikformer_deploy.training.recipe import Recipe, describe, identity, read_recipe
 from spikformer_deploy.training.supervised import fresh_module, model_config, without_activations
 
+PICTURE = ".png"
+"""Suffix of the picture beside the output."""
 PICTURED = 8
+"""Images in it."""
 ENLARGED = 4
+"""Pixels of the picture for one of an image, in each direction."""
+MEASURED = 256
+"""Images that the final loss is of."""
 
 
 def pretrain(
@@ -43,28 +49,29 @@ def pretrain(
     Raises InputError for a recipe or data that cannot be used.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
-    target, start = Path(output or recipe.output), time.monotonic()
-    check_outputs(target, ".png")
+    start = time.monotonic()
+    target = Path(output or recipe.output)
+    check_outputs(target, PICTURE)
     if recipe.model.family != "v2":
         raise InputError("model.family", "masked pre-training is that of V2", 'Use family = "v2".')
     if recipe.optimiser.weight_bits:
         raise InputError("optimiser.weight_bits", "weights are rounded in fine-tuning", "Leave it out of pre-training.")
-    with world() as here:
+    with world() as process:
         images, preprocess = read_unlabelled(recipe.data)
         config = model_config(recipe, int(images.labels.max()) + 1)
         module = _autoencoder(recipe, fresh_module(recipe, config))
-        job = _job(recipe, target, images, preprocess, here, module.side**2)
-        fit(module, job, here, progress)
+        job = _job(recipe, target, images, preprocess, process, module.side**2)
+        fit(module, job, process, progress)
         final = _loss_on(module, recipe, images, preprocess)
-        if here.first:
+        if process.first:
             header = {"pretrained": describe(recipe), "torch": torch.__version__.split("+")[0], "loss": final}
             save(target, module.encoder, config, preprocess, (), header)
-            write_whole(target.with_name(target.name + ".png"), picture(module, recipe, images, preprocess))
+            write_whole(target.with_name(target.name + PICTURE), picture(module, recipe, images, preprocess))
             finished(job)
-        here.wait()
+        process.wait()
     return {
         "output": str(target),
-        "picture": str(target) + ".png",
+        "picture": str(target) + PICTURE,
         "loss": final,
         "seconds": time.monotonic() - start,
     }
@@ -73,12 +80,15 @@ def pretrain(
 def visible_patches(images: int, patches: int, ratio: float, rng: np.random.Generator) -> NDArray[np.bool_]:
     """(images, patches): in each image the same number of random patches is seen, at least one."""
     seen = min(patches - 1, max(1, round(patches * (1 - ratio))))
+    # the order of random numbers is a random permutation: `seen` of its entries are below `seen`
     return rng.random((images, patches)).argsort(1) < seen
 
 
 def _autoencoder(recipe: Recipe, encoder: nn.Module) -> MaskedAutoencoder:
+    """The encoder with the decoder that the recipe asks for."""
     assert isinstance(encoder, SpikformerV2)
-    mask, data = recipe.mask, recipe.data
+    mask = recipe.mask
+    data = recipe.data
     if mask.decoder_dim % mask.decoder_heads:
         raise InputError("mask.decoder_heads", f"{mask.decoder_dim} channels do not divide into {mask.decoder_heads}")
     return MaskedAutoencoder(
@@ -86,19 +96,15 @@ def _autoencoder(recipe: Recipe, encoder: nn.Module) -> MaskedAutoencoder:
     )
 
 
-def _job(recipe: Recipe, target: Path, images: Images, preprocess: Preprocess, here: World, patches: int) -> Job:
+def _job(recipe: Recipe, target: Path, images: Images, preprocess: Preprocess, process: World, patches: int) -> Job:
+    """Masked pre-training in the words of the loop."""
     settings = recipe.optimiser
-    if settings.batch > len(images) or settings.batch % here.size:
-        problem = f"{settings.batch} of {len(images)} images, for {here.size} processes"
-        raise InputError("optimiser.batch", problem, "Use a smaller multiple of the number of processes.")
+    check_batch(settings, len(images), process)
+    feed = Feed(images, preprocess, recipe.augment, settings.batch, settings.seed, process.part, recipe.data.workers)
 
     def batches(number: int, first: int) -> Iterator[Batch]:
-        shared = epoch(
-            images, preprocess, recipe.augment, settings.batch, settings.seed, number, first, here.part,
-            recipe.data.workers,
-        )  # fmt: skip
-        for step, (x, _) in enumerate(shared, first):
-            rng = np.random.default_rng((settings.seed, number, step, here.rank))
+        for step, (x, _) in enumerate(epoch(feed, number, first), first):
+            rng = np.random.default_rng((settings.seed, number, step, process.rank))
             yield x, torch.from_numpy(visible_patches(len(x), patches, recipe.mask.ratio, rng))
 
     def loss(module: nn.Module, batch: Batch) -> Tensor:
@@ -123,7 +129,7 @@ def _sample(
 
 @torch.inference_mode()
 def _loss_on(module: MaskedAutoencoder, recipe: Recipe, images: Images, preprocess: Preprocess) -> float:
-    return float(module.eval()(*_sample(module, recipe, images, preprocess, 256)))
+    return float(module.eval()(*_sample(module, recipe, images, preprocess, MEASURED)))
 
 
 @torch.inference_mode()
@@ -138,9 +144,10 @@ def picture(module: MaskedAutoencoder, recipe: Recipe, images: Images, preproces
     painted = torch.where(visible[..., None], true, module.painted(x, visible) * deviation + mean)
     seen = torch.where(visible[..., None], true, 0.0)
     rows = [F.fold(p.transpose(1, 2), x.shape[-2:], module.patch, stride=module.patch) for p in (true, seen, painted)]
-    shape = (-1, 1, 1)
-    scale, offset = (torch.tensor(v, device=x.device).reshape(shape) for v in (preprocess.std, preprocess.mean))
+    scale = torch.tensor(preprocess.std, device=x.device).reshape(-1, 1, 1)
+    offset = torch.tensor(preprocess.mean, device=x.device).reshape(-1, 1, 1)
     pixels = ((torch.stack(rows) * scale + offset) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    # (rows, images, C, Y, X) to one picture (rows Y, images X, C)
     joined = pixels.transpose(0, 3, 1, 4, 2).reshape(3 * x.shape[2], len(x) * x.shape[3], x.shape[1])
     image = Image.fromarray(joined[..., 0] if joined.shape[2] == 1 else joined[..., :3])
     stream = io.BytesIO()

@@ -9,6 +9,7 @@ of the compiled program (`--rounding nearest`, the same bits) are the very ones 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.quantization.scales import largest_thresholds, least_error_thresholds, scale_groups
 
-PARAMETER_SETS = 8
-"""Thresholds a core of Loihi 2 holds (hw_profiles/loihi2.toml): the granularity `group`."""
 LARGEST_THRESHOLD = 2**20
 """More than weights of 8 bits ask for, and less than a state of 24 bits holds."""
+
+
+@cache
+def _parameter_sets() -> int:
+    """Thresholds that a core of Loihi 2 holds: the scale groups of the granularity `group`."""
+    return load_profile("loihi2").limits.parameter_sets
 
 
 class RoundedSynapses(nn.Module):
@@ -35,8 +41,9 @@ class RoundedSynapses(nn.Module):
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, lif: LIF, bits: int, unit: Tensor) -> None:
         super().__init__()
-        # a tuple keeps the layer out of this module's own state
-        self.norm, self.bits = (norm,), bits
+        # a tuple hides the layer from torch: its weights would be saved twice
+        self.norm = (norm,)
+        self.bits = bits
         self.gain = (1 / lif.tau if lif.decay_input else 1.0) / lif.v_threshold
         self.unit = unit
 
@@ -47,6 +54,7 @@ class RoundedSynapses(nn.Module):
         return weight + (rounded.to(weight.dtype) - weight).detach()
 
     def _fold(self, weight: Tensor) -> Tensor:
+        """(C_out, C_in, ...) factors from a weight to its current for an integer input, normalisation folded."""
         (norm,) = self.norm
         assert norm.running_var is not None
         scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
@@ -54,8 +62,10 @@ class RoundedSynapses(nn.Module):
         return scale.reshape(-1, 1, *tail) * self.unit.to(weight.device).reshape(1, -1, *tail)
 
     def _thresholds(self, folded: Tensor) -> Tensor:
+        """(C_out, 1, ...) integer thresholds, as the compiler chooses them."""
         peaks = folded.abs().flatten(1).amax(1).cpu().numpy()
-        groups, largest = scale_groups(peaks, "group", PARAMETER_SETS), 2 ** (self.bits - 1) - 1
+        groups = scale_groups(peaks, "group", _parameter_sets())
+        largest = 2 ** (self.bits - 1) - 1
         most = largest_thresholds(peaks, groups, self.gain, largest, LARGEST_THRESHOLD)
         flat = folded.flatten(1).cpu().numpy()
         thresholds = np.maximum(1, least_error_thresholds(flat, most, groups, self.gain))
@@ -79,17 +89,18 @@ class _MeanOfPixels:
     """Exchanges, in what the first layer puts out, the rounded weights on the mean of the pixels for the plain ones."""
 
     def __init__(self, preprocess: Preprocess) -> None:
-        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+        mean = torch.tensor(preprocess.mean)
+        std = torch.tensor(preprocess.std)
         self.blank = (-mean / std).reshape(1, -1, 1, 1)
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor:
         if not isinstance(layer, nn.Conv2d) or not parametrize.is_parametrized(layer, "weight"):
             return out
         blank = self.blank.to(out.device).expand(1, -1, *inputs[0].shape[-2:])
-        kept: Any = layer.parametrizations
+        parametrized: Any = layer.parametrizations
         with torch.no_grad(), torch.autocast(out.device.type, enabled=False):
-            more = F.conv2d(blank, kept.weight.original - layer.weight, None, layer.stride, layer.padding)
-        return out + more.to(out.dtype)
+            difference = F.conv2d(blank, parametrized.weight.original - layer.weight, None, layer.stride, layer.padding)
+        return out + difference.to(out.dtype)
 
 
 def round_weights(module: nn.Module, preprocess: Preprocess, bits: int) -> None:
@@ -103,7 +114,9 @@ def round_weights(module: nn.Module, preprocess: Preprocess, bits: int) -> None:
             if name == "head":
                 parametrize.register_parametrization(layer, "weight", RoundedHead(bits))
                 continue
-            norm, lif = (getattr(owner, name.replace("conv", k).replace("linear", k)) for k in ("bn", "lif"))
+            norm = getattr(owner, name.replace("conv", "bn").replace("linear", "bn"))
+            lif = getattr(owner, name.replace("conv", "lif").replace("linear", "lif"))
+            # the first layer reads pixels, all others spikes
             unit = pixel if first else torch.ones(layer.weight.shape[1], dtype=torch.float64)
             parametrize.register_parametrization(layer, "weight", RoundedSynapses(norm, lif, bits, unit))
             if first:

@@ -18,6 +18,8 @@ Operation = Callable[[Image.Image, float, float, Fill], Image.Image]
 
 
 def _enhance(kind: type) -> Operation:
+    """An operation of Pillow's ImageEnhance: 1 leaves the image as it is."""
+
     def operation(image: Image.Image, strength: float, sign: float, fill: Fill) -> Image.Image:
         out: Image.Image = kind(image).enhance(max(0.1, 1 + sign * 0.9 * strength))
         return out

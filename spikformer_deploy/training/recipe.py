@@ -19,13 +19,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-positive: Any = validators.gt(0)
-extent: Any = validators.and_(validators.gt(0), validators.le(2**15))
-"""Of what memory is taken for."""
 MOST_WEIGHTS = 2**31
 """Of the blocks of a model: the largest of the papers has a tenth of that."""
+LARGEST_EXTENT = 2**15
+"""Of what memory is taken for: more than any model of the papers has of anything."""
+positive: Any = validators.gt(0)
 not_negative: Any = validators.ge(0)
-few: Any = validators.and_(validators.ge(0), validators.le(2**15))
+extent: Any = validators.and_(validators.gt(0), validators.le(LARGEST_EXTENT))
+few: Any = validators.and_(validators.ge(0), validators.le(LARGEST_EXTENT))
 share: Any = validators.and_(validators.ge(0), validators.lt(1))
 probability: Any = validators.and_(validators.ge(0), validators.le(1))
 
@@ -47,14 +48,14 @@ class Model:
 
 @frozen
 class Data:
-    """What it is trained on: `source` as in images.read, with the size of its square images.
+    """What it is trained on: `source` as in data.read.read, with the size of its square images.
 
     test        the held-out images; by default the test split of `source`
-    validation  so many training images are kept apart and looked at after every epoch
+    validation  number of training images that are kept apart and looked at after every epoch
     fraction    share of the images of each class that is trained on, always the same ones
-    resize      images of any size, in a folder or zip: read when they are needed, the shorter side resized to so many
-                pixels and the middle cut out; in training, a random part resized (augment.crop_share).  0: all images
-                have the right size, and are kept in memory
+    resize      images of any size, in a folder or zip: read when they are needed, the shorter side resized to that
+                many pixels and the middle cut out; in training, a random part resized (augment.crop_share).  0: all
+                images have the right size, and are kept in memory
     mean, std   one a channel, in units of the largest pixel; by default those of the images to train on
     workers     processes that prepare batches ahead of time (0: none); the result does not depend on it
     """
@@ -77,9 +78,9 @@ class Augment:
 
     flip            probability of a mirror image
     crop_padding    pixels of padding, from which a crop of the old size is taken
-    shift           pixels, and rotate_degrees: bilinear, each up to so much
+    shift           pixels, and rotate_degrees: bilinear, each up to that much
     erase           probability that a random rectangle (2 % to 33 %) is replaced by the mean colour
-    randaugment     so many operations of RandAugment, of `magnitude` (0 to 10) +- `magnitude_spread`
+    randaugment     number of operations of RandAugment, of `magnitude` (0 to 10) +- `magnitude_spread`
     crop_share      least share of the area of an image that a random part has; of images with data.resize
     mixup, cutmix   alpha of their Beta distributions, 0: off; both are off from epoch `mix_epochs` on (0: never)
     """
@@ -102,7 +103,7 @@ class Augment:
 class Optimiser:
     """AdamW under a cosine schedule with warm-up; `ema` decays the average of the weights that is kept in the end.
 
-    weight_bits    multiply with weights rounded to so many bits, as the compiler rounds them (0: not rounded)
+    weight_bits    multiply with weights rounded to that many bits, as the compiler rounds them (0: not rounded)
     layer_decay    factor of the learning rate from one block to the one before it (fine-tuning)
     bf16           multiply in bfloat16 (autocast); weights, averages and the loss stay float32
     checkpointing  keep no activations inside the blocks, compute them again on the way back
@@ -173,9 +174,10 @@ def read_recipe(path: str | Path) -> Recipe:
     try:
         recipe = strict_converter().structure(raw, Recipe)
     except cattrs.BaseValidationError as error:
-        found = "; ".join(problems(error))
-        raise InputError(str(path), found, "See examples/digits_v2.toml for a complete recipe.") from None
+        listed = "; ".join(problems(error))
+        raise InputError(str(path), listed, "See examples/digits_v2.toml for a complete recipe.") from None
     model = recipe.model
+    # before the model is built: queries, keys, values and the projection, and the two layers of the MLP
     weights = model.depth * model.dim**2 * (4 + 2 * model.mlp_ratio)
     if weights > MOST_WEIGHTS:
         raise InputError(str(path), f"{weights:,} weights in its blocks, and at most {MOST_WEIGHTS:,} are possible")

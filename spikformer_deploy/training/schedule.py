@@ -14,6 +14,7 @@ from spikformer_deploy.training.recipe import Optimiser
 def learning_rate(settings: Optimiser, position: float) -> float:
     """Linear warm-up, then half a cosine down to zero; `position` in epochs."""
     if position < settings.warmup_epochs:
+        # not quite 0 at first: the first batch would be for nothing
         return settings.learning_rate * (position + 1e-3) / settings.warmup_epochs
     through = (position - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, through)))
@@ -36,6 +37,7 @@ def parameter_groups(module: nn.Module, settings: Optimiser) -> list[dict[str, A
 
 def _layer(name: str, last: int) -> int:
     """0 for the stem, i + 1 for block i, `last` for what comes after."""
-    if block := re.search(r"\bblock\.(\d+)\.", name):
+    block = re.search(r"\bblock\.(\d+)\.", name)
+    if block:
         return int(block[1]) + 1
     return 0 if "patch_embed" in name else last

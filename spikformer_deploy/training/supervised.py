@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.converters.checkpoints.read import load, save
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.nn.zoo import ModelConfig, build, plain
-from spikformer_deploy.training.data import Images, epoch, normalised, read_test, read_training
+from spikformer_deploy.training.data import Feed, Images, epoch, normalised, read_test, read_training
 from spikformer_deploy.training.distributed import World, world
-from spikformer_deploy.training.fit import Batch, Job, check_outputs, finished, fit
+from spikformer_deploy.training.fit import Batch, Job, check_batch, check_outputs, finished, fit
 from spikformer_deploy.training.mix import mixed, soft_labels
 from spikformer_deploy.training.qat import freeze_norms, plain_weights, round_weights
 from spikformer_deploy.training.recipe import Recipe, describe, identity, read_recipe
@@ -43,28 +43,30 @@ def train(
     Raises InputError for a recipe or data that cannot be used.  A run that was interrupted goes on where it stopped.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
-    target, start = Path(output or recipe.output), time.monotonic()
+    start = time.monotonic()
+    target = Path(output or recipe.output)
     check_outputs(target)
-    with world() as here:
+    with world() as process:
         frames = recipe.model.time_steps if recipe.model.form == "dvs" else 0
         training, validation, preprocess, labels = read_training(recipe.data, frames)
         held_out = read_test(recipe.data, preprocess, labels, frames)
         if frames and recipe.augment.randaugment:
             raise InputError("augment.randaugment", "its operations are those of images", "Leave it out.")
         config = model_config(recipe, len(labels))
-        job = _job(recipe, target, training, validation, preprocess, here, len(labels))
+        job = _job(recipe, target, training, validation, preprocess, process, len(labels))
         module = fresh_module(recipe, config)
         if recipe.optimiser.weight_bits:
             round_weights(module, preprocess, recipe.optimiser.weight_bits)
-        fit(module, job, here, progress)
+        fit(module, job, process, progress)
         result = {"train_accuracy": accuracy(module, _some(training), preprocess)}
         result["test_accuracy"] = accuracy(module, held_out, preprocess)
+        # after it was measured as the integers will be: what is saved is rounded by the compiler
         plain_weights(module)
-        if here.first:
+        if process.first:
             header = {"recipe": describe(recipe), "torch": torch.__version__.split("+")[0], **result}
             save(target, module, config, preprocess, labels, header)
             finished(job)
-        here.wait()
+        process.wait()
     return {"output": str(target), **result, "seconds": time.monotonic() - start}
 
 
@@ -72,7 +74,8 @@ def train(
 def accuracy(module: nn.Module, images: Images, preprocess: Preprocess, batch: int = 128) -> float:
     """Share of images whose largest logit is their label."""
     module.eval()
-    device, right = next(module.parameters()).device, 0
+    device = next(module.parameters()).device
+    right = 0
     for first in range(0, len(images), batch):
         part = slice(first, first + batch)
         logits = module(normalised(images.for_evaluation(part), preprocess).to(device))
@@ -81,6 +84,7 @@ def accuracy(module: nn.Module, images: Images, preprocess: Preprocess, batch: i
 
 
 def _some(images: Images) -> Images:
+    """From all over a set that may be sorted by class."""
     if len(images) <= LOOKED_AT:
         return images
     return images.part(np.linspace(0, len(images) - 1, LOOKED_AT).astype(np.int64))
@@ -90,7 +94,9 @@ def _some(images: Images) -> Images:
 
 
 def model_config(recipe: Recipe, classes: int) -> ModelConfig:
-    model, data = recipe.model, recipe.data
+    """The configuration of the recipe's model."""
+    model = recipe.model
+    data = recipe.data
     config = ModelConfig(
         model.family, model.form, model.depth, model.dim, model.heads, model.time_steps, data.channels, data.size,
         classes, model.mlp_ratio, model.stem_stages, pooling=model.pooling,
@@ -104,26 +110,23 @@ def _job(
     training: Images,
     validation: Images,
     preprocess: Preprocess,
-    here: World,
+    process: World,
     classes: int,
 ) -> Job:
+    """Supervised training in the words of the loop."""
     settings = recipe.optimiser
-    if settings.batch > len(training) or settings.batch % here.size:
-        problem = f"{settings.batch} of {len(training)} images, for {here.size} processes"
-        raise InputError("optimiser.batch", problem, "Use a smaller multiple of the number of processes.")
+    check_batch(settings, len(training), process)
+    feed = Feed(training, preprocess, recipe.augment, settings.batch, settings.seed, process.part, recipe.data.workers)
 
     def batches(number: int, first: int) -> Iterator[Batch]:
-        shared = epoch(
-            training, preprocess, recipe.augment, settings.batch, settings.seed, number, first, here.part,
-            recipe.data.workers,
-        )  # fmt: skip
-        for step, (x, y) in enumerate(shared, first):
+        for step, (x, y) in enumerate(epoch(feed, number, first), first):
             targets = soft_labels(y, classes, settings.label_smoothing)
             if not recipe.augment.mix_epochs or number < recipe.augment.mix_epochs:
                 x, targets = mixed(x, targets, recipe.augment, np.random.default_rng((settings.seed, number, step)))
             yield x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, targets
 
     def loss(module: nn.Module, batch: Batch) -> Tensor:
+        # after `fit` has set the module to training, which thaws them
         if settings.weight_bits:
             freeze_norms(module)
         with without_activations(module) if settings.checkpointing else nullcontext():
@@ -137,6 +140,7 @@ def _job(
 
 
 def fresh_module(recipe: Recipe, config: ModelConfig) -> nn.Module:
+    """The module before the first batch: random weights, or those of an earlier training."""
     torch.manual_seed(recipe.optimiser.seed)
     module = build(config)
     for layer in module.modules():
@@ -152,11 +156,12 @@ def fresh_module(recipe: Recipe, config: ModelConfig) -> nn.Module:
 def _start_from(module: nn.Module, config: ModelConfig, place: str, path: str) -> None:
     """Weights of an earlier training, without the head of an encoder; InputError where its sizes are others."""
     earlier = load(path, time_steps=config.time_steps)
-    found, weights = earlier.config, earlier.module.state_dict()
+    sizes = earlier.config
+    weights = earlier.module.state_dict()
     if place == "start.encoder":
-        found = replace(found, num_classes=config.num_classes)
+        sizes = replace(sizes, num_classes=config.num_classes)
         weights = {key: value for key, value in weights.items() if not key.startswith("head.")}
-    if found != config:
+    if sizes != config:
         raise InputError(place, f"{path} holds {earlier.config}, and the recipe asks for {config}")
     module.load_state_dict(weights, strict=place != "start.encoder")
 
@@ -166,7 +171,7 @@ def _start_from(module: nn.Module, config: ModelConfig, place: str, path: str) -
 
 @contextmanager
 def without_activations(module: nn.Module) -> Iterator[None]:
-    """Blocks that keep their input alone, and work it out again for the gradient."""
+    """Blocks that keep only their input, and compute the rest again for the gradient."""
     blocks = [block for name, block in module.named_modules() if name.rpartition(".")[0].endswith("block")]
     plain = {block: block.forward for block in blocks}
     for block in blocks:
@@ -179,10 +184,15 @@ def without_activations(module: nn.Module) -> Iterator[None]:
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A block's forward pass that keeps its inputs only."""
+
     def run(*inputs: Any) -> Tensor:
-        contexts = lambda: (nullcontext(), _frozen_statistics(block))  # noqa: E731
         out: Tensor = checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
         return out
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Of the first pass, and of the second one, on the way back."""
+        return nullcontext(), _frozen_statistics(block)
 
     return run
 
@@ -199,5 +209,6 @@ def _frozen_statistics(block: nn.Module) -> Iterator[None]:
     finally:
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum
+            # the second pass has counted the batch again
             if layer.num_batches_tracked is not None:
                 layer.num_batches_tracked -= 1

@@ -196,9 +196,9 @@ def test_energy_on_a_target(network: Network, seed: int) -> None:
         of_time = {"datasheet"} if times.bound == "barrier" else set()
         assert set(energy.shares) <= {"derived", "guess", "simulated", "fitted", "measured"} | of_time
         np.testing.assert_allclose(sum(energy.shares.values()), 1, rtol=1e-12)
-    said = " ".join(notes(network, found, account(network, found, mapping, LOIHI2, times), times))
-    assert "estimates from a profile" in said
-    assert ("every core of the chip sweeps" in said) == (times.bound == "sub_steps")
+    text = " ".join(notes(network, found, account(network, found, mapping, LOIHI2, times), times))
+    assert "estimates from a profile" in text
+    assert ("every core of the chip sweeps" in text) == (times.bound == "sub_steps")
 
 
 def test_a_target_needs_a_mapping() -> None:
@@ -221,12 +221,12 @@ def test_notes_say_what_applies() -> None:
         cost |= {"memory-aware": 3, "memory-aware-ann-int8": 6}
         return [Energy(name, "", (priced("x", value * 1e9, joule),)) for name, value in cost.items()]
 
-    said = " ".join(notes(network, found, figures(2, 1)))
-    assert "5.0 times less energy than its fp32 ANN" in said
-    assert "overstate gains 2x to 12x (arXiv 2309.03388)" in said
-    assert "int8 ANN take 1 mJ of arithmetic" in said
-    assert "2.0 times less energy than the same layers as an int8 ANN" in said
-    assert "outside the region" in said
+    text = " ".join(notes(network, found, figures(2, 1)))
+    assert "5.0 times less energy than its fp32 ANN" in text
+    assert "overstate gains 2x to 12x (arXiv 2309.03388)" in text
+    assert "int8 ANN take 1 mJ of arithmetic" in text
+    assert "2.0 times less energy than the same layers as an int8 ANN" in text
+    assert "outside the region" in text
     assert "overstate" not in " ".join(notes(network, found, figures(20, 30)))
 
 

@@ -62,8 +62,8 @@ def test_threads_leave_the_core_to_each_other_unless_the_user_says_otherwise() -
     show = "import os, sys; from spikformer_deploy.cli.main import cli, main; assert 'torch' not in sys.modules; "
     show += "cli.main = lambda **_: print(os.environ['OMP_WAIT_POLICY']); main()"
     kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
-        done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, env=kept | given)
+    for settings, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, env=kept | settings)
         assert done.stdout.strip() == expected, done.stderr
 
 
@@ -191,6 +191,24 @@ def test_bad_input_is_one_clear_message(
     assert done.stdout == ""
     assert sorted(p.name for p in bad.iterdir()) == before
     assert not (bad / "executed").exists()
+
+
+HEAVY = ("attrs", "cattrs", "jinja2", "numba", "numpy", "onnx", "PIL", "rich", "scipy", "sklearn", "torch")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["compile", "--help"], ["run", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    """It is there at once: below 0.3 s on a quiet core."""
+    code = (
+        "import sys\n"
+        "from spikformer_deploy.cli.main import cli\n"
+        f"cli.main({arguments}, standalone_mode=False)\n"
+        f"print('loaded', *sorted({{name.partition('.')[0] for name in sys.modules}} & set({HEAVY})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded"
+    assert len(done.stdout.splitlines()) > 1
 
 
 def test_light_commands_import_no_torch() -> None:

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or left alone, and names that would steer a terminal."""
+"""Standard streams that are closed, full or left by their reader, and names that would steer a terminal."""
 
 import contextlib
 import io
@@ -18,7 +18,8 @@ from support.networks import preprocess_of, random_network
 
 from spikformer_deploy.base.errors import InputError, printable
 from spikformer_deploy.chips.profile import load_profile
-from spikformer_deploy.cli.main import READER_GONE, _print_tables, _progress
+from spikformer_deploy.cli.main import READER_GONE
+from spikformer_deploy.cli.printing import print_tables, progress_bar
 from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.program import Program, from_bytes
@@ -41,12 +42,12 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("terminal")
-    (made / "good.spk").write_bytes(good_program())
+    folder = tmp_path_factory.mktemp("terminal")
+    (folder / "good.spk").write_bytes(good_program())
     shape = from_bytes(good_program(), "good").network.input.shape
-    np.save(made / "images.npy", np.zeros((1, *shape), np.uint8))
-    (made / "hostile.spk").write_bytes(hostile_program())
-    return made
+    np.save(folder / "images.npy", np.zeros((1, *shape), np.uint8))
+    (folder / "hostile.spk").write_bytes(hostile_program())
+    return folder
 
 
 def hostile_program() -> bytes:
@@ -81,7 +82,7 @@ def renamed(network: Network) -> Network:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
-    ("line", "code", "said"),
+    ("line", "code", "message"),
     [
         ("$X targets | true", READER_GONE, ""),
         ("$X targets --json | true", READER_GONE, ""),
@@ -96,11 +97,11 @@ def renamed(network: Network) -> Network:
         ("$X report nothing --input digits -o /dev/null", 2, "error: /dev/null: it cannot be written: it is a pipe"),
     ],
 )
-def test_streams(tmp_path: Path, line: str, code: int, said: str, unbuffered: str) -> None:
+def test_streams(tmp_path: Path, line: str, code: int, message: str, unbuffered: str) -> None:
     done = shell(line, tmp_path, PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == code, done.stderr
-    assert done.stderr.startswith(said)
-    assert said or not done.stderr
+    assert done.stderr.startswith(message)
+    assert message or not done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -120,7 +121,7 @@ def test_a_closed_stream_gets_no_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("$X report good.spk --input images.npy -o good.spk", "error: good.spk: the same command reads it"),
         ("$X report good.spk --input x -o a --json ./a", "error: ./a: the same command"),
@@ -132,11 +133,11 @@ def test_a_closed_stream_gets_no_file(folder: Path) -> None:
         ("$X compile good.spk --dump-ir good.spk -o new.spk", "error: good.spk: "),
     ],
 )
-def test_nothing_is_written_over_what_is_read(folder: Path, line: str, said: str) -> None:
+def test_nothing_is_written_over_what_is_read(folder: Path, line: str, message: str) -> None:
     before = (folder / "good.spk").read_bytes()
     done = shell(line, folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(said)
+    assert done.stderr.startswith(message)
     assert (folder / "good.spk").read_bytes() == before
 
 
@@ -157,7 +158,7 @@ def test_names_of_a_program_reach_no_terminal(folder: Path) -> None:
 
 def test_names_of_a_program_reach_no_page(folder: Path) -> None:
     from spikformer_deploy.inference.run import run
-    from spikformer_deploy.report import report_data
+    from spikformer_deploy.report.data import report_data
     from spikformer_deploy.report.html import render
     from spikformer_deploy.report.tables import run_tables
 
@@ -174,12 +175,12 @@ def test_names_of_a_program_reach_no_page(folder: Path) -> None:
 def test_any_text_is_shown_as_it_is(title: str, value: str) -> None:
     """In tables, in messages and beside the bar, whatever it holds."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        _print_tables([facts_table(title, {"name": value})])
+        print_tables([facts_table(title, {"name": value})])
     assert not unsafe(out.getvalue())
     if value == value.strip() and "\n" not in value and value.isascii() and "_" not in value:
         assert printable(value) in out.getvalue()
-    with contextlib.redirect_stderr(io.StringIO()) as err, _progress("run", False) as advance:
-        advance(1, 2, value)
+    with contextlib.redirect_stderr(io.StringIO()) as err, progress_bar("run", False) as progress:
+        progress(1, 2, value)
     assert not any(c in err.getvalue() for c in unsafe(value) - {"\x1b", "\r"})
     message = printable(str(InputError(title, value, "Do this.")))
     assert not unsafe(message)
@@ -204,12 +205,12 @@ def test_names_in_warnings_reach_no_terminal(tmp_path: Path) -> None:
 def test_the_bar_takes_markup_as_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    with _progress("run", False) as advance:
-        advance(1, 2, HOSTILE)
-    said = capsys.readouterr().err
-    assert "[/x][bold]" in said
-    assert "\x1b]0;title" not in said
-    assert "\u202e" not in said
+    with progress_bar("run", False) as progress:
+        progress(1, 2, HOSTILE)
+    printed = capsys.readouterr().err
+    assert "[/x][bold]" in printed
+    assert "\x1b]0;title" not in printed
+    assert "\u202e" not in printed
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])

@@ -142,7 +142,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_pillow_would_cut_or_run_is_refused(name: str, tmp_path: Path) -> None:
-    """Of 16 bits in colour it keeps 8, of white as 0 it turns round 8 bits alone, signs it drops."""
+    """Of 16 bits in colour it keeps 8, of white as 0 it turns round 8 bits only, signs it drops."""
     content, message = REFUSED[name]
     (tmp_path / name).write_bytes(content)
     for preprocess in (GREY, RGB):

@@ -14,7 +14,7 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.converters.checkpoints.read import load
 from spikformer_deploy.data.resized import _random_box
 from spikformer_deploy.training import fit
-from spikformer_deploy.training.data import epoch, read_test, read_training, read_unlabelled
+from spikformer_deploy.training.data import Feed, epoch, read_test, read_training, read_unlabelled
 from spikformer_deploy.training.pretrain import pretrain
 from spikformer_deploy.training.recipe import Augment, Data, read_recipe
 from spikformer_deploy.training.supervised import train
@@ -72,14 +72,14 @@ def test_batches_are_the_same_for_any_number_of_workers(folder: Path, packed: Pa
     for source, workers, first in ((folder, 0, 0), (packed, 2, 0), (packed, 0, 0), (folder, 1, 1)):
         images, _, preprocess, names = read_training(Data(str(source), 3, 16, resize=20))
         assert (len(images), names) == (12, ("cat", "dog"))
-        batches = list(epoch(images, preprocess, changes, 4, 7, 0, first, workers=workers))
+        batches = list(epoch(Feed(images, preprocess, changes, 4, 7, workers=workers), 0, first))
         assert len(batches) == 3 - first
         found.append(batches[1 - first :])
     for batches in found[1:]:
         for (x, y), (other_x, other_y) in zip(found[0], batches, strict=True):
             assert torch.equal(x, other_x)
             assert torch.equal(y, other_y)
-    assert not torch.equal(next(epoch(images, preprocess, changes, 4, 7, 1, 1))[0], found[0][0][0])
+    assert not torch.equal(next(epoch(Feed(images, preprocess, changes, 4, 7), 1, 1))[0], found[0][0][0])
 
 
 def test_a_killed_run_on_files_ends_as_an_uninterrupted_one(
@@ -160,7 +160,7 @@ def test_a_broken_image_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cat" / "1.JPEG").write_bytes(b"no image")
     for workers in (0, 2):
         with pytest.raises(InputError, match=r"(dog/2|cat/1)\.JPEG: it cannot be decoded"):
-            list(epoch(images, preprocess, Augment(), 8, 0, 0, workers=workers))
+            list(epoch(Feed(images, preprocess, Augment(), 8, 0, workers=workers), 0))
 
 
 def test_what_cannot_be_streamed_is_refused(folder: Path) -> None:

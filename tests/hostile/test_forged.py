@@ -19,6 +19,7 @@ from support.networks import preprocess_of, random_images, random_network
 from spikformer_deploy.base.errors import ModelError, OverflowDetected, ProgramError
 from spikformer_deploy.base.values import digest
 from spikformer_deploy.chips.profile import load_profile
+from spikformer_deploy.cli.inspect import inspect_file
 from spikformer_deploy.cli.main import cli
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.executors import onnx as onnx_backend
@@ -28,7 +29,6 @@ from spikformer_deploy.inference.run import run
 from spikformer_deploy.mapping.map import map_explained
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
-from spikformer_deploy.report.inspect import inspect_file
 
 CHANGES = 3
 """Of each kind of field; tests with other seeds take others."""

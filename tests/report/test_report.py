@@ -17,9 +17,10 @@ from spikformer_deploy.inference.run import run
 from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.report import report_data, write_report
+from spikformer_deploy.report.data import report_data
 from spikformer_deploy.report.html import render
 from spikformer_deploy.report.svg import bars, si
+from spikformer_deploy.report.write import write_report
 
 VOID = {"meta", "rect", "line", "path", "br", "hr", "img", "input", "link"}
 HOSTILE = '<script>alert("x")</script>&'

@@ -24,7 +24,7 @@ from spikformer_deploy.nn.zoo import build, named
 from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.training import fit
 from spikformer_deploy.training.augment import augmented, moved
-from spikformer_deploy.training.data import Labelled, epoch, normalised, read_test, read_training
+from spikformer_deploy.training.data import Feed, Labelled, epoch, normalised, read_test, read_training
 from spikformer_deploy.training.distributed import World
 from spikformer_deploy.training.mix import mixed, soft_labels
 from spikformer_deploy.training.pretrain import pretrain, visible_patches
@@ -325,10 +325,10 @@ def test_processes_share_a_batch_out(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY.replace("shift = 1\n", ""))
     recipe = read_recipe(tmp_path / "tiny.toml")
     images, _, preprocess, _ = read_training(recipe.data)
-    x, y = next(epoch(images, preprocess, recipe.augment, 100, 3, 1))
+    x, y = next(epoch(Feed(images, preprocess, recipe.augment, 100, 3), 1))
     for rank in range(2):
         part = World(rank, 2, torch.device("cpu")).part
-        own_x, own_y = next(epoch(images, preprocess, recipe.augment, 100, 3, 1, part=part))
+        own_x, own_y = next(epoch(Feed(images, preprocess, recipe.augment, 100, 3, part), 1))
         assert torch.equal(own_x, x[rank::2])
         assert torch.equal(own_y, y[rank::2])
 
@@ -419,11 +419,11 @@ def test_an_epoch_is_the_same_from_any_batch_on(tmp_path: Path) -> None:
     recipe = read_recipe(tmp_path / "tiny.toml")
     images, validation, preprocess, names = read_training(recipe.data)
     assert (len(images), len(validation), names) == (1400, 37, tuple("0123456789"))
-    whole = list(epoch(images, preprocess, recipe.augment, 100, 3, 1))
-    later = list(epoch(images, preprocess, recipe.augment, 100, 3, 1, first=11))
+    whole = list(epoch(Feed(images, preprocess, recipe.augment, 100, 3), 1))
+    later = list(epoch(Feed(images, preprocess, recipe.augment, 100, 3), 1, first=11))
     assert len(whole) == 14
     assert all(torch.equal(a, b) for x, y in zip(whole[11:], later, strict=True) for a, b in zip(x, y, strict=True))
-    other = next(epoch(images, preprocess, recipe.augment, 100, 3, 2))
+    other = next(epoch(Feed(images, preprocess, recipe.augment, 100, 3), 2))
     assert not torch.equal(other[0], whole[0][0])
 
 

@@ -19,14 +19,14 @@ from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.nn.zoo import stem_pooling
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.report.tables import compile_summary, facts_table, number
+from spikformer_deploy.report.tables import facts_table, number, program_facts
 from spikformer_deploy.report.targets import target_tables
 
 ATTENTION = {"tokens": "KV first, tokens in series", "channels": "QK first, channels in series"}
 
 
 def inspect_file(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
-    """(tables, plain values) of what `file` holds; told by its content.  Raises InputError for others."""
+    """(tables, plain values) of what `file` holds, whatever its name.  Raises InputError for other files."""
     if file in BUNDLED:
         return _model(file, loading)
     path = Path(file)
@@ -42,9 +42,24 @@ def inspect_file(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
 
 
 def _program(program: Program, file: str) -> tuple[list[Table], Any]:
-    summary = compile_summary(program, file, 0.0, 0.0)
-    for name in ("seconds", "peak_memory_mib"):
-        summary.pop(name)
+    """A program: figures, cores, attention and provenance."""
+    summary = {"program": file, **program_facts(program)}
+    table, sites = _sites(program)
+    values = {
+        "kind": "program",
+        **summary,
+        "sites": sites,
+        "labels": list(program.labels),
+        "provenance": program.provenance,
+    }
+    # both have tables of their own
+    provenance = {k: str(v) for k, v in program.provenance.items() if k not in ("training", "mapping")}
+    attention = _attention_table(program.provenance.get("mapping", {}))
+    return [facts_table(file, summary), table, *attention, facts_table("provenance", provenance)], values
+
+
+def _sites(program: Program) -> tuple[Table, list[dict[str, Any]]]:
+    """Where the layers stand: slices, the largest box of each, and its memory by section."""
     sites = []
     table = Table(title="cores", title_justify="left")
     for column in ("site", "shape", "slices", "box", *(f"{s} words" for s in SECTIONS), "serial"):
@@ -52,6 +67,7 @@ def _program(program: Program, file: str) -> tuple[list[Table], Any]:
     for index, site in enumerate(program.mapping.sites):
         chosen = program.mapping.slices_of(index)
         words = program.mapping.words[chosen].sum(0)
+        # (slices, axis, from or to)
         edges = program.mapping.boxes[chosen, 1:].reshape(-1, 3, 2)
         box = (edges[:, :, 1] - edges[:, :, 0]).max(0).tolist()
         shape = "x".join(map(str, site.shape))
@@ -60,16 +76,7 @@ def _program(program: Program, file: str) -> tuple[list[Table], Any]:
         table.add_row(site.name, shape, str(len(chosen)), "x".join(map(str, box)), *(f"{w:,}" for w in words), serial)
         by_section = dict(zip(SECTIONS, map(int, words), strict=True))
         sites.append({"name": site.name, "slices": len(chosen), "box": box, "words": by_section, "serial": site.serial})
-    values = {
-        "kind": "program",
-        **summary,
-        "sites": sites,
-        "labels": list(program.labels),
-        "provenance": program.provenance,
-    }
-    shown = {k: str(v) for k, v in program.provenance.items() if k not in ("training", "mapping")}
-    attention = _attention_table(program.provenance.get("mapping", {}))
-    return [facts_table(file, summary), table, *attention, facts_table("provenance", shown)], values
+    return table, sites
 
 
 def _attention_table(explained: dict[str, Any]) -> list[Table]:
@@ -82,14 +89,16 @@ def _attention_table(explained: dict[str, Any]) -> list[Table]:
     table = Table(title=title, title_justify="left")
     for column in ("way", "cores", "chips", "sub-steps", "messages a step", "step, us", "energy, uJ", ""):
         table.add_column(column, justify="left" if column in ("way", "") else "right")
-    shown = ("cores", "chips", "sub_steps", "messages_per_step", "step_us", "energy_uj")
+    keys = ("cores", "chips", "sub_steps", "messages_per_step", "step_us", "energy_uj")
     for name, way in ways.items():
-        numbers = [number(way[key]) if key in way else "-" for key in shown]
+        # a way that was refused has no figures, but says why
+        numbers = [number(way[key]) if key in way else "-" for key in keys]
         table.add_row(ATTENTION[name], *numbers, way.get("refused", "chosen" if name == chosen else ""))
     return [table]
 
 
 def _model(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
+    """A model in one of the formats of checkpoints, or a graph from another format."""
     loaded = load(file, **loading)
     training = {k: v for k, v in loaded.training.items() if isinstance(v, (int, float, str))}
     about = {"sha256": loaded.sha256, "labels": list(loaded.labels), "training": training, "notes": list(loaded.notes)}
@@ -102,6 +111,7 @@ def _model(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
 
 
 def _graph(file: str, loaded: Imported, about: dict[str, Any]) -> tuple[list[Table], Any]:
+    """A float graph: figures and layers."""
     graph = loaded.graph
     neurons = {node.name: int(np.prod(node.shape)) for node in graph.of(Lif)}
     arrays = {node.name: _parameters(node.op) for node in graph}
@@ -135,11 +145,12 @@ def _parameters(op: Op) -> int:
 
 def _shown(values: dict[str, Any]) -> dict[str, Any]:
     """What a table shows of the values."""
-    shown = {k: v for k, v in values.items() if k not in ("labels", "training", "notes", "layers")}
-    return {k: "x".join(map(str, v)) if isinstance(v, list) else v for k, v in shown.items()}
+    facts = {k: v for k, v in values.items() if k not in ("labels", "training", "notes", "layers")}
+    return {k: "x".join(map(str, v)) if isinstance(v, list) else v for k, v in facts.items()}
 
 
 def _netx(path: Path, file: str, time_steps: int | None) -> tuple[list[Table], Any]:
+    """A .net of lava-dl: figures and populations."""
     steps = time_steps or stated_steps(path)
     network = read_network(path, steps or 1)
     weights = {p.target: p.synapse.weight.size for p in network.projections if isinstance(p.synapse, (Conv, Readout))}

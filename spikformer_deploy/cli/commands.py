@@ -1,0 +1,389 @@
+"""The commands: each parses, calls the API, and prints tables or JSON.
+
+What a command needs is imported in it: `spikdeploy --help` loads neither numpy nor torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spikformer_deploy.cli.options import (
+    OBJECTIVES,
+    SCHEDULES,
+    as_json,
+    files_among,
+    input_option,
+    labels_option,
+    limit_option,
+    memory_option,
+    model_options,
+    output_path,
+    timing_option,
+)
+from spikformer_deploy.cli.printing import (
+    json_text,
+    print_facts,
+    print_json,
+    print_line,
+    print_notes,
+    print_step,
+    print_tables,
+    progress_bar,
+)
+from spikformer_deploy.executors.choose import DEVICES, EXECUTORS
+
+if TYPE_CHECKING:
+    from spikformer_deploy.inference.results import Run
+
+CHECK_FAILED = 1
+"""The exit code of a verification that found a difference: the input was good, and so was the run."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="spikformer-deploy")
+def cli() -> None:
+    """Compile trained Spikformers for neuromorphic chips, run them in exact integers, account for time and energy."""
+
+
+@cli.command("compile")
+@click.argument("model")
+@click.option(
+    "--target", default="loihi2", show_default=True, help="A target (see `spikdeploy targets`) or a .toml file."
+)
+@click.option("--calibrate", "calibrate_on", help="Images to calibrate on (as --input of run).")
+@click.option("--weight-bits", default=8, show_default=True, type=click.IntRange(2, 8))
+@click.option("--granularity", default="group", show_default=True, type=click.Choice(["group", "tensor", "channel"]))
+@click.option(
+    "--rounding",
+    default="nearest",
+    show_default=True,
+    type=click.Choice(["nearest", "calibrated"]),
+    help="calibrated: for few bits; weights are rounded together, by what reaches them on the calibration images.",
+)
+@click.option("--neuron", type=click.Choice(["programmable", "stock"]), help="Kind of the LIF; default: the target's.")
+@click.option(
+    "--objective",
+    default="energy",
+    show_default=True,
+    type=click.Choice(OBJECTIVES),
+    help="What the cut into cores is best in; tiles: as Intel's compiler cuts.",
+)
+@click.option(
+    "--schedule",
+    default="spatial",
+    show_default=True,
+    type=click.Choice(SCHEDULES),
+    help="token-serial: tokens stream through the blocks, in far fewer cores and longer steps.",
+)
+@click.option(
+    "--check/--no-check", default=True, show_default=True, help="Compare spikes with the model after each pass."
+)
+@click.option("--dump-ir", help="A folder that gets every stage as text.")
+@click.option("-o", "--output", help="Program file; default: the model's name + .spk.")
+@model_options
+@as_json
+def compile_command(model: str, target: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """Compile MODEL (a checkpoint, .nir, .onnx, .pt2, a .net of lava-dl, digits-v1, digits-v2, cifar10) to a program.
+
+    The integers and the neurons of a .net are taken as they are.
+    """
+    name = f"{Path(model).name.split('.')[0]}.spk" if output is None else output
+    path = output_path(name, *files_among(model, target, options["calibrate_on"]))
+    from spikformer_deploy.base.memory import peak_memory_mib
+    from spikformer_deploy.pipeline.stages import compile_model
+    from spikformer_deploy.report.tables import compile_summary
+
+    report = None if as_json else print_step
+    compiled = compile_model(model, target, report=report, **options)
+    compiled.program.save(path)
+    summary = compile_summary(compiled.program, str(path), compiled.seconds, peak_memory_mib())
+    summary["stage_seconds"] = compiled.stages
+    print_notes(compiled.notes)
+    print_facts(summary, as_json, f"{path}")
+
+
+@cli.command("run")
+@click.argument("program")
+@input_option
+@click.option("--backend", default="engine", show_default=True, type=click.Choice(list(EXECUTORS)))
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(DEVICES), help="Of the engine.")
+@timing_option
+@limit_option
+@labels_option
+@memory_option
+@click.option("-o", "--output", help="Write the JSON to a file too.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run that had the same -o.")
+@as_json
+def run_command(program: str, data: str, output: str | None, resume: bool, as_json: bool, **options: Any) -> None:
+    """Run PROGRAM on images: exact integers, accuracy, time and energy.
+
+    With -o FILE what has been found so far is kept in FILE.partial, from which --resume goes on.
+    """
+    from spikformer_deploy.base.files import write_whole
+    from spikformer_deploy.report.tables import run_tables
+
+    if resume and not output:
+        raise click.UsageError("--resume needs the -o of the interrupted run")
+    path = None
+    unfinished = None
+    if output is not None:
+        path = output_path(output, *files_among(program, data, options["labels"]))
+        unfinished = output_path(f"{output}.partial")
+    result = _run(program, data, as_json, unfinished=unfinished, resume=resume, **options)
+    values = result.to_dict()
+    if path and unfinished:
+        write_whole(path, (json_text(values) + "\n").encode())
+        # after the result is safe: without either file an interrupted run would begin anew
+        unfinished.unlink(missing_ok=True)
+    if as_json:
+        print_json(values)
+    else:
+        print_tables(run_tables(result))
+
+
+@cli.command("report")
+@click.argument("program")
+@input_option
+@limit_option
+@labels_option
+@click.option("-o", "--output", default="report.html", show_default=True)
+@click.option(
+    "--json",
+    "json_file",
+    is_flag=False,
+    flag_value="-",
+    help="Write the report as JSON too; alone: to standard output.",
+)
+@timing_option
+@click.option("--timeline", help="Write the first image's way through the chip, for Perfetto.")
+def report_command(
+    program: str, data: str, output: str, json_file: str | None, timeline: str | None, **options: Any
+) -> None:
+    """Write the energy and sparsity report of PROGRAM on images."""
+    from spikformer_deploy.base.files import write_whole
+    from spikformer_deploy.inference.timeline import first_image
+    from spikformer_deploy.report.data import report_data
+    from spikformer_deploy.report.write import write_report, write_timeline
+
+    quiet = json_file == "-"
+    read = files_among(program, data, options["labels"])
+    path = output_path(output, *read)
+    if json_file is not None and not quiet:
+        output_path(json_file, *read, output)
+    if timeline is not None:
+        output_path(timeline, *read, output, json_file or output)
+    result = _run(program, data, quiet, **options)
+    write_report(result, path)
+    if timeline:
+        with progress_bar("timeline", quiet) as progress:
+            write_timeline(first_image(result, progress), Path(timeline))
+    if quiet:
+        print_json(report_data(result))
+        return
+    if json_file:
+        write_whole(Path(json_file), (json_text(report_data(result)) + "\n").encode())
+    print_line("wrote " + " and ".join(file for file in (output, json_file, timeline) if file))
+
+
+@cli.command("verify")
+@click.argument("program")
+@click.argument("model", required=False)
+@input_option
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    default=("reference",),
+    show_default=True,
+    type=click.Choice([name for name in EXECUTORS if name != "engine"]),
+    help="What the engine is compared with; may be given several times.",
+)
+@limit_option
+@labels_option
+@model_options
+@as_json
+def verify_command(
+    program: str,
+    model: str | None,
+    data: str,
+    backends: tuple[str, ...],
+    limit: int | None,
+    labels: str | None,
+    as_json: bool,
+    **loading: Any,
+) -> None:
+    """Compare PROGRAM with its float MODEL, layer by layer, and the engine with other executors.
+
+    Spikes and membrane potentials of every LIF neuron and all logits must be equal.
+    """
+    from spikformer_deploy.converters.models import load
+    from spikformer_deploy.inference.verify import verify
+    from spikformer_deploy.pipeline.program import Program
+    from spikformer_deploy.report.tables import verify_tables
+
+    loaded = load(model, **loading) if model else None
+    compiled = Program.load(program)
+    with progress_bar("verify", as_json) as progress:
+        verdict = verify(compiled, data, model=loaded, backends=backends, limit=limit, labels=labels, progress=progress)
+    print_notes(verdict.notes)
+    if as_json:
+        print_json(verdict.to_dict())
+    else:
+        print_tables(verify_tables(verdict))
+    if not verdict.passed:
+        sys.exit(CHECK_FAILED)
+
+
+@cli.command("compare")
+@click.argument("model")
+@click.option("--targets", required=True, help="Targets or .toml files, with commas between: loihi2,kapoho_point.")
+@input_option
+@click.option("--calibrate", "calibrate_on", help="Images to calibrate on (as --input).")
+@click.option("--objective", default="energy", show_default=True, type=click.Choice(OBJECTIVES))
+@limit_option
+@labels_option
+@model_options
+@as_json
+def compare_command(model: str, targets: str, data: str, as_json: bool, **options: Any) -> None:
+    """MODEL on several targets side by side: cores, time, energy, or why it cannot run there."""
+    from spikformer_deploy.inference.compare import compare
+    from spikformer_deploy.report.tables import compare_table
+
+    names = tuple(name.strip() for name in targets.split(",") if name.strip())
+    with progress_bar("compare", as_json) as progress:
+        rows = compare(model, names, data, progress=progress, **options)
+    # all rows are of the same images
+    notes: list[str] = next(iter([row.pop("notes") for row in rows if "notes" in row]), [])
+    print_notes(notes)
+    if as_json:
+        print_json({"model": model, "targets": rows, "notes": notes})
+        return
+    print_tables([compare_table(rows)])
+    for row in rows:
+        if "refused" in row:
+            print_line(f"{row['target']}, {row['schedule']}: {row['refused']}")
+
+
+@cli.command("export")
+@click.argument("file")
+@click.option(
+    "--to",
+    required=True,
+    type=click.Choice(["lava", "netx", "nir", "onnx", "pt2"]),
+    help="lava: a folder that runs with lava-nc alone. netx: a .net for lava-dl, of what it can hold. "
+    "nir: a float model, of what NIR can hold. onnx: standard operators, the integers of a program or a float model. "
+    "pt2: torch.export, of a checkpoint.",
+)
+@click.option("-o", "--output", required=True)
+@model_options
+def export_command(file: str, to: str, output: str, **loading: Any) -> None:
+    """Write FILE, a program (lava, netx, onnx) or a float model (nir, onnx, pt2), in another form."""
+    from spikformer_deploy.pipeline.export import export
+
+    export(file, to, Path(output) if to == "lava" else output_path(output, *files_among(file)), **loading)
+    print_line(f"wrote {output}")
+
+
+@cli.command("inspect")
+@click.argument("file")
+@model_options
+@as_json
+def inspect_command(file: str, as_json: bool, **loading: Any) -> None:
+    """Show what is in FILE: a program, a model or a hardware profile."""
+    from spikformer_deploy.cli.inspect import inspect_file
+
+    tables, values = inspect_file(file, loading)
+    if as_json:
+        print_json(values)
+    else:
+        print_tables(tables)
+
+
+@cli.command("targets")
+@click.argument("name", required=False)
+@as_json
+def targets_command(name: str | None, as_json: bool) -> None:
+    """List the targets, or every number of target NAME with its kind and source."""
+    from spikformer_deploy.report.targets import target_tables
+
+    tables, values = target_tables(name)
+    if as_json:
+        print_json(values)
+    else:
+        print_tables(tables)
+
+
+@cli.command("train")
+@click.argument("recipe")
+@click.option("-o", "--output", help="Checkpoint; default: the recipe's.")
+@as_json
+def train_command(recipe: str, output: str | None, as_json: bool) -> None:
+    """Train a Spikformer by a TOML RECIPE; an interrupted training goes on where it stopped.
+
+    Several devices: torchrun --nproc-per-node N --no-python spikdeploy train RECIPE
+    """
+    from spikformer_deploy.training.supervised import train
+
+    _trained(train, "train", recipe, output, as_json)
+
+
+@cli.command("pretrain")
+@click.argument("recipe")
+@click.option("-o", "--output", help="Checkpoint; default: the recipe's.")
+@as_json
+def pretrain_command(recipe: str, output: str | None, as_json: bool) -> None:
+    """Pre-train a V2 encoder by a TOML RECIPE without labels: patches are masked, and painted again."""
+    from spikformer_deploy.training.pretrain import pretrain
+
+    _trained(pretrain, "pretrain", recipe, output, as_json)
+
+
+@cli.command("demo")
+@click.option(
+    "--model", default="digits-v2", show_default=True, type=click.Choice(["digits-v1", "digits-v2", "cifar10"])
+)
+@click.option("-o", "--output", default="report.html", show_default=True)
+@as_json
+def demo_command(model: str, output: str, as_json: bool) -> None:
+    """The whole story: compile a bundled trained model, run it on real images, verify it, write the report."""
+    from spikformer_deploy.cli.demo import demo
+
+    with progress_bar("verify", as_json) as progress:
+        result, tables = demo(model, output_path(output), None if as_json else print_step, progress)
+    if as_json:
+        print_json(result)
+    else:
+        print_tables(tables)
+        print_line(f"wrote {output}")
+    if not result["passed"]:
+        sys.exit(CHECK_FAILED)
+
+
+def _trained(train: Callable[..., dict[str, Any]], word: str, recipe: str, output: str | None, as_json: bool) -> None:
+    """Train, and print what came of it."""
+    if output is not None:
+        output_path(output, *files_among(recipe))
+    # torchrun starts this command several times: the first process speaks for all
+    is_first = os.environ.get("RANK", "0") == "0"
+    with progress_bar(word, as_json or not is_first) as progress:
+        result = train(recipe, output, progress=progress)
+    if is_first:
+        print_facts(result, as_json, result["output"])
+
+
+def _run(program: str, data: str, quiet: bool, **options: Any) -> Run:
+    """Run a program file, with a bar and notes on standard error."""
+    from spikformer_deploy.inference.run import run
+    from spikformer_deploy.pipeline.program import Program
+
+    loaded = Program.load(program)
+    with progress_bar("run", quiet) as progress:
+        result = run(loaded, data, progress=progress, **options)
+    print_notes(result.notes)
+    return result

@@ -1,0 +1,99 @@
+"""Options that several commands share, and what their words mean."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.formats import MOST_STEPS
+
+OBJECTIVES = ("energy", "latency", "cores", "tiles")
+SCHEDULES = ("spatial", "token-serial")
+TIMINGS = ("cycle", "estimate", "none")
+"""Words of options, as the stages know them: importing those here would load numpy before it is needed."""
+
+UNITS = " KMGT"
+"""Each is 1,024 times the one before it."""
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else there.")
+input_option = click.option(
+    "--input",
+    "data",
+    required=True,
+    help="Folder or zip of images, .npz, .npy, idx, CIFAR .bin or .tar.gz, tonic:NAME:FOLDER, digits or drawn.",
+)
+timing_option = click.option(
+    "--timing",
+    default="estimate",
+    show_default=True,
+    type=click.Choice(TIMINGS),
+    help="cycle: the first images message by message, besides the closed form.",
+)
+labels_option = click.option(
+    "--labels", metavar="FILE", help="Classes of the images of a folder or zip: lines of `file or folder,class`."
+)
+limit_option = click.option("--limit", type=int, help="Use at most so many images.")
+
+
+def bytes_of_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """1500MiB, 2GiB or plain bytes, as bytes."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"'{value}' is no size; give 2GiB or 800MiB")
+    number, unit = match.groups()
+    return int(float(number) * 2 ** (10 * UNITS.index(unit.upper() or " ")))
+
+
+memory_option = click.option(
+    "--memory-limit",
+    callback=bytes_of_size,
+    metavar="SIZE",
+    help="What the process may take, 2GiB; batches are cut to fit.",
+)
+
+MODEL_OPTIONS = (
+    click.option("--arch", help="Published size, v1-4-384, where the file does not tell."),
+    click.option("--heads", type=int, help="Attention heads, where the file does not tell."),
+    click.option(
+        "--time-steps", type=click.IntRange(1, MOST_STEPS), help="Time steps T, where the file does not tell."
+    ),
+    click.option("--dt", type=float, help="Seconds a time step, where a .nir does not tell."),
+    click.option("--allow-pickle", is_flag=True, help="Load files that run code when loaded; only if you trust them."),
+)
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say what an official checkpoint does not."""
+    for option in MODEL_OPTIONS:
+        command = option(command)
+    return command
+
+
+def files_among(*arguments: str | None) -> list[str]:
+    """Those that are files: others are words, of a model, a target or images."""
+    return [argument for argument in arguments if argument and os.path.isfile(argument)]
+
+
+def output_path(path: str, *others: str) -> Path:
+    """A path to write to.
+
+    Raises InputError, before any work, where it cannot be written, or is one of `others`.
+    """
+    from spikformer_deploy.base.files import check_output
+
+    if not path:
+        raise InputError("-o", "the name is empty", "Give the name of a file.")
+    if path.endswith("/"):
+        raise InputError(path, "it names a folder", "Give the name of a file.")
+    if os.path.realpath(path) in map(os.path.realpath, others):
+        raise InputError(path, "the same command reads it, or writes something else to it", "Give another name.")
+    check_output(Path(path))
+    return Path(path)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Float
+from spikformer_deploy.graph import ir
 
 SCORED_WEIGHTS = 8192
 """Weights of a group that a threshold is judged by, spread evenly: the error of all hardly differs."""
@@ -21,6 +22,11 @@ MOST_SCORED = 128
 """Thresholds that are judged at most: beyond, neighbours differ by less than a percent."""
 MAX_CANDIDATES = 256
 """Boundaries between groups that the clustering looks at: enough for 3,072 channels to lose less than a percent."""
+
+
+def gain_of(lif: ir.Lif) -> float:
+    """What a current of 1 adds to the potential, in units of the threshold."""
+    return (1 / lif.tau if lif.decay_input else 1.0) / lif.v_threshold
 
 
 def scale_groups(peaks: Float, granularity: str, most_groups: int) -> NDArray[np.int64]:

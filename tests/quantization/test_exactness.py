@@ -186,12 +186,12 @@ def test_a_lif_that_says_exact_is(
     op = ir.Lif(leak[0], 1.0, leak[1], strict=strict)
     largest = np.abs(real).sum() + np.abs(biases).sum()
     options = Settings(8, "group", kind, None)
-    made = make_lif("lif", op, current, lambda _: (-largest * 4, largest * 4), time_steps, limits, options)
-    population, (projection,), *_ = made
-    lif = population.neuron
+    quantized = make_lif("lif", op, current, lambda _: (-largest * 4, largest * 4), time_steps, limits, options)
+    (projection,) = quantized.projections
+    lif = quantized.population.neuron
     assert isinstance(lif, Lif)
     # biases of fp32 are only equal to what was given within fp32: ties are for eighths
-    on_grid = population.rounding == 0 and all(float(b * 8).is_integer() for b in biases)
+    on_grid = quantized.population.rounding == 0 and all(float(b * 8).is_integer() for b in biases)
     frames = np.random.default_rng(seed).integers(0, 2, (time_steps, 3))
     sums = frames @ projection.synapse.weight[:, :, 0, 0].T.astype(np.int64)
     if not lif.exact:

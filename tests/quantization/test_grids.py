@@ -9,14 +9,14 @@ from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.graph import ir
 from spikformer_deploy.network.neurons import Lif
 from spikformer_deploy.quantization.currents import ConvTerm, Current
-from spikformer_deploy.quantization.fitting import Made
+from spikformer_deploy.quantization.fitting import Quantized
 from spikformer_deploy.quantization.grids import grid_steps, whole_thresholds
 from spikformer_deploy.quantization.lif import make_lif
 from spikformer_deploy.quantization.scales import largest_thresholds, least_error_thresholds
 from spikformer_deploy.quantization.settings import Settings
 
 
-def made(weight: np.ndarray, bits: int, steps: int = 4, op: ir.Lif | None = None, bias: float = 0.0) -> Made:
+def quantized(weight: np.ndarray, bits: int, steps: int = 4, op: ir.Lif | None = None, bias: float = 0.0) -> Quantized:
     channels = len(weight)
     term = ConvTerm("conv", "in", weight, (1, 1), (0, 0), 1, 1)
     current = Current((term,), np.full(channels, bias), (channels, 1, 1))
@@ -47,10 +47,11 @@ def test_integers_times_a_step_come_out_unchanged(grid: str, by_channel: bool, s
     whole.reshape(12, -1)[:, 0], whole.reshape(12, -1)[:, 1] = np.abs(whole).max(), 1
     steps = step * (rng.uniform(0.2, 1.0, 12) if by_channel else np.ones(12))
     weight = (whole * steps[:, None, None, None]).astype(np.float32).astype(np.float64)
-    population, (projection,), *_ = made(weight, 8)
+    lif = quantized(weight, 8)
+    (projection,) = lif.projections
     np.testing.assert_array_equal(projection.synapse.weight, whole)
-    assert population.rounding == 0
-    neuron = population.neuron
+    assert lif.population.rounding == 0
+    neuron = lif.population.neuron
     assert isinstance(neuron, Lif)
     assert neuron.exact
     # the threshold in units of the step; not whole, so that it stands between two potentials of T - 1 = 3 bits
@@ -68,8 +69,9 @@ def test_spikes_on_a_grid_are_those_of_real_numbers(
     whole[:, 0], whole[:, 1] = 7, 1
     weight = whole * step
     op = ir.Lif(2.0, 1.0, decay_input, False, strict)
-    population, (projection,), *_ = made(weight[:, :, None, None], 4, steps, op)
-    neuron = population.neuron
+    lif = quantized(weight[:, :, None, None], 4, steps, op)
+    (projection,) = lif.projections
+    neuron = lif.population.neuron
     assert isinstance(neuron, Lif)
     frames = rng.integers(0, 2, (20, steps, 6))
     a = frames @ projection.synapse.weight[:, :, 0, 0].T.astype(np.int64) << neuron.shift

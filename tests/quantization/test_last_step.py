@@ -167,17 +167,16 @@ def test_the_integers_of_a_head_know_no_time_steps(steps: int, largest: int, bia
     weight = np.random.default_rng(largest).integers(-largest, largest + 1, (3, 5)) / 8
     weight[0, 0] = largest / 8
     current = Current((ReadoutTerm("in", weight, 4, 1),), np.array([bias, -bias, 1]) / 16, (3, 1, 1))
-    found, one = (
-        make_accumulator("output", current, lambda *_: 1, t, LIMITS, Settings(bits), last)
-        for t, last in ((steps, True), (1, False))
-    )
-    assert found[0].bounds == one[0].bounds
-    assert found[0].rounding == one[0].rounding
-    neurons = [made[0].neuron for made in (found, one)]
+    last_step = make_accumulator("output", current, lambda _: 1, steps, LIMITS, Settings(bits), last=True)
+    one_step = make_accumulator("output", current, lambda _: 1, 1, LIMITS, Settings(bits), last=False)
+    assert last_step.population.bounds == one_step.population.bounds
+    assert last_step.population.rounding == one_step.population.rounding
+    neurons = [head.population.neuron for head in (last_step, one_step)]
     assert [n.last for n in neurons] == [True, False]  # type: ignore[union-attr]
     np.testing.assert_array_equal(neurons[0].bias, neurons[1].bias)  # type: ignore[union-attr]
     np.testing.assert_array_equal(neurons[0].scale, neurons[1].scale)  # type: ignore[union-attr]
-    np.testing.assert_array_equal(found[1][0].synapse.weight, one[1][0].synapse.weight)  # type: ignore[union-attr]
+    weights = [head.projections[0].synapse.weight for head in (last_step, one_step)]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(weights[0], weights[1])
 
 
 def test_a_program_file_keeps_it() -> None:

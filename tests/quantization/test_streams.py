@@ -27,8 +27,8 @@ from spikformer_deploy.network.neurons import Lif, Stream
 from spikformer_deploy.network.synapses import Conv
 from spikformer_deploy.quantization.build import Pixels, quantize
 from spikformer_deploy.quantization.ranges import Calibration
+from spikformer_deploy.quantization.residuals import residual_streams
 from spikformer_deploy.quantization.settings import Settings
-from spikformer_deploy.quantization.streams import streams_of
 
 LIMITS = CoreLimits(True, 8, 24, 17, 12, 8, 24)
 WIDE = CoreLimits(True, 8, 30, 26, 20, 8, 30)
@@ -124,7 +124,7 @@ def test_a_bias_between_the_units_of_a_stream_is_said(part: float) -> None:
 
 def test_a_stream_is_what_is_added_up() -> None:
     graph, _ = dyadic_stream(np.random.default_rng(0), 2)
-    assert streams_of(graph) == (frozenset({"conv1", "pool", "add", "add1", "add2"}),)
+    assert residual_streams(graph) == (frozenset({"conv1", "pool", "add", "add1", "add2"}),)
 
 
 def network_of(name: str) -> tuple[Network, np.ndarray]:

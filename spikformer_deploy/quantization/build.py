@@ -58,7 +58,7 @@ def quantize(
     Raises QuantizeError, naming the layer, where the target's integers cannot hold it.
     """
     _check_settings(settings, limits)
-    image = _image(graph, pixels, limits)
+    image = _image(graph, pixels)
     shared_units = plan_shared_units(graph, image, calibration.range_of, limits, settings)
     walk = Walk(graph, pixels, calibration, limits, settings, accumulated, shared_units)
     for node in graph:
@@ -77,19 +77,13 @@ def _check_settings(settings: Settings, limits: CoreLimits) -> None:
         raise QuantizeError("--neuron", "the target has no programmable neurons", "Use --neuron stock.")
 
 
-def _image(graph: ir.Graph, pixels: Pixels, limits: CoreLimits) -> Signal:
-    """What the input of a graph sends; QuantizeError where the target cannot send it."""
+def _image(graph: ir.Graph, pixels: Pixels) -> Signal:
+    """What the input of a graph sends."""
     node = next(graph.of(ir.Input))
     channels = node.shape[0]
     if len(pixels.mean) != channels or len(pixels.std) != channels:
         problem = f"{len(pixels.mean)} means and {len(pixels.std)} stds for {channels} channels"
         raise QuantizeError(node.name, problem, "Give one mean and one std a channel.")
-    if pixels.max_value >= 2**limits.message_bits:
-        raise QuantizeError(
-            node.name,
-            f"pixels up to {pixels.max_value} need graded spikes, and the target sends {limits.message_bits} bit",
-            "Use a target with graded spikes (loihi2), or a model of binary events.",
-        )
     return of_image(node.name, node.shape, pixels)
 
 
@@ -115,8 +109,7 @@ def _value(walk: Walk, node: ir.Node) -> Value:
     inputs = [walk.values[i] for i in node.inputs]
     match node.op:
         case ir.Input(per_step):
-            signal = of_image(name, node.shape, walk.pixels)
-            return walk.place_neurons(signal, Source(walk.pixels.max_value, per_step))
+            return _source(walk, node, per_step)
         case ir.Conv2d() as conv:
             return convolve(name, inputs[0], conv, node.shape)
         case ir.Linear(weight, bias):
@@ -151,6 +144,18 @@ def _value(walk: Walk, node: ir.Node) -> Value:
             return _accumulate(walk, node, as_current(name, inputs[0]), last)
         case _:
             assert_never(node.op)
+
+
+def _source(walk: Walk, node: ir.Node, per_step: bool) -> Signal:
+    """The population of the pixels, and what it sends."""
+    most = walk.pixels.max_value
+    if most >= 2**walk.limits.message_bits:
+        raise QuantizeError(
+            node.name,
+            f"pixels up to {most} need graded spikes, and the target sends {walk.limits.message_bits} bit",
+            "Use a target with graded spikes (loihi2), or a model of binary events.",
+        )
+    return walk.place_neurons(of_image(node.name, node.shape, walk.pixels), Source(most, per_step))
 
 
 def _fire(walk: Walk, node: ir.Node, lif: ir.Lif, value: Value) -> Signal:

@@ -108,6 +108,51 @@ def test_exact_weights_give_the_spikes_of_the_float_model(
         np.testing.assert_array_equal(integers.spikes[name], floats[name].numpy(), err_msg=name)
 
 
+def pooled_before_a_stream(rng: np.random.Generator, factor: float) -> tuple[Graph, Pixels]:
+    """A stream that is fed by a convolution of spikes times `factor`, max-pooled; weights need no rounding."""
+    shape = (4, 6, 6)
+    unit = 2.0 / 2**6
+
+    def conv(inputs: int, size: float = 1.0) -> ir.Conv2d:
+        weight = rng.integers(-127, 128, (4, inputs, 3, 3)).astype(float)
+        weight[:, 0, 0, 0] = 127
+        return ir.Conv2d(weight * unit * size, np.zeros(4), padding=(1, 1))
+
+    nodes = [
+        Node("input", ir.Input(), (), (2, 6, 6)),
+        Node("conv", conv(2), ("input",), shape),
+        Node("lif", ir.Lif(), ("conv",), shape),
+        Node("scaled", ir.Scale(factor), ("lif",), shape),
+        Node("pool", ir.MaxPool2d((2, 2), (1, 1), (1, 1), (2, 2)), ("scaled",), shape),
+        Node("conv1", conv(4, 1 / factor), ("pool",), shape),
+        Node("lif1", ir.Lif(), ("conv1",), shape),
+        Node("conv2", conv(4), ("lif1",), shape),
+        Node("add", ir.Add(), ("conv1", "conv2"), shape),
+        Node("lif2", ir.Lif(), ("add",), shape),
+        Node("mean", ir.Mean(), ("lif2",), (4, 1, 1)),
+        Node("head", ir.Linear(rng.normal(0, 1, (3, 4)), rng.normal(0, 1, 3)), ("mean",), (3, 1, 1)),
+        Node("output", ir.Output(), ("head",), (3, 1, 1)),
+    ]
+    return check(Graph(tuple(nodes), 3)), Pixels((0.0, 0.0), (1.0 / 255,) * 2)
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
+def test_scaled_spikes_stay_scaled_through_a_max_pool_that_feeds_a_stream(factor: float) -> None:
+    """The unit of the stream is planned for what the pool sends: else weights would not fit their bits, and wrap."""
+    rng = np.random.default_rng(1)
+    graph, pixels = pooled_before_a_stream(rng, factor)
+    images = rng.integers(0, 3, (2, 2, 6, 6)).astype(np.uint8)
+    real = torch.from_numpy(images.astype(np.float64))
+    network = quantize(graph, pixels, Calibration(graph, real.float()), WIDE, Settings())
+    assert isinstance(network["conv1"].neuron, Stream)
+    names = [node.name for node in graph.of(ir.Lif)]
+    integers = reference.execute(network, images, record=names)
+    floats = execute(graph, real, dtype=torch.float64)
+    for name in names:
+        np.testing.assert_array_equal(integers.spikes[name], floats[name].numpy(), err_msg=name)
+        assert 0 < integers.spikes[name].mean() < 1
+
+
 @pytest.mark.parametrize("part", [0.0, 0.02])
 def test_a_bias_between_the_units_of_a_stream_is_said(part: float) -> None:
     """Of weights that need no rounding; a part of a unit that no bias has bits for."""

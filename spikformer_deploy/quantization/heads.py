@@ -84,7 +84,7 @@ class _Integers:
 
 
 def _integers(terms: Sequence[ReadoutTerm], current: Current, time_steps: int, bits: int) -> _Integers:
-    """Weights of so many bits, and the bias that all time steps add up to in their unit."""
+    """Weights of `bits` bits, and the bias that all time steps add up to in their unit."""
     peak = max(float(np.abs(term.weight).max(initial=0.0)) for term in terms) or 1.0
     largest = 2 ** (bits - 1) - 1
     # one step for all classes, or none: the logits of classes are compared

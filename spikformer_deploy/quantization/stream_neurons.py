@@ -109,7 +109,7 @@ def _convolution(name: str, term: ConvTerm, shared: SharedUnit, settings: Settin
 
 
 def pooled_residual(name: str, term: UnitTerm, observed: Observed, limits: CoreLimits) -> tuple[Quantized, Signal]:
-    """Sums of a stream over all positions, for the head: so many low bits are dropped that its accumulators fit.
+    """Sums of a stream over all positions, for the head, without their lowest bits: its accumulators add them up.
 
     Returns the population and what it sends, in the larger unit.
     """

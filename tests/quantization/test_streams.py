@@ -39,8 +39,11 @@ def dyadic_stream(rng: np.random.Generator, time_steps: int, soft: bool = False)
 
     Layers differ in size by powers of two: each needs an exponent of its own.
     """
-    channels, heads, theta = 4, 2, 2 ** int(rng.integers(5, 8))
-    unit, lif = 2.0 / theta, ir.Lif(soft_reset=soft)
+    channels = 4
+    heads = 2
+    theta = 2 ** int(rng.integers(5, 8))
+    unit = 2.0 / theta
+    lif = ir.Lif(soft_reset=soft)
 
     def conv(inputs: int, kernel: int, size: float = 1.0) -> ir.Conv2d:
         weight = rng.integers(-127, 128, (channels, inputs, kernel, kernel)).astype(float)
@@ -48,7 +51,8 @@ def dyadic_stream(rng: np.random.Generator, time_steps: int, soft: bool = False)
         bias = rng.integers(-100, 100, channels).astype(float)
         return ir.Conv2d(weight * unit * size, bias * unit, padding=(kernel // 2, kernel // 2))
 
-    big, small = (channels, 8, 8), (channels, 4, 4)
+    big = (channels, 8, 8)
+    small = (channels, 4, 4)
     counted = ir.Conv2d(np.ones((heads, channels // heads, 1, 1)), np.zeros(heads), groups=heads)
     nodes = [
         Node("input", ir.Input(), (), (2, 8, 8)),
@@ -179,7 +183,8 @@ def network_of(name: str) -> tuple[Network, np.ndarray]:
     raw = trace(module, shape, time_steps=config.time_steps, per_step=config.per_step)
     graph = simplify(fold_batch_norm(raw))
     if config.per_step:
-        pixels, real = Pixels((0.0, 0.0), (1.0, 1.0), 1), images
+        pixels = Pixels((0.0, 0.0), (1.0, 1.0), 1)
+        real = images
         values = images.numpy().astype(np.uint8)
     else:
         values = np.clip(np.rint(images.numpy() * 32 + 128), 0, 255).astype(np.uint8)
@@ -190,7 +195,7 @@ def network_of(name: str) -> tuple[Network, np.ndarray]:
 
 @pytest.mark.parametrize("name", SIBLINGS)
 def test_siblings_become_lawful_networks(name: str) -> None:
-    """Engine = reference, in every spike and potential; the residual of QKFormer alone is one of spikes."""
+    """Engine = reference, in every spike and potential; only the residual of QKFormer is one of spikes."""
     network, images = network_of(name)
     check_network(network)
     record = [p.name for p in network]

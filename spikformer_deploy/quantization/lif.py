@@ -108,8 +108,8 @@ def _lif_of_rounded_weights(task: LifTask) -> Quantized:
 def _choices(rule: LifRule, biased: bool) -> Iterator[_Choice]:
     """What to try, best first."""
     if rule.kind == LifKind.PROGRAMMABLE:
-        # Fractional bits serve the bias, and more of them are better.  A proof is worth more than all of those bits,
-        # and weight bits are worth more than the proof: they are the last to be given up.
+        # Fractional bits serve the bias and the decay, and more of them are better.  A proof is worth more than all of
+        # those bits, and weight bits are worth more than the proof: they are the last to be given up.
         yield from (_Choice(0, shift, True) for shift in range(MOST_FRACTION_BITS, -1, -1))
         yield from (_Choice(0, shift, False) for shift in range(MOST_FRACTION_BITS, -1, -1))
         yield from (_Choice(halvings, 0, True) for halvings in range(1, MOST_HALVINGS + 1))

@@ -5,8 +5,8 @@ inputs, some of which fire together.  Here weights are rounded one after another
 current is taken off the weights that are still to come (Frantar et al. 2023, GPTQ; Hassibi & Stork 1993).
 
 All that must be known of the inputs is how often each two of them fire together: their second moments, a matrix with
-E[x_i x_j] in row i and column j.  The mean squared error of a current is then e^T moments e, for the errors e of the
-weights.
+the sum of x_i x_j over all that was seen in row i and column j.  The squared error of a current, summed in the same
+way, is e^T moments e for the errors e of the weights.
 
 The threshold stays an integer without any rounding error.  With few bits it is chosen larger than the largest weight
 asks for, and the few weights that no longer fit are cut.
@@ -92,7 +92,7 @@ def _cut_error(rows: Float, threshold: int, largest: int) -> Float:
 
 
 def _error(difference: Float, moment: Float) -> Float:
-    """Mean squared error of each row's current."""
+    """Squared error of each row's current, summed over all inputs that were seen."""
     return np.einsum("ok,ok->o", difference @ moment, difference)
 
 

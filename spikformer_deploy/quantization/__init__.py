@@ -1,4 +1,1 @@
-"""Float graph -> integer network: calibrate.py on images, build.py the walk, neurons.py scales and bounds.
-
-Nothing is imported here: network.py, the data types, must load without torch.
-"""
+"""Float graph -> integer network: build.py walks over the graph, and the files beside it make the populations."""

@@ -1,7 +1,8 @@
 """The algebra between a float graph and integer populations: what a value of the graph is in terms of spikes.
 
 A value is a Signal (integers that populations send, with a scale) or a Current (synapses on signals, plus a bias).
-Linear operations stay symbolic here until a neuron takes the current: only then are scale and rounding chosen.
+Linear operations stay symbolic here until a neuron takes the current: only then are scale and rounding chosen, since
+only the neuron's threshold says how fine they must be.
 """
 
 from __future__ import annotations
@@ -14,34 +15,9 @@ import numpy as np
 
 from spikformer_deploy.base.arrays import Float, Int, Pair, Shape
 from spikformer_deploy.base.errors import QuantizeError
+from spikformer_deploy.graph.ir import Conv2d
 from spikformer_deploy.network.synapses import Window
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Signal:
-    """real[c] = scale[c] * (sum over `populations` of what they send) + offset[c], or offset[c, y, x].
-
-    offset  (C,) or (C, Y, X): of a normalised image, of a constant that was added
-    More than one population: a residual that is distributed over its consumers (targets with binary spikes).
-    pooled   what is read is the sum over all positions (the 1 / positions of a mean is in `scale`)
-    low      of a residual stream of currents: least and, as high, largest value a channel, (C,); None: 0 to max_out
-    """
-
-    populations: tuple[str, ...]
-    shape: Shape
-    scale: Float
-    offset: Float
-    max_out: int
-    pooled: bool = False
-    low: Int | None = None
-    high: Int | None = None
-
-    @property
-    def range(self) -> tuple[Int, Int]:
-        """(low, high) of every channel, (C,)."""
-        if self.low is not None and self.high is not None:
-            return self.low, self.high
-        return np.zeros(self.shape[0], np.int64), np.full(self.shape[0], self.max_out, np.int64)
+from spikformer_deploy.quantization.signals import Signal, as_map, as_vector, by_input, total
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,74 +86,72 @@ class Current:
 Value: TypeAlias = Signal | Current
 
 
-def convolve(
-    place: str,
-    value: Value,
-    weight: Float,
-    bias: Float,
-    stride: Pair,
-    padding: Pair,
-    groups: int,
-    shape: Shape,
-) -> Current:
-    """A convolution (or Linear: 1x1) of a signal; the offset of an image becomes a bias map, exact at the borders."""
+def convolve(place: str, value: Value, conv: Conv2d, shape: Shape) -> Current:
+    """A convolution (or Linear: 1x1) of a signal; the offset of an image becomes a bias map, exact at the borders.
+
+    shape  of the current
+    """
     signal = as_signal(place, value)
     if signal.pooled:
-        return _read_out(place, signal, _at_the_mean(place, weight, padding, groups, shape), bias, shape)
-    if signal.low is not None and signal.shape[1:] == (1, 1) == weight.shape[2:]:
-        return _read_out(place, signal, weight, bias, shape)
+        return _read_out(signal, _at_the_mean(place, conv, shape), conv.bias, shape)
+    if signal.low is not None and signal.shape[1:] == (1, 1) == conv.weight.shape[2:]:
+        return _read_out(signal, conv.weight, conv.bias, shape)
     if signal.low is not None:
         raise QuantizeError(
             place, "it reads the mean of a residual stream with no neuron in between", "Put a LIF there."
         )
-    per_group = weight.shape[1]
-    scale = signal.scale.reshape(groups, per_group)[np.arange(weight.shape[0]) // (weight.shape[0] // groups)]
-    effective = weight * scale[:, :, None, None]
-    total = bias
+    weight = conv.weight * by_input(signal.scale, conv.groups, len(conv.weight))[:, :, None, None]
+    bias = conv.bias
     if np.any(signal.offset):
-        total = bias[:, None, None] + _offset_map(signal, weight, stride, padding, groups, shape)
-        if np.all(total == total[:, :1, :1]):
-            total = np.ascontiguousarray(total[:, 0, 0])
-    terms = tuple(ConvTerm(place, p, effective, stride, padding, groups, _share(signal)) for p in signal.populations)
-    return Current(terms, total, shape)
+        # Zero padding stands around the normalised image: there the offset is missing, and the bias is a map.
+        bias = as_vector(bias[:, None, None] + _offset_map(signal, conv, shape))
+    terms = tuple(
+        ConvTerm(place, population, weight, conv.stride, conv.padding, conv.groups, signal.share)
+        for population in signal.populations
+    )
+    return Current(terms, bias, shape)
 
 
 def add(place: str, left: Value, right: Value) -> Current:
     """The sum of two values as a current (two signals are the business of the caller)."""
-    a, b = as_current(place, left), as_current(place, right)
-    return Current(a.terms + b.terms, _total(a.bias, b.bias), a.shape)
+    first = as_current(place, left)
+    second = as_current(place, right)
+    return Current(first.terms + second.terms, total(first.bias, second.bias), first.shape)
 
 
 def offset(place: str, value: Value, constant: Float) -> Value:
     """value + constant (C, Y, X): an offset of a signal, a bias of a current."""
-    own = constant[:, 0, 0] if np.all(constant == constant[:, :1, :1]) else constant
-    if isinstance(value, Signal):
-        if value.pooled or value.low is not None:
-            return offset(place, _unit(place, value), constant)
-        return replace(value, offset=_total(value.offset, own))
-    return replace(value, bias=_total(value.bias, own))
+    if isinstance(value, Current):
+        return replace(value, bias=total(value.bias, as_vector(constant)))
+    if value.pooled or value.low is not None:
+        # These reach a neuron by synapses of weight 1, in which an offset has no place: the bias takes it.
+        return offset(place, _unit(place, value), constant)
+    return value.plus(constant)
 
 
 def joined(place: str, currents: Sequence[Current], shape: Shape) -> Current:
     """The channels of `currents`, one after the other: weights of zero from what feeds the others."""
     terms: list[Term] = []
-    first = 0
+    before = 0
     for current in currents:
-        rows = (first, shape[0] - first - current.shape[0])
-        terms += [_in_rows(place, term, rows, shape[1:] == (1, 1)) for term in current.terms]
-        first += current.shape[0]
-    flat = all(current.bias.ndim == 1 for current in currents)
-    whole = [c.bias if flat else np.broadcast_to(_map(c.bias), c.shape) for c in currents]
-    return Current(tuple(terms), np.concatenate(whole), shape)
+        after = shape[0] - before - current.shape[0]
+        terms += [_in_rows(place, term, (before, after), shape[1:] == (1, 1)) for term in current.terms]
+        before += current.shape[0]
+    if all(current.bias.ndim == 1 for current in currents):
+        biases = [current.bias for current in currents]
+    else:
+        biases = [np.broadcast_to(as_map(current.bias), current.shape) for current in currents]
+    return Current(tuple(terms), np.concatenate(biases), shape)
 
 
 def _in_rows(place: str, term: Term, rows: tuple[int, int], one_position: bool) -> Term:
-    """A term with so many channels before and after its own that get nothing of it.
+    """A term with `rows` more channels (before, after) its own, which get nothing of it.
 
     one_position  of a current at one position, where unit synapses are a mean without a layer behind it
     """
     match term:
         case ConvTerm(weight=weight, groups=groups):
+            # Rows of zeros belong to no group: the groups are written out as zeros first.
             dense = dense_weight(weight, groups)
             return replace(term, weight=np.pad(dense, (rows, (0, 0), (0, 0), (0, 0))), groups=1)
         case ReadoutTerm(weight=weight):
@@ -192,7 +166,7 @@ def _in_rows(place: str, term: Term, rows: tuple[int, int], one_position: bool) 
 def scaled(value: Value, factor: float) -> Value:
     """factor * value."""
     if isinstance(value, Signal):
-        return replace(value, scale=value.scale * factor, offset=value.offset * factor)
+        return value.scaled(factor)
     return Current(tuple(_scaled_term(t, factor) for t in value.terms), value.bias * factor, value.shape)
 
 
@@ -213,9 +187,9 @@ def as_current(place: str, value: Value) -> Current:
         return value
     if value.pooled or value.low is not None:
         return _unit(place, value)
-    ones = np.ones((value.shape[0], 1, 1, 1))
-    zero = np.zeros(value.shape[0])
-    return convolve(place, value, ones, zero, (1, 1), (0, 0), value.shape[0], value.shape)
+    channels = value.shape[0]
+    identity = Conv2d(np.ones((channels, 1, 1, 1)), np.zeros(channels), groups=channels)
+    return convolve(place, value, identity, value.shape)
 
 
 def at_one_position(current: Current) -> Current:
@@ -226,14 +200,18 @@ def at_one_position(current: Current) -> Current:
 
 
 def _readout_of(term: Term) -> Term:
-    if isinstance(term, UnitTerm):
-        # a mean without a linear layer behind it: one class a channel
-        taps = term.window.kernel[0] * term.window.kernel[1]
-        most = int(max(-term.low.min(), term.high.max())) // taps
-        return ReadoutTerm(term.source, np.diag(term.scale), taps, most, bool((term.low < 0).any()))
-    if not isinstance(term, ConvTerm) or term.weight.shape[2:] != (1, 1) or term.padding != (0, 0):
-        return term
-    return ReadoutTerm(term.source, dense_weight(term.weight, term.groups)[:, :, 0, 0], 1, term.max_out)
+    """The readout that gives what `term` gives at one position; `term` itself where there is none."""
+    match term:
+        case UnitTerm(window=window):
+            # a mean without a linear layer behind it: one class a channel
+            taps = window.kernel[0] * window.kernel[1]
+            most = int(max(-term.low.min(), term.high.max())) // taps
+            return ReadoutTerm(term.source, np.diag(term.scale), taps, most, bool((term.low < 0).any()))
+        case ConvTerm(padding=(0, 0)) if term.weight.shape[2:] == (1, 1):
+            weight = dense_weight(term.weight, term.groups)[:, :, 0, 0]
+            return ReadoutTerm(term.source, weight, 1, term.max_out)
+        case _:
+            return term
 
 
 def _unit(place: str, signal: Signal) -> Current:
@@ -242,36 +220,44 @@ def _unit(place: str, signal: Signal) -> Current:
         problem = "a token mean of a sum of spikes on a target of binary ones, or of spikes with a constant added"
         raise QuantizeError(place, problem, "Put a LIF before the mean, or a layer behind it.")
     channels, height, width = signal.shape
-    window, taps = (Window((height, width)), height * width) if signal.pooled else (Window(), 1)
     low, high = signal.range
+    window = Window((height, width)) if signal.pooled else Window()
+    taps = height * width if signal.pooled else 1
     term = UnitTerm(signal.populations[0], window, signal.scale, low * taps, high * taps)
     return Current((term,), np.zeros(channels), (channels, 1, 1) if signal.pooled else signal.shape)
 
 
-def _read_out(place: str, signal: Signal, weight: Float, bias: Float, shape: Shape) -> Current:
-    effective = weight[:, :, 0, 0] * signal.scale
+def _read_out(signal: Signal, weight: Float, bias: Float, shape: Shape) -> Current:
+    """The readout of a sum over positions by `weight` (O, C, 1, 1)."""
+    per_class = weight[:, :, 0, 0]
     positions = signal.shape[1] * signal.shape[2]
     signed = signal.low is not None
-    terms = tuple(ReadoutTerm(p, effective, positions, _share(signal), signed) for p in signal.populations)
-    return Current(terms, bias + weight[:, :, 0, 0] @ signal.offset, shape)
+    effective = per_class * signal.scale
+    terms = tuple(ReadoutTerm(p, effective, positions, signal.share, signed) for p in signal.populations)
+    return Current(terms, bias + per_class @ signal.offset, shape)
 
 
-def _at_the_mean(place: str, weight: Float, padding: Pair, groups: int, shape: Shape) -> Float:
+def _at_the_mean(place: str, conv: Conv2d, shape: Shape) -> Float:
     """The dense weights (O, C, 1, 1) of the one tap of a kernel that sees a map of one position."""
     if shape[1:] != (1, 1):
         problem = f"a convolution pads a mean over positions to a map of {shape[1]}x{shape[2]}"
         raise QuantizeError(place, problem, "Use a linear layer after the mean.")
-    return dense_weight(weight[:, :, padding[0] :, padding[1] :][:, :, :1, :1], groups)
+    # The padding stands before the position: as many taps of the kernel see only zeros, and the next one sees the mean.
+    above, before = conv.padding
+    tap = conv.weight[:, :, above:, before:][:, :, :1, :1]
+    return dense_weight(tap, conv.groups)
 
 
 def dense_weight(weight: Float, groups: int) -> Float:
     """The weights (O, C, KY, KX) of a convolution without groups: zeros between channels of different groups."""
-    outputs, inputs = len(weight) // groups, weight.shape[1]
-    full = np.zeros((len(weight), inputs * groups, *weight.shape[2:]))
+    outputs = len(weight) // groups
+    inputs = weight.shape[1]
+    dense = np.zeros((len(weight), inputs * groups, *weight.shape[2:]))
     for group in range(groups):
-        rows, columns = (slice(group * n, (group + 1) * n) for n in (outputs, inputs))
-        full[rows, columns] = weight[rows]
-    return full
+        rows = slice(group * outputs, (group + 1) * outputs)
+        columns = slice(group * inputs, (group + 1) * inputs)
+        dense[rows, columns] = weight[rows]
+    return dense
 
 
 def at_all_positions(layer: str, current: Current, shapes: Mapping[str, Shape]) -> Current:
@@ -284,53 +270,53 @@ def at_all_positions(layer: str, current: Current, shapes: Mapping[str, Shape]) 
 
 
 def _whole_map(layer: str, term: ReadoutTerm, shape: Shape) -> Term:
+    """A kernel as large as the map, with one weight at all positions: their sum, weighted."""
     if term.signed:
+        # only a head reads the mean of a residual stream by weights; the neuron that takes this refuses it by name
         return term
     weight = np.tile(term.weight[:, :, None, None], (1, 1, *shape[1:]))
     return ConvTerm(layer, term.source, weight, (1, 1), (0, 0), 1, term.max_out)
 
 
-def _offset_map(signal: Signal, weight: Float, stride: Pair, padding: Pair, groups: int, shape: Shape) -> Float:
+def _offset_map(signal: Signal, conv: Conv2d, shape: Shape) -> Float:
     """Convolution of the offset with zero padding: (C_out, Y, X)."""
     if signal.offset.ndim == 3:
-        return _convolved(signal.offset, dense_weight(weight, groups), stride, padding, shape)
-    _, height, width = signal.shape
-    padded = np.pad(np.ones((height, width)), tuple((p, p) for p in padding))
-    out_channels, per_group = weight.shape[:2]
-    offsets = signal.offset.reshape(groups, per_group)[np.arange(out_channels) // (out_channels // groups)]
+        return _convolved(signal.offset, conv, shape)
+    # One offset a channel: a map of ones says where a tap sees the image, and where it sees padding.
+    inside = _padded(np.ones((1, *signal.shape[1:])), conv.padding)[0]
+    offsets = by_input(signal.offset, conv.groups, len(conv.weight))
     out = np.zeros(shape)
-    for ky, kx in np.ndindex(*weight.shape[2:]):
-        rows = slice(ky, ky + stride[0] * (shape[1] - 1) + 1, stride[0])
-        columns = slice(kx, kx + stride[1] * (shape[2] - 1) + 1, stride[1])
-        out += (weight[:, :, ky, kx] * offsets).sum(1)[:, None, None] * padded[rows, columns]
+    for ky, kx in np.ndindex(*conv.weight.shape[2:]):
+        rows, columns = _seen_by_tap((ky, kx), conv.stride, shape)
+        out += (conv.weight[:, :, ky, kx] * offsets).sum(1)[:, None, None] * inside[rows, columns]
     return out
 
 
-def _convolved(maps: Float, weight: Float, stride: Pair, padding: Pair, shape: Shape) -> Float:
-    padded = np.pad(maps, ((0, 0), *((p, p) for p in padding)))
+def _convolved(maps: Float, conv: Conv2d, shape: Shape) -> Float:
+    """Convolution of `maps` (C, Y, X) with zero padding, without the bias: (C_out, Y, X)."""
+    padded = _padded(maps, conv.padding)
+    weight = dense_weight(conv.weight, conv.groups)
     out = np.zeros(shape)
     for ky, kx in np.ndindex(*weight.shape[2:]):
-        rows = slice(ky, ky + stride[0] * (shape[1] - 1) + 1, stride[0])
-        columns = slice(kx, kx + stride[1] * (shape[2] - 1) + 1, stride[1])
+        rows, columns = _seen_by_tap((ky, kx), conv.stride, shape)
         out += np.tensordot(weight[:, :, ky, kx], padded[:, rows, columns], 1)
     return out
 
 
-def _share(signal: Signal) -> int:
-    """Largest value of each population of a distributed signal."""
-    return -(-signal.max_out // len(signal.populations))
+def _padded(maps: Float, padding: Pair) -> Float:
+    return np.pad(maps, ((0, 0), (padding[0], padding[0]), (padding[1], padding[1])))
 
 
-def _total(left: Float, right: Float) -> Float:
-    """The sum of two biases, (C,) or (C, Y, X) each."""
-    return left + right if left.ndim == right.ndim else _map(left) + _map(right)
-
-
-def _map(bias: Float) -> Float:
-    return bias if bias.ndim == 3 else bias[:, None, None]
+def _seen_by_tap(tap: Pair, stride: Pair, shape: Shape) -> tuple[slice, slice]:
+    """The (rows, columns) of a padded map that one tap of a kernel sees, at all positions of an output of `shape`."""
+    _, height, width = shape
+    rows = slice(tap[0], tap[0] + stride[0] * (height - 1) + 1, stride[0])
+    columns = slice(tap[1], tap[1] + stride[1] * (width - 1) + 1, stride[1])
+    return rows, columns
 
 
 def _scaled_term(term: Term, factor: float) -> Term:
+    """factor * term."""
     if isinstance(term, AttentionTerm):
         return replace(term, factor=term.factor * factor)
     if isinstance(term, UnitTerm):

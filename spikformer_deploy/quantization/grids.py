@@ -37,22 +37,26 @@ def grid_steps(weights: Float, largest: int) -> Float | None:
 
 def _steps(sizes: Float, largest: int) -> Float:
     """(R,) the largest step of each row of magnitudes, 0 where there is none: the peak divided by 1, 2, 3, ..."""
-    peaks, found = sizes.max(1), np.zeros(len(sizes))
+    peaks = sizes.max(1)
+    steps = np.zeros(len(sizes))
+    # The largest weights have the most room to miss a grid: they are looked at first, and are nearly always enough.
     order = np.argsort(-sizes[:, : 4 * FIRST_LOOK], 1)[:, :FIRST_LOOK]
     first = np.take_along_axis(sizes, order, 1)
     for most in range(1, largest + 1):
-        # a row whose step is found, or that is all zeros, is done
-        rows = np.flatnonzero((found == 0) & (peaks > 0))
+        # a row that has its step, or that is all zeros, is done
+        rows = np.flatnonzero((steps == 0) & (peaks > 0))
         rows = rows[_on_grid(first[rows], most / peaks[rows], most)]
         rows = rows[_on_grid(sizes[rows], most / peaks[rows], most)]
         whole = np.rint(sizes[rows] * (most / peaks[rows])[:, None])
         # least squares over all weights: nearer to the step that was meant than one weight is
-        found[rows] = (sizes[rows] * whole).sum(1) / (whole**2).sum(1)
-    return found
+        steps[rows] = (sizes[rows] * whole).sum(1) / (whole**2).sum(1)
+    return steps
 
 
 def _on_grid(sizes: Float, per_step: Float, most: int) -> NDArray[np.bool_]:
+    """(R,) whether all magnitudes of a row are whole numbers, up to `most`, times 1 / per_step."""
     scaled = sizes * per_step[:, None]
+    # The peak is `most` steps: its own relative error is that many times larger in steps.
     return np.asarray((np.abs(scaled - np.rint(scaled)) <= most * SAME).all(1))
 
 
@@ -76,8 +80,9 @@ def weight_error(real: Float, rounded: NDArray[np.int64]) -> float:
     """Largest difference between integers and what they stand for, (C, ...), over the largest of its channel."""
     if not real.size:
         return 0.0
-    off, peaks = (np.abs(x).reshape(len(real), -1).max(1) for x in (real - rounded, real))
-    return float((off[peaks > 0] / peaks[peaks > 0]).max(initial=0.0))
+    errors = np.abs(real - rounded).reshape(len(real), -1).max(1)
+    peaks = np.abs(real).reshape(len(real), -1).max(1)
+    return float((errors[peaks > 0] / peaks[peaks > 0]).max(initial=0.0))
 
 
 def none_below(error: float) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.network.synapses import Readout
 from spikformer_deploy.quantization.currents import Current, ReadoutTerm
-from spikformer_deploy.quantization.fitting import OBSERVED_MARGIN, Made, margin_of, within
+from spikformer_deploy.quantization.fitting import OBSERVED_MARGIN, Quantized, margin_of, within
 from spikformer_deploy.quantization.grids import are_whole, grid_steps, none_below, weight_error
 from spikformer_deploy.quantization.settings import Settings
 
@@ -27,18 +27,40 @@ FEWEST_HEAD_BITS = 4
 def make_accumulator(
     name: str,
     current: Current,
-    observed: Callable[[Population, tuple[Projection, ...]], int],
+    observed: Callable[[Quantized], int],
     time_steps: int,
     limits: CoreLimits,
     settings: Settings,
     last: bool = False,
-) -> Made:
+) -> Quantized:
     """The non-firing output population: logits = mean over T of the current = accumulator * scale.
 
     One scale for all classes, so that the largest integer is the predicted class.
-    last      logits = the current of the last step alone, which accumulators that forget hold: the mean of one step
+    last      logits = the current of the last step only, which accumulators that forget hold: the mean of one step
     observed  largest |accumulator| of a head in calibration, asked for where the worst case does not fit
     """
+    terms = _readouts(name, current)
+    summed_steps = 1 if last else time_steps
+    fewest = min(FEWEST_HEAD_BITS, settings.weight_bits)
+    seen: float | None = None
+    for bits in range(settings.weight_bits, fewest - 1, -1):
+        integers = _integers(terms, current, summed_steps, bits)
+        head = _head(name, terms, integers, current, summed_steps, last)
+        if within(head.population.bounds, limits.state_bits):
+            return replace(head, margin=margin_of(head.population.bounds, limits))
+        if seen is None:
+            # One run is enough for all numbers of bits: the real value hardly depends on how finely it is rounded.
+            seen = observed(head) * integers.scale * OBSERVED_MARGIN
+        most = int(np.ceil(seen / integers.scale))
+        if within((-most, most), limits.state_bits):
+            population = replace(head.population, bounds=(-most, most))
+            return Quantized(population, head.projections, False, margin_of((most, most), limits))
+    problem = f"its accumulators do not fit {limits.state_bits} bits with weights of {bits} bits"
+    raise QuantizeError(name, problem, "Reduce the tokens or the time steps, or use a target with a wider state.")
+
+
+def _readouts(name: str, current: Current) -> list[ReadoutTerm]:
+    """The terms of a head, which are all readouts; QuantizeError where they are not."""
     terms = [term for term in current.terms if isinstance(term, ReadoutTerm)]
     if len(terms) != len(current.terms) or not terms:
         raise QuantizeError(
@@ -46,52 +68,31 @@ def make_accumulator(
             "the network must end in a mean over positions and one linear layer, or in neurons at one position",
             "Put LIF neurons after the last layer.",
         )
-    seen: float | None = None
-    time_steps = 1 if last else time_steps
-    for bits in range(settings.weight_bits, min(FEWEST_HEAD_BITS, settings.weight_bits) - 1, -1):
-        scale, weights, bias = _readout(terms, current, time_steps, bits)
-        proven = _readout_range(terms, weights, bias, time_steps)
-        errors = [weight_error(term.weight / scale, weight) for term, weight in zip(terms, weights, strict=True)]
-        errors.append(float(np.abs(current.bias * time_steps / scale - bias).max(initial=0.0)) / _largest(weights))
-        neuron = Accumulator(frozen(bias), frozen(np.full(len(bias), scale / time_steps)), last)
-        head = _head(name, terms, weights, neuron, proven, none_below(max(errors)))
-        if within(proven, limits.state_bits):
-            return *head, "static", margin_of(proven, limits)
-        if seen is None:
-            seen = observed(*head) * scale * OBSERVED_MARGIN
-        most = int(np.ceil(seen / scale))
-        if within((-most, most), limits.state_bits):
-            population, projections = head
-            return replace(population, bounds=(-most, most)), projections, "observed", margin_of((most, most), limits)
-    problem = f"its accumulators do not fit {limits.state_bits} bits with weights of {bits} bits"
-    raise QuantizeError(name, problem, "Reduce the tokens or the time steps, or use a target with a wider state.")
+    return terms
 
 
-def _head(
-    name: str,
-    terms: list[ReadoutTerm],
-    weights: list[Int],
-    neuron: Accumulator,
-    bounds: tuple[int, int],
-    rounding: float,
-) -> tuple[Population, tuple[Projection, ...]]:
-    projections = tuple(
-        Projection((term.source,), name, Readout(frozen(weight, np.int8)))
-        for term, weight in zip(terms, weights, strict=True)
-    )
-    return Population(name, (len(neuron.bias), 1, 1), neuron, 0, bounds, rounding), projections
+@dataclass(frozen=True, slots=True, eq=False)
+class _Integers:
+    """A head in integers: the real sum over the steps = integer * scale.
+
+    weights  of each readout, (O, C); bias (O,), summed over the steps
+    """
+
+    scale: float
+    weights: list[Int]
+    bias: Int
 
 
-def _readout(terms: list[ReadoutTerm], current: Current, time_steps: int, bits: int) -> tuple[float, list[Int], Int]:
-    """(scale, weights, bias) of a head with so many weight bits: real sum over the steps = integer * scale."""
+def _integers(terms: Sequence[ReadoutTerm], current: Current, time_steps: int, bits: int) -> _Integers:
+    """Weights of `bits` bits, and the bias that all time steps add up to in their unit."""
     peak = max(float(np.abs(term.weight).max(initial=0.0)) for term in terms) or 1.0
     largest = 2 ** (bits - 1) - 1
     # one step for all classes, or none: the logits of classes are compared
-    steps = grid_steps(np.concatenate([t.weight.reshape(1, -1) for t in terms], 1), largest)
-    real = current.bias * time_steps
-    scale = peak / largest if steps is None else _finer(float(steps[0]), peak, real, largest)
+    steps = grid_steps(np.concatenate([term.weight.reshape(1, -1) for term in terms], 1), largest)
+    real_bias = current.bias * time_steps
+    scale = peak / largest if steps is None else _finer(float(steps[0]), peak, real_bias, largest)
     weights = [np.rint(term.weight / scale).astype(np.int64) for term in terms]
-    return scale, weights, np.rint(real / scale).astype(np.int64)
+    return _Integers(scale, weights, np.rint(real_bias / scale).astype(np.int64))
 
 
 def _finer(step: float, peak: float, bias: Float, largest: int) -> float:
@@ -104,17 +105,43 @@ def _finer(step: float, peak: float, bias: Float, largest: int) -> float:
     return step
 
 
-def _largest(weights: list[Int]) -> int:
-    """The largest magnitude of all weights of a head, at least 1."""
-    return max(1, *(int(np.abs(weight).max(initial=0)) for weight in weights))
+def _head(
+    name: str, terms: Sequence[ReadoutTerm], integers: _Integers, current: Current, time_steps: int, last: bool
+) -> Quantized:
+    """The population of integer weights, with the range of its worst case, and its synapses."""
+    classes = len(integers.bias)
+    # accumulators add up over the steps; the logits are the mean over them
+    scale = np.full(classes, integers.scale / time_steps)
+    neuron = Accumulator(frozen(integers.bias), frozen(scale), last)
+    bounds = _worst_case(terms, integers, time_steps)
+    population = Population(name, (classes, 1, 1), neuron, 0, bounds, _rounding(terms, integers, current, time_steps))
+    projections = tuple(
+        Projection((term.source,), name, Readout(frozen(weight, np.int8)))
+        for term, weight in zip(terms, integers.weights, strict=True)
+    )
+    return Quantized(population, projections)
 
 
-def _readout_range(terms: list[ReadoutTerm], weights: list[Int], bias: Int, time_steps: int) -> tuple[int, int]:
-    """Worst case of the accumulators at any time, over all classes."""
-    low, high = np.minimum(bias, 0), np.maximum(bias, 0)
-    for term, weight in zip(terms, weights, strict=True):
+def _rounding(terms: Sequence[ReadoutTerm], integers: _Integers, current: Current, time_steps: int) -> float:
+    """The largest relative error of a weight, or of a bias against the largest weight."""
+    errors = [
+        weight_error(term.weight / integers.scale, weight) for term, weight in zip(terms, integers.weights, strict=True)
+    ]
+    off = float(np.abs(current.bias * time_steps / integers.scale - integers.bias).max(initial=0.0))
+    largest_weight = max(1, *(int(np.abs(weight).max(initial=0)) for weight in integers.weights))
+    return none_below(max(*errors, off / largest_weight))
+
+
+def _worst_case(terms: Sequence[ReadoutTerm], integers: _Integers, time_steps: int) -> tuple[int, int]:
+    """Least and largest value of the accumulators at any time, over all classes and inputs."""
+    # They start at the bias of all steps: before the first sums arrive, zero and the bias are within the range.
+    low = np.minimum(integers.bias, 0)
+    high = np.maximum(integers.bias, 0)
+    for term, weight in zip(terms, integers.weights, strict=True):
         least, most = weighted_range(weight, term.max_out * term.positions * time_steps)
         if term.signed:
+            # inputs from -max_out to max_out: each weight can count with either sign
             least, most = least - most, most - least
-        low, high = low + least, high + most
+        low = low + least
+        high = high + most
     return int(low.min()), int(high.max())

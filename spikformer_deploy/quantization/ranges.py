@@ -1,4 +1,4 @@
-"""What the currents of the float graph reach on a few images: ranges where no worst case fits the target's integers."""
+"""Ranges of the float graph's values on a few images: they serve where no worst case fits the target's integers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import torch
 
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Graph, Lif, Mean, Output
-from spikformer_deploy.quantization.streams import streams_of
+from spikformer_deploy.quantization.residuals import residual_streams
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Ranges on some images; the graph runs once, when the first of them is asked for, and mostly none is.
 
-    images  normalised, (N, C, Y, X) or (N, T, C, Y, X); batch: so many at a time
+    images  normalised, (N, C, Y, X) or (N, T, C, Y, X)
+    batch   images that run at a time
     """
 
     graph: Graph
@@ -26,25 +27,31 @@ class Calibration:
     def range_of(self, name: str) -> tuple[float, float]:
         """(lowest, highest) input of a Lif in one step, or of the Output summed over the steps up to any.
 
-        Of an Output that reads the last step alone, in one step: its accumulators forget.
+        Of an Output that reads only the last step, in one step: its accumulators forget.
 
         Of residual streams, and of their means: the values themselves.
         """
-        return self._currents[name]
+        return self._ranges[name]
 
     @cached_property
-    def _currents(self) -> dict[str, tuple[float, float]]:
-        graph = self.graph
-        streams = {name for members in streams_of(graph) for name in members}
-        streams |= {n.name for n in graph.of(Mean) if n.inputs[0] in streams}
-        reads = {n.name: n.inputs[0] for n in graph.of(Lif, Output)} | {name: name for name in streams}
-        currents: dict[str, tuple[float, float]] = {}
-        for part in self.images.split(self.batch):
-            values = execute(graph, part, record={*reads.values()})
-            for name, read in reads.items():
-                op = graph[name].op
-                value = values[read].cumsum(1) if isinstance(op, Output) and not op.last else values[read]
-                low, high = (float(x) for x in torch.aminmax(value))
-                old = currents.get(name, (low, high))
-                currents[name] = (min(low, old[0]), max(high, old[1]))
-        return currents
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        value_of = _values_to_watch(self.graph)
+        ranges: dict[str, tuple[float, float]] = {}
+        for images in self.images.split(self.batch):
+            values = execute(self.graph, images, record={*value_of.values()})
+            for name, watched in value_of.items():
+                op = self.graph[name].op
+                # An accumulator must hold the sum after every step, not only the last one: sums may go up and down.
+                adds_up = isinstance(op, Output) and not op.last
+                least, most = torch.aminmax(values[watched].cumsum(1) if adds_up else values[watched])
+                low, high = ranges.get(name, (float(least), float(most)))
+                ranges[name] = (min(float(least), low), max(float(most), high))
+        return ranges
+
+
+def _values_to_watch(graph: Graph) -> dict[str, str]:
+    """By each node whose range may be asked for, the node whose value it is: what it reads, or its own."""
+    inputs = {node.name: node.inputs[0] for node in graph.of(Lif, Output)}
+    residual = {name for members in residual_streams(graph) for name in members}
+    means = {node.name for node in graph.of(Mean) if node.inputs[0] in residual}
+    return inputs | {name: name for name in residual | means}

@@ -1,8 +1,9 @@
 """Scale groups anchored at the threshold: the integer threshold is chosen first, so that it has no rounding error.
 
-A channel with integer threshold theta has weights w * theta * gain / v_threshold, rounded; gain is 1 / tau where the
-input decays.  Of the thetas for which all weights of a group fit, the one with the least error of the weights is
-taken: mostly one of the largest, but weights that stand near a coarser grid are served better by another.
+A channel with integer threshold theta has weights w * theta * gain, rounded (gain: see gain_of).  A core holds few
+different thresholds, so that channels share them in groups.  Of the thetas for which all weights of a group fit, the
+one with the least error of the weights is taken: mostly one of the largest, but weights that stand near a coarser grid
+are served better by another.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Float
+from spikformer_deploy.graph import ir
 
 SCORED_WEIGHTS = 8192
 """Weights of a group that a threshold is judged by, spread evenly: the error of all hardly differs."""
@@ -21,6 +23,11 @@ MOST_SCORED = 128
 """Thresholds that are judged at most: beyond, neighbours differ by less than a percent."""
 MAX_CANDIDATES = 256
 """Boundaries between groups that the clustering looks at: enough for 3,072 channels to lose less than a percent."""
+
+
+def gain_of(lif: ir.Lif) -> float:
+    """What a current of 1 adds to the potential, in units of the threshold."""
+    return (1 / lif.tau if lif.decay_input else 1.0) / lif.v_threshold
 
 
 def scale_groups(peaks: Float, granularity: str, most_groups: int) -> NDArray[np.int64]:
@@ -50,7 +57,10 @@ def largest_thresholds(
     cap    largest threshold that the neuron can hold; 0 is returned where not even 1 fits
     """
     group_peaks = np.zeros(groups.max() + 1)
+    # not group_peaks[groups] = ...: channels of one group would overwrite each other
     np.maximum.at(group_peaks, groups, peaks * gain)
+    # A weight may be up to half a unit larger than the largest integer that it rounds to.  A group of zeros divides by
+    # zero, and takes the cap.
     with np.errstate(divide="ignore"):
         limit = np.minimum((largest_weight + 0.5) / group_peaks, cap)
     thresholds = np.floor(limit).astype(np.int64)
@@ -74,26 +84,34 @@ def least_error_thresholds(
         members = np.flatnonzero(groups == group)
         top = int(largest[members[0]])
         # whole channels, evenly spread: errors of one channel add up
-        own = weights[members[:: max(1, weights[members].size // SCORED_WEIGHTS)]] * gain
+        every = max(1, weights[members].size // SCORED_WEIGHTS)
+        scored = weights[members[::every]] * gain
+        # falling, so that argmin gives a tie to the larger threshold
         candidates = np.arange(top, max(top // 2, top - MOST_SCORED, 0), -1)
-        errors = [_error_of_currents(np.rint(own * c) / c - own) for c in candidates]
-        if candidates.size:
+        errors = [_error_of_currents(np.rint(scored * theta) / theta - scored) for theta in candidates]
+        if candidates.size:  # none where not even a threshold of 1 fits
             best[members] = candidates[int(np.argmin(errors))]
     return best
 
 
 def _error_of_currents(errors: Float) -> float:
+    """The squared error of currents, from the errors (C, N) of the weights: by themselves, and what they share."""
     return float((errors**2).sum() + COMMON * (errors.sum(1) ** 2).sum())
 
 
 def _split_sorted(peaks: Float, most_groups: int) -> NDArray[np.int64]:
-    """Group numbers of channels sorted by falling peak: dynamic programming over group boundaries."""
+    """Group numbers of channels sorted by falling peak: dynamic programming over group boundaries.
+
+    A best partition into g groups is a best one of the first channels into g - 1, and one more group behind it.
+    """
     channels = len(peaks)
+    # Boundaries are looked for among a few candidates only: all pairs of 3,072 channels would be 9 million prices.
     cuts = np.unique(np.linspace(0, channels, min(channels, MAX_CANDIDATES) + 1).astype(np.int64))
     squares = peaks[cuts[:-1]] ** 2
     sizes = cuts[:, None] - cuts[None, :-1]
     # price[end, start]: the group of candidates start..end; its step is set by its first, largest channel
     price = np.where(sizes > 0, sizes * squares, np.inf)
+    # best[end]: the least price of all channels before `end`, in as many groups as have been looked at so far
     best = price[:, 0].copy()
     best[0] = 0.0
     choices = []
@@ -104,6 +122,7 @@ def _split_sorted(peaks: Float, most_groups: int) -> NDArray[np.int64]:
         improved[0] = 0.0
         choices.append(choice)
         best = improved
+    # From the last group back: each choice says where its group starts, which is where the group before it ends.
     groups = np.empty(channels, np.int64)
     end = len(cuts) - 1
     for number in range(most_groups - 1, -1, -1):

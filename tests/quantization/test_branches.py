@@ -32,15 +32,21 @@ class Branches(nn.Module):
 
     def __init__(self, body: Body, sizes: tuple[int, int, int]) -> None:
         super().__init__()
-        self.body, (a, b, c), whole = body, sizes, sum(sizes)
-        self.first, self.second = nn.Conv2d(2, a, 3, padding=1), nn.Conv2d(a, b, (1, 3), padding="same")
-        self.third, self.norm = nn.Conv2d(a + b, c, 1), nn.BatchNorm2d(c, eps=0.0)
-        self.next, self.depthwise = (
-            nn.Conv2d(whole, 4, 3, padding=1),
-            nn.Conv2d(whole, whole, 3, padding=1, groups=whole),
-        )
-        self.all, self.four, self.flat = nn.Linear(whole, 3), nn.Linear(4, 3), nn.Linear(whole * 15, 3)
-        self.q, self.v, self.other = nn.Conv2d(whole, whole, 1), nn.Conv2d(whole, whole, 1), nn.Linear(whole, 2)
+        self.body = body
+        a, b, c = sizes
+        whole = sum(sizes)
+        self.first = nn.Conv2d(2, a, 3, padding=1)
+        self.second = nn.Conv2d(a, b, (1, 3), padding="same")
+        self.third = nn.Conv2d(a + b, c, 1)
+        self.norm = nn.BatchNorm2d(c, eps=0.0)
+        self.next = nn.Conv2d(whole, 4, 3, padding=1)
+        self.depthwise = nn.Conv2d(whole, whole, 3, padding=1, groups=whole)
+        self.all = nn.Linear(whole, 3)
+        self.four = nn.Linear(4, 3)
+        self.flat = nn.Linear(whole * 15, 3)
+        self.q = nn.Conv2d(whole, whole, 1)
+        self.v = nn.Conv2d(whole, whole, 1)
+        self.other = nn.Linear(whole, 2)
         self.lifs = nn.ModuleList(LIF(v_threshold=0.5) for _ in range(8))
 
     def fire(self, x: Tensor) -> Tensor:
@@ -129,10 +135,15 @@ class Placed(nn.Module):
     def __init__(self, body: Callable[[Placed, Tensor], Tensor]) -> None:
         super().__init__()
         self.body = body
-        self.a, self.b, self.c = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 1, bias=False)
-        self.lifs, self.fc = nn.ModuleList(LIF(v_threshold=0.5) for _ in range(4)), nn.Linear(4, 3)
-        self.map, self.tokens = nn.Parameter(torch.zeros(1, 4, *SIZE)), nn.Parameter(torch.zeros(1, 15, 4))
-        self.image, self.row = nn.Parameter(torch.zeros(1, 2, *SIZE)), nn.Parameter(torch.zeros(1, 1, 3, 1))
+        self.a = nn.Conv2d(2, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 4, 3, 2, 1)
+        self.c = nn.Conv2d(4, 4, 1, bias=False)
+        self.lifs = nn.ModuleList(LIF(v_threshold=0.5) for _ in range(4))
+        self.fc = nn.Linear(4, 3)
+        self.map = nn.Parameter(torch.zeros(1, 4, *SIZE))
+        self.tokens = nn.Parameter(torch.zeros(1, 15, 4))
+        self.image = nn.Parameter(torch.zeros(1, 2, *SIZE))
+        self.row = nn.Parameter(torch.zeros(1, 1, 3, 1))
         self.channel = nn.Parameter(torch.zeros(4, 1, 1))
 
     def fire(self, x: Tensor) -> Tensor:
@@ -268,8 +279,11 @@ def test_a_mean_that_a_residual_stream_adds_is_named() -> None:
     class Excited(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.squeeze, self.one = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
-            self.lifs, self.fc = nn.ModuleList(LIF(v_threshold=0.5) for _ in range(4)), nn.Linear(4, 3)
+            self.conv = nn.Conv2d(2, 4, 3, padding=1)
+            self.squeeze = nn.Conv2d(4, 4, 1)
+            self.one = nn.Conv2d(4, 4, 1)
+            self.lifs = nn.ModuleList(LIF(v_threshold=0.5) for _ in range(4))
+            self.fc = nn.Linear(4, 3)
 
         def forward(self, frames: Tensor) -> Tensor:
             x = by_step(self.lifs[0], self.conv(frames.transpose(0, 1).flatten(0, 1)))  # type: ignore[arg-type]

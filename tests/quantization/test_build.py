@@ -38,7 +38,9 @@ def dyadic_graph(rng: np.random.Generator, time_steps: int) -> tuple[Graph, Pixe
         bias = rng.integers(-100, 100, channels).astype(float)
         return ir.Conv2d(weight * unit, bias * unit, padding=(kernel // 2, kernel // 2))
 
-    channels, size, theta = int(rng.choice([4, 8])), int(rng.integers(3, 6)), 2 ** int(rng.integers(5, 8))
+    channels = int(rng.choice([4, 8]))
+    size = int(rng.integers(3, 6))
+    theta = 2 ** int(rng.integers(5, 8))
     unit = 2.0 / theta  # tau = 2: integer weight = weight / 2 * theta
     shape = (channels, size, size)
     nodes = [

@@ -20,7 +20,8 @@ from spikformer_deploy.quantization.settings import Settings
 
 def real_spikes(sums: list[int], theta: int, decay: Fraction) -> list[int]:
     """V = decay * V + a, fire at V >= theta, reset to 0, in exact rational arithmetic."""
-    v, spikes = Fraction(0), []
+    v = Fraction(0)
+    spikes = []
     for a in sums:
         v = decay * v + a
         spikes.append(int(v >= theta))
@@ -31,7 +32,9 @@ def real_spikes(sums: list[int], theta: int, decay: Fraction) -> list[int]:
 
 def integer_spikes(neuron: Lif, sums: list[int]) -> tuple[list[int], list[int]]:
     population = Population("lif", (1, 1, 1), neuron, 1)
-    state, spikes, peaks = None, [], []
+    state = None
+    spikes = []
+    peaks = []
     for a in sums:
         out, state, peak = step(population, np.full((1, 1, 1, 1), a), state, None)
         spikes.append(int(out[0, 0, 0, 0]))
@@ -83,7 +86,8 @@ def test_proven_range_holds(sums: list[int], theta: int, kind: str, decay: int) 
     scale = STOCK_SHIFT if kind == "stock" else 0
     threshold = theta - 1 if kind == "stock" else theta
     neuron = Lif(kind, decay, 0, np.array([threshold]), np.array([0]))
-    low, high = np.array([min(sums) << scale]), np.array([max(sums) << scale])
+    low = np.array([min(sums) << scale])
+    high = np.array([max(sums) << scale])
     lowest, highest = membrane_range(low, high, np.array([theta << scale]), decay, len(sums))
     _, peaks = integer_spikes(neuron, sums)
     assert max(peaks) <= max(abs(int(lowest[0])), abs(int(highest[0])))
@@ -107,7 +111,8 @@ def test_a_soft_reset_is_exact(sums: list[int], theta: int, decay: tuple[Fractio
     """V = decay * V + a, fire at V >= theta, V - theta after a spike: the same spikes, and the proven range holds."""
     real, numerator, bits = decay
     shift = bits * (len(sums) - 1)
-    v, expected = Fraction(0), []
+    v = Fraction(0)
+    expected = []
     for a in sums:
         v = real * v + a
         expected.append(int(v >= theta))
@@ -115,7 +120,8 @@ def test_a_soft_reset_is_exact(sums: list[int], theta: int, decay: tuple[Fractio
     neuron = Lif("programmable", numerator, shift, np.array([theta << shift]), np.array([0]), soft=True)
     found, peaks = integer_spikes(neuron, sums)
     assert found == expected
-    low, high = np.array([min(sums) << shift]), np.array([max(sums) << shift])
+    low = np.array([min(sums) << shift])
+    high = np.array([max(sums) << shift])
     lowest, highest = membrane_range(low, high, np.array([theta << shift]), numerator, len(sums), soft=True)
     assert max(peaks) <= max(abs(int(lowest[0])), abs(int(highest[0])))
 
@@ -132,7 +138,8 @@ def test_a_soft_reset_is_exact(sums: list[int], theta: int, decay: tuple[Fractio
 )
 def test_strict_neurons_are_exact(sums: list[int], theta: int, decay: tuple[Fraction, int], soft: bool) -> None:
     """Fire at V > theta, rounding up: no bits are needed, potentials at the threshold stay, the proven range holds."""
-    v, expected = Fraction(0), []
+    v = Fraction(0)
+    expected = []
     for a in sums:
         v = decay[0] * v + a
         expected.append(int(v > theta))
@@ -141,14 +148,16 @@ def test_strict_neurons_are_exact(sums: list[int], theta: int, decay: tuple[Frac
     neuron = Lif("programmable", decay[1], 0, np.array([theta]), np.array([0]), soft=soft, strict=True)
     found, peaks = integer_spikes(neuron, sums)
     assert found == expected
-    low, high = np.array([min(sums)]), np.array([max(sums)])
+    low = np.array([min(sums)])
+    high = np.array([max(sums)])
     lowest, highest = membrane_range(low, high, np.array([theta]), decay[1], len(sums), soft, strict=True)
     assert max(peaks) <= max(abs(int(lowest[0])), abs(int(highest[0])))
 
 
 def test_rounding_down_would_miss_strict_spikes() -> None:
     """The control: floor(V) > theta misses potentials less than one above the threshold."""
-    sums, theta = [3, 3], 4
+    sums = [3, 3]
+    theta = 4
     strict = Lif("programmable", 2048, 0, np.array([theta]), np.array([0]), strict=True)
     floored = Lif("programmable", 2048, 0, np.array([theta + 1]), np.array([0]))
     assert integer_spikes(strict, sums)[0] == [0, 1]
@@ -186,12 +195,12 @@ def test_a_lif_that_says_exact_is(
     op = ir.Lif(leak[0], 1.0, leak[1], strict=strict)
     largest = np.abs(real).sum() + np.abs(biases).sum()
     options = Settings(8, "group", kind, None)
-    made = make_lif("lif", op, current, lambda _: (-largest * 4, largest * 4), time_steps, limits, options)
-    population, (projection,), *_ = made
-    lif = population.neuron
+    quantized = make_lif("lif", op, current, lambda _: (-largest * 4, largest * 4), time_steps, limits, options)
+    (projection,) = quantized.projections
+    lif = quantized.population.neuron
     assert isinstance(lif, Lif)
     # biases of fp32 are only equal to what was given within fp32: ties are for eighths
-    on_grid = population.rounding == 0 and all(float(b * 8).is_integer() for b in biases)
+    on_grid = quantized.population.rounding == 0 and all(float(b * 8).is_integer() for b in biases)
     frames = np.random.default_rng(seed).integers(0, 2, (time_steps, 3))
     sums = frames @ projection.synapse.weight[:, :, 0, 0].T.astype(np.int64)
     if not lif.exact:
@@ -220,7 +229,8 @@ def only(lif: Lif, channel: int) -> Lif:
 
 
 def rational(sums: list, bias: Fraction, theta: Fraction, decay: Fraction, strict: bool) -> list[int]:
-    v, spikes = Fraction(0), []
+    v = Fraction(0)
+    spikes = []
     for a in sums:
         v = decay * v + a + bias
         spikes.append(int(v > theta if strict else v >= theta))

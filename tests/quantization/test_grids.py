@@ -9,14 +9,14 @@ from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.graph import ir
 from spikformer_deploy.network.neurons import Lif
 from spikformer_deploy.quantization.currents import ConvTerm, Current
-from spikformer_deploy.quantization.fitting import Made
+from spikformer_deploy.quantization.fitting import Quantized
 from spikformer_deploy.quantization.grids import grid_steps, whole_thresholds
 from spikformer_deploy.quantization.lif import make_lif
 from spikformer_deploy.quantization.scales import largest_thresholds, least_error_thresholds
 from spikformer_deploy.quantization.settings import Settings
 
 
-def made(weight: np.ndarray, bits: int, steps: int = 4, op: ir.Lif | None = None, bias: float = 0.0) -> Made:
+def quantized(weight: np.ndarray, bits: int, steps: int = 4, op: ir.Lif | None = None, bias: float = 0.0) -> Quantized:
     channels = len(weight)
     term = ConvTerm("conv", "in", weight, (1, 1), (0, 0), 1, 1)
     current = Current((term,), np.full(channels, bias), (channels, 1, 1))
@@ -44,13 +44,15 @@ def test_integers_times_a_step_come_out_unchanged(grid: str, by_channel: bool, s
     """A learnt step size is any number, one for all or one a channel, and weights went through fp32."""
     rng = np.random.default_rng(seed)
     whole = GRIDS[grid](rng)
-    whole.reshape(12, -1)[:, 0], whole.reshape(12, -1)[:, 1] = np.abs(whole).max(), 1
+    whole.reshape(12, -1)[:, 0] = np.abs(whole).max()
+    whole.reshape(12, -1)[:, 1] = 1
     steps = step * (rng.uniform(0.2, 1.0, 12) if by_channel else np.ones(12))
     weight = (whole * steps[:, None, None, None]).astype(np.float32).astype(np.float64)
-    population, (projection,), *_ = made(weight, 8)
+    lif = quantized(weight, 8)
+    (projection,) = lif.projections
     np.testing.assert_array_equal(projection.synapse.weight, whole)
-    assert population.rounding == 0
-    neuron = population.neuron
+    assert lif.population.rounding == 0
+    neuron = lif.population.neuron
     assert isinstance(neuron, Lif)
     assert neuron.exact
     # the threshold in units of the step; not whole, so that it stands between two potentials of T - 1 = 3 bits
@@ -63,24 +65,31 @@ def test_spikes_on_a_grid_are_those_of_real_numbers(
     seed: int, step: float, strict: bool, decay_input: bool, soft: bool
 ) -> None:
     """Any step: integers against float64, whose rounding of sums of 4 steps is far below the distance to a tie."""
-    rng, steps = np.random.default_rng(seed), 4
+    rng = np.random.default_rng(seed)
+    steps = 4
     whole = rng.integers(-7, 8, (5, 6))
-    whole[:, 0], whole[:, 1] = 7, 1
+    whole[:, 0] = 7
+    whole[:, 1] = 1
     weight = whole * step
     op = ir.Lif(2.0, 1.0, decay_input, False, strict)
-    population, (projection,), *_ = made(weight[:, :, None, None], 4, steps, op)
-    neuron = population.neuron
+    lif = quantized(weight[:, :, None, None], 4, steps, op)
+    (projection,) = lif.projections
+    neuron = lif.population.neuron
     assert isinstance(neuron, Lif)
     frames = rng.integers(0, 2, (20, steps, 6))
     a = frames @ projection.synapse.weight[:, :, 0, 0].T.astype(np.int64) << neuron.shift
-    v, u, half = np.zeros((20, 5)), np.zeros((20, 5), np.int64), 0.5 if decay_input else 1.0
+    v = np.zeros((20, 5))
+    u = np.zeros((20, 5), np.int64)
+    half = 0.5 if decay_input else 1.0
     for t in range(steps):
         v = v / 2 + half * (frames[:, t] @ weight.T)
         u = (u * 2048 + neuron.round_up >> 12) + a[:, t]
         near = np.abs(v - 1) < 1e-9
-        spikes, fires = (v > 1 if strict else v >= 1), u >= neuron.fires_from
+        spikes = v > 1 if strict else v >= 1
+        fires = u >= neuron.fires_from
         np.testing.assert_array_equal(fires[~near], spikes[~near])
-        v, u = np.where(fires, 0, v), np.where(fires, 0, u)
+        v = np.where(fires, 0, v)
+        u = np.where(fires, 0, u)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 8))
@@ -99,7 +108,8 @@ def test_a_finer_grid_than_the_bits_hold_is_none() -> None:
 def test_the_least_error_of_all_thresholds_is_found(seed: int, largest: int) -> None:
     """No threshold of the upper half makes a smaller error of the currents than the one that is chosen."""
     rng = np.random.default_rng(seed)
-    weights, gain = rng.normal(size=(3, 20)), 0.05
+    weights = rng.normal(size=(3, 20))
+    gain = 0.05
     groups = np.zeros(3, np.int64)
     most = largest_thresholds(np.abs(weights).max(1), groups, gain, largest, 2**20)
     chosen = least_error_thresholds(weights, most, groups, gain)

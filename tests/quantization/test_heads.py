@@ -17,12 +17,12 @@ LIMITS = load_profile("loihi2").limits
 def head(weight: np.ndarray, bias: np.ndarray, time_steps: int, bits: int = 8) -> tuple[np.ndarray, np.ndarray, float]:
     """(integer weights, integer bias, scale) times scale, as real numbers, and the rounding that is stated."""
     current = Current((ReadoutTerm("in", weight, 4, 1),), bias, (len(bias), 1, 1))
-    made = make_accumulator("output", current, lambda *_: 1, time_steps, LIMITS, Settings(bits))
-    population, (projection,), *_ = made
-    neuron = population.neuron
+    quantized = make_accumulator("output", current, lambda _: 1, time_steps, LIMITS, Settings(bits))
+    (projection,) = quantized.projections
+    neuron = quantized.population.neuron
     assert isinstance(neuron, Accumulator)
     scale = neuron.scale[:, None] * time_steps
-    return projection.synapse.weight * scale, neuron.bias * neuron.scale, population.rounding
+    return projection.synapse.weight * scale, neuron.bias * neuron.scale, quantized.population.rounding
 
 
 @settings(deadline=None, max_examples=200)

@@ -32,7 +32,8 @@ def dyadic(module: nn.Module, seed: int) -> nn.Module:
 
 
 def whole_map(kind: str, height: int, width: int) -> nn.Module:
-    layer, neuron = layers, neurons
+    layer = layers
+    neuron = neurons
     stem = (layer.Conv2d(2, 4, 3, padding=1), neuron.LIFNode())
     ends = {
         "adaptive mean, LIF": (

@@ -1,4 +1,4 @@
-"""Models that read the last time step alone: accumulators that forget, in every executor and format."""
+"""Models that read only the last time step: accumulators that forget, in every executor and format."""
 
 from __future__ import annotations
 
@@ -62,10 +62,15 @@ class Net(nn.Module):
 
     def __init__(self, head: str, steps: int, seed: int) -> None:
         super().__init__()
-        self.head, self.steps = head, steps
-        self.conv, self.lif = nn.Conv2d(2, 4, 3, padding=1), LIF()
-        self.other, self.second = nn.Conv2d(2, 4, 3, padding=1), LIF()
-        self.fc, self.flat, self.bare = nn.Linear(4, 5), nn.Linear(64, 5), nn.Linear(32, 5)
+        self.head = head
+        self.steps = steps
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.lif = LIF()
+        self.other = nn.Conv2d(2, 4, 3, padding=1)
+        self.second = LIF()
+        self.fc = nn.Linear(4, 5)
+        self.flat = nn.Linear(64, 5)
+        self.bare = nn.Linear(32, 5)
         self.last = LIF(v_threshold=0.5)
         dyadic(self, seed)
 
@@ -116,7 +121,8 @@ def frames_of(steps: int, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("head", HEADS)
 def test_logits_are_those_of_the_last_step(head: str, steps: int, neuron: str) -> None:
     """Of weights that need no rounding, in all executors and kernels; the other steps leave nothing behind."""
-    module, frames = Net(head, steps, steps), frames_of(steps, steps)
+    module = Net(head, steps, steps)
+    frames = frames_of(steps, steps)
     network = compiled(module, neuron=neuron).network
     assert head_of(network).last == (steps > 1)
     assert (network.exact, network.rounding) == (True, 0)
@@ -131,14 +137,16 @@ def test_logits_are_those_of_the_last_step(head: str, steps: int, neuron: str) -
 @pytest.mark.parametrize("head", HEADS)
 def test_the_mean_counts_the_same(head: str) -> None:
     """Every step is computed, sent and counted; of the integers only the head differs, and its range is of one step."""
-    module, frames = Net(head, 4, 0), frames_of(4, 0)
+    module = Net(head, 4, 0)
+    frames = frames_of(4, 0)
     network = compiled(module).network
     summed = replace(head_of(network), last=False)
     mean = replace(network, populations=(*network.populations[:-1], replace(network.output, neuron=summed)))
     found, whole = (engine.execute(n, frames, record=["output"]) for n in (network, mean))
     for name, activity in found.activity.items():
         np.testing.assert_array_equal(activity.messages, whole.activity[name].messages)
-    bias, running = head_of(network).bias[:, None, None], whole.membranes["output"]
+    bias = head_of(network).bias[:, None, None]
+    running = whole.membranes["output"]
     each = np.concatenate([running[:, :1], np.diff(running, axis=1) + bias], 1)
     np.testing.assert_array_equal(found.membranes["output"], each)
     assert found.peak_state["output"] < whole.peak_state["output"]
@@ -167,22 +175,22 @@ def test_the_integers_of_a_head_know_no_time_steps(steps: int, largest: int, bia
     weight = np.random.default_rng(largest).integers(-largest, largest + 1, (3, 5)) / 8
     weight[0, 0] = largest / 8
     current = Current((ReadoutTerm("in", weight, 4, 1),), np.array([bias, -bias, 1]) / 16, (3, 1, 1))
-    found, one = (
-        make_accumulator("output", current, lambda *_: 1, t, LIMITS, Settings(bits), last)
-        for t, last in ((steps, True), (1, False))
-    )
-    assert found[0].bounds == one[0].bounds
-    assert found[0].rounding == one[0].rounding
-    neurons = [made[0].neuron for made in (found, one)]
+    last_step = make_accumulator("output", current, lambda _: 1, steps, LIMITS, Settings(bits), last=True)
+    one_step = make_accumulator("output", current, lambda _: 1, 1, LIMITS, Settings(bits), last=False)
+    assert last_step.population.bounds == one_step.population.bounds
+    assert last_step.population.rounding == one_step.population.rounding
+    neurons = [head.population.neuron for head in (last_step, one_step)]
     assert [n.last for n in neurons] == [True, False]  # type: ignore[union-attr]
     np.testing.assert_array_equal(neurons[0].bias, neurons[1].bias)  # type: ignore[union-attr]
     np.testing.assert_array_equal(neurons[0].scale, neurons[1].scale)  # type: ignore[union-attr]
-    np.testing.assert_array_equal(found[1][0].synapse.weight, one[1][0].synapse.weight)  # type: ignore[union-attr]
+    weights = [head.projections[0].synapse.weight for head in (last_step, one_step)]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(weights[0], weights[1])
 
 
 def test_a_program_file_keeps_it() -> None:
     """Written where it is so, left out where it is not, and read as it is; another word is refused."""
-    program, mean = compiled(Net("mean, linear", 3, 0)), sd.compile("digits-v1", check=False)
+    program = compiled(Net("mean, linear", 3, 0))
+    mean = sd.compile("digits-v1", check=False)
     content = to_bytes(program)
     again = from_bytes(content, "file")
     assert (head_of(again.network).last, to_bytes(again)) == (True, content)
@@ -225,7 +233,8 @@ def test_a_range_of_one_step_is_no_proof_for_their_sum() -> None:
 def test_onnx_keeps_the_graph_and_its_last_step(head: str, tmp_path: Path) -> None:
     """The float graph comes back, and compiles to the same integers; ONNX Runtime gives the logits of the module."""
     module = Net(head, 4, 2)
-    model, frames = imported(module), frames_of(4, 2)
+    model = imported(module)
+    frames = frames_of(4, 2)
     onnx_model.write_model(model.graph, tmp_path / "a.onnx", model.preprocess, (), {})
     again = read_onnx(tmp_path / "a.onnx")
     assert again.graph.nodes[-1].op.last  # type: ignore[union-attr]
@@ -241,7 +250,8 @@ def pooled_behind(step: int | None, path: Path) -> Path:
     """An ONNX file that max-pools the mean of the spikes over 4 time steps, or those of one step."""
     onnx = pytest.importorskip("onnx")
     made = onnx_model.to_model(imported(Net("mean", 4, 0)).graph)
-    nodes, make = list(made.graph.node), onnx.helper.make_node
+    nodes = list(made.graph.node)
+    make = onnx.helper.make_node
     spikes = next(n for n in nodes if n.op_type == "ReduceMean").input[0]
     kept = nodes[: next(i for i, n in enumerate(nodes) if spikes in n.output) + 1]
     made.graph.initializer.extend(
@@ -295,7 +305,8 @@ def test_formats_that_cannot_say_it_refuse_it(tmp_path: Path) -> None:
 def test_lava_forgets_too() -> None:
     pytest.importorskip("lava")
     for neuron in ("programmable", "stock"):
-        network, frames = compiled(Net("spikes", 3, 0), neuron=neuron).network, frames_of(3, 0)
+        network = compiled(Net("spikes", 3, 0), neuron=neuron).network
+        frames = frames_of(3, 0)
         names = [p.name for p in network]
         ours, right = (e.execute(network, frames, record=names) for e in (lava, reference))
         np.testing.assert_array_equal(ours.accumulators, right.accumulators)
@@ -307,14 +318,15 @@ def test_lava_forgets_too() -> None:
 def test_schedules_and_energy_are_those_of_a_head_that_adds_up(schedule: str) -> None:
     network = next(n for n in (random_network(seed, blocks=1) for seed in range(50)) if token_wise(n))
     images = random_images(network, 0, 3)
-    runs, events = [], []
+    runs = []
+    events = []
     for last in (True, False):
         output = replace(network.output, neuron=replace(head_of(network), last=last))
         one = replace(network, populations=(*network.populations[:-1], output))
         mapping = map_network(one, LOIHI2, firing_rates(one, images), schedule=schedule)
-        there = geometry(one, mapping)
-        runs.append(engine.execute(one, images, cells=there.cells))
-        events.append(count(there, runs[-1]))
+        inlets = geometry(one, mapping)
+        runs.append(engine.execute(one, images, cells=inlets.cells))
+        events.append(count(inlets, runs[-1]))
     assert events[0].synops == events[1].synops
     np.testing.assert_array_equal(events[0].slices.messages_in, events[1].slices.messages_in)
     assert not np.array_equal(runs[0].accumulators, runs[1].accumulators)

@@ -52,7 +52,8 @@ def test_inputs_that_fire_together_share_their_errors() -> None:
 @given(st.integers(0, 10**6), st.sampled_from([1, 3, 7]))
 def test_thresholds_grow_by_groups_and_only_where_it_helps(seed: int, largest: int) -> None:
     rng = np.random.default_rng(seed)
-    weight, spikes = rng.standard_t(3, (6, 5, 1, 1)), correlated(rng, 5)
+    weight = rng.standard_t(3, (6, 5, 1, 1))
+    spikes = correlated(rng, 5)
     thresholds = np.repeat(
         np.maximum(1, np.floor((largest + 0.4) / np.abs(weight).max())) * np.array([1, 2]), 3
     ).astype(np.int64)

@@ -27,8 +27,8 @@ from spikformer_deploy.network.neurons import Lif, Stream
 from spikformer_deploy.network.synapses import Conv
 from spikformer_deploy.quantization.build import Pixels, quantize
 from spikformer_deploy.quantization.ranges import Calibration
+from spikformer_deploy.quantization.residuals import residual_streams
 from spikformer_deploy.quantization.settings import Settings
-from spikformer_deploy.quantization.streams import streams_of
 
 LIMITS = CoreLimits(True, 8, 24, 17, 12, 8, 24)
 WIDE = CoreLimits(True, 8, 30, 26, 20, 8, 30)
@@ -39,8 +39,11 @@ def dyadic_stream(rng: np.random.Generator, time_steps: int, soft: bool = False)
 
     Layers differ in size by powers of two: each needs an exponent of its own.
     """
-    channels, heads, theta = 4, 2, 2 ** int(rng.integers(5, 8))
-    unit, lif = 2.0 / theta, ir.Lif(soft_reset=soft)
+    channels = 4
+    heads = 2
+    theta = 2 ** int(rng.integers(5, 8))
+    unit = 2.0 / theta
+    lif = ir.Lif(soft_reset=soft)
 
     def conv(inputs: int, kernel: int, size: float = 1.0) -> ir.Conv2d:
         weight = rng.integers(-127, 128, (channels, inputs, kernel, kernel)).astype(float)
@@ -48,7 +51,8 @@ def dyadic_stream(rng: np.random.Generator, time_steps: int, soft: bool = False)
         bias = rng.integers(-100, 100, channels).astype(float)
         return ir.Conv2d(weight * unit * size, bias * unit, padding=(kernel // 2, kernel // 2))
 
-    big, small = (channels, 8, 8), (channels, 4, 4)
+    big = (channels, 8, 8)
+    small = (channels, 4, 4)
     counted = ir.Conv2d(np.ones((heads, channels // heads, 1, 1)), np.zeros(heads), groups=heads)
     nodes = [
         Node("input", ir.Input(), (), (2, 8, 8)),
@@ -108,6 +112,51 @@ def test_exact_weights_give_the_spikes_of_the_float_model(
         np.testing.assert_array_equal(integers.spikes[name], floats[name].numpy(), err_msg=name)
 
 
+def pooled_before_a_stream(rng: np.random.Generator, factor: float) -> tuple[Graph, Pixels]:
+    """A stream that is fed by a convolution of spikes times `factor`, max-pooled; weights need no rounding."""
+    shape = (4, 6, 6)
+    unit = 2.0 / 2**6
+
+    def conv(inputs: int, size: float = 1.0) -> ir.Conv2d:
+        weight = rng.integers(-127, 128, (4, inputs, 3, 3)).astype(float)
+        weight[:, 0, 0, 0] = 127
+        return ir.Conv2d(weight * unit * size, np.zeros(4), padding=(1, 1))
+
+    nodes = [
+        Node("input", ir.Input(), (), (2, 6, 6)),
+        Node("conv", conv(2), ("input",), shape),
+        Node("lif", ir.Lif(), ("conv",), shape),
+        Node("scaled", ir.Scale(factor), ("lif",), shape),
+        Node("pool", ir.MaxPool2d((2, 2), (1, 1), (1, 1), (2, 2)), ("scaled",), shape),
+        Node("conv1", conv(4, 1 / factor), ("pool",), shape),
+        Node("lif1", ir.Lif(), ("conv1",), shape),
+        Node("conv2", conv(4), ("lif1",), shape),
+        Node("add", ir.Add(), ("conv1", "conv2"), shape),
+        Node("lif2", ir.Lif(), ("add",), shape),
+        Node("mean", ir.Mean(), ("lif2",), (4, 1, 1)),
+        Node("head", ir.Linear(rng.normal(0, 1, (3, 4)), rng.normal(0, 1, 3)), ("mean",), (3, 1, 1)),
+        Node("output", ir.Output(), ("head",), (3, 1, 1)),
+    ]
+    return check(Graph(tuple(nodes), 3)), Pixels((0.0, 0.0), (1.0 / 255,) * 2)
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
+def test_scaled_spikes_stay_scaled_through_a_max_pool_that_feeds_a_stream(factor: float) -> None:
+    """The unit of the stream is planned for what the pool sends: else weights would not fit their bits, and wrap."""
+    rng = np.random.default_rng(1)
+    graph, pixels = pooled_before_a_stream(rng, factor)
+    images = rng.integers(0, 3, (2, 2, 6, 6)).astype(np.uint8)
+    real = torch.from_numpy(images.astype(np.float64))
+    network = quantize(graph, pixels, Calibration(graph, real.float()), WIDE, Settings())
+    assert isinstance(network["conv1"].neuron, Stream)
+    names = [node.name for node in graph.of(ir.Lif)]
+    integers = reference.execute(network, images, record=names)
+    floats = execute(graph, real, dtype=torch.float64)
+    for name in names:
+        np.testing.assert_array_equal(integers.spikes[name], floats[name].numpy(), err_msg=name)
+        assert 0 < integers.spikes[name].mean() < 1
+
+
 @pytest.mark.parametrize("part", [0.0, 0.02])
 def test_a_bias_between_the_units_of_a_stream_is_said(part: float) -> None:
     """Of weights that need no rounding; a part of a unit that no bias has bits for."""
@@ -124,7 +173,7 @@ def test_a_bias_between_the_units_of_a_stream_is_said(part: float) -> None:
 
 def test_a_stream_is_what_is_added_up() -> None:
     graph, _ = dyadic_stream(np.random.default_rng(0), 2)
-    assert streams_of(graph) == (frozenset({"conv1", "pool", "add", "add1", "add2"}),)
+    assert residual_streams(graph) == (frozenset({"conv1", "pool", "add", "add1", "add2"}),)
 
 
 def network_of(name: str) -> tuple[Network, np.ndarray]:
@@ -134,7 +183,8 @@ def network_of(name: str) -> tuple[Network, np.ndarray]:
     raw = trace(module, shape, time_steps=config.time_steps, per_step=config.per_step)
     graph = simplify(fold_batch_norm(raw))
     if config.per_step:
-        pixels, real = Pixels((0.0, 0.0), (1.0, 1.0), 1), images
+        pixels = Pixels((0.0, 0.0), (1.0, 1.0), 1)
+        real = images
         values = images.numpy().astype(np.uint8)
     else:
         values = np.clip(np.rint(images.numpy() * 32 + 128), 0, 255).astype(np.uint8)
@@ -145,7 +195,7 @@ def network_of(name: str) -> tuple[Network, np.ndarray]:
 
 @pytest.mark.parametrize("name", SIBLINGS)
 def test_siblings_become_lawful_networks(name: str) -> None:
-    """Engine = reference, in every spike and potential; the residual of QKFormer alone is one of spikes."""
+    """Engine = reference, in every spike and potential; only the residual of QKFormer is one of spikes."""
     network, images = network_of(name)
     check_network(network)
     record = [p.name for p in network]

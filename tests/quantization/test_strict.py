@@ -26,7 +26,8 @@ from spikformer_deploy.nn.lif import lif
 
 def strictly(network: Network, seed: int) -> Network:
     """Most programmable neurons strict, with thresholds so low that ties are common."""
-    rng, populations = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    populations = []
     for population in network:
         neuron = population.neuron
         if isinstance(neuron, Lif) and neuron.kind == "programmable" and rng.random() < 0.8:
@@ -41,7 +42,8 @@ def strictly(network: Network, seed: int) -> Network:
 @given(networks(), st.integers(0, 2**32 - 1))
 def test_executors_agree_on_strict_neurons(network: Network, seed: int) -> None:
     network = strictly(network, seed)
-    images, names = random_images(network, seed), [p.name for p in network]
+    images = random_images(network, seed)
+    names = [p.name for p in network]
     right = reference.execute(network, images, record=names)
     assert_equal_executions(engine.execute(network, images, record=names), right)
     assert_equal_executions(device.run(device.load(make_plan(network), torch.device("cpu")), images, names), right)
@@ -72,8 +74,10 @@ def test_lava_agrees_on_strict_neurons() -> None:
     from spikformer_deploy.executors.lava import execute as lava
 
     network = strictly(random_network(5, 3), 5)
-    images, names = random_images(network, 5, 2), [p.name for p in network]
-    ours, right = lava.execute(network, images, record=names), reference.execute(network, images, record=names)
+    images = random_images(network, 5, 2)
+    names = [p.name for p in network]
+    ours = lava.execute(network, images, record=names)
+    right = reference.execute(network, images, record=names)
     for name in names:
         np.testing.assert_array_equal(ours.spikes[name], right.spikes[name], err_msg=name)
         np.testing.assert_array_equal(ours.membranes[name], right.membranes[name], err_msg=name)
@@ -109,14 +113,17 @@ def nir_file(path: Path, weights: np.ndarray, threshold: float, leaky: bool) -> 
 @pytest.mark.parametrize("seed", range(12))
 def test_ties_of_nir_are_nirs(seed: int, leaky: bool, tmp_path: Path) -> None:
     """Integer, ternary and dyadic weights meet the threshold exactly, again and again: v > v_threshold decides."""
-    rng, steps = np.random.default_rng(seed), 12
+    rng = np.random.default_rng(seed)
+    steps = 12
     grid = [np.arange(-3, 4), np.array([-1, 0, 1]), np.arange(-7, 8) / 8, np.array([-2, -1, -0.5, 0.5, 1, 2])][seed % 4]
-    weights, threshold = rng.choice(grid, (6, 5)), float(rng.choice([1, 2]))
+    weights = rng.choice(grid, (6, 5))
+    threshold = float(rng.choice([1, 2]))
     weights[0] = 1
     path = nir_file(tmp_path / "if.nir", weights, threshold, leaky)
     frames = rng.integers(0, 2, (3, steps, 5, 1, 1)).astype(np.uint8)
     frames[0, 0, :, 0, 0] = np.arange(5) < threshold
-    v, expected = np.zeros((3, 6)), []
+    v = np.zeros((3, 6))
+    expected = []
     for t in range(steps):
         v = v * (0.5 if leaky else 1) + frames[:, t, :, 0, 0] @ weights.T
         expected.append(v > threshold)
@@ -134,10 +141,12 @@ def test_ties_of_nir_are_nirs(seed: int, leaky: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("threshold", [1.0, 0.7])
 def test_snntorch_fires_as_we_do(threshold: float, tmp_path: Path) -> None:
     snn = pytest.importorskip("snntorch")
-    weights, steps = np.array([[1.0], [0.5], [0.25]]), 16
+    weights = np.array([[1.0], [0.5], [0.25]])
+    steps = 16
     path = nir_file(tmp_path / "if.nir", weights, threshold, False)
     layer = snn.Leaky(beta=1.0, threshold=threshold, reset_mechanism="zero", reset_delay=False)
-    state, expected = layer.init_leaky(), []
+    state = layer.init_leaky()
+    expected = []
     for _ in range(steps):
         spikes, state = layer(torch.tensor(weights.T, dtype=torch.float32), state)
         expected.append(spikes.numpy().ravel())

@@ -1,0 +1,180 @@
+"""The unit in which all populations of a residual stream count, and the exponents of the weights that add to it.
+
+A stream is added up from convolutions and read by several LIFs.  One unit a channel serves all of them, anchored at the
+readers' threshold, so that sums and thresholds are exact.  The weights of each convolution have an exponent of their
+own, so that none loses bits to a layer with larger ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from spikformer_deploy.base.arrays import Float
+from spikformer_deploy.base.errors import QuantizeError
+from spikformer_deploy.chips.profile import CoreLimits
+from spikformer_deploy.graph import ir
+from spikformer_deploy.network.neurons import STOCK_SHIFT, LifKind
+from spikformer_deploy.quantization.fitting import OBSERVED_MARGIN, Observed
+from spikformer_deploy.quantization.residuals import Feeder, Feeders, check_readers, residual_streams
+from spikformer_deploy.quantization.scales import gain_of, largest_thresholds, scale_groups
+from spikformer_deploy.quantization.settings import Settings
+from spikformer_deploy.quantization.signals import Signal
+
+MOST_FRACTION_BITS = 4
+"""Fractional bits of a stream beyond the finest weights: more change no bias that the rounding of weights would not."""
+MOST_EXPONENT = 8
+"""Exponents are raised by less than this, for weights that are large beside the threshold."""
+MOST_LOST_BITS = 4
+"""Weights give up no more bits than this where the range does not fit."""
+THRESHOLD_HEADROOM_BITS = 5
+"""Bits of the state that the threshold of a reader leaves free for the sums (one of them is the sign)."""
+HEADROOM = 2
+"""The potential of a neuron that reads the stream may be larger by this factor (decay 1/2: 1 + 1/2 + 1/4 + ...)."""
+ROUNDING_HEADROOM = 1.05
+"""The worst case is that of real weights; rounded ones and biases may add up to a little more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedUnit:
+    """What all populations of a residual stream have in common.
+
+    unit       (C,) real value of one, in every population of the stream
+    exponents  by convolution that adds to it: a synapse has its integer weight times 2^exponent
+    proven     its range is that of the worst case; else the observed one must do
+    """
+
+    unit: Float
+    exponents: dict[str, int]
+    proven: bool
+
+
+def plan_shared_units(
+    graph: ir.Graph, image: Signal, observed: Observed, limits: CoreLimits, settings: Settings
+) -> dict[str, SharedUnit]:
+    """The SharedUnit of every node that is a population of a residual stream.
+
+    Planned before anything is made: convolutions far behind the first population of a stream add to it, too.
+    image     what the input of the graph sends
+    observed  of the nodes in calibration
+    Raises QuantizeError, naming a node, where no unit fits.
+    """
+    planned: dict[str, SharedUnit] = {}
+    for members in residual_streams(graph):
+        check_readers(graph, members)
+        names = [node.name for node in graph if node.name in members]
+        search = Feeders(graph, members, image, settings.weight_bits)
+        feeders = [feeder for name in names for feeder in search.into(name)]
+        room = _Room(
+            max(max(map(abs, observed(name))) for name in members),
+            _largest_pooled(graph, members, observed),
+            limits.message_bits,
+            limits.state_bits - _bits_of_readers(graph, settings),
+        )
+        unit = _shared_unit(names[0], feeders, _gain(graph, members), room, limits, settings)
+        planned |= dict.fromkeys(members, unit)
+    return planned
+
+
+def _bits_of_readers(graph: ir.Graph, settings: Settings) -> int:
+    """Bits of a state that stock neurons which read a stream need below its unit: their shift, and those of decays."""
+    return STOCK_SHIFT + graph.time_steps - 1 if settings.neuron == LifKind.STOCK else 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Room:
+    """Largest real value seen in a stream, and in sums over all its positions; the bits that must hold them."""
+
+    seen: float
+    pooled: float
+    message_bits: int
+    state_bits: int
+
+    def holds(self, most: float, pooled: float) -> bool:
+        """Whether messages hold values up to `most`, and states those and sums up to `pooled`."""
+        states = HEADROOM * max(most, pooled) < 2 ** (self.state_bits - 1)
+        return states and most < 2 ** (self.message_bits - 1) - 1
+
+
+def _largest_pooled(graph: ir.Graph, members: frozenset[str], observed: Observed) -> float:
+    """The largest sum over all positions of a stream that is seen: a mean has it divided by their number."""
+    largest = 0.0
+    for node in graph.of(ir.Mean):
+        if node.inputs[0] in members:
+            _, height, width = graph[node.inputs[0]].shape
+            largest = max(largest, max(map(abs, observed(node.name))) * height * width)
+    return largest
+
+
+def _gain(graph: ir.Graph, members: frozenset[str]) -> float:
+    """Current in units of the threshold = current * gain, for the first LIF that reads the stream."""
+    for node in graph.of(ir.Lif):
+        assert isinstance(node.op, ir.Lif)
+        if node.inputs[0] in members:
+            return gain_of(node.op)
+    return gain_of(ir.Lif())
+
+
+def _shared_unit(
+    place: str, feeders: Sequence[Feeder], gain: float, room: _Room, limits: CoreLimits, settings: Settings
+) -> SharedUnit:
+    """The largest thresholds that weights and state allow; fractional bits while the range fits."""
+    channels = len(feeders[0].weight)
+    peaks = [np.abs(feeder.weight).reshape(channels, -1).max(1) for feeder in feeders]
+    relative = _relative_exponents(peaks)
+    largest_weight = 2 ** (settings.weight_bits - 1) - 1
+    cap = 2 ** max(1, room.state_bits - THRESHOLD_HEADROOM_BITS) - 1
+    # Lost bits vary fastest: larger exponents let thresholds grow, which only helps where those are below 1.
+    for extra, lost in product(range(MOST_EXPONENT), range(MOST_LOST_BITS + 1)):
+        exponents = [exponent + extra for exponent in relative]
+        # what the weights of all layers are once their exponents are taken out: the same channel has one threshold
+        normal = np.max([peak / 2.0**e for peak, e in zip(peaks, exponents, strict=True)], 0)
+        groups = scale_groups(normal, settings.granularity, limits.parameter_sets)
+        thresholds = largest_thresholds(normal, groups, gain, largest_weight, cap) >> lost
+        if thresholds.min() < 1:
+            continue
+        unit = 1 / (gain * thresholds)
+        fitting = _fraction_bits(feeders, unit, room)
+        if fitting is not None:
+            bits, proven = fitting
+            shifted = {f.layer: e + bits for f, e in zip(feeders, exponents, strict=True)}
+            return SharedUnit(unit / 2**bits, shifted, proven)
+    raise QuantizeError(
+        place,
+        f"the sums of its residual stream do not fit {room.state_bits} bits of state and messages",
+        "Use a target with a wider state.",
+    )
+
+
+def _relative_exponents(peaks: Sequence[Float]) -> list[int]:
+    """The exponent of each layer over that of the layer with the smallest weights, from its peaks (C,).
+
+    Rounded up: the weights that are left are at most those of the smallest layer, and lose less than one bit.
+    """
+    tops = [float(peak.max()) for peak in peaks]
+    least = min((top for top in tops if top > 0), default=1.0)
+    return [max(0, int(np.ceil(np.log2(top / least)))) if top > 0 else 0 for top in tops]
+
+
+def _fraction_bits(feeders: Sequence[Feeder], unit: Float, room: _Room) -> tuple[int, bool] | None:
+    """(fractional bits, whether the range is proven): as many as fit, a proof before more bits; None where none fit."""
+    finest = float(unit.min())
+    seen = room.seen / finest * OBSERVED_MARGIN
+    pooled = room.pooled / finest * OBSERVED_MARGIN
+    for proven, most in ((True, _worst(feeders, unit)), (False, seen)):
+        for bits in range(MOST_FRACTION_BITS, -1, -1):
+            if room.holds(most * 2**bits, pooled * 2**bits):
+                return bits, proven
+    return None
+
+
+def _worst(feeders: Sequence[Feeder], unit: Float) -> float:
+    """A bound of the whole stream in its units, rounding included."""
+    total = np.zeros(len(unit))
+    for feeder in feeders:
+        sums = np.abs(feeder.weight).reshape(len(unit), -1).sum(1) * feeder.most
+        total += (sums + np.abs(feeder.bias)) / unit
+    return float(total.max()) * ROUNDING_HEADROOM

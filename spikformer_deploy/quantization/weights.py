@@ -1,0 +1,96 @@
+"""Integer weights, and the LIF that has them: what weights on a grid and rounded weights share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.base.errors import QuantizeError
+from spikformer_deploy.base.values import frozen
+from spikformer_deploy.network.bounds import weighted_range
+from spikformer_deploy.network.network import Projection
+from spikformer_deploy.network.synapses import Conv
+from spikformer_deploy.quantization.currents import ConvTerm, Current
+from spikformer_deploy.quantization.fitting import Quantized, with_margin
+from spikformer_deploy.quantization.grids import none_below, weight_error, whole_thresholds
+from spikformer_deploy.quantization.lif_fitting import Attempt, LifTask, quantized_lif, with_range
+from spikformer_deploy.quantization.settings import Settings
+
+
+def convolutions(task: LifTask) -> list[ConvTerm]:
+    """The terms of a current that has nothing but convolutions; QuantizeError where it has others."""
+    terms = [term for term in task.current.terms if isinstance(term, ConvTerm)]
+    if len(terms) != len(task.current.terms):
+        problem = "it adds a token mean to its input"
+        raise QuantizeError(task.name, problem, "Only the linear head can read a token mean.")
+    return terms
+
+
+def rounded_weights(term: ConvTerm, factor: Float, settings: Settings) -> Int:
+    """Integers for the real weights of a term times `factor` (C_out,)."""
+    real = term.weight * factor[:, None, None, None]
+    if settings.moments is None:
+        return np.rint(real).astype(np.int64)
+    return settings.moments.round(term.layer, term.source, real, 2 ** (settings.weight_bits - 1) - 1)
+
+
+def attempt_of(task: LifTask, weights: list[Int], thresholds: Float, shift: int, proven: bool) -> Attempt:
+    """Integer thresholds and biases with `shift` fractional bits, and the range of the potential that follows.
+
+    weights     of each convolution, integer, in units of one
+    thresholds  (C,) real, in the units of the weights
+    proven      whether the range is that of the worst case, or the observed one with its margin
+    """
+    factor = thresholds * task.gain * 2.0**shift
+    # Each step's decay takes some of the lowest bits.  A bias that has them would be rounded step by step: where the
+    # state has the bits that the decay needs, those of the bias stay zero.
+    bits_for_decay = task.rule.bits_for_decay or 0
+    unit = 1 << bits_for_decay if shift >= bits_for_decay else 1
+    bias = np.rint(_per_channel(task.current, factor) / unit).astype(np.int64) * unit
+    if proven:
+        low, high = _worst_drive(task.current, weights, bias, shift)
+    else:
+        least, most = with_margin(task.observed(task.name))
+        low = np.rint(least * factor).astype(np.int64)
+        high = np.rint(most * factor).astype(np.int64)
+    whole = whole_thresholds(thresholds, shift, task.rule.strict)
+    return with_range(whole, shift, bias, low, high, task.rule)
+
+
+def _worst_drive(current: Current, weights: list[Int], bias: Int, shift: int) -> tuple[Int, Int]:
+    """Least and largest drive of each channel in one step, (C,) each, over all positions and inputs."""
+    flat = bias.reshape(len(bias), -1)
+    low = flat.min(1)
+    high = flat.max(1)
+    for term, weight in zip(current.terms, weights, strict=True):
+        assert isinstance(term, ConvTerm)
+        least, most = weighted_range(weight, term.max_out)
+        low = low + (least << shift)
+        high = high + (most << shift)
+    return low, high
+
+
+def weighted_lif(task: LifTask, attempt: Attempt, factor: Float, weights: list[Int], proven: bool) -> Quantized:
+    """The population of integer `weights`, which stand for real ones times `factor` (C,), and its synapses."""
+    terms = convolutions(task)
+    projections = tuple(
+        Projection((term.source,), task.name, Conv(frozen(weight, np.int8), term.stride, term.padding, term.groups))
+        for term, weight in zip(terms, weights, strict=True)
+    )
+    errors = [
+        weight_error(term.weight * factor[:, None, None, None], weight)
+        for term, weight in zip(terms, weights, strict=True)
+    ]
+    errors.append(_bias_error(task.current, factor * 2.0**attempt.shift, attempt))
+    return quantized_lif(task, attempt, projections, proven).rounded_by(none_below(max(errors)))
+
+
+def _bias_error(current: Current, scale: Float, attempt: Attempt) -> float:
+    """Largest difference between the integer bias and the real one times `scale` (C,), over the threshold."""
+    off = np.abs(_per_channel(current, scale) - attempt.bias).reshape(len(attempt.bias), -1).max(1)
+    return float((off / np.maximum(1, attempt.threshold)).max())
+
+
+def _per_channel(current: Current, factor: Float) -> Float:
+    """The bias of a current, (C,) or (C, Y, X), times `factor` (C,)."""
+    return current.bias * (factor if current.bias.ndim == 1 else factor[:, None, None])

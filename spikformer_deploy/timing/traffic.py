@@ -121,7 +121,7 @@ def traffic(geometry: Geometry, profile: Profile) -> Traffic:
     """The traffic of `geometry`, which must have a mapping, on `profile`, durations at their nominal values."""
     network, mapping = geometry.network, geometry.mapping
     assert mapping is not None
-    table = latencies(profile, mapping)
+    table = latencies(profile)
     layout = slice_layout(network, mapping)
     synop = np.array([ticks(ns) for ns in table.synop[NOMINAL]])[layout.synapse]
     builder = TableBuilder(mapping, synop, ticks(table.message_in[NOMINAL]))

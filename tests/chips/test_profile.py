@@ -16,7 +16,7 @@ from spikformer_deploy.chips.profile import (
 from spikformer_deploy.chips.quantity import KINDS
 
 CHIPS = {"loihi1": 1, "loihi2": 1, "oheo_gulch": 1, "kapoho_point": 8, "alia_point": 32, "hala_point": 1152}
-FOLDER = Path(__file__).parents[1] / "hw_profiles"
+FOLDER = Path(__file__).parents[2] / "hw_profiles"
 
 
 @pytest.mark.parametrize("name", CHIPS)

@@ -55,4 +55,5 @@ class Quantity:
         return self.value if self.range is None else self.range[1]
 
     def __int__(self) -> int:
+        """The whole number that it is, for what is counted."""
         return round(self.value)

@@ -100,8 +100,8 @@ def _check_streamed(mapping: Mapping, network: Network) -> None:
     for index, site in enumerate(mapping.sites):
         if site.token_serial:
             _, height, width = site.shape
-            whole = mapping.boxes[mapping.slices_of(index)][:, FIRST_POSITION:] == [0, height, 0, width]
-            if streamed.get(site.population) != site.sub_steps or not whole.all():
+            uncut = mapping.boxes[mapping.slices_of(index)][:, FIRST_POSITION:] == [0, height, 0, width]
+            if streamed.get(site.population) != site.sub_steps or not uncut.all():
                 raise MappingError(site.name, "its tokens cannot come in series, one in each of its sub-steps")
 
 

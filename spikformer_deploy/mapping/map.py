@@ -156,6 +156,7 @@ def _cut(
 
 
 def _check_schedule(network: Network, schedule: str) -> None:
+    """Raise InputError for a schedule that is none of SCHEDULES, or that the network cannot have."""
     if schedule not in SCHEDULES:
         raise InputError("--schedule", f"'{schedule}' is none of {', '.join(SCHEDULES)}")
     if schedule == "token-serial" and not token_wise(network):

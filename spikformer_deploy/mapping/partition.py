@@ -138,12 +138,7 @@ def cuts(
     needed[..., SECTIONS.index("axon_mem")] = reserved
     good = fits(needed, profile.core)
     if not good.any():
-        smallest = needed.reshape(-1, len(SECTIONS))[needed.sum(-1).argmin()]
-        raise MappingError(
-            site.name,
-            f"even its smallest slice does not fit a core of {profile.name}: {first_violation(smallest, profile.core)}",
-            "Reduce the fan-in of the layer (fewer input channels, a smaller kernel), or use fewer weight bits.",
-        )
+        raise _too_large(site, needed, profile)
     sizes = np.stack([axis[good] for axis in np.broadcast_arrays(box.channels, box.rows, box.columns)], 1)
     cores = np.prod(-(-np.array(site.shape) // sizes), 1)
     fitting = BoxSizes(*sizes.T)
@@ -159,6 +154,16 @@ def cuts(
         neurons=fitting.neurons,
         swept=fitting.channels if site.token_serial else fitting.neurons,
         in_turn=attends or site.sub_steps > 0,
+    )
+
+
+def _too_large(site: Site, needed: Int, profile: Profile) -> MappingError:
+    """The error for a site none of whose boxes fits; needed (..., 6): their words."""
+    smallest = needed.reshape(-1, len(SECTIONS))[needed.sum(-1).argmin()]
+    return MappingError(
+        site.name,
+        f"even its smallest slice does not fit a core of {profile.name}: {first_violation(smallest, profile.core)}",
+        "Reduce the fan-in of the layer (fewer input channels, a smaller kernel), or use fewer weight bits.",
     )
 
 
@@ -254,7 +259,7 @@ def _received(
 
 
 def _positions(messages: Array, box: BoxSizes, rows: Axis, columns: Axis, source: Shape) -> Array:
-    """`messages` of each position that a box reads, of all of them."""
+    """`messages` from one position of the source, times the positions that a box reads at most."""
     return messages * most_read(box.rows, rows, source[1]) * most_read(box.columns, columns, source[2])
 
 

@@ -45,6 +45,7 @@ class _Slices:
 
 
 def _slices_of(boxes: Int, site: int) -> _Slices:
+    """Those of site number `site`."""
     index = np.flatnonzero(boxes[:, SITE] == site)
     return _Slices(index, *edges_of(boxes[index]))
 
@@ -58,8 +59,8 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
     site_of = {(site.kind, site.population): i for i, site in enumerate(sites) if site.kind != "partial"}
     parts: list[Nets] = []
     for projection in network.projections:
-        own = site_of["population", projection.target]
-        target = slices[own]
+        receiver = site_of["population", projection.target]
+        target = slices[receiver]
         sources = tuple(slices[site_of["population", name]] for name in projection.sources)
         sent = tuple(rates.get(name, 1.0) for name in projection.sources)
         shape = network[projection.sources[0]].shape
@@ -69,7 +70,7 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
                 attention = _Attention(sources, sent, slices[counters], target, shape, heads)
                 parts += _through_counters(attention, sites[counters].serial)
             case synapse:
-                parts.append(_ordinary(shape, synapse, sources[0], target, sites[own], sent[0]))
+                parts.append(_ordinary(shape, synapse, sources[0], target, sites[receiver], sent[0]))
                 for index in _parts_of(sites, projection.target):
                     part = slices[index]
                     parts.append(_ordinary(shape, synapse, sources[0], part, sites[index], sent[0]))
@@ -84,6 +85,7 @@ def _parts_of(sites: tuple[Site, ...], population: str) -> list[int]:
 
 
 def _joined(parts: list[Nets]) -> Nets:
+    """All of them, one after the other: sums of messages depend on their order in the last bit."""
     return Nets(
         np.concatenate([part.source for part in parts]).astype(np.int64),
         np.concatenate([part.target for part in parts]).astype(np.int64),
@@ -120,14 +122,14 @@ def _overlapping(senders: _Slices, receivers: _Slices, low: Int, high: Int, rate
 @njit(cache=True, nogil=True)
 def _overlaps(first: Int, end: Int, low: Int, high: Int) -> tuple[Int, Int, Int]:
     """(sender, receiver, neurons) of all boxes [first, end) that meet intervals [low, high); receivers in order."""
-    found = 0
-    # the first pass counts, the second fills: a table of all pairs would take gigabytes for thousands of slices
+    pairs = 0
+    # the first pass counts, the second fills: a table of all of them would take gigabytes for thousands of slices
     for fill in range(2):
         if fill:
-            origin = np.empty(found, np.int64)
-            to = np.empty(found, np.int64)
-            shared = np.empty(found, np.int64)
-            found = 0
+            origin = np.empty(pairs, np.int64)
+            to = np.empty(pairs, np.int64)
+            shared = np.empty(pairs, np.int64)
+            pairs = 0
         for r in range(len(low)):
             for s in range(len(first)):
                 size = 1
@@ -135,10 +137,10 @@ def _overlaps(first: Int, end: Int, low: Int, high: Int) -> tuple[Int, Int, Int]
                     size *= max(0, min(end[s, axis], high[r, axis]) - max(first[s, axis], low[r, axis]))
                 if size:
                     if fill:
-                        origin[found] = s
-                        to[found] = r
-                        shared[found] = size
-                    found += 1
+                        origin[pairs] = s
+                        to[pairs] = r
+                        shared[pairs] = size
+                    pairs += 1
     return origin, to, shared
 
 
@@ -256,6 +258,7 @@ def _tokens(slices: _Slices, low: Int, high: Int, width: int) -> Int:
 
 
 def _nonzero(senders: _Slices, receivers: _Slices, messages: Array) -> Nets:
+    """The pairs of slices between which there are any of `messages` (senders, receivers)."""
     origin, to = np.nonzero(messages)
     return Nets(senders.index[origin], receivers.index[to], messages[origin, to].astype(np.float64))
 

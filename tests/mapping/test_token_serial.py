@@ -67,8 +67,8 @@ def test_events_are_the_same_in_both_schedules(seed: int) -> None:
     images, found = random_images(network, seed), []
     for schedule in ("spatial", "token-serial"):
         mapping = map_network(network, LOIHI2, {}, schedule=schedule)
-        there = geometry(network, mapping)
-        events = count(there, reference.execute(network, images, cells=there.cells))
+        counting = geometry(network, mapping)
+        events = count(counting, reference.execute(network, images, cells=counting.cells))
         assert events.slices is not None
         found.append((events, events.slices))
     (spatial, cores), (streamed, fewer) = found
@@ -97,9 +97,9 @@ def test_time_by_hand() -> None:
     """A step: the busiest core of those that work at once, the barrier; the sub-steps and what is done in them."""
     network = network_with_tokens()
     mapping = map_network(network, LOIHI2, {}, schedule="token-serial")
-    there = geometry(network, mapping)
+    counting = geometry(network, mapping)
     images = random_images(network, 1, 1)
-    events = count(there, reference.execute(network, images, cells=there.cells))
+    events = count(counting, reference.execute(network, images, cells=counting.cells))
     assert events.slices is not None
     table = latencies(LOIHI2)
     layout = slice_layout(network, mapping)

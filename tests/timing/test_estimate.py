@@ -26,8 +26,8 @@ NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3
 
 
 def counted(network: Network, mapping: Mapping, seed: int) -> events.Events:
-    there = events.geometry(network, mapping)
-    return events.count(there, reference.execute(network, random_images(network, seed), cells=there.cells))
+    counting = events.geometry(network, mapping)
+    return events.count(counting, reference.execute(network, random_images(network, seed), cells=counting.cells))
 
 
 def plain_step(found: events.Events, network: Network, mapping: Mapping, n: int, t: int) -> tuple[float, float]:

@@ -99,6 +99,7 @@ def list_words(targets: Int, bits: int, core: Core) -> Int:
 
 
 def _synapse_bits(network: Network, core: Core) -> int:
+    """Of a synapse in a list of any kind."""
     return network.weight_bits + int(core.index_bits)
 
 
@@ -162,6 +163,7 @@ def _counters(network: Network, site: Site, box: BoxSizes, core: Core) -> tuple[
 
 
 def _words_a_neuron(network: Network, site: Site, core: Core) -> int:
+    """Words of the section `neurons` that each neuron or counter of a site takes."""
     neuron = network[site.population].neuron
     if isinstance(neuron, Max):
         (window,) = (p.synapse for p in network.into(site.population) if isinstance(p.synapse, Window))
@@ -204,6 +206,7 @@ def token_wise(network: Network) -> dict[str, int]:
 
 
 def _own_position(synapse: Synapse) -> bool:
+    """Whether each target reads only the position at which it stands itself; an attention takes tokens in turn."""
     match synapse:
         case Conv(weight=weight, stride=stride, padding=padding):
             return (weight.shape[2:], stride, padding) == ((1, 1), (1, 1), (0, 0))

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.quantization.scales import largest_thresholds, least_error_thresholds, scale_groups
 
-PARAMETER_SETS = load_profile("loihi2").limits.parameter_sets
-"""Thresholds that a core of Loihi 2 holds: the granularity `group`."""
+PARAMETER_SETS = 8
+"""Thresholds a core of Loihi 2 holds (hw_profiles/loihi2.toml): the granularity `group`."""
 LARGEST_THRESHOLD = 2**20
 """More than weights of 8 bits ask for, and less than a state of 24 bits holds."""
 

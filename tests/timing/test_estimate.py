@@ -10,8 +10,7 @@ from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.chips.loihi.latencies import NOMINAL
-from spikformer_deploy.chips.loihi.steps import barrier, tiles_used
+from spikformer_deploy.chips.loihi import steps
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference
@@ -26,15 +25,15 @@ NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3
 
 
 def counted(network: Network, mapping: Mapping, seed: int) -> events.Events:
-    counting = events.geometry(network, mapping)
-    return events.count(counting, reference.execute(network, random_images(network, seed), cells=counting.cells))
+    there = events.geometry(network, mapping)
+    return events.count(there, reference.execute(network, random_images(network, seed), cells=there.cells))
 
 
 def plain_step(found: events.Events, network: Network, mapping: Mapping, n: int, t: int) -> tuple[float, float]:
     """(pipelined, fall-through) nominal time in ns of one step, core by core."""
     time, slices = LOIHI2.time, found.slices
     assert slices is not None
-    end = barrier(LOIHI2, mapping)[NOMINAL]
+    barrier = steps.barrier(LOIHI2, mapping)[1]
     waits = {s.population: s.sub_steps for s in mapping.sites if s.kind == "attention"}
     level = depths(network)
     cost, neurons = {}, {}
@@ -56,13 +55,13 @@ def plain_step(found: events.Events, network: Network, mapping: Mapping, n: int,
             cores = cost.setdefault(key, {})
             cores[core] = cores.get(core, 0) + work
         neurons[core] = neurons.get(core, 0) + slices.neurons[s]
-    pause = max(neurons.values()) * time.neuron_idle.value + end
+    pause = max(neurons.values()) * time.neuron_idle.value + barrier
     worst = {key: max(work.max() for work in cores.values()) for key, cores in cost.items()}
-    pipelined = worst["parallel"] + end + max(waits.values(), default=0) * pause + worst.get("serial", 0)
+    pipelined = worst["parallel"] + barrier + max(waits.values(), default=0) * pause + worst.get("serial", 0)
     passing = 0.0
     for depth in set(level.values()):
         longest = max((steps for name, steps in waits.items() if level[name] == depth), default=0)
-        passing += max(worst[depth] + end, pause) + longest * pause
+        passing += max(worst[depth] + barrier, pause) + longest * pause
     return pipelined, passing
 
 
@@ -94,11 +93,11 @@ def test_barrier_grows_with_tiles_and_chips() -> None:
     count = len(mapping.cores)
     one = replace(mapping, cores=np.zeros(count, np.int64), cores_per_chip=128)
     all_tiles = replace(one, cores=np.arange(count) * 4 % 128)
-    np.testing.assert_allclose(barrier(LOIHI2, one), [30, 65, 200])
-    assert tiles_used(LOIHI2, all_tiles) == min(count, 32)
+    np.testing.assert_allclose(steps.barrier(LOIHI2, one), [30, 65, 200])
+    assert steps.tiles_used(LOIHI2, all_tiles) == min(count, 32)
     board = load_profile("kapoho_point")
     eight = replace(one, cores=np.arange(count) % 8 * 128, chips=8)
-    np.testing.assert_allclose(barrier(board, eight)[NOMINAL], 65 + 200 + 4 * 100)
+    np.testing.assert_allclose(steps.barrier(board, eight)[1], 65 + 200 + 4 * 100)
 
 
 def test_the_heaviest_link_can_rule() -> None:

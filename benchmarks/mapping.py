@@ -1,5 +1,5 @@
-"""Compile of the published sizes, their placement beside row-major, random, greedy and a Hilbert curve alone, and the
-spatial schedule beside the token-serial one.
+"""Compile of the published sizes, their placement beside simpler placers (row-major, random, greedy, and the Hilbert
+curve that refinement starts from), and the spatial schedule beside the token-serial one.
 
     python benchmarks/mapping.py [--quick] [--json FILE] [--threads N]
 
@@ -54,21 +54,25 @@ SCHEDULED = (("v1-4-384", ("kapoho_point",)), ("v2-8-512", ("alia_point", "hala_
 SCHEDULED_BY = ("energy", "cores")
 IMAGES = 64
 """As many as `spikdeploy compile --calibrate` reads."""
+SCHEDULED_IMAGES = 8
+"""Schedules are compared by the same rates: a few images give them."""
 SIZES = ("neurons", "synapses", "cores")
 BASELINES = (row_major, random, greedy, hilbert)
 COMPARED = ("packet_hops", "max_link_load", "max_chip_link_load")
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="V1-4-384 alone.")
+@click.option("--quick", is_flag=True, help="Only V1-4-384.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the figures here too.")
 @click.option("--threads", default=torch.get_num_threads(), show_default=True)
-@click.option("--model", "names", multiple=True, help="These alone.")
+@click.option("--model", "names", multiple=True, help="Only these.")
 def main(quick: bool, json_file: str | None, threads: int, names: tuple[str, ...]) -> None:
     """Measure, print tables, write JSON."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of the processes that measure, as `spikdeploy` has it
     rows = []
-    for name, target in [c for c in CASES if c[0] in names] or (CASES[:1] if quick else CASES):
+    cases = [case for case in CASES if case[0] in names] or (CASES[:1] if quick else CASES)
+    for name, target in cases:
+        # a process of its own: its peak of memory and its compiled kernels are of this model
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rows.append(pool.apply(measure, (name, target, threads)))
         Console(stderr=True).print(rows[-1])
@@ -76,7 +80,8 @@ def main(quick: bool, json_file: str | None, threads: int, names: tuple[str, ...
     if len(rows) > 1:
         figures["growth"] = growth(rows)
     figures["schedules"] = []
-    for name, targets in [s for s in SCHEDULED if s[0] in [row["model"] for row in rows]]:
+    measured = [row["model"] for row in rows]
+    for name, targets in [scheduled for scheduled in SCHEDULED if scheduled[0] in measured]:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             figures["schedules"] += pool.apply(schedules, (name, targets))
     for shown in (*tables(rows), schedule_table(figures["schedules"])):
@@ -90,21 +95,30 @@ def main(quick: bool, json_file: str | None, threads: int, names: tuple[str, ...
 def measure(name: str, target: str, threads: int) -> dict[str, Any]:
     """Compile time and memory, placement beside the baselines, work beside the uniform cut."""
     torch.set_num_threads(threads)
-    loaded, profile = model(name), load_profile(target)
+    loaded = model(name)
+    profile = load_profile(target)
     pixels = images(loaded.config.in_channels, loaded.config.image_size, IMAGES)
-    start, spent = time.monotonic(), [time.process_time()]
+    start = time.monotonic()
+    spent = [time.process_time()]
     compiled = compile_model(loaded, target, calibrate_on=pixels, report=lambda _: spent.append(time.process_time()))
     with tempfile.TemporaryDirectory() as folder:
         compiled.program.save(Path(folder) / "program.spk")
-    seconds, peak = time.monotonic() - start, peak_memory_mib()
+    seconds = time.monotonic() - start
+    peak = peak_memory_mib()
     spent.append(time.process_time())
-    mapping, network, rates = compiled.program.mapping, compiled.program.network, compiled.rates
+    mapping = compiled.program.mapping
+    network = compiled.program.network
+    rates = compiled.rates
     expected = compiled.program.provenance["mapping"]["expected"]
     nets = nets_of(network, mapping.sites, mapping.boxes, rates)
     peers = {p.__name__: metrics(nets, p(len(mapping.boxes), nets, profile, NONE), profile) for p in BASELINES}
     serial = next(site.serial for site in mapping.sites if site.serial)
     sites = sites_of(network, profile.core, serial)
     choices = [cuts(network, site, profile, rates, 0, serial) for site in sites]
+    idle = profile.time.neuron_idle.value * expected["sub_steps"]
+    shares = {
+        peer: {name: mapping.metrics[name] / (found[name] or 1.0) for name in COMPARED} for peer, found in peers.items()
+    }
     return {
         "model": name,
         "target": target,
@@ -120,12 +134,9 @@ def measure(name: str, target: str, threads: int) -> dict[str, Any]:
         "chips_of_target": int(profile.board.chips),
         "attention": serial,
         "metrics": mapping.metrics,
-        "share_of": {
-            peer: {m: mapping.metrics[m] / (found[m] or 1.0) for m in COMPARED} for peer, found in peers.items()
-        },
+        "share_of": shares,
         "busiest_core_us": expected["busiest_core_us"],
-        "uniform_us": uniform(choices, len(mapping.boxes), profile.time.neuron_idle.value * expected["sub_steps"])
-        / 1e3,
+        "uniform_us": uniform(choices, len(mapping.boxes), idle) / 1e3,
     }
 
 
@@ -136,20 +147,24 @@ def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def uniform(choices: list[Cuts], budget: int, idle: float) -> float:
-    """Work in ns of the busiest core where all layers have boxes of the same most neurons and as many cores suffice."""
+    """Work in ns of the busiest core where all layers have boxes of the same most neurons and as many cores suffice.
+
+    idle  ns for which a neuron is swept in all sub-steps of a step
+    """
     for most in np.unique(np.concatenate([c.neurons for c in choices])):
         allowed = [np.flatnonzero(c.neurons <= most) for c in choices]
         if all(len(a) for a in allowed):
             picks = [a[c.cores[a].argmin()] for c, a in zip(choices, allowed, strict=True)]
-            if sum(int(c.cores[i]) for c, i in zip(choices, picks, strict=True)) <= budget:
-                return max(float(c.work[i] + idle * c.swept[i]) for c, i in zip(choices, picks, strict=True))
+            taken = list(zip(choices, picks, strict=True))
+            if sum(int(choice.cores[pick]) for choice, pick in taken) <= budget:
+                return max(float(choice.work[pick] + idle * choice.swept[pick]) for choice, pick in taken)
     raise AssertionError("the largest boxes need no more cores than the budget")
 
 
 def schedules(name: str, targets: tuple[str, ...]) -> list[dict[str, Any]]:
     """Both schedules on each target, by both objectives: what the firing rates let expect, or why it does not fit."""
     loaded = model(name)
-    pixels = images(loaded.config.in_channels, loaded.config.image_size, 8)
+    pixels = images(loaded.config.in_channels, loaded.config.image_size, SCHEDULED_IMAGES)
     compiled = compile_model(loaded, "hala_point", calibrate_on=pixels, check=False)
     found = []
     for target, objective, schedule in product(targets, SCHEDULED_BY, SCHEDULES):

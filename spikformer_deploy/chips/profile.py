@@ -34,14 +34,16 @@ else:
 
 OPERATIONS = "asic45nm"
 """The file of operation energies: no target."""
-
-
 WHOLE = ("tiles", "cores", "chips", "words", "neurons", "sets", "bits", "axons", "messages", "yes/no")
 """Units of what is counted."""
 MOST_OF_ONE = {"bits": 64, "yes/no": 1, "tiles": 2**12, "chips": 2**16}
 """Larger numbers are of no chip that could be laid out here."""
+MOST_COUNTED = 2**31
+"""Of everything else that is counted: indices of 32 bits."""
 MOST_CORES = 2**24
 """Of a board: Hala Point has 138,240."""
+SHOWN = 80
+"""Characters of a wrong value that an error shows."""
 
 
 def _of(unit: str, *, positive: bool = False) -> Any:
@@ -67,6 +69,10 @@ class Chip:
 class Core:
     """What one core holds.  Words are 64 bits.
 
+    sparse_synapse_bits  of a synapse with its weight, the index of its target and a tag, as the dense layers of Intel's
+        compiler have them.  No rule reads it: chips/loihi/memory.py takes the bits of a weight and index_bits for lists
+        of all kinds.  The field stays because every program stores its profile in full, and a profile with a field
+        more or less than this class has is refused.
     axon_out_messages, axon_in_messages  messages that wait to be sent, and to be served, where they are full
     """
 
@@ -245,7 +251,7 @@ def from_dict(raw: dict[str, Any]) -> Profile:
 def _checked(raw: dict[str, Any], place: str, way_out: str) -> Profile:
     """The profile of plain values; InputError that lists all that is wrong with it."""
     if not isinstance(raw, dict):
-        raise InputError(place, f"{raw!r} instead of the tables of a profile"[:80], way_out)
+        raise InputError(place, f"{raw!r} instead of the tables of a profile"[:SHOWN], way_out)
     try:
         profile = strict_converter().structure(raw, Profile)
     except (cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError) as error:
@@ -274,7 +280,7 @@ def _wrong_numbers(profile: Profile) -> Iterator[str]:
     """Every number that has another unit than its field, or is none of that unit, with its path."""
     for path, attribute, number in _numbers(profile):
         unit = attribute.metadata["unit"]
-        most = MOST_OF_ONE.get(unit, 2**31 if unit in WHOLE else math.inf)
+        most = MOST_OF_ONE.get(unit, MOST_COUNTED if unit in WHOLE else math.inf)
         if number.unit != unit:
             yield f"unit '{number.unit}' instead of '{unit}' @ $.{path}"
         elif unit in WHOLE and not number.value.is_integer():

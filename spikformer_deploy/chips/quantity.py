@@ -19,14 +19,17 @@ def _finite(instance: Quantity, attribute: Attribute[float], value: float) -> No
         raise ValueError(f"{value} (a finite number of at least 0 and at most {LARGEST:g} is needed)")
 
 
-def _around(
+def _range(
     instance: Quantity, attribute: Attribute[tuple[float, float] | None], value: tuple[float, float] | None
 ) -> None:
-    if value is not None and not 0 <= value[0] <= instance.value <= value[1] <= LARGEST:
+    if value is None:
+        return
+    low, high = value
+    if not 0 <= low <= instance.value <= high <= LARGEST:
         raise ValueError(f"range {list(value)} does not hold the value {instance.value}")
 
 
-def _said(instance: Quantity, attribute: Attribute[str], value: str) -> None:
+def _stated(instance: Quantity, attribute: Attribute[str], value: str) -> None:
     if not value.strip():
         raise ValueError(f"an empty {attribute.name}")
 
@@ -36,10 +39,10 @@ class Quantity:
     """`value` in `unit`; `kind` is one of KINDS; `range` is (low, high) where the number is not sure."""
 
     value: float = field(validator=_finite)
-    unit: str = field(validator=_said)
+    unit: str = field(validator=_stated)
     kind: str = field(validator=validators.in_(KINDS))
-    source: str = field(validator=_said)
-    range: tuple[float, float] | None = field(default=None, validator=_around)
+    source: str = field(validator=_stated)
+    range: tuple[float, float] | None = field(default=None, validator=_range)
 
     @property
     def low(self) -> float:
@@ -52,4 +55,5 @@ class Quantity:
         return self.value if self.range is None else self.range[1]
 
     def __int__(self) -> int:
+        """The whole number that it is, for what is counted."""
         return round(self.value)

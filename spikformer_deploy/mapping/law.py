@@ -16,8 +16,8 @@ from spikformer_deploy.chips.loihi.rules import first_violation, fits
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, sites_of
 from spikformer_deploy.mapping.route import destinations, metrics, nets_of
-from spikformer_deploy.network.mapping import SECTIONS, Mapping, Site
-from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.mapping import BOX, SECTIONS, SITE, Mapping, Site, edges_of, sizes_of
+from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import Lif, LifKind
 from spikformer_deploy.network.synapses import Attention
 
@@ -29,6 +29,8 @@ LATER_METRICS = ("packet_hops_east_west", "packet_hops_north_south", "max_chip_l
 ROUNDING = 1e-6
 """Sums of many messages in another order differ by less, relatively."""
 AXONS = SECTIONS.index("axon_mem")
+FIRST_POSITION = BOX.index("y0")
+"""The first column of a box that says rows and columns."""
 
 
 def verify_mapping(mapping: Mapping, network: Network, profile: Profile) -> None:
@@ -38,6 +40,7 @@ def verify_mapping(mapping: Mapping, network: Network, profile: Profile) -> None
     of the boxes and within every limit, and the metrics are such as some firing rates would give.
     """
     check_neurons(network, profile)
+    # each check may rely on those before it: shapes first, then numbers that index the sites, cores and neurons
     _check_shapes(mapping)
     _check_streamed(mapping, network)
     _check_sites(mapping, network, profile)
@@ -52,26 +55,9 @@ def check_neurons(network: Network, profile: Profile) -> None:
     """Raise MappingError, naming the population, for what no core of the target has."""
     limits = profile.limits
     for population in network:
-        attends = any(isinstance(p.synapse, Attention) for p in network.into(population.name))
-        if attends and not limits.programmable:
-            raise MappingError(
-                population.name,
-                f"spiking self-attention needs programmable neurons, and target '{profile.name}' has none",
-                "Use --target loihi2.",
-            )
-        if population.signed and not limits.programmable:
-            raise MappingError(
-                population.name,
-                f"a residual stream of currents needs programmable neurons, and target '{profile.name}' has none",
-                "Use --target loihi2.",
-            )
-        if (
-            isinstance(population.neuron, Lif)
-            and population.neuron.kind == LifKind.PROGRAMMABLE
-            and not limits.programmable
-        ):
-            problem = f"its neurons are programmable, and target '{profile.name}' has none of those"
-            raise MappingError(population.name, problem, "Use --neuron stock.")
+        if not limits.programmable:
+            _check_programmable(network, population, profile)
+        # a negative value needs a bit for its sign
         if population.max_out >= 2 ** (limits.message_bits - population.signed):
             raise MappingError(
                 population.name,
@@ -80,28 +66,32 @@ def check_neurons(network: Network, profile: Profile) -> None:
             )
 
 
+def _check_programmable(network: Network, population: Population, profile: Profile) -> None:
+    """Raise MappingError where a population needs programmable neurons."""
+    name = population.name
+    if any(isinstance(projection.synapse, Attention) for projection in network.into(name)):
+        problem = f"spiking self-attention needs programmable neurons, and target '{profile.name}' has none"
+        raise MappingError(name, problem, "Use --target loihi2.")
+    if population.signed:
+        problem = f"a residual stream of currents needs programmable neurons, and target '{profile.name}' has none"
+        raise MappingError(name, problem, "Use --target loihi2.")
+    if isinstance(population.neuron, Lif) and population.neuron.kind == LifKind.PROGRAMMABLE:
+        problem = f"its neurons are programmable, and target '{profile.name}' has none of those"
+        raise MappingError(name, problem, "Use --neuron stock.")
+
+
 def _check_shapes(mapping: Mapping) -> None:
     """The tables have their columns, a row a slice, and no number that is negative."""
     slices = len(mapping.boxes)
     shapes = (mapping.boxes.shape, mapping.cores.shape, mapping.words.shape)
-    if shapes != ((slices, 7), (slices,), (slices, len(SECTIONS))) or not slices:
+    if shapes != ((slices, len(BOX)), (slices,), (slices, len(SECTIONS))) or not slices:
         raise MappingError("mapping", f"its boxes, cores and words have the shapes {shapes}")
     for name, table in (("boxes", mapping.boxes), ("cores", mapping.cores), ("words", mapping.words)):
         if table.min() < 0:
             raise MappingError("mapping", f"its {name} hold {int(table.min())}")
-    order = mapping.boxes[:, 0]
+    order = mapping.boxes[:, SITE]
     if order.max() >= len(mapping.sites) or (np.diff(order) < 0).any():
         raise MappingError("mapping", f"its boxes are not those of its {len(mapping.sites)} sites, in order")
-
-
-def _check_sites(mapping: Mapping, network: Network, profile: Profile) -> None:
-    """The sites are those of one of the schedules: a site for each population, and for each attention its counters."""
-    found = digest(mapping.sites)
-    ways = [(serial, schedule) for serial in SERIALS for schedule in SCHEDULES]
-    if not any(digest(sites_of(network, profile.core, *way)) == found for way in ways):
-        expected = {site.name for way in ways for site in sites_of(network, profile.core, *way)}
-        odd = next((site.name for site in mapping.sites if site.name not in expected), "mapping")
-        raise MappingError(odd, "its sites are not those of the network in any schedule")
 
 
 def _check_streamed(mapping: Mapping, network: Network) -> None:
@@ -109,46 +99,60 @@ def _check_streamed(mapping: Mapping, network: Network) -> None:
     streamed = token_wise(network)
     for index, site in enumerate(mapping.sites):
         if site.token_serial:
-            whole = mapping.boxes[mapping.slices_of(index)][:, 3:] == [0, site.shape[1], 0, site.shape[2]]
-            if streamed.get(site.population) != site.sub_steps or not whole.all():
+            _, height, width = site.shape
+            uncut = mapping.boxes[mapping.slices_of(index)][:, FIRST_POSITION:] == [0, height, 0, width]
+            if streamed.get(site.population) != site.sub_steps or not uncut.all():
                 raise MappingError(site.name, "its tokens cannot come in series, one in each of its sub-steps")
 
 
+def _check_sites(mapping: Mapping, network: Network, profile: Profile) -> None:
+    """The sites are those of one of the schedules: a site for each population, and for each attention its counters."""
+    stated = digest(mapping.sites)
+    ways = [sites_of(network, profile.core, serial, schedule) for serial in SERIALS for schedule in SCHEDULES]
+    if stated not in [digest(sites) for sites in ways]:
+        lawful = {site.name for sites in ways for site in sites}
+        odd = next((site.name for site in mapping.sites if site.name not in lawful), "mapping")
+        raise MappingError(odd, "its sites are not those of the network in any schedule")
+
+
 def _check_cores(mapping: Mapping, profile: Profile) -> None:
+    """Every slice has a core of its own that exists, and chips are counted as the target has them."""
     if mapping.cores_used != len(mapping.cores) or mapping.cores.max() >= profile.cores:
         raise MappingError("mapping", f"{len(mapping.cores)} slices on {mapping.cores_used} of {profile.cores} cores")
     chips = len(np.unique(mapping.cores // profile.cores_per_chip))
     if (mapping.chips, mapping.cores_per_chip) != (chips, profile.cores_per_chip):
-        said = f"{mapping.chips} chips of {mapping.cores_per_chip} cores"
-        raise MappingError("mapping", f"it says {said}, and takes {chips} of {profile.cores_per_chip}")
+        stated = f"{mapping.chips} chips of {mapping.cores_per_chip} cores"
+        raise MappingError("mapping", f"it says {stated}, and takes {chips} of {profile.cores_per_chip}")
 
 
 def _check_words(mapping: Mapping, network: Network, profile: Profile) -> None:
-    edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)
-    shapes = np.array([site.shape for site in mapping.sites])[mapping.boxes[:, 0]]
-    if (edges[:, :, 0] >= edges[:, :, 1]).any() or (edges[:, :, 1] > shapes).any():
+    """The words of memory are those of the boxes, and within the limits of a core."""
+    first, end = edges_of(mapping.boxes)
+    shapes = np.array([site.shape for site in mapping.sites])[mapping.boxes[:, SITE]]
+    if (first >= end).any() or (end > shapes).any():
         raise MappingError("mapping", "a box is empty, or reaches beyond its site")
-    again = box_words(network, mapping.sites, mapping.boxes, profile.core)
-    again[:, AXONS] = mapping.words[:, AXONS]
-    if not np.array_equal(again, mapping.words):
+    expected = box_words(network, mapping.sites, mapping.boxes, profile.core)
+    # those of axon memory follow the firing rates: _check_traffic bounds them
+    expected[:, AXONS] = mapping.words[:, AXONS]
+    if not np.array_equal(expected, mapping.words):
         raise MappingError("mapping", "its memory words are not those of its boxes")
     for slice_ in np.flatnonzero(~fits(mapping.words, profile.core)):
         broken = first_violation(mapping.words[slice_], profile.core)
-        name = mapping.sites[mapping.boxes[slice_, 0]].name
+        name = mapping.sites[mapping.boxes[slice_, SITE]].name
         raise MappingError(name, f"a slice breaks a limit of the core: {broken}")
 
 
 def _check_boxes(mapping: Mapping, index: int, site: Site) -> None:
     """The boxes of a site tile it."""
     boxes = mapping.boxes[mapping.slices_of(index)]
-    edges = boxes[:, 1:].reshape(-1, 3, 2)
     size = math.prod(site.shape)
-    covered = int((edges[:, :, 1] - edges[:, :, 0]).prod(1).sum())
+    covered = int(sizes_of(boxes).prod(1).sum())
     # the sum first: a map of a site whose cores would not hold it might not fit here either
     if covered == size <= LARGEST_SITE:
         times = np.zeros(site.shape, np.uint8)
         for _, c0, c1, y0, y1, x0, x1 in boxes:
             times[c0:c1, y0:y1, x0:x1] = 1
+        # as many neurons in all boxes as in the site: some stand in two boxes if and only if others stand in none
         covered = int(np.count_nonzero(times))
     if covered != size or size > LARGEST_SITE:
         raise MappingError(site.name, "its boxes do not cover every neuron exactly once")
@@ -159,20 +163,27 @@ def _check_traffic(mapping: Mapping, network: Network, profile: Profile) -> None
 
     The rates that they come from are not in the program; what they count is linear in the rates.
     """
-    all_fire = nets_of(network, mapping.sites, mapping.boxes, {})
-    silence = nets_of(network, mapping.sites, mapping.boxes, {p.name: 0.0 for p in network})
-    slices, stored = len(mapping.boxes), mapping.words[:, AXONS]
-    if (stored < destinations(silence, slices)).any() or (stored > destinations(all_fire, slices)).any():
+    most = nets_of(network, mapping.sites, mapping.boxes, {})  # without a rate a neuron fires in every step
+    least = nets_of(network, mapping.sites, mapping.boxes, {population.name: 0.0 for population in network})
+    slices = len(mapping.boxes)
+    stated = mapping.words[:, AXONS]
+    if (stated < destinations(least, slices)).any() or (stated > destinations(most, slices)).any():
         raise MappingError("mapping", "its words of axon memory are not those of the cores that it sends to")
-    said, most = mapping.metrics, metrics(all_fire, mapping.cores, profile)
-    if not set(METRICS) <= set(said) <= {*METRICS, *LATER_METRICS}:
-        raise MappingError("mapping", f"its metrics are {', '.join(sorted(said))}")
-    # means are of what is there: they may exceed those of all neurons
-    limits = most | {"mean_hops": math.inf, "mean_link_load": said["max_link_load"]}
-    for name, value in said.items():
+    _check_metrics(mapping.metrics, metrics(most, mapping.cores, profile))
+
+
+def _check_metrics(stated: dict[str, float], most: dict[str, float]) -> None:
+    """The metrics are below those of neurons that all fire, and agree with each other."""
+    if not set(METRICS) <= set(stated) <= {*METRICS, *LATER_METRICS}:
+        raise MappingError("mapping", f"its metrics are {', '.join(sorted(stated))}")
+    # means are over the messages and links of some rates: they may exceed those of all neurons
+    limits = most | {"mean_hops": math.inf, "mean_link_load": stated["max_link_load"]}
+    for name, value in stated.items():
         if not (0 <= value <= limits[name] * (1 + ROUNDING) and math.isfinite(value)):
             raise MappingError("mapping", f"{name.replace('_', ' ')} of {value}, and at most {limits[name]}")
-    ways = [said[name] for name in ("packet_hops_east_west", "packet_hops_north_south") if name in said]
-    for total in (said["mean_hops"] * said["messages"], *([sum(ways)] if len(ways) == 2 else [])):
-        if not math.isclose(total, said["packet_hops"], rel_tol=ROUNDING, abs_tol=ROUNDING):
-            raise MappingError("mapping", f"its hops are {said['packet_hops']}, and {total} by its other metrics")
+    totals = [stated["mean_hops"] * stated["messages"]]
+    if "packet_hops_east_west" in stated and "packet_hops_north_south" in stated:
+        totals.append(stated["packet_hops_east_west"] + stated["packet_hops_north_south"])
+    for total in totals:
+        if not math.isclose(total, stated["packet_hops"], rel_tol=ROUNDING, abs_tol=ROUNDING):
+            raise MappingError("mapping", f"its hops are {stated['packet_hops']}, and {total} by its other metrics")

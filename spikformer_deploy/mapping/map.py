@@ -17,7 +17,7 @@ from spikformer_deploy.mapping.objective import OBJECTIVES, Choice, better
 from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, partition, sites_of
 from spikformer_deploy.mapping.place import NONE, Constraints, Placer, refined
 from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
-from spikformer_deploy.network.mapping import SECTIONS, Mapping, Site
+from spikformer_deploy.network.mapping import SECTIONS, SITE, Mapping, Site
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.synapses import Attention
 
@@ -67,6 +67,7 @@ def map_explained(
     """As map_network, and why it is as it is, as plain values: objective, the ways to serialise attentions."""
     check_neurons(network, profile)
     _check_schedule(network, schedule)
+    # all attentions of a network work alike: their sub-steps are steps of the whole chip
     ways = attention_choices(network, profile, rates, objective, schedule)
     serial = cheaper(ways, objective)
     sites = sites_of(network, profile.core, serial, schedule)
@@ -77,11 +78,13 @@ def map_explained(
     verify_mapping(mapping, network, profile)
     explained: dict[str, Any] = {"objective": objective, "schedule": schedule, "expected": _shown(choice)}
     if ways:
-        explained["attention"] = {"chosen": serial, **{name: _shown(way) for name, way in ways.items()}}
+        shown = {name: _shown(way) for name, way in ways.items()}
+        explained["attention"] = {"chosen": serial, **shown}
     return mapping, explained
 
 
 def _shown(way: Choice | MappingError) -> dict[str, Any]:
+    """What a choice is expected to cost, or why there is none, as plain values for `inspect` and for programs."""
     if isinstance(way, MappingError):
         return {"refused": str(way)}
     return {
@@ -104,10 +107,12 @@ def attention_choices(
     A MappingError says why one of the ways does not fit.
     """
     out: dict[str, Choice | MappingError] = {}
-    for serial in SERIALS if any(isinstance(p.synapse, Attention) for p in network.projections) else ():
+    if not any(isinstance(projection.synapse, Attention) for projection in network.projections):
+        return out
+    for serial in SERIALS:
         sites = sites_of(network, profile.core, serial, schedule)
         try:
-            out[serial] = partition(network, sites, profile, rates, None, objective)[1]
+            _, out[serial] = partition(network, sites, profile, rates, None, objective)
         except MappingError as error:
             out[serial] = error
     return out
@@ -128,26 +133,30 @@ def cheaper(choices: dict[str, Choice | MappingError], objective: str) -> str:
 def _cut(
     network: Network, sites: tuple[Site, ...], profile: Profile, rates: dict[str, float], objective: str
 ) -> tuple[Int, Choice, Nets, Int]:
-    """(boxes, costs, nets, words); the axon memory of a slice shows only once all the sites that it sends to are cut.
+    """(boxes, costs, nets, words).
 
-    Where it exceeds a core, the site is cut again with that room kept free.
+    The axon memory of a slice is known only when all the sites that it sends to are cut.  Where it exceeds a core, the
+    site is cut again with that room kept free.
     """
+    axons = SECTIONS.index("axon_mem")
     reserved: dict[str, int] = {}
     for _ in range(MOST_CUTS):
         boxes, choice = partition(network, sites, profile, rates, reserved, objective)
         nets = nets_of(network, sites, boxes, rates)
         needed = box_words(network, sites, boxes, profile.core)
-        needed[:, SECTIONS.index("axon_mem")] = destinations(nets, len(boxes))
+        needed[:, axons] = destinations(nets, len(boxes))
         over = np.flatnonzero(~fits(needed, profile.core))
         if not over.size:
             break
+        # room only grows, so that the rounds do not go to and fro between two cuts
         for slice_ in over:
-            name = sites[boxes[slice_, 0]].name
-            reserved[name] = max(reserved.get(name, 0), int(needed[slice_, SECTIONS.index("axon_mem")]))
+            name = sites[boxes[slice_, SITE]].name
+            reserved[name] = max(reserved.get(name, 0), int(needed[slice_, axons]))
     return boxes, choice, nets, needed
 
 
 def _check_schedule(network: Network, schedule: str) -> None:
+    """Raise InputError for a schedule that is none of SCHEDULES, or that the network cannot have."""
     if schedule not in SCHEDULES:
         raise InputError("--schedule", f"'{schedule}' is none of {', '.join(SCHEDULES)}")
     if schedule == "token-serial" and not token_wise(network):

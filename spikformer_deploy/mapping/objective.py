@@ -6,8 +6,9 @@
     tiles    boxes as Intel's compiler cut PilotNet: all channels and rows, columns in powers of two; where such a tile
              does not fit, rows and then channels are halved.  Its 59 cores of convolutions come out one by one.
 
-On a number of chips the limit on a core's time is the smallest for which the cores suffice (bisection); cores that are
-left over then go where they save most messages (one price of a core for all sites, by bisection too).
+On a number of chips the limit on a core's time is the smallest for which the cores suffice (bisection).  Cores that are
+left over then go where they save most messages: every site takes the cut with the least messages + price * cores, and
+one price of a core for all sites is searched, by bisection too, at which the cores just suffice.
 """
 
 from __future__ import annotations
@@ -19,17 +20,23 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Float, Int
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.chips.loihi.steps import barrier_ns
+from spikformer_deploy.chips.loihi.latencies import NOMINAL, latencies
+from spikformer_deploy.chips.loihi.steps import barrier_before_placement, pause_ns, step_ns
 from spikformer_deploy.chips.profile import Profile
 
 OBJECTIVES = ("energy", "latency", "cores", "tiles")
 LADDER = 1.2
-"""Numbers of chips that are tried grow by this factor."""
+"""Numbers of chips that are tried grow by this factor: 37 tries for a board of 1,152 chips."""
+MOST_WORSE = 4
+"""The search over numbers of chips ends when this many in a row are no better than the best before."""
 MEAN_HOPS = 3.0
 """Hops a message, for the energy of a cut that is not placed yet; published sizes take 2 to 4 once placed."""
+LOWEST_PRICE = 1e-3
+"""Messages a step that a core must save; below this price cores are as good as free."""
 PRICE_STEPS = 24
-MOST_WORSE = 4
-"""So many numbers of chips in a row may be no better than the best before."""
+"""Halvings of the interval of prices on a logarithmic scale: prices a factor of 1e10 apart come within 2e-6."""
+HALVINGS = 16
+"""Sizes of an axis that the objective `tiles` takes: all of it, a half, ..., its 2^15th part."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,8 +68,8 @@ class Choice:
     picks     (sites,) which of its Cuts each site takes
     work      ns of the busiest core in a step, its sweeps over idle neurons in sub-steps of an attention included
     synops    synaptic operations of the core with most of them; sub_steps: chip-wide sub-steps of a step
-    step_ns   by the closed form of timing/estimate.py, without links
-    energy_pj static power and messages, which alone depend on the cut
+    step_ns   by the closed form of chips/loihi/steps.py, without links
+    energy_pj static power and messages: of all energy, only these depend on the cut
     """
 
     picks: Int
@@ -76,46 +83,50 @@ class Choice:
     energy_pj: float
 
 
-def choose(choices: list[Cuts], profile: Profile, objective: str, sub_steps: int) -> Choice:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Search:
+    """What is chosen from.
+
+    sites      the cuts of each site
+    works      for each site (n,): the work of its cuts and their sweeps in all sub-steps, in ns
+    sub_steps  chip-wide sub-steps in a step
+    """
+
+    sites: list[Cuts]
+    works: list[Float]
+    profile: Profile
+    sub_steps: int
+
+    @property
+    def fewest_cores(self) -> int:
+        """Cores that the network takes at least."""
+        return sum(int(cuts.cores.min()) for cuts in self.sites)
+
+    def cores(self, picks: Int) -> int:
+        """Cores that these picks take."""
+        return sum(int(cuts.cores[pick]) for cuts, pick in zip(self.sites, picks, strict=True))
+
+
+def choose(sites: list[Cuts], profile: Profile, objective: str, sub_steps: int) -> Choice:
     """The best choice by `objective`.  The board must hold the fewest cores of every site.
 
+    sites      the cuts of each site
     sub_steps  chip-wide sub-steps in a step: each sweeps the neurons of the fullest core
+    Raises InputError for an objective that is none of OBJECTIVES.
     """
-    idle = profile.time.neuron_idle.value * sub_steps
-    works = [c.work + idle * c.swept for c in choices]
-    fewest = sum(int(c.cores.min()) for c in choices)
+    # A sub-step sweeps the neurons of the fullest core.  Which one that will be is not known before all sites are cut:
+    # each cut is charged with sweeps over its own neurons.
+    idle = latencies(profile).idle_neuron[NOMINAL] * sub_steps
+    search = _Search(sites, [cuts.work + idle * cuts.swept for cuts in sites], profile, sub_steps)
     match objective:
         case "cores":
-            return _priced(_fewest_cores(choices, works), choices, works, profile, sub_steps)
+            return _priced(_fewest_cores(search), search)
         case "tiles":
-            return _priced(np.array([_tile(c) for c in choices]), choices, works, profile, sub_steps)
+            return _priced(np.array([_tile(cuts) for cuts in sites]), search)
         case "energy" | "latency":
-            first = max(1, -(-fewest // profile.cores_per_chip))
-            return _best_chips(choices, works, profile, objective, sub_steps, first)
+            return _best_chips(search, objective)
         case _:
             raise InputError("--objective", f"'{objective}' is none of {', '.join(OBJECTIVES)}")
-
-
-def _best_chips(
-    choices: list[Cuts], works: list[Float], profile: Profile, objective: str, sub_steps: int, first: int
-) -> Choice:
-    """Over growing numbers of chips, until MOST_WORSE in a row are no better."""
-    frontiers = [_frontier(c, work) for c, work in zip(choices, works, strict=True)]
-    best, worse = None, 0
-    for chips in _ladder(first, int(profile.board.chips)):
-        picks = _balanced(choices, works, frontiers, chips * profile.cores_per_chip)
-        choice = _priced(picks, choices, works, profile, sub_steps)
-        if best is None or _score(choice, objective) < _score(best, objective):
-            best, worse = choice, 0
-        elif (worse := worse + 1) == MOST_WORSE:
-            break
-    assert best is not None
-    return best
-
-
-def _score(choice: Choice, objective: str) -> tuple[float, int, float]:
-    """Less is better; then fewer cores, then fewer messages."""
-    return choice.energy_pj if objective == "energy" else choice.step_ns, choice.cores, choice.messages
 
 
 def better(one: Choice, other: Choice, objective: str) -> bool:
@@ -125,8 +136,40 @@ def better(one: Choice, other: Choice, objective: str) -> bool:
     return _score(one, objective) < _score(other, objective)
 
 
+def _score(choice: Choice, objective: str) -> tuple[float, int, float]:
+    """Less is better; then fewer cores, then fewer messages."""
+    first = choice.energy_pj if objective == "energy" else choice.step_ns
+    return first, choice.cores, choice.messages
+
+
+def _best_chips(search: _Search, objective: str) -> Choice:
+    """Over growing numbers of chips, until MOST_WORSE in a row are no better.
+
+    More chips shorten a step, and draw more static power.  What they cost jumps with the cuts, so that one number of
+    chips that is no better does not end the search.
+    """
+    frontiers = [_frontier(cuts, work) for cuts, work in zip(search.sites, search.works, strict=True)]
+    first = max(1, -(-search.fewest_cores // search.profile.cores_per_chip))
+    best = None
+    worse = 0
+    for chips in _ladder(first, int(search.profile.board.chips)):
+        picks = _balanced(search, frontiers, chips * search.profile.cores_per_chip)
+        choice = _priced(picks, search)
+        if best is None or _score(choice, objective) < _score(best, objective):
+            best = choice
+            worse = 0
+        else:
+            worse += 1
+        if worse == MOST_WORSE:
+            break
+    assert best is not None
+    return best
+
+
 def _ladder(first: int, last: int) -> list[int]:
-    chips, out = first, []
+    """Numbers of chips to try: each one while they are few, then by the factor LADDER."""
+    out = []
+    chips = first
     while chips <= last:
         out.append(chips)
         chips = max(chips + 1, int(chips * LADDER))
@@ -134,84 +177,116 @@ def _ladder(first: int, last: int) -> list[int]:
 
 
 def _frontier(cuts: Cuts, work: Float) -> tuple[Int, Float]:
-    """(cores ascending, least time of a core with so many cores or fewer), one of each time."""
+    """(cores ascending, least time of a core with that many cores or fewer), one of each time."""
     order = np.lexsort((work, cuts.cores))
+    # np.unique sorts ascending and keeps the first of equals: of negated times, the fewest cores of each time
     least, first = np.unique(-np.minimum.accumulate(work[order]), return_index=True)
     return cuts.cores[order][first], -least
 
 
-def _balanced(choices: list[Cuts], works: list[Float], frontiers: list[tuple[Int, Float]], budget: int) -> Int:
+def _balanced(search: _Search, frontiers: list[tuple[Int, Float]], budget: int) -> Int:
     """The least limit on the time of a core that `budget` cores allow, and below it the fewest messages."""
+    # the cores needed change only at the times of some cut: the bisection is over these
     limits = np.unique(np.concatenate([least for _, least in frontiers]))
-
-    def needed(limit: float) -> float:
-        """Cores where every site takes the fewest whose time stays below the limit."""
-        firsts = [int(np.searchsorted(-least, -limit)) for _, least in frontiers]
-        return sum(cores[i] if i < len(cores) else np.inf for (cores, _), i in zip(frontiers, firsts, strict=True))
-
-    low, high = 0, len(limits) - 1
+    low = 0
+    high = len(limits) - 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if needed(limits[middle]) <= budget else (middle + 1, high)
-    return _fewest_messages(choices, [work <= limits[low] for work in works], budget)
+        if _needed(frontiers, limits[middle]) <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    return _fewest_messages(search, [work <= limits[low] for work in search.works], budget)
 
 
-def _fewest_messages(choices: list[Cuts], allowed: list[NDArray[np.bool_]], budget: int) -> Int:
-    """Picks among the allowed cuts: the lowest price of a core, in messages, at which the budget suffices."""
+def _needed(frontiers: list[tuple[Int, Float]], limit: float) -> float:
+    """Cores where every site takes the fewest whose time stays within the limit; infinite where one has no such cut."""
+    total: float = 0
+    for cores, least in frontiers:
+        # times fall along a frontier; searchsorted wants them to rise
+        first = int(np.searchsorted(-least, -limit))
+        total += cores[first] if first < len(cores) else np.inf
+    return total
 
-    def at(price: float) -> Int:
-        costs = (np.where(ok, c.messages + price * c.cores, np.inf) for c, ok in zip(choices, allowed, strict=True))
-        return np.array([cost.argmin() for cost in costs])
 
-    def total(picks: Int) -> int:
-        return sum(int(c.cores[i]) for c, i in zip(choices, picks, strict=True))
+def _fewest_messages(search: _Search, allowed: list[NDArray[np.bool_]], budget: int) -> Int:
+    """Picks among the allowed cuts: the lowest price of a core, in messages, at which the budget suffices.
 
-    low, high = 1e-3, max(float(c.messages.max()) for c in choices) + 1.0
+    allowed  for each site (n,): whether a cut may be taken; the fewest cores of these must be within the budget
+    """
+    choosable = list(zip(search.sites, allowed, strict=True))
     # the fewest cores suffice at any price
-    best = np.array([np.lexsort((c.messages, c.cores, ~ok))[0] for c, ok in zip(choices, allowed, strict=True)])
+    best = np.array([np.lexsort((cuts.messages, cuts.cores, ~may))[0] for cuts, may in choosable])
+    low = LOWEST_PRICE
+    high = max(float(cuts.messages.max()) for cuts in search.sites) + 1.0  # no core saves as many messages
     for _ in range(PRICE_STEPS):
         price = float(np.sqrt(low * high))
-        picks = at(price)
-        if total(picks) <= budget:
-            best, high = picks, price
+        costs = [np.where(may, cuts.messages + price * cuts.cores, np.inf) for cuts, may in choosable]
+        picks = np.array([cost.argmin() for cost in costs])
+        if search.cores(picks) <= budget:
+            best = picks
+            high = price
         else:
             low = price
     return best
 
 
-def _fewest_cores(choices: list[Cuts], works: list[Float]) -> Int:
-    fewest = [c.cores == c.cores.min() for c in choices]
-    limit = max(float(work[few].min()) for work, few in zip(works, fewest, strict=True))
-    allowed = [few & (work <= limit) for few, work in zip(fewest, works, strict=True)]
-    return _fewest_messages(choices, allowed, sum(int(c.cores.min()) for c in choices))
+def _fewest_cores(search: _Search) -> Int:
+    """The fewest cores of every site; of such cuts the least work of the busiest core, then the fewest messages."""
+    fewest = [cuts.cores == cuts.cores.min() for cuts in search.sites]
+    limit = max(float(work[few].min()) for work, few in zip(search.works, fewest, strict=True))
+    allowed = [few & (work <= limit) for few, work in zip(fewest, search.works, strict=True)]
+    return _fewest_messages(search, allowed, search.fewest_cores)
 
 
 def _tile(cuts: Cuts) -> int:
     """The widest box of a power of two columns with all channels and rows; else with fewer rows, else channels."""
     channels, rows, columns = cuts.boxes.T
-    halved = [
-        np.isin(size, -(-extent // 2 ** np.arange(16)))
-        for size, extent in zip((channels, rows), cuts.shape[:2], strict=True)
-    ]
-    good = halved[0] & halved[1] & (columns & (columns - 1) == 0)
+    power_of_two = columns & (columns - 1) == 0
+    good = _halved(channels, cuts.shape[0]) & _halved(rows, cuts.shape[1]) & power_of_two
+    # the last key of lexsort comes first: good ones, then most channels, then most rows, then most columns
     return int(np.lexsort((-columns, -rows, -channels, ~good))[0])
 
 
-def _priced(picks: Int, choices: list[Cuts], works: list[Float], profile: Profile, sub_steps: int) -> Choice:
-    taken = list(zip(choices, works, picks.tolist(), strict=True))
-    cores = sum(int(c.cores[i]) for c, _, i in taken)
-    work = max(float(w[i]) for _, w, i in taken)
-    messages = sum(float(c.messages[i]) for c, _, i in taken)
-    synops = max(float(c.synops[i]) for c, _, i in taken)
+def _halved(sizes: Int, extent: int) -> NDArray[np.bool_]:
+    """Whether each size is `extent` halved some times, rounded up."""
+    return np.isin(sizes, -(-extent // 2 ** np.arange(HALVINGS)))
+
+
+def _priced(picks: Int, search: _Search) -> Choice:
+    """What these picks are expected to cost."""
+    profile = search.profile
+    taken = list(zip(search.sites, picks.tolist(), strict=True))
+    cores = search.cores(picks)
     chips = -(-cores // profile.cores_per_chip)
-    at_once, in_turn = (
-        max((float(c.work[i]) for c, _, i in taken if c.in_turn == t), default=0.0) for t in (False, True)
-    )
-    sweep = profile.time.neuron_idle.value * max(int(c.swept[i]) for c, _, i in taken)
-    barrier = barrier_ns(chips, profile)
-    step = at_once + barrier + sub_steps * (sweep + barrier) + in_turn
+    messages = sum(float(cuts.messages[pick]) for cuts, pick in taken)
+    step = _step_ns(taken, chips, search)
     static = chips * (profile.power.static_chip.value + profile.power.static_board.value)  # mW * ns = pJ
+    return Choice(
+        picks=picks,
+        chips=chips,
+        cores=cores,
+        work=max(float(work[pick]) for work, pick in zip(search.works, picks.tolist(), strict=True)),
+        messages=messages,
+        synops=max(float(cuts.synops[pick]) for cuts, pick in taken),
+        sub_steps=search.sub_steps,
+        step_ns=step,
+        energy_pj=static * step + messages * _message_pj(profile),
+    )
+
+
+def _step_ns(taken: list[tuple[Cuts, int]], chips: int, search: _Search) -> float:
+    """The closed form of a step, before the cuts are placed: no links, and all tiles of all chips in use."""
+    at_once = max((float(cuts.work[pick]) for cuts, pick in taken if not cuts.in_turn), default=0.0)
+    in_turn = max((float(cuts.work[pick]) for cuts, pick in taken if cuts.in_turn), default=0.0)
+    barrier = float(barrier_before_placement(search.profile, chips)[NOMINAL])
+    fullest = max(int(cuts.swept[pick]) for cuts, pick in taken)
+    pause = pause_ns(fullest, barrier, latencies(search.profile), NOMINAL)
+    return step_ns(at_once, barrier, search.sub_steps * pause, in_turn)
+
+
+def _message_pj(profile: Profile) -> float:
+    """Energy of a message: it is sent and goes MEAN_HOPS, as many of them along rows as along columns."""
     energy = profile.energy
     hop = (energy.hop_east_west.value + energy.hop_north_south.value) / 2
-    moved = messages * (energy.spike_out.value + MEAN_HOPS * hop)
-    return Choice(picks, chips, cores, work, messages, synops, sub_steps, step, static * step + moved)
+    return energy.spike_out.value + MEAN_HOPS * hop

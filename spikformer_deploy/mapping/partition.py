@@ -7,32 +7,35 @@ messages that its slices receive.  Which of them each site takes is chosen for a
 from __future__ import annotations
 
 from itertools import pairwise, product
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.arrays import Array, Int, Shape
 from spikformer_deploy.base.errors import MappingError
+from spikformer_deploy.chips.loihi.latencies import NOMINAL, Latencies, latencies
 from spikformer_deploy.chips.loihi.memory import BoxSizes, token_wise, words
 from spikformer_deploy.chips.loihi.rules import first_violation, fits
+from spikformer_deploy.chips.loihi.steps import Work, loads_ns
 from spikformer_deploy.chips.profile import Core, Profile, load_profile, profile_names
 from spikformer_deploy.mapping.objective import Choice, Cuts, choose
 from spikformer_deploy.network.mapping import SECTIONS, Site
 from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.reach import Axis, axes_of, groups_met, most_read
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
-Real: TypeAlias = NDArray[Any]
-Expected: TypeAlias = tuple[Real, Real]
+Expected: TypeAlias = tuple[Array, Array]
 """(synaptic operations, messages received) of a core in a step."""
 
 SERIALS = ("tokens", "channels")
 """The two ways of an attention: KV first with tokens in series, QK first with channels in series."""
 SCHEDULES = ("spatial", "token-serial")
 """Every token has neurons of its own; or tokens stream through the blocks, whose neurons are one a channel."""
-SPLIT_SHARE = 3
-"""A split fan-in leaves room in the synapse section for at least so many words a list."""
+WORDS_A_LIST = 3
+"""A split fan-in leaves room in the synapse section for at least this many words a list."""
+EVERY_NEURON_FIRES = 1.0
+"""Messages a neuron and step of populations whose rate is not given."""
 
 
 def sites_of(network: Network, core: Core, serial: str = "tokens", schedule: str = "spatial") -> tuple[Site, ...]:
@@ -41,17 +44,20 @@ def sites_of(network: Network, core: Core, serial: str = "tokens", schedule: str
     serial    "tokens": heads * d * d counters, 2 N sub-steps; "channels": heads * N * N counters, 2 d sub-steps
     schedule  one of SCHEDULES
     """
-    out, streamed = [], token_wise(network) if schedule == "token-serial" else {}
+    out: list[Site] = []
+    streamed = token_wise(network) if schedule == "token-serial" else {}
     for population in network:
-        for projection in network.into(population.name):
+        name = population.name
+        for projection in network.into(name):
             if isinstance(projection.synapse, Attention):
-                out.append(_counters(population.name, population.shape, projection.synapse.heads, serial))
-        *parts, own = fan_in_parts(network, population.name, core)
-        tokens = streamed.get(population.name, 0)
-        about = population.name, population.shape, serial if tokens else "", tokens
+                out.append(_counters(name, population.shape, projection.synapse.heads, serial))
+        # token n comes in the sub-step n
+        sub_steps = streamed.get(name, 0)
+        series = serial if sub_steps else ""
+        *parts, last = fan_in_parts(network, name, core)
         for number, part in enumerate(parts):
-            out.append(Site(f"{population.name}.part{number}", "partial", *about, part))
-        out.append(Site(population.name, "population", *about, own))
+            out.append(Site(f"{name}.part{number}", "partial", name, population.shape, series, sub_steps, part))
+        out.append(Site(name, "population", name, population.shape, series, sub_steps, last))
     return tuple(out)
 
 
@@ -60,19 +66,29 @@ def fan_in_parts(network: Network, name: str, core: Core) -> list[tuple[int, int
     incoming = [p.synapse for p in network.into(name) if isinstance(p.synapse, Conv)]
     if len(incoming) != 1 or incoming[0].groups != 1:
         return [(0, 0)]
-    channels, taps = incoming[0].weight.shape[1], incoming[0].weight.shape[2] * incoming[0].weight.shape[3]
-    if channels * taps <= int(core.section_words):
+    _, channels, rows, columns = incoming[0].weight.shape
+    section = int(core.section_words)
+    # a list takes a word or more, so more lists than words cannot fit
+    lists = channels * rows * columns
+    if lists <= section:
         return [(0, 0)]
-    count = -(-channels * taps * SPLIT_SHARE // int(core.section_words))
-    edges = np.linspace(0, channels, count + 1).astype(int).tolist()
+    parts = -(-lists * WORDS_A_LIST // section)
+    edges = np.linspace(0, channels, parts + 1).astype(int).tolist()
     return list(pairwise(edges))
 
 
-def _counters(name: str, shape: tuple[int, int, int], heads: int, serial: str) -> Site:
-    tokens, depth = shape[1] * shape[2], shape[0] // heads
+def _counters(name: str, shape: Shape, heads: int, serial: str) -> Site:
+    """The counters of the attention into population `name`: rows and columns, head by head.
+
+    Each of two rounds takes the tokens (or the channels of a head) one after the other, a sub-step each: the first
+    counts coincidences of two operands, the second reads them out with the third.
+    """
+    channels, height, width = shape
+    tokens = height * width
+    depth = channels // heads
     if serial == "channels":
         return Site(f"{name}.counters", "attention", name, (heads, tokens, tokens), serial, 2 * depth)
-    return Site(f"{name}.counters", "attention", name, (shape[0], 1, depth), serial, 2 * tokens)
+    return Site(f"{name}.counters", "attention", name, (channels, 1, depth), serial, 2 * tokens)
 
 
 def partition(
@@ -83,7 +99,7 @@ def partition(
     reserved: dict[str, int] | None = None,
     objective: str = "energy",
 ) -> tuple[Int, Choice]:
-    """((slices, 7) boxes: site, c0, c1, y0, y1, x0, x1, in the order of the sites; what they are expected to cost).
+    """((slices, 7) boxes: the columns of BOX, in the order of the sites; what they are expected to cost).
 
     rates      messages a neuron and step, by population
     reserved   words of axon memory to keep free in each core of a site, by site
@@ -91,12 +107,15 @@ def partition(
     Raises MappingError where a single neuron does not fit a core, or the board has too few cores.
     """
     serial = next((site.serial for site in sites if site.serial), "tokens")
-    choices = [cuts(network, site, profile, rates, (reserved or {}).get(site.name, 0), serial) for site in sites]
-    _check_board(sites, [int(c.cores.min()) for c in choices], profile)
+    kept_free = reserved or {}
+    choices = [cuts(network, site, profile, rates, kept_free.get(site.name, 0), serial) for site in sites]
+    _check_board(sites, [int(choice.cores.min()) for choice in choices], profile)
     sub_steps = max((site.sub_steps for site in sites), default=0)
     choice = choose(choices, profile, objective, sub_steps)
-    grids = [c.boxes[i].tolist() for c, i in zip(choices, choice.picks, strict=True)]
-    boxes = [row for i, box in enumerate(grids) for row in _boxes(i, sites[i].shape, box)]
+    boxes: list[tuple[int, ...]] = []
+    for number, site in enumerate(sites):
+        size = choices[number].boxes[choice.picks[number]]
+        boxes += _grid(number, site.shape, size.tolist())
     return np.array(boxes, np.int64), choice
 
 
@@ -111,58 +130,107 @@ def cuts(
     """All grids of near-equal boxes of a site that fit a core.
 
     reserved  words of axon memory that the destinations of a slice take
+    serial    how attentions work (SERIALS)
+    Raises MappingError where even the smallest box does not fit.
     """
-    channels, rows, columns = (np.array(_sizes(extent), np.int64) for extent in site.shape)
-    if site.kind == "attention":  # a box has whole rows of counters: one axis of messages reaches all of them
-        columns = columns[-1:]
-    if site.token_serial:
-        rows, columns = rows[-1:], columns[-1:]
-    box = BoxSizes(channels[:, None, None], rows[None, :, None], columns[None, None, :])
+    box = _candidates(site)
     needed = words(network, site, box, profile.core)
     needed[..., SECTIONS.index("axon_mem")] = reserved
     good = fits(needed, profile.core)
     if not good.any():
-        problem = first_violation(needed.reshape(-1, len(SECTIONS))[needed.sum(-1).argmin()], profile.core)
-        raise MappingError(
-            site.name,
-            f"even its smallest slice does not fit a core of {profile.name}: {problem}",
-            "Reduce the fan-in of the layer (fewer input channels, a smaller kernel), or use fewer weight bits.",
-        )
+        raise _too_large(site, needed, profile)
     sizes = np.stack([axis[good] for axis in np.broadcast_arrays(box.channels, box.rows, box.columns)], 1)
     cores = np.prod(-(-np.array(site.shape) // sizes), 1)
     fitting = BoxSizes(*sizes.T)
     work, synops, messages = expected(network, site, fitting, profile, rates, serial)
-    swept = fitting.channels if site.token_serial else fitting.neurons
     attends = any(isinstance(p.synapse, Attention) for p in network.into(site.population))
-    in_turn = attends or site.sub_steps > 0
-    return Cuts(np.array(site.shape), sizes, cores, work, messages * cores, synops, fitting.neurons, swept, in_turn)
+    return Cuts(
+        shape=np.array(site.shape),
+        boxes=sizes,
+        cores=cores,
+        work=work,
+        messages=messages * cores,
+        synops=synops,
+        neurons=fitting.neurons,
+        swept=fitting.channels if site.token_serial else fitting.neurons,
+        in_turn=attends or site.sub_steps > 0,
+    )
+
+
+def _too_large(site: Site, needed: Int, profile: Profile) -> MappingError:
+    """The error for a site none of whose boxes fits; needed (..., 6): their words."""
+    smallest = needed.reshape(-1, len(SECTIONS))[needed.sum(-1).argmin()]
+    return MappingError(
+        site.name,
+        f"even its smallest slice does not fit a core of {profile.name}: {first_violation(smallest, profile.core)}",
+        "Reduce the fan-in of the layer (fewer input channels, a smaller kernel), or use fewer weight bits.",
+    )
+
+
+def _candidates(site: Site) -> BoxSizes:
+    """The sizes of boxes that are looked at, an axis of the arrays for each axis of the site."""
+    channels, rows, columns = (np.array(_sizes(extent), np.int64) for extent in site.shape)
+    if site.kind == "attention":
+        columns = columns[-1:]  # a box has whole rows of counters: one axis of messages reaches all of them
+    if site.token_serial:
+        # one neuron serves all tokens of its channel
+        rows = rows[-1:]
+        columns = columns[-1:]
+    return BoxSizes(channels[:, None, None], rows[None, :, None], columns[None, None, :])
+
+
+def _sizes(extent: int) -> list[int]:
+    """The box sizes along an axis that cut it into 1, 2, 3, ... near-equal parts, and the powers of two; ascending."""
+    equal = {-(-extent // parts) for parts in range(1, extent + 1)}
+    powers = {2**i for i in range(extent.bit_length()) if 2**i < extent}
+    return sorted(equal | powers)
 
 
 def expected(
     network: Network, site: Site, box: BoxSizes, profile: Profile, rates: dict[str, float], serial: str = "tokens"
-) -> tuple[Real, Real, Real]:
+) -> tuple[Array, Array, Array]:
     """Expected (time in ns, synaptic operations, messages received) a step of a core with a box of these sizes.
 
     The time is the longest of neurons, synapses and messages.  serial: how attentions work (SERIALS)
     """
-    time = profile.time
     if site.kind == "attention":
         synops, messages = _at_counters(network, site, box, rates)
-        synapse = time.synapse_dense
     else:
-        synops, messages = np.zeros(len(box.neurons)), np.zeros(len(box.neurons))
-        incoming = network.into(site.population)
-        for projection in incoming:
-            more_synops, more_messages = _received(network, site, projection, box, rates, serial)
-            synops, messages = synops + more_synops, messages + more_messages
-        if site.kind == "population" and site.part[0]:
-            gathered = box.neurons * (len(fan_in_parts(network, site.population, profile.core)) - 1)
-            synops, messages = synops + gathered, messages + gathered
-        kinds = {type(p.synapse) for p in incoming}
-        dense = time.synapse_dense if kinds == {Readout} else time.synapse_sparse
-        synapse = time.synapse_conv if Conv in kinds else dense
-    parts = (box.neurons * time.neuron_update.value, synops * synapse.value, messages * time.axon_in.value)
-    return np.maximum.reduce(parts), synops, messages
+        synops, messages = _at_neurons(network, site, box, profile.core, rates, serial)
+    # sending is left out: a neuron fires as often in whatever box it stands
+    work = Work(box.neurons, 0, synops, messages, _synapse_kind(network, site))
+    loads = loads_ns(work, latencies(profile), NOMINAL)
+    return np.maximum.reduce(list(loads.values())), synops, messages
+
+
+def _synapse_kind(network: Network, site: Site) -> int:
+    """The synapses whose time is expected, an index into Latencies.KINDS."""
+    kinds = {type(projection.synapse) for projection in network.into(site.population)}
+    if site.kind == "attention":
+        kind = "dense"
+    elif Conv in kinds:
+        kind = "convolution"
+    else:
+        kind = "dense" if kinds == {Readout} else "sparse"
+    return Latencies.KINDS.index(kind)
+
+
+def _at_neurons(
+    network: Network, site: Site, box: BoxSizes, core: Core, rates: dict[str, float], serial: str
+) -> Expected:
+    """(synaptic operations, messages) of all projections at boxes of neurons or of partial sums."""
+    synops = np.zeros(len(box.neurons))
+    messages = np.zeros(len(box.neurons))
+    for projection in network.into(site.population):
+        more_synops, more_messages = _received(network, site, projection, box, rates, serial)
+        synops = synops + more_synops
+        messages = messages + more_messages
+    if site.kind == "population" and site.part[0]:
+        # the last part of a split fan-in has the neurons: each other part sends it a sum for every one of them
+        gathered = box.neurons * (len(fan_in_parts(network, site.population, core)) - 1)
+        synops = synops + gathered
+        messages = messages + gathered
+    return synops, messages
 
 
 def _received(
@@ -170,76 +238,85 @@ def _received(
 ) -> Expected:
     """(synaptic operations, messages) of one projection at boxes of its target."""
     source = network[projection.sources[0]]
-    rate = rates.get(source.name, 1.0)
+    rate = rates.get(source.name, EVERY_NEURON_FIRES)
     match projection.synapse:
-        case Conv(weight=weight, stride=stride, groups=groups):
+        case Conv(weight=weight, groups=groups) as conv:
+            rows, columns = axes_of(conv, source.shape)
             first, end = site.channels(weight.shape[1])
-            inside = np.minimum(groups, -(-box.channels // (len(weight) // groups)))
-            high = _seen(box.rows, weight.shape[2], stride[0], source.shape[1])
-            wide = _seen(box.columns, weight.shape[3], stride[1], source.shape[2])
-            taps = (end - first) * weight.shape[2] * weight.shape[3]
-            return rate * taps * box.neurons, rate * (end - first) * inside * high * wide
-        case Window(kernel=kernel, stride=stride):
-            high = _seen(box.rows, kernel[0], stride[0], source.shape[1])
-            wide = _seen(box.columns, kernel[1], stride[1], source.shape[2])
-            return rate * kernel[0] * kernel[1] * box.neurons, rate * box.channels * high * wide
+            taps = (end - first) * rows.kernel * columns.kernel
+            met = np.minimum(groups, groups_met(box.channels, len(weight) // groups))
+            return rate * taps * box.neurons, _positions(rate * (end - first) * met, box, rows, columns, source.shape)
+        case Window() as window:
+            rows, columns = axes_of(window, source.shape)
+            synops = rate * rows.kernel * columns.kernel * box.neurons
+            return synops, _positions(rate * box.channels, box, rows, columns, source.shape)
         case Readout():
             return rate * source.size * box.channels, np.full(len(box.channels), rate * source.size)
         case Attention(heads=heads):
-            q, _, v = (rates.get(name, 1.0) for name in projection.sources)
-            channels, height, width = source.shape
-            tokens = serial == "tokens"
-            values = q * (channels // heads) if tokens else v * height * width
-            return values * box.neurons, values * box.neurons
+            return _answers(projection, source.shape, heads, box, rates, serial)
         case _:
             assert_never(projection.synapse)
+
+
+def _positions(messages: Array, box: BoxSizes, rows: Axis, columns: Axis, source: Shape) -> Array:
+    """`messages` from one position of the source, times the positions that a box reads at most."""
+    return messages * most_read(box.rows, rows, source[1]) * most_read(box.columns, columns, source[2])
+
+
+def _answers(
+    projection: Projection, shape: Shape, heads: int, box: BoxSizes, rates: dict[str, float], serial: str
+) -> Expected:
+    """(synaptic operations, messages) of what attention counters send on to boxes of the target.
+
+    Each is a message of its own.  For every neuron they are, with tokens in series, one for each spike of q among the
+    channels of its head; with channels in series, one for each spike of v among the tokens of its channel.
+    """
+    q, _, v = (rates.get(name, EVERY_NEURON_FIRES) for name in projection.sources)
+    channels, height, width = shape
+    values = q * (channels // heads) if serial == "tokens" else v * height * width
+    return values * box.neurons, values * box.neurons
 
 
 def _at_counters(network: Network, site: Site, box: BoxSizes, rates: dict[str, float]) -> Expected:
     """(synaptic operations, messages) of q, k and v at boxes of counters."""
     projection = next(p for p in network.into(site.population) if isinstance(p.synapse, Attention))
-    q, k, v = (rates.get(name, 1.0) for name in projection.sources)
+    q, k, v = (rates.get(name, EVERY_NEURON_FIRES) for name in projection.sources)
     rounds = site.sub_steps // 2
     synops = (q + k + v) * rounds * box.neurons
     if site.serial == "tokens":
-        depth = site.shape[2]
-        heads = -(-box.channels // depth)
+        heads = groups_met(box.channels, site.shape[2])
         return synops, rounds * ((q + k) * box.channels + v * heads * box.columns)
     return synops, rounds * box.channels * (q * box.rows + (k + v) * box.columns)
 
 
-def _seen(size: Int, kernel: int, stride: int, extent: int) -> Int:
-    """Source positions along one axis, of `extent`, that `size` outputs see."""
-    return np.minimum((size - 1) * stride + kernel, extent)
-
-
-def _sizes(extent: int) -> list[int]:
-    """The box sizes along an axis that cut it into 1, 2, 3, ... near-equal parts, and the powers of two."""
-    powers = {2**i for i in range(extent.bit_length()) if 2**i < extent}
-    return sorted({-(-extent // parts) for parts in range(1, extent + 1)} | powers)
-
-
 def _check_board(sites: tuple[Site, ...], fewest: list[int], profile: Profile) -> None:
+    """Raise MappingError, naming the largest site, where the board has fewer cores than all sites need."""
     needed = sum(fewest)
     if needed <= profile.cores:
         return
     worst = int(np.argmax(fewest))
     chips = -(-needed // profile.cores_per_chip)
     boards = [load_profile(name) for name in profile_names()]
-    same = [b for b in boards if b.core == profile.core and b.cores >= needed]
-    board = min(same, key=lambda b: b.cores, default=None)
+    enough = [board for board in boards if board.core == profile.core and board.cores >= needed]
+    larger = min(enough, key=lambda board: board.cores, default=None)
+    way_out = "No known board is large enough."
+    if larger:
+        way_out = f"Use --target {larger.name}, which has {larger.cores:,} cores."
     raise MappingError(
         sites[worst].name,
         f"the network needs {needed:,} cores on {chips:,} chips, and {profile.name} has {profile.cores:,} on "
         f"{int(profile.board.chips):,}; this layer alone needs {fewest[worst]:,}",
-        f"Use --target {board.name}, which has {board.cores:,} cores." if board else "No known board is large enough.",
+        way_out,
     )
 
 
-def _boxes(site: int, shape: tuple[int, int, int], box: list[int]) -> list[tuple[int, ...]]:
-    """The grid of boxes of one site: rows first, then columns, channels last, so that neighbours see the same input."""
-    edges = [
-        [(start, min(start + size, extent)) for start in range(0, extent, size)]
-        for extent, size in zip(shape, box, strict=True)
-    ]
-    return [(site, *c, *y, *x) for y, x, c in product(edges[1], edges[2], edges[0])]
+def _grid(site: int, shape: Shape, size: list[int]) -> list[tuple[int, ...]]:
+    """The boxes of one site: rows first, then columns, channels last, so that neighbours see the same input.
+
+    Placers keep the order: boxes that hear the same messages come onto neighbouring cores.
+    """
+    channels, rows, columns = (
+        [(start, min(start + step, extent)) for start in range(0, extent, step)]
+        for extent, step in zip(shape, size, strict=True)
+    )
+    return [(site, *c, *y, *x) for y, x, c in product(rows, columns, channels)]

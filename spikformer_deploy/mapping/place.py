@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numba import njit
 
-from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile
@@ -24,6 +24,10 @@ from spikformer_deploy.mapping.route import Nets, metrics
 
 SWAPS = 160
 """Swaps that refinement tries for each slice: four times as many gain 2 % more."""
+SEED = 0
+"""Of the placements that are drawn: the same network always gets the same cores."""
+FEWEST_CHIPS = 3
+"""Chips are exchanged as if all of their slices stood in one corner: of two of them, that changes no hop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Constraints:
 
 
 NONE = Constraints()
+"""Any core for any slice."""
 NEVER_WORSE = ("packet_hops", "max_link_load", "max_chip_link_load")
 """The metrics in which a refined placement is at least as good as hilbert's."""
 Placer: TypeAlias = Callable[[int, Nets, Profile, Constraints], Int]
@@ -43,11 +48,15 @@ the network.  Raises MappingError where there are too few cores."""
 
 
 def hilbert(slices: int, nets: Nets, machine: Profile, constraints: Constraints = NONE) -> Int:
-    """Chips along a Hilbert curve over the board, and tiles along one over each chip."""
+    """Chips along a Hilbert curve over the board, and tiles along one over each chip.
+
+    Neighbours on the curve are neighbours on the mesh, and layers that follow each other come to stand side by side.
+    """
     tiles = hilbert_order(int(machine.chip.tiles_x), int(machine.chip.tiles_y))
     columns = int(machine.board.columns)
-    chips = hilbert_order(columns, -(-int(machine.board.chips) // columns))
-    chips = chips[chips < int(machine.board.chips)]
+    rows = -(-int(machine.board.chips) // columns)
+    chips = hilbert_order(columns, rows)
+    chips = chips[chips < int(machine.board.chips)]  # the last row of a board may be short
     within = _cores_of_tiles(tiles, machine)
     return _in_order((chips[:, None] * machine.cores_per_chip + within).ravel(), slices, machine, constraints)
 
@@ -58,10 +67,10 @@ def row_major(slices: int, nets: Nets, machine: Profile, constraints: Constraint
 
 
 def random(slices: int, nets: Nets, machine: Profile, constraints: Constraints = NONE) -> Int:
-    """Any cores of as few chips as hold them, from seed 0."""
+    """Any cores of as few chips as hold them, from SEED."""
     free = row_major(slices, nets, machine, constraints)
-    last = free.max(initial=0) // machine.cores_per_chip + 1
-    cores = np.random.default_rng(0).permutation(last * machine.cores_per_chip)
+    chips = free.max(initial=0) // machine.cores_per_chip + 1
+    cores = np.random.default_rng(SEED).permutation(chips * machine.cores_per_chip)
     return _in_order(cores, slices, machine, constraints)
 
 
@@ -71,48 +80,68 @@ def greedy(slices: int, nets: Nets, machine: Profile, constraints: Constraints =
     On the chips that hilbert takes; of equal cores the one with the lowest number.
     """
     cores = _open_cores(hilbert(slices, nets, machine, constraints), machine, constraints)
-    x, y = coordinates(machine, cores)
+    tiles = _tiles_of(cores, machine)
     fixed = np.full(slices, -1, np.int64)
     for slice_, core in constraints.fixed.items():
         fixed[slice_] = np.searchsorted(cores, core)
-    talk = talk_of(slices, nets.source, nets.target, nets.messages)
-    return cores[_greedy(talk.start, talk.other, talk.sent + talk.got, x - x.min(), y - y.min(), fixed)]
+    return cores[_greedy(talk_of(slices, nets), tiles[:, 0], tiles[:, 1], fixed)]
 
 
 def refined(slices: int, nets: Nets, machine: Profile, constraints: Constraints = NONE) -> Int:
-    """Annealed from hilbert, from seed 0; never worse than it (see the head of this file)."""
+    """Annealed from hilbert, from SEED; never worse than it (see the head of this file)."""
     start = hilbert(slices, nets, machine, constraints)
-    movable = np.ones(slices, bool)
-    movable[list(constraints.fixed)] = False
-    talk = talk_of(slices, nets.source, nets.target, nets.messages)
+    talk = talk_of(slices, nets)
+    # what is bound to a core is bound to its chip, and a chip that lacks a core cannot take all slices of another
     bound = constraints.fixed or constraints.forbidden
     better = start if bound else _swap_chips(talk, start, machine)
-    cores = _open_cores(better, machine, constraints)
-    x, y = coordinates(machine, cores)
-    tiles = int(machine.chip.tiles_x), int(machine.chip.tiles_y)
-    slots = np.stack([x - x.min() // tiles[0] * tiles[0], y - y.min() // tiles[1] * tiles[1]], 1)
-    better = cores[refine(talk, slots, np.searchsorted(cores, better), movable, tiles, SWAPS * slices, 0)]
-    before, after = metrics(nets, start, machine), metrics(nets, better, machine)
+    better = _swap_slices(talk, better, machine, constraints)
+    before = metrics(nets, start, machine)
+    after = metrics(nets, better, machine)
     worse = any(after[name] > before[name] for name in NEVER_WORSE)
     return start if worse else better
 
 
 def _swap_chips(talk: Talk, cores: Int, machine: Profile) -> Int:
-    """Whole chips exchanged, among those in use."""
+    """Whole chips exchanged, among those in use: a chip is to its board what a slice is to a mesh."""
     used, chip = np.unique(cores // machine.cores_per_chip, return_inverse=True)
-    if len(used) < 3:
+    if len(used) < FEWEST_CHIPS:
         return cores
-    rows = np.repeat(np.arange(len(cores)), np.diff(talk.start))
-    between = talk_of(len(used), chip[rows], chip[talk.other], talk.sent)
-    x, y = coordinates(machine, used * machine.cores_per_chip)
-    slots = np.stack([x - x.min(), y - y.min()], 1)
-    tiles = int(machine.chip.tiles_x), int(machine.chip.tiles_y)
-    place = refine(between, slots, np.arange(len(used)), np.ones(len(used), bool), tiles, SWAPS * len(used), 0)
+    speaker = np.repeat(np.arange(len(cores)), np.diff(talk.start))
+    between = talk_of(len(used), Nets(chip[speaker], chip[talk.other], talk.sent))
+    tiles = _tiles_of(used * machine.cores_per_chip, machine)
+    movable = np.ones(len(used), bool)
+    start = np.arange(len(used))
+    place = refine(between, tiles, start, movable, _tiles_of_chip(machine), SWAPS * len(used), SEED)
     return used[place][chip] * machine.cores_per_chip + cores % machine.cores_per_chip
 
 
+def _swap_slices(talk: Talk, start: Int, machine: Profile, constraints: Constraints) -> Int:
+    """Slices exchanged, and moved to free cores, over all tiles of the chips that `start` (slices,) uses."""
+    movable = np.ones(len(start), bool)
+    movable[list(constraints.fixed)] = False
+    cores = _open_cores(start, machine, constraints)
+    tiles = _tiles_of(cores, machine)
+    slots = np.searchsorted(cores, start)
+    return cores[refine(talk, tiles, slots, movable, _tiles_of_chip(machine), SWAPS * len(start), SEED)]
+
+
+def _tiles_of_chip(machine: Profile) -> tuple[int, int]:
+    """Its width and height in tiles."""
+    return int(machine.chip.tiles_x), int(machine.chip.tiles_y)
+
+
+def _tiles_of(cores: Int, machine: Profile) -> Int:
+    """(cores, 2) x and y of their tiles, counted from the corner of the leftmost and of the lowest chip among them.
+
+    From a corner of a chip, so that the borders between chips keep their places.
+    """
+    x, y = coordinates(machine, cores)
+    width, height = _tiles_of_chip(machine)
+    return np.stack([x - x.min() // width * width, y - y.min() // height * height], 1)
+
+
 def _in_order(order: Int, slices: int, machine: Profile, constraints: Constraints) -> Int:
-    """Slices one after the other on the cores of `order`, those that are taken or forbidden left out."""
+    """Slices one after the other on the cores of `order`, without those that are taken or forbidden."""
     taken = np.array([*constraints.fixed.values(), *constraints.forbidden], np.int64)
     free = order[~np.isin(order, taken)]
     moving = np.setdiff1d(np.arange(slices), list(constraints.fixed))
@@ -127,37 +156,45 @@ def _in_order(order: Int, slices: int, machine: Profile, constraints: Constraint
 
 
 def _open_cores(start: Int, machine: Profile, constraints: Constraints) -> Int:
-    """All cores of the chips that `start` uses, ascending, but the forbidden ones."""
+    """All cores of the chips that `start` uses, ascending, without the forbidden ones."""
     chips = np.unique(start // machine.cores_per_chip)
     cores = (chips[:, None] * machine.cores_per_chip + np.arange(machine.cores_per_chip)).ravel()
     return cores[~np.isin(cores, list(constraints.forbidden))]
 
 
 @njit(cache=True, nogil=True)
-def _greedy(start: Int, other: Int, weight: Float, x: Int, y: Int, fixed: Int) -> Int:
+def _greedy(talk: Talk, x: Int, y: Int, fixed: Int) -> Int:
     """(slices,) indices of cores at tiles (x, y); fixed (slices,): that index, or -1."""
-    slices, width, height = len(fixed), x.max() + 1, y.max() + 1
-    place, taken = fixed.copy(), np.zeros(len(x), np.bool_)
+    start, other, sent, got = talk  # once: numba counts references at every look into a tuple of arrays
+    place = fixed.copy()
+    taken = np.zeros(len(x), np.bool_)
     for core in fixed:
         if core >= 0:
             taken[core] = True
-    across, along = np.zeros(width), np.zeros(height)
-    for a in range(slices):
-        if place[a] >= 0:
+    # hops are separable: those to a tile are hops to its column plus hops to its row
+    to_column = np.zeros(x.max() + 1)
+    to_row = np.zeros(y.max() + 1)
+    for slice_ in range(len(place)):
+        if place[slice_] >= 0:
             continue
-        across[:], along[:] = 0.0, 0.0
-        for e in range(start[a], start[a + 1]):
-            core = place[other[e]]
+        to_column[:] = 0.0
+        to_row[:] = 0.0
+        for entry in range(start[slice_], start[slice_ + 1]):
+            core = place[other[entry]]
             if core >= 0:
-                for i in range(width):
-                    across[i] += weight[e] * abs(i - x[core])
-                for i in range(height):
-                    along[i] += weight[e] * abs(i - y[core])
+                messages = sent[entry] + got[entry]
+                for column in range(len(to_column)):
+                    to_column[column] += messages * abs(column - x[core])
+                for row in range(len(to_row)):
+                    to_row[row] += messages * abs(row - y[core])
         best = -1
+        least = np.inf
         for core in range(len(x)):
-            if not taken[core] and (best < 0 or across[x[core]] + along[y[core]] < across[x[best]] + along[y[best]]):
+            if not taken[core] and to_column[x[core]] + to_row[y[core]] < least:
                 best = core
-        place[a], taken[best] = best, True
+                least = to_column[x[core]] + to_row[y[core]]
+        place[slice_] = best
+        taken[best] = True
     return place
 
 
@@ -170,23 +207,28 @@ def hilbert_order(width: int, height: int) -> Int:
 
 def _cell(side: int, distance: int) -> tuple[int, int]:
     """(x, y) at `distance` along the curve.  Source: Hilbert 1891, in the usual bitwise form."""
-    x = y = 0
+    x = 0
+    y = 0
     scale = 1
+    # from the smallest squares to the largest: two bits of the distance choose a quarter of the next one
     while scale < side:
         right = 1 & (distance // 2)
         up = 1 & (distance ^ right)
         if not up:
+            # the curve within the lower quarters is mirrored, so that its ends meet those of its neighbours
             if right:
-                x, y = scale - 1 - x, scale - 1 - y
+                x = scale - 1 - x
+                y = scale - 1 - y
             x, y = y, x
-        x, y = x + scale * right, y + scale * up
+        x += scale * right
+        y += scale * up
         distance //= 4
         scale *= 2
     return x, y
 
 
 def _cores_of_tiles(tiles: Int, machine: Profile) -> Int:
-    """Cores of one chip in the order of its tiles; the reserved ones, those with the highest numbers, left out."""
+    """Cores of one chip in the order of its tiles, without the reserved ones: those with the highest numbers."""
     per_tile = int(machine.chip.cores_per_tile)
     cores = (tiles[:, None] * per_tile + np.arange(per_tile)).ravel()
     return cores[cores < machine.cores_per_chip]

@@ -10,33 +10,38 @@ Form: force-directed refinement of a Hilbert start after Jin et al., ASPLOS 2023
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Float, Int
-
-Rows: TypeAlias = tuple[Int, Int, Float, Float]
-"""The fields of a Talk."""
+from spikformer_deploy.mapping.route import Nets
 
 SHARE = 0.02
 """What a link at its aim costs, as a share of all packets * hops."""
 AIM = 0.8
 """The aim of a round, as a share of the heaviest link at its start."""
 ROUNDS = 32
-HOT, COLD = 1.2e-2, 1e-5
+"""Rounds of falling temperature, with as many swaps each."""
+HOT = 1.2e-2
+COLD = 1e-5
 """First and last temperature, in shares of a slice of the cost."""
 REACH = 3
-"""A slice is tried on tiles so far from one that it talks to."""
+"""A slice is tried on tiles that are at most this many rows and columns from one that it talks to."""
 HOPELESS = 20
-"""A swap that adds so many temperatures of packets * hops is not looked at further."""
+"""A swap that adds this many temperatures of packets * hops is not looked at further: e^-20 of such would be taken."""
+NOBODY = -1
+"""In place of a slice: a free core."""
+ANY = 1 << 30
+"""Draws from [0, ANY) decide whether a worse placement is accepted."""
+
+EAST, WEST, NORTH, SOUTH = range(4)
+"""The sides of a tile, in the order of its links: towards higher and lower x, towards higher and lower y."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Talk:
+class Talk(NamedTuple):
     """Who talks to whom, as rows of a sparse matrix: entries start[a] to start[a + 1] belong to slice a.
 
     other  the slice at the other end; sent, got: messages a step to it and from it
@@ -49,13 +54,15 @@ class Talk:
 
 
 class _Mesh(NamedTuple):
-    """What the loops walk on; load changes as they go.
+    """Tiles and links; load and scale change as the loops go.
 
-    x, y   (slots,) tile of each core
-    link   (4 * tiles,) the link that lies east, west, north and south of every tile; those between chips come last
-    load   (links,) messages a step
-    scale  (2,) 1 / aim of the links within and between chips
-    within number of links within chips
+    Only what the innermost loops need: every array more in it slows down each call that it goes through.
+
+    x, y    (slots,) tile of each core that may be used
+    link    (4 * tiles,) the link that lies east, west, north and south of every tile; those between chips come last
+    load    (links,) messages a step
+    scale   (2,) 1 / aim of the links within and between chips
+    within  number of links within chips
     """
 
     x: Int
@@ -65,20 +72,47 @@ class _Mesh(NamedTuple):
     scale: Float
     within: int
     width: int
-    tiles: int
+    height: int
 
 
-def talk_of(slices: int, source: Int, target: Int, messages: Float) -> Talk:
+class _Placed(NamedTuple):
+    """Where slices stand, changed in place, and where they may.
+
+    slot_of      (slices,) and its inverse slice_at (slots,), NOBODY where a core is free
+    first        (tiles + 1,) the slots of tile t are order[first[t]] to order[first[t + 1]]; order (slots,)
+    movable      (slices,) the others stay
+    """
+
+    slot_of: Int
+    slice_at: Int
+    first: Int
+    order: Int
+    movable: NDArray[np.bool_]
+
+
+class _Swap(NamedTuple):
+    """Slice a goes from slot `source` to slot `target`, and b, which stands there (or NOBODY), the other way."""
+
+    a: int
+    b: int
+    source: int
+    target: int
+
+
+def talk_of(slices: int, nets: Nets) -> Talk:
     """Both directions of all nets between different slices; nets of one pair are added up."""
-    away = source != target
-    source, target, messages = source[away], target[away], messages[away]
+    away = nets.source != nets.target
+    source = nets.source[away]
+    target = nets.target[away]
+    messages = nets.messages[away]
+    # each net stands in the rows of both of its ends: as sent in one, as got in the other
     none = np.zeros(len(source))
-    pair = np.concatenate([source * slices + target, target * slices + source])
-    keys, which = np.unique(pair, return_inverse=True)
-    ways = (np.concatenate([messages, none]), np.concatenate([none, messages]))
-    sent, got = (np.bincount(which, way, minlength=len(keys)).astype(np.float64) for way in ways)
+    pairs = np.concatenate([source * slices + target, target * slices + source])
+    keys, pair_of = np.unique(pairs, return_inverse=True)
+    sent = np.bincount(pair_of, np.concatenate([messages, none]), minlength=len(keys))
+    got = np.bincount(pair_of, np.concatenate([none, messages]), minlength=len(keys))
     start = np.searchsorted(keys, np.arange(slices + 1) * slices)
-    return Talk(start.astype(np.int64), keys % max(1, slices), sent, got)
+    return Talk(start.astype(np.int64), keys % max(1, slices), sent.astype(np.float64), got.astype(np.float64))
 
 
 def refine(
@@ -91,106 +125,155 @@ def refine(
     chip     its width and height in tiles
     moves    swaps that are tried; seed: same seed, same result
     """
-    width, height = (int(extent) + 1 for extent in slots.max(0))
-    tile = slots[:, 1] * width + slots[:, 0]
+    slice_at = np.full(len(slots), NOBODY, np.int64)
+    slice_at[slot_of] = np.arange(len(slot_of))
+    mesh = _mesh_of(slots, chip)
+    tile = slots[:, 1] * mesh.width + slots[:, 0]
     order = np.argsort(tile, kind="stable")
-    first = np.searchsorted(tile[order], np.arange(width * height + 1))
-    at = np.full(len(slots), -1, np.int64)
-    at[slot_of] = np.arange(len(slot_of))
-    out = slot_of.astype(np.int64)
-    x, y = np.ascontiguousarray(slots[:, 0]), np.ascontiguousarray(slots[:, 1])
-    link, tiles = _links(width, height, *chip), width * height
-    mesh = _Mesh(x, y, link, np.zeros(int(link.max()) + 1), np.zeros(2), 4 * tiles, width, tiles)
-    _anneal((talk.start, talk.other, talk.sent, talk.got), mesh, order, first, at, out, movable, moves, seed)
-    return out
+    first = np.searchsorted(tile[order], np.arange(mesh.width * mesh.height + 1))
+    placed = _Placed(slot_of.astype(np.int64), slice_at, first, order, movable)
+    _anneal(talk, mesh, placed, moves, seed)
+    return placed.slot_of
+
+
+def _mesh_of(slots: Int, chip: tuple[int, int]) -> _Mesh:
+    """The mesh up to the farthest of the slots, without any load."""
+    width = int(slots[:, 0].max()) + 1
+    height = int(slots[:, 1].max()) + 1
+    link = _links(width, height, *chip)
+    return _Mesh(
+        x=np.ascontiguousarray(slots[:, 0]),
+        y=np.ascontiguousarray(slots[:, 1]),
+        link=link,
+        load=np.zeros(int(link.max()) + 1),
+        scale=np.zeros(2),
+        within=len(link),
+        width=width,
+        height=height,
+    )
 
 
 def _links(width: int, height: int, tiles_x: int, tiles_y: int) -> Int:
     """(4 * tiles,) the link at each side of every tile: one of its own, or that of its chip's side."""
-    y, x = np.divmod(np.arange(width * height), width)
-    chip = y // tiles_y * -(-width // tiles_x) + x // tiles_x
-    ends = ((x + 1) % tiles_x == 0, x % tiles_x == 0, (y + 1) % tiles_y == 0, y % tiles_y == 0)
-    own = np.arange(4 * width * height).reshape(4, -1)
-    return np.concatenate([np.where(e, own.size + 4 * chip + side, own[side]) for side, e in enumerate(ends)])
+    tiles = width * height
+    y, x = np.divmod(np.arange(tiles), width)
+    chips_in_a_row = -(-width // tiles_x)
+    chip = y // tiles_y * chips_in_a_row + x // tiles_x
+    last = {
+        EAST: (x + 1) % tiles_x == 0,
+        WEST: x % tiles_x == 0,
+        NORTH: (y + 1) % tiles_y == 0,
+        SOUTH: y % tiles_y == 0,
+    }
+    links = []
+    for side, leaves_chip in last.items():
+        single = side * tiles + np.arange(tiles)
+        shared = 4 * tiles + 4 * chip + side
+        links.append(np.where(leaves_chip, shared, single))
+    return np.concatenate(links)
 
 
 @njit(cache=True, nogil=True)
 def _wall(load: float, scale: float) -> float:
+    """(load / aim)^6: steep and smooth, in six products."""
     cube = load * scale * load * scale * load * scale
     return cube * cube
 
 
 @njit(cache=True, nogil=True)
 def _send(mesh: _Mesh, x0: int, y0: int, x1: int, y1: int, messages: float) -> float:
-    """Put `messages` on the way from (x0, y0) to (x1, y1), X first; returns how much the wall grows."""
+    """Put `messages` on the way from (x0, y0) to (x1, y1), X first; returns how much the wall grows.
+
+    Negative `messages` are taken away.
+    """
     grown = 0.0
-    side, step = (0, 1) if x1 > x0 else (mesh.tiles, -1)
+    tiles = mesh.width * mesh.height
+    side = EAST if x1 > x0 else WEST
+    step = 1 if x1 > x0 else -1
     while x0 != x1:
-        grown += _load(mesh, side + y0 * mesh.width + x0, messages)
+        grown += _add(mesh, side * tiles + y0 * mesh.width + x0, messages)
         x0 += step
-    side, step = (2 * mesh.tiles, 1) if y1 > y0 else (3 * mesh.tiles, -1)
+    side = NORTH if y1 > y0 else SOUTH
+    step = 1 if y1 > y0 else -1
     while y0 != y1:
-        grown += _load(mesh, side + y0 * mesh.width + x0, messages)
+        grown += _add(mesh, side * tiles + y0 * mesh.width + x0, messages)
         y0 += step
     return grown
 
 
 @njit(cache=True, nogil=True)
-def _load(mesh: _Mesh, port: int, messages: float) -> float:
+def _add(mesh: _Mesh, port: int, messages: float) -> float:
+    """Add `messages` to the link at a port, an index into mesh.link; growth of the wall."""
     link = mesh.link[port]
-    scale, before = mesh.scale[1 if link >= mesh.within else 0], mesh.load[link]
+    scale = mesh.scale[1 if link >= mesh.within else 0]
+    before = mesh.load[link]
     mesh.load[link] = before + messages
-    return _wall(before + messages, scale) - _wall(before, scale)
+    return _wall(mesh.load[link], scale) - _wall(before, scale)
 
 
 @njit(cache=True, nogil=True)
-def _routes(talk: Rows, mesh: _Mesh, slot_of: Int, a: int, skip: int, sign: float) -> float:
+def _routes(talk: Talk, mesh: _Mesh, slot_of: Int, a: int, skip: int, sign: float) -> float:
     """Add (sign 1) or take away (-1) all routes of slice a but those to `skip`; returns how much the wall grows."""
     start, other, sent, got = talk
     grown = 0.0
-    xa, ya = mesh.x[slot_of[a]], mesh.y[slot_of[a]]
-    for e in range(start[a], start[a + 1]):
-        o = other[e]
-        xo, yo = mesh.x[slot_of[o]], mesh.y[slot_of[o]]
-        if o == skip or (xa == xo and ya == yo):
+    xa = mesh.x[slot_of[a]]
+    ya = mesh.y[slot_of[a]]
+    for entry in range(start[a], start[a + 1]):
+        partner = other[entry]
+        xo = mesh.x[slot_of[partner]]
+        yo = mesh.y[slot_of[partner]]
+        if partner == skip or (xa == xo and ya == yo):
             continue
-        if sent[e] > 0:
-            grown += _send(mesh, xa, ya, xo, yo, sign * sent[e])
-        if got[e] > 0:
-            grown += _send(mesh, xo, yo, xa, ya, sign * got[e])
+        if sent[entry] > 0:
+            grown += _send(mesh, xa, ya, xo, yo, sign * sent[entry])
+        if got[entry] > 0:
+            grown += _send(mesh, xo, yo, xa, ya, sign * got[entry])
     return grown
 
 
 @njit(cache=True, nogil=True)
-def _hops(talk: Rows, mesh: _Mesh, slot_of: Int, a: int, skip: int, here: int, there: int) -> float:
-    """Growth of packets * hops where slice a goes from slot `here` to `there`."""
+def _hops(talk: Talk, mesh: _Mesh, slot_of: Int, swap: _Swap) -> float:
+    """Growth of packets * hops where slice a of the swap goes; b is left out: the two stay as far apart."""
     start, other, sent, got = talk
     grown = 0.0
-    for e in range(start[a], start[a + 1]):
-        if other[e] != skip:
-            x, y = mesh.x[slot_of[other[e]]], mesh.y[slot_of[other[e]]]
-            now = abs(mesh.x[there] - x) + abs(mesh.y[there] - y)
-            grown += (sent[e] + got[e]) * (now - abs(mesh.x[here] - x) - abs(mesh.y[here] - y))
+    for entry in range(start[swap.a], start[swap.a + 1]):
+        partner = other[entry]
+        if partner != swap.b:
+            x = mesh.x[slot_of[partner]]
+            y = mesh.y[slot_of[partner]]
+            after = abs(mesh.x[swap.target] - x) + abs(mesh.y[swap.target] - y)
+            change = after - abs(mesh.x[swap.source] - x) - abs(mesh.y[swap.source] - y)
+            grown += (sent[entry] + got[entry]) * change
     return grown
 
 
 @njit(cache=True, nogil=True)
-def _exchange(talk: Rows, mesh: _Mesh, slot_of: Int, a: int, b: int, here: int, there: int) -> float:
-    """Slice a goes from `here` to `there`, and b (if there is one, else -1) the other way; growth of the wall."""
-    grown = _routes(talk, mesh, slot_of, a, -1, -1.0)
-    if b >= 0:
-        grown += _routes(talk, mesh, slot_of, b, a, -1.0)
-        slot_of[b] = here
-    slot_of[a] = there
-    grown += _routes(talk, mesh, slot_of, a, -1, 1.0)
-    if b >= 0:
-        grown += _routes(talk, mesh, slot_of, b, a, 1.0)
+def _back(swap: _Swap) -> _Swap:
+    """The same swap as b sees it."""
+    return _Swap(swap.b, swap.a, swap.target, swap.source)
+
+
+@njit(cache=True, nogil=True)
+def _exchange(talk: Talk, mesh: _Mesh, slot_of: Int, swap: _Swap) -> float:
+    """Do a swap, in slot_of and in the loads of links; growth of the wall."""
+    # all routes of a, those to b among them, and of b the others: so no route counts twice
+    grown = _routes(talk, mesh, slot_of, swap.a, NOBODY, -1.0)
+    if swap.b != NOBODY:
+        grown += _routes(talk, mesh, slot_of, swap.b, swap.a, -1.0)
+        slot_of[swap.b] = swap.source
+    slot_of[swap.a] = swap.target
+    grown += _routes(talk, mesh, slot_of, swap.a, NOBODY, 1.0)
+    if swap.b != NOBODY:
+        grown += _routes(talk, mesh, slot_of, swap.b, swap.a, 1.0)
     return grown
 
 
 @njit(cache=True, nogil=True)
 def _draw(state: NDArray[np.uint64], below: int) -> int:
-    """A random number from 0 to below - 1 (xorshift64*: Vigna, arXiv 1402.6246)."""
+    """A random number from 0 to below - 1 (xorshift64*: Vigna, arXiv 1402.6246).
+
+    A generator of its own, as numba's would share its state with all other code of the process.
+    """
     value = state[0]
     value ^= value >> np.uint64(12)
     value ^= value << np.uint64(25)
@@ -200,73 +283,88 @@ def _draw(state: NDArray[np.uint64], below: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _start(talk: Rows, mesh: _Mesh, slot_of: Int) -> float:
+def _start(talk: Talk, mesh: _Mesh, slot_of: Int) -> float:
     """Load all links; returns packets * hops."""
     start, other, sent, _ = talk
     hops = 0.0
     for a in range(len(slot_of)):
-        xa, ya = mesh.x[slot_of[a]], mesh.y[slot_of[a]]
-        for e in range(start[a], start[a + 1]):
-            xo, yo = mesh.x[slot_of[other[e]]], mesh.y[slot_of[other[e]]]
-            hops += sent[e] * (abs(xa - xo) + abs(ya - yo))
-            _send(mesh, xa, ya, xo, yo, sent[e])
+        xa = mesh.x[slot_of[a]]
+        ya = mesh.y[slot_of[a]]
+        for entry in range(start[a], start[a + 1]):
+            xo = mesh.x[slot_of[other[entry]]]
+            yo = mesh.y[slot_of[other[entry]]]
+            hops += sent[entry] * (abs(xa - xo) + abs(ya - yo))
+            _send(mesh, xa, ya, xo, yo, sent[entry])
     return hops
 
 
 @njit(cache=True, nogil=True)
 def _set_aims(mesh: _Mesh) -> None:
+    """Aims below the heaviest link within chips and the heaviest one between them."""
     most = np.zeros(2)
     for link in range(len(mesh.load)):
-        mesh.load[link] = max(0.0, mesh.load[link])  # rounding
+        # adding and taking away the same messages leaves rounding, which may lie below zero
+        mesh.load[link] = max(0.0, mesh.load[link])
         kind = 1 if link >= mesh.within else 0
         most[kind] = max(most[kind], mesh.load[link])
     for kind in range(2):
         mesh.scale[kind] = 1.0 / (AIM * most[kind]) if most[kind] > 0 else 0.0
 
 
+# inlined: it runs for every swap that is tried, and as a call takes a tenth of the time of all
+@njit(cache=True, nogil=True, inline="always")
+def _propose(talk: Talk, mesh: _Mesh, placed: _Placed, state: NDArray[np.uint64]) -> _Swap:
+    """A random slice, and a core near a random one of those that it talks to; a = NOBODY where that is no swap."""
+    none = _Swap(NOBODY, NOBODY, 0, 0)
+    slot_of = placed.slot_of
+    a = _draw(state, len(slot_of))
+    partners = talk.start[a + 1] - talk.start[a]
+    if partners == 0 or not placed.movable[a]:
+        return none
+    near = slot_of[talk.other[talk.start[a] + _draw(state, partners)]]
+    x = mesh.x[near] + _draw(state, 2 * REACH + 1) - REACH
+    y = mesh.y[near] + _draw(state, 2 * REACH + 1) - REACH
+    if x < 0 or y < 0 or x >= mesh.width or y >= mesh.height:
+        return none
+    tile = y * mesh.width + x
+    cores = placed.first[tile + 1] - placed.first[tile]
+    if cores == 0:
+        return none
+    source = slot_of[a]
+    target = placed.order[placed.first[tile] + _draw(state, cores)]
+    b = placed.slice_at[target]
+    # the cores of a tile are equal
+    if (mesh.x[source] == x and mesh.y[source] == y) or (b != NOBODY and not placed.movable[b]):
+        return none
+    return _Swap(a, b, source, target)
+
+
 @njit(cache=True, nogil=True)
-def _anneal(
-    talk: Rows,
-    mesh: _Mesh,
-    order: Int,
-    first: Int,
-    at: Int,
-    slot_of: Int,
-    movable: NDArray[np.bool_],
-    moves: int,
-    seed: int,
-) -> None:
-    start, other, _, _ = talk
-    slices, height = len(slot_of), mesh.tiles // mesh.width
+def _anneal(talk: Talk, mesh: _Mesh, placed: _Placed, moves: int, seed: int) -> None:
+    """Try `moves` swaps, ever fewer of which may make things worse; see the head of this file."""
+    slot_of = placed.slot_of
+    # odd times odd: never 0, from which the generator would not move; seeds that are near start far apart
     state = np.array([np.uint64(2 * seed + 1) * np.uint64(0x9E3779B97F4A7C15)])
-    whole = _start(talk, mesh, slot_of)
-    if whole == 0.0:
+    at_start = _start(talk, mesh, slot_of)
+    if at_start == 0.0:
         return
     for number in range(ROUNDS):
-        temperature = HOT / slices * (COLD / HOT) ** (number / (ROUNDS - 1))
+        temperature = HOT / len(slot_of) * (COLD / HOT) ** (number / (ROUNDS - 1))
         _set_aims(mesh)
         for _ in range(moves // ROUNDS):
-            a = _draw(state, slices)
-            if start[a] == start[a + 1] or not movable[a]:
+            swap = _propose(talk, mesh, placed, state)
+            if swap.a == NOBODY:
                 continue
-            near = slot_of[other[start[a] + _draw(state, start[a + 1] - start[a])]]
-            x = mesh.x[near] + _draw(state, 2 * REACH + 1) - REACH
-            y = mesh.y[near] + _draw(state, 2 * REACH + 1) - REACH
-            tile = y * mesh.width + x
-            if x < 0 or y < 0 or x >= mesh.width or y >= height or first[tile] == first[tile + 1]:
-                continue
-            here, there = slot_of[a], order[first[tile] + _draw(state, first[tile + 1] - first[tile])]
-            b = at[there]
-            if (mesh.x[here] == x and mesh.y[here] == y) or (b >= 0 and not movable[b]):
-                continue
-            change = _hops(talk, mesh, slot_of, a, b, here, there)
-            if b >= 0:
-                change += _hops(talk, mesh, slot_of, b, a, there, here)
-            change /= whole
+            change = _hops(talk, mesh, slot_of, swap)
+            if swap.b != NOBODY:
+                change += _hops(talk, mesh, slot_of, _back(swap))
+            change /= at_start
+            # hops are cheap to price, links are not: most swaps end here
             if change > HOPELESS * temperature:
                 continue
-            change += SHARE * _exchange(talk, mesh, slot_of, a, b, here, there)
-            if change <= 0 or _draw(state, 1 << 30) < np.exp(-change / temperature) * (1 << 30):
-                at[there], at[here] = a, b
+            change += SHARE * _exchange(talk, mesh, slot_of, swap)
+            if change <= 0 or _draw(state, ANY) < np.exp(-change / temperature) * ANY:
+                placed.slice_at[swap.target] = swap.a
+                placed.slice_at[swap.source] = swap.b
             else:
-                _exchange(talk, mesh, slot_of, a, b, there, here)
+                _exchange(talk, mesh, slot_of, _Swap(swap.a, swap.b, swap.target, swap.source))

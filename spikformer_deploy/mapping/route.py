@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
-from typing_extensions import assert_never
 
-from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.base.arrays import Array, Float, Int, Shape
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile
-from spikformer_deploy.network.mapping import Site
-from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.mapping import SITE, Site, edges_of
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.reach import axes_of, channels_read, read_by
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
-Part: TypeAlias = tuple[Int, Int, Float]
-"""(source slices, target slices, messages a step)."""
+CHANNEL, ROW, COLUMN = 0, 1, 2
+"""The axes of a box."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,84 +29,107 @@ class Nets:
     messages: Float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Slices:
+    """The slices of one site: their indices (n,) in the mapping, first and end (n, 3) of channels, rows, columns."""
+
+    index: Int
+    first: Int
+    end: Int
+
+    @property
+    def positions(self) -> Int:
+        """(n,) positions of each."""
+        sizes = self.end - self.first
+        return sizes[:, ROW] * sizes[:, COLUMN]
+
+
+def _slices_of(boxes: Int, site: int) -> _Slices:
+    """Those of site number `site`."""
+    index = np.flatnonzero(boxes[:, SITE] == site)
+    return _Slices(index, *edges_of(boxes[index]))
+
+
 def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[str, float]) -> Nets:
     """All pairs of slices that talk, with the messages that the firing rates let expect.
 
     rates  messages a neuron and step, by population; 1 where not given
     """
-    place = {(site.kind, site.population): i for i, site in enumerate(sites) if site.kind != "partial"}
-    parts: list[Part] = []
+    slices = [_slices_of(boxes, index) for index in range(len(sites))]
+    site_of = {(site.kind, site.population): i for i, site in enumerate(sites) if site.kind != "partial"}
+    parts: list[Nets] = []
     for projection in network.projections:
-        target = place["population", projection.target]
-        sources = [place["population", name] for name in projection.sources]
-        sent = [rates.get(name, 1.0) for name in projection.sources]
-        if isinstance(projection.synapse, Attention):
-            counters = place["attention", projection.target]
-            shape, heads = network[projection.target].shape, projection.synapse.heads
-            into, onto = (
-                (_at_counters, _from_counters) if sites[counters].serial == "tokens" else (_at_pairs, _from_pairs)
-            )
-            parts += into(boxes, sources, counters, sent, shape, heads)
-            parts.append(onto(boxes, counters, target, sent, shape, heads))
-            continue
-        parts.append(_ordinary(network, projection, boxes, sources[0], target, sent[0], sites[target]))
-        for index, site in enumerate(sites):
-            if site.kind == "partial" and site.population == projection.target:
-                parts.append(_ordinary(network, projection, boxes, sources[0], index, sent[0], site))
-                parts.append(_overlapping(boxes, index, target, *_edges(boxes[boxes[:, 0] == target]), 1.0))
-    source, target_, messages = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return Nets(source.astype(np.int64), target_.astype(np.int64), messages.astype(np.float64))
+        receiver = site_of["population", projection.target]
+        target = slices[receiver]
+        sources = tuple(slices[site_of["population", name]] for name in projection.sources)
+        sent = tuple(rates.get(name, 1.0) for name in projection.sources)
+        shape = network[projection.sources[0]].shape
+        match projection.synapse:
+            case Attention(heads=heads):
+                counters = site_of["attention", projection.target]
+                attention = _Attention(sources, sent, slices[counters], target, shape, heads)
+                parts += _through_counters(attention, sites[counters].serial)
+            case synapse:
+                parts.append(_ordinary(shape, synapse, sources[0], target, sites[receiver], sent[0]))
+                for index in _parts_of(sites, projection.target):
+                    part = slices[index]
+                    parts.append(_ordinary(shape, synapse, sources[0], part, sites[index], sent[0]))
+                    # a partial sum goes on to the neuron of the same place, in every step
+                    parts.append(_overlapping(part, target, target.first, target.end, 1.0))
+    return _joined(parts)
 
 
-def _edges(boxes: Int) -> tuple[Int, Int]:
-    """First and end (boxes, 3) of channels, rows and columns."""
-    edges = boxes[:, 1:].reshape(-1, 3, 2)
-    return edges[:, :, 0].copy(), edges[:, :, 1].copy()
+def _parts_of(sites: tuple[Site, ...], population: str) -> list[int]:
+    """The sites with partial sums of a population's split fan-in."""
+    return [i for i, site in enumerate(sites) if site.kind == "partial" and site.population == population]
+
+
+def _joined(parts: list[Nets]) -> Nets:
+    """All of them, one after the other: sums of messages depend on their order in the last bit."""
+    return Nets(
+        np.concatenate([part.source for part in parts]).astype(np.int64),
+        np.concatenate([part.target for part in parts]).astype(np.int64),
+        np.concatenate([part.messages for part in parts]).astype(np.float64),
+    )
 
 
 def _ordinary(
-    network: Network, projection: Projection, boxes: Int, source: int, target: int, rate: float, site: Site
-) -> Part:
-    """Convolutions, windows and readouts: what each receiver sees are intervals of the source's axes."""
-    shape = network[projection.sources[0]].shape
-    low, high = _edges(boxes[boxes[:, 0] == target])
-    match projection.synapse:
-        case Conv(weight=weight, stride=stride, padding=padding, groups=groups):
-            per_group, inside = len(weight) // groups, weight.shape[1]
-            low[:, 0], high[:, 0] = low[:, 0] // per_group * inside, ((high[:, 0] - 1) // per_group + 1) * inside
-            first, end = site.channels(shape[0])
-            low[:, 0], high[:, 0] = np.maximum(low[:, 0], first), np.minimum(high[:, 0], end)
-            kernel = weight.shape[2:]
-        case Window(kernel=kernel, stride=stride, padding=padding):
-            pass
-        case Readout():
-            return _overlapping(boxes, source, target, 0 * low, np.broadcast_to(np.array(shape), high.shape), rate)
-        case Attention():
-            raise TypeError("an attention is no ordinary projection")
-        case _:
-            assert_never(projection.synapse)
-    for axis in (0, 1):
-        low[:, 1 + axis] = low[:, 1 + axis] * stride[axis] - padding[axis]
-        high[:, 1 + axis] = (high[:, 1 + axis] - 1) * stride[axis] - padding[axis] + kernel[axis]
-    return _overlapping(boxes, source, target, low, high, rate)
+    shape: Shape, synapse: Conv | Window | Readout, source: _Slices, target: _Slices, site: Site, rate: float
+) -> Nets:
+    """Convolutions, windows and readouts: what each receiver sees are intervals of the source's axes.
+
+    shape  of the source; site: that of the target's slices
+    """
+    low = np.empty_like(target.first)
+    high = np.empty_like(target.end)
+    low[:, CHANNEL], high[:, CHANNEL] = channels_read(synapse, shape, target.first[:, CHANNEL], target.end[:, CHANNEL])
+    if isinstance(synapse, Conv):  # of which a fan-in that is split has some in each part
+        first, end = site.channels(shape[CHANNEL])
+        low[:, CHANNEL] = np.maximum(low[:, CHANNEL], first)
+        high[:, CHANNEL] = np.minimum(high[:, CHANNEL], end)
+    rows, columns = axes_of(synapse, shape)
+    low[:, ROW], high[:, ROW] = read_by(target.first[:, ROW], target.end[:, ROW], rows)
+    low[:, COLUMN], high[:, COLUMN] = read_by(target.first[:, COLUMN], target.end[:, COLUMN], columns)
+    return _overlapping(source, target, low, high, rate)
 
 
-def _overlapping(boxes: Int, source: int, target: int, low: Int, high: Int, rate: float) -> Part:
-    """Slices of site `source` that have neurons in the intervals [low, high) (receivers, 3) of slices of `target`."""
-    senders, receivers = np.flatnonzero(boxes[:, 0] == source), np.flatnonzero(boxes[:, 0] == target)
-    first, end = _edges(boxes[senders])
-    origin, to, shared = _overlaps(first, end, np.ascontiguousarray(low), np.ascontiguousarray(high))
-    return senders[origin], receivers[to], np.multiply(rate, shared, dtype=np.float64)
+def _overlapping(senders: _Slices, receivers: _Slices, low: Int, high: Int, rate: float) -> Nets:
+    """The senders that have neurons in the intervals [low, high) (receivers, 3) of each receiver."""
+    origin, to, shared = _overlaps(senders.first, senders.end, np.ascontiguousarray(low), np.ascontiguousarray(high))
+    return Nets(senders.index[origin], receivers.index[to], np.multiply(rate, shared, dtype=np.float64))
 
 
 @njit(cache=True, nogil=True)
 def _overlaps(first: Int, end: Int, low: Int, high: Int) -> tuple[Int, Int, Int]:
     """(sender, receiver, neurons) of all boxes [first, end) that meet intervals [low, high); receivers in order."""
-    found = 0
+    pairs = 0
+    # the first pass counts, the second fills: a table of all of them would take gigabytes for thousands of slices
     for fill in range(2):
         if fill:
-            origin, to, shared = np.empty(found, np.int64), np.empty(found, np.int64), np.empty(found, np.int64)
-            found = 0
+            origin = np.empty(pairs, np.int64)
+            to = np.empty(pairs, np.int64)
+            shared = np.empty(pairs, np.int64)
+            pairs = 0
         for r in range(len(low)):
             for s in range(len(first)):
                 size = 1
@@ -115,73 +137,109 @@ def _overlaps(first: Int, end: Int, low: Int, high: Int) -> tuple[Int, Int, Int]
                     size *= max(0, min(end[s, axis], high[r, axis]) - max(first[s, axis], low[r, axis]))
                 if size:
                     if fill:
-                        origin[found], to[found], shared[found] = s, r, size
-                    found += 1
+                        origin[pairs] = s
+                        to[pairs] = r
+                        shared[pairs] = size
+                    pairs += 1
     return origin, to, shared
 
 
-def _at_counters(
-    boxes: Int, sources: list[int], counters: int, rates: list[float], shape: tuple[int, int, int], heads: int
-) -> list[Part]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attention:
+    """Who talks to whom in an attention.
+
+    operands          slices of q, k and v; rates: their messages a neuron and step
+    counters, target  slices of the counters, and of the neurons that they send to
+    shape             (C, Y, X) of the target and of the operands
+    """
+
+    operands: tuple[_Slices, ...]
+    rates: tuple[float, ...]
+    counters: _Slices
+    target: _Slices
+    shape: Shape
+    heads: int
+
+    @property
+    def depth(self) -> int:
+        """Channels of a head."""
+        return self.shape[CHANNEL] // self.heads
+
+
+def _through_counters(attention: _Attention, serial: str) -> Iterator[Nets]:
+    """q, k and v to the counters, and the counters to the target."""
+    if serial == "tokens":
+        yield from _at_counters(attention)
+        yield _from_counters(attention)
+    else:
+        yield from _at_pairs(attention)
+        yield _from_pairs(attention)
+
+
+def _at_counters(attention: _Attention) -> Iterator[Nets]:
     """q, k and v at the counters (channel of k, -, channel of v within the head) of tokens in series."""
-    q, k, v = sources
-    depth = shape[0] // heads
-    low, high = _edges(boxes[boxes[:, 0] == counters])
-    rows_low, rows_high = np.zeros_like(low), high.copy()
-    rows_low[:, 0], rows_high[:, 1:] = low[:, 0], shape[1:]
-    senders, receivers = np.flatnonzero(boxes[:, 0] == v), np.flatnonzero(boxes[:, 0] == counters)
-    sent, seen = boxes[senders], np.zeros((len(senders), len(receivers)))
-    for head in range(heads):
-        here = np.flatnonzero((low[:, 0] < (head + 1) * depth) & (high[:, 0] > head * depth))
-        columns = head * depth + low[here, 2], head * depth + high[here, 2]
-        seen[:, here] += _shared(sent[:, 1], sent[:, 2], *columns)
-    positions = (sent[:, 4] - sent[:, 3]) * (sent[:, 6] - sent[:, 5])
-    return [
-        _overlapping(boxes, q, counters, rows_low, rows_high, rates[0]),
-        _overlapping(boxes, k, counters, rows_low, rows_high, rates[1]),
-        _nonzero(senders, receivers, seen * positions[:, None] * rates[2]),
-    ]
+    counters = attention.counters
+    q, k, v = attention.operands
+    rate_q, rate_k, rate_v = attention.rates
+    # a spike of q or k reaches the counters of its channel, from whatever position
+    low = np.zeros_like(counters.first)
+    low[:, CHANNEL] = counters.first[:, CHANNEL]
+    high = np.empty_like(counters.end)
+    high[:] = attention.shape
+    high[:, CHANNEL] = counters.end[:, CHANNEL]
+    yield _overlapping(q, counters, low, high, rate_q)
+    yield _overlapping(k, counters, low, high, rate_k)
+    # a spike of v reaches the counters of its column, in all boxes that have rows of its head
+    seen = np.zeros((len(v.index), len(counters.index)))
+    for start in range(0, attention.shape[CHANNEL], attention.depth):
+        rows_of_head = (counters.first[:, CHANNEL] < start + attention.depth) & (counters.end[:, CHANNEL] > start)
+        boxes = np.flatnonzero(rows_of_head)
+        columns = start + counters.first[boxes, COLUMN], start + counters.end[boxes, COLUMN]
+        seen[:, boxes] += _shared(v.first[:, CHANNEL], v.end[:, CHANNEL], *columns)
+    yield _nonzero(v, counters, seen * v.positions[:, None] * rate_v)
 
 
-def _from_counters(
-    boxes: Int, counters: int, target: int, rates: list[float], shape: tuple[int, int, int], heads: int
-) -> Part:
+def _from_counters(attention: _Attention) -> Nets:
     """Each spike of q makes its row of counters send: a value a column, to the position where q fired."""
-    depth = shape[0] // heads
-    senders, receivers = np.flatnonzero(boxes[:, 0] == counters), np.flatnonzero(boxes[:, 0] == target)
-    sent, got = boxes[senders], boxes[receivers]
-    starts = np.arange(heads) * depth
-    rows = _shared(sent[:, 1], sent[:, 2], starts, starts + depth)
-    columns = np.stack([_shared(got[:, 1], got[:, 2], starts + c0, starts + c1) for c0, c1 in sent[:, 5:7]])
-    positions = (got[:, 4] - got[:, 3]) * (got[:, 6] - got[:, 5])
-    return _nonzero(senders, receivers, rates[0] * np.einsum("sh,srh,r->sr", rows, columns, positions))
+    counters = attention.counters
+    target = attention.target
+    starts = np.arange(attention.heads) * attention.depth
+    # (counters, heads) rows, and (counters, targets, heads) columns, that a pair of slices shares in each head
+    rows = _shared(counters.first[:, CHANNEL], counters.end[:, CHANNEL], starts, starts + attention.depth)
+    columns = np.stack(
+        [
+            _shared(target.first[:, CHANNEL], target.end[:, CHANNEL], starts + first, starts + end)
+            for first, end in zip(counters.first[:, COLUMN], counters.end[:, COLUMN], strict=True)
+        ]
+    )
+    values = np.einsum("sh,srh,r->sr", rows, columns, target.positions)
+    rate_q, _, _ = attention.rates
+    return _nonzero(counters, target, rate_q * values)
 
 
-def _at_pairs(
-    boxes: Int, sources: list[int], counters: int, rates: list[float], shape: tuple[int, int, int], heads: int
-) -> list[Part]:
+def _at_pairs(attention: _Attention) -> Iterator[Nets]:
     """q, k and v at the counters (head, token of q, token of k) of channels in series."""
-    depth, receivers = shape[0] // heads, np.flatnonzero(boxes[:, 0] == counters)
-    got, out = boxes[receivers], []
-    for source, rate, (first, end) in zip(sources, rates, ((3, 4), (5, 6), (5, 6)), strict=True):
-        senders = np.flatnonzero(boxes[:, 0] == source)
-        sent = boxes[senders]
-        channels = _shared(sent[:, 1], sent[:, 2], got[:, 1] * depth, got[:, 2] * depth)
-        out.append(_nonzero(senders, receivers, rate * channels * _tokens(sent, got[:, first], got[:, end], shape[2])))
-    return out
+    counters = attention.counters
+    first_channel = counters.first[:, CHANNEL] * attention.depth
+    end_channel = counters.end[:, CHANNEL] * attention.depth
+    # q chooses a row of counters, k and v a column
+    for senders, rate, axis in zip(attention.operands, attention.rates, (ROW, COLUMN, COLUMN), strict=True):
+        channels = _shared(senders.first[:, CHANNEL], senders.end[:, CHANNEL], first_channel, end_channel)
+        tokens = _tokens(senders, counters.first[:, axis], counters.end[:, axis], attention.shape[COLUMN])
+        yield _nonzero(senders, counters, rate * channels * tokens)
 
 
-def _from_pairs(
-    boxes: Int, counters: int, target: int, rates: list[float], shape: tuple[int, int, int], heads: int
-) -> Part:
+def _from_pairs(attention: _Attention) -> Nets:
     """Each spike of v makes its column of counters send: a value a token of q, to the channel where v fired."""
-    depth = shape[0] // heads
-    senders, receivers = np.flatnonzero(boxes[:, 0] == counters), np.flatnonzero(boxes[:, 0] == target)
-    sent, got = boxes[senders], boxes[receivers]
-    channels = _shared(sent[:, 1] * depth, sent[:, 2] * depth, got[:, 1], got[:, 2])
-    queries = _tokens(got, sent[:, 3], sent[:, 4], shape[2]).T
-    keys = (sent[:, 6] - sent[:, 5])[:, None]
-    return _nonzero(senders, receivers, rates[2] * channels * queries * keys)
+    counters = attention.counters
+    target = attention.target
+    first_channel = counters.first[:, CHANNEL] * attention.depth
+    end_channel = counters.end[:, CHANNEL] * attention.depth
+    channels = _shared(first_channel, end_channel, target.first[:, CHANNEL], target.end[:, CHANNEL])
+    queries = _tokens(target, counters.first[:, ROW], counters.end[:, ROW], attention.shape[COLUMN]).T
+    keys = (counters.end[:, COLUMN] - counters.first[:, COLUMN])[:, None]
+    _, _, rate_v = attention.rates
+    return _nonzero(counters, target, rate_v * channels * queries * keys)
 
 
 def _shared(first: Int, end: Int, low: Int, high: Int) -> Int:
@@ -189,18 +247,20 @@ def _shared(first: Int, end: Int, low: Int, high: Int) -> Int:
     return np.clip(np.minimum(end[:, None], high) - np.maximum(first[:, None], low), 0, None)
 
 
-def _tokens(boxes: Int, low: Int, high: Int, width: int) -> Int:
-    """(boxes, ranges) positions of each box, counted row by row through a map of `width` columns, in [low, high)."""
-    out = np.zeros((len(boxes), len(low)), np.int64)
-    for i, (y0, y1, x0, x1) in enumerate(boxes[:, 3:7]):
-        rows = np.arange(y0, y1) * width
-        out[i] = _shared(rows + x0, rows + x1, low, high).sum(0)
+def _tokens(slices: _Slices, low: Int, high: Int, width: int) -> Int:
+    """(slices, ranges) positions of each, counted row by row through a map of `width` columns, in [low, high)."""
+    out = np.zeros((len(slices.index), len(low)), np.int64)
+    for i, (first, end) in enumerate(zip(slices.first, slices.end, strict=True)):
+        # the positions of a box are an interval of tokens in each of its rows
+        rows = np.arange(first[ROW], end[ROW]) * width
+        out[i] = _shared(rows + first[COLUMN], rows + end[COLUMN], low, high).sum(0)
     return out
 
 
-def _nonzero(senders: Int, receivers: Int, messages: NDArray[Any]) -> Part:
+def _nonzero(senders: _Slices, receivers: _Slices, messages: Array) -> Nets:
+    """The pairs of slices between which there are any of `messages` (senders, receivers)."""
     origin, to = np.nonzero(messages)
-    return senders[origin], receivers[to], messages[origin, to].astype(np.float64)
+    return Nets(senders.index[origin], receivers.index[to], messages[origin, to].astype(np.float64))
 
 
 def destinations(nets: Nets, slices: int) -> Int:
@@ -217,7 +277,7 @@ def metrics(nets: Nets, cores: Int, profile: Profile) -> dict[str, float]:
     across = np.abs(x[nets.source] - x[nets.target])
     along = np.abs(y[nets.source] - y[nets.target])
     loads = link_loads(nets, x, y)
-    # a side of a chip is one link for all its rows or columns
+    # a side of a chip is one link for all its rows or columns: the mesh of chips has the same law as that of tiles
     between = link_loads(nets, x // int(profile.chip.tiles_x), y // int(profile.chip.tiles_y))
     used = loads[loads > 0]
     messages = float(nets.messages.sum())
@@ -239,15 +299,29 @@ def link_loads(nets: Nets, x: Int, y: Int) -> Float:
 
     A message goes along its source's row to the target's column, then along that column.
     """
-    width, height = int(x.max()) + 1, int(y.max()) + 1
-    x0, y0, x1, y1 = x[nets.source], y[nets.source], x[nets.target], y[nets.target]
-    loads = []
-    for start, end, line, size, lines in ((x0, x1, y0, width, height), (y0, y1, x1, height, width)):
-        for forward in (True, False):
-            chosen = (end > start) if forward else (end < start)
-            low, high = np.minimum(start, end)[chosen], np.maximum(start, end)[chosen]
-            change = np.zeros((lines, size + 1))
-            np.add.at(change, (line[chosen], low), nets.messages[chosen])
-            np.subtract.at(change, (line[chosen], high), nets.messages[chosen])
-            loads.append(change.cumsum(1)[:, :-1].ravel())
-    return np.concatenate(loads)
+    from_x = x[nets.source]
+    from_y = y[nets.source]
+    to_x = x[nets.target]
+    to_y = y[nets.target]
+    rows = (int(y.max()) + 1, int(x.max()) + 1)
+    columns = rows[::-1]
+    ways = (
+        _loads_one_way(from_x, to_x, from_y, nets.messages, rows),
+        _loads_one_way(to_x, from_x, from_y, nets.messages, rows),
+        _loads_one_way(from_y, to_y, to_x, nets.messages, columns),
+        _loads_one_way(to_y, from_y, to_x, nets.messages, columns),
+    )
+    return np.concatenate(ways)
+
+
+def _loads_one_way(low: Int, high: Int, line: Int, messages: Float, shape: tuple[int, int]) -> Float:
+    """Loads of the links along lines of tiles, of the messages between `low` and `high` where low < high.
+
+    line   (messages,) the row or the column that each goes along; shape: (lines, tiles of a line)
+    """
+    ways = high > low
+    # a message adds to the load where it enters a line and takes that away where it leaves: the sum so far is the load
+    change = np.zeros((shape[0], shape[1] + 1))
+    np.add.at(change, (line[ways], low[ways]), messages[ways])
+    np.subtract.at(change, (line[ways], high[ways]), messages[ways])
+    return change.cumsum(1)[:, :-1].ravel()

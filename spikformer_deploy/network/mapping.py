@@ -7,10 +7,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.base.arrays import Shape
+from spikformer_deploy.base.arrays import Int, Shape
 
 SECTIONS = ("axon_in", "neurons", "syn_mem", "axon_map", "state", "axon_mem")
 """Sections of a core's memory, in the order of the columns of Mapping.words."""
+BOX = ("site", "c0", "c1", "y0", "y1", "x0", "x1")
+"""The columns of Mapping.boxes: the number of the site, then the first and the end of channels, rows and columns."""
+SITE = BOX.index("site")
+
+
+def edges_of(boxes: Int) -> tuple[Int, Int]:
+    """First and end (boxes, 3) of the channels, rows and columns of boxes (boxes, 7), as copies."""
+    edges = boxes[:, SITE + 1 :].reshape(-1, 3, 2)
+    return edges[:, :, 0].copy(), edges[:, :, 1].copy()
+
+
+def sizes_of(boxes: Int) -> Int:
+    """Channels, rows and columns (boxes, 3) of boxes (boxes, 7)."""
+    first, end = edges_of(boxes)
+    return end - first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +65,7 @@ class Mapping:
     """Slices of sites on cores.
 
     sites    in the order of the network's populations
-    boxes    (slices, 7) int64: site, c0, c1, y0, y1, x0, x1 (half-open); the boxes of a site tile its shape
+    boxes    (slices, 7) int64: the columns of BOX, ends exclusive; the boxes of a site tile its shape
     cores    (slices,) int64: global core = chip * cores_per_chip + core within the chip
     words    (slices, 6) int64: memory words per section (SECTIONS)
     chips    number of chips used; cores_per_chip as the target has them
@@ -67,18 +82,18 @@ class Mapping:
 
     def population_on(self, core: int) -> str:
         """The population that stands on a core (where slices share one: that of the first)."""
-        return self.sites[self.boxes[int(np.flatnonzero(self.cores == core)[0]), 0]].population
+        first = int(np.flatnonzero(self.cores == core)[0])
+        return self.sites[self.boxes[first, SITE]].population
 
     def slices_of(self, site: int) -> NDArray[np.int64]:
         """Indices of the slices of site number `site`."""
-        return np.flatnonzero(self.boxes[:, 0] == site)
+        return np.flatnonzero(self.boxes[:, SITE] == site)
 
     @property
     def swept(self) -> NDArray[np.int64]:
         """(slices,) neurons that a core visits in a sub-step: all, or one a channel where tokens come in series."""
-        edges = self.boxes[:, 1:].reshape(-1, 3, 2)
-        sizes = edges[:, :, 1] - edges[:, :, 0]
-        serial = np.array([site.token_serial for site in self.sites])[self.boxes[:, 0]]
+        sizes = sizes_of(self.boxes)
+        serial = np.array([site.token_serial for site in self.sites])[self.boxes[:, SITE]]
         return np.where(serial, sizes[:, 0], sizes.prod(1))
 
     @property

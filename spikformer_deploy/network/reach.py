@@ -1,8 +1,12 @@
-"""Which neurons a synapse reaches from where: the geometry of windows and groups, said once."""
+"""Which neurons a synapse reaches from where: the geometry of windows and groups, said once.
+
+Counting asks how many targets each source neuron reaches; the mapping asks which source neurons a box of targets reads.
+Channels, rows and columns are independent of each other, so every answer is one of a single axis.
+"""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from typing_extensions import assert_never
@@ -13,6 +17,92 @@ from spikformer_deploy.network.synapses import Conv, Readout, Window
 
 Segment: TypeAlias = tuple[int, int, int]
 """(first source channel, end, targets that a message from there reaches in channel direction)."""
+
+
+class Axis(NamedTuple):
+    """A window along the rows or along the columns.
+
+    Target position t reads the source positions t * stride - padding + tap, for tap = 0, ..., kernel - 1.  Those that
+    lie outside the source are padding: nothing comes from there.
+    """
+
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+
+
+def axes_of(synapse: Conv | Window | Readout, source: Shape) -> tuple[Axis, Axis]:
+    """The windows along rows and columns; a Readout is a kernel over the whole map."""
+    match synapse:
+        case Conv():
+            kernel = synapse.weight.shape[2:]
+        case Window():
+            kernel = synapse.kernel
+        case Readout():
+            return Axis(source[1]), Axis(source[2])
+        case _:
+            assert_never(synapse)
+    rows = Axis(kernel[0], synapse.stride[0], synapse.padding[0])
+    columns = Axis(kernel[1], synapse.stride[1], synapse.padding[1])
+    return rows, columns
+
+
+def reached(extent: int, first: Int, end: Int, kernel: int = 1, stride: int = 1, padding: int = 0) -> Int:
+    """(boxes, extent) how many of the target positions [first, end) of one axis each source position reaches.
+
+    first, end  (boxes,); source position p lies in the windows of the targets ceil((p + padding - kernel + 1) / stride)
+    to floor((p + padding) / stride)
+    """
+    shifted = np.arange(extent) + padding
+    lowest = -(-(shifted - kernel + 1) // stride)
+    highest = shifted // stride
+    return np.clip(np.minimum(highest, end[:, None] - 1) - np.maximum(lowest, first[:, None]) + 1, 0, None)
+
+
+def read_by(first: Int, end: Int, axis: Axis) -> tuple[Int, Int]:
+    """(first, end) of the source positions that the target positions [first, end) read, padding included.
+
+    From the first tap of the first target to the last tap of the last one.  Positions below 0 or beyond the source are
+    padding.  Where the stride exceeds the kernel, some positions between belong to no window.
+    """
+    lowest = first * axis.stride - axis.padding
+    highest = (end - 1) * axis.stride - axis.padding + axis.kernel
+    return lowest, highest
+
+
+def most_read(size: Int, axis: Axis, extent: int) -> Int:
+    """The most positions of a source of `extent` that `size` neighbouring targets read, wherever they lie."""
+    lowest, highest = read_by(np.zeros_like(size), size, axis)
+    return np.minimum(highest - lowest, extent)
+
+
+def most_taps(size: Int, axis: Axis, extent: int) -> Int:
+    """The most taps of a kernel through which `size` neighbouring targets read a source of `extent` positions.
+
+    Source position p and target t meet in the tap p + padding - t * stride, which takes (size - 1) * stride + extent
+    values at most.  Fewer than the kernel has, where it is wider than its source.
+    """
+    return np.minimum(axis.kernel, (size - 1) * axis.stride + extent)
+
+
+def channels_read(synapse: Conv | Window | Readout, source: Shape, first: Int, end: Int) -> tuple[Int, Int]:
+    """(first, end) of the source channels that the target channels [first, end) read."""
+    match synapse:
+        case Conv():
+            targets = len(synapse.weight) // synapse.groups
+            sources = source[0] // synapse.groups
+            return first // targets * sources, ((end - 1) // targets + 1) * sources
+        case Window():
+            return first, end
+        case Readout():
+            return np.zeros_like(first), np.full_like(end, source[0])
+        case _:
+            assert_never(synapse)
+
+
+def groups_met(channels: Int, targets: int) -> Int:
+    """Groups of `targets` channels in which `channels` neighbouring ones lie, the first of them at a group's start."""
+    return -(-channels // targets)
 
 
 def fan_of_channels(synapse: Conv | Window | Readout, source: Shape, first: int, end: int) -> tuple[Segment, ...]:
@@ -41,38 +131,17 @@ def grouped(targets: int, sources: int, first: int, end: int) -> tuple[Segment, 
     return tuple(out)
 
 
-def reached(extent: int, first: Int, end: Int, kernel: int = 1, stride: int = 1, padding: int = 0) -> Int:
-    """(boxes, extent) how many of the target positions [first, end) of one axis each source position reaches.
-
-    first, end  (boxes,); source position p lies in the windows of the targets ceil((p + padding - kernel + 1) / stride)
-    to floor((p + padding) / stride)
-    """
-    shifted = np.arange(extent) + padding
-    lowest, highest = -(-(shifted - kernel + 1) // stride), shifted // stride
-    return np.clip(np.minimum(highest, end[:, None] - 1) - np.maximum(lowest, first[:, None]) + 1, 0, None)
-
-
-def axes_of(synapse: Conv | Window | Readout, source: Shape) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """(kernel, stride, padding) of rows and of columns; a Readout is a kernel over the whole map."""
-    match synapse:
-        case Conv():
-            kernel = synapse.weight.shape[2:]
-        case Window():
-            kernel = synapse.kernel
-        case Readout():
-            return (source[1], 1, 0), (source[2], 1, 0)
-        case _:
-            assert_never(synapse)
-    (sy, sx), (py, px) = synapse.stride, synapse.padding
-    return (kernel[0], sy, py), (kernel[1], sx, px)
-
-
 def whole_reach(
     network: Network, projection: Projection, synapse: Conv | Window | Readout
 ) -> tuple[tuple[Segment, ...], Int, Int]:
     """(fans, rows (1, Y), columns (1, X)) of a source neuron into the whole target."""
-    source, target = network[projection.sources[0]].shape, network[projection.target].shape
+    source = network[projection.sources[0]].shape
+    channels, height, width = network[projection.target].shape
     rows, columns = axes_of(synapse, source)
-    start, height, width = (np.array([extent]) for extent in (0, *target[1:]))
-    fans = fan_of_channels(synapse, source, 0, target[0])
-    return fans, reached(source[1], start, height, *rows), reached(source[2], start, width, *columns)
+    start = np.array([0])
+    fans = fan_of_channels(synapse, source, 0, channels)
+    return (
+        fans,
+        reached(source[1], start, np.array([height]), *rows),
+        reached(source[2], start, np.array([width]), *columns),
+    )

@@ -1,10 +1,7 @@
-"""Closed-form step time: the busiest core or link rules, then the barrier.
+"""Closed-form step times of a finished mapping from exact counts of events, for every image and every corner.
 
-Source of the form: Timcheck, Pierro, Shrestha, arXiv 2601.10035, validated there on Loihi 2 (correlation >= 0.97).
-One chip step: every core sweeps its neurons, serves its messages and does its synaptic operations; the longest of
-these, over all cores, and the heaviest link give the time, plus the barrier.  An attention adds its sub-steps, which
-are chip-wide: each costs a sweep over idle neurons and a barrier, and the work at the counters comes on top.  So does
-that of token-serial populations, whose tokens come in the same sub-steps.
+The form itself stands in chips/loihi/steps.py: the busiest core or link rules, then the barrier; an attention adds its
+sub-steps.  Token-serial populations work in the same sub-steps as attentions do.
 """
 
 from __future__ import annotations
@@ -16,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.chips.loihi.latencies import CORNERS, Latencies, latencies
+from spikformer_deploy.chips.loihi.latencies import CORNERS, NOMINAL, Latencies, latencies
+from spikformer_deploy.chips.loihi.steps import Work, barrier, link_ns, loads_ns, passing_ns, pause_ns, step_ns
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.events import Events, SliceEvents
 from spikformer_deploy.network.mapping import Mapping
@@ -33,12 +31,26 @@ def estimate(events: Events, network: Network, mapping: Mapping, profile: Profil
     slices = events.slices
     if slices is None:
         raise InputError("estimate", "the events were counted without a mapping", "Pass the mapping to count().")
-    table = latencies(profile, mapping)
+    chip = _Chip(latencies(profile), link_ns(profile, mapping), barrier(profile, mapping))
     layout = slice_layout(network, mapping)
-    corners = [_corner(slices, layout, table, corner) for corner in range(len(CORNERS))]
-    nominal = corners[CORNERS.index("nominal")]
-    step, fall = (np.stack([getattr(c, f) for c in corners]) for f in ("step", "fall_through"))
-    return StepTimes(step, fall, nominal.parts, nominal.busiest, layout.depth)
+    corners = [_corner(slices, layout, chip, corner) for corner in range(len(CORNERS))]
+    nominal = corners[NOMINAL]
+    return StepTimes(
+        np.stack([corner.step for corner in corners]),
+        np.stack([corner.fall_through for corner in corners]),
+        nominal.parts,
+        nominal.busiest,
+        layout.depth,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Chip:
+    """What the target needs for a mapping: its latencies, the time of the heaviest link, the barrier; (3,) in ns."""
+
+    table: Latencies
+    link: Times
+    barrier: Times
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,33 +63,25 @@ class _Corner:
     parts: dict[str, float]
 
 
-def _corner(slices: SliceEvents, layout: SliceLayout, table: Latencies, corner: int) -> _Corner:
+def _corner(slices: SliceEvents, layout: SliceLayout, chip: _Chip, corner: int) -> _Corner:
     serial = layout.sub_steps > 0
-    barrier = float(table.barrier[corner])
-    # the fullest core visits all its neurons and finds nothing to do
-    pause = float(slices.by_core(layout.swept)[1].max() * table.idle_neuron[corner]) + barrier
-    load = _loads(slices, layout, table, corner)
-    busy = {name: _busiest(slices.of(~serial), values[..., ~serial]) for name, values in load.items()}
-    at_counters = {name: _busiest(slices.of(serial), values[..., serial]) for name, values in load.items()}
-    link = np.full(slices.synops.shape[:2], table.link[corner])
-    sub_steps = layout.sub_steps.max(initial=0) * pause + np.max(list(at_counters.values()), 0)
-    parts = {name: float(values.mean()) for name, values in {**busy, "link": link}.items()}
+    end = float(chip.barrier[corner])
+    pause = pause_ns(slices.by_core(layout.swept)[1].max(), end, chip.table, corner)
+    work = Work(slices.neurons, slices.spikes, slices.synops, slices.messages_in, layout.synapse)
+    load = loads_ns(work, chip.table, corner)
+    at_once = {name: _busiest(slices.of(~serial), values[..., ~serial]) for name, values in load.items()}
+    at_once["link"] = np.full(slices.synops.shape[:2], chip.link[corner])
+    in_turn = [_busiest(slices.of(serial), values[..., serial]) for values in load.values()]
+    # one part of the report: the pauses with the work that is done in them
+    sub_steps = layout.sub_steps.max(initial=0) * pause + np.max(in_turn, 0)
+    parts = {name: float(values.mean()) for name, values in at_once.items()}
     cores, total = slices.by_core(np.max(list(load.values()), 0))
     return _Corner(
-        np.max([*busy.values(), link], 0) + barrier + sub_steps,
-        sum(_levels(slices, layout, load, pause, barrier), np.zeros(link.shape)),
+        step_ns(np.max(list(at_once.values()), 0), end, sub_steps),
+        sum(_levels(slices, layout, load, pause, end), np.zeros(slices.synops.shape[:2])),
         cores[total.argmax(-1)],
-        {**parts, "barrier": barrier, "sub_steps": float(sub_steps.mean())},
+        {**parts, "barrier": end, "sub_steps": float(sub_steps.mean())},
     )
-
-
-def _loads(slices: SliceEvents, layout: SliceLayout, table: Latencies, corner: int) -> dict[str, Times]:
-    """Time (images, T, slices) in ns that each resource of a core works for each slice, by the names of parts_ns."""
-    return {
-        "neurons": slices.neurons * table.neuron[corner] + slices.spikes * table.spike_out[corner],
-        "synapses": slices.synops * table.synop[corner][layout.synapse],
-        "messages": slices.messages_in * table.message_in[corner],
-    }
 
 
 def _busiest(slices: SliceEvents, values: Times) -> Times:
@@ -86,10 +90,13 @@ def _busiest(slices: SliceEvents, values: Times) -> Times:
 
 
 def _levels(
-    slices: SliceEvents, layout: SliceLayout, load: dict[str, Times], pause: float, barrier: float
+    slices: SliceEvents, layout: SliceLayout, load: dict[str, Times], pause: float, end: float
 ) -> Iterator[Times]:
-    """(images, T) time of each layer that works alone, while all other cores sweep idle neurons."""
+    """(images, T) time of each layer where the layers work one after the other.
+
+    end  the barrier of a step
+    """
     for level in range(layout.depth + 1):
-        here = np.flatnonzero(layout.level == level)
-        busy = [_busiest(slices.of(here), values[..., here]) for values in load.values()]
-        yield np.maximum(np.max(busy, 0) + barrier, pause) + layout.sub_steps[here].max() * pause
+        of_level = np.flatnonzero(layout.level == level)
+        busy = [_busiest(slices.of(of_level), values[..., of_level]) for values in load.values()]
+        yield passing_ns(np.max(busy, 0), layout.sub_steps[of_level].max(), pause, end)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.chips.loihi.latencies import NOMINAL, barrier
+from spikformer_deploy.chips.loihi.latencies import NOMINAL
+from spikformer_deploy.chips.loihi.steps import barrier
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.network.mapping import Mapping

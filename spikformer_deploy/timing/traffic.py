@@ -65,7 +65,7 @@ def traffic(geometry: Geometry, profile: Profile) -> Traffic:
     """The traffic of `geometry`, which must have a mapping, on `profile`, durations at their nominal values."""
     mapping = geometry.mapping
     assert mapping is not None
-    table = latencies(profile, mapping)
+    table = latencies(profile)
     layout = slice_layout(geometry.network, mapping)
     synop = np.array([ticks(ns) for ns in table.synop[NOMINAL]])[layout.synapse]
     message_in = ticks(table.message_in[NOMINAL])

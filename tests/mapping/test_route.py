@@ -20,12 +20,13 @@ def test_nets_expect_the_messages_that_are_counted(seed: int, blocks: int, short
     network = random_network(seed, time_steps=1, blocks=blocks, shortcuts=shortcuts)
     mapping = random_mapping(network, seed)
     mapping = replace(mapping, cores=np.arange(len(mapping.boxes)))
-    there, firing = geometry(network, mapping), {}
-    for name, cells in there.cells.items():
+    counting = geometry(network, mapping)
+    firing = {}
+    for name, cells in counting.cells.items():
         sizes = np.diff(cells.channels), np.bincount(cells.rows), np.bincount(cells.columns)
         messages = np.einsum("s,r,q->srq", *sizes)[None, None].astype(np.int32)
         firing[name] = Activity(messages, cells, np.ones(network[name].shape, bool), np.zeros(1, np.int64))
-    counted = slice_events(mapping, *weighted((there.sent, there.received), firing, there.first)[1])
+    counted = slice_events(mapping, *weighted((counting.sent, counting.received), firing, counting.first)[1])
     nets = nets_of(network, mapping.sites, mapping.boxes, {})
     expected = np.bincount(nets.target, nets.messages, minlength=len(mapping.boxes))
     np.testing.assert_array_equal(expected, counted.messages_in[0, 0])

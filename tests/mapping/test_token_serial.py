@@ -10,8 +10,9 @@ from click.testing import CliRunner
 from support.networks import random_images, random_network
 
 from spikformer_deploy.base.errors import InputError, MappingError
-from spikformer_deploy.chips.loihi.latencies import latencies
+from spikformer_deploy.chips.loihi.latencies import NOMINAL, latencies
 from spikformer_deploy.chips.loihi.memory import BoxSizes, list_words, token_wise, words
+from spikformer_deploy.chips.loihi.steps import barrier, link_ns
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.cli.main import cli
 from spikformer_deploy.counts.events import count
@@ -66,8 +67,8 @@ def test_events_are_the_same_in_both_schedules(seed: int) -> None:
     images, found = random_images(network, seed), []
     for schedule in ("spatial", "token-serial"):
         mapping = map_network(network, LOIHI2, {}, schedule=schedule)
-        there = geometry(network, mapping)
-        events = count(there, reference.execute(network, images, cells=there.cells))
+        counting = geometry(network, mapping)
+        events = count(counting, reference.execute(network, images, cells=counting.cells))
         assert events.slices is not None
         found.append((events, events.slices))
     (spatial, cores), (streamed, fewer) = found
@@ -96,12 +97,14 @@ def test_time_by_hand() -> None:
     """A step: the busiest core of those that work at once, the barrier; the sub-steps and what is done in them."""
     network = network_with_tokens()
     mapping = map_network(network, LOIHI2, {}, schedule="token-serial")
-    there = geometry(network, mapping)
+    counting = geometry(network, mapping)
     images = random_images(network, 1, 1)
-    events = count(there, reference.execute(network, images, cells=there.cells))
+    events = count(counting, reference.execute(network, images, cells=counting.cells))
     assert events.slices is not None
-    table, layout = latencies(LOIHI2, mapping), slice_layout(network, mapping)
-    site_of, nominal = mapping.boxes[:, 0], 1
+    table = latencies(LOIHI2)
+    layout = slice_layout(network, mapping)
+    end = barrier(LOIHI2, mapping)[NOMINAL]
+    site_of = mapping.boxes[:, 0]
     in_turn = np.array([s.sub_steps > 0 for s in mapping.sites])[site_of] | np.isin(
         [mapping.sites[i].population for i in site_of],
         [s.population for s in mapping.sites if s.kind == "attention"],
@@ -109,19 +112,19 @@ def test_time_by_hand() -> None:
     sizes = mapping.boxes[:, 2::2] - mapping.boxes[:, 1::2]
     serial = np.array([s.token_serial for s in mapping.sites])[site_of]
     swept = np.where(serial, sizes[:, 0], sizes.prod(1))
-    pause = swept.max() * table.idle_neuron[nominal] + table.barrier[nominal]
+    pause = swept.max() * table.idle_neuron[NOMINAL] + end
     slices = events.slices
     loads = np.maximum.reduce(
         [
-            slices.neurons * table.neuron[nominal] + slices.spikes * table.spike_out[nominal],
-            slices.synops * table.synop[nominal][layout.synapse],
-            slices.messages_in * table.message_in[nominal],
+            slices.neurons * table.neuron[NOMINAL] + slices.spikes * table.spike_out[NOMINAL],
+            slices.synops * table.synop[NOMINAL][layout.synapse],
+            slices.messages_in * table.message_in[NOMINAL],
         ]
     )
     at_once, later = (loads[..., ~in_turn].max(-1), loads[..., in_turn].max(-1))
-    expected = np.maximum(at_once, table.link[nominal]) + table.barrier[nominal]
+    expected = np.maximum(at_once, link_ns(LOIHI2, mapping)[NOMINAL]) + end
     expected = expected + max(s.sub_steps for s in mapping.sites) * pause + later
-    np.testing.assert_allclose(estimate(events, network, mapping, LOIHI2).step_ns[nominal], expected, rtol=1e-12)
+    np.testing.assert_allclose(estimate(events, network, mapping, LOIHI2).step_ns[NOMINAL], expected, rtol=1e-12)
 
 
 def test_boxes_have_all_tokens() -> None:

@@ -10,7 +10,7 @@ from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.chips.loihi.latencies import latencies, tiles_used
+from spikformer_deploy.chips.loihi import steps
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference
@@ -34,7 +34,7 @@ def plain_step(counts: events.Events, network: Network, mapping: Mapping, n: int
     time = LOIHI2.time
     slices = counts.slices
     assert slices is not None
-    barrier = latencies(LOIHI2, mapping).barrier[1]
+    barrier = steps.barrier(LOIHI2, mapping)[1]
     waits = {s.population: s.sub_steps for s in mapping.sites if s.kind == "attention"}
     level = depths(network)
     cost = {}
@@ -96,11 +96,11 @@ def test_barrier_grows_with_tiles_and_chips() -> None:
     slices = len(mapping.cores)
     one = replace(mapping, cores=np.zeros(slices, np.int64), cores_per_chip=128)
     all_tiles = replace(one, cores=np.arange(slices) * 4 % 128)
-    np.testing.assert_allclose(latencies(LOIHI2, one).barrier, [30, 65, 200])
-    assert tiles_used(LOIHI2, all_tiles) == min(slices, 32)
+    np.testing.assert_allclose(steps.barrier(LOIHI2, one), [30, 65, 200])
+    assert steps.tiles_used(LOIHI2, all_tiles) == min(slices, 32)
     board = load_profile("kapoho_point")
     eight = replace(one, cores=np.arange(slices) % 8 * 128, chips=8)
-    np.testing.assert_allclose(latencies(board, eight).barrier[1], 65 + 200 + 4 * 100)
+    np.testing.assert_allclose(steps.barrier(board, eight)[1], 65 + 200 + 4 * 100)
 
 
 def test_the_heaviest_link_can_rule() -> None:

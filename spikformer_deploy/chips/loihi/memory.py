@@ -4,7 +4,7 @@ The rules for Loihi 2 are those that reproduce the rows printed by Intel's compi
 not show is marked as a guess below.  All functions take box sizes as arrays, so that a search evaluates many at once.
 
     neurons   1 word a neuron (fitted); 2 where every channel has a threshold of its own, beyond the parameter sets;
-              1 for each position of its window where it takes the largest, as messages only ever add up (guess)
+              1 for each position of its window where it takes the largest, as messages only add up (guess)
               a fan-in that no core holds is split: partial sums go on as graded values (partition.py)
     syn_mem   shared weights: one list for each kernel position and input channel, of all output channels of the box
               (fitted); unit weights of pooling and identity: one word a kernel position and channel (guess)
@@ -26,13 +26,16 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.chips.profile import Core
-from spikformer_deploy.network.mapping import SECTIONS, Site
+from spikformer_deploy.network.mapping import SECTIONS, SITE, Site, sizes_of
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.neurons import Accumulator, Lif, Max, Source
+from spikformer_deploy.network.reach import axes_of, groups_met, most_taps
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Synapse, Window
 
 WORD = 64
+"""Bits of a word."""
 CONV_AXON_WORDS = 2
+"""Axon words of a convolution or a window, however many lists it has."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,31 +56,40 @@ class BoxSizes:
         """Positions of each box."""
         return self.rows * self.columns
 
+    def each(self, value: Int | int) -> Int:
+        """`value` for each of the boxes."""
+        return value + np.zeros_like(self.neurons)
+
 
 def words(network: Network, site: Site, box: BoxSizes, core: Core) -> Int:
     """(..., 6) words in each section (mapping.SECTIONS) of boxes of `site`; axon_mem is 0 here."""
     if site.kind == "attention":
         axons, lists = _counters(network, site, box, core)
     else:
-        axons, lists = np.zeros_like(box.neurons), np.zeros_like(box.neurons)
+        axons = box.each(0)
+        lists = box.each(0)
         for projection in network.into(site.population):
             more_axons, more_lists = _incoming(network, site, projection, box, core)
-            axons, lists = axons + more_axons, lists + more_lists
-    neurons = (box.channels if site.token_serial else box.neurons) * _words_a_neuron(network, site, core)
-    state = box.neurons if site.token_serial else np.zeros_like(box.neurons)
-    nothing = np.zeros_like(box.neurons)
-    parts = np.broadcast_arrays(axons, neurons, lists, _axon_map(network, site, box), state, nothing)
-    return np.stack(parts, -1)
+            axons = axons + more_axons
+            lists = lists + more_lists
+    served = box.channels if site.token_serial else box.neurons
+    sections = {
+        "axon_in": axons,
+        "neurons": served * _words_a_neuron(network, site, core),
+        "syn_mem": lists,
+        "axon_map": _axon_map(network, site, box),
+        "state": box.neurons if site.token_serial else box.each(0),
+        "axon_mem": box.each(0),
+    }
+    return np.stack(np.broadcast_arrays(*(sections[name] for name in SECTIONS)), -1)
 
 
 def box_words(network: Network, sites: tuple[Site, ...], boxes: Int, core: Core) -> Int:
     """(slices, 6) words of the boxes of a mapping, (slices, 7); axon_mem is 0 here."""
     out = np.zeros((len(boxes), len(SECTIONS)), np.int64)
     for index, site in enumerate(sites):
-        chosen = np.flatnonzero(boxes[:, 0] == index)
-        edges = boxes[chosen][:, 1:].reshape(-1, 3, 2)
-        channels, rows, columns = (edges[:, :, 1] - edges[:, :, 0]).T
-        out[chosen] = words(network, site, BoxSizes(channels, rows, columns), core)
+        chosen = np.flatnonzero(boxes[:, SITE] == index)
+        out[chosen] = words(network, site, BoxSizes(*sizes_of(boxes[chosen]).T), core)
     return out
 
 
@@ -86,34 +98,45 @@ def list_words(targets: Int, bits: int, core: Core) -> Int:
     return -(-(targets * bits + int(core.list_header_bits)) // WORD)
 
 
+def _synapse_bits(network: Network, core: Core) -> int:
+    """Of a synapse in a list of any kind."""
+    return network.weight_bits + int(core.index_bits)
+
+
 def _incoming(network: Network, site: Site, projection: Projection, box: BoxSizes, core: Core) -> tuple[Int, Int]:
     """(axon words, synapse words) of one projection into boxes of its target."""
-    source = network[projection.sources[0]]
-    bits = network.weight_bits + int(core.index_bits)
+    source = network[projection.sources[0]].shape
     match projection.synapse:
-        case Conv(weight=weight, groups=groups):
-            inside = len(weight) // groups
-            touched = np.minimum(groups, -(-box.channels // inside) + (groups > 1))
-            first, end = site.channels(weight.shape[1])
-            lists = (end - first) * weight.shape[2] * weight.shape[3] * touched
-            # where the fan-in is split, the last part also takes the sums of the others, channel by channel
-            gathered = box.channels if site.kind == "population" and first else 0 * box.channels
-            lengths = list_words(np.minimum(box.channels, inside), bits, core)
-            axons = lists if site.token_serial else np.full_like(box.neurons, CONV_AXON_WORDS)
-            return axons + gathered, lists * lengths + gathered
-        case Window(kernel=kernel):
-            # a window that is wider than its source (a mask for all tokens) has no more offsets than the box lets it
-            rows = np.minimum(kernel[0], box.rows + source.shape[1] - 1)
-            columns = np.minimum(kernel[1], box.columns + source.shape[2] - 1)
-            axons = box.channels + 0 * box.neurons if site.token_serial else np.full_like(box.neurons, CONV_AXON_WORDS)
-            return axons, box.channels * rows * columns
+        case Conv() as conv:
+            return _convolution(site, conv, box, _synapse_bits(network, core), core)
+        case Window() as window:
+            rows, columns = axes_of(window, source)
+            # Counted as if the stride were 1: too few taps for a strided window that is wider than its source.  Words
+            # are stored in programs and checked when they load, so the count stays.
+            taps = most_taps(box.rows, rows._replace(stride=1), source[1])
+            taps = taps * most_taps(box.columns, columns._replace(stride=1), source[2])
+            return box.each(box.channels if site.token_serial else CONV_AXON_WORDS), box.channels * taps
         case Readout():
-            channels = np.full_like(box.neurons, source.shape[0])
-            return channels, channels * list_words(box.channels, bits, core)
+            channels = box.each(source[0])
+            return channels, channels * list_words(box.channels, _synapse_bits(network, core), core)
         case Attention():
-            return box.channels + 0 * box.neurons, box.channels + 0 * box.neurons
+            return box.each(box.channels), box.each(box.channels)
         case _:
             assert_never(projection.synapse)
+
+
+def _convolution(site: Site, conv: Conv, box: BoxSizes, bits: int, core: Core) -> tuple[Int, Int]:
+    """(axon words, synapse words): a list for each tap and source channel, of the output channels of the box."""
+    outputs, inputs, rows, columns = conv.weight.shape
+    per_group = outputs // conv.groups
+    # a box that does not begin where a group begins meets one more
+    groups = np.minimum(conv.groups, groups_met(box.channels, per_group) + (conv.groups > 1))
+    first, end = site.channels(inputs)
+    lists = (end - first) * rows * columns * groups
+    # where the fan-in is split, the last part also takes the sums of the others, channel by channel
+    gathered = box.channels if site.kind == "population" and first else box.each(0)
+    axons = lists if site.token_serial else box.each(CONV_AXON_WORDS)
+    return axons + gathered, lists * list_words(np.minimum(box.channels, per_group), bits, core) + gathered
 
 
 def _counters(network: Network, site: Site, box: BoxSizes, core: Core) -> tuple[Int, Int]:
@@ -122,42 +145,55 @@ def _counters(network: Network, site: Site, box: BoxSizes, core: Core) -> tuple[
     tokens in series: rows are channels of k (and of the replayed q), columns channels of v within the head
     channels in series: rows are tokens of q (and of the replayed v), columns tokens of k
     """
-    bits = network.weight_bits + int(core.index_bits)
+    bits = _synapse_bits(network, core)
     if site.serial == "tokens":
         depth = site.shape[2]
-        rows, heads = box.channels, -(-box.channels // depth) + 1
-        across, along = np.minimum(box.channels, depth), box.columns
+        rows = box.channels
+        heads = groups_met(box.channels, depth) + 1  # a box may begin within a head
+        rows_of_head = np.minimum(box.channels, depth)
     else:
-        rows, heads = box.channels * box.rows, box.channels
-        across, along = box.rows, box.columns
+        rows = box.channels * box.rows
+        heads = box.channels
+        rows_of_head = box.rows
+    # two operands have an axon for each row, with a list over its columns; one for each column, with a list over rows
     axons = 2 * rows + heads * box.columns
-    return axons, 2 * rows * list_words(along, bits, core) + heads * box.columns * list_words(across, bits, core)
+    along_rows = 2 * rows * list_words(box.columns, bits, core)
+    along_columns = heads * box.columns * list_words(rows_of_head, bits, core)
+    return axons, along_rows + along_columns
 
 
 def _words_a_neuron(network: Network, site: Site, core: Core) -> int:
+    """Words of the section `neurons` that each neuron or counter of a site takes."""
     neuron = network[site.population].neuron
     if isinstance(neuron, Max):
         (window,) = (p.synapse for p in network.into(site.population) if isinstance(p.synapse, Window))
         return window.kernel[0] * window.kernel[1]
-    own = isinstance(neuron, Lif) and len(np.unique(neuron.threshold)) > int(core.parameter_sets)
-    return 2 if own and site.kind == "population" else 1
+    # thresholds that parameter sets cannot share stand beside each neuron; partial sums have no threshold
+    unshared = isinstance(neuron, Lif) and len(np.unique(neuron.threshold)) > int(core.parameter_sets)
+    return 2 if unshared and site.kind == "population" else 1
 
 
 def _axon_map(network: Network, site: Site, box: BoxSizes) -> Int:
-    serial = token_wise(network) if site.token_serial else {}
+    """Entries that lead from neurons to axons, a word each."""
     if site.kind != "population":
-        return box.channels + 0 * box.neurons if site.token_serial else box.neurons
-    total = np.zeros_like(box.neurons)
+        return box.each(box.channels) if site.token_serial else box.neurons
+    serial = token_wise(network) if site.token_serial else {}
+    total = box.each(0)
     for projection in network.out_of(site.population):
         shared = isinstance(projection.synapse, (Conv, Window))
-        in_turn = projection.target in serial and (shared or site.serial == "tokens")
-        total = total + (box.channels if in_turn else box.positions if shared else box.neurons)
+        # a reader in the same series of tokens needs no position; counters with channels in series do
+        if projection.target in serial and (shared or site.serial == "tokens"):
+            total = total + box.channels
+        else:
+            total = total + (box.positions if shared else box.neurons)
     return total
 
 
 def token_wise(network: Network) -> dict[str, int]:
-    """The tokens of each population of a block that may take them in series: every projection looks at its own position
-    alone, or is an attention, and there are as many positions as an attention of the network has tokens.
+    """The tokens of each population of a block that may take them in series, by name.
+
+    Every projection into it looks at its own position only, or is an attention, and it has as many positions as an
+    attention of the network has tokens.
     """
     attentions = [p for p in network.projections if isinstance(p.synapse, Attention)]
     grids = {network[p.target].shape[1:] for p in attentions}
@@ -170,6 +206,7 @@ def token_wise(network: Network) -> dict[str, int]:
 
 
 def _own_position(synapse: Synapse) -> bool:
+    """Whether each target reads only the position at which it stands itself; an attention takes tokens in turn."""
     match synapse:
         case Conv(weight=weight, stride=stride, padding=padding):
             return (weight.shape[2:], stride, padding) == ((1, 1), (1, 1), (0, 0))

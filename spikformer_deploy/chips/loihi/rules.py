@@ -25,7 +25,7 @@ def total_memory(words: Int, core: Core) -> tuple[Int, int]:
 
 
 def neuron_count(words: Int, core: Core) -> tuple[Int, int]:
-    """A core has so many neurons (one word each)."""
+    """A core has a number of neurons (one word each)."""
     return words[..., SECTIONS.index("neurons")], int(core.neurons)
 
 
@@ -45,12 +45,12 @@ def state_memory(words: Int, core: Core) -> tuple[Int, int]:
 
 
 def input_axons(words: Int, core: Core) -> tuple[Int, int]:
-    """A core listens to so many axons."""
+    """A core listens to a number of axons, whose words are a section."""
     return words[..., SECTIONS.index("axon_in")], min(int(core.input_axons), int(core.section_words))
 
 
 def output_axons(words: Int, core: Core) -> tuple[Int, int]:
-    """A core sends on so many axons."""
+    """A core sends on a number of axons, whose words are a section."""
     return words[..., SECTIONS.index("axon_mem")], min(int(core.output_axons), int(core.section_words))
 
 

@@ -10,7 +10,8 @@ from spikformer_deploy.chips.profile import Profile
 
 def coordinates(profile: Profile, cores: Int) -> tuple[Int, Int]:
     """(x, y) of the tiles of global core numbers, in the mesh of all chips."""
-    tiles_x, tiles_y = int(profile.chip.tiles_x), int(profile.chip.tiles_y)
+    tiles_x = int(profile.chip.tiles_x)
+    tiles_y = int(profile.chip.tiles_y)
     chip, core = np.divmod(cores, profile.cores_per_chip)
     tile = core // int(profile.chip.cores_per_tile)
     row, column = np.divmod(chip, int(profile.board.columns))

@@ -23,7 +23,15 @@ from spikformer_deploy.timing.wave import Log, Routes, Wave, WaveTimes
 
 @dataclass(slots=True)
 class _Message:
-    """birth: when the axon-out unit offers it to the router; arrive: when it reaches the place where it is now."""
+    """A message, ticks of its way as far as they are known.
+
+    source, target  cores
+    service         ticks of its service at the target
+    entry           its entry in Routes
+    birth           when the axon-out unit offers it to the router
+    arrive          when it reaches the place where it is now
+    begin           when its service begins
+    """
 
     source: int
     target: int
@@ -44,7 +52,16 @@ class _Place:
 
 @dataclass(slots=True)
 class _Core:
-    """A core: its sweep (firings still to come, and when the next message is due), its queues and units."""
+    """A core: its sweep, its queues and units.
+
+    firings   those still to come: (gap, messages) of each
+    tail      ticks of the sweep after the last one
+    due       when the next message is, or the end of the sweep
+    queue     messages that wait for the axon-out unit
+    sender    the message that the axon-out unit offers to the router
+    arriving  messages on their way to this core over the last link, or waiting for their service
+    The others are as in WaveTimes.
+    """
 
     firings: deque[tuple[int, deque[_Message]]]
     tail: int
@@ -90,6 +107,7 @@ class _Chip:
             for number, core in enumerate(self.cores):
                 self.send(core, now)
                 self.serve(number, core, now)
+            # all links choose before any message moves: what one takes must not depend on the others
             for winner in [self.oldest(ready) for ready in self.contenders(now).values()]:
                 self.move(*winner, now)
         return self.result()
@@ -148,15 +166,15 @@ class _Chip:
 
     def contenders(self, now: int) -> dict[int, list[tuple[_Place, int]]]:
         """By free link: (place, router) of the messages that are ready for it and have a place to go to."""
-        out: dict[int, list[tuple[_Place, int]]] = {}
+        ready: dict[int, list[tuple[_Place, int]]] = {}
         places = [(place, port // SIDES) for port, place in enumerate(self.ports)]
         places += [(core.sender, int(self.mesh.tile[c])) for c, core in enumerate(self.cores)]
         for place, router in places:
             if place.messages and place.leaves is None and place.messages[0].arrive <= now:
                 link, port = self.way(place, router)
                 if self.free_at[link] <= now and self.has_room(place.messages[0], port):
-                    out.setdefault(link, []).append((place, router))
-        return out
+                    ready.setdefault(link, []).append((place, router))
+        return ready
 
     def oldest(self, contenders: list[tuple[_Place, int]]) -> tuple[_Place, int]:
         """Who gets a link: the oldest message, of equals that of the lowest core."""

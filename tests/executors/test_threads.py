@@ -7,7 +7,7 @@ COUNTED = """
 import numba, torch
 torch.set_num_threads({given})
 from spikformer_deploy.pipeline import compile_model
-from spikformer_deploy.simulate import threads
+from spikformer_deploy.executors.fast import threads
 compile_model("digits-v2", check=False)
 print(torch.get_num_threads(), numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS)
 with threads.as_many_as_torch() as count:

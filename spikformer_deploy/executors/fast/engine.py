@@ -124,8 +124,8 @@ def _run_population(batch: Batch, population: Population, inputs: Sent) -> None:
             sent, peak = _windows(batch, population)
         case Stream():
             sent, peak = _relay(batch, population, kernels.send_current, batch.plan.sums[population.name].parameters)
-        case And(inputs=inputs):
-            sent, peak = _relay(batch, population, kernels.fire_where_all, inputs)
+        case And(inputs=needed):
+            sent, peak = _relay(batch, population, kernels.fire_where_all, needed)
         case Max():
             sent, peak = _largest(batch, population)
         case Accumulator():

@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engine import cpu
 
 from spikformer_deploy.base.files import write_whole
-from spikformer_deploy.counts.events import count, geometry
+from spikformer_deploy.counts import events
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.executors.fast.plan import make_plan
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import Accumulator, Lif, Source
+from spikformer_deploy.network.neurons import Accumulator, Lif, LifKind, Source
 from spikformer_deploy.network.synapses import Conv, Readout
 
 STEM = ((48, 3, 1), (96, 3, 1), (192, 3, 2), (384, 3, 2), (384, 3, 1))
@@ -69,14 +69,16 @@ def measure(name: str, shape: tuple[int, int, int], layers: tuple[tuple[int, int
     spikes, lava_seconds = in_lava(network, frames[0])
     ours = engine.execute(network, frames[:1], record=[last]).spikes[last][0]
     np.testing.assert_array_equal(spikes, ours, err_msg=f"{name}: Lava's spikes are not the engine's")
-    there = geometry(network, None)
-    plan, buffers, best = make_plan(network, there.cells), engine.Buffers(), float("inf")
+    geometry = events.geometry(network, None)
+    plan = make_plan(network, geometry.cells)
+    buffers = engine.Buffers()
+    best = float("inf")
     for _ in range(6):
         start = time.perf_counter()
-        events = count(there, engine.run(plan, frames, buffers))
+        counted = events.count(geometry, engine.run(plan, frames, buffers))
         best = min(best, time.perf_counter() - start)
     lifs = [p for p in network if isinstance(p.neuron, Lif)]
-    fired = sum(int(events.populations[p.name].spikes.sum()) for p in lifs)
+    fired = sum(int(counted.populations[p.name].spikes.sum()) for p in lifs)
     neurons = sum(p.size for p in lifs)
     seconds = best / BATCH / TIME_STEPS
     return {
@@ -93,14 +95,17 @@ def measure(name: str, shape: tuple[int, int, int], layers: tuple[tuple[int, int
 def chain(shape: tuple[int, int, int], layers: tuple[tuple[int, int, int], ...]) -> Network:
     """Convolutions and stock LIF neurons one after the other, even random weights, thresholds that let 10 % fire."""
     rng = np.random.default_rng(0)
-    populations, projections = [Population("input", shape, Source(1, per_step=True), 1)], []
+    populations = [Population("input", shape, Source(1, per_step=True), 1)]
+    projections = []
     for index, (channels, kernel, stride) in enumerate(layers):
         source = populations[-1]
-        inputs, size = source.shape[0], (source.shape[1] - 1) // stride + 1
+        inputs = source.shape[0]
+        size = (source.shape[1] - 1) // stride + 1
         weight = (2 * rng.integers(-63, 64, (channels, inputs, kernel, kernel))).astype(np.int8)
+        # the standard deviation of a sum: 73 is that of one weight, the last factor the share of inputs that fire
         spread = 73 * np.sqrt(inputs * kernel**2 * (0.5 if index == 0 else 0.1))
         threshold = np.full(channels, int(1.3 * spread), np.int64)
-        neuron = Lif("stock", 2048, 0, threshold, np.zeros(channels, np.int64))
+        neuron = Lif(LifKind.STOCK, 2048, 0, threshold, np.zeros(channels, np.int64))
         populations.append(Population(f"lif{index}", (channels, size, size), neuron, 1))
         conv = Conv(weight, (stride, stride), (kernel // 2, kernel // 2))
         projections.append(Projection((source.name,), populations[-1].name, conv))

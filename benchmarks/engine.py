@@ -3,7 +3,7 @@
     python benchmarks/engine.py [--quick] [--json FILE] [--threads N]
 
 Time is the best of several rounds in which the contestants take turns.  The engine counts all events (messages,
-synaptic operations, neuron updates of every core and step), PyTorch computes logits alone.
+synaptic operations, neuron updates of every core and step), PyTorch computes only logits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from models import images, model, program
 
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.base.memory import peak_memory_mib
-from spikformer_deploy.counts.events import Geometry, count, geometry
+from spikformer_deploy.counts import events
+from spikformer_deploy.counts.events import Geometry, count
 from spikformer_deploy.executors.fast import engine, synapses
 from spikformer_deploy.executors.fast.plan import Plan, make_plan
 from spikformer_deploy.network.network import Population
@@ -45,7 +46,7 @@ Contestant = Callable[[], Any]
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="V1-4-384 alone, few rounds.")
+@click.option("--quick", is_flag=True, help="Only V1-4-384, few rounds.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the figures here too.")
 @click.option("--threads", default=torch.get_num_threads(), show_default=True)
 def main(quick: bool, json_file: str | None, threads: int) -> None:
@@ -72,14 +73,14 @@ def measure(name: str, target: str, batch: int, rounds: int) -> dict[str, Any]:
     """Seconds of every contestant, ratios to the best eager one, peak memory of a process of its own."""
     best = take_turns({kind: contestant(kind, name, target, batch) for kind in ("engine", *peers(name))}, rounds)
     eager = min(best["eager"], best["eager channels_last"])
-    found = {"model": name, "batch": batch, "seconds": best, "ratio": eager / best["engine"]}
-    found["ratio_without_counts"] = eager / best["engine without counts"]
-    found["count_share"] = best["engine"] / best["engine without counts"] - 1
+    figures = {"model": name, "batch": batch, "seconds": best, "ratio": eager / best["engine"]}
+    figures["ratio_without_counts"] = eager / best["engine without counts"]
+    figures["count_share"] = best["engine"] / best["engine without counts"] - 1
     if "compiled" in best:
-        found["ratio_compiled"] = best["compiled"] / best["engine"]
-    found["firing_rate"] = firing_rate(name, target)
-    found["peak_mib"] = peaks(name, target, batch)
-    return found
+        figures["ratio_compiled"] = best["compiled"] / best["engine"]
+    figures["firing_rate"] = firing_rate(name, target)
+    figures["peak_mib"] = peaks(name, target, batch)
+    return figures
 
 
 def peers(name: str) -> list[str]:
@@ -98,9 +99,9 @@ def contestant(kind: str, name: str, target: str, batch: int) -> Contestant:
     if kind.startswith("engine"):
         compiled = program(name, target)
         pixels = images(compiled.preprocess.channels, compiled.preprocess.size, batch)
-        there, plan, buffers = prepared(name, target)
+        geometry, plan, buffers = prepared(name, target)
         if kind == "engine":
-            return lambda: count(there, engine.run(plan, pixels, buffers))
+            return lambda: count(geometry, engine.run(plan, pixels, buffers))
         return uncounted(plan, pixels, buffers)
     loaded = model(name)
     pixels = images(loaded.config.in_channels, loaded.config.image_size, batch)
@@ -117,12 +118,12 @@ def uncounted(plan: Plan, pixels: NDArray[np.uint8], buffers: engine.Buffers) ->
 
     def remember(batch: Any, population: Population, sent: NDArray[np.integer]) -> None:
         observe(batch, population, sent)
-        total = batch.counts[population.name].total[batch.place].copy()
-        known[population.name, batch.place.start] = total, batch.active[population.name]
+        totals = batch.counts[population.name].total[batch.place].copy()
+        known[population.name, batch.place.start] = (totals, batch.active[population.name])
 
     def recall(batch: Any, population: Population, sent: NDArray[np.integer]) -> None:
-        total, active = known[population.name, batch.place.start]
-        batch.counts[population.name].total[batch.place] = total
+        totals, active = known[population.name, batch.place.start]
+        batch.counts[population.name].total[batch.place] = totals
         batch.active[population.name] = active
 
     with mock.patch.object(engine, "_observe", remember):
@@ -139,8 +140,8 @@ def uncounted(plan: Plan, pixels: NDArray[np.uint8], buffers: engine.Buffers) ->
 def prepared(name: str, target: str) -> tuple[Geometry, Plan, engine.Buffers]:
     """What the engine needs, once: with two sets of buffers each would find the other's in the cache."""
     compiled = program(name, target)
-    there = geometry(compiled.network, compiled.mapping)
-    return there, make_plan(compiled.network, there.cells), engine.Buffers()
+    geometry = events.geometry(compiled.network, compiled.mapping)
+    return geometry, make_plan(compiled.network, geometry.cells), engine.Buffers()
 
 
 def inferring(module: Callable[..., Any], real: torch.Tensor, layout: torch.memory_format) -> Contestant:
@@ -182,24 +183,26 @@ def peaks(name: str, target: str, batch: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         program(name, target).save(Path(folder) / "program.spk")
         jobs = {"engine": (_run_engine, f"{folder}/program.spk"), "eager": (_run_eager, name)}
-        found = {}
+        mebibytes = {}
         for kind, (job, what) in jobs.items():
+            # a process that has run the other one would remember its peak
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                found[kind] = pool.apply(job, (what, batch))
-        return found
+                mebibytes[kind] = pool.apply(job, (what, batch))
+        return mebibytes
 
 
 def _run_engine(path: str, batch: int) -> float:
     loaded = Program.load(Path(path))
-    there = geometry(loaded.network, loaded.mapping)
+    geometry = events.geometry(loaded.network, loaded.mapping)
     pixels = images(loaded.preprocess.channels, loaded.preprocess.size, batch)
-    count(there, engine.run(make_plan(loaded.network, there.cells), pixels, engine.Buffers()))
+    count(geometry, engine.run(make_plan(loaded.network, geometry.cells), pixels, engine.Buffers()))
     return peak_memory_mib()
 
 
 def _run_eager(name: str, batch: int) -> float:
     config = named(name)
-    module, pixels = build(config).eval(), images(config.in_channels, config.image_size, batch)
+    module = build(config).eval()
+    pixels = images(config.in_channels, config.image_size, batch)
     with torch.inference_mode():
         module(torch.from_numpy(pixels).float() / 255)
     return peak_memory_mib()
@@ -211,8 +214,9 @@ def table(rows: list[dict[str, Any]]) -> Table:
     for column in ("model", "n", "engine", "counts", "eager", "ch. last", "compiled", "ratio", "MiB", "eager MiB"):
         out.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for row in rows:
-        s, peak = row["seconds"], row["peak_mib"]
-        shown = (s["engine"], s["eager"], s["eager channels_last"], s.get("compiled"))
+        seconds = row["seconds"]
+        peak = row["peak_mib"]
+        shown = (seconds["engine"], seconds["eager"], seconds["eager channels_last"], seconds.get("compiled"))
         engine_ms, *others = (f"{1000 * x:,.0f}" if x else "-" for x in shown)
         out.add_row(
             row["model"], str(row["batch"]), engine_ms, f"{row['count_share']:+.0%}", *others,

@@ -49,15 +49,16 @@ def main() -> None:
     source = Frames(data=np.resize(data.T, (2 * steps, *data.T.shape[1:])).T)
     out = source.s_out
     for index in range(depth):
-        weight, threshold = arrays[f"weight{index}"], int(arrays[f"threshold{index}"][0])
+        weight = arrays[f"weight{index}"]
+        threshold = int(arrays[f"threshold{index}"][0])
         if dense:
             synapse = Dense(weights=weight[:, :, 0, 0].astype(int), sign_mode=SignMode.MIXED)
         else:
             padding = weight.shape[2] // 2
             # a true convolution in Lava: the kernel is turned over, (C_out, kx, ky, C_in)
             turned = weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1).astype(int)
-            shape, stride = out.shape, tuple(arrays[f"stride{index}"].tolist())
-            synapse = Conv(weight=turned, input_shape=shape, padding=(padding, padding), stride=stride)
+            stride = tuple(arrays[f"stride{index}"].tolist())
+            synapse = Conv(weight=turned, input_shape=out.shape, padding=(padding, padding), stride=stride)
         lif = LIF(shape=synapse.a_out.shape, vth=threshold, du=4095, dv=2048)
         out.connect(synapse.s_in)
         synapse.a_out.connect(lif.a_in)

@@ -11,22 +11,34 @@ from numba.extending import intrinsic
 
 from spikformer_deploy.base.arrays import Array
 
-WORD, SINGLE, BYTE = ir.IntType(64), ir.IntType(32), ir.IntType(8)
+# An alignment of 1 is always true.  On processors of today an unaligned access costs no more where the address happens
+# to be aligned, while a promise that is not kept is a crash.
+
+WORD = ir.IntType(64)
+SINGLE = ir.IntType(32)
+HALF = ir.IntType(16)
+BYTE = ir.IntType(8)
+FLOAT = ir.FloatType()
 
 
 @njit(cache=True, nogil=True, inline="always")
 def address(array: Array) -> np.int64:
-    """Of its first element; numba's own is unsigned, and a sum with a signed number would be a float."""
+    """Of its first element.
+
+    Signed: numba's own is not, and its sum of an unsigned and a signed number is a float.
+    """
     return np.int64(array.ctypes.data)
 
 
 def splat(build: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
-    """A vector of one value."""
+    """A vector of one value.
+
+    LLVM has no instruction for it: the value is put in the first lane, and every lane is taken from there.
+    """
     kind = ir.VectorType(value.type, lanes)
-    first = build.insert_element(ir.Constant(kind, ir.Undefined), value, SINGLE(0))
-    return build.shuffle_vector(
-        first, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(SINGLE, lanes), [0] * lanes)
-    )
+    unknown = ir.Constant(kind, ir.Undefined)
+    first = build.insert_element(unknown, value, SINGLE(0))
+    return build.shuffle_vector(first, unknown, ir.Constant(ir.VectorType(SINGLE, lanes), [0] * lanes))
 
 
 def read(build: ir.IRBuilder, place: ir.Value, kind: ir.Type) -> ir.Value:
@@ -78,6 +90,6 @@ def _highest_bit(typing: Any, mask: Any) -> Any:
     """The number of the highest set bit; the mask must not be zero."""
 
     def emit(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return build.sub(ir.IntType(64)(63), build.ctlz(arguments[0], ir.IntType(1)(1)))
+        return build.sub(WORD(63), build.ctlz(arguments[0], ir.IntType(1)(1)))
 
     return types.int64(types.int64), emit

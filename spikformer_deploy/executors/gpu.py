@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -17,32 +18,41 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.executors.execution import Activity, Execution, Executor, Request, check_state, frames
-from spikformer_deploy.executors.fast.plan import Plan, SumsPlan, make_plan, message_type
-from spikformer_deploy.executors.fast.synapses import EXACT_FP32
-from spikformer_deploy.network.bounds import shift_of
+from spikformer_deploy.executors.execution import Activity, Cells, Execution, Executor, Request, frames
+from spikformer_deploy.executors.fast.kept import Kept
+from spikformer_deploy.executors.fast.kernels import DECAY_BITS, LifParameters, StreamParameters
+from spikformer_deploy.executors.fast.plan import Incoming, Plan, make_plan, message_type
+from spikformer_deploy.executors.fast.synapses import exact_in_fp32
 from spikformer_deploy.network.network import Population, Projection
-from spikformer_deploy.network.neurons import (
-    DECAY_ONE,
-    STOCK_SHIFT,
-    Accumulator,
-    And,
-    Lif,
-    LifKind,
-    Max,
-    Or,
-    Source,
-    Stream,
-    Sum,
-)
+from spikformer_deploy.network.neurons import DECAY_ONE, Accumulator, And, Lif, Max, Or, Source, Stream, Sum
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 WINDOW_BYTES = 2**28
-"""Of a convolution, what its output positions see is laid out side by side for so many bytes at once."""
+"""Of a convolution, what its output positions see is laid out side by side, at most this much at once."""
 AT_ONCE = 256
 """Images at once, where memory allows."""
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
+
+
+class Neurons(NamedTuple):
+    """Parameters of a Lif or a Stream on the device: (C, 1, 1), and bias (C, 1, 1) or (C, Y, X).
+
+    A Stream has no thresholds: these are empty.
+    """
+
+    fires_from: Tensor
+    threshold: Tensor
+    bias: Tensor
+
+
+class Members(NamedTuple):
+    """1 where a channel, a row, a column belongs to a cell: (C, slices), (Y, rows), (X, columns), fp32."""
+
+    channels: Tensor
+    rows: Tensor
+    columns: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,15 +60,15 @@ class Loaded:
     """A plan with its parameters on a device.
 
     weights   by projection of a convolution: (groups, C_out / groups, C_in / groups * KY * KX), float but integer
-    neurons   by population of Lif or Stream: threshold (C, 1, 1), empty of a Stream, and bias (C, 1, 1) or (C, Y, X)
-    members   by population: 1 where a channel, row, column belongs to a cell: (C, slices), (Y, rows), (X, columns)
+    neurons   by population of Lif or Stream
+    members   by population but the head: the cells in which its messages are counted
     """
 
     plan: Plan
     device: torch.device
     weights: dict[Projection, Tensor]
-    neurons: dict[str, tuple[Tensor, Tensor]]
-    members: dict[str, tuple[Tensor, Tensor, Tensor]]
+    neurons: dict[str, Neurons]
+    members: dict[str, Members]
 
 
 @dataclass(slots=True)
@@ -66,14 +76,14 @@ class _State:
     """What is alive while a batch runs, and what is kept of it."""
 
     loaded: Loaded
-    record: Sequence[str]
+    kept: Kept
     sent: dict[str, Tensor] = field(default_factory=dict)
     activity: dict[str, Activity] = field(default_factory=dict)
-    spikes: dict[str, NDArray[np.integer]] = field(default_factory=dict)
-    membranes: dict[str, NDArray[np.int32]] = field(default_factory=dict)
-    coincidences: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-    peak: dict[str, int] = field(default_factory=dict)
-    accumulators: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+
+    @property
+    def plan(self) -> Plan:
+        """What runs."""
+        return self.loaded.plan
 
 
 def prepare(request: Request) -> Executor:
@@ -94,42 +104,57 @@ def cuda() -> torch.device:
 
 def load(plan: Plan, device: torch.device) -> Loaded:
     """Put the parameters of a plan on a device."""
-    network = plan.network
     weights = {}
-    for sums in plan.sums.values():
-        for projection, bound in zip(sums.projections, sums.bounds, strict=True):
-            if isinstance(conv := projection.synapse, Conv):
-                grouped = conv.weight.reshape(conv.groups, len(conv.weight) // conv.groups, -1)
-                weights[projection] = torch.from_numpy(grouped.copy()).to(device, _exact(bound))
     neurons = {}
     for name, sums in plan.sums.items():
-        neuron, kind = network[name].neuron, torch.int32 if sums.halving else torch.int64
-        if isinstance(neuron, And):
-            continue
-        assert isinstance(neuron, (Lif, Stream))
-        bias = neuron.bias if neuron.bias.ndim == 3 else neuron.bias[:, None, None]
-        threshold = torch.from_numpy(sums.threshold)[:, None, None]
-        neurons[name] = threshold.to(device, kind), torch.from_numpy(bias.copy()).to(device, kind)
-    return Loaded(plan, device, weights, neurons, {name: _members(plan, name, device) for name in plan.grids})
+        for incoming in sums.incoming:
+            if isinstance(conv := incoming.projection.synapse, Conv):
+                weights[incoming.projection] = _weights(conv, incoming.bound).to(device)
+        if sums.parameters is not None:
+            parameters = _neurons(sums.parameters, plan.network[name])
+            neurons[name] = Neurons(*(p.to(device) for p in parameters))
+    members = {name: _members(cells, device) for name, cells in plan.cells.items()}
+    return Loaded(plan, device, weights, neurons, members)
 
 
-def _members(plan: Plan, name: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    cells = plan.grids[name].cells
+def _weights(conv: Conv, bound: int) -> Tensor:
+    """See Loaded.weights."""
+    grouped = conv.weight.reshape(conv.groups, len(conv.weight) // conv.groups, -1)
+    return torch.from_numpy(grouped.copy()).to(_exact(bound))
+
+
+def _neurons(parameters: LifParameters | StreamParameters, population: Population) -> Neurons:
+    """Parameters in the type that the plan has chosen for them, int32 or int64."""
+    channels, height, width = population.shape
+    if len(parameters.bias) == 1:
+        bias = torch.from_numpy(parameters.bias.T.copy())[:, :, None]
+    else:
+        bias = torch.from_numpy(parameters.bias[parameters.bias_of].T.copy()).reshape(channels, height, width)
+    if isinstance(parameters, StreamParameters):
+        nothing = torch.empty(0, 1, 1)
+        return Neurons(nothing, nothing, bias)
+    fires_from = torch.from_numpy(parameters.fires_from)[:, None, None]
+    threshold = torch.from_numpy(parameters.threshold)[:, None, None]
+    return Neurons(fires_from, threshold, bias)
+
+
+def _members(cells: Cells, device: torch.device) -> Members:
     slices = np.searchsorted(cells.channels, np.arange(cells.channels[-1]), side="right") - 1
     classes = (slices, cells.rows, cells.columns)
-    channels, rows, columns = (
-        F.one_hot(torch.from_numpy(which), size).to(device, torch.float32)
-        for which, size in zip(classes, cells.shape, strict=True)
-    )
-    return channels, rows, columns
+    return Members(*(_one_hot(of, count, device) for of, count in zip(classes, cells.shape, strict=True)))
 
 
-def _exact(largest_sum: int) -> torch.dtype:
-    return torch.float32 if largest_sum < EXACT_FP32 else torch.float64
+def _one_hot(classes: Int, count: int, device: torch.device) -> Tensor:
+    return F.one_hot(torch.from_numpy(classes), count).to(device, torch.float32)
+
+
+def _exact(bound: int) -> torch.dtype:
+    """The floating point type that holds every integer below a bound."""
+    return torch.float32 if exact_in_fp32(bound) else torch.float64
 
 
 def batch_size(loaded: Loaded, free: int) -> int:
-    """Images that fit half of so many free bytes: their messages, and the widest layer in the making."""
+    """Images that fit half of `free` bytes: their messages, and the widest layer while it is computed."""
     widest = max((sums.row_bytes * sums.height for sums in loaded.plan.sums.values()), default=0)
     image = loaded.plan.image_bytes + 6 * widest  # sums, drive, potential, spikes, and the floats of the counting
     return max(1, (free // 2 - 2 * WINDOW_BYTES) // image)
@@ -140,7 +165,8 @@ def run(loaded: Loaded, images: NDArray[np.integer], record: Sequence[str] = ())
 
     Raises InputError too where the device has not the memory (see batch_size).
     """
-    network, state = loaded.plan.network, _State(loaded, record)
+    network = loaded.plan.network
+    state = _State(loaded, Kept(network, record))
     inputs = frames(network, images)
     try:
         with torch.inference_mode(), _full_precision():
@@ -150,10 +176,16 @@ def run(loaded: Loaded, images: NDArray[np.integer], record: Sequence[str] = ())
                     del state.sent[name]
     except torch.OutOfMemoryError as error:
         raise InputError("--device", f"{len(images)} images at once do not fit the memory of the GPU") from error
+    kept = state.kept
     return Execution(
-        state.accumulators, state.activity, state.spikes, state.membranes, state.coincidences, state.peak,
-        f"{loaded.device.type} fp32",
-    )  # fmt: skip
+        accumulators=kept.accumulators,
+        activity=state.activity,
+        spikes=kept.spikes,
+        membranes=kept.membranes,
+        coincidences=kept.coincidences,
+        peak_state=kept.peak,
+        kernels=f"{loaded.device.type} fp32",
+    )
 
 
 @contextmanager
@@ -168,100 +200,115 @@ def _full_precision() -> Iterator[None]:
 
 
 def _run_population(state: _State, population: Population, inputs: NDArray[np.integer]) -> None:
-    neuron, membrane = population.neuron, None
+    neuron = population.neuron
+    membrane = None
     match neuron:
         case Source():
-            steps = inputs if neuron.per_step else inputs[:, :1]
-            kind = message_type(population)
-            sent, peak = torch.from_numpy(steps.astype(kind)).to(state.loaded.device), 0
+            steps = inputs[:, : state.plan.steps[population.name]]
+            sent = torch.from_numpy(steps.astype(message_type(population))).to(state.loaded.device)
+            peak = 0
         case Lif():
-            sent, membrane, peak = _lif(state, population, neuron)
-        case Or() | Sum():
-            total = sum(_window(state, p, population) for p in _into(state, population))
-            assert isinstance(total, Tensor)
+            sent, membrane, peak = _lif(state, population)
+        case Or():
+            total = _windows(state, population)
+            sent = total.ne(0).to(torch.uint8)
             peak = int(total.max())
-            sent = total.ne(0).to(torch.uint8) if isinstance(neuron, Or) else total.int()
+        case Sum():
+            total = _windows(state, population)
+            sent = total.int()
+            peak = int(total.max())
         case And():
-            total = _sums(state, state.loaded.plan.sums[population.name], population)
-            sent, peak = total.ge(neuron.inputs).to(torch.uint8), int(total.abs().max())
+            total = _sums(state, population)
+            sent = total.ge(neuron.inputs).to(torch.uint8)
+            peak = int(total.abs().max())
         case Stream(drop=drop):
-            total = _sums(state, state.loaded.plan.sums[population.name], population).long()
-            total += state.loaded.neurons[population.name][1]
-            sent, peak = (total + (1 << drop >> 1) >> drop).int(), int(total.abs().max())
+            current = _sums(state, population).long() + state.loaded.neurons[population.name].bias
+            sent = (current + (1 << drop >> 1) >> drop).int()
+            peak = int(current.abs().max())
         case Max():
-            sent = _largest(state, _into(state, population)[0], population)
+            (projection,) = state.plan.network.into(population.name)
+            sent = _largest(state, projection, population)
             peak = int(sent.abs().max())
         case Accumulator():
-            _accumulate(state, population, neuron, len(inputs))
+            state.kept.accumulate(population, neuron, _read_out(state, population, len(inputs)))
             return
         case _:
             assert_never(neuron)
-    check_state(state.loaded.plan.network, population, peak)
-    state.peak[population.name] = peak
-    state.sent[population.name] = sent
-    state.activity[population.name] = _observe(state, population, sent)
-    if population.name in state.record:
-        full = (len(inputs), state.loaded.plan.network.time_steps, *population.shape)
-        state.spikes[population.name] = sent.expand(full).cpu().numpy()
-        kept = torch.zeros(full, dtype=torch.int32) if membrane is None else membrane
-        state.membranes[population.name] = kept.cpu().numpy()
+    _keep(state, population, sent, peak, membrane)
 
 
-def _into(state: _State, population: Population) -> tuple[Projection, ...]:
-    return state.loaded.plan.network.into(population.name)
+def _keep(state: _State, population: Population, sent: Tensor, peak: int, membrane: Tensor | None) -> None:
+    """Note what a population sent: for its readers, for the counts and, where asked for, as a record."""
+    name = population.name
+    state.kept.note_peak(population, peak)
+    state.sent[name] = sent
+    state.activity[name] = _observe(state, population, sent)
+    if name in state.kept.record:
+        every_step = (len(sent), state.plan.network.time_steps, *population.shape)
+        membrane = torch.zeros(every_step, dtype=torch.int32) if membrane is None else membrane
+        state.kept.spikes[name] = sent.expand(every_step).cpu().numpy()
+        state.kept.membranes[name] = membrane.cpu().numpy()
 
 
-def _lif(state: _State, population: Population, neuron: Lif) -> tuple[Tensor, Tensor | None, int]:
+def _lif(state: _State, population: Population) -> tuple[Tensor, Tensor | None, int]:
     """Spikes (N, T, C, Y, X), potentials where recorded, and the largest magnitude met."""
-    plan, steps = state.loaded.plan.sums[population.name], state.loaded.plan.network.time_steps
-    threshold, bias = state.loaded.neurons[population.name]
-    stock = neuron.kind == LifKind.STOCK
-    extra = STOCK_SHIFT if stock else 0
-    totals = _sums(state, plan, population).to(threshold.dtype)
-    spikes = torch.empty((len(totals), steps, *population.shape), dtype=torch.uint8, device=totals.device)
-    kept = torch.empty(spikes.shape, dtype=torch.int32) if population.name in state.record else None
-    v = u = torch.zeros_like(totals[:, 0])
+    lif = state.plan.sums[population.name].parameters
+    assert isinstance(lif, LifParameters)
+    fires_from, threshold, bias = state.loaded.neurons[population.name]
+    totals = _sums(state, population).to(bias.dtype)
+    spikes_shape = (len(totals), state.plan.network.time_steps, *population.shape)
+    spikes = torch.empty(spikes_shape, dtype=torch.uint8, device=totals.device)
+    recorded = population.name in state.kept.record
+    membrane = torch.empty(spikes_shape, dtype=torch.int32) if recorded else None
+    v = torch.zeros_like(totals[:, 0])
+    u = v
+    # the largest magnitude stays on the device: to read it would wait for the device in every step
     peak = torch.zeros((), dtype=totals.dtype, device=totals.device)
-    for t in range(steps):
-        arriving = totals[:, min(t, totals.shape[1] - 1)] << neuron.shift + extra
-        u = arriving if not neuron.current else _decayed(u, neuron.current, stock, 0) + arriving
-        drive = u + (bias << extra)
-        h = _decayed(v, neuron.decay, stock, neuron.round_up) + drive
-        fired = h > (threshold << extra) if stock or neuron.strict else h >= threshold
-        v = torch.where(fired, h - threshold, h) if neuron.soft else h.masked_fill(fired, 0)
-        spikes[:, t] = fired
-        peak = torch.maximum(peak, torch.maximum(h.abs().max(), drive.abs().max()))
-        if neuron.current:
+    for t in range(spikes.shape[1]):
+        u_before = u
+        u = totals[:, min(t, totals.shape[1] - 1)] << lif.shift
+        if lif.current:
+            u = u + _decayed(u_before, lif.current, lif.toward_zero, 0)
             peak = torch.maximum(peak, u.abs().max())
-        if kept is not None:
-            kept[:, t] = v
-    return spikes, kept, int(peak)
+        drive = u + bias
+        reached = _decayed(v, lif.decay, lif.toward_zero, lif.round_up) + drive
+        peak = torch.maximum(peak, torch.maximum(reached.abs().max(), drive.abs().max()))
+        fires = reached >= fires_from
+        v = torch.where(fires, reached - threshold, reached) if lif.soft else reached.masked_fill(fires, 0)
+        spikes[:, t] = fires
+        if membrane is not None:
+            membrane[:, t] = v
+    return spikes, membrane, int(peak)
 
 
-def _decayed(v: Tensor, decay: int, stock: bool, round_up: int) -> Tensor:
-    if stock:
-        return v.sign() * (v.abs() * decay >> 12)
-    return v >> 1 if decay == DECAY_ONE // 2 and not round_up else v * decay + round_up >> 12
+def _decayed(state: Tensor, decay: int, toward_zero: bool, round_up: int) -> Tensor:
+    """state * decay / 2^12, rounded toward zero, down, or up."""
+    if toward_zero:
+        return state.sign() * (state.abs() * decay >> DECAY_BITS)
+    if decay == DECAY_ONE // 2 and not round_up:
+        return state >> 1  # in 32 bits the product would not fit
+    return state * decay + round_up >> DECAY_BITS
 
 
-def _sums(state: _State, plan: SumsPlan, population: Population) -> Tensor:
+def _sums(state: _State, population: Population) -> Tensor:
     """The synaptic sums (N, T or 1, C, Y, X), integers, some held exactly in floats."""
-    parts = [
-        _synapses(state, projection, bound, population)
-        for projection, bound in zip(plan.projections, plan.bounds, strict=True)
-    ]
-    shifts = [shift_of(projection) for projection in plan.projections]
-    if len(parts) == 1 and not shifts[0]:
+    incoming = state.plan.sums[population.name].incoming
+    parts = [_delivered(state, i, population) for i in incoming]
+    if len(parts) == 1 and not incoming[0].shift:
         return parts[0]
-    return sum(
-        (p.long() << shift for p, shift in zip(parts[1:], shifts[1:], strict=True)), parts[0].long() << shifts[0]
-    )
+    total = parts[0].long() << incoming[0].shift
+    for i, part in zip(incoming[1:], parts[1:], strict=True):
+        # not in place: a part of one step may come before one of all steps
+        total = total + (part.long() << i.shift)
+    return total
 
 
-def _synapses(state: _State, projection: Projection, bound: int, population: Population) -> Tensor:
+def _delivered(state: _State, incoming: Incoming, population: Population) -> Tensor:
+    """What one projection delivers, before its weights are shifted."""
+    projection = incoming.projection
     match projection.synapse:
         case Attention():
-            return _attention(state, projection, bound)
+            return _attention(state, incoming)
         case Window():
             return _window(state, projection, population)
         case _:
@@ -270,24 +317,28 @@ def _synapses(state: _State, projection: Projection, bound: int, population: Pop
 
 def _convolution(state: _State, projection: Projection, population: Population) -> Tensor:
     """As one product of matrices: a library's convolution may take an algorithm that rounds (Winograd, FFT)."""
-    conv, sent = projection.synapse, state.sent[projection.sources[0]]
+    conv = projection.synapse
     assert isinstance(conv, Conv)
+    sent = state.sent[projection.sources[0]]
     weight = state.loaded.weights[projection]
     maps = sent.flatten(0, 1)
     channels, height, width = population.shape
+    kernel = (conv.weight.shape[2], conv.weight.shape[3])
     out = torch.empty((len(maps), channels, height * width), dtype=weight.dtype, device=weight.device)
+    # every input is copied once for each window that sees it: only some maps at once keep that within bounds
     seen_bytes = weight.shape[0] * weight.shape[2] * height * width * weight.itemsize
-    for start in range(0, len(maps), size := max(1, WINDOW_BYTES // seen_bytes)):
-        part = maps[start : start + size].to(weight.dtype)
-        kernel = (conv.weight.shape[2], conv.weight.shape[3])
+    at_once = max(1, WINDOW_BYTES // seen_bytes)
+    for start in range(0, len(maps), at_once):
+        part = maps[start : start + at_once].to(weight.dtype)
         seen = F.unfold(part, kernel, padding=conv.padding, stride=conv.stride)
         grouped = seen.reshape(len(part), conv.groups, -1, height * width)
-        out[start : start + size] = (weight @ grouped).reshape(len(part), channels, -1)
+        out[start : start + at_once] = (weight @ grouped).reshape(len(part), channels, -1)
     return out.reshape(*sent.shape[:2], *population.shape)
 
 
-def _attention(state: _State, projection: Projection, bound: int) -> Tensor:
+def _attention(state: _State, incoming: Incoming) -> Tensor:
     """weight * q (k^T v), head by head."""
+    projection = incoming.projection
     synapse = projection.synapse
     assert isinstance(synapse, Attention)
     steps = max(state.sent[s].shape[1] for s in projection.sources)
@@ -296,14 +347,23 @@ def _attention(state: _State, projection: Projection, bound: int) -> Tensor:
     q, k, v = (s.reshape(*shape[:2], synapse.heads, -1, shape[3] * shape[4]) for s in sent)
     pairs = k.ne(0).sum(3) * v.ne(0).sum(3)
     met = pairs.sum((0, 2, 3)).cpu().numpy()
-    state.coincidences[projection.target] = np.broadcast_to(met, (state.loaded.plan.network.time_steps,))
-    kind = _exact(bound)
+    state.kept.coincidences[projection.target] = np.broadcast_to(met, (state.plan.network.time_steps,))
+    kind = _exact(incoming.bound)
     table = v.to(kind) @ k.to(kind).transpose(-1, -2)
     return synapse.weight * (table @ q.to(kind)).reshape(shape)
 
 
+def _windows(state: _State, population: Population) -> Tensor:
+    """The sums of all projections of a population of unit weights, (N, T or 1, C, Y, X) int64."""
+    first, *others = state.plan.network.into(population.name)
+    total = _window(state, first, population)
+    for projection in others:
+        total = total + _window(state, projection, population)
+    return total
+
+
 def _window(state: _State, projection: Projection, population: Population) -> Tensor:
-    """The sums of one projection of unit weights, (N, T, C, Y, X) int64."""
+    """The sums of one projection of unit weights, (N, T or 1, C, Y, X) int64."""
     taps = _taps(state, projection, population, 0)
     total = torch.zeros_like(taps[0], dtype=torch.int64)
     for tap in taps:
@@ -312,7 +372,7 @@ def _window(state: _State, projection: Projection, population: Population) -> Te
 
 
 def _largest(state: _State, projection: Projection, population: Population) -> Tensor:
-    """The largest value of each window, (N, T, C, Y, X) int32."""
+    """The largest value of each window, (N, T or 1, C, Y, X) int32."""
     taps = _taps(state, projection, population, torch.iinfo(torch.int32).min)
     best = taps[0].clone()
     for tap in taps[1:]:
@@ -321,44 +381,43 @@ def _largest(state: _State, projection: Projection, population: Population) -> T
 
 
 def _taps(state: _State, projection: Projection, population: Population, beyond: int) -> list[Tensor]:
-    """What each position of a window sees, (N, T, C, Y, X) int32, `beyond` the border a constant."""
-    window, sent = projection.synapse, state.sent[projection.sources[0]].int()
+    """What each position of a window sees, views (N, T or 1, C, Y, X) int32; beyond the border there is `beyond`."""
+    window = projection.synapse
     assert isinstance(window, Window)
-    (pad_y, pad_x), (stride_y, stride_x), (_, height, width) = window.padding, window.stride, population.shape
-    padded = F.pad(sent, (pad_x, pad_x, pad_y, pad_y), value=beyond)
-    out = []
+    pad_y, pad_x = window.padding
+    stride_y, stride_x = window.stride
+    _, height, width = population.shape
+    padded = F.pad(state.sent[projection.sources[0]].int(), (pad_x, pad_x, pad_y, pad_y), value=beyond)
+    taps = []
     for ky, kx in np.ndindex(*window.kernel):
         rows = slice(ky, ky + stride_y * (height - 1) + 1, stride_y)
-        out.append(padded[..., rows, kx : kx + stride_x * (width - 1) + 1 : stride_x])
-    return out
+        columns = slice(kx, kx + stride_x * (width - 1) + 1, stride_x)
+        taps.append(padded[..., rows, columns])
+    return taps
 
 
-def _accumulate(state: _State, population: Population, neuron: Accumulator, images: int) -> None:
-    network = state.loaded.plan.network
+def _read_out(state: _State, population: Population, images: int) -> Int:
+    """What reaches the head in every step, (N, T, classes) int64."""
+    network = state.plan.network
     total = np.zeros((images, network.time_steps, population.shape[0]), np.int64)
-    for projection in _into(state, population):
-        assert isinstance(projection.synapse, Readout)
+    for projection in network.into(population.name):
+        readout = projection.synapse
+        assert isinstance(readout, Readout)
         pooled = state.sent[projection.sources[0]].sum((3, 4), dtype=torch.int64).cpu().numpy()
-        total += pooled @ projection.synapse.weight.astype(np.int64).T
-    states = neuron.bias + (total if neuron.last else total.cumsum(1))
-    peak = max(int(np.abs(states).max(initial=0)), int(np.abs(total).max(initial=0)))
-    check_state(network, population, peak)
-    state.peak[population.name] = peak
-    state.accumulators = states[:, -1]
-    if population.name in state.record:
-        kept = states.reshape(images, -1, *population.shape).astype(np.int32)
-        state.membranes[population.name], state.spikes[population.name] = kept, np.zeros_like(kept)
+        total += pooled @ readout.weight.astype(np.int64).T
+    return total
 
 
 def _observe(state: _State, population: Population, sent: Tensor) -> Activity:
-    channels, rows, columns = state.loaded.members[population.name]
-    steps, fired = state.loaded.plan.network.time_steps, sent.ne(0)
-    # counts stay below 2^24: exact in fp32
-    in_cells = torch.einsum("ntcyq,yr->ntcrq", fired.float() @ columns, rows)
-    messages = torch.einsum("ntcrq,cs->ntsrq", in_cells, channels).int().cpu().numpy()
+    """Counts cell by cell as products with memberships; they stay below 2^24, and are exact in fp32."""
+    members = state.loaded.members[population.name]
+    steps = state.plan.network.time_steps
+    fired = sent.ne(0)
+    in_cells = torch.einsum("ntcyq,yr->ntcrq", fired.float() @ members.columns, members.rows)
+    messages = torch.einsum("ntcrq,cs->ntsrq", in_cells, members.channels).int().cpu().numpy()
     return Activity(
         np.broadcast_to(messages, (len(sent), steps, *messages.shape[2:])),
-        state.loaded.plan.grids[population.name].cells,
+        state.plan.cells[population.name],
         fired.flatten(0, 1).any(0).cpu().numpy(),
         np.broadcast_to(sent.sum((0, 2, 3, 4), dtype=torch.int64).cpu().numpy(), (steps,)),
     )

@@ -43,7 +43,8 @@ def test_engine_equals_reference(network: Network, seed: int, kind: str, sums: i
 
 
 def assert_equals_reference(network: Network, seed: int) -> None:
-    images, names = random_images(network, seed), [p.name for p in network]
+    images = random_images(network, seed)
+    names = [p.name for p in network]
     right = reference.execute(network, images, record=names)
     assert_equal_executions(engine.execute(network, images, record=names), right)
 
@@ -55,7 +56,7 @@ def test_attention_reads_what_no_time_step_changes(queries: str) -> None:
 
 @pytest.mark.parametrize("kind", KERNELS)
 @pytest.mark.parametrize("padding", [1, 2, 5])
-def test_bands_of_rows_that_see_padding_alone(padding: int, kind: str) -> None:
+def test_bands_of_rows_that_see_only_padding(padding: int, kind: str) -> None:
     """A row of an image at a time, as where its sums are larger than a cache."""
     with mock.patch.dict(os.environ, SPIKDEPLOY_KERNELS=kind), mock.patch.object(plan, "SUMS_BYTES", 1):
         assert_equals_reference(wide_padding(padding, padding), 0)
@@ -81,7 +82,8 @@ def test_convolutions_of_any_geometry(
     seed: int,
 ) -> None:
     """Strides larger than kernels, and strides that pass over the only column there is, which oneDNN gets wrong."""
-    (inputs, groups), rng = channels, np.random.default_rng(seed)
+    inputs, groups = channels
+    rng = np.random.default_rng(seed)
     if any(e + 2 * p < k for e, p, k in zip(size, padding, kernel, strict=True)):
         return
     weight = rng.integers(-127, 128, (2 * inputs, inputs // groups, *kernel)).astype(np.int8)
@@ -92,8 +94,8 @@ def test_convolutions_of_any_geometry(
     with mock.patch.dict(os.environ, SPIKDEPLOY_KERNELS=kind):
         convolve = synapses.convolution(conv, (inputs, *size), 255, 2**23)
     maps = torch.from_numpy(images.astype(np.uint8)).permute(0, 2, 3, 1).contiguous()
-    found = convolve(maps, int(images.sum()), 0, out[0])
-    np.testing.assert_array_equal(found.permute(0, 3, 1, 2).numpy(), right)
+    sums = convolve(maps, int(images.sum()), 0, out[0])
+    np.testing.assert_array_equal(sums.permute(0, 3, 1, 2).numpy(), right)
 
 
 @pytest.mark.parametrize("kind", KERNELS)
@@ -117,9 +119,9 @@ def test_kernels_that_fail_their_check_are_left_out(monkeypatch: pytest.MonkeyPa
     right = engine.execute(network, images).accumulators
     monkeypatch.setattr(synapses, "int8_works", lambda: False)
     monkeypatch.setattr(synapses, "events_work", lambda: False)
-    found = engine.execute(network, images)
-    assert found.kernels == "fp32"
-    np.testing.assert_array_equal(found.accumulators, right)
+    execution = engine.execute(network, images)
+    assert execution.kernels == "fp32"
+    np.testing.assert_array_equal(execution.accumulators, right)
 
 
 def test_wrong_sums_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,9 +146,9 @@ def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     network = random_network(3)
     images = random_images(network, 3, 7)
     names = [p.name for p in network]
-    whole = engine.execute(network, images, record=names)
+    at_once = engine.execute(network, images, record=names)
     monkeypatch.setattr(engine, "batch_size", lambda plan: 3)
-    assert_equal_executions(engine.execute(network, images, record=names), whole)
+    assert_equal_executions(engine.execute(network, images, record=names), at_once)
 
 
 def test_random_networks_spike() -> None:

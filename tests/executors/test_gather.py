@@ -48,8 +48,8 @@ def test_equal_to_a_plain_convolution(
 def test_sums_of_extreme_weights_do_not_wrap(weight: int) -> None:
     conv = Conv(np.full((16, 4 * CHUNK + 1, 1, 1), weight, np.int8), (1, 1), (0, 0))
     maps = np.ones((1, 1, 3, 4 * CHUNK + 1), np.uint8)
-    found = event_convolution(conv, 4 * CHUNK + 1)(maps, 0, 1)
-    np.testing.assert_array_equal(found, np.full((1, 1, 3, 16), weight * (4 * CHUNK + 1)))
+    sums = event_convolution(conv, 4 * CHUNK + 1)(maps, 0, 1)
+    np.testing.assert_array_equal(sums, np.full((1, 1, 3, 16), weight * (4 * CHUNK + 1)))
 
 
 def test_wide_weights_are_left_to_others() -> None:

@@ -33,7 +33,8 @@ def test_cuda_equals_reference(network: Network, seed: int, window_bytes: int) -
 
 
 def assert_equals_reference(network: Network, seed: int, where: torch.device, window_bytes: int) -> None:
-    images, names = random_images(network, seed), [p.name for p in network]
+    images = random_images(network, seed)
+    names = [p.name for p in network]
     cells = random_cells(network, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "WINDOW_BYTES", window_bytes)

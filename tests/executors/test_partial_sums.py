@@ -6,7 +6,7 @@ from support.networks import Builder, random_images
 from support.profiles import smaller
 
 from spikformer_deploy.accounting.energy import account
-from spikformer_deploy.counts.events import count, geometry
+from spikformer_deploy.counts import events
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.network.network import Network
@@ -31,18 +31,19 @@ def test_split_fan_ins_count_the_same_operations(seed: int) -> None:
     profile = smaller(3000, 300, 60)
     mapping = map_network(network, profile, {p.name: 0.2 for p in network})
     parts = {i: site for i, site in enumerate(mapping.sites) if site.kind == "partial"}
-    there = geometry(network, mapping)
-    events = count(there, engine.execute(network, random_images(network, seed), cells=there.cells))
+    geometry = events.geometry(network, mapping)
+    execution = engine.execute(network, random_images(network, seed), cells=geometry.cells)
+    counted = events.count(geometry, execution)
     assert parts
     for population in network:
         chosen = [i for i, site in enumerate(mapping.sites) if site.population == population.name]
         sums = sum(1 for i in chosen if i in parts)
-        at_slices = events.slices.synops[..., np.isin(events.slices.sites, chosen)].sum()
-        travelling = sums * population.size * network.time_steps * events.images
-        counted = sum(int(p.synops.sum()) for p in events.projections if p.target == population.name)
-        assert at_slices == counted + travelling, population.name
-        assert at_slices == events.synops_of(population.name).sum(), population.name
-    assert events.slices.synops.sum() == events.synops * events.images
-    times = estimate(events, network, mapping, profile)
+        at_slices = counted.slices.synops[..., np.isin(counted.slices.sites, chosen)].sum()
+        travelling = sums * population.size * network.time_steps * counted.images
+        operations = sum(int(p.synops.sum()) for p in counted.projections if p.target == population.name)
+        assert at_slices == operations + travelling, population.name
+        assert at_slices == counted.synops_of(population.name).sum(), population.name
+    assert counted.slices.synops.sum() == counted.synops * counted.images
+    times = estimate(counted, network, mapping, profile)
     assert (times.step_ns > 0).all()
-    assert all(e.total.nominal > 0 for e in account(network, events, mapping, profile, times))
+    assert all(e.total.nominal > 0 for e in account(network, counted, mapping, profile, times))

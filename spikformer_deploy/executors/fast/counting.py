@@ -1,9 +1,12 @@
-"""Counting of messages cell by cell (see run.Cells), in vector instructions (lanes.py); its plain twin is
-reference.engine.observe."""
+"""Counting of messages cell by cell (see execution.Cells), in vector instructions; its plain twin is reference.observe.
+
+Most neurons are silent, so a comparison with zero says nearly all that is to be counted.  Its outcomes are added up
+as bytes, 64 in a register, and move on to wider integers before a byte can be full.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -13,65 +16,78 @@ from numba.extending import intrinsic
 from spikformer_deploy.base.arrays import Array
 from spikformer_deploy.base.vectors import BYTE, address, eight_bytes, read, write
 
+TOGETHER = 4
+"""Maps that are looked at together: the time steps of most networks.  What they have in common is read once."""
+BYTE_FULL = 255
+"""Ones that a byte counts."""
 MANY = 16
 """Channels of a slice from which on eight of them are added at once; fewer are differences of running sums."""
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def observe(
-    sent: Array,
-    binary: bool,
-    row_order: Array,
-    row_starts: Array,
-    column_of: Array,
-    channel_cuts: Array,
-    slabs: Array,
-    messages: Array,
-    active: Array,
-    total: Array,
-) -> None:
-    """What maps (M, Y, X, C) hold, cell by cell (see run.Cells); a task takes one class of rows and one slab.
+class CellTable(NamedTuple):
+    """The cells of a population as the loops read them.
 
-    binary     no value exceeds 1: messages are their own sum
     row_order, row_starts  the rows of class r are row_order[row_starts[r] : row_starts[r + 1]]
-    column_of  (X,) the class of every column
-    slabs      (b + 1,) edges of ranges of slices
-    messages   (M, slices, rows, columns) int32: non-zero values of each cell
-    active     (Y, X, C) uint8: becomes 1 where any map is not zero
-    total      (M, rows, b) int64: sum of the values
+    column_of              (X,) the class of every column
+    channel_cuts           (slices + 1,) edges of the slices of channels
+    slabs                  (b + 1,) edges of ranges of slices: a task takes one of them
     """
+
+    row_order: Array
+    row_starts: Array
+    column_of: Array
+    channel_cuts: Array
+    slabs: Array
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def observe(sent: Array, binary: bool, table: CellTable, messages: Array, active: Array, total: Array) -> None:
+    """Count what maps (M, Y, X, C) of any integer type hold; a task takes one class of rows and one slab.
+
+    binary    no value exceeds 1: messages are their own sum
+    messages  (M, slices, rows, columns) int32: non-zero values of each cell
+    active    (Y, X, C) uint8: becomes 1 where any map is not zero
+    total     (M, rows, b) int64: sum of the values
+    """
+    # what is written are arguments, not fields: numba takes a store to an array of a tuple for one that nobody reads
     maps, _, width, _ = sent.shape
     _, _, rows, columns = messages.shape
-    parts = len(slabs) - 1
-    widest = np.bincount(column_of).max()
+    parts = len(table.slabs) - 1
+    widest = np.bincount(table.column_of).max()
     for task in prange(rows * parts):
-        r, b = task // parts, task % parts
-        low, high = channel_cuts[slabs[b]], channel_cuts[slabs[b + 1]]
-        few = (row_starts[r + 1] - row_starts[r]) * widest < 256  # no byte overflows
-        recent = np.zeros((TOGETHER, columns, high - low + 7), np.uint8)  # four times as many in a register
+        r = task // parts
+        b = task % parts
+        cuts = table.channel_cuts[table.slabs[b] : table.slabs[b + 1] + 1]
+        low = cuts[0]
+        high = cuts[-1]
+        chosen = table.row_order[table.row_starts[r] : table.row_starts[r + 1]]
+        few = len(chosen) * widest <= BYTE_FULL  # no byte overflows
+        # seven bytes more than there are channels: sums of bytes read whole words
+        recent = np.zeros((TOGETHER, columns, high - low + 7), np.uint8)
         count = np.zeros((0 if few else TOGETHER, columns, high - low + 7), np.int32)
         running = np.zeros(high - low + 1, np.int32)
         for start in range(0, maps, TOGETHER):
-            size, met = min(TOGETHER, maps - start), 0
-            for index in range(row_starts[r], row_starts[r + 1]):
-                y = row_order[index]
+            size = min(TOGETHER, maps - start)
+            met = 0
+            for y in chosen:
                 for x in range(width):
-                    _note_fired(sent[start:, y, x, low:high], recent[:size, column_of[x]], active[y, x, low:high])
+                    mark = active[y, x, low:high]
+                    _note_fired(sent[start:, y, x, low:high], recent[:size, table.column_of[x]], mark)
                     met += 1
-                    if met % 255 == 0 and not few:
+                    if met % BYTE_FULL == 0 and not few:
                         _move(recent, count)
             if not few:
                 _move(recent, count)
             for k in range(size):
                 values = np.int64(0)
                 for column in range(columns):
-                    cells = messages[start + k, slabs[b] : slabs[b + 1], r, column]
+                    cells = messages[start + k, table.slabs[b] : table.slabs[b + 1], r, column]
                     if few:
-                        values += _sum_bytes(recent[k, column], channel_cuts[slabs[b] :], cells, running)
+                        values += _sum_bytes(recent[k, column], cuts, cells, running)
                     else:
-                        values += _sum_words(count[k, column], channel_cuts[slabs[b] :], cells)
+                        values += _sum_words(count[k, column], cuts, cells)
                 if not binary:
-                    values = _sum_values(sent[start + k, :, :, low:high], row_order[row_starts[r] : row_starts[r + 1]])
+                    values = _sum_values(sent[start + k, :, :, low:high], chosen)
                 total[start + k, r, b] = values
             recent[:] = 0
             count[:] = 0
@@ -80,31 +96,72 @@ def observe(
 @njit(cache=True, nogil=True)
 def _note_fired(sent: Array, number: Array, mark: Array) -> None:
     """number[m, c] += sent[m, c] != 0, in bytes, and mark[c] becomes 1 where any of them is; len(number) maps."""
-    maps, channels = len(number), sent.shape[1]
-    wide, narrow, few = channels // 64 * 64, channels // 16 * 16, channels // 4 * 4
+    maps = len(number)
+    channels = sent.shape[1]
     strides = (sent.strides[0], number.strides[0])
-    places, size = (address(sent), address(number), address(mark)), sent.itemsize
     if maps == TOGETHER:
-        for c in range(0, wide, 64):
-            note_fired_64x4(sent, (places[0] + c * size, places[1] + c, places[2] + c), strides)
-        for c in range(wide, narrow, 16):
-            note_fired_16x4(sent, (places[0] + c * size, places[1] + c, places[2] + c), strides)
-        for c in range(narrow, few, 4):
-            note_fired_4x4(sent, (places[0] + c * size, places[1] + c, places[2] + c), strides)
+        done = _note_vectors(sent, (address(sent), address(number), address(mark)), strides, TOGETHER)
     else:
+        done = 0
         for m in range(maps):
-            own = (places[0] + m * strides[0], places[1] + m * strides[1], places[2])
-            for c in range(0, wide, 64):
-                note_fired_64(sent, (own[0] + c * size, own[1] + c, own[2] + c), strides)
-            for c in range(wide, narrow, 16):
-                note_fired_16(sent, (own[0] + c * size, own[1] + c, own[2] + c), strides)
-            for c in range(narrow, few, 4):
-                note_fired_4(sent, (own[0] + c * size, own[1] + c, own[2] + c), strides)
+            done = _note_vectors(sent, (address(sent[m]), address(number[m]), address(mark)), strides, 1)
     for m in range(maps):
-        for c in range(few, channels):
+        for c in range(done, channels):
             fired = np.uint8(sent[m, c] != 0)
             number[m, c] += fired
             mark[c] |= fired
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _note_vectors(sent: Array, places: tuple[np.int64, np.int64, np.int64], strides: tuple[int, int], maps: int) -> int:
+    """_note_fired by vectors of 64, 16 and 4 channels; returns how many channels these take.  Arguments as of _note."""
+    channels = sent.shape[1]
+    size = sent.itemsize
+    wide = channels - channels % 64
+    narrow = channels - channels % 16
+    few = channels - channels % 4
+    for c in range(0, wide, 64):
+        _note(sent, (places[0] + c * size, places[1] + c, places[2] + c), strides, 64, maps)
+    for c in range(wide, narrow, 16):
+        _note(sent, (places[0] + c * size, places[1] + c, places[2] + c), strides, 16, maps)
+    for c in range(narrow, few, 4):
+        _note(sent, (places[0] + c * size, places[1] + c, places[2] + c), strides, 4, maps)
+    return few
+
+
+def _typed_note(typing: Any, sent: Any, places: Any, strides: Any, lanes: Any, maps: Any) -> Any:
+    """Note which of `lanes` neighbouring values of `maps` maps are not zero; both are constants of the caller.
+
+    places   addresses of values of the type of `sent`, of bytes to add 1 to, and of the bytes to set to 1
+    strides  bytes from the values of one map to those of the next, and between the bytes to add to
+    """
+    if not isinstance(lanes, types.IntegerLiteral) or not isinstance(maps, types.IntegerLiteral):
+        return None
+    width = lanes.literal_value
+    together = maps.literal_value
+
+    def emit(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        value, number, mark = (build.extract_value(arguments[1], i) for i in range(3))
+        next_value, next_number = (build.extract_value(arguments[2], i) for i in range(2))
+        values = ir.VectorType(context.get_data_type(sent.dtype), width)
+        silent = ir.Constant(values, [0] * width)
+        bytes_ = ir.VectorType(BYTE, width)
+        met = read(build, mark, bytes_)
+        for _ in range(together):
+            differs = build.icmp_unsigned("!=", read(build, value, values), silent)
+            fired = build.zext(differs, bytes_)
+            write(build, build.add(read(build, number, bytes_), fired), number)
+            met = build.or_(met, fired)
+            value = build.add(value, next_value)
+            number = build.add(number, next_number)
+        write(build, met, mark)
+        return context.get_dummy_value()
+
+    addresses = types.UniTuple(types.int64, 3)
+    return types.void(sent, addresses, types.UniTuple(types.int64, 2), lanes, maps), emit
+
+
+_note: Any = intrinsic(prefer_literal=True)(_typed_note)
 
 
 @njit(cache=True, nogil=True)
@@ -113,11 +170,13 @@ def _sum_bytes(count: Array, cuts: Array, cells: Array, running: Array) -> np.in
 
     running  int32, one longer than count: room for its running sums
     """
-    slices, values, start, place = len(cells), np.int64(0), cuts[0], address(count) - cuts[0]
+    slices = len(cells)
+    start = cuts[0]
     channels = cuts[slices] - start
     if channels > MANY * slices:
+        values = np.int64(0)
         for s in range(slices):
-            of_slice = sum_bytes(place + cuts[s], cuts[s + 1] - cuts[s])
+            of_slice = sum_bytes(address(count) + cuts[s] - start, cuts[s + 1] - cuts[s])
             cells[s] = of_slice
             values += of_slice
         return values
@@ -144,10 +203,11 @@ def _sum_words(count: Array, cuts: Array, cells: Array) -> np.int64:
 @njit(cache=True, nogil=True)
 def _move(recent: Array, count: Array) -> None:
     """Add counts of bytes to those of 32 bits before they are full."""
-    few, many = recent.reshape(-1), count.reshape(-1)
-    for i in range(few.size):
-        many[i] += few[i]
-        few[i] = 0
+    bytes_ = recent.reshape(-1)
+    words = count.reshape(-1)
+    for i in range(bytes_.size):
+        words[i] += bytes_[i]
+        bytes_[i] = 0
 
 
 @njit(cache=True, nogil=True)
@@ -178,48 +238,15 @@ def _sum(row: Array) -> np.int32:
     return out
 
 
-def _fired(lanes: int, maps: int) -> Any:
-    """A function that notes which of `lanes` neighbouring values of `maps` maps are not zero."""
-
-    @intrinsic
-    def note(typing: Any, sent: Any, places: Any, strides: Any) -> Any:
-        """places   addresses of values of the type of `sent`, of bytes to add 1 to, and of the bytes to set to 1
-        strides  bytes from the values of one map to those of the next, and between the bytes to add to
-        """
-
-        def emit(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            value, number, mark = (build.extract_value(arguments[1], i) for i in range(3))
-            along = [build.extract_value(arguments[2], i) for i in range(2)]
-            given = ir.VectorType(context.get_data_type(sent.dtype), lanes)
-            bytes_ = ir.VectorType(BYTE, lanes)
-            met = read(build, mark, bytes_)
-            for _ in range(maps):
-                differs = build.icmp_unsigned("!=", read(build, value, given), ir.Constant(given, [0] * lanes))
-                fired = build.zext(differs, bytes_)
-                write(build, build.add(read(build, number, bytes_), fired), number)
-                met = build.or_(met, fired)
-                value, number = build.add(value, along[0]), build.add(number, along[1])
-            write(build, met, mark)
-            return context.get_dummy_value()
-
-        return types.void(sent, types.UniTuple(types.int64, 3), types.UniTuple(types.int64, 2)), emit
-
-    return note
-
-
-TOGETHER = 4
-"""Maps that are looked at together: the time steps of most networks."""
-
-
-note_fired_64x4, note_fired_64, note_fired_16x4, note_fired_16, note_fired_4x4, note_fired_4 = (
-    _fired(lanes, maps) for lanes in (64, 16, 4) for maps in (TOGETHER, 1)
-)
-
-
 @njit(cache=True, nogil=True, inline="always")
 def sum_bytes(place: np.int64, count: np.int64) -> np.int64:
-    """The sum of `count` bytes from an address on; seven bytes behind them are read too."""
-    odd, total = np.uint64(0x00FF00FF00FF00FF), np.int64(0)
+    """The sum of `count` bytes from an address on; seven bytes behind them are read too.
+
+    Eight bytes a step: neighbours are added to four sums of 16 bits, and a multiplication adds up these four in its
+    highest 16 bits.  The last step shifts out what lies behind the end.
+    """
+    odd = np.uint64(0x00FF00FF00FF00FF)
+    total = np.int64(0)
     for start in range(0, count, 8):
         left = 8 * (count - start)
         kept = np.uint64(left if left < 64 else 64)

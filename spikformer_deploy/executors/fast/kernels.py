@@ -2,123 +2,214 @@
 
 Arrays are (images, T, P, C), P = Y * X positions, C contiguous: the layout in which convolutions read and write.
 A population that is constant over the time steps has T = 1.  executors/reference.py is the plain twin of each loop.
+
+All loops run `parallel` over tasks that write to places of their own, release Python's lock (`nogil`) so that several
+Python threads can run them at once, and are kept on disk (`cache`) because their compilation takes a minute.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
 
 from spikformer_deploy.base.arrays import Array
-from spikformer_deploy.network.neurons import STOCK_SHIFT
+from spikformer_deploy.network.neurons import DECAY_ONE
 
 BLOCK = 64
-"""Positions at most that one task updates over all time steps: their potentials stay in the nearest cache."""
+"""Positions at most that one task updates: with more of them a few small images would leave threads without work."""
+DECAY_BITS = DECAY_ONE.bit_length() - 1
+"""Decays are numerators of a fraction of 2^12."""
+
+
+class LifParameters(NamedTuple):
+    """A LIF population as its loops read it: both kinds of LIF and both comparisons are one equation.
+
+        u = decayed(u, current) + (sums << shift)       without a current: u = sums << shift
+        v = decayed(v, decay) + u + bias ;  fires where v >= fires_from ;  then v = 0, or v - threshold (soft)
+        decayed(x, d) = x * d + round_up >> 12          toward_zero: sign(x) * (|x| * d >> 12)
+
+    decay, current          numerators of a fraction of 2^12; current 0: none is kept
+    fires_from, threshold   (C,) int32 for lif_halving, int64 for lif_any; the biases too
+    bias                    (K, C): each different one once, as most populations have the same at every position
+    bias_of                 (P,) int64: the row of `bias` of each position
+    Stock neurons count in units of 2^-6: their shift, bias and thresholds are given in these.
+    """
+
+    decay: int
+    current: int
+    shift: int
+    toward_zero: bool
+    round_up: int
+    soft: bool
+    fires_from: Array
+    threshold: Array
+    bias: Array
+    bias_of: Array
+
+
+class StreamParameters(NamedTuple):
+    """A Stream as its loop reads it: (sums + bias) >> drop, rounded to the nearest; biases as of LifParameters."""
+
+    drop: int
+    bias: Array
+    bias_of: Array
+
+
+class Geometry(NamedTuple):
+    """A window: its size, the steps that it takes, and the border around the map.
+
+    Numbers side by side, as a parallel loop takes no tuple inside a tuple.
+    """
+
+    kernel_y: int
+    kernel_x: int
+    stride_y: int
+    stride_x: int
+    padding_y: int
+    padding_x: int
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def lif_any(
-    sums: Array,
-    stock: bool,
-    decay: int,
-    current: int,
-    shift: int,
-    threshold: Array,
-    bias: Array,
-    bias_of: Array,
-    out: Array,
-    first: int,
-    membrane: Array,
-    peak: Array,
-    soft: bool,
-    strict: bool,
-) -> None:
-    """Both kinds of LIF, any decay, in 64-bit integers; after a spike v is 0, or v - threshold (soft).
+def lif_halving(sums: Array, lif: LifParameters, first: int, out: Array, membrane: Array, peak: Array) -> None:
+    """The LIF of a Spikformer, decay 1/2 with a hard reset, in 32-bit integers: twice as many in a vector.
 
-    programmable  v = (v * decay >> 12) + (sums << shift) + bias, fire at v >= threshold
-    strict        v = (v * decay + 4095 >> 12) + (sums << shift) + bias, fire at v > threshold
-    stock         u = sign(u) * (|u| * current >> 12) + (sums << shift << 6)
-                  v = sign(v) * (|v| * decay >> 12) + u + (bias << 6), fire at v > threshold << 6
-    Arrays as in halving.lif_halving, threshold and bias int64.
+    sums      (N, T or 1, p, C) of p positions from `first`, integers in any type; drives stay below 2^30
+    out       (N, T, P, C) uint8: the spikes of all positions, those of this call are written
+    membrane  (N, T, P, C) int32 to keep the potentials after the reset, or an empty array
+    peak      (N, blocks) int64: largest magnitude of drive and potential met; positions are cut into that many tasks
     """
     images, steps, _, channels = out.shape
-    given, positions = sums.shape[1], sums.shape[2]
+    sums_steps = sums.shape[1]
+    positions = sums.shape[2]
     blocks = peak.shape[1]
-    extra = STOCK_SHIFT if stock else 0
-    above, round_up = stock or strict, 4095 if strict else 0
-    for index in prange(images * blocks):
-        n, start = index // blocks, index % blocks * positions // blocks
-        size = (index % blocks + 1) * positions // blocks - start
-        v = np.zeros((size, channels), np.int64)
-        u = np.zeros((size if current else 0, channels), np.int64)
-        largest = np.int64(0)
-        for t in range(steps):
-            step = min(t, given - 1)
-            for i in range(size):
-                place = first + start + i
+    shift = np.int32(lif.shift)
+    for task in prange(images * blocks):
+        n = task // blocks
+        block = task % blocks
+        v = np.empty(channels, np.int32)
+        largest = np.int32(0)
+        # one position through all steps, then the next: its potentials never leave the nearest cache
+        for i in range(block * positions // blocks, (block + 1) * positions // blocks):
+            place = first + i
+            bias = lif.bias[lif.bias_of[place]]
+            v[:] = 0
+            for t in range(steps):
+                arriving = sums[n, min(t, sums_steps - 1), i]
+                spikes = out[n, t, place]
                 for c in range(channels):
-                    total = np.int64(sums[n, step, start + i, c])
-                    drive = ((total << shift) + bias[bias_of[place], c]) << extra
-                    if current:
-                        before = u[i, c]
-                        carried = -((-before * current) >> 12) if before < 0 else (before * current) >> 12
-                        u[i, c] = carried + (total << shift << extra)
-                        drive += carried
-                        largest = max(largest, abs(u[i, c]))
-                    old = v[i, c]
-                    kept = -((-old * decay) >> 12) if stock and old < 0 else (old * decay + round_up) >> 12
-                    h = kept + drive
-                    largest = max(largest, max(abs(h), abs(drive)))
-                    fires = h > (threshold[c] << extra) if above else h >= threshold[c]
+                    # numba's sum of two 32-bit integers has 64 bits: a cast after every operation keeps vectors narrow
+                    drive = np.int32((np.int32(arriving[c]) << shift) + bias[c])
+                    reached = np.int32((v[c] >> np.int32(1)) + drive)
+                    fires = reached >= lif.fires_from[c]
+                    spikes[c] = fires
+                    v[c] = np.int32(0) if fires else reached
+                    largest = np.int32(max(largest, max(np.int32(abs(reached)), np.int32(abs(drive)))))
+                if membrane.size:
+                    membrane[n, t, place] = v
+        peak[n, block] = largest
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def lif_any(sums: Array, lif: LifParameters, first: int, out: Array, membrane: Array, peak: Array) -> None:
+    """Any LIF, in 64-bit integers; arrays as in lif_halving."""
+    images, steps, _, channels = out.shape
+    sums_steps = sums.shape[1]
+    positions = sums.shape[2]
+    blocks = peak.shape[1]
+    for task in prange(images * blocks):
+        n = task // blocks
+        block = task % blocks
+        v = np.empty(channels, np.int64)
+        u = np.empty(channels if lif.current else 0, np.int64)
+        largest = np.int64(0)
+        for i in range(block * positions // blocks, (block + 1) * positions // blocks):
+            place = first + i
+            bias = lif.bias[lif.bias_of[place]]
+            v[:] = 0
+            u[:] = 0
+            for t in range(steps):
+                for c in range(channels):
+                    arriving = np.int64(sums[n, min(t, sums_steps - 1), i, c]) << lif.shift
+                    if lif.current:
+                        arriving += _decayed(u[c], lif.current, lif.toward_zero, 0)
+                        u[c] = arriving
+                        largest = max(largest, abs(arriving))
+                    drive = arriving + bias[c]
+                    reached = _decayed(v[c], lif.decay, lif.toward_zero, lif.round_up) + drive
+                    largest = max(largest, max(abs(reached), abs(drive)))
+                    fires = reached >= lif.fires_from[c]
                     out[n, t, place, c] = fires
-                    v[i, c] = (h - threshold[c] if soft else 0) if fires else h
-            if membrane.size:
-                membrane[n, t, first + start : first + start + size] = v
-        peak[n, index % blocks] = largest
+                    reset = reached - lif.threshold[c] if lif.soft else 0
+                    v[c] = reset if fires else reached
+                if membrane.size:
+                    membrane[n, t, place] = v
+        peak[n, block] = largest
+
+
+LIF_LOOPS = {np.dtype(np.int32): lif_halving, np.dtype(np.int64): lif_any}
+"""The loop of a LIF by the type of its parameters."""
+
+
+@njit(cache=True, nogil=True)
+def _decayed(state: int, decay: int, toward_zero: bool, round_up: int) -> int:
+    """state * decay / 2^12, rounded toward zero, down, or up (round_up 4095)."""
+    if toward_zero and state < 0:
+        return -((-state * decay) >> DECAY_BITS)
+    return (state * decay + round_up) >> DECAY_BITS
 
 
 @njit(parallel=True, cache=True, nogil=True)
 def add_shifted(total: Array, part: Array, shift: int) -> None:
     """total += part << shift; (N, T, p, C) integers in any type, part with T = 1 for all steps."""
     images, steps, positions, channels = total.shape
-    given = part.shape[1]
-    for index in prange(images * steps):
-        n, t = index // steps, index % steps
+    part_steps = part.shape[1]
+    for task in prange(images * steps):
+        n = task // steps
+        t = task % steps
         for p in range(positions):
-            row, more = total[n, t, p], part[n, min(t, given - 1), p]
+            row = total[n, t, p]
+            more = part[n, min(t, part_steps - 1), p]
             for c in range(channels):
                 row[c] += np.int64(more[c]) << shift
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def send_current(sums: Array, bias: Array, bias_of: Array, drop: int, out: Array, first: int, peak: Array) -> None:
-    """out = (sums + bias) >> drop, rounded to the nearest, of positions from `first`; arrays as in lif_any.
+def send_current(sums: Array, stream: StreamParameters, first: int, out: Array, peak: Array) -> None:
+    """out = what a Stream sends, at positions from `first`; sums as in lif_halving.
 
-    out  (N, T, P, C) int32, of as many steps as sums; peak (N, T) int64: largest |sums + bias|
+    out   (N, T, P, C) int32, of as many steps as sums
+    peak  (N, T) int64: largest |sums + bias|
     """
     images, steps, positions, channels = sums.shape
-    half = 1 << drop >> 1
-    for index in prange(images * steps):
-        n, t = index // steps, index % steps
+    half = 1 << stream.drop >> 1
+    for task in prange(images * steps):
+        n = task // steps
+        t = task % steps
         largest = np.int64(0)
         for p in range(positions):
-            row, offset, sent = sums[n, t, p], bias[bias_of[first + p]], out[n, t, first + p]
+            row = sums[n, t, p]
+            offset = stream.bias[stream.bias_of[first + p]]
+            sent = out[n, t, first + p]
             for c in range(channels):
                 current = np.int64(row[c]) + offset[c]
                 largest = max(largest, abs(current))
-                sent[c] = (current + half) >> drop
+                sent[c] = (current + half) >> stream.drop
         peak[n, t] = largest
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def fire_where_all(sums: Array, inputs: int, out: Array, first: int, peak: Array) -> None:
+def fire_where_all(sums: Array, inputs: int, first: int, out: Array, peak: Array) -> None:
     """out = sums >= inputs, of positions from `first`; arrays as in send_current, out uint8."""
     images, steps, positions, channels = sums.shape
-    for index in prange(images * steps):
-        n, t = index // steps, index % steps
+    for task in prange(images * steps):
+        n = task // steps
+        t = task % steps
         largest = np.int64(0)
         for p in range(positions):
-            row, sent = sums[n, t, p], out[n, t, first + p]
+            row = sums[n, t, p]
+            sent = out[n, t, first + p]
             for c in range(channels):
                 total = np.int64(row[c])
                 largest = max(largest, abs(total))
@@ -127,49 +218,48 @@ def fire_where_all(sums: Array, inputs: int, out: Array, first: int, peak: Array
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def window_max(
-    sent: Array, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], out: Array, peak: Array
-) -> None:
+def window_max(sent: Array, window: Geometry, out: Array, peak: Array) -> None:
     """out[m, y, x, c] = largest of sent over the window at (y, x); maps (M, Y, X, C), nothing beyond the border.
 
+    out   int32
     peak  (M,) int64: largest magnitude
     """
     maps, height, width, channels = out.shape
     for m in prange(maps):
         largest = np.int64(0)
         for y in range(height):
-            first_y = y * stride[0] - padding[0]
+            top = y * window.stride_y - window.padding_y
             for x in range(width):
-                first_x = x * stride[1] - padding[1]
+                left = x * window.stride_x - window.padding_x
                 best = out[m, y, x]
                 best[:] = np.iinfo(np.int32).min
-                for ky in range(max(0, first_y), min(sent.shape[1], first_y + kernel[0])):
-                    for kx in range(max(0, first_x), min(sent.shape[2], first_x + kernel[1])):
+                for ky in range(max(0, top), min(sent.shape[1], top + window.kernel_y)):
+                    for kx in range(max(0, left), min(sent.shape[2], left + window.kernel_x)):
                         row = sent[m, ky, kx]
                         for c in range(channels):
                             best[c] = max(best[c], np.int32(row[c]))
                 for c in range(channels):
+                    # in 64 bits, where the least 32-bit integer has a magnitude too
                     largest = max(largest, abs(np.int64(best[c])))
         peak[m] = largest
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def window_sum(
-    sent: Array, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], out: Array
-) -> None:
+def window_sum(sent: Array, window: Geometry, out: Array) -> None:
     """out[m, y, x, c] += sum of sent over the window at (y, x); maps (M, Y, X, C), zero padding.
 
-    out  uint8 where no sum exceeds 255, else int32
+    out  uint8 where no sum exceeds 255, else int32 or int64
     """
     maps, height, width, channels = out.shape
-    for index in prange(maps * height):
-        m, y = index // height, index % height
-        first_y = y * stride[0] - padding[0]
+    for task in prange(maps * height):
+        m = task // height
+        y = task % height
+        top = y * window.stride_y - window.padding_y
         for x in range(width):
-            first_x = x * stride[1] - padding[1]
+            left = x * window.stride_x - window.padding_x
             total = out[m, y, x]
-            for ky in range(max(0, first_y), min(sent.shape[1], first_y + kernel[0])):
-                for kx in range(max(0, first_x), min(sent.shape[2], first_x + kernel[1])):
+            for ky in range(max(0, top), min(sent.shape[1], top + window.kernel_y)):
+                for kx in range(max(0, left), min(sent.shape[2], left + window.kernel_x)):
                     row = sent[m, ky, kx]
                     for c in range(channels):
                         total[c] += row[c]
@@ -180,6 +270,7 @@ def fire_where_any(values: Array, peak: Array) -> None:
     """values (M, P, C) -> 1 where not zero, in place; peak (M,) int64 is the largest value of each map."""
     for m in prange(values.shape[0]):
         flat = values[m].reshape(-1)
+        # in the narrow type of the values: more of them fit a vector
         largest = values.dtype.type(0)
         for i in range(flat.size):
             largest = max(largest, flat[i])
@@ -196,26 +287,32 @@ def attend(q: Array, k: Array, v: Array, heads: int, weight: int, out: Array, pa
     """
     maps, positions, channels = q.shape
     depth = channels // heads
-    for index in prange(maps * heads):
-        m, low = index // heads, index % heads * depth
+    for task in prange(maps * heads):
+        m = task // heads
+        low = task % heads * depth
         table = np.zeros((depth, depth), out.dtype)
         active = np.empty(depth, np.int64)
         met = 0
         for p in range(positions):
-            keys, values = k[m, p, low : low + depth], v[m, p, low : low + depth]
+            keys = k[m, p, low : low + depth]
+            values = v[m, p, low : low + depth]
             count = _nonzero(keys, active)
+            # where no key was sent, no value is looked at
             for c in range(depth * (count > 0)):
                 met += count * (values[c] != 0)
             for i in range(count):
-                factor, row = out.dtype.type(keys[active[i]]), table[active[i]]
+                factor = out.dtype.type(keys[active[i]])
+                row = table[active[i]]
                 for c in range(depth):
                     row[c] += factor * values[c]
-        pairs[m, index % heads] = met
+        pairs[m, task % heads] = met
         for p in range(positions):
-            queries, total = q[m, p, low : low + depth], out[m, p, low : low + depth]
+            queries = q[m, p, low : low + depth]
+            total = out[m, p, low : low + depth]
             total[:] = 0
             for i in range(_nonzero(queries, active)):
-                factor, row = out.dtype.type(queries[active[i]]) * out.dtype.type(weight), table[active[i]]
+                factor = out.dtype.type(queries[active[i]]) * out.dtype.type(weight)
+                row = table[active[i]]
                 for c in range(depth):
                     total[c] += factor * row[c]
 
@@ -225,6 +322,7 @@ def _nonzero(values: Array, where: Array) -> int:
     """Write the indices of values that are not zero to `where`; return how many there are."""
     count = 0
     for c in range(values.size):
+        # written whether or not it counts: an addition is cheaper than a branch that nobody can predict
         where[count] = c
         count += values[c] != 0
     return count

@@ -8,66 +8,79 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.executors.execution import Cells, one_cell
 from spikformer_deploy.executors.fast import kernels, synapses
+from spikformer_deploy.executors.fast.counting import CellTable
+from spikformer_deploy.executors.fast.kernels import Geometry, LifParameters, StreamParameters
 from spikformer_deploy.network.bounds import largest_sum, shift_of
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import DECAY_ONE, Accumulator, And, Lif, LifKind, Source, Stream
+from spikformer_deploy.network.neurons import (
+    DECAY_ONE,
+    STOCK_SHIFT,
+    Accumulator,
+    And,
+    Lif,
+    LifKind,
+    Source,
+    Stream,
+)
 from spikformer_deploy.network.synapses import Conv, Window
 
 SUMS_BYTES = 2**22
 """Synaptic sums that a thread works on at once: with the messages that they come from they fit its share of a cache."""
 SLAB = 512
-"""Channels at least that a task counts the messages of, where there are so many."""
+"""Channels at least that a task counts the messages of, where there are that many."""
 SMALL_SUM = 2**30
 """Drives below this leave 32-bit integers no way to wrap."""
 
+Parameters: TypeAlias = LifParameters | StreamParameters | None
+"""What neurons read besides their sums: of a Lif, of a Stream, of an And."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Grid:
-    """Cells of a population as counting.observe takes them; shape: Cells.shape, slabs: edges of ranges of slices."""
+class Incoming:
+    """A projection into a population whose neurons read sums.
 
-    cells: Cells
-    shape: tuple[int, int, int]
-    slabs: NDArray[np.int64]
-    row_order: NDArray[np.int64]
-    row_starts: NDArray[np.int64]
+    bound     of every partial sum, before the weights are shifted
+    shift     exponent of the weights
+    convolve  the convolution; None for attention and windows
+    """
+
+    projection: Projection
+    bound: int
+    shift: int
+    convolve: synapses.Convolve | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SumsPlan:
     """How the synaptic sums of a population (Lif, Stream, And) are computed, and what its neurons make of them.
 
-    convolve   the convolution of each projection; None for attention and windows
-    bounds     of the sums of each projection alone, before the shift of its weights; wide: all together need 64 bits
-    row_bytes  of the synaptic sums of one row of an image, all steps; height: rows
-    banded     rows may be computed apart
-    halving    the 32-bit loop serves
-    threshold  (C,) of a Lif; bias (K, C), its row at position p is bias_of[p]
+    wide        the sums of all projections together need 64 bits
+    row_bytes   of the synaptic sums of one row of an image, all steps
+    height      rows
+    banded      rows may be computed apart
     """
 
-    projections: tuple[Projection, ...]
-    convolve: tuple[synapses.Convolve | None, ...]
-    bounds: tuple[int, ...]
+    incoming: tuple[Incoming, ...]
     wide: bool
     row_bytes: int
     height: int
     banded: bool
-    halving: bool
-    threshold: NDArray[np.integer]
-    bias: NDArray[np.integer]
-    bias_of: NDArray[np.int64]
+    parameters: Parameters
 
     def cut(self, threads: int) -> tuple[int, int]:
-        """(images, rows) that are computed at once by so many threads: all rows where whole images fit the cache."""
-        room, size = threads * SUMS_BYTES, self.row_bytes * self.height
-        if size <= room or not self.banded:
-            return max(1, room // size), self.height
+        """(images, rows) that `threads` compute at once: all rows where whole images fit the cache."""
+        room = threads * SUMS_BYTES
+        image_bytes = self.row_bytes * self.height
+        if image_bytes <= room or not self.banded:
+            return max(1, room // image_bytes), self.height
         return 1, max(1, room // self.row_bytes)
 
 
@@ -75,16 +88,20 @@ class SumsPlan:
 class Plan:
     """A network ready to run.
 
-    sums        by population of kind Lif, Stream or And
-    steps       time steps in which each population sends something of its own: 1 where an image makes all steps alike
-    last_read   the populations whose messages nobody needs after each population
-    image_bytes most bytes of messages that are alive at once, an image; fixed_bytes: of weights and sums
+    sums         by population of kind Lif, Stream or And
+    steps        time steps in which each population sends something of its own: 1 where an image makes all steps alike
+    cells        by population but the head: the grid in which its messages are counted
+    tables       the same as the loops read it
+    last_read    the populations whose messages nobody needs after each population
+    image_bytes  most bytes of messages that are alive at once, an image
+    fixed_bytes  of weights and sums
     """
 
     network: Network
     sums: dict[str, SumsPlan]
     steps: dict[str, int]
-    grids: dict[str, Grid]
+    cells: dict[str, Cells]
+    tables: dict[str, CellTable]
     last_read: dict[str, list[str]]
     image_bytes: int
     fixed_bytes: int
@@ -93,16 +110,19 @@ class Plan:
 def make_plan(network: Network, cells: Mapping[str, Cells] | None = None) -> Plan:
     """The plan of `network`; its messages are counted in `cells`, or in one cell a population."""
     counted = {p.name: (cells or {}).get(p.name, one_cell(p.shape)) for p in network if p is not network.output}
-    last_read, steps = _last_read(network), _steps(network)
-    weights = sum(p.synapse.weight.nbytes for p in network.projections if isinstance(p.synapse, Conv))
+    last_read = _last_read(network)
+    steps = _steps(network)
+    weight_bytes = sum(p.synapse.weight.nbytes for p in network.projections if isinstance(p.synapse, Conv))
     return Plan(
         network,
-        {p.name: _sums_plan(network, p, p.neuron, steps) for p in network if isinstance(p.neuron, Lif | Stream | And)},
+        _sums_plans(network, steps),
         steps,
-        {name: _grid(c) for name, c in counted.items()},
+        counted,
+        {name: cell_table(c) for name, c in counted.items()},
         last_read,
         _image_bytes(network, counted, last_read, steps),
-        2 * weights + 2 * torch.get_num_threads() * SUMS_BYTES,
+        # weights are there twice, as the program has them and packed; sums, while two projections are added up
+        2 * weight_bytes + 2 * torch.get_num_threads() * SUMS_BYTES,
     )
 
 
@@ -111,8 +131,13 @@ def message_type(population: Population) -> type[np.uint8] | type[np.int32]:
     return np.uint8 if population.max_out < 256 and not population.signed else np.int32
 
 
+def sum_type(bound: int) -> type[np.int32] | type[np.int64]:
+    """The narrowest integer type of sums that stay below a bound."""
+    return np.int32 if bound < 2**31 else np.int64
+
+
 def _steps(network: Network) -> dict[str, int]:
-    """See Plan.steps: an image that is held for all steps, and what is computed from it alone without any state."""
+    """See Plan.steps: an image that is held for all steps, and what is computed from it only, without any state."""
     out: dict[str, int] = {}
     for population in network:
         match population.neuron:
@@ -126,59 +151,101 @@ def _steps(network: Network) -> dict[str, int]:
     return out
 
 
-def _sums_plan(network: Network, population: Population, neuron: Lif | Stream | And, steps: dict[str, int]) -> SumsPlan:
-    incoming = network.into(population.name)
-    bounds = tuple(largest_sum(network, projection) for projection in incoming)
-    delivered = sum(bound << shift_of(p) for p, bound in zip(incoming, bounds, strict=True))
-    given = max(steps[s] for p in incoming for s in p.sources)
-    channels, height, width = population.shape
-    own = np.zeros(channels, np.int64) if isinstance(neuron, And) else neuron.bias
-    bias = np.ascontiguousarray(own.reshape(len(own), -1).T)
-    distinct, bias_of = _distinct_rows(bias)
-    threshold, halving = np.zeros(0, np.int64), False
-    if isinstance(neuron, Lif):
-        largest = (delivered << neuron.shift) + int(np.abs(bias).max(initial=0))
-        plain = neuron.kind == LifKind.PROGRAMMABLE and not (neuron.soft or neuron.strict)
-        halving = plain and neuron.decay == DECAY_ONE // 2 and largest < SMALL_SUM
-        threshold = neuron.threshold
-    kind = np.int32 if halving else np.int64
-    return SumsPlan(
-        incoming,
-        tuple(_convolve(network, p, bound) for p, bound in zip(incoming, bounds, strict=True)),
-        bounds,
-        delivered >= SMALL_SUM,
-        4 * channels * width * given,
-        height,
-        all(isinstance(p.synapse, Conv) or is_identity(p) for p in incoming),
-        halving,
-        np.minimum(threshold, np.iinfo(kind).max).astype(kind),
-        distinct.astype(kind),
-        np.broadcast_to(bias_of, height * width).copy(),
-    )
+def _sums_plans(network: Network, steps: Mapping[str, int]) -> dict[str, SumsPlan]:
+    """The plans of all populations whose neurons read sums of any synapses; all others read windows as they are."""
+    out = {}
+    for population in network:
+        incoming = tuple(_incoming(network, p) for p in network.into(population.name))
+        delivered = sum(i.bound << i.shift for i in incoming)
+        _, height, width = population.shape
+        parameters: Parameters
+        match population.neuron:
+            case Lif() as lif:
+                parameters = _lif_parameters(lif, delivered, height * width)
+            case Stream(bias=bias, drop=drop):
+                parameters = StreamParameters(drop, *_bias_rows(bias, height * width))
+            case And():
+                parameters = None
+            case _:
+                continue
+        arriving_steps = max(steps[s] for i in incoming for s in i.projection.sources)
+        out[population.name] = SumsPlan(
+            incoming,
+            delivered >= SMALL_SUM,
+            4 * population.shape[0] * width * arriving_steps,
+            height,
+            # attention, and the loop of windows, see all positions at once
+            all(i.convolve is not None or is_identity(i.projection) for i in incoming),
+            parameters,
+        )
+    return out
 
 
-def is_identity(projection: Projection) -> bool:
-    """Whether a projection hands on what its source sends."""
-    window = projection.synapse
-    return isinstance(window, Window) and (window.kernel, window.stride, window.padding) == ((1, 1), (1, 1), (0, 0))
-
-
-def _distinct_rows(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The different rows of a table, and which of them each row is."""
-    # numbers that stand for rows: sorting whole rows of an image takes a second
-    keys = table @ np.random.default_rng(0).integers(1, 2**40, table.shape[1])
-    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
-    if np.array_equal(table[first][which], table):
-        return table[first], which
-    return table, np.arange(len(table))
+def _incoming(network: Network, projection: Projection) -> Incoming:
+    bound = largest_sum(network, projection)
+    return Incoming(projection, bound, shift_of(projection), _convolve(network, projection, bound))
 
 
 def _convolve(network: Network, projection: Projection, bound: int) -> synapses.Convolve | None:
     if not isinstance(projection.synapse, Conv):
         return None
     source = network[projection.sources[0]]
+    # what may be negative is beyond any kernel of small unsigned messages
     most = np.iinfo(np.int32).max if source.signed else source.max_out
     return synapses.convolution(projection.synapse, source.shape, most, bound)
+
+
+def _lif_parameters(lif: Lif, delivered: int, positions: int) -> LifParameters:
+    """The parameters in 32 bits where the loop of that width serves, else in 64."""
+    stock = lif.kind == LifKind.STOCK
+    units = STOCK_SHIFT if stock else 0
+    threshold = lif.threshold << units
+    fires_from = threshold + 1 if stock else lif.fires_from
+    parameters = LifParameters(
+        lif.decay, lif.current, lif.shift + units, stock, lif.round_up, lif.soft, fires_from, threshold,
+        *_bias_rows(lif.bias << units, positions),
+    )  # fmt: skip
+    largest_drive = (delivered << lif.shift) + int(np.abs(lif.bias).max(initial=0))
+    plain = not (stock or lif.soft or lif.strict) and lif.decay == DECAY_ONE // 2
+    return _in_32_bits(parameters) if plain and largest_drive < SMALL_SUM else parameters
+
+
+def _in_32_bits(lif: LifParameters) -> LifParameters:
+    """A threshold beyond 32 bits is one that nothing reaches, as the largest number of 32 bits is."""
+    largest = np.iinfo(np.int32).max
+    return lif._replace(
+        fires_from=np.minimum(lif.fires_from, largest).astype(np.int32),
+        threshold=np.minimum(lif.threshold, largest).astype(np.int32),
+        bias=lif.bias.astype(np.int32),
+    )
+
+
+def _bias_rows(bias: Int, positions: int) -> tuple[Int, Int]:
+    """Biases (C,) or (C, Y, X) as LifParameters has them: different rows, and which of them each position reads."""
+    rows, row_of = _distinct_rows(np.ascontiguousarray(bias.reshape(len(bias), -1).T))
+    return rows, np.broadcast_to(row_of, positions).copy()
+
+
+def is_identity(projection: Projection) -> bool:
+    """Whether a projection hands on what its source sends."""
+    synapse = projection.synapse
+    return isinstance(synapse, Window) and geometry_of(synapse) == Geometry(1, 1, 1, 1, 0, 0)
+
+
+def geometry_of(window: Window) -> Geometry:
+    """A window as the loops read it."""
+    return Geometry(*window.kernel, *window.stride, *window.padding)
+
+
+def _distinct_rows(table: Int) -> tuple[Int, Int]:
+    """The different rows of a table, and which of them each row is."""
+    # numbers that stand for rows: sorting whole rows of an image takes a second
+    keys = table @ np.random.default_rng(0).integers(1, 2**40, table.shape[1])
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    if np.array_equal(table[first][which], table):
+        return table[first], which
+    # two different rows have the same number: all are kept
+    return table, np.arange(len(table))
 
 
 def _last_read(network: Network) -> dict[str, list[str]]:
@@ -190,15 +257,17 @@ def _last_read(network: Network) -> dict[str, list[str]]:
     return out
 
 
-def _grid(cells: Cells) -> Grid:
+def cell_table(cells: Cells) -> CellTable:
+    """Cells as the counting loop reads them."""
     order = np.argsort(cells.rows, kind="stable")
     starts = np.searchsorted(cells.rows[order], np.arange(cells.shape[1] + 1))
-    return Grid(cells, cells.shape, _slabs(cells.channels), order, starts)
+    return CellTable(order, starts, cells.columns, cells.channels, _slabs(cells.channels))
 
 
-def _slabs(channel_cuts: NDArray[np.int64]) -> NDArray[np.int64]:
+def _slabs(channel_cuts: Int) -> Int:
     """Edges of ranges of slices that hold SLAB channels or more each, so that loops over channels are long."""
-    edges, start = [0], 0
+    edges = [0]
+    start = 0
     for index, end in enumerate(channel_cuts[1:].tolist(), 1):
         if end - start >= SLAB or index == len(channel_cuts) - 1:
             edges.append(index)
@@ -209,8 +278,11 @@ def _slabs(channel_cuts: NDArray[np.int64]) -> NDArray[np.int64]:
 def _image_bytes(
     network: Network, cells: Mapping[str, Cells], last_read: dict[str, list[str]], steps: dict[str, int]
 ) -> int:
-    alive, most, counts = 0, 0, 0
-    size = {}
+    """See Plan.image_bytes; the counts of messages, which live until the end, are part of it."""
+    size: dict[str, int] = {}
+    alive = 0
+    most = 0
+    counts = 0
     for population in network:
         if isinstance(population.neuron, Accumulator):
             continue
@@ -223,5 +295,5 @@ def _image_bytes(
 
 
 def blocks(positions: int, images: int) -> int:
-    """Tasks that a LIF loop makes of so many positions of each of so many images."""
+    """Tasks that a LIF loop makes of the positions of each of some images: one for each thread at least."""
     return min(positions, max(-(-positions // kernels.BLOCK), torch.get_num_threads() // images))

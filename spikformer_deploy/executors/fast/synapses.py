@@ -30,15 +30,27 @@ Convolution: TypeAlias = Callable[[Maps, tuple[int, int]], Maps]
 """(messages, padding) -> sums."""
 
 PACKINGS = 6
-"""Packed weights kept: parts of two sizes, each cut into whole ones and a rest, of images or of rows."""
+"""Packed weights kept of a layer: for parts of two sizes, each cut into equal pieces and a rest, of images or rows."""
 EXACT_FP32 = 2**24
 """All integers up to here are exact in fp32, and so are all their sums that stay below it, in any order."""
 
-
+# What decides between multiplications and events, in nanoseconds of one thread of a Zen 4 core at 3.7 GHz, fitted to
+# times of layers (benchmarks/layers.py).  Only speed depends on these.
 MULTIPLIED = {"int8": 1 / 220, "fp32": 1 / 55}
-"""Nanoseconds a multiply-accumulate, one thread of a Zen 4 core at 3.7 GHz; only speed depends on this and the next."""
-PER_POSITION, PER_WINDOW, PER_ROW, PER_WEIGHT = 50.0, 12.0, 0.7, 0.017
-"""Nanoseconds of events: an output position, each position of its window, each row added, each weight of it."""
+"""A multiply-accumulate."""
+PER_POSITION = 50.0
+"""Of events: an output position."""
+PER_WINDOW = 12.0
+"""Of events: each position of its window."""
+PER_ROW = 0.7
+"""Of events: each row of weights that is added."""
+PER_WEIGHT = 0.017
+"""Of events: each weight of such a row."""
+
+
+def exact_in_fp32(bound: int) -> bool:
+    """Whether fp32 holds all partial sums that stay below a bound; fp64 holds all others that there are."""
+    return bound < EXACT_FP32
 
 
 def convolution(conv: Conv, shape: tuple[int, int, int], max_in: int, largest_sum: int) -> Convolve:
@@ -47,14 +59,14 @@ def convolution(conv: Conv, shape: tuple[int, int, int], max_in: int, largest_su
     shape        (C, Y, X) of the source; max_in: its largest message
     largest_sum  bound of every partial sum
     """
-    small = conv.weight.dtype.itemsize == 1 and max_in < 256 and largest_sum < EXACT_FP32
+    small = conv.weight.dtype.itemsize == 1 and max_in < 256 and exact_in_fp32(largest_sum)
     kinds = _kinds()
     gathered = event_convolution(conv, shape[0]) if small and "events" in kinds else None
     stepped, columns = without_idle_stride(conv, shape[2])
     if small and "int8" in kinds:
         run = _int8_convolution(stepped)
     else:
-        run = _float_convolution(stepped, torch.float32 if largest_sum < EXACT_FP32 else torch.float64)
+        run = _float_convolution(stepped, torch.float32 if exact_in_fp32(largest_sum) else torch.float64)
     multiplied = _by_bands(conv, shape[1], run if stepped is conv else _first_column(run, columns))
 
     def convolve(maps: Maps, total: int, first: int, end: int) -> Maps:
@@ -66,19 +78,21 @@ def convolution(conv: Conv, shape: tuple[int, int, int], max_in: int, largest_su
 
 
 def without_idle_stride(conv: Conv, width: int) -> tuple[Conv, int]:
-    """A convolution of maps `width` wide without a stride between columns where it makes one column alone.
+    """A convolution of maps `width` wide, without a stride between columns where it makes only one column.
 
     And how many columns of its input that column needs: of its outputs the first one is meant.
     oneDNN (of torch 2.13, at least) gives other sums there, if a group has one input channel.
     """
-    kernel, stride, padding = conv.weight.shape[3], conv.stride[1], conv.padding[1]
+    kernel = conv.weight.shape[3]
+    stride = conv.stride[1]
+    padding = conv.padding[1]
     if stride == 1 or (width + 2 * padding - kernel) // stride > 0:
         return conv, width
     return replace(conv, stride=(conv.stride[0], 1)), min(width, max(1, kernel - padding))
 
 
 def _first_column(run: Convolution, columns: int) -> Convolution:
-    """`run` on so many columns, of which the first output is kept."""
+    """`run` on the first columns, of which the first output is kept."""
 
     def convolve(maps: Maps, padding: tuple[int, int]) -> Maps:
         return run(maps[:, :, :columns].contiguous(), padding)[:, :, :1].contiguous()
@@ -87,18 +101,23 @@ def _first_column(run: Convolution, columns: int) -> Convolution:
 
 
 def _by_bands(conv: Conv, height: int, run: Convolution) -> Callable[[Maps, int, int], Maps]:
-    """`run` for some rows alone: their windows, padded where they reach beyond the map."""
-    kernel, stride, padding = conv.weight.shape[2], conv.stride[0], conv.padding[0]
+    """`run` for only some rows: their windows, padded where they reach beyond the map."""
+    kernel = conv.weight.shape[2]
+    stride = conv.stride[0]
+    padding = conv.padding[0]
     rows = (height + 2 * padding - kernel) // stride + 1
 
     def convolve(maps: Maps, first: int, end: int) -> Maps:
         if (first, end) == (0, rows):
             return run(maps, conv.padding)
-        low, high = first * stride - padding, (end - 1) * stride - padding + kernel
-        # padding may be wider than a kernel, so that a band sees nothing else
-        start, stop = (min(max(0, edge), height) for edge in (low, high))
+        low = first * stride - padding
+        high = (end - 1) * stride - padding + kernel
+        # padding may be wider than a kernel, so that a band sees nothing else: both edges may be beyond the map
+        start = min(max(0, low), height)
+        stop = min(max(0, high), height)
         above = min(-min(0, low), high - low)
-        band = F.pad(maps[:, start:stop], (0, 0, 0, 0, above, high - low - above - (stop - start))).contiguous()
+        below = high - low - above - (stop - start)
+        band = F.pad(maps[:, start:stop], (0, 0, 0, 0, above, below)).contiguous()
         return run(band, (0, conv.padding[1]))
 
     return convolve
@@ -107,9 +126,11 @@ def _by_bands(conv: Conv, height: int, run: Convolution) -> Callable[[Maps, int,
 def _events_are_cheaper(conv: Conv, maps: Maps, total: int, kind: str) -> bool:
     """Whether adding a row for each of `total` messages takes less time than all multiplications of `kind`."""
     outputs, _, height, width = conv.weight.shape
-    positions = maps[..., 0].numel() / (conv.stride[0] * conv.stride[1])
     window = height * width
-    rows = total * window / (conv.stride[0] * conv.stride[1])
+    strides = conv.stride[0] * conv.stride[1]
+    positions = maps[..., 0].numel() / strides
+    # each message is seen by window / strides outputs, borders left out of account
+    rows = total * window / strides
     added = positions * (PER_POSITION + PER_WINDOW * window) + rows * (PER_ROW + PER_WEIGHT * outputs)
     return added < positions * conv.weight.size * MULTIPLIED[kind]
 
@@ -123,6 +144,7 @@ def kernels() -> str:
 
 
 def _kinds() -> tuple[str, ...]:
+    """How sums may be computed here: the way to multiply first, then events."""
     forced = os.environ.get("SPIKDEPLOY_KERNELS", "")
     match forced:
         case "":
@@ -142,10 +164,11 @@ def _kinds() -> tuple[str, ...]:
 @cache
 def int8_works() -> bool:
     """Whether oneDNN's int8 convolution gives exact integers here, extreme and random operands alike."""
+    # (channels, kernel, groups): oneDNN has other code for images of few channels, for single positions and for groups
+    kinds = ((40, 3, 1), (3, 3, 1), (40, 1, 1), (24, 3, 24))
     try:
-        # oneDNN has code of its own for images of few channels, for single positions and for groups
-        return all(_int8_is_exact(*_extremes(255, *kind)) for kind in ((40, 3, 1), (3, 3, 1), (40, 1, 1), (24, 3, 24)))
-    except (RuntimeError, AttributeError):
+        return all(_int8_is_exact(*_extremes(255, *kind)) for kind in kinds)
+    except (RuntimeError, AttributeError):  # no such kernel on this processor, or in this torch
         return False
 
 
@@ -159,37 +182,40 @@ def events_work() -> bool:
     conv, images = _extremes(3)
     try:
         convolve = event_convolution(conv, images.shape[3])
-        found = None if convolve is None else torch.from_numpy(convolve(images.numpy(), 0, images.shape[1]))
+        sums = None if convolve is None else torch.from_numpy(convolve(images.numpy(), 0, images.shape[1]))
     except Exception:  # whatever the compiler raises: the other kernels do not need it
         return False
-    return found is not None and bool((found == _plain(conv, images)).all())
+    return sums is not None and bool((sums == _plain(conv, images)).all())
 
 
 def _extremes(largest: int, channels: int = 40, kernel: int = 3, groups: int = 1) -> tuple[Conv, Maps]:
     """A convolution and messages with the largest and smallest operands and random ones, more than any chunk holds."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(-127, 128, (24, channels // groups, kernel, kernel), generator=generator, dtype=torch.int8)
-    weight[0], weight[1] = 127, -127
+    weight[0] = 127
+    weight[1] = -127
     images = torch.randint(0, largest + 1, (2, 9, 8, channels), generator=generator, dtype=torch.uint8)
     images[0] = largest
     return Conv(weight.numpy(), (1, 1), (kernel // 2, kernel // 2), groups), images
 
 
 def _plain(conv: Conv, images: Maps) -> Maps:
+    """What is right, in doubles that hold every sum."""
     weight = torch.tensor(conv.weight).double()
     sums = torch.conv2d(images.permute(0, 3, 1, 2).double(), weight, None, conv.stride, conv.padding, 1, conv.groups)
     return sums.permute(0, 2, 3, 1)
 
 
 def _int8_convolution(conv: Conv) -> Convolution:
+    """oneDNN's, with scales of 1 and zero points of 0: integers in, integers out."""
     onednn = torch.ops.onednn
-    outputs = len(conv.weight)
-    ones, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
+    ones = torch.ones(len(conv.weight))
+    zeros = torch.zeros(len(conv.weight), dtype=torch.int64)
     stride = list(conv.stride)
 
     @lru_cache(maxsize=PACKINGS)
     def packed(shape: tuple[int, ...], padding: tuple[int, int]) -> torch.Tensor:
-        # the layout that oneDNN chooses depends on the shape, and that of another one costs up to 50 times the time
+        # oneDNN chooses a layout for a shape, and with the layout of another shape it takes up to 50 times as long
         geometry = stride, list(padding), [1, 1], conv.groups
         return onednn.qconv_prepack(torch.tensor(conv.weight), ones, 1.0, 0, *geometry, list(shape))
 
@@ -205,6 +231,7 @@ def _int8_convolution(conv: Conv) -> Convolution:
 
 
 def _float_convolution(conv: Conv, kind: torch.dtype) -> Convolution:
+    """torch's, in a type that holds every partial sum; channels last, as the messages are."""
     weight = torch.tensor(conv.weight).to(kind).to(memory_format=torch.channels_last)
 
     def run(maps: Maps, padding: tuple[int, int]) -> Maps:

@@ -14,7 +14,10 @@ from spikformer_deploy.executors.fast.kernels import fire_where_any
 
 
 def _start() -> None:
-    """Start numba's threads, which sets those of the OpenMP that torch uses too to all cores; set them back."""
+    """Start numba's threads.
+
+    That sets the threads of OpenMP, which torch works with too, to all cores: they are set back.
+    """
     threads = torch.get_num_threads()
     numba.get_num_threads()
     torch.set_num_threads(threads)
@@ -26,7 +29,8 @@ _start()
 @contextmanager
 def as_many_as_torch() -> Iterator[int]:
     """Compiled loops run on torch's number of threads, which is the value."""
-    threads, before = torch.get_num_threads(), numba.get_num_threads()
+    threads = torch.get_num_threads()
+    before = numba.get_num_threads()
     numba.set_num_threads(min(threads, before))
     try:
         yield threads
@@ -36,12 +40,13 @@ def as_many_as_torch() -> Iterator[int]:
 
 @cache
 def may_share() -> bool:
-    """Whether several Python threads may run compiled loops at once: not on numba's own work queue."""
-    fire_where_any(np.zeros((1, 1, 1), np.uint8), np.zeros(1, np.int64))  # the first loop chooses the layer
+    """Whether several Python threads may run compiled loops at once: numba's own work queue ends the process then."""
+    # numba chooses between OpenMP, TBB and its work queue when the first loop runs
+    fire_where_any(np.zeros((1, 1, 1), np.uint8), np.zeros(1, np.int64))
     return numba.threading_layer() != "workqueue"
 
 
 def alone() -> None:
-    """This Python thread works without others."""
+    """This Python thread works without others: it runs images of its own, as all its neighbours do."""
     torch.set_num_threads(1)
     numba.set_num_threads(1)

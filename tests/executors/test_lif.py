@@ -1,17 +1,19 @@
-"""The vector loop of the LIF against its rule in plain numpy: any width and type of sums; potentials kept or not."""
+"""The loops of the LIF against its rule in plain numpy: any width and type of sums; potentials kept or not."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikformer_deploy.executors.fast.halving import lif_halving
+from spikformer_deploy.executors.fast.kernels import LIF_LOOPS, LifParameters
 
 
 def plain(sums: np.ndarray, steps: int, shift: int, threshold: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, ...]:
     """(spikes, potentials after the reset, largest magnitude of each image); bias (P, C)."""
-    v, peak = np.zeros(sums[:, 0].shape, np.int64), np.zeros(len(sums), np.int64)
-    spikes, kept = [], []
+    v = np.zeros(sums[:, 0].shape, np.int64)
+    peak = np.zeros(len(sums), np.int64)
+    spikes = []
+    kept = []
     for t in range(steps):
         drive = (sums[:, min(t, sums.shape[1] - 1)].astype(np.int64) << shift) + bias
         v = (v >> 1) + drive
@@ -33,21 +35,37 @@ def plain(sums: np.ndarray, steps: int, shift: int, threshold: np.ndarray, bias:
     record=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("width", [np.int32, np.int64])
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int32, np.int64])
 def test_every_width_equals_the_rule(
-    kind: type, seed: int, channels: int, positions: int, steps: int, shift: int, constant: bool, record: bool
+    kind: type,
+    width: type,
+    seed: int,
+    channels: int,
+    positions: int,
+    steps: int,
+    shift: int,
+    constant: bool,
+    record: bool,
 ) -> None:
-    rng, images, before = np.random.default_rng(seed), 2, 3
+    rng = np.random.default_rng(seed)
+    images = 2
+    before = 3
     sums = rng.integers(-(2**20), 2**20, (images, 1 if constant else steps, positions, channels)).astype(kind)
-    threshold = rng.integers(-50, 2**20, channels).astype(np.int32)
-    bias, bias_of = rng.integers(-999, 999, (3, channels)).astype(np.int32), rng.integers(0, 3, before + positions)
+    threshold = rng.integers(-50, 2**20, channels).astype(width)
+    bias = rng.integers(-999, 999, (3, channels)).astype(width)
+    bias_of = rng.integers(0, 3, before + positions)
     out = np.full((images, steps, before + positions, channels), 9, np.uint8)
     membrane = np.full(out.shape if record else (0, 0, 0, 0), 9, np.int32)
     peak = np.zeros((images, int(rng.integers(1, positions + 1))), np.int64)
-    lif_halving(sums, shift, threshold, bias, bias_of, out, before, membrane, peak)
+
+    lif = LifParameters(2048, 0, shift, False, 0, False, threshold, threshold, bias, bias_of)
+    LIF_LOOPS[np.dtype(width)](sums, lif, before, out, membrane, peak)
+
     spikes, kept, largest = plain(sums, steps, shift, threshold, bias[bias_of[before:]])
     np.testing.assert_array_equal(out[:, :, before:], spikes)
     np.testing.assert_array_equal(peak.max(1), largest)
+    # positions before the first are another call's
     assert (out[:, :, :before] == 9).all()
     if record:
         np.testing.assert_array_equal(membrane[:, :, before:], kept)

@@ -89,7 +89,9 @@ def _torch_file(path: Path, allow_pickle: bool) -> Contents:
         content = content.state_dict()
     if not isinstance(content, Mapping):
         raise InputError(str(path), f"it holds a {type(content).__name__}, not a checkpoint")
-    state = next((content[key] for key in WRAPPERS if content.get(key)), content)
+    # a state_dict may have a tensor of that name, whose truth torch does not tell
+    wrapped = (content[key] for key in WRAPPERS if isinstance(content.get(key), (Mapping, nn.Module)))
+    state = next((inner for inner in wrapped if inner), content)
     # a bare state_dict is no wrapper: what it calls "args" is a tensor
     arguments = content.get("args") if state is not content else None
     if isinstance(state, nn.Module):

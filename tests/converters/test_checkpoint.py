@@ -174,6 +174,7 @@ def state_with(**changes) -> dict[str, torch.Tensor]:
         (state_with(block__0__attn__q_linear__bias=None), "missing keys: block.0.attn.q_linear.bias"),
         (state_with(extra=torch.ones(1)), "unknown keys: extra"),
         ({"conv1.weight": torch.ones(1)}, "of no official checkpoint that is known here"),
+        ({"model": torch.ones(3)}, "of no official checkpoint that is known here"),
     ],
 )
 def test_wrong_contents_are_named(tmp_path: Path, state: dict, message: str) -> None:

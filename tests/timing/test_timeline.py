@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.chips import random_machine, random_wave
 
-from spikformer_deploy.inference.run import run
+import spikformer_deploy as sd
 from spikformer_deploy.pipeline.stages import compile_model
-from spikformer_deploy.report import write_timeline
 from spikformer_deploy.timing import mesh
 from spikformer_deploy.timing.state import at_rest, entries_of
 from spikformer_deploy.timing.timeline import stalls
@@ -35,8 +34,8 @@ def test_stalls_add_up(seed: int) -> None:
 def test_trace_of_the_bundled_model(tmp_path: Path) -> None:
     """Slices of a track follow one another, stalls lie within sweeps, counters are shares."""
     program = compile_model("digits-v2", "loihi2", check=False).program
-    result = run(program, "digits", limit=1, timing="cycle")
-    write_timeline(result, tmp_path / "timeline.json")
+    result = sd.run(program, "digits", limit=1, timing="cycle")
+    result.timeline(tmp_path / "timeline.json")
     events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
     tracks: dict[tuple[int, int, str], list[tuple[float, float]]] = defaultdict(list)
     for event in events:

@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 
 
 def frozen(array: Any, dtype: Any = None) -> NDArray[Any]:
-    """A read-only, C-contiguous copy-if-needed view of `array` (with `dtype`, where given)."""
+    """A read-only, C-contiguous copy-if-needed view of `array` (with `dtype`, where given).
+
+    Raises ValueError for values that an integer `dtype` does not hold: a cast of numpy's would wrap them.
+    """
     out = np.ascontiguousarray(array, dtype=dtype)
+    if out.dtype.kind in "iu" and out.dtype != np.asarray(array).dtype and not np.array_equal(out, array):
+        raise ValueError(f"values of type {np.asarray(array).dtype} that do not fit {out.dtype}")
     # the caller's own array stays writeable
     if out.flags.writeable:
         out = out.copy() if out is array else out

@@ -10,7 +10,7 @@ from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.pipeline.sample import calibration_images
 from spikformer_deploy.pipeline.stages import compile_model
-from spikformer_deploy.quantization import ranges as calibrate
+from spikformer_deploy.quantization import ranges
 
 NARROW = """
 name = "narrow"
@@ -34,7 +34,7 @@ def test_the_integers_run_once_and_the_float_graph_never(
     target.write_text(NARROW.format(bits=bits))
     run = engine.execute
     monkeypatch.setattr(engine, "execute", lambda *arguments: runs.append(arguments) or run(*arguments))
-    monkeypatch.setattr(calibrate, "execute", None)
+    monkeypatch.setattr(ranges, "execute", None)
     compiled = compile_model(loaded, str(target), check=False)
     network = compiled.program.network
     assert network.bounds == bounds

@@ -23,7 +23,6 @@ from spikformer_deploy.graph.ir import (
     Conv2d,
     Graph,
     Input,
-    Lif,
     Linear,
     MaxPool2d,
     Mean,
@@ -35,7 +34,7 @@ from spikformer_deploy.graph.ir import (
     SpikeMask,
     TokenSum,
 )
-from spikformer_deploy.nn.lif import lif
+from spikformer_deploy.graph.neurons import fire
 
 Tensor = torch.Tensor
 
@@ -90,7 +89,10 @@ def _input(graph: Graph, images: Tensor, op: Input) -> Tensor:
 def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
     """What the operation of `node` makes of the values of its inputs (ir.py has the equations)."""
     x = inputs[0]
-    match node.op:
+    op = node.op
+    if isinstance(op, Neuron):
+        return fire(op, x.unflatten(0, (graph.time_steps, -1))).flatten(0, 1)
+    match op:
         case Input() | Output():
             return x
         case Conv2d(weight, bias, stride, padding, groups):
@@ -100,11 +102,7 @@ def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
             tokens = F.linear(x.flatten(2).transpose(1, 2), _parameter(weight, x), _parameter(bias, x))
             return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
         case BatchNorm():
-            return _normalised(x, node.op)
-        case Lif(tau, v_threshold, decay_input, soft_reset, strict):
-            by_step = x.unflatten(0, (graph.time_steps, -1))
-            # the slope of the surrogate gradient changes no spike
-            return lif(by_step, tau, v_threshold, decay_input, 4.0, soft_reset, strict).flatten(0, 1)
+            return _normalised(x, op)
         case MaxPool2d(kernel, stride, padding, dilation, ceil_mode):
             return F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode)
         case AvgPool2d(kernel, stride, padding, ceil_mode, count_include_pad, divisor):
@@ -131,7 +129,7 @@ def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
         case Mean():
             return x.mean((2, 3), keepdim=True)
         case _:
-            assert_never(node.op)
+            assert_never(op)
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor, stride: Pair, padding: Pair, groups: int) -> Tensor:

@@ -1,14 +1,29 @@
-"""Neurons of exported models: ours, and those of spikingjelly, which a model calls over all time steps at once."""
+"""Neurons of the float graph: what the tracer makes of their calls, and what they do over all time steps at once.
+
+Exported models call ours, or those of spikingjelly.
+"""
 
 from __future__ import annotations
 
 from typing import TypeAlias
 
 import torch
+from typing_extensions import assert_never
 
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import axis
 from spikformer_deploy.graph.calls import Call, Handler, Value
+from spikformer_deploy.nn.lif import lif
+
+
+def fire(op: ir.Neuron, x: torch.Tensor) -> torch.Tensor:
+    """What neurons send for their input `x`, both (T, B, C, Y, X)."""
+    match op:
+        case ir.Lif(tau, v_threshold, decay_input, soft_reset, strict):
+            # the slope of the surrogate gradient changes no spike
+            return lif(x, tau, v_threshold, decay_input, 4.0, soft_reset, strict)
+        case _:
+            assert_never(op)
 
 
 def _lif(call: Call) -> Value:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 import tempfile
+from dataclasses import fields
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from spikformer_deploy.base.files import check_new_folder, writing
 from spikformer_deploy.base.json_text import written
 from spikformer_deploy.network.bounds import largest_sum
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import Accumulator, And, Lif, LifKind, Max, Or, Source, Stream, Sum
+from spikformer_deploy.network.neurons import Lif, LifKind, Max, Source, kind_of
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 STANDALONE = Path(__file__).with_name("standalone")
@@ -78,40 +80,24 @@ def _population(population: Population, prefix: str, arrays: dict[str, np.ndarra
         arrays[f"{prefix}.{what}"] = array
         return f"{prefix}.{what}"
 
-    facts: dict[str, Any] = {"name": population.name, "shape": list(population.shape), "largest": population.max_out}
-    match population.neuron:
-        case Source() as source:
-            return {**facts, "kind": "source", "per_step": source.per_step}
-        case Lif() as lif:
-            if lif.kind == LifKind.STOCK and np.abs(lif.bias).max(initial=0) > LARGEST_BIAS:
-                problem = f"a bias of {np.abs(lif.bias).max()}, and lava.proc.lif holds them up to {LARGEST_BIAS}"
-                raise InputError(population.name, problem, "Compile with fewer weight bits, or with other neurons.")
-            parameters = {"threshold": keep("threshold", lif.threshold), "bias": keep("bias", lif.bias)}
-            return {
-                **facts,
-                "kind": lif.kind,
-                "decay": lif.decay,
-                "shift": lif.shift,
-                "current": lif.current,
-                "soft": lif.soft,
-                "strict": lif.strict,
-                **parameters,
-            }
-        case Or():
-            return {**facts, "kind": "or", "shift": 0}
-        case Sum():
-            return {**facts, "kind": "sum", "shift": 0}
-        case And(inputs=inputs):
-            return {**facts, "kind": "and", "shift": 0, "inputs": inputs}
-        case Stream() as stream:
-            return {**facts, "kind": "stream", "shift": 0, "bias": keep("bias", stream.bias), "drop": stream.drop}
-        case Max():
-            return {**facts, "kind": "max", "shift": 0}
-        case Accumulator() as head:
-            parameters = {"bias": keep("bias", head.bias), "scale": keep("scale", head.scale)}
-            return {**facts, "kind": "accumulator", "shift": 0, "last": head.last, **parameters}
-        case _:
-            assert_never(population.neuron)
+    neuron = population.neuron
+    if isinstance(neuron, Lif) and neuron.kind == LifKind.STOCK:
+        _check_bias(population.name, neuron)
+    # a neuron is its fields, under their names; those without a shift take sums as they are
+    facts: dict[str, Any] = {"kind": kind_of(neuron), "shift": 0}
+    for field in fields(neuron):
+        value = getattr(neuron, field.name)
+        if isinstance(value, np.ndarray):
+            value = keep(field.name, value)
+        facts[field.name] = value.value if isinstance(value, Enum) else value
+    return {"name": population.name, "shape": list(population.shape), "largest": population.max_out, **facts}
+
+
+def _check_bias(name: str, lif: Lif) -> None:
+    largest = np.abs(lif.bias).max(initial=0)
+    if largest > LARGEST_BIAS:
+        problem = f"a bias of {largest}, and lava.proc.lif holds them up to {LARGEST_BIAS}"
+        raise InputError(name, problem, "Compile with fewer weight bits, or with other neurons.")
 
 
 def _projection(network: Network, projection: Projection, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

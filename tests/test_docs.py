@@ -1,0 +1,99 @@
+"""The documents say what is there: files that they name exist, and the lists of docs/architecture.md are true."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from spikformer_deploy.executors.choose import EXECUTORS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+ROOMS = ("spikformer_deploy", "converters", "hw_profiles")
+PRODUCT = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
+
+
+def stands(name: str) -> bool:
+    """Whether a path of a document is a file: as it is, or inside the package."""
+    return any((base / name).exists() for base in (ROOT, ROOT / "spikformer_deploy"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_documents_name_exist(page: Path) -> None:
+    named = set(re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|toml|md))`", page.read_text()))
+    missing = sorted(name for name in named if "NAME" not in name and not stands(name))
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_documents_name_without_a_folder_exist(page: Path) -> None:
+    known = {
+        file.name for folder in (*ROOMS, "tests", "benchmarks", "examples") for file in (ROOT / folder).rglob("*.py")
+    }
+    written = {"run.py", "network.py"}  # by an export to Lava, by users
+    missing = sorted(set(re.findall(r"`(\w+\.py)`", page.read_text())) - known - written)
+    assert not missing
+
+
+def listed(title: str) -> list[str]:
+    """The files of the list below the heading `title`."""
+    section = ARCHITECTURE.split(f"### {title}\n")[1].split("\n### ")[0]
+    bullets = re.findall(r"^- (.*?):", section, re.MULTILINE)
+    return [name for bullet in bullets for name in re.findall(r"`([^`]+\.(?:py|toml))`", bullet)]
+
+
+def importers(name: str, module: str) -> set[str]:
+    """The files of the product that import `name` from `module`."""
+    files = set()
+    for file in PRODUCT:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == module and name in {a.name for a in node.names}:
+                files.add(file.relative_to(ROOT).as_posix().removeprefix("spikformer_deploy/"))
+    return files
+
+
+@pytest.mark.parametrize(
+    ("title", "most"),
+    [("a neuron", 14), ("an executor", 3), ("a family of models", 2), ("a constant of a chip", 5)],
+)
+def test_lists_are_short(title: str, most: int) -> None:
+    assert 1 < len(listed(title)) <= most
+
+
+def test_a_neuron_stands_where_the_list_says() -> None:
+    """Stream, Or and Sum came like any other: no file beside those listed knows them."""
+    files = set(listed("a neuron"))
+    own = {name for name in files if "NAME" in name}
+    quantization = {"quantization/stream_neurons.py", "quantization/pools.py", "quantization/joins.py"}
+    assert own == {"quantization/NAME.py", "executors/lava/standalone/processes/NAME.py"}
+    for kind in ("Stream", "Or", "Sum"):
+        beside = importers(kind, "spikformer_deploy.network.neurons") - files - quantization
+        assert not beside, kind
+
+
+def test_an_executor_stands_where_the_list_says() -> None:
+    package = ROOT / "spikformer_deploy"
+    naming = [file for file in package.rglob("*.py") if re.search(r"\bonnx\.prepare\b", file.read_text())]
+    assert [file.name for file in naming] == ["choose.py"]
+    assert set(EXECUTORS) == {"engine", "reference", "lava", "onnx"}
+
+
+def test_a_family_stands_where_the_list_says() -> None:
+    for family in ("qkformer", "spikingformer", "meta_spikeformer"):
+        importing = [
+            file.name
+            for file in PRODUCT
+            if file.stem != family and re.search(rf"\bnn(\.| import .*\b){family}\b", file.read_text())
+        ]
+        assert importing == ["zoo.py"], family
+
+
+def test_the_glossary_has_thirty_words_of_one_sentence() -> None:
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \| (.+?) \|$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert len(rows) == 30
+    for word, meaning in rows:
+        text = re.sub(r"\(`[^)]*\)|`[^`]*`", "", meaning)
+        assert text.rstrip().endswith("."), word
+        assert text.count(". ") == 0, word

@@ -115,5 +115,11 @@ def observe(sent: Int, cells: Cells) -> Activity:
 
 def coincidences(heads: int, k: Int, v: Int) -> Int:
     """(T,) pairs of messages k[n, c], v[n, c'] of one token and head, from all that was sent (N, T, C, Y, X)."""
-    count_k, count_v = ((s != 0).reshape(*s.shape[:2], heads, -1, s.shape[3] * s.shape[4]).sum(3) for s in (k, v))
-    return (count_k * count_v).sum((0, 2, 3))
+    messages = _messages_of_tokens(heads, k) * _messages_of_tokens(heads, v)
+    return messages.sum((0, 2, 3))
+
+
+def _messages_of_tokens(heads: int, sent: Int) -> Int:
+    """(N, T, heads, tokens) messages, whatever their channel."""
+    images, steps, _, height, width = sent.shape
+    return (sent != 0).reshape(images, steps, heads, -1, height * width).sum(3)

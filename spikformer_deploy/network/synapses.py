@@ -82,7 +82,9 @@ def synaptic_sum(synapse: Conv | Window | Readout | Attention, sources: list[Int
         case Readout():
             return (sources[0].sum((2, 3)) @ synapse.weight.astype(np.int64).T)[:, :, None, None]
         case Attention():
-            q, k, v = (s.reshape(len(s), synapse.heads, -1, shape[1] * shape[2]) for s in sources)
+            # (N, heads, channels of a head, tokens)
+            by_head = [s.reshape(len(s), synapse.heads, -1, shape[1] * shape[2]) for s in sources]
+            q, k, v = by_head
             scores = np.einsum("nhcp,nhcm->nhpm", q, k)
             return synapse.weight * np.einsum("nhpm,nhcm->nhcp", scores, v).reshape(-1, *shape)
         case _:
@@ -90,26 +92,31 @@ def synaptic_sum(synapse: Conv | Window | Readout | Attention, sources: list[Int
 
 
 def _convolution(conv: Conv, x: Int, shape: Shape) -> Int:
-    groups, (channels, height, width) = conv.groups, shape
-    per_group = x.shape[1] // groups
+    """The sum over all taps of a kernel and all input channels of a group: cross-correlation with zero padding."""
     padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in conv.padding)))
-    weight = conv.weight.astype(np.int64).reshape(groups, channels // groups, *conv.weight.shape[1:])
-    out = np.zeros((groups, channels // groups, len(x), height, width), np.int64)
-    for ky, kx in np.ndindex(*conv.weight.shape[2:]):
-        seen = _shifted(padded, ky, kx, conv.stride, (height, width))
-        for g in range(groups):
-            part = seen[:, g * per_group : (g + 1) * per_group]
-            out[g] += np.tensordot(weight[g, :, :, ky, kx], part, (1, 1))
-    return out.reshape(channels, len(x), height, width).swapaxes(0, 1)
+    # in 64 bits: products of int8 would wrap
+    weight = conv.weight.astype(np.int64)
+    inputs = x.shape[1] // conv.groups
+    outputs = shape[0] // conv.groups
+    total = np.zeros((len(x), *shape), np.int64)
+    for group in range(conv.groups):
+        read = slice(group * inputs, (group + 1) * inputs)
+        written = slice(group * outputs, (group + 1) * outputs)
+        for ky, kx in np.ndindex(*weight.shape[2:]):
+            seen = _shifted(padded[:, read], ky, kx, conv.stride, shape[1:])
+            # (outputs, inputs) times (N, inputs, Y, X) is (outputs, N, Y, X)
+            products = np.tensordot(weight[written, :, ky, kx], seen, (1, 1))
+            total[:, written] += products.swapaxes(0, 1)
+    return total
 
 
 def _window(window: Window, x: Int, shape: Shape) -> Int:
+    """The sum of each window."""
     padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in window.padding)))
-    taps = np.ndindex(*window.kernel)
-    return sum(
-        (_shifted(padded, ky, kx, window.stride, shape[1:]) for ky, kx in taps),
-        np.zeros((len(x), *shape), np.int64),
-    )
+    total = np.zeros((len(x), *shape), np.int64)
+    for ky, kx in np.ndindex(*window.kernel):
+        total += _shifted(padded, ky, kx, window.stride, shape[1:])
+    return total
 
 
 def largest_of(synapse: Synapse, x: Int, shape: Shape) -> Int:
@@ -121,10 +128,11 @@ def largest_of(synapse: Synapse, x: Int, shape: Shape) -> Int:
     return np.maximum.reduce(seen)
 
 
-def _shifted(padded: Int, ky: int, kx: int, stride: tuple[int, int], size: tuple[int, int]) -> Int:
-    """What kernel tap (ky, kx) sees at every output position."""
-    (sy, sx), (height, width) = stride, size
-    return padded[:, :, ky : ky + sy * (height - 1) + 1 : sy, kx : kx + sx * (width - 1) + 1 : sx]
+def _shifted(padded: Int, ky: int, kx: int, stride: Pair, size: Pair) -> Int:
+    """What kernel tap (ky, kx) sees at every output position of a map of `size`."""
+    last_row = ky + stride[0] * (size[0] - 1)
+    last_column = kx + stride[1] * (size[1] - 1)
+    return padded[:, :, ky : last_row + 1 : stride[0], kx : last_column + 1 : stride[1]]
 
 
 # --- what each kind obeys -----------------------------------------------------------------------------------------

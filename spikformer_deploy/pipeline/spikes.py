@@ -67,9 +67,12 @@ class Checks:
         now = execute(graph, self.images, forced={n: self.last[n] for n in lifs})
         differ = {n: int((now[n] != self.last[n]).sum()) for n in lifs}
         ties = self._ties(graph, now, [n for n in lifs if differ[n]])
-        rest = {n: differ[n] - ties.get(n, 0) for n in lifs}
-        remark = self._verdict(name, rest, sum(now[n].numel() for n in lifs))
-        return remark + (f", and {sum(ties.values())} at ties" if any(ties.values()) else ""), now
+        errors = {n: differ[n] - ties.get(n, 0) for n in lifs}
+        spikes = sum(now[n].numel() for n in lifs)
+        remark = self._verdict(name, errors, spikes)
+        if any(ties.values()):
+            remark += f", and {sum(ties.values())} at ties"
+        return remark, now
 
     def _part(self, name: str) -> torch.Tensor:
         """Spikes of a layer, or of some channels of a layer that a pass has cut where branches were joined."""

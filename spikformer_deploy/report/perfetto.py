@@ -108,7 +108,9 @@ def _cores(program: Program, machine: Machine, record: StepRecord, start: int) -
 
 def _links(machine: Machine, records: list[StepRecord], starts: list[int]) -> Iterator[Event]:
     """How much of the time the heaviest links are occupied, in percent."""
-    load = sum((r.times.load * machine.mesh.occupied for r in records), np.zeros(len(machine.mesh.occupied), np.int64))
+    load = np.zeros(len(machine.mesh.occupied), np.int64)
+    for record in records:
+        load += record.times.load * machine.mesh.occupied
     heaviest = np.argsort(-load, kind="stable")[:BUSIEST_LINKS]
     for link in heaviest[load[heaviest] > 0].tolist():
         name = link_name(machine, link)

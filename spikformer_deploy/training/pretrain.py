@@ -144,12 +144,22 @@ def picture(module: MaskedAutoencoder, recipe: Recipe, images: Images, preproces
     painted = torch.where(visible[..., None], true, module.painted(x, visible) * deviation + mean)
     seen = torch.where(visible[..., None], true, 0.0)
     rows = [F.fold(p.transpose(1, 2), x.shape[-2:], module.patch, stride=module.patch) for p in (true, seen, painted)]
-    scale = torch.tensor(preprocess.std, device=x.device).reshape(-1, 1, 1)
-    offset = torch.tensor(preprocess.mean, device=x.device).reshape(-1, 1, 1)
-    pixels = ((torch.stack(rows) * scale + offset) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-    # (rows, images, C, Y, X) to one picture (rows Y, images X, C)
-    joined = pixels.transpose(0, 3, 1, 4, 2).reshape(3 * x.shape[2], len(x) * x.shape[3], x.shape[1])
-    image = Image.fromarray(joined[..., 0] if joined.shape[2] == 1 else joined[..., :3])
+    return _png(_pixels(torch.stack(rows), preprocess))
+
+
+def _pixels(images: Tensor, preprocess: Preprocess) -> np.ndarray:
+    """The uint8 pixels of normalised images (..., C, Y, X)."""
+    scale = torch.tensor(preprocess.std, device=images.device).reshape(-1, 1, 1)
+    offset = torch.tensor(preprocess.mean, device=images.device).reshape(-1, 1, 1)
+    bright = (images * scale + offset) * 255
+    return bright.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """One PNG, enlarged, of images (rows, columns, C, Y, X) side by side."""
+    rows, columns, channels, height, width = pixels.shape
+    joined = pixels.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
+    image = Image.fromarray(joined[..., 0] if channels == 1 else joined[..., :3])
     stream = io.BytesIO()
     image.resize((image.width * ENLARGED, image.height * ENLARGED), Image.Resampling.NEAREST).save(stream, "PNG")
     return stream.getvalue()

@@ -162,7 +162,7 @@ class Accumulator:
     """Does not fire: v starts at bias and adds a in every step; logits = v * scale after the last one.
 
     bias (C,) int64; scale (C,) float64
-    last  it forgets before every step, v = bias + a: what it holds in the end is of the last step alone
+    last  it forgets before every step, v = bias + a: what it holds in the end is of the last step only
     """
 
     keeps_state: ClassVar[bool] = True

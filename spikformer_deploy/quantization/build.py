@@ -88,16 +88,16 @@ def _image(graph: ir.Graph, pixels: Pixels) -> Signal:
 
 
 def _network(walk: Walk) -> Network:
-    """What the walk has made, as a network."""
-    made = walk.made.values()
+    """What the walk has quantized, as a network."""
+    layers = walk.quantized.values()
     return Network(
-        populations=tuple(quantized.population for quantized in made),
-        projections=tuple(projection for quantized in made for projection in quantized.projections),
+        populations=tuple(quantized.population for quantized in layers),
+        projections=tuple(projection for quantized in layers for projection in quantized.projections),
         time_steps=walk.graph.time_steps,
         state_bits=walk.limits.state_bits,
         weight_bits=walk.settings.weight_bits,
-        bounds="static" if all(quantized.proven for quantized in made) else "observed",
-        margin=min(quantized.margin for quantized in made),
+        bounds="static" if all(quantized.proven for quantized in layers) else "observed",
+        margin=min(quantized.margin for quantized in layers),
         mean=frozen(walk.pixels.mean, np.float64),
         std=frozen(walk.pixels.std, np.float64),
     )

@@ -44,7 +44,7 @@ def row_of(walk: Walk, layer: str, source: str) -> str:
     name = f"{source}.row"
     while name in walk.graph:  # a module of the user's may be called so
         name += "_"
-    if name in walk.made:
+    if name in walk.quantized:
         return name
     channels, height, width = walk.population(source).shape
     most = walk.population(source).max_out

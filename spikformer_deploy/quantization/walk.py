@@ -27,8 +27,8 @@ Accumulated: TypeAlias = Callable[[Network], int]
 class Walk:
     """What the walk over the graph reads, and what it has made so far.
 
-    values  of the nodes that it has passed, by name
-    made    the populations, in the order of the graph, which is the order they run in
+    values     of the nodes that it has passed, by name
+    quantized  the populations, in the order of the graph, which is the order they run in
     """
 
     graph: ir.Graph
@@ -39,20 +39,20 @@ class Walk:
     accumulated: Accumulated | None
     shared_units: dict[str, SharedUnit]
     values: dict[str, Value] = field(default_factory=dict)
-    made: dict[str, Quantized] = field(default_factory=dict)
+    quantized: dict[str, Quantized] = field(default_factory=dict)
 
     def population(self, name: str) -> Population:
         """A population that has been made."""
-        return self.made[name].population
+        return self.quantized[name].population
 
     @property
     def shapes(self) -> dict[str, Shape]:
         """Of the populations that have been made."""
-        return {name: quantized.population.shape for name, quantized in self.made.items()}
+        return {name: quantized.population.shape for name, quantized in self.quantized.items()}
 
     def place(self, quantized: Quantized) -> None:
         """Add a population; what it reads has been added before."""
-        self.made[quantized.population.name] = quantized
+        self.quantized[quantized.population.name] = quantized
 
     def place_neurons(self, signal: Signal, neuron: Neuron, *projections: Projection) -> Signal:
         """Add neurons without state, which send `signal`; and `signal`."""

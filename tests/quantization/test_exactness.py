@@ -36,7 +36,7 @@ def integer_spikes(neuron: Lif, sums: list[int]) -> tuple[list[int], list[int]]:
     spikes = []
     peaks = []
     for a in sums:
-        out, state, peak = step(population, np.full((1, 1, 1, 1), a), state, None)
+        out, state, peak = step(population.neuron, np.full((1, 1, 1, 1), a), state, None)
         spikes.append(int(out[0, 0, 0, 0]))
         peaks.append(peak)
     return spikes, peaks

@@ -1,1 +1,1 @@
-"""From the files that users have to a module with weights.  One module per format; checkpoint.py reads checkpoints."""
+"""From files to models and back: a module or a folder for each format; models.py reads any of them."""

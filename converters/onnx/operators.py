@@ -31,7 +31,7 @@ class OnnxNode:
     place   its name, for errors; kind: its operator
     hint    what our export says that it was: the name of an operation of the graph
     inputs  a Value, a Product or an array each
-    batch   the nodes of the graph so far
+    builder  the nodes of the graph so far
     """
 
     place: str
@@ -39,7 +39,7 @@ class OnnxNode:
     hint: str
     inputs: list[Any]
     attributes: Mapping[str, Any]
-    batch: GraphBuilder
+    builder: GraphBuilder
 
     def value(self, index: int = 0) -> Value:
         """An input that is computed from the images."""
@@ -74,7 +74,7 @@ class OnnxNode:
         """The result of a handler of the tracer; `shape` is that of the result where the handler needs it, else ()."""
         # what a handler reads of a node of torch.fx
         target: Any = SimpleNamespace(target=self.kind)
-        return HANDLERS[operation](Call(self.batch, lambda: self.place, target, args, shape, ""))
+        return HANDLERS[operation](Call(self.builder, lambda: self.place, target, args, shape, ""))
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
@@ -189,16 +189,16 @@ def _conv(node: OnnxNode) -> Any:
     result = node.call("aten.conv2d", args, shape)
     pointwise = weight.shape[2:] == (1, 1) and (stride, padding, groups) == ([1, 1], [0, 0], 1)
     if node.hint == "Linear" and pointwise:
-        _make_linear(node.batch)
+        _make_linear(node.builder)
     return result
 
 
-def _make_linear(batch: GraphBuilder) -> None:
+def _make_linear(builder: GraphBuilder) -> None:
     """The last node as the linear layer that it was: ONNX has none for maps, and the graph shall be the same again."""
-    last = batch.nodes.pop()
+    last = builder.nodes.pop()
     assert isinstance(last.op, ir.Conv2d)
     linear = ir.Linear(frozen(last.op.weight[:, :, 0, 0]), last.op.bias)
-    batch.nodes.append(replace(last, op=linear))
+    builder.nodes.append(replace(last, op=linear))
 
 
 def _max_pool(node: OnnxNode) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
+from spikformer_deploy.base.arrays import EXACT_FP32, EXACT_FP64
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.converters.onnx.nodes import INTEGERS, Nodes
@@ -35,10 +36,6 @@ from spikformer_deploy.network.neurons import (
 )
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
-EXACT_FP32 = 2**24
-"""Integers below are exact in fp32, whatever the order in which they are added up."""
-EXACT_FP64 = 2**53
-"""The same in double."""
 NIBBLE = 16
 """Where a convolution is too wide for fp32, its weights are taken apart: w = 16 * high + low."""
 

@@ -111,7 +111,7 @@ class _Walk:
     """Hands node after node to the tracer's handlers.
 
     values    by their names in the file: a Value, a Product, a Step or an array each
-    batch     the nodes of the graph so far
+    builder   the nodes of the graph so far
     readouts  what has been done with the time axis
     """
 
@@ -119,11 +119,11 @@ class _Walk:
     steps: int
     about: About | None
     values: dict[str, Any] = field(default_factory=dict)
-    batch: GraphBuilder = field(init=False)
+    builder: GraphBuilder = field(init=False)
     readouts: Readouts = field(default_factory=Readouts)
 
     def __post_init__(self) -> None:
-        self.batch = GraphBuilder(self.steps)
+        self.builder = GraphBuilder(self.steps)
 
     def graph(self, input_name: str, shape: list[int]) -> ir.Graph:
         """The graph of the file, whose input has this name, and this shape without the batch."""
@@ -135,12 +135,12 @@ class _Walk:
         for index, node in enumerate(graph.node):
             self._add_node(index, node)
         self._add_output(graph.output[0].name)
-        return ir.Graph(tuple(self.batch.nodes), self.steps)
+        return ir.Graph(tuple(self.builder.nodes), self.steps)
 
     def _add_input(self, name: str, shape: list[int]) -> None:
         *frames, channels, height, width = shape
         op = ir.Input(per_step=bool(frames))
-        self.batch.nodes.append(ir.Node("input", op, (), (channels, height, width)))
+        self.builder.nodes.append(ir.Node("input", op, (), (channels, height, width)))
         time = [axes.axis("T", steps) for steps in frames]
         image = (axes.axis("C", channels), axes.axis("Y", height), axes.axis("X", width))
         self.values[name] = Value("input", (axes.axis("B", BATCH), *time, *image))
@@ -152,11 +152,11 @@ class _Walk:
         place = node.name or f"{node.op_type} {index}"
         if len(node.output) != 1:
             raise ModelError(place, f"{node.op_type} with {len(node.output)} outputs is not supported")
-        before = len(self.batch.nodes)
+        before = len(self.builder.nodes)
         inputs = self._inputs(place, node)
         result = self._result(place, node, inputs)
         self.values[node.output[0]] = result
-        added = self.batch.nodes[before:]
+        added = self.builder.nodes[before:]
         wrong = self.readouts.follow(node.output[0], node.input, inputs, result, added)
         if wrong is not None:
             problem, way_out = wrong
@@ -171,7 +171,7 @@ class _Walk:
             way_out = "It must return the mean over the time steps, or the last one."
             raise ModelError("model", f"its result is {shown}", way_out)
         op = ir.Output(self.readouts.is_last(name))
-        self.batch.nodes.append(ir.Node("output", op, (result.name,), self.batch.shape(result.name)))
+        self.builder.nodes.append(ir.Node("output", op, (result.name,), self.builder.shape(result.name)))
 
     # --- one node ---
 
@@ -191,7 +191,7 @@ class _Walk:
         import onnx
 
         attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-        call = OnnxNode(place, node.op_type, node.doc_string, inputs, attributes, self.batch)
+        call = OnnxNode(place, node.op_type, node.doc_string, inputs, attributes, self.builder)
         if node.domain == LOCAL and node.op_type in FUNCTIONS:
             return self._lif(call)
         operator = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.counts.events import Events
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.neurons import Lif, kind_of
+from spikformer_deploy.network.neurons import kind_of
 from spikformer_deploy.network.synapses import Conv, Readout
 
 
@@ -76,7 +76,7 @@ def layers(network: Network, events: Events) -> tuple[LayerCounts, ...]:
 
 def sparsity(network: Network, events: Events) -> Sparsity:
     """Sparsity of activations and weights, and the shares of firing and silent LIF neurons."""
-    lifs = [(p.size, events.populations[p.name]) for p in network if isinstance(p.neuron, Lif)]
+    lifs = [(p.size, events.populations[p.name]) for p in network if p.neuron.fires]
     neurons = sum(size for size, _ in lifs)
     spikes = sum(int(counted.spikes.sum()) for _, counted in lifs)
     rate = spikes / (neurons * events.time_steps * events.images)

@@ -76,7 +76,7 @@ four_bytes: Any = intrinsic(_four_bytes)
 
 
 @intrinsic
-def _lowest_bit(typing: Any, mask: Any) -> Any:
+def lowest_bit(typing: Any, mask: Any) -> Any:
     """The number of the lowest set bit; the mask must not be zero."""
 
     def emit(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -86,7 +86,7 @@ def _lowest_bit(typing: Any, mask: Any) -> Any:
 
 
 @intrinsic
-def _highest_bit(typing: Any, mask: Any) -> Any:
+def highest_bit(typing: Any, mask: Any) -> Any:
     """The number of the highest set bit; the mask must not be zero."""
 
     def emit(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:

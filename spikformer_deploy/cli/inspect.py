@@ -14,7 +14,7 @@ from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import load
 from spikformer_deploy.converters.netx.read import read_network, stated_steps
-from spikformer_deploy.graph.ir import Lif, Op
+from spikformer_deploy.graph.ir import Neuron, Op
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.nn.zoo import stem_pooling
@@ -113,7 +113,7 @@ def _model(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
 def _graph(file: str, loaded: Imported, about: dict[str, Any]) -> tuple[list[Table], Any]:
     """A float graph: figures and layers."""
     graph = loaded.graph
-    neurons = {node.name: int(np.prod(node.shape)) for node in graph.of(Lif)}
+    neurons = {node.name: int(np.prod(node.shape)) for node in graph.of(Neuron)}
     arrays = {node.name: _parameters(node.op) for node in graph}
     values = {
         "kind": "model",

@@ -38,7 +38,7 @@ timing_option = click.option(
 labels_option = click.option(
     "--labels", metavar="FILE", help="Classes of the images of a folder or zip: lines of `file or folder,class`."
 )
-limit_option = click.option("--limit", type=int, help="Use at most so many images.")
+limit_option = click.option("--limit", type=int, help="Use at most N images.")
 
 
 def bytes_of_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:

@@ -73,7 +73,7 @@ class Execution:
     membranes     by population name, those recorded: (images, T, C, Y, X) int32, after the reset
     coincidences  by target of an attention: (T,) int64 pairs of messages k[n, c], v[n, c'] of one token and head
     peak_state    by population name: largest |state| or |sum| met, for the check of bounds
-    kernels       which kernels ran ("int8", "fp32", "plain"), for the report
+    kernels       a note on what computed the sums, for the report: "int8, events", "plain", "onnxruntime"
     """
 
     accumulators: NDArray[np.int64]
@@ -138,7 +138,8 @@ def frames(network: Network, images: NDArray[np.integer]) -> NDArray[np.integer]
 
     Raises InputError for images of another shape, of a float dtype, or with pixels outside [0, max_value].
     """
-    source, values = network.input, np.asarray(images)
+    source = network.input
+    values = np.asarray(images)
     assert isinstance(source.neuron, Source)
     shape = (network.time_steps, *source.shape) if source.neuron.per_step else source.shape
     expected = "x".join(map(str, shape))

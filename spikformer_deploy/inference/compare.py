@@ -32,8 +32,9 @@ def compare(
     Rows with COLUMNS have `notes` on the images, too, the same in each.
     Models with attention are mapped both ways, spatial and token-serial.
 
-    labels  a file of the classes of the images (see labels.py)
-    objective, calibrate_on, loading  as pipeline.compile_model; progress: called with (targets done, in all, a note)
+    labels  a file of the classes of the images (see data/labels.py)
+    objective, calibrate_on, loading  as pipeline.stages.compile_model
+    progress  called with (targets done, in all, a note)
     Raises InputError for an unknown target, a model or images that cannot be used.
     """
     for target in targets:

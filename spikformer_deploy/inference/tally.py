@@ -46,8 +46,8 @@ def added(first: Tally | None, more: Tally) -> Tally:
     times = None if first.times is None or more.times is None else join_times(first.times, more.times)
     events = join([first.events, condensed(more.events)])
     accumulators = np.concatenate([first.accumulators, more.accumulators])
-    brightest, lost = max(first.brightest, more.brightest), first.lost + more.lost
-    return Tally(accumulators, condensed(events), times, more.kernels, brightest, lost)
+    brightest = max(first.brightest, more.brightest)
+    return Tally(accumulators, condensed(events), times, more.kernels, brightest, first.lost + more.lost)
 
 
 def save(tally: Tally, path: Path, run: dict[str, str]) -> None:

@@ -15,7 +15,6 @@ from spikformer_deploy.data.read import read
 from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import BATCH, Execution, Request
 from spikformer_deploy.inference.results import Verdict
-from spikformer_deploy.network.neurons import Lif
 from spikformer_deploy.pipeline.program import Program
 
 AT_ONCE = 8
@@ -32,15 +31,17 @@ def verify(
     labels: str | Path | None = None,
     progress: Progress = silent,
 ) -> Verdict:
-    """Compare a program with its float model (`model`: checkpoint.Loaded, or None), engine with other `backends`.
+    """Compare a program with its float model, and the engine with other `backends`.
 
-    labels  a file of the classes of the images (see labels.py)
+    model   a converters.models.Model, or None
+    labels  a file of the classes of the images (see data/labels.py)
     Raises InputError where the model is not the one that the program was compiled from.
     """
     if not isinstance(data, ImageSet):
         data = read(data, program.preprocess, limit=limit, frames=program.frames, labels=labels)
-    images, brightest = data.of_classes(program.labels, program.network.output.size), 0
-    lifs = [p.name for p in program.network if isinstance(p.neuron, Lif)]
+    images = data.of_classes(program.labels, program.network.output.size)
+    brightest = 0
+    lifs = [p.name for p in program.network if p.neuron.fires]
     verdict = Verdict(len(images), backends=dict.fromkeys(backends, True))
 
     def note_batch(_done: int, _total: int, note: str) -> None:
@@ -90,7 +91,9 @@ class _FloatRun:
             raise InputError(
                 "MODEL", "the program was compiled from another model file", "Give that one, or compile it."
             )
-        self.graph, self.preprocess, self.lifs = float_graph(model), program.preprocess, lifs
+        self.graph = float_graph(model)
+        self.preprocess = program.preprocess
+        self.lifs = lifs
         self.right = dict.fromkeys(lifs, 0)
         self.total = dict.fromkeys(lifs, 0)
         self.predictions: list[np.ndarray] = []

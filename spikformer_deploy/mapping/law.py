@@ -18,7 +18,7 @@ from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, sites_of
 from spikformer_deploy.mapping.route import destinations, metrics, nets_of
 from spikformer_deploy.network.mapping import BOX, SECTIONS, SITE, Mapping, Site, edges_of, sizes_of
 from spikformer_deploy.network.network import Network, Population
-from spikformer_deploy.network.neurons import Lif, LifKind
+from spikformer_deploy.network.neurons import needs_microcode
 from spikformer_deploy.network.synapses import Attention
 
 LARGEST_SITE = 2**28
@@ -75,7 +75,7 @@ def _check_programmable(network: Network, population: Population, profile: Profi
     if population.signed:
         problem = f"a residual stream of currents needs programmable neurons, and target '{profile.name}' has none"
         raise MappingError(name, problem, "Use --target loihi2.")
-    if isinstance(population.neuron, Lif) and population.neuron.kind == LifKind.PROGRAMMABLE:
+    if needs_microcode(population.neuron):
         problem = f"its neurons are programmable, and target '{profile.name}' has none of those"
         raise MappingError(name, problem, "Use --neuron stock.")
 

@@ -1,5 +1,5 @@
-"""Network -> Mapping: partition.py cuts populations into boxes, place.py puts them on cores, memory.py and rules.py say
-what a core holds, route.py what the messages cost."""
+"""Network -> Mapping: partition.py cuts populations into boxes, place.py puts them on cores, route.py says what the
+messages cost, and chips/loihi (memory.py, rules.py) what a core holds."""
 
 from __future__ import annotations
 

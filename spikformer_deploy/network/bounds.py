@@ -13,6 +13,7 @@ from typing_extensions import assert_never
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import (
+    DECAY_BITS,
     DECAY_ONE,
     STOCK_SHIFT,
     Accumulator,
@@ -48,14 +49,14 @@ def membrane_range(
     # the largest potential that does not fire, and what is added so that a division rounds up
     silent = threshold if strict else threshold - 1
     up = DECAY_ONE - 1 if strict else 0
-    rest = np.maximum(silent, 0) * decay + up >> 12
+    rest = np.maximum(silent, 0) * decay + up >> DECAY_BITS
     highest = np.maximum(rest, 0) + np.maximum(high, 0)
     for _ in range(time_steps - 1 if soft else 0):
         after = np.maximum(silent, highest - threshold)
-        highest = (np.maximum(after, 0) * decay + up >> 12) + np.maximum(high, 0)
+        highest = (np.maximum(after, 0) * decay + up >> DECAY_BITS) + np.maximum(high, 0)
     lowest = np.zeros_like(low)
     for _ in range(time_steps):
-        lowest = (lowest * decay >> 12) + np.minimum(low, 0)
+        lowest = (lowest * decay >> DECAY_BITS) + np.minimum(low, 0)
     return lowest, highest
 
 
@@ -205,7 +206,7 @@ def piled_up(extreme: Int, current: int, time_steps: int) -> Int:
     """The extreme of a current that decays toward zero by current / 4096, its input at that extreme in every step."""
     total = np.zeros_like(extreme)
     for _ in range(time_steps):
-        total = np.sign(total) * (np.abs(total) * current >> 12) + extreme
+        total = np.sign(total) * (np.abs(total) * current >> DECAY_BITS) + extreme
     return total
 
 

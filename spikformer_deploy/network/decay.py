@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.network.neurons import DECAY_ONE, Lif, LifKind
+from spikformer_deploy.network.neurons import DECAY_BITS, DECAY_ONE, Lif, LifKind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,7 @@ def decay_by(numerator: int) -> Decay:
     if numerator == 0:
         return Decay(0, 0, True)
     zeros = (numerator & -numerator).bit_length() - 1
-    return Decay(numerator, 12 - zeros, numerator >> zeros == 1)
+    return Decay(numerator, DECAY_BITS - zeros, numerator >> zeros == 1)
 
 
 def fractional_bits(decay: Decay, kind: LifKind, time_steps: int) -> int | None:

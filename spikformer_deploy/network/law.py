@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from spikformer_deploy.base.arrays import EXACT_FP64
 from spikformer_deploy.base.formats import MOST_STEPS
 from spikformer_deploy.base.plain import require
 from spikformer_deploy.network.bounds import Worst, largest_sum, shift_of, worst_cases
@@ -28,8 +29,6 @@ from spikformer_deploy.network.synapses import Incoming, check_synapse
 
 MOST_POPULATIONS = 2**12
 MOST_PROJECTIONS = 2**14
-EXACT_SUM = 2**53
-"""Integers below are exact in double precision, in which the executors add up what is too wide for fp32."""
 WIDEST_STATE = 2**50
 """With the 12 bits of a decay no potential of any step wraps in 64 bits, whether an executor looks at once or later."""
 
@@ -120,7 +119,8 @@ def _check_sums(network: Network, population: Population) -> None:
     """No partial sum leaves the numbers that executors add up exactly, and no state wraps before it is looked at."""
     incoming = network.into(population.name)
     partial = [largest_sum(network, projection) for projection in incoming]
-    require(max(partial, default=0) < EXACT_SUM, f"partial sums of up to {max(partial, default=0)}")
+    # in double precision executors add up what is too wide for single
+    require(max(partial, default=0) < EXACT_FP64, f"partial sums of up to {max(partial, default=0)}")
     drive = sum(most << shift_of(p) for most, p in zip(partial, incoming, strict=True))
     if not population.neuron.keeps_state and incoming and not population.signed:
         # what sends its sum, or a bit of it, is computed in 32 bits

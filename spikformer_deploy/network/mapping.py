@@ -81,7 +81,7 @@ class Mapping:
     metrics: dict[str, float]
 
     def population_on(self, core: int) -> str:
-        """The population that stands on a core (where slices share one: that of the first)."""
+        """The population that stands on a core."""
         first = int(np.flatnonzero(self.cores == core)[0])
         return self.sites[self.boxes[first, SITE]].population
 

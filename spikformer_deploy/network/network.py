@@ -120,7 +120,7 @@ class Network:
         return None if ROUNDING_UNKNOWN in rounded else max(rounded)
 
     def digest(self) -> str:
-        """sha256 over the content."""
+        """sha256 over all that decides spikes: not what is only said of them (bounds, margin, bits of the weights)."""
         return digest([self.populations, self.projections, self.time_steps, self.state_bits, self.mean, self.std])
 
     def dump(self) -> str:

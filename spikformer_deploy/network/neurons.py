@@ -20,7 +20,8 @@ from spikformer_deploy.base.flat import LATER
 from spikformer_deploy.base.plain import require
 from spikformer_deploy.network.synapses import Conv, Incoming, Readout, Window
 
-DECAY_ONE = 4096
+DECAY_BITS = 12
+DECAY_ONE = 2**DECAY_BITS
 """Decays are multiples of 1 / 4096: 12 bits on Loihi 1 and in Lava (facts of lava.proc.lif)."""
 
 
@@ -31,17 +32,19 @@ STOCK_SHIFT = 6
 # Each kind says of itself
 #     keeps_state     whether a population of it has a range of states (Population.bounds); else that is (0, 0)
 #     sends_negative  whether it can send negative values
+#     fires           whether it has a potential and fires: its spikes and potentials are recorded and compared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """The input: unsigned 8-bit pixels held for all T steps (per_step False) or a frame of counts each step.
+    """The input: unsigned pixels held for all T steps (per_step False) or a frame of counts each step.
 
     max_value   largest value a pixel can take
     """
 
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = False
+    fires: ClassVar[bool] = False
 
     max_value: int = 255
     per_step: bool = False
@@ -79,11 +82,13 @@ class Lif:
     current    numerator of the current's decay / 4096; 0: forgotten every step, as in all Spikformers
     strict     of a programmable neuron: it fires above its threshold and not at it.  Rounding up keeps that exact:
                a potential is above a whole number exactly where its ceiling is (stock neurons always compare so)
-    exact      (this one is about T): the real-valued LIF with the same integer weights gives the same spikes
+    exact      no time step rounds the potential: the real-valued LIF with the same integer weights gives the same
+               spikes in all T steps
     """
 
     keeps_state: ClassVar[bool] = True
     sends_negative: ClassVar[bool] = False
+    fires: ClassVar[bool] = True
 
     kind: LifKind
     decay: int
@@ -112,6 +117,7 @@ class Or:
 
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = False
+    fires: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,6 +126,7 @@ class Sum:
 
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = False
+    fires: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,13 +135,14 @@ class And:
 
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = False
+    fires: ClassVar[bool] = False
 
     inputs: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
-    """Stateless: sends its membrane current, real-valued in the model, as one signed graded spike.
+    """Keeps nothing from step to step: sends its membrane current, real in the model, as one signed graded spike.
 
         (a + bias) / 2^drop, rounded to the nearest integer, halves up
 
@@ -144,6 +152,7 @@ class Stream:
 
     keeps_state: ClassVar[bool] = True
     sends_negative: ClassVar[bool] = True
+    fires: ClassVar[bool] = False
 
     bias: Int
     drop: int = 0
@@ -155,6 +164,7 @@ class Max:
 
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = True
+    fires: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,6 +177,7 @@ class Accumulator:
 
     keeps_state: ClassVar[bool] = True
     sends_negative: ClassVar[bool] = False
+    fires: ClassVar[bool] = False
 
     bias: Int
     scale: NDArray[np.float64]
@@ -174,6 +185,11 @@ class Accumulator:
 
 
 Neuron: TypeAlias = Source | Lif | Or | Sum | And | Stream | Max | Accumulator
+
+
+def needs_microcode(neuron: Neuron) -> bool:
+    """Whether a potential goes by a rule of its own, which only programmable neurons have."""
+    return isinstance(neuron, Lif) and neuron.kind == LifKind.PROGRAMMABLE
 
 
 def kind_of(neuron: Neuron) -> str:
@@ -246,7 +262,7 @@ def step(neuron: Neuron, total: Int, state: Int | None, frame: Int | None = None
 
 def _step_programmable(lif: Lif, total: Int, before: Int) -> Step:
     drive = (total << lif.shift) + _over_positions(lif.bias)
-    potential = (before * lif.decay + lif.round_up >> 12) + drive
+    potential = (before * lif.decay + lif.round_up >> DECAY_BITS) + drive
     spikes = potential >= _over_positions(lif.fires_from)
     reset = potential - _over_positions(lif.threshold) if lif.soft else 0
     after = np.where(spikes, reset, potential)
@@ -287,7 +303,7 @@ def largest_recorded(neuron: Neuron, sent: Int | None, potentials: Int | None) -
 
 def _toward_zero(state: Int, decay: int) -> Int:
     """state * decay / 4096, rounded toward zero, as lava.proc.lif does it."""
-    return np.sign(state) * (np.abs(state) * decay >> 12)
+    return np.sign(state) * (np.abs(state) * decay >> DECAY_BITS)
 
 
 def _over_positions(parameter: Int) -> Int:

@@ -22,7 +22,7 @@ from spikformer_deploy.base.values import digest
 class Conv:
     """Shared integer weights, cross-correlation with zero padding; a Linear over tokens is the 1x1 case.
 
-    weight (C_out, C_in / groups, KY, KX) int8 or int16; a synapse has the weight `weight` * 2^shift
+    weight (C_out, C_in / groups, KY, KX) int8; a synapse has the weight `weight` * 2^shift
     """
 
     weight: NDArray[np.integer]
@@ -72,7 +72,7 @@ def shown(synapse: Synapse) -> str:
             return f"Attention heads={heads} weight={weight}"
 
 
-def synaptic_sum(synapse: Conv | Window | Readout | Attention, sources: list[Int], shape: Shape) -> Int:
+def synaptic_sum(synapse: Synapse, sources: list[Int], shape: Shape) -> Int:
     """What one projection delivers to its target in one step: (N, C, Y, X) of the target's `shape`."""
     match synapse:
         case Conv():

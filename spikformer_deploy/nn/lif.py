@@ -156,3 +156,7 @@ class LIF(nn.Module):
 
     def extra_repr(self) -> str:
         return f"tau={self.tau}, v_threshold={self.v_threshold}"
+
+
+SPIKING: tuple[type[nn.Module], ...] = (LIF,)
+"""Modules whose spikes the compiler compares with those of the graph."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spikformer_deploy.base.plain import require, shown, table, training_record
+from spikformer_deploy.base.plain import LARGEST_WHOLE, require, shown, table, training_record
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.mapping.partition import SERIALS
 from spikformer_deploy.network.network import Network
@@ -16,8 +16,6 @@ from spikformer_deploy.network.neurons import Source
 
 ORIGIN = ("calibration", "mapping", "model_sha256", "settings", "training", "versions")
 """What `compile` writes of where a program comes from."""
-MOST = 2**53
-"""Of anything that is counted or expected."""
 
 
 def check_images(preprocess: Preprocess, network: Network) -> None:
@@ -48,9 +46,10 @@ def check_origin(origin: Mapping[str, Any]) -> None:
 
 
 def _check_calibration(calibration: dict[str, Any]) -> None:
-    images, data = calibration.get("images", 0), calibration.get("data", "")
+    images = calibration.get("images", 0)
+    data = calibration.get("data", "")
     require(set(calibration) <= {"images", "data"}, f"calibration of {shown(', '.join(sorted(calibration)))}")
-    good = type(images) is int and 0 <= images < MOST and isinstance(data, str)
+    good = type(images) is int and 0 <= images < LARGEST_WHOLE and isinstance(data, str)
     require(good, f"calibration {shown(calibration)}")
 
 
@@ -72,5 +71,7 @@ def _check_mapping(mapping: dict[str, Any]) -> None:
 def _check_way(place: str, raw: Any) -> None:
     """What a mapping was expected to cost: numbers; or why it does not fit."""
     for name, value in table(place, raw).items():
-        good = isinstance(value, str) if name == "refused" else type(value) in (int, float) and 0 <= value < MOST
+        good = (
+            isinstance(value, str) if name == "refused" else type(value) in (int, float) and 0 <= value < LARGEST_WHOLE
+        )
         require(good, f"{place}.{name} {shown(value)}")

@@ -20,7 +20,8 @@ from spikformer_deploy.quantization.ranges import Calibration
 from spikformer_deploy.quantization.rounding import Moments, images_for_rounding, second_moments
 from spikformer_deploy.quantization.settings import Settings
 
-CALIBRATION_IMAGES, RANDOM_IMAGES = 64, 4
+CALIBRATION_IMAGES = 64
+RANDOM_IMAGES = 4
 """Most images of the user's, and how many of random pixels stand in where there are none."""
 RANDOM_NOTE = "calibrated on random pixels: firing rates, and bounds that are only observed, are not those of your data"
 
@@ -35,13 +36,15 @@ class Sample:
     """
 
     def __init__(self, loaded: Model, data: str | Path | np.ndarray | None) -> None:
-        self._loaded, self._data = loaded, data
+        self._loaded = loaded
+        self._data = data
         self.images, self.remark = calibration_images(loaded, data)
         self._run: Execution | None = None
 
     def quantized(self, graph: Graph, limits: CoreLimits, settings: Settings, rounding: str) -> Network:
         """The integers of a graph; the float graph runs only for ranges that no worst case bounds, and for moments."""
-        preprocess, batch = self._loaded.preprocess, _float_batch(graph)
+        preprocess = self._loaded.preprocess
+        batch = _float_batch(graph)
         if rounding == "calibrated":
             settings = replace(settings, moments=self._moments(graph, min(batch, 64)))
         real = torch.from_numpy(preprocess.normalised(self.images))
@@ -59,10 +62,12 @@ class Sample:
 
     def _moments(self, graph: Graph, batch: int) -> Moments:
         """What reaches each layer, on more images where its maps are small."""
-        preprocess, most = self._loaded.preprocess, max(CALIBRATION_IMAGES, images_for_rounding(graph))
+        preprocess = self._loaded.preprocess
+        most = max(CALIBRATION_IMAGES, images_for_rounding(graph))
         real = torch.from_numpy(preprocess.normalised(calibration_images(self._loaded, self._data, most)[0]))
-        std, mean = np.array(preprocess.std), np.array(preprocess.mean)
-        return second_moments(graph, real, std * preprocess.max_value, mean * preprocess.max_value, batch)
+        std = np.array(preprocess.std) * preprocess.max_value
+        mean = np.array(preprocess.mean) * preprocess.max_value
+        return second_moments(graph, real, std, mean, batch)
 
 
 def _float_batch(graph: Graph) -> int:

@@ -1,4 +1,4 @@
-"""The one ordered list of stages from a model to a program, and the runner that times, checks and dumps each."""
+"""The ordered stages from a model to a program, and the runner that times, checks and dumps each."""
 
 from __future__ import annotations
 
@@ -87,16 +87,16 @@ def compile_model(
     """Compile a model file (or a bundled model by name) for a target; of a .net of lava-dl the integers as they are.
 
     target        a name of `profile_names()` or a TOML file
-    calibrate_on  images as in images.read; by default those in the box for a bundled model, else random pixels
+    calibrate_on  images as in data.read.read; by default those in the box for a bundled model, else random pixels
     rounding      "nearest", or "calibrated": weights are rounded together, by what reaches them on those images
     neuron        a LifKind: "programmable" or "stock"; by default what the target offers
-    objective     what the cut into cores is best in: one of mapping.OBJECTIVES
+    objective     what the cut into cores is best in: one of mapping.objective.OBJECTIVES
     schedule      "spatial", or "token-serial": tokens stream through the blocks, in far fewer cores and longer steps
     check         compare the spikes of every LIF with the eager model's after each pass over the graph
     dump_ir       a folder that gets each stage as text
     report        called after every stage
     loading       arch, heads, time_steps, dt, allow_pickle: see converters.models.load
-    Raises the errors of errors.py, each naming the place, the limit and the way out.
+    Raises the errors of base/errors.py, each naming the place, the limit and the way out.
     """
     start = time.monotonic()
     profile = hardware.load_profile(target)

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from spikformer_deploy.graph.execute import execute
-from spikformer_deploy.graph.ir import Graph, Lif, Mean, Output
+from spikformer_deploy.graph.ir import Graph, Mean, Neuron, Output
 from spikformer_deploy.quantization.residuals import residual_streams
 
 
@@ -51,7 +51,7 @@ class Calibration:
 
 def _values_to_watch(graph: Graph) -> dict[str, str]:
     """By each node whose range may be asked for, the node whose value it is: what it reads, or its own."""
-    inputs = {node.name: node.inputs[0] for node in graph.of(Lif, Output)}
+    inputs = {node.name: node.inputs[0] for node in graph.of(Neuron, Output)}
     residual = {name for members in residual_streams(graph) for name in members}
     means = {node.name for node in graph.of(Mean) if node.inputs[0] in residual}
     return inputs | {name: name for name in residual | means}

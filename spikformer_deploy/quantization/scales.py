@@ -2,7 +2,7 @@
 
 A channel with integer threshold theta has weights w * theta * gain, rounded (gain: see gain_of).  A core holds few
 different thresholds, so that channels share them in groups.  Of the thetas for which all weights of a group fit, the
-one with the least error of the weights is taken: mostly one of the largest, but weights that stand near a coarser grid
+one with the least error of the currents is taken: mostly one of the largest, but weights that stand near a coarser grid
 are served better by another.
 """
 

@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.base.vectors import _highest_bit, _lowest_bit
+from spikformer_deploy.base.vectors import highest_bit, lowest_bit
 
 EVENT = np.dtype([("tick", np.int64), ("after", np.int64)])
 """When it happens, and the event after it in its slot; -1: it is the last one there."""
@@ -68,7 +68,7 @@ def schedule(wheel: Wheel, event: int, tick: int) -> None:
     digit = 0
     # most events are near; and 0 has no highest bit
     if different >= SLOTS:
-        digit = _highest_bit(different) // BITS  # type: ignore  # numba adds the first argument
+        digit = highest_bit(different) // BITS  # type: ignore  # numba adds the first argument
     slot = (tick >> (BITS * digit)) & (SLOTS - 1)
     place = digit * SLOTS + slot
     waiting.tick = tick
@@ -85,8 +85,8 @@ def advance(wheel: Wheel) -> int:
     words = wheel.words
     while words[USED_DIGITS]:
         # the lowest digit in use comes first: its events agree with now in all higher digits
-        digit = _lowest_bit(words[USED_DIGITS])  # type: ignore  # numba adds the first argument
-        slot = _lowest_bit(words[USED_SLOTS + digit])
+        digit = lowest_bit(words[USED_DIGITS])  # type: ignore  # numba adds the first argument
+        slot = lowest_bit(words[USED_SLOTS + digit])
         event = words[digit * SLOTS + slot]
         words[digit * SLOTS + slot] = -1
         words[USED_SLOTS + digit] &= ~(1 << slot)

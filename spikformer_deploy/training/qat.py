@@ -1,8 +1,8 @@
 """Fine-tuning with rounded weights: each layer multiplies with what its integers will mean on the chip.
 
-The rounding is that of quantization/: batch normalisation folded, scale groups, the largest integer threshold of each.
-The chip multiplies whole pixels with rounded weights; the mean that normalisation takes off them is in the bias,
-multiplied by the weights as they were before.
+The rounding is that of quantization/: batch normalisation folded, scale groups, and of each the integer threshold with
+the least error.  The chip multiplies whole pixels with rounded weights; the mean that normalisation takes off them is
+in the bias, multiplied by the weights as they were before.
 Gradients pass through it unchanged (Bengio et al. 2013, straight-through), and normalisation is frozen: so the integers
 of the compiled program (`--rounding nearest`, the same bits) are the very ones that were trained.
 """

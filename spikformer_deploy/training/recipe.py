@@ -33,7 +33,7 @@ probability: Any = validators.and_(validators.ge(0), validators.le(1))
 
 @frozen
 class Model:
-    """The architecture; see nn.zoo.ModelConfig.  The form "dvs" takes event data, a frame for every time step."""
+    """The architecture; see nn.family.ModelConfig.  The form "dvs" takes event data, a frame for every time step."""
 
     family: str = field(validator=validators.in_(["v1", "v2"]))
     form: str = field(validator=validators.in_(["cifar", "imagenet", "dvs"]))

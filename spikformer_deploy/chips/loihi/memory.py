@@ -62,7 +62,7 @@ class BoxSizes:
 
 
 def words(network: Network, site: Site, box: BoxSizes, core: Core) -> Int:
-    """(..., 6) words in each section (mapping.SECTIONS) of boxes of `site`; axon_mem is 0 here."""
+    """(..., 6) words in each section (network.mapping.SECTIONS) of boxes of `site`; axon_mem is 0 here."""
     if site.kind == "attention":
         axons, lists = _counters(network, site, box, core)
     else:

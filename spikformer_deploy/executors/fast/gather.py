@@ -16,7 +16,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 
 from spikformer_deploy.base.arrays import Array
-from spikformer_deploy.base.vectors import BYTE, FLOAT, HALF, WORD, _lowest_bit, address, read, write
+from spikformer_deploy.base.vectors import BYTE, FLOAT, HALF, WORD, address, lowest_bit, read, write
 from spikformer_deploy.executors.fast.kernels import Geometry
 from spikformer_deploy.network.synapses import Conv
 
@@ -112,7 +112,7 @@ def _spikes(maps: Array) -> tuple[Array, Array]:
             # most neurons are silent: one comparison passes over 64 of them, and only bits that are set take time
             mask = _non_zero(address(flat) + base + c)
             while mask:
-                channel = c + _lowest_bit(mask)  # type: ignore  # numba adds the first argument
+                channel = c + lowest_bit(mask)  # type: ignore  # numba adds the first argument
                 mask &= mask - np.uint64(1)
                 spikes[n] = channel
                 n += 1

@@ -1,7 +1,8 @@
 """Compiled loops of the engine: neuron updates, windows and attention (numba, integers only).
 
 Arrays are (images, T, P, C), P = Y * X positions, C contiguous: the layout in which convolutions read and write.
-A population that is constant over the time steps has T = 1.  executors/reference.py is the plain twin of each loop.
+A population that is constant over the time steps has T = 1.  Plain twins are `step` of network/neurons.py and
+`synaptic_sum` of network/synapses.py.
 
 All loops run `parallel` over tasks that write to places of their own, release Python's lock (`nogil`) so that several
 Python threads can run them at once, and are kept on disk (`cache`) because their compilation takes a minute.
@@ -15,12 +16,10 @@ import numpy as np
 from numba import njit, prange
 
 from spikformer_deploy.base.arrays import Array
-from spikformer_deploy.network.neurons import DECAY_ONE
+from spikformer_deploy.network.neurons import DECAY_BITS
 
 BLOCK = 64
 """Positions at most that one task updates: with more of them a few small images would leave threads without work."""
-DECAY_BITS = DECAY_ONE.bit_length() - 1
-"""Decays are numerators of a fraction of 2^12."""
 
 
 class LifParameters(NamedTuple):

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.executors.execution import Cells, one_cell
@@ -27,8 +28,11 @@ from spikformer_deploy.network.neurons import (
     And,
     Lif,
     LifKind,
+    Max,
+    Or,
     Source,
     Stream,
+    Sum,
 )
 from spikformer_deploy.network.synapses import Conv, Window
 
@@ -145,9 +149,11 @@ def _steps(network: Network) -> dict[str, int]:
                 out[population.name] = network.time_steps if per_step else 1
             case Lif() | Accumulator():
                 out[population.name] = network.time_steps
-            case _:
+            case Or() | Sum() | And() | Stream() | Max():
                 sources = [s for projection in network.into(population.name) for s in projection.sources]
                 out[population.name] = max(out[s] for s in sources)
+            case _:
+                assert_never(population.neuron)
     return out
 
 
@@ -166,8 +172,10 @@ def _sums_plans(network: Network, steps: Mapping[str, int]) -> dict[str, SumsPla
                 parameters = StreamParameters(drop, *_bias_rows(bias, height * width))
             case And():
                 parameters = None
-            case _:
+            case Source() | Or() | Sum() | Max() | Accumulator():
                 continue
+            case _:
+                assert_never(population.neuron)
         arriving_steps = max(steps[s] for i in incoming for s in i.projection.sources)
         out[population.name] = SumsPlan(
             incoming,

@@ -18,6 +18,7 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 
+from spikformer_deploy.base.arrays import EXACT_FP32
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.executors.fast.gather import event_convolution
 from spikformer_deploy.network.synapses import Conv
@@ -31,8 +32,6 @@ Convolution: TypeAlias = Callable[[Maps, tuple[int, int]], Maps]
 
 PACKINGS = 6
 """Packed weights kept of a layer: for parts of two sizes, each cut into equal pieces and a rest, of images or rows."""
-EXACT_FP32 = 2**24
-"""All integers up to here are exact in fp32, and so are all their sums that stay below it, in any order."""
 
 # What decides between multiplications and events, in nanoseconds of one thread of a Zen 4 core at 3.7 GHz, fitted to
 # times of layers (benchmarks/layers.py).  Only speed depends on these.

@@ -25,7 +25,6 @@ from spikformer_deploy.executors.execution import Cells, Execution, Executor, Re
 from spikformer_deploy.executors.lava.export import write
 from spikformer_deploy.executors.recorded import execution
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.neurons import Lif
 
 AT_ONCE = 8
 """Images that go through Lava's Processes side by side: messages cost more than what they carry."""
@@ -159,7 +158,7 @@ def _execution(
     potentials = {
         p.name: _load(network, results, i, "potentials", images)
         for i, p in enumerate(network)
-        if p.name in record and isinstance(p.neuron, Lif)
+        if p.name in record and p.neuron.fires
     }
     potentials[network.output.name] = sent.pop(network.output.name)  # an accumulator sends its state
     accumulators = np.load(results / "accumulators.npy")

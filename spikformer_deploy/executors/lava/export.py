@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import assert_never
 
+from spikformer_deploy.base.arrays import EXACT_FP32
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import check_new_folder, writing
 from spikformer_deploy.base.json_text import written
@@ -22,7 +23,6 @@ from spikformer_deploy.network.neurons import Lif, LifKind, Max, Source, kind_of
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 STANDALONE = Path(__file__).with_name("standalone")
-EXACT_FP32 = 2**24
 LARGEST_BIAS = 2**15 - 1
 """The arrays of lava.proc.lif hold biases in 16 bits, and wrap what has more."""
 README = """# A spiking network in Lava

@@ -86,7 +86,7 @@ def _target(energies: dict[str, Energy]) -> Iterator[str]:
 
 
 def _sub_steps(times: StepTimes | None) -> Iterator[str]:
-    """What attention costs in time on neurons without programs, where it rules the step."""
+    """What attention costs in time where it is built of threshold neurons, and rules the step."""
     if times is not None and times.bound == "sub_steps":
         share = times.parts_ns["sub_steps"] / NS_PER_US / times.step_us_mean[NOMINAL]
         yield (

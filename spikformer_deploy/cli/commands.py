@@ -158,7 +158,7 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
     "json_file",
     is_flag=False,
     flag_value="-",
-    help="Write the report as JSON too; alone: to standard output.",
+    help="Write the report as JSON too; without FILE: to standard output.",
 )
 @timing_option
 @click.option("--timeline", help="Write the first image's way through the chip, for Perfetto.")
@@ -276,7 +276,7 @@ def compare_command(model: str, targets: str, data: str, as_json: bool, **option
     "--to",
     required=True,
     type=click.Choice(["lava", "netx", "nir", "onnx", "pt2"]),
-    help="lava: a folder that runs with lava-nc alone. netx: a .net for lava-dl, of what it can hold. "
+    help="lava: a folder that runs with lava-nc only. netx: a .net for lava-dl, of what it can hold. "
     "nir: a float model, of what NIR can hold. onnx: standard operators, the integers of a program or a float model. "
     "pt2: torch.export, of a checkpoint.",
 )

@@ -71,8 +71,8 @@ def _sites(program: Program) -> tuple[Table, list[dict[str, Any]]]:
         edges = program.mapping.boxes[chosen, 1:].reshape(-1, 3, 2)
         box = (edges[:, :, 1] - edges[:, :, 0]).max(0).tolist()
         shape = "x".join(map(str, site.shape))
-        streamed = "one a channel" if site.token_serial else site.serial
-        serial = f"{streamed}, {site.sub_steps} sub-steps" if site.sub_steps else ""
+        series = "one a channel" if site.token_serial else site.serial
+        serial = f"{series}, {site.sub_steps} sub-steps" if site.sub_steps else ""
         table.add_row(site.name, shape, str(len(chosen)), "x".join(map(str, box)), *(f"{w:,}" for w in words), serial)
         by_section = dict(zip(SECTIONS, map(int, words), strict=True))
         sites.append({"name": site.name, "slices": len(chosen), "box": box, "words": by_section, "serial": site.serial})

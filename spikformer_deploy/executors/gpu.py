@@ -23,7 +23,7 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.executors.execution import Activity, Cells, Execution, Executor, Request, frames
 from spikformer_deploy.executors.fast.kept import Kept
 from spikformer_deploy.executors.fast.kernels import DECAY_BITS, LifParameters, StreamParameters
-from spikformer_deploy.executors.fast.plan import Incoming, Plan, make_plan, message_type
+from spikformer_deploy.executors.fast.plan import Arriving, Plan, make_plan, message_type
 from spikformer_deploy.executors.fast.synapses import exact_in_fp32
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.neurons import DECAY_ONE, Accumulator, And, Lif, Max, Or, Source, Stream, Sum
@@ -303,7 +303,7 @@ def _sums(state: _State, population: Population) -> Tensor:
     return total
 
 
-def _delivered(state: _State, incoming: Incoming, population: Population) -> Tensor:
+def _delivered(state: _State, incoming: Arriving, population: Population) -> Tensor:
     """What one projection delivers, before its weights are shifted."""
     projection = incoming.projection
     match projection.synapse:
@@ -336,7 +336,7 @@ def _convolution(state: _State, projection: Projection, population: Population) 
     return out.reshape(*sent.shape[:2], *population.shape)
 
 
-def _attention(state: _State, incoming: Incoming) -> Tensor:
+def _attention(state: _State, incoming: Arriving) -> Tensor:
     """weight * q (k^T v), head by head."""
     projection = incoming.projection
     synapse = projection.synapse

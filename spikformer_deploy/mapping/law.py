@@ -42,7 +42,7 @@ def verify_mapping(mapping: Mapping, network: Network, profile: Profile) -> None
     check_neurons(network, profile)
     # each check may rely on those before it: shapes first, then numbers that index the sites, cores and neurons
     _check_shapes(mapping)
-    _check_streamed(mapping, network)
+    _check_token_serial(mapping, network)
     _check_sites(mapping, network, profile)
     _check_cores(mapping, profile)
     _check_words(mapping, network, profile)
@@ -94,14 +94,14 @@ def _check_shapes(mapping: Mapping) -> None:
         raise MappingError("mapping", f"its boxes are not those of its {len(mapping.sites)} sites, in order")
 
 
-def _check_streamed(mapping: Mapping, network: Network) -> None:
+def _check_token_serial(mapping: Mapping, network: Network) -> None:
     """Tokens come in series where a population takes each position by itself, and a core has it whole."""
-    streamed = token_wise(network)
+    token_serial = token_wise(network)
     for index, site in enumerate(mapping.sites):
         if site.token_serial:
             _, height, width = site.shape
             uncut = mapping.boxes[mapping.slices_of(index)][:, FIRST_POSITION:] == [0, height, 0, width]
-            if streamed.get(site.population) != site.sub_steps or not uncut.all():
+            if token_serial.get(site.population) != site.sub_steps or not uncut.all():
                 raise MappingError(site.name, "its tokens cannot come in series, one in each of its sub-steps")
 
 

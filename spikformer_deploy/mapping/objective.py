@@ -286,7 +286,10 @@ def _step_ns(taken: list[tuple[Cuts, int]], chips: int, search: _Search) -> floa
 
 
 def _message_pj(profile: Profile) -> float:
-    """Energy of a message: it is sent and goes MEAN_HOPS, as many of them along rows as along columns."""
+    """Energy of a message: it is sent and goes MEAN_HOPS, as many of them along rows as along columns.
+
+    It is charged as a spike and not as an axon-out: another number would move the cuts of every program.
+    """
     energy = profile.energy
     hop = (energy.hop_east_west.value + energy.hop_north_south.value) / 2
     return energy.spike_out.value + MEAN_HOPS * hop

@@ -45,14 +45,14 @@ def sites_of(network: Network, core: Core, serial: str = "tokens", schedule: str
     schedule  one of SCHEDULES
     """
     out: list[Site] = []
-    streamed = token_wise(network) if schedule == "token-serial" else {}
+    token_serial = token_wise(network) if schedule == "token-serial" else {}
     for population in network:
         name = population.name
         for projection in network.into(name):
             if isinstance(projection.synapse, Attention):
                 out.append(_counters(name, population.shape, projection.synapse.heads, serial))
         # token n comes in the sub-step n
-        sub_steps = streamed.get(name, 0)
+        sub_steps = token_serial.get(name, 0)
         series = serial if sub_steps else ""
         *parts, last = fan_in_parts(network, name, core)
         for number, part in enumerate(parts):

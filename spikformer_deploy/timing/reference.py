@@ -104,9 +104,9 @@ class _Chip:
             while self.ticks and self.ticks[0] == now:
                 heappop(self.ticks)
             self.leave(now)
-            for number, core in enumerate(self.cores):
+            for core in self.cores:
                 self.send(core, now)
-                self.serve(number, core, now)
+                self.serve(core, now)
             # all links choose before any message moves: what one takes must not depend on the others
             for winner in [self.oldest(ready) for ready in self.contenders(now).values()]:
                 self.move(*winner, now)
@@ -153,7 +153,7 @@ class _Chip:
             self.at(core.due)
         return True
 
-    def serve(self, number: int, core: _Core, now: int) -> None:
+    def serve(self, core: _Core, now: int) -> None:
         """Axon-in and synapses: the first message that has arrived."""
         if core.served <= now and core.arriving and core.arriving[0].arrive <= now:
             message = core.arriving.popleft()

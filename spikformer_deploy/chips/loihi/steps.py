@@ -60,7 +60,8 @@ def step_ns(at_once: Time, barrier: float, sub_steps: Time, in_turn: float = 0.0
 
     at_once    the longest that a core or a link works, of all that do not work in sub-steps
     sub_steps  their number times pause_ns; in_turn: the work that is done in them, where `sub_steps` is without it
-    The sum runs from left to right.  Who adds both beforehand may get another last bit.
+    The sum runs from left to right.  A caller that adds sub_steps and in_turn first may get a
+    result that differs in the last bit.
     """
     return at_once + barrier + sub_steps + in_turn
 

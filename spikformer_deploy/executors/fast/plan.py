@@ -48,7 +48,7 @@ Parameters: TypeAlias = LifParameters | StreamParameters | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Incoming:
+class Arriving:
     """A projection into a population whose neurons read sums.
 
     bound     of every partial sum, before the weights are shifted
@@ -72,7 +72,7 @@ class SumsPlan:
     banded      rows may be computed apart
     """
 
-    incoming: tuple[Incoming, ...]
+    incoming: tuple[Arriving, ...]
     wide: bool
     row_bytes: int
     height: int
@@ -189,9 +189,9 @@ def _sums_plans(network: Network, steps: Mapping[str, int]) -> dict[str, SumsPla
     return out
 
 
-def _incoming(network: Network, projection: Projection) -> Incoming:
+def _incoming(network: Network, projection: Projection) -> Arriving:
     bound = largest_sum(network, projection)
-    return Incoming(projection, bound, shift_of(projection), _convolve(network, projection, bound))
+    return Arriving(projection, bound, shift_of(projection), _convolve(network, projection, bound))
 
 
 def _convolve(network: Network, projection: Projection, bound: int) -> synapses.Convolve | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from spikformer_deploy.base.arrays import Array
 from spikformer_deploy.executors.fast import kernels, synapses
 from spikformer_deploy.executors.fast.batch import Batch, Sent
-from spikformer_deploy.executors.fast.plan import Incoming, SumsPlan, geometry_of, is_identity, sum_type
+from spikformer_deploy.executors.fast.plan import Arriving, SumsPlan, geometry_of, is_identity, sum_type
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.synapses import Attention, Window
 
@@ -60,7 +60,7 @@ def sums_at(batch: Batch, plan: SumsPlan, place: Place) -> Array:
     return total
 
 
-def _delivered(batch: Batch, incoming: Incoming, place: Place) -> Array:
+def _delivered(batch: Batch, incoming: Arriving, place: Place) -> Array:
     """What one projection delivers, before its weights are shifted."""
     projection = incoming.projection
     if incoming.convolve is not None:
@@ -89,7 +89,7 @@ def _convolution(
     return out.reshape(*sent.shape[:2], -1, out.shape[3])
 
 
-def _attention(batch: Batch, incoming: Incoming, images: slice) -> Sent:
+def _attention(batch: Batch, incoming: Arriving, images: slice) -> Sent:
     projection = incoming.projection
     synapse = projection.synapse
     assert isinstance(synapse, Attention)

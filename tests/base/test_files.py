@@ -317,3 +317,5 @@ def test_headers_say_what_they_hold() -> None:
     for head in (b"version 1", b"PK\3\4", struct.pack("<Q", 10) + b"{", json.dumps({"version": 1}).encode()):
         files.check_content("x", head)
     files.check_content("x", np.arange(10).tobytes())
+    with pytest.raises(InputError, match="pointer of Git LFS"):
+        files.check_content("x", files.POINTER + b"\noid sha256:0")

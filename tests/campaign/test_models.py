@@ -124,9 +124,9 @@ def assert_formats_keep(drawn: Sample, graph: Graph | None, folder: Path) -> Non
         torch.testing.assert_close(found[output], right[output], rtol=1e-12, atol=1e-14)
 
 
-def check_all(seeds: range, folder: Path) -> None:
+def check_all(seeds: range, folder: Path) -> dict[int, str]:
     """Differences fail, with the seed in front; refusals name what the user knows, and most models compile."""
-    found = {}
+    found: dict[int, str] = {}
     for seed in seeds:
         try:
             found[seed] = check(seed, folder)
@@ -136,13 +136,15 @@ def check_all(seeds: range, folder: Path) -> None:
     assert not [text for text in refused.values() if "aten." in text]
     assert len(refused) <= 0.6 * len(seeds), refused
     assert "exact" in found.values()
+    return found
 
 
 def test_models_and_their_integers_agree(tmp_path: Path) -> None:
-    check_all(range(FEW), tmp_path)
+    assert len(check_all(range(FEW), tmp_path)) == FEW
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("first", range(FEW, MANY, AT_ONCE))
 def test_many_models_and_their_integers_agree(first: int, tmp_path: Path) -> None:
-    check_all(range(first, min(first + AT_ONCE, MANY)), tmp_path)
+    seeds = range(first, min(first + AT_ONCE, MANY))
+    assert list(check_all(seeds, tmp_path)) == list(seeds)

@@ -266,8 +266,8 @@ def test_pixels_of_another_scale_are_told() -> None:
         _ = read(np.full((2, 1, 8, 12), 16, np.uint8), GREY).pixels
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _ = read(np.full((2, 1, 8, 12), 160, np.uint8), GREY).pixels
-        _ = read(np.full((2, 3, 1, 8, 12), 16, np.uint8), GREY, frames=3).pixels
+        assert (read(np.full((2, 1, 8, 12), 160, np.uint8), GREY).pixels == 160).all()
+        assert (read(np.full((2, 3, 1, 8, 12), 16, np.uint8), GREY, frames=3).pixels == 16).all()
 
 
 def test_lost_events_are_counted() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.nn import functional as F
 
 from spikformer_deploy.base.errors import ModelError
@@ -66,7 +66,7 @@ class Net(nn.Module):
         return layer(x.flatten(3).transpose(2, 3)).transpose(2, 3).unflatten(3, (8, 8))
 
 
-@torch.library.custom_op("::".join(("habits", "twice")), mutates_args=())
+@library.custom_op("habits::twice", mutates_args=())
 def twice(x: Tensor) -> Tensor:
     return x * 2
 

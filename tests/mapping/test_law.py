@@ -91,4 +91,10 @@ def test_what_the_target_does_not_have() -> None:
 def test_any_rates_obey_it(seed: int, rate: float) -> None:
     """The metrics that some rates give are within those of silence and of neurons that all fire."""
     network = random_network(seed, blocks=seed % 3, shortcuts=seed == 5)
-    verify_mapping(map_network(network, KAPOHO_POINT, {p.name: rate for p in network}), network, KAPOHO_POINT)
+    mapping = map_network(network, KAPOHO_POINT, {p.name: rate for p in network})
+    verify_mapping(mapping, network, KAPOHO_POINT)
+    # a hundred times what all neurons send at once is no rate
+    all_fire = map_network(network, KAPOHO_POINT, {p.name: 1.0 for p in network}).metrics
+    beyond = {name: 100 * value + 1 for name, value in all_fire.items()}
+    with pytest.raises(MappingError):
+        verify_mapping(replace(mapping, metrics=beyond), network, KAPOHO_POINT)

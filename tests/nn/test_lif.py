@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import library
 
 from spikformer_deploy.nn.lif import LIF, lif
 
@@ -56,7 +57,7 @@ def test_value_and_gradient_equal_the_definition(seed: int, steps: int, tau: flo
 
 def test_operator_is_well_formed() -> None:
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    results = torch.library.opcheck(lif, (x, 2.0, 1.0, True, ALPHA))
+    results = library.opcheck(lif, (x, 2.0, 1.0, True, ALPHA))
     assert set(results.values()) == {"SUCCESS"}, results
 
 

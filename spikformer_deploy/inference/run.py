@@ -21,7 +21,7 @@ from spikformer_deploy.counts.events import geometry as geometry_of
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors.choose import prepare
-from spikformer_deploy.executors.execution import Execution, Request
+from spikformer_deploy.executors.execution import Execution, Executor, Request
 from spikformer_deploy.inference import tally as tally_file
 from spikformer_deploy.inference.messages import message_times
 from spikformer_deploy.inference.results import Run
@@ -68,31 +68,18 @@ def run(
     if timing == "cycle":
         check_spatial(program.mapping)
     saved = _Saved(unfinished, resume, program, images, backend, timing)
-    tally = saved.tally
-    done = 0 if tally is None else len(tally.accumulators)
 
     def note_batch(_done: int, _total: int, note: str) -> None:
-        progress(done, len(images), note)
+        progress(saved.done, len(images), note)
 
     executor = prepare(backend, Request(program.network, geometry.cells, device, memory_limit, note_batch))
     hops = None if timing == "none" else _hop_table(program, geometry)
     start = time.monotonic()
-    try:
-        for pixels, _ in images.batches(executor.batch, done):
-            execution = executor.execute(pixels)
-            lost = images.lost_in(slice(done, done + len(pixels)))
-            tally = tally_file.added(tally, _tally(program, geometry, hops, execution, int(pixels.max()), lost))
-            done = len(tally.accumulators)
-            progress(done, len(images), _accuracy_so_far(tally, images))
-            saved.now_and_then(tally)
-    except KeyboardInterrupt:
-        saved.now(tally)
-        raise
-    assert tally is not None
+    tally = _all_batches(program, images, geometry, executor, hops, saved, progress)
     cycle = None
     if timing == "cycle":
         # it takes long, and needs all of what the batches gave
-        saved.now(tally)
+        saved.now()
         cycle = message_times(program, images, geometry, tally, progress)
     times = cycle or tally.times
     mapped = (program.mapping, program.profile, times) if times else (None, None, None)
@@ -114,7 +101,7 @@ def run(
 
 
 class _Saved:
-    """The file of an unfinished run, where there is to be one."""
+    """What has been found so far, and the file of an unfinished run, where there is to be one."""
 
     def __init__(
         self, path: Path | None, resume: bool, program: Program, images: ImageSet, backend: str, timing: str
@@ -128,16 +115,46 @@ class _Saved:
         if resume and path and path.exists():
             self.tally = tally_file.load(path, self._run)
 
-    def now_and_then(self, tally: Tally) -> None:
-        """Write it, unless that was a moment ago."""
-        if time.monotonic() - self._last > SAVE_SECONDS:
-            self.now(tally)
+    @property
+    def done(self) -> int:
+        """Images that are in the tally."""
+        return 0 if self.tally is None else len(self.tally.accumulators)
 
-    def now(self, tally: Tally | None) -> None:
-        """Write it."""
-        if self._path and tally is not None:
-            tally_file.save(tally, self._path, self._run)
+    def add(self, more: Tally) -> Tally:
+        """The tally with a batch more; it is written, unless that was a moment ago."""
+        self.tally = tally_file.added(self.tally, more)
+        if time.monotonic() - self._last > SAVE_SECONDS:
+            self.now()
+        return self.tally
+
+    def now(self) -> None:
+        """Write the tally."""
+        if self._path and self.tally is not None:
+            tally_file.save(self.tally, self._path, self._run)
             self._last = time.monotonic()
+
+
+def _all_batches(
+    program: Program,
+    images: ImageSet,
+    geometry: Geometry,
+    executor: Executor,
+    hops: HopTable | None,
+    saved: _Saved,
+    progress: Progress,
+) -> Tally:
+    """The tally of all images; an interrupted run leaves what it has."""
+    try:
+        for pixels, _ in images.batches(executor.batch, saved.done):
+            execution = executor.execute(pixels)
+            lost = images.lost_in(slice(saved.done, saved.done + len(pixels)))
+            tally = saved.add(_tally(program, geometry, hops, execution, int(pixels.max()), lost))
+            progress(saved.done, len(images), _accuracy_so_far(tally, images))
+    except KeyboardInterrupt:
+        saved.now()
+        raise
+    assert saved.tally is not None
+    return saved.tally
 
 
 def _images(

@@ -203,7 +203,8 @@ def expected(
     # sending is left out: a neuron fires as often in whatever box it stands
     work = Work(
         updates=box.neurons * (length == 0),
-        programmed=box.neurons * length,
+        programmed=box.neurons * (length > 0),
+        length=length,
         synops=synops,
         messages=messages,
         synapse=synapse_kind(network, site),

@@ -78,7 +78,8 @@ def _slice_work(events: Events, network: Network, mapping: Mapping, profile: Pro
     fixed = layout.program == 0
     own = Work(
         updates=np.where(fixed, working, 0.0),
-        programmed=working * layout.program,
+        programmed=np.where(fixed, 0.0, working),
+        length=layout.program,
         idle=slices.idle / images,
         spikes=slices.spikes / images,
         sent=slices.messages_out / images,
@@ -166,7 +167,7 @@ def _of_steps(times: Times) -> Times:
 
 def _shifted(work: Work, level: NDArray[np.int64]) -> Work:
     """In chip-wide step s, slices of a level do what time step s - level asks for."""
-    counts = {name: getattr(work, name) for name in work._fields if name != "synapse"}
+    counts = {name: getattr(work, name) for name in work._fields if name not in ("length", "synapse")}
     return work._replace(**{name: _rolled(values, level) for name, values in counts.items() if np.ndim(values)})
 
 

@@ -10,7 +10,7 @@ from spikformer_deploy.chips.loihi.microcode import counter_length, relative_len
 from spikformer_deploy.chips.profile import Core
 from spikformer_deploy.network.mapping import Site
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.synapses import Conv, Readout
+from spikformer_deploy.network.synapses import Conv, Readout, Window
 
 
 def synapse_kind(network: Network, site: Site) -> int:
@@ -33,10 +33,11 @@ def program_length(network: Network, site: Site, core: Core) -> float:
     """Length of the program of its neurons in units of the reference program; 0: they are fixed-function neurons."""
     if not core.programmable.value:
         return 0.0
-    match site.kind:
-        case "attention":
-            return counter_length()
-        case "partial":
-            return relay_length()
-        case _:
-            return relative_length(network[site.population].neuron)
+    if site.kind == "attention":
+        return counter_length()
+    if site.kind == "partial":
+        return relay_length()
+    # of all kinds only one that takes the largest of a window depends on its synapses
+    windows = [p.synapse for p in network.into(site.population) if isinstance(p.synapse, Window)]
+    positions = max((window.kernel[0] * window.kernel[1] for window in windows), default=0)
+    return relative_length(network[site.population].neuron, positions)

@@ -35,7 +35,8 @@ Source: Boyle et al. (SANA-FE), IEEE TCAD 44(8), 2025, table of barriers by tile
 class Work(NamedTuple):
     """What is done in a step, by cores, slices or boxes: numbers or arrays that broadcast.
 
-    updates     of fixed-function neurons; programmed: of microcoded ones, in units of the reference program
+    updates     of fixed-function neurons
+    programmed  of microcoded ones; length: of their program, in units of the reference program
     idle        visits that find nothing to do
     spikes      of these neurons; sent: messages of these spikes
     synops      synaptic operations; synapse: their kind, an index into Latencies.KINDS
@@ -44,6 +45,7 @@ class Work(NamedTuple):
 
     updates: Number = 0
     programmed: Number = 0
+    length: Number = 0
     idle: Number = 0
     spikes: Number = 0
     sent: Number = 0
@@ -54,17 +56,15 @@ class Work(NamedTuple):
 
 def loads_ns(work: Work, table: Latencies) -> dict[str, Times]:
     """(K, ...) time for which each resource of a core works: "neurons", "sending", "synapses", "messages"."""
-    synops = np.asarray(work.synops)
-    # the kinds are an axis of their own: a slice has one
-    synop = table.synop[:, work.synapse]
-    synop = synop.reshape(len(synop), *[1] * (synops.ndim - synop.ndim + 1), *synop.shape[1:])
+    # no program is shorter than the visit that finds nothing to do
+    program = np.maximum(_each(table.programmed, work.length), _each(table.idle_neuron, np.ones_like(work.length)))
     return {
         "neurons": _each(table.neuron, work.updates)
-        + _each(table.programmed, work.programmed)
+        + _along(program, work.programmed)
         + _each(table.idle_neuron, work.idle)
         + _each(table.spike_out, work.spikes),
         "sending": _each(table.message_out, work.sent),
-        "synapses": synop * synops,
+        "synapses": _along(table.synop[:, work.synapse], work.synops),
         "messages": _each(table.message_in, work.messages),
     }
 
@@ -73,6 +73,13 @@ def _each(duration: Times, count: Number) -> Times:
     """(K, ...) of a count (...) of events."""
     counts = np.asarray(count)
     return duration.reshape(-1, *[1] * counts.ndim) * counts
+
+
+def _along(durations: Times, count: Number) -> Times:
+    """(K, ...) of a count (...) of events whose durations (K, ...) differ along its last axes."""
+    counts = np.asarray(count)
+    between = counts.ndim - (durations.ndim - 1)
+    return durations.reshape(len(durations), *[1] * between, *durations.shape[1:]) * counts
 
 
 def core_ns(loads: dict[str, Times]) -> Times:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spikformer_deploy.executors.execution import Cells, Execution
+from spikformer_deploy.executors.execution import Activity, Cells, Execution
 from spikformer_deploy.network.network import Network
 
 
@@ -17,8 +17,12 @@ def assert_equal_executions(ours: Execution, theirs: Execution) -> None:
     for name, pairs in theirs.coincidences.items():
         np.testing.assert_array_equal(ours.coincidences[name], pairs, err_msg=name)
     for name, activity in theirs.activity.items():
-        for field in ("messages", "active", "total"):
-            np.testing.assert_array_equal(getattr(ours.activity[name], field), getattr(activity, field), err_msg=name)
+        assert_equal_activities(ours.activity[name], activity, name)
+
+
+def assert_equal_activities(ours: Activity, theirs: Activity, name: str) -> None:
+    for field in ("messages", "active", "total", "idle"):
+        np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field), err_msg=f"{field} of {name}")
 
 
 def random_cells(network: Network, seed: int) -> dict[str, Cells]:

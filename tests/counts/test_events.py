@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.executions import finds_nothing
 from support.mappings import random_mapping
 from support.networks import Builder, random_images, random_network
 
@@ -16,7 +17,7 @@ from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.neurons import And, Lif, Max, Neuron, Or, Stream, Sum
+from spikformer_deploy.network.neurons import Or
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
@@ -165,16 +166,6 @@ def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> 
     assert sliced.neurons.sum() == sum(np.prod(site.shape) for site in mapping.sites)
 
 
-def finds_nothing(neuron: Neuron, bias: int, sent: list[int], potentials: list[int], t: int) -> bool:
-    """Whether a neuron has nothing to do in step t of what is recorded of it."""
-    if isinstance(neuron, (Or, Sum, And, Stream, Max)):
-        return sent[t] == 0
-    if not isinstance(neuron, Lif):
-        return False
-    before = potentials[t - 1] if t else 0
-    return before == potentials[t] == sent[t] == bias == 0
-
-
 def idle_visits(network: Network, mapping: Mapping, execution: Execution) -> np.ndarray:
     """(images, T, slices) by a walk over all visits of all neurons."""
     out = np.zeros((len(execution.accumulators), network.time_steps, len(mapping.boxes)), np.int64)
@@ -182,14 +173,8 @@ def idle_visits(network: Network, mapping: Mapping, execution: Execution) -> np.
         if mapping.sites[site].kind != "population":
             continue
         population = network[mapping.sites[site].population]
-        neuron = population.neuron
-        bias = neuron.bias if isinstance(neuron, Lif) else np.zeros(population.shape[0])
-        bias = np.broadcast_to(bias if bias.ndim == 3 else bias[:, None, None], population.shape)
-        spikes, membranes = execution.spikes[population.name], execution.membranes[population.name]
         for n, t, c, y, x in np.ndindex(*out.shape[:2], c1 - c0, y1 - y0, x1 - x0):
-            c, y, x = c0 + c, y0 + y, x0 + x
-            sent, potentials = spikes[n, :, c, y, x].tolist(), membranes[n, :, c, y, x].tolist()
-            out[n, t, index] += finds_nothing(neuron, int(bias[c, y, x]), sent, potentials, t)
+            out[n, t, index] += finds_nothing(population, execution, (n, t), (c0 + c, y0 + y, x0 + x))
     return out
 
 

@@ -62,3 +62,14 @@ def largest(shares: dict[str, float]) -> dict[str, float]:
     ordered = sorted(shares.items(), key=lambda item: -item[1])
     rest = sum(share for _, share in ordered[MOST_RULERS:])
     return dict(ordered[:MOST_RULERS]) | ({OTHERS: rest} if rest else {})
+
+
+def rounded(value: float) -> str:
+    """Three significant digits, thousands apart."""
+    number = float(f"{value:.3g}")
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:g}"
+
+
+def interval(low: float, high: float) -> str:
+    """From one value to another, rounded; one of them where they read alike."""
+    return " to ".join(dict.fromkeys(map(rounded, (low, high))))

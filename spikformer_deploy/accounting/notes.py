@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from spikformer_deploy.accounting.figures import interval, rounded
 from spikformer_deploy.accounting.layers import sparsity
 from spikformer_deploy.accounting.uncertainty import Energy
 from spikformer_deploy.chips.draws import NOMINAL
@@ -99,12 +100,11 @@ def _target(energies: dict[str, Energy]) -> Iterator[str]:
     # the nominal corner comes first
     energy = corners[0]
     total = energy.total
-    likely_low, likely_high = total.likely
     guessed = energy.shares.get("guess", 0.0)
     basis = f"; {guessed:.0%} of it rests on guesses" if guessed > GUESSED_SHARE else ""
     yield (
-        f"The target's energy within the boundary '{energy.scope}' is likely {likely_low:.3g} to {likely_high:.3g} mJ "
-        f"(nominal {total.nominal:.3g}; with all numbers at their ends at once {total.low:.3g} to {total.high:.3g})"
+        f"The target's energy within the boundary '{energy.scope}' is likely {interval(*total.likely)} mJ an image "
+        f"(nominal {rounded(total.nominal)}; with all numbers at their ends at once {interval(total.low, total.high)})"
         f"{basis}."
     )
 
@@ -121,8 +121,8 @@ def _sub_steps(times: StepTimes | None) -> Iterator[str]:
     paid = ""
     if of_runtime > RUNTIME_SHARE:
         paid = (
-            f"; each is a time step of the chip, for which the runtime takes {runtime_us:.3g} us, and {sub_steps:,} of "
-            f"these are {of_runtime:.0%} of a step"
+            f"; each is a time step of the chip, for which the runtime takes {rounded(runtime_us)} us, and "
+            f"{sub_steps:,} of these are {of_runtime:.0%} of a step"
         )
     yield (
         f"The sub-steps that put spiking self-attention onto threshold neurons take {share:.0%} of a step: in each of "
@@ -144,9 +144,10 @@ def _models_apart(times: StepTimes | None, estimated: StepTimes | None) -> Itera
         (name for name in apart if abs(apart[name]) > SHARE_OF_DIFFERENCE * abs(difference)),
         key=lambda name: -abs(apart[name]),
     )
+    between = "; ".join(f"{'+' if apart[name] > 0 else ''}{rounded(apart[name])} us of {GROUPS[name]}" for name in told)
     yield (
-        f"Message by message a step takes {followed:.3g} us, {followed / closed:.2f} times that of the closed form "
-        f"({closed:.3g} us). Between them lie {'; '.join(f'{apart[name]:+.3g} us of {GROUPS[name]}' for name in told)}."
+        f"Message by message a step takes {rounded(followed)} us, {followed / closed:.2f} times that of the closed "
+        f"form ({rounded(closed)} us). Between them lie {between}."
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 MODELS = {
-    "estimate": "closed form: busiest core or heaviest link, then the barrier (after arXiv 2601.10035)",
+    "estimate": "closed form: busiest core or heaviest link, then barrier and runtime (after arXiv 2601.10035)",
     "cycle": "message by message through queues, links and routers",
 }
 """What StepTimes.model means."""

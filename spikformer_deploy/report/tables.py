@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from spikformer_deploy.accounting.figures import by_boundary, largest, time_figures
+from spikformer_deploy.accounting.figures import by_boundary, interval, largest, time_figures
 from spikformer_deploy.accounting.layers import layers
 from spikformer_deploy.accounting.uncertainty import Range
 from spikformer_deploy.network.mapping import SECTIONS
@@ -30,8 +30,6 @@ TIMES = {
 """What accounting.figures.time_figures gives, in words."""
 LIKELY = ("step_us", "latency_us", "images_per_second")
 """Of a row of `spikdeploy compare`: what has a likely interval beside it, NAME_likely."""
-LARGE = 1e4
-"""From here on a figure is shown whole."""
 
 
 def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib: float) -> dict[str, Any]:
@@ -133,12 +131,6 @@ def _cells(figure: Range) -> tuple[str, str, str]:
     return interval(*figure.likely), number(figure.nominal), interval(figure.low, figure.high)
 
 
-def interval(low: float, high: float) -> str:
-    """From one value to another, three significant digits each; one of them where they read alike."""
-    ends = [f"{value:,.0f}" if abs(value) >= LARGE else f"{value:.3g}" for value in (low, high)]
-    return " to ".join(dict.fromkeys(ends))
-
-
 def _layer_table(result: Run) -> Table:
     """A row for every population."""
     table = Table(title="layers (an image)", title_justify="left")
@@ -209,7 +201,7 @@ def number(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {number(inner)}" for name, inner in value.items())
     if isinstance(value, (float, np.floating)):
-        return f"{value:,.0f}" if abs(float(value)) >= LARGE else f"{value:.4g}"
+        return f"{value:,.0f}" if abs(float(value)) >= 1e4 else f"{value:.4g}"
     return str(value)
 
 

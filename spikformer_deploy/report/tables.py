@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from spikformer_deploy.accounting.figures import by_boundary, interval, largest, time_figures
+from spikformer_deploy.accounting.figures import by_boundary, interval, largest, rounded, time_figures
 from spikformer_deploy.accounting.layers import layers
 from spikformer_deploy.accounting.uncertainty import Range
 from spikformer_deploy.network.mapping import SECTIONS
@@ -207,21 +207,22 @@ def number(value: Any) -> str:
 
 def compare_table(rows: list[dict[str, Any]]) -> Table:
     """The rows for a person; times and energies are estimates."""
-    title = "targets (an image; times and energies are estimates: likely interval, nominal value in brackets)"
+    # the same in all rows that have figures
+    shared = next((row for row in rows if "refused" not in row), None)
+    under = f" under the runtime '{shared['runtime']}'" if shared else ""
+    title = f"targets (an image; times and energies are estimates{under}: likely interval, nominal value in brackets)"
     table = Table(title=title, title_justify="left")
-    for name in ("target", "schedule", "runtime"):
-        table.add_column(name)
-    for name in ("cores", "chips", "accuracy", *LIKELY, "energy mj", "within"):
-        table.add_column(name.replace("_", " "), justify="right")
+    energy = f"energy, mJ: {shared['energy_mj']['boundary']}" if shared else "energy, mJ"
+    for name in ("target", "schedule", "cores", "chips", "accuracy", *(TIMES[name] for name in LIKELY), energy):
+        table.add_column(name, justify="left" if name in ("target", "schedule") else "right")
     for row in rows:
         if "refused" in row:
-            table.add_row(row["target"], row["schedule"], "", "refused: see below")
+            table.add_row(row["target"], row["schedule"], "refused: see below")
             continue
-        energy = row["energy_mj"]
+        total = row["energy_mj"]
         table.add_row(
-            *(number(row[name]) for name in ("target", "schedule", "runtime", "cores", "chips", "accuracy")),
-            *(f"{interval(*row[f'{name}_likely'])} ({number(row[name])})" for name in LIKELY),
-            f"{interval(energy['likely_low'], energy['likely_high'])} ({number(energy['nominal'])})",
-            energy["boundary"],
+            *(number(row[name]) for name in ("target", "schedule", "cores", "chips", "accuracy")),
+            *(f"{interval(*row[f'{name}_likely'])}\n({rounded(row[name])})" for name in LIKELY),
+            f"{interval(total['likely_low'], total['likely_high'])}\n({rounded(total['nominal'])})",
         )
     return table

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from spikformer_deploy.accounting.figures import interval
+from spikformer_deploy.accounting.figures import interval, rounded
 from spikformer_deploy.cli.printing import print_tables
 from spikformer_deploy.report.tables import compare_table
 
@@ -48,8 +48,10 @@ def test_targets_side_by_side() -> None:
     with contextlib.redirect_stdout(shown):
         print_tables([compare_table(rows)])
     low, high = board["latency_us_likely"]
-    assert f"{interval(low, high)} (" in shown.getvalue()
-    assert "chips" in shown.getvalue()
+    assert f" {interval(low, high)} " in shown.getvalue()
+    assert f" ({rounded(board['latency_us'])}) " in shown.getvalue()
+    assert "energy, mJ: chips" in shown.getvalue()
+    assert "under the runtime 'lava'" in shown.getvalue()
     assert shown.getvalue().count("refused: see below") == 2
     assert chip["logits_sha256"] == board["logits_sha256"], "a target with the same neurons gives the same integers"
     assert chip["logits_sha256"] == streamed["logits_sha256"], "and so does a schedule"

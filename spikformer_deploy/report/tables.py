@@ -107,8 +107,8 @@ def _time_table(result: Run) -> Table:
         for column in (f"{name}: likely", "nominal", "envelope"):
             table.add_column(column, justify="right")
     for model in ("cycle", "estimate"):
-        under = [(_times_by(model, timing), timing.spread) for timing in result.under.values()]
-        figures = [time_figures(times, spread) for times, spread in under if times is not None]
+        timed = [(_times_by(model, timing), timing.spread) for timing in result.under.values()]
+        figures = [time_figures(times, spread) for times, spread in timed if times is not None]
         for name in figures[0] if figures else ():
             cells = [cell for of_runtime in figures for cell in _cells(of_runtime[name])]
             table.add_row(f"{TIMES[name]} ({_scope(model, result)})", *cells)

@@ -26,7 +26,7 @@ KIND_COLOURS = {
 ROLE_COLOURS = {"calibrated": "#1b7837", "independent": "#4292c6", "guessed": "#d7301f"}
 LARGEST_MAP = 4000
 """Cores drawn one by one; beyond, the map shows tiles."""
-BARS_LEFT = 264
+LETTER = 6.6
 BARS_WIDTH = 430
 BAR_PITCH = 24
 SHARES_WIDTH = 640
@@ -39,7 +39,7 @@ CELL = 14
 CHIP_GAP = 6
 NARROWEST_MAP = 360
 SCALE_STEP = 24
-"""Sizes in pixels."""
+"""Sizes in pixels; LETTER: about the width of one."""
 
 
 def escape(text: str) -> str:
@@ -68,9 +68,11 @@ def bars(rows: Sequence[Bar], unit: str) -> str:
     if not values:
         return ""
     # whole decades, so that the first and the last line of the grid have labels
-    axis = _LogAxis(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))))
+    decades = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    axis = _LogAxis(*decades, left=20 + LETTER * max(len(row.label) for row in rows))
     bottom = BAR_PITCH * len(rows)
-    out = [f'<svg viewBox="0 0 {BARS_LEFT + BARS_WIDTH + BARS_RIGHT} {bottom + 26}" role="img" class="bars">']
+    width = axis.left + BARS_WIDTH + BARS_RIGHT
+    out = [f'<svg viewBox="0 0 {width:.0f} {bottom + 26}" role="img" class="bars">']
     for power in range(axis.first, axis.last + 1):
         x = axis.x_of(10.0**power)
         out.append(f'<line x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{bottom}" class="grid"/>')
@@ -83,25 +85,26 @@ def bars(rows: Sequence[Bar], unit: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _LogAxis:
-    """From 10^first to 10^last; what is below the first decade stands at its beginning."""
+    """From 10^first to 10^last, `left` pixels from the left; what is below the first decade stands at its beginning."""
 
     first: int
     last: int
+    left: float
 
     def x_of(self, value: float) -> float:
         """In pixels."""
         decades = math.log10(max(value, 10.0**self.first)) - self.first
-        return BARS_LEFT + BARS_WIDTH * decades / max(1, self.last - self.first)
+        return self.left + BARS_WIDTH * decades / max(1, self.last - self.first)
 
 
 def _bar(axis: _LogAxis, y: int, row: Bar, unit: str) -> list[str]:
     """One bar with its name, its whisker and what it says."""
     nominal = axis.x_of(row.nominal)
-    start, end = (axis.x_of(value) for value in row.likely) if row.likely else (BARS_LEFT, nominal)
+    start, end = (axis.x_of(value) for value in row.likely) if row.likely else (axis.left, nominal)
     # at least a pixel wide, to be seen
     width = max(1.0, end - start)
     out = [
-        f'<text x="{BARS_LEFT - 8}" y="{y + 12}" text-anchor="end" class="name">{escape(row.label)}</text>',
+        f'<text x="{axis.left - 8:.1f}" y="{y + 12}" text-anchor="end" class="name">{escape(row.label)}</text>',
         f'<rect x="{start:.1f}" y="{y}" width="{width:.1f}" height="15" class="{escape(row.kind)}"/>',
     ]
     if row.likely:

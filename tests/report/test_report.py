@@ -138,6 +138,20 @@ def test_several_chips(tmp_path: Path) -> None:
     assert "latency" not in (tmp_path / "r.html").read_text()
 
 
+def test_a_band_lies_between_its_whiskers() -> None:
+    picture = bars([Bar("sure", 20.0, "ann"), Bar("likely", 20.0, "target", (10.0, 50.0), (2.0, 80.0))], "mJ")
+    (sure, sure_width), (band, band_width) = (
+        (float(x), float(width)) for x, width in re.findall(r'<rect x="([\d.]+)" y="\d+" width="([\d.]+)"', picture)
+    )
+    whisker = re.findall(r"M([\d.]+) [\d.]+H([\d.]+)", picture)
+    low, low_end, high_start, high = (float(x) for line in whisker for x in line)
+    nominal = float(re.findall(r'd="M([\d.]+) \d+v15" class="nominal"', picture)[0])
+    assert sure < low < band < nominal < band + band_width < high
+    assert (low_end, high_start) == pytest.approx((band, band + band_width), abs=0.1)
+    assert nominal == pytest.approx(sure + sure_width, abs=0.1)
+    assert "10 to 50 mJ" in picture
+
+
 FIGURES = ("step_us", "latency_us", "fall_through_us", "images_per_second")
 
 

@@ -1,0 +1,291 @@
+"""Numbers that silicon confirms: what chips were measured to take, beside what the shipped profiles predict.
+
+    python benchmarks/silicon.py [--nxtf FOLDER] [--pilotnet FOLDER ...] [--json FILE]
+
+    --nxtf      nxtf_mnist_model.h5 (intel-nrc-ecosystem/models) and mnist_test_first_128.npz
+    --pilotnet  network.net of lava-dl's PilotNet LIF, and road frames drive_*.jpg (or its own image.npy)
+
+Networks, cores and counts stand in silicon_cases.py and silicon_networks.py, with what is assumed; nothing is fitted
+here.  A row that *calibrates* has set a constant of a profile, and confirms nothing but that the constants fit together;
+one that *validates* has set none of those that rule it.  The table of docs/silicon.md is this script's, with all
+folders given.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import silicon_cases as cases
+from rich.console import Console
+from rich.table import Table
+from silicon_cases import Case, Floats
+
+from spikformer_deploy.accounting.target import CHIPS, NEURO_CORES, Duration, on_target
+from spikformer_deploy.accounting.uncertainty import Energy, Range, exactly
+from spikformer_deploy.base.files import write_whole
+from spikformer_deploy.chips import draws
+from spikformer_deploy.chips.draws import Points
+from spikformer_deploy.chips.loihi.latencies import latencies
+from spikformer_deploy.chips.loihi.steps import barrier_ns, core_ns, loads_ns
+
+CALIBRATES = "calibrates"
+VALIDATES = "validates"
+
+NXTF_US = 57.36
+NXTF_FIRST_US = (49.9, 60.9, 38.7, 76.5, 54.7, 43.6, 53.3, 54.0)
+"""Spiking phase of a step, mean of 128 images, as printed; of the first images, read off a plot, +-1 us."""
+NXTF_SLOWEST, NXTF_FASTEST = 3, 2
+PILOTNET_US = 152.8
+PILOTNET_PHASES_US = (201.0, 107.4, 180.6, 125.4)
+PILOTNET_UJ = 68.3
+"""lava-dl's PilotNet LIF tutorial with the output of Intel's board, January 2023; phases read off its plot, +-0.5 us."""
+WIDE = 150
+"""Columns of the table on the terminal."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """A quantity that a chip was measured to have, and what we predict; both in the unit that `quantity` names."""
+
+    case: str
+    role: str
+    quantity: str
+    measured: float
+    predicted: Range
+
+    @property
+    def inside(self) -> bool:
+        """Whether the measurement lies in the likely interval."""
+        low, high = self.predicted.likely
+        return low <= self.measured <= high
+
+    def as_json(self) -> dict[str, object]:
+        """The row as plain values."""
+        predicted = self.predicted
+        return {
+            "case": self.case,
+            "role": self.role,
+            "quantity": self.quantity,
+            "measured": self.measured,
+            "likely": list(predicted.likely),
+            "envelope": [predicted.low, predicted.high],
+            "nominal": predicted.nominal,
+            "ratio": predicted.nominal / self.measured,
+            "inside": self.inside,
+        }
+
+
+# --- the price of work -----------------------------------------------------------------------------------------------
+
+
+def step_ns(case: Case, points: Points) -> Floats:
+    """(K,) mean time of a step of `case`, every constant at its points."""
+    table = latencies(case.profile, points)
+    busiest = core_ns(loads_ns(case.work, table)).max(-1)
+    end = barrier_ns(table, case.tiles, case.chips, case.diameter) + table.runtime
+    return busiest @ case.repeats / case.repeats.sum() + end
+
+
+def step_time(case: Case) -> Range:
+    """Mean time of a step in us."""
+    low, nominal, high = (step_ns(case, draws.corners) / 1e3).tolist()
+    return Range(low, nominal, high, step_ns(case, draws.drawn) / 1e3)
+
+
+def core_energy(case: Case) -> Range:
+    """Dynamic energy of the neuro cores in nJ, for all that `case` repeats; hops are not counted by hand."""
+    profile, work = case.profile, case.work
+    energy = profile.energy
+    costs = {
+        "synapse": (energy.synapse, work.synops),
+        "neuron_update": (energy.neuron_update, np.add(work.updates, work.programmed)),
+        "neuron_idle": (energy.neuron_idle, work.idle),
+        "spike_out": (energy.spike_out, work.spikes),
+        "axon_out": (energy.axon_out, work.sent),
+    }
+    total = exactly(0.0)
+    for name, (cost, events) in costs.items():
+        count = float(case.repeats @ np.sum(events, -1))
+        total += Range.of(f"energy.{profile.corner}.{name}", cost) * (count / 1e3)
+    return total
+
+
+def running_energy(case: Case, seconds: Range) -> Range:
+    """What the chips take besides while steps run, in nJ."""
+    power = Range.of("power.running_chip", case.profile.power.running_chip)
+    return power * seconds * (case.chips * 1e6)
+
+
+# --- counted by hand -------------------------------------------------------------------------------------------------
+
+
+def by_hand() -> Iterator[Row]:
+    """The cases that need no files."""
+    yield from two_neurons()
+    yield from quartz()
+    yield lsnn()
+    yield from autoencoder()
+    yield Row("qp-solver", CALIBRATES, "step, us", cases.QP_US, step_time(cases.qp()))
+    for name, measured, case in cases.boards():
+        yield Row(name, CALIBRATES, "empty step, us", measured, step_time(case))
+
+
+def two_neurons() -> Iterator[Row]:
+    """Row 1: time, energy and static power of nearly nothing."""
+    case = cases.two_neurons()
+    time = step_time(case)
+    energy = core_energy(case) + running_energy(case, time * 1e-6)
+    static = Range.of("power.static_chip", case.profile.power.static_chip)
+    yield Row("two-neurons", CALIBRATES, "step, us", cases.TWO_NEURONS_US, time)
+    yield Row("two-neurons", CALIBRATES, "chip, dynamic, nJ a step", cases.TWO_NEURONS_NJ, energy)
+    yield Row("two-neurons", CALIBRATES, "chip, static, mW", cases.TWO_NEURONS_STATIC_MW, static)
+
+
+def quartz() -> Iterator[Row]:
+    """Row 3: an image in few long windows or in many steps."""
+    for t_max, (microseconds, microjoules) in cases.QUARTZ.items():
+        case = cases.quartz(t_max)
+        name = f"quartz-mnist, t_max {t_max}"
+        time = step_time(case) * float(case.repeats.sum())
+        yield Row(name, CALIBRATES, "outside the x86, us an image", microseconds, time)
+        yield Row(name, VALIDATES, "cores, dynamic, uJ an image", microjoules, core_energy(case) * 1e-3)
+
+
+def lsnn() -> Row:
+    """Row 4: the energy is linear in the firing rate, which is not known."""
+    silent, one = (core_energy(cases.lsnn(rate)) for rate in (0.0, 1.0))
+    rate = Range.of("silicon.lsnn_rate", cases.LSNN_RATE)
+    ends = ((silent.low, one.low, rate.low), (silent.nominal, one.nominal, rate.nominal), (silent.high, one.high, rate.high))
+    low, nominal, high = (nothing + (all_fire - nothing) * share for nothing, all_fire, share in ends)
+    drawn = silent.draws + (one.draws - silent.draws) * rate.draws
+    return Row("lsnn-smnist", VALIDATES, "cores, dynamic, nJ a step", cases.LSNN_NJ, Range(low, nominal, high, drawn))
+
+
+def autoencoder() -> Iterator[Row]:
+    """Row 6: the board's energy for the measured time."""
+    case = cases.autoencoder()
+    power = case.profile.power
+    dynamic = core_energy(case) + running_energy(case, exactly(cases.AUTOENCODER_US * 1e-6))
+    chip = Range.of("power.static_chip", power.static_chip)
+    static = (chip + Range.of("power.static_board", power.static_board)) * (case.chips * 1e-3)
+    yield Row("autoencoder", VALIDATES, "board, dynamic, uJ an inference", cases.AUTOENCODER_UJ, dynamic * 1e-3)
+    yield Row("autoencoder", CALIBRATES, "board, static, W", cases.AUTOENCODER_STATIC_W, static)
+
+
+# --- networks that run -----------------------------------------------------------------------------------------------
+
+
+def nxtf(folder: Path) -> Iterator[Row]:
+    """Row 2: the level of the time, and how far apart images are."""
+    from silicon_networks import nxtf as load
+
+    placed, _ = load(folder)
+    first = placed.first(len(NXTF_FIRST_US))
+    mean = float(np.mean(NXTF_FIRST_US))
+    low, nominal, high = placed.closed.step_us_mean.tolist()
+    by_message = float(first.by_message.step_us_mean[1])
+    closed = Range(low, nominal, high, nominal * placed.spread.step)
+    yield Row("nxtf-mnist", CALIBRATES, "step, closed form, us, 128 images", NXTF_US, closed)
+    yield Row("nxtf-mnist", CALIBRATES, "step, by message, us, 8 images", mean, closed * (by_message / nominal))
+    slowest, fastest = (first.one(image) for image in (NXTF_SLOWEST, NXTF_FASTEST))
+    ratio = NXTF_FIRST_US[NXTF_SLOWEST] / NXTF_FIRST_US[NXTF_FASTEST]
+    yield Row("nxtf-mnist", VALIDATES, "slowest / fastest of 8 images", ratio, _quotient(slowest, fastest))
+
+
+def pilotnet(folders: Sequence[Path]) -> Iterator[Row]:
+    """Row 5: mean and phases of the time of a step, and its energy."""
+    from silicon_networks import pilotnet as load
+
+    placed = load(folders)
+    times, steps = placed.by_message, placed.network.time_steps
+    factors = _factors(placed)
+    in_order = times.step_ns[1].mean(0).reshape(-1, len(PILOTNET_PHASES_US)).mean(0) / 1e3
+    # which step of ours is the first of silicon's is not known: the longest ones are laid over each other
+    phases = np.roll(in_order, -int(in_order.argmax())).tolist()
+    yield Row("pilotnet", VALIDATES, "step, by message, us", PILOTNET_US, factors * float(times.step_us_mean[1]))
+    for number, (measured, phase) in enumerate(zip(PILOTNET_PHASES_US, phases, strict=True), 1):
+        yield Row("pilotnet", VALIDATES, f"phase {number} of 4, us", measured, factors * phase)
+    duration = Duration(times, placed.spread)
+    energy = on_target(placed.events, placed.mapping, placed.profile, duration)[0]
+    yield Row("pilotnet", CALIBRATES, "chip, dynamic, uJ a step", PILOTNET_UJ, dynamic(energy) * (1e3 / steps))
+
+
+def _factors(placed: Placed) -> Range:
+    """Factors on a nominal time of a step, by the closed form."""
+    low, nominal, high = placed.closed.step_us_mean.tolist()
+    return Range(low / nominal, 1.0, high / nominal, placed.spread.step)
+
+
+def dynamic(energy: Energy) -> Range:
+    """What the chips take beyond their static power, in mJ an image."""
+    parts = (part.energy for part in energy.parts_within(CHIPS) if not part.name.startswith("static"))
+    return sum(parts, exactly(0.0))
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--nxtf", "nxtf_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--pilotnet", "frames", type=click.Path(exists=True, file_okay=False, path_type=Path), multiple=True)
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+def main(nxtf_folder: Path | None, frames: tuple[Path, ...], json_file: Path | None) -> None:
+    """Predict every case, print the table, write it."""
+    rows = list(by_hand())
+    skipped = {}
+    if nxtf_folder is None:
+        skipped["nxtf-mnist"] = "needs --nxtf FOLDER"
+    else:
+        rows += nxtf(nxtf_folder)
+    if not frames:
+        skipped["pilotnet"] = "needs --pilotnet FOLDER"
+    else:
+        rows += pilotnet(frames)
+    for case, reason in skipped.items():
+        click.echo(f"skipped: {case} {reason}", err=True)
+    Console(width=WIDE).print(table_of(rows))
+    print(summary(rows))
+    if json_file:
+        out = [row.as_json() for row in rows] + [{"case": case, "skipped": why} for case, why in skipped.items()]
+        write_whole(json_file, (json.dumps({"rows": out}, indent=1) + "\n").encode())
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """All rows for a person."""
+    table = Table(title="Measured on silicon, and predicted by the shipped profiles")
+    for column in ("case", "role", "quantity"):
+        table.add_column(column, no_wrap=True)
+    for column in ("measured", "likely", "envelope", "nominal / measured", "inside"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        low, high = row.predicted.likely
+        table.add_row(
+            row.case,
+            row.role,
+            row.quantity,
+            f"{row.measured:,.4g}",
+            f"{low:,.4g} to {high:,.4g}",
+            f"{row.predicted.low:,.4g} to {row.predicted.high:,.4g}",
+            f"{row.predicted.nominal / row.measured:.2f}",
+            "yes" if row.inside else "no",
+        )
+    return table
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """One line."""
+    parts = []
+    for role in (VALIDATES, CALIBRATES):
+        of_role = [row for row in rows if row.role == role]
+        parts.append(f"{sum(row.inside for row in of_role)} of {len(of_role)} that {role.removesuffix('s')}")
+    return f"Inside the likely interval: {', '.join(parts)}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,10 +25,20 @@ ANN_BITS = 8
 """Of the weights and activations of the ANN that the memory-aware convention compares with."""
 
 
+ARITHMETIC = "arithmetic"
+MEMORY = "arithmetic and memory"
+"""Boundaries of these conventions: each has one."""
+
+
 @cache
 def _cost(operation: str) -> Quantity:
     """Energy in pJ of one operation in 45 nm, by its name in asic45nm.toml."""
     return operation_energies()[operation]
+
+
+def _costs(name: str, count: float, operation: str, boundary: str, factor: float = 1.0) -> Part:
+    """`count` operations an image, each at factor * the energy of one in 45 nm."""
+    return priced(name, count, f"asic45nm.{operation}", _cost(operation), boundary, factor)
 
 
 # --- arithmetic only -----------------------------------------------------------------------------------------------
@@ -41,7 +51,8 @@ def paper(macs: float, sops: float, name: str = "spikformer-paper") -> Energy:
     Source: Zhou et al. 2023 (Spikformer), App. C.2.
     """
     parts = (*_macs("first convolution", macs, "fp32_multiply", "fp32_add"), _additions("SOPs of the paper", sops))
-    return Energy(name, "Arithmetic in 45 nm fp32; no memory, no neurons, no messages, no static power.", parts)
+    boundary = "Arithmetic in 45 nm fp32; no memory, no neurons, no messages, no static power."
+    return Energy(name, {ARITHMETIC: boundary}, ARITHMETIC, parts)
 
 
 def syops(events: Events) -> Energy:
@@ -60,7 +71,7 @@ def syops(events: Events) -> Energy:
         _additions("layers that read binary spikes", sops),
     )
     boundary = "Arithmetic in 45 nm fp32, layers with graded inputs dense; no memory, neurons, messages, static power."
-    return Energy("syops", boundary, parts)
+    return Energy("syops", {ARITHMETIC: boundary}, ARITHMETIC, parts)
 
 
 def ann(macs: float, number: str) -> Energy:
@@ -68,19 +79,19 @@ def ann(macs: float, number: str) -> Energy:
     adder = "fp32_add" if number == "fp32" else "int32_add"
     parts = _macs("all layers", macs, f"{number}_multiply", adder)
     boundary = f"Arithmetic in 45 nm {number} of the same layers in one dense pass; no memory, no static power."
-    return Energy(f"ann-equivalent-{number}", boundary, parts)
+    return Energy(f"ann-equivalent-{number}", {ARITHMETIC: boundary}, ARITHMETIC, parts)
 
 
-def _macs(name: str, count: float, multiply: str, add: str) -> tuple[Part, Part]:
+def _macs(name: str, count: float, multiply: str, add: str, boundary: str = ARITHMETIC) -> tuple[Part, Part]:
     """Multiplications and additions, priced each."""
     return (
-        priced(f"{name}: multiplications", count, _cost(multiply)),
-        priced(f"{name}: additions", count, _cost(add)),
+        _costs(f"{name}: multiplications", count, multiply, boundary),
+        _costs(f"{name}: additions", count, add, boundary),
     )
 
 
 def _additions(name: str, count: float) -> Part:
-    return priced(name, count, _cost("fp32_add"))
+    return _costs(name, count, "fp32_add", ARITHMETIC)
 
 
 # --- with memory -----------------------------------------------------------------------------------------------------
@@ -103,16 +114,16 @@ def memory_aware(network: Network, events: Events) -> Energy:
     # a state is narrower than a word: several share one, and each is read and written
     state = 2 * network.state_bits / WORD_BITS
     parts = (
-        priced("multiplications of graded values", products, _cost("int8_multiply")),
-        priced("additions", operations, _cost("int32_add")),
-        priced("weight reads", weights, _cost("sram_32kb"), network.weight_bits / WORD_BITS),
-        priced("sums read and written", operations, _cost("sram_32kb"), state),
-        priced("neuron updates", updates, _cost("int32_add")),
-        priced("states read and written", updates, _cost("sram_8kb"), state),
-        priced("messages written and read", messages, _cost("sram_8kb"), 2),
+        _costs("multiplications of graded values", products, "int8_multiply", MEMORY),
+        _costs("additions", operations, "int32_add", MEMORY),
+        _costs("weight reads", weights, "sram_32kb", MEMORY, network.weight_bits / WORD_BITS),
+        _costs("sums read and written", operations, "sram_32kb", MEMORY, state),
+        _costs("neuron updates", updates, "int32_add", MEMORY),
+        _costs("states read and written", updates, "sram_8kb", MEMORY, state),
+        _costs("messages written and read", messages, "sram_8kb", MEMORY, 2),
     )
     boundary = "Integer arithmetic and on-chip SRAM in 45 nm; no network on chip, no DRAM, no static power."
-    return Energy("memory-aware", boundary, parts)
+    return Energy("memory-aware", {MEMORY: boundary}, MEMORY, parts)
 
 
 def memory_aware_ann(network: Network) -> Energy:
@@ -121,13 +132,13 @@ def memory_aware_ann(network: Network) -> Energy:
     outputs = sum(p.size for p in network)
     share = ANN_BITS / WORD_BITS
     parts = (
-        *_macs("all layers", macs, "int8_multiply", "int32_add"),
-        priced("weight reads", macs, _cost("sram_32kb"), share),
-        priced("activation reads", macs, _cost("sram_32kb"), share),
-        priced("outputs written", outputs, _cost("sram_32kb"), share),
+        *_macs("all layers", macs, "int8_multiply", "int32_add", MEMORY),
+        _costs("weight reads", macs, "sram_32kb", MEMORY, share),
+        _costs("activation reads", macs, "sram_32kb", MEMORY, share),
+        _costs("outputs written", outputs, "sram_32kb", MEMORY, share),
     )
     boundary = "Integer arithmetic and on-chip SRAM in 45 nm, sums in registers, no reuse of operands; no DRAM."
-    return Energy("memory-aware-ann-int8", boundary, parts)
+    return Energy("memory-aware-ann-int8", {MEMORY: boundary}, MEMORY, parts)
 
 
 # --- counts ----------------------------------------------------------------------------------------------------------

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from spikformer_deploy.accounting import conventions
-from spikformer_deploy.accounting.target import on_target
+from spikformer_deploy.accounting.target import Duration, on_target
 from spikformer_deploy.accounting.uncertainty import Energy, Part, Range
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.events import Events
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.timing.times import StepTimes
 
-__all__ = ["Energy", "Part", "Range", "account"]
+__all__ = ["Duration", "Energy", "Part", "Range", "account"]
 
 
 def account(
@@ -19,7 +18,7 @@ def account(
     events: Events,
     mapping: Mapping | None = None,
     profile: Profile | None = None,
-    times: StepTimes | None = None,
+    duration: Duration | None = None,
 ) -> tuple[Energy, ...]:
     """The energy of an image under every convention, in this order:
 
@@ -28,7 +27,7 @@ def account(
     syops                    layers that read graded values count as dense MACs
     ann-equivalent-fp32, ann-equivalent-int8   the same layers as an ANN in one pass
     memory-aware, memory-aware-ann-int8        integer arithmetic and memory, of the network and of that ANN
-    profile, profile:<corner>                  the target's events and static power; with mapping, profile and times
+    profile, profile:<corner>                  the target's, by boundary; with mapping, profile and duration
     """
     macs = conventions.first_macs(network)
     dense = conventions.ann_macs(network)
@@ -42,6 +41,6 @@ def account(
         conventions.memory_aware(network, events),
         conventions.memory_aware_ann(network),
     )
-    if mapping is None or profile is None or times is None:
+    if mapping is None or profile is None or duration is None:
         return out
-    return (*out, *on_target(events, mapping, profile, times))
+    return (*out, *on_target(events, mapping, profile, duration))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from spikformer_deploy.accounting.layers import sparsity
 from spikformer_deploy.accounting.uncertainty import Energy
-from spikformer_deploy.chips.loihi.latencies import NOMINAL
+from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.counts.events import Events
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.timing.times import StepTimes

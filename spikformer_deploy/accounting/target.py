@@ -1,22 +1,47 @@
-"""Energy on a target: its energies of single events, and its static power for as long as an image takes."""
+"""Energy on a target: its energies of single events, and power for as long as an image takes, by boundary."""
 
 from __future__ import annotations
 
-from spikformer_deploy.accounting.uncertainty import Energy, Part, Range, priced, weakest
+from dataclasses import dataclass
+
+import numpy as np
+
+from spikformer_deploy.accounting.uncertainty import Energy, Part, Range, exactly, priced, weakest, weakest_role
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.chips.profile import Energy as EventEnergies
 from spikformer_deploy.chips.profile import Profile
+from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.counts.events import Events, SliceEvents
 from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.timing.spread import Spread
 from spikformer_deploy.timing.times import StepTimes
 
 SECONDS_PER_NANO = 1e-9
 
+NEURO_CORES = "neuro_cores"
+CHIPS = "chips"
+BOARD = "board"
+LEFT_OUT = "no host, no DRAM, no input or output of the board"
 
-def on_target(events: Events, mapping: Mapping, profile: Profile, times: StepTimes) -> tuple[Energy, ...]:
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Duration:
+    """How long an image takes in the pipeline, and how sure that is: mean times, and their spread."""
+
+    times: StepTimes
+    spread: Spread
+
+    @property
+    def seconds(self) -> Range:
+        """T pipelined steps, mean over the images."""
+        # step_ns is (corner, image, step): an image takes all its steps
+        low, nominal, high = (self.times.step_ns.sum(2).mean(1) * SECONDS_PER_NANO).tolist()
+        return Range(low, nominal, high, nominal * self.spread.step)
+
+
+def on_target(events: Events, mapping: Mapping, profile: Profile, duration: Duration) -> tuple[Energy, ...]:
     """The energy of an image in the pipeline, one for each corner of the profile's energies, the nominal one first.
 
-    The nominal corner is called "profile", the others "profile:<corner>".
+    The nominal corner is called "profile", the others "profile:<corner>".  The figure is that of the boundary CHIPS.
     Raises InputError where the events were counted without a mapping.
     """
     if events.slices is None:
@@ -25,71 +50,111 @@ def on_target(events: Events, mapping: Mapping, profile: Profile, times: StepTim
     return tuple(
         Energy(
             "profile" if name == profile.corner else f"profile:{name}",
-            f"Estimate for the cores, the network on chip and the static power of {mapping.chips} chip(s) of "
-            f"{profile.name}, energies '{name}'; no host, no DRAM, no input or output of the board.",
+            _boundaries(mapping, profile, name),
+            CHIPS,
             (
-                *_dynamic(events, events.slices, mapping, profile.corners[name], times),
-                *_static(mapping, profile, times),
+                *_dynamic(events, events.slices, mapping, profile, name, duration.times),
+                *_constant(mapping, profile, duration),
             ),
         )
         for name in names
     )
 
 
+def _boundaries(mapping: Mapping, profile: Profile, corner: str) -> dict[str, str]:
+    """What each boundary holds and leaves out."""
+    chips = int(profile.board.chips)
+    return {
+        NEURO_CORES: f"Estimate for what the cores and the network on chip of {profile.name} do, energies '{corner}'; "
+        f"no static power, no embedded processors, {LEFT_OUT}.",
+        CHIPS: f"Estimate for {mapping.chips} chip(s) of {profile.name}, energies '{corner}': cores, network on chip, "
+        f"static power, embedded processors and what else runs with every step; {LEFT_OUT}.",
+        BOARD: f"Estimate for the board {profile.name}, energies '{corner}': all its {chips:,} chip(s), used or not, "
+        f"and what else draws static power; {LEFT_OUT}.",
+    }
+
+
 def _dynamic(
-    events: Events, slices: SliceEvents, mapping: Mapping, energy: EventEnergies, times: StepTimes
+    events: Events, slices: SliceEvents, mapping: Mapping, profile: Profile, corner: str, times: StepTimes
 ) -> tuple[Part, ...]:
     """What the events of an image cost, those parts only that occur."""
     images = events.images
     steps = events.time_steps
     counters = [i for i, site in enumerate(mapping.sites) if site.kind == "attention"]
-    at_counters = [s for s, site in enumerate(slices.sites.tolist()) if site in counters]
+    at_counters = np.isin(slices.sites, counters)
     everywhere = int(slices.neurons.sum())
     swept = int(mapping.swept.sum())
     # counters of attention wait for its sub-steps: their updates are priced as sweeps of those
     waiting = int(slices.neurons[at_counters].sum())
-    sub_steps = max((site.sub_steps for site in mapping.sites), default=0) * steps
+    sub_steps = mapping.chip_sub_steps * steps
     # the least: cores without attention sleep through its sub-steps; else every core of the chip sweeps its neurons
-    idle = Range(sub_steps * waiting, sub_steps * swept, sub_steps * swept)
+    sweeps = Range(sub_steps * waiting, sub_steps * swept, sub_steps * swept, np.array([float(sub_steps * swept)]))
+    idle = int(slices.idle.sum()) / images
     # counted, or what the mapper expected from the firing rates of calibration
     expected_across = mapping.metrics.get("packet_hops_east_west", 0.0) * steps
     expected_along = mapping.metrics.get("packet_hops_north_south", 0.0) * steps
     across, along = times.hops or (expected_across, expected_along)
+
+    def part(name: str, count: float | Range, cost: str) -> Part:
+        return priced(name, count, f"energy.{corner}.{cost}", getattr(profile.corners[corner], cost), NEURO_CORES)
+
     parts = (
-        priced("synaptic operations", int(slices.synops.sum()) / images, energy.synapse),
-        priced("neuron updates", (everywhere - waiting) * steps, energy.neuron_update),
-        priced("sweeps of sub-steps", idle, energy.neuron_idle),
-        priced("spikes", int(slices.spikes.sum()) / images, energy.spike_out),
-        priced("messages sent", int(slices.messages_out.sum()) / images, energy.axon_out),
-        priced("hops east-west", across, energy.hop_east_west),
-        priced("hops north-south", along, energy.hop_north_south),
+        part("synaptic operations", int(slices.synops.sum()) / images, "synapse"),
+        part("neuron updates", (everywhere - waiting) * steps - idle, "neuron_update"),
+        part("idle neurons", idle, "neuron_idle"),
+        part("sweeps of sub-steps", sweeps, "neuron_idle"),
+        part("spikes", int(slices.spikes.sum()) / images, "spike_out"),
+        part("messages sent", int(slices.messages_out.sum()) / images, "axon_out"),
+        part("hops east-west", across, "hop_east_west"),
+        part("hops north-south", along, "hop_north_south"),
     )
     return tuple(part for part in parts if part.events > 0)
 
 
-def _static(mapping: Mapping, profile: Profile, times: StepTimes) -> tuple[Part, ...]:
-    """Power of the chips in use for T pipelined steps."""
-    # step_ns is (corner, image, step): an image takes all its steps, and figures are means over the images
-    low, nominal, high = (times.step_ns.sum(2).mean(1) * SECONDS_PER_NANO).tolist()
-    seconds = Range(low, nominal, high)
-    kind = _kind_of_time(profile, times)
-    power = (("static power, chips", profile.power.static_chip), ("static power, board", profile.power.static_board))
-    return tuple(
-        Part(name, nominal, Range.of(mw) * seconds * mapping.chips, weakest((mw.kind, kind)), mw.source)
-        for name, mw in power
+def _constant(mapping: Mapping, profile: Profile, duration: Duration) -> tuple[Part, ...]:
+    """Power that flows for T pipelined steps, whatever the network does, those parts only that there are."""
+    power = profile.power
+    chips = int(profile.board.chips)
+    unused = chips - mapping.chips
+    seconds = duration.seconds
+    ruling = _ruling(profile, duration.times)
+
+    def part(name: str, path: str, number: Quantity, count: int, boundary: str) -> Part:
+        return Part(
+            name,
+            seconds.nominal,
+            Range.of(path, number) * seconds * exactly(float(count)),
+            weakest((number.kind, ruling.kind)),
+            number.source,
+            weakest_role((number.role, ruling.role)),
+            (*((path,) if number.range else ()), *duration.spread.paths),
+            boundary,
+        )
+
+    static = ("power.static_chip", power.static_chip)
+    running = ("power.running_chip", power.running_chip)
+    parts = (
+        part("static power of the chips", *static, mapping.chips, CHIPS),
+        part("running power of the chips", *running, mapping.chips, CHIPS),
+        part("static power of unused chips", *static, unused, BOARD),
+        part("running power of unused chips", *running, unused, BOARD),
+        part("static power of the board besides", "power.static_board", power.static_board, chips, BOARD),
     )
+    return tuple(part for part in parts if part.energy.high > 0)
 
 
-def _kind_of_time(profile: Profile, times: StepTimes) -> str:
-    """The kind of the duration that rules the step."""
+def _ruling(profile: Profile, times: StepTimes) -> Quantity:
+    """The duration that rules the step."""
     time = profile.time
     ruling = {
         "neurons": time.neuron_update,
+        "sending": time.axon_out,
         "synapses": time.synapse_conv,
         "messages": time.axon_in,
         "link": time.link_rate,
         "barrier": time.barrier_chip,
-        "sub_steps": time.neuron_idle,
+        "runtime": time.step_runtime,
+        "sub_steps": time.step_runtime if time.step_runtime.value > time.neuron_idle.value else time.neuron_idle,
         "waiting": profile.chip.port_messages,
     }
-    return ruling[times.bound].kind
+    return ruling[times.bound]

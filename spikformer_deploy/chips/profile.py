@@ -44,6 +44,12 @@ MOST_CORES = 2**24
 """Of a board: Hala Point has 138,240."""
 SHOWN = 80
 """Characters of a wrong value that an error shows."""
+BEFORE = "programs of release 0.1 know no such number"
+"""The source of what is added to a profile of before."""
+ADDED = {("time", "step_runtime"): "ns", ("power", "running_chip"): "mW"}
+"""(section, name) -> unit of numbers that came later and are 0 in programs of before."""
+PROGRAMMABLE = ("time", "neuron_programmable")
+"""As ADDED, but of before it is the time of any neuron."""
 
 
 def _of(unit: str, *, positive: bool = False) -> Any:
@@ -97,13 +103,19 @@ class Core:
 
 @frozen
 class Time:
-    """Durations of single events.  The barrier grows with the tiles used, and with the diameter of a board."""
+    """Durations of single events.  The barrier grows with the tiles used, and with the diameter of a board.
+
+    neuron_update        of a fixed-function neuron; neuron_idle: a visit that finds nothing to do
+    neuron_programmable  of a microcoded neuron with the reference program of chips/loihi/microcode.py
+    step_runtime         what every chip-wide step costs, whatever the network does, under the runtime that users have
+    """
 
     synapse_conv: Quantity = _of("ns")
     synapse_dense: Quantity = _of("ns")
     synapse_sparse: Quantity = _of("ns")
     neuron_idle: Quantity = _of("ns")
     neuron_update: Quantity = _of("ns")
+    neuron_programmable: Quantity = _of("ns")
     spike_out: Quantity = _of("ns")
     axon_out: Quantity = _of("ns")
     axon_in: Quantity = _of("ns")
@@ -116,6 +128,7 @@ class Time:
     barrier_chip: Quantity = _of("ns")
     barrier_board: Quantity = _of("ns")
     barrier_chip_hop: Quantity = _of("ns")
+    step_runtime: Quantity = _of("ns")
     chip_link_rate: Quantity = _of("messages/ns", positive=True)
 
 
@@ -137,10 +150,15 @@ class Energy:
 
 @frozen
 class Power:
-    """Power that flows whatever the chip does."""
+    """Power that flows whatever the network does.
+
+    static_chip   of each chip; static_board: what stands on the board besides, by chip
+    running_chip  added of each chip while steps run: clocks, embedded processors
+    """
 
     static_chip: Quantity = _of("mW")
     static_board: Quantity = _of("mW")
+    running_chip: Quantity = _of("mW")
 
 
 @frozen
@@ -219,6 +237,21 @@ class Profile:
         )
 
 
+RUNTIMES = ("lava", "bare")
+"""lava: what users have today; bare: a runtime that costs nothing, a lower bound."""
+
+BARE = Quantity(0.0, "ns", "guess", "a runtime that costs nothing: a lower bound that nobody has measured")
+
+
+def under(profile: Profile, runtime: str) -> Profile:
+    """The profile under one of RUNTIMES.  Raises InputError for another."""
+    if runtime not in RUNTIMES:
+        raise InputError("--runtime", f"'{runtime}' is none of {', '.join(RUNTIMES)}")
+    if runtime == "lava":
+        return profile
+    return attrs.evolve(profile, time=attrs.evolve(profile.time, step_runtime=BARE))
+
+
 def profile_names() -> tuple[str, ...]:
     """The targets that come with the package."""
     folder = files("spikformer_deploy") / "hw_profiles"
@@ -244,8 +277,30 @@ def operation_energies() -> dict[str, Quantity]:
 
 
 def from_dict(raw: dict[str, Any]) -> Profile:
-    """The profile that `to_dict` wrote, under the same law as a file.  Raises InputError where it is damaged."""
-    return _checked(raw, "profile", "")
+    """The profile that `to_dict` wrote, under the same law as a file.  Raises InputError where it is damaged.
+
+    A program of before is read with the numbers that it does not know; `of_before` tells.
+    """
+    return _checked(_completed(raw), "profile", "")
+
+
+def _completed(raw: Any) -> Any:
+    """The tables of a profile with the numbers that programs of before do not know."""
+    if not (isinstance(raw, dict) and all(isinstance(raw.get(name), dict) for name in ("time", "power"))):
+        return raw
+    sections = {name: dict(raw[name]) for name in ("time", "power")}
+    for (section, name), unit in ADDED.items():
+        sections[section].setdefault(name, {"value": 0.0, "unit": unit, "kind": "guess", "source": BEFORE})
+    section, name = PROGRAMMABLE
+    update = sections[section].get("neuron_update")
+    if isinstance(update, dict):
+        sections[section].setdefault(name, {**update, "source": BEFORE})
+    return {**raw, **sections}
+
+
+def of_before(profile: Profile) -> bool:
+    """Whether a program of before holds this profile: its times and energies lack what silicon has shown since."""
+    return profile.time.step_runtime.source == BEFORE
 
 
 def _checked(raw: dict[str, Any], place: str, way_out: str) -> Profile:
@@ -266,8 +321,19 @@ def _listed(wrong: list[str]) -> str:
 
 
 def to_dict(profile: Profile) -> dict[str, Any]:
-    """The profile as plain values, for a program file."""
-    return _plain().unstructure(profile)
+    """The profile as plain values, for a program file.
+
+    What programs of before do not know is left out of theirs, so that they keep their bytes.
+    """
+    raw: dict[str, Any] = _plain().unstructure(profile)
+    for path, number in quantities(profile):
+        section, _, name = path.rpartition(".")
+        table = raw["corners"][section.removeprefix("energy.")] if section.startswith("energy.") else raw[section]
+        if number.source == BEFORE:
+            del table[name]
+        elif number.calibrated_on is None:
+            del table[name]["calibrated_on"]
+    return raw
 
 
 @cache

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from attrs import Attribute, field, frozen, validators
+from numpy.typing import NDArray
 
 KINDS = ("measured", "datasheet", "simulated", "fitted", "derived", "guess")
 """Where a number comes from, from silicon to nothing: measured on silicon; stated by the vendor; a simulation before
 silicon (Davies et al. 2018, table 2); fitted to silicon; computed from such numbers; guessed."""
+
+ROLES = ("calibrated", "independent", "guessed")
+"""What a number is to benchmarks/silicon.py: fitted to one of its rows; from elsewhere; nothing better is known."""
 
 LARGEST = 1e12
 """No number of a chip in the units of the profiles comes near; products of a few of them stay finite."""
@@ -36,13 +41,24 @@ def _stated(instance: Quantity, attribute: Attribute[str], value: str) -> None:
 
 @frozen
 class Quantity:
-    """`value` in `unit`; `kind` is one of KINDS; `range` is (low, high) where the number is not sure."""
+    """`value` in `unit`; `kind` is one of KINDS; `range` is (low, high) where the number is not sure.
+
+    calibrated_on  the case of benchmarks/silicon.py that the number, or an end of its range, was fitted to
+    """
 
     value: float = field(validator=_finite)
     unit: str = field(validator=_stated)
     kind: str = field(validator=validators.in_(KINDS))
     source: str = field(validator=_stated)
     range: tuple[float, float] | None = field(default=None, validator=_range)
+    calibrated_on: str | None = field(default=None, validator=validators.optional(_stated))
+
+    @property
+    def role(self) -> str:
+        """One of ROLES."""
+        if self.calibrated_on is not None:
+            return "calibrated"
+        return "guessed" if self.kind == "guess" else "independent"
 
     @property
     def low(self) -> float:
@@ -53,6 +69,13 @@ class Quantity:
     def high(self) -> float:
         """The highest value it may have."""
         return self.value if self.range is None else self.range[1]
+
+    def at(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values at points of the range: 0 is its low end, 1/2 the value, 1 its high end, linear in between.
+
+        Uniform points draw from a distribution whose median is the value: as often above as below.
+        """
+        return np.interp(points, (0.0, 0.5, 1.0), (self.low, self.value, self.high))
 
     def __int__(self) -> int:
         """The whole number that it is, for what is counted."""

@@ -24,6 +24,7 @@ from spikformer_deploy.cli.options import (
     memory_option,
     model_options,
     output_path,
+    runtime_option,
     timing_option,
 )
 from spikformer_deploy.cli.printing import (
@@ -74,6 +75,7 @@ def cli() -> None:
     type=click.Choice(OBJECTIVES),
     help="What the cut into cores is best in; tiles: as Intel's compiler cuts.",
 )
+@runtime_option
 @click.option(
     "--schedule",
     default="spatial",
@@ -114,6 +116,7 @@ def compile_command(model: str, target: str, output: str | None, as_json: bool, 
 @click.option("--backend", default="engine", show_default=True, type=click.Choice(list(EXECUTORS)))
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(DEVICES), help="Of the engine.")
 @timing_option
+@runtime_option
 @limit_option
 @labels_option
 @memory_option
@@ -161,6 +164,7 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
     help="Write the report as JSON too; without FILE: to standard output.",
 )
 @timing_option
+@runtime_option
 @click.option("--timeline", help="Write the first image's way through the chip, for Perfetto.")
 def report_command(
     program: str, data: str, output: str, json_file: str | None, timeline: str | None, **options: Any
@@ -246,6 +250,7 @@ def verify_command(
 @input_option
 @click.option("--calibrate", "calibrate_on", help="Images to calibrate on (as --input).")
 @click.option("--objective", default="energy", show_default=True, type=click.Choice(OBJECTIVES))
+@runtime_option
 @limit_option
 @labels_option
 @model_options

@@ -16,6 +16,7 @@ from spikformer_deploy.base.formats import MOST_STEPS
 OBJECTIVES = ("energy", "latency", "cores", "tiles")
 SCHEDULES = ("spatial", "token-serial")
 TIMINGS = ("cycle", "estimate", "none")
+RUNTIMES = ("lava", "bare")
 """Words of options, as the stages know them: importing those here would load numpy before it is needed."""
 
 UNITS = " KMGT"
@@ -34,6 +35,13 @@ timing_option = click.option(
     show_default=True,
     type=click.Choice(TIMINGS),
     help="cycle: the first images message by message, besides the closed form.",
+)
+runtime_option = click.option(
+    "--runtime",
+    default="lava",
+    show_default=True,
+    type=click.Choice(RUNTIMES),
+    help="lava: what every time step of the chip costs today, whatever the network does; bare: nothing, a lower bound.",
 )
 labels_option = click.option(
     "--labels", metavar="FILE", help="Classes of the images of a folder or zip: lines of `file or folder,class`."

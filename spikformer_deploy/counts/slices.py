@@ -45,6 +45,10 @@ class SliceEvents:
     messages_in: Int
     synops: Int
 
+    @property
+    def idle(self):
+        return np.zeros_like(self.spikes)
+
     def by_core(self, values: NDArray[Any]) -> tuple[Int, NDArray[Any]]:
         """The cores in use, ascending, and `values` (..., slices) summed over the slices of each: (..., cores)."""
         order = np.argsort(self.cores, kind="stable")

@@ -24,6 +24,7 @@ def compare(
     labels: str | Path | None = None,
     progress: Progress = silent,
     objective: str = "energy",
+    runtime: str = "lava",
     calibrate_on: str | Path | None = None,
     **loading: Any,
 ) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def compare(
     Models with attention are mapped both ways, spatial and token-serial.
 
     labels  a file of the classes of the images (see data/labels.py)
-    objective, calibrate_on, loading  as pipeline.stages.compile_model
+    objective, runtime, calibrate_on, loading  as pipeline.stages.compile_model
     progress  called with (targets done, in all, a note)
     Raises InputError for an unknown target, a model or images that cannot be used.
     """
@@ -45,6 +46,7 @@ def compare(
     for done, (target, schedule) in enumerate(pairs):
         progress(done, len(pairs), f"{target}, {schedule}")
         options: dict[str, Any] = {"calibrate_on": calibrate_on, "objective": objective, "check": False}
+        options["runtime"] = runtime
         try:
             compiled = compile_model(loaded, target, schedule=schedule, **options)
         except (MappingError, QuantizeError) as error:
@@ -54,7 +56,7 @@ def compare(
             if error.place == "--schedule":  # no attention, no tokens
                 continue
             raise
-        result = run(compiled.program, data, limit=limit, labels=labels)
+        result = run(compiled.program, data, limit=limit, labels=labels, runtime=runtime)
         values, mapping = result.to_dict(), compiled.program.mapping
         rows.append(
             {
@@ -64,6 +66,7 @@ def compare(
                 "chips": mapping.chips,
                 "accuracy": values["accuracy"],
                 "step_us": values["time"]["step_us_mean"],
+                "step_us_likely": [values["time"]["likely_low"], values["time"]["likely_high"]],
                 "latency_us": values["time"]["latency_us"],
                 "images_per_second": values["time"]["images_per_second"],
                 "energy_mj": values["energy_mj"]["profile"],

@@ -9,12 +9,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.accounting.energy import Energy
+from spikformer_deploy.accounting.energy import Energy, Range
+from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.counts.events import Events
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.pipeline.program import Program
+from spikformer_deploy.timing.spread import Spread
 from spikformer_deploy.timing.times import StepTimes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timing:
+    """The times of a run under one runtime.
+
+    times   by the closed form
+    cycle   message by message, of the first images only (its first axis but one); None where nobody asked
+    spread  how sure they are
+    """
+
+    times: StepTimes
+    cycle: StepTimes | None
+    spread: Spread
+
+    @property
+    def finest(self) -> StepTimes:
+        """Of the message-level model where it ran."""
+        return self.cycle or self.times
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,8 +44,8 @@ class Run:
 
     accumulators  (N, classes) int64; logits (N, classes) float64 = accumulators * scale
     accuracy      None where the images have no labels
-    times         by the closed form; None where no timing was asked for
-    cycle         message by message, of the first images only (its first axis but one); None where nobody asked
+    runtime       what energies and figures are under, one of chips.profile.RUNTIMES
+    under         by runtime: times; {} where no timing was asked for
     notes         what a user must know of the images: files left out, pixels of another scale, events lost
     """
 
@@ -35,12 +56,27 @@ class Run:
     accumulators: NDArray[np.int64]
     labels: NDArray[np.int64] | None
     events: Events
-    times: StepTimes | None
-    cycle: StepTimes | None
+    runtime: str
+    under: dict[str, Timing]
     energies: tuple[Energy, ...]
     seconds: float
     peak_memory_mib: float
     notes: tuple[str, ...] = ()
+
+    @property
+    def timing(self) -> Timing | None:
+        """Under the run's runtime; None where no timing was asked for."""
+        return self.under.get(self.runtime)
+
+    @property
+    def times(self) -> StepTimes | None:
+        """By the closed form; None where no timing was asked for."""
+        return self.timing.times if self.timing else None
+
+    @property
+    def cycle(self) -> StepTimes | None:
+        """Message by message, of the first images; None where nobody asked."""
+        return self.timing.cycle if self.timing else None
 
     @property
     def logits(self) -> NDArray[np.float64]:
@@ -76,7 +112,7 @@ class Run:
             "dense_macs": self.events.dense_macs,
             "firing_rate": spikes / (neurons * self.events.time_steps * self.events.images),
             "time": time_facts(self),
-            "energy_mj": {e.convention: _range(e.total) for e in self.energies},
+            "energy_mj": {energy.convention: energy_facts(energy) for energy in self.energies},
             "seconds": self.seconds,
             "peak_memory_mib": self.peak_memory_mib,
         }
@@ -84,32 +120,59 @@ class Run:
 
 def time_facts(run: Run) -> dict[str, Any] | None:
     """The times of a run: of the message-level model where it ran, with the closed form's beside it."""
-    if run.times is None:
+    timing = run.timing
+    if timing is None:
         return None
-    if run.cycle is None:
-        return _time(run.times, run.program)
-    ratio = float(run.cycle.step_us_mean[1] / run.times.step_us_mean[1])
-    return {**_time(run.cycle, run.program), "estimate": _time(run.times, run.program), "ratio": ratio}
+    out = {
+        **_time(timing.finest, timing.spread, run.program),
+        "runtime": run.runtime,
+        "rulers": timing.spread.rulers,
+        "under": {name: _figures(other.finest, other.spread) for name, other in run.under.items()},
+    }
+    if timing.cycle is not None:
+        out["estimate"] = _time(timing.times, timing.spread, run.program)
+        out["ratio"] = float(timing.cycle.step_us_mean[NOMINAL] / timing.times.step_us_mean[NOMINAL])
+    return out
 
 
-def _time(times: StepTimes, program: Program) -> dict[str, Any]:
-    low, nominal, high = times.step_us_mean.tolist()
+def _time(times: StepTimes, spread: Spread, program: Program) -> dict[str, Any]:
     return {
         "model": times.model,
         "images": times.step_ns.shape[1],
-        "step_us_mean": nominal,
-        "step_us_range": [low, high],
-        "latency_us": float(times.latency_us[1]),
-        "fall_through_us": float(times.fall_through_us[1]),
-        "images_per_second": float(times.images_per_second[1]),
+        **_figures(times, spread),
         "bound": times.bound,
         "busiest_core": times.busiest_core,
         "busiest_population": program.mapping.population_on(times.busiest_core),
     }
 
 
-def _range(total: Any) -> dict[str, float]:
-    return {"low": total.low, "nominal": total.nominal, "high": total.high}
+def _figures(times: StepTimes, spread: Spread) -> dict[str, Any]:
+    """A step with its likely interval and its range, and what follows from it."""
+    low, nominal, high = times.step_us_mean.tolist()
+    likely_low, likely_high = spread.likely_step(nominal)
+    return {
+        "step_us_mean": nominal,
+        "likely_low": likely_low,
+        "likely_high": likely_high,
+        "step_us_range": [low, high],
+        "latency_us": float(times.latency_us[NOMINAL]),
+        "fall_through_us": float(times.fall_through_us[NOMINAL]),
+        "images_per_second": float(times.images_per_second[NOMINAL]),
+    }
+
+
+def energy_facts(energy: Energy) -> dict[str, Any]:
+    """The figure of a convention with what it is sure to, the boundary that it is of, and those beside it, in mJ."""
+    return {
+        **_range(energy.total),
+        "boundary": energy.scope,
+        "boundaries": {name: _range(energy.within(name)) for name in energy.boundaries},
+    }
+
+
+def _range(total: Range) -> dict[str, float]:
+    low, high = total.likely
+    return {"low": total.low, "nominal": total.nominal, "high": total.high, "likely_low": low, "likely_high": high}
 
 
 @dataclass(slots=True)

@@ -12,10 +12,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from spikformer_deploy.accounting.energy import account
+from spikformer_deploy.accounting.energy import Duration, account
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.base.progress import Progress, silent
+from spikformer_deploy.chips import profile as hardware
+from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.counts.events import Geometry, count
 from spikformer_deploy.counts.events import geometry as geometry_of
 from spikformer_deploy.data.images import ImageSet
@@ -24,12 +26,14 @@ from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import Execution, Executor, Request
 from spikformer_deploy.inference import tally as tally_file
 from spikformer_deploy.inference.messages import message_times
-from spikformer_deploy.inference.results import Run
+from spikformer_deploy.inference.results import Run, Timing
 from spikformer_deploy.inference.tally import Tally
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.timing.estimate import estimate
 from spikformer_deploy.timing.hops import HopTable, hop_table, mean_hops
 from spikformer_deploy.timing.machine import machine
+from spikformer_deploy.timing.spread import spread
+from spikformer_deploy.timing.times import StepTimes, under_runtime, with_range_of
 from spikformer_deploy.timing.traffic import check_spatial, traffic
 
 SAVE_SECONDS = 5.0
@@ -43,6 +47,7 @@ def run(
     backend: str = "engine",
     device: str = "cpu",
     timing: str = "estimate",
+    runtime: str = "lava",
     limit: int | None = None,
     labels: str | Path | None = None,
     memory_limit: int | None = None,
@@ -54,6 +59,7 @@ def run(
 
     backend       one of executors.choose.EXECUTORS
     timing        "estimate": the closed form; "cycle": besides, the first images message by message; or "none"
+    runtime       "lava", or "bare": one that costs nothing; the other one's times are given too
     device        "cpu", or "cuda" for the engine on a GPU: the same integers
     labels        a file of the classes of the images (see data/labels.py)
     memory_limit  bytes that the process may take
@@ -64,6 +70,8 @@ def run(
     where a state leaves its bits.
     """
     images = _images(program, data, limit, labels)
+    of_file = program
+    program = replace(program, profile=hardware.under(program.profile, runtime))
     geometry = geometry_of(program.network, program.mapping)
     if timing == "cycle":
         check_spatial(program.mapping)
@@ -81,22 +89,53 @@ def run(
         # it takes long, and needs all of what the batches gave
         saved.now()
         cycle = message_times(program, images, geometry, tally, progress)
-    times = cycle or tally.times
-    mapped = (program.mapping, program.profile, times) if times else (None, None, None)
+    under = _under_runtimes(of_file, runtime, tally, cycle)
+    mapped = (program.mapping, program.profile, _duration(under[runtime])) if under else (None, None, None)
     return Run(
-        program=program,
+        program=of_file,
         data=images,
         backend=backend,
         kernels=tally.kernels,
         accumulators=tally.accumulators,
         labels=images.labels,
         events=tally.events,
-        times=tally.times,
-        cycle=cycle,
+        runtime=runtime,
+        under=under,
         energies=account(program.network, tally.events, *mapped),
         seconds=time.monotonic() - start,
         peak_memory_mib=peak_memory_mib(),
-        notes=images.all_notes(tally.brightest, tally.lost),
+        notes=(*images.all_notes(tally.brightest, tally.lost), *_of_before(of_file)),
+    )
+
+
+def _under_runtimes(program: Program, runtime: str, tally: Tally, cycle: StepTimes | None) -> dict[str, Timing]:
+    """Times under every runtime, of times under one of them; {} where there are none."""
+    if tally.times is None:
+        return {}
+    out = {}
+    for name in hardware.RUNTIMES:
+        profile = hardware.under(program.profile, name)
+        runtime_ns = latencies(profile).runtime
+        estimated = tally.times if name == runtime else under_runtime(tally.times, runtime_ns)
+        followed = cycle
+        if cycle is not None and name != runtime:
+            followed = with_range_of(under_runtime(cycle, runtime_ns), estimated)
+        sure = spread(tally.events, program.network, program.mapping, profile)
+        out[name] = Timing(estimated, followed, sure)
+    return out
+
+
+def _duration(timing: Timing) -> Duration:
+    return Duration(timing.finest, timing.spread)
+
+
+def _of_before(program: Program) -> tuple[str, ...]:
+    """A note on times and energies of a program of an earlier release."""
+    if not hardware.of_before(program.profile):
+        return ()
+    return (
+        "The program holds the hardware profile of an earlier release: without the runtime of each step, running power "
+        "and the corrections that measurements on silicon asked for. Compile it again for today's times and energies.",
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spikformer_deploy.base.progress import Progress, silent
+from spikformer_deploy.chips.profile import under
 from spikformer_deploy.counts.events import geometry
 from spikformer_deploy.inference.messages import recorded
 from spikformer_deploy.inference.results import Run
@@ -29,7 +30,7 @@ class Timeline:
 
 def first_image(run: Run, progress: Progress = silent) -> Timeline:
     """The timeline of the first image of a run; progress  as of timing.timeline.record."""
-    program = run.program
+    program = replace(run.program, profile=under(run.program.profile, run.runtime))
     layout = geometry(program.network, program.mapping)
     timed = timer(layout, program.profile)
     spikes = next(recorded(program, run.data, layout, 1))

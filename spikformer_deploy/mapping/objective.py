@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Float, Int
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.chips.loihi.latencies import NOMINAL, latencies
-from spikformer_deploy.chips.loihi.steps import barrier_before_placement, pause_ns, step_ns
+from spikformer_deploy.chips.draws import nominal
+from spikformer_deploy.chips.loihi.latencies import latencies
+from spikformer_deploy.chips.loihi.steps import barrier_before_placement, pause_ns
 from spikformer_deploy.chips.profile import Profile
 
 OBJECTIVES = ("energy", "latency", "cores", "tiles")
@@ -69,7 +70,7 @@ class Choice:
     work      ns of the busiest core in a step, its sweeps over idle neurons in sub-steps of an attention included
     synops    synaptic operations of the core with most of them; sub_steps: chip-wide sub-steps of a step
     step_ns   by the closed form of chips/loihi/steps.py, without links
-    energy_pj static power and messages: of all energy, only these depend on the cut
+    energy_pj static and running power, and messages: of all energy, only these depend on the cut
     """
 
     picks: Int
@@ -116,7 +117,7 @@ def choose(sites: list[Cuts], profile: Profile, objective: str, sub_steps: int) 
     """
     # A sub-step sweeps the neurons of the fullest core.  Which one that will be is not known before all sites are cut:
     # each cut is charged with sweeps over its own neurons.
-    idle = latencies(profile).idle_neuron[NOMINAL] * sub_steps
+    idle = float(latencies(profile, nominal).idle_neuron[0]) * sub_steps
     search = _Search(sites, [cuts.work + idle * cuts.swept for cuts in sites], profile, sub_steps)
     match objective:
         case "cores":
@@ -261,7 +262,9 @@ def _priced(picks: Int, search: _Search) -> Choice:
     chips = -(-cores // profile.cores_per_chip)
     messages = sum(float(cuts.messages[pick]) for cuts, pick in taken)
     step = _step_ns(taken, chips, search)
-    static = chips * (profile.power.static_chip.value + profile.power.static_board.value)  # mW * ns = pJ
+    power = profile.power
+    # of a board that is as large as the network needs; mW * ns = pJ
+    constant = chips * (power.static_chip.value + power.static_board.value + power.running_chip.value)
     return Choice(
         picks=picks,
         chips=chips,
@@ -271,7 +274,7 @@ def _priced(picks: Int, search: _Search) -> Choice:
         synops=max(float(cuts.synops[pick]) for cuts, pick in taken),
         sub_steps=search.sub_steps,
         step_ns=step,
-        energy_pj=static * step + messages * _message_pj(profile),
+        energy_pj=constant * step + messages * _message_pj(profile),
     )
 
 
@@ -279,17 +282,14 @@ def _step_ns(taken: list[tuple[Cuts, int]], chips: int, search: _Search) -> floa
     """The closed form of a step, before the cuts are placed: no links, and all tiles of all chips in use."""
     at_once = max((float(cuts.work[pick]) for cuts, pick in taken if not cuts.in_turn), default=0.0)
     in_turn = max((float(cuts.work[pick]) for cuts, pick in taken if cuts.in_turn), default=0.0)
-    barrier = float(barrier_before_placement(search.profile, chips)[NOMINAL])
+    table = latencies(search.profile, nominal)
+    end = barrier_before_placement(table, search.profile, chips) + table.runtime
     fullest = max(int(cuts.swept[pick]) for cuts, pick in taken)
-    pause = pause_ns(fullest, barrier, latencies(search.profile), NOMINAL)
-    return step_ns(at_once, barrier, search.sub_steps * pause, in_turn)
+    return at_once + float(end[0] + search.sub_steps * pause_ns(fullest, end, table)[0]) + in_turn
 
 
 def _message_pj(profile: Profile) -> float:
-    """Energy of a message: it is sent and goes MEAN_HOPS, as many of them along rows as along columns.
-
-    It is charged as a spike and not as an axon-out: another number would move the cuts of every program.
-    """
+    """Energy of a message: it is sent and goes MEAN_HOPS, as many of them along rows as along columns."""
     energy = profile.energy
     hop = (energy.hop_east_west.value + energy.hop_north_south.value) / 2
-    return energy.spike_out.value + MEAN_HOPS * hop
+    return energy.axon_out.value + MEAN_HOPS * hop

@@ -14,10 +14,12 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Array, Int, Shape
 from spikformer_deploy.base.errors import MappingError
-from spikformer_deploy.chips.loihi.latencies import NOMINAL, Latencies, latencies
+from spikformer_deploy.chips.draws import nominal
+from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.loihi.memory import BoxSizes, token_wise, words
 from spikformer_deploy.chips.loihi.rules import first_violation, fits
-from spikformer_deploy.chips.loihi.steps import Work, loads_ns
+from spikformer_deploy.chips.loihi.sites import program_length, synapse_kind
+from spikformer_deploy.chips.loihi.steps import Work, core_ns, loads_ns
 from spikformer_deploy.chips.profile import Core, Profile, load_profile, profile_names
 from spikformer_deploy.mapping.objective import Choice, Cuts, choose
 from spikformer_deploy.network.mapping import SECTIONS, Site
@@ -110,7 +112,7 @@ def partition(
     kept_free = reserved or {}
     choices = [cuts(network, site, profile, rates, kept_free.get(site.name, 0), serial) for site in sites]
     _check_board(sites, [int(choice.cores.min()) for choice in choices], profile)
-    sub_steps = max((site.sub_steps for site in sites), default=0)
+    sub_steps = max((site.chip_sub_steps for site in sites), default=0)
     choice = choose(choices, profile, objective, sub_steps)
     boxes: list[tuple[int, ...]] = []
     for number, site in enumerate(sites):
@@ -191,28 +193,23 @@ def expected(
 ) -> tuple[Array, Array, Array]:
     """Expected (time in ns, synaptic operations, messages received) a step of a core with a box of these sizes.
 
-    The time is the longest of neurons, synapses and messages.  serial: how attentions work (SERIALS)
+    The time is that of its neurons, or of its messages with their synapses.  serial: how attentions work (SERIALS)
     """
     if site.kind == "attention":
         synops, messages = _at_counters(network, site, box, rates)
     else:
         synops, messages = _at_neurons(network, site, box, profile.core, rates, serial)
+    length = program_length(network, site, profile.core)
     # sending is left out: a neuron fires as often in whatever box it stands
-    work = Work(box.neurons, 0, synops, messages, _synapse_kind(network, site))
-    loads = loads_ns(work, latencies(profile), NOMINAL)
-    return np.maximum.reduce(list(loads.values())), synops, messages
-
-
-def _synapse_kind(network: Network, site: Site) -> int:
-    """The synapses whose time is expected, an index into Latencies.KINDS."""
-    kinds = {type(projection.synapse) for projection in network.into(site.population)}
-    if site.kind == "attention":
-        kind = "dense"
-    elif Conv in kinds:
-        kind = "convolution"
-    else:
-        kind = "dense" if kinds == {Readout} else "sparse"
-    return Latencies.KINDS.index(kind)
+    work = Work(
+        updates=box.neurons * (length == 0),
+        programmed=box.neurons * (length > 0),
+        length=length,
+        synops=synops,
+        messages=messages,
+        synapse=synapse_kind(network, site),
+    )
+    return core_ns(loads_ns(work, latencies(profile, nominal)))[0], synops, messages
 
 
 def _at_neurons(

@@ -55,6 +55,11 @@ class Site:
         """Whether one neuron a channel serves all tokens, which come in series."""
         return self.kind != "attention" and self.sub_steps > 0
 
+    @property
+    def chip_sub_steps(self) -> int:
+        """Time steps of the chip after an ordinary one: an attention sends its last answers after its last turn."""
+        return self.sub_steps + 1 if self.kind == "attention" else self.sub_steps
+
     def channels(self, sources: int) -> tuple[int, int]:
         """The range of source channels, of `sources`, whose synapses stand here."""
         return self.part if self.part != (0, 0) else (0, sources)
@@ -95,6 +100,11 @@ class Mapping:
         sizes = sizes_of(self.boxes)
         serial = np.array([site.token_serial for site in self.sites])[self.boxes[:, SITE]]
         return np.where(serial, sizes[:, 0], sizes.prod(1))
+
+    @property
+    def chip_sub_steps(self) -> int:
+        """Time steps of the chip that a time step of the network takes beyond the first."""
+        return max((site.chip_sub_steps for site in self.sites), default=0)
 
     @property
     def cores_used(self) -> int:

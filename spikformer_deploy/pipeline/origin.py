@@ -55,9 +55,9 @@ def _check_calibration(calibration: dict[str, Any]) -> None:
 
 def _check_mapping(mapping: dict[str, Any]) -> None:
     """How the mapping was chosen."""
-    known = {"objective", "schedule", "expected", "attention"}
+    known = {"objective", "schedule", "runtime", "expected", "attention"}
     require(set(mapping) <= known, f"mapping of {shown(', '.join(sorted(mapping)))}")
-    for name in ("objective", "schedule"):
+    for name in ("objective", "schedule", "runtime"):
         require(isinstance(mapping.get(name, ""), str), f"mapping.{name} {shown(mapping.get(name))}")
     _check_way("mapping.expected", mapping.get("expected", {}))
     if "attention" in mapping:

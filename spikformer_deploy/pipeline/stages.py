@@ -78,6 +78,7 @@ def compile_model(
     rounding: str = "nearest",
     neuron: str | None = None,
     objective: str = "energy",
+    runtime: str = "lava",
     schedule: str = "spatial",
     check: bool = True,
     dump_ir: str | Path | None = None,
@@ -91,6 +92,7 @@ def compile_model(
     rounding      "nearest", or "calibrated": weights are rounded together, by what reaches them on those images
     neuron        a LifKind: "programmable" or "stock"; by default what the target offers
     objective     what the cut into cores is best in: one of mapping.objective.OBJECTIVES
+    runtime       what it is best under: "lava", or "bare", a runtime that costs nothing
     schedule      "spatial", or "token-serial": tokens stream through the blocks, in far fewer cores and longer steps
     check         compare the spikes of every LIF with the eager model's after each pass over the graph
     dump_ir       a folder that gets each stage as text
@@ -114,9 +116,11 @@ def compile_model(
         first = "read" if isinstance(loaded, Imported) else "trace"
         run = _Runner(report, dump, (first, *STAGES[1:]))
         front = _quantized(str(model), loaded, profile, run, Sample(loaded, calibrate_on), settings, rounding, check)
-    network, rates = front.network, front.rates
-    mapping, explained = run("map", lambda: map_explained(network, profile, rates, objective, schedule=schedule))
-    origin = {**front.origin, "mapping": explained, "versions": _versions()}
+    network = front.network
+    rates = front.rates
+    timed = hardware.under(profile, runtime)
+    mapping, explained = run("map", lambda: map_explained(network, timed, rates, objective, schedule=schedule))
+    origin = {**front.origin, "mapping": {**explained, "runtime": runtime}, "versions": _versions()}
     program = Program(network, mapping, profile, front.preprocess, front.labels, origin)
     return Compiled(program, front.graph, front.notes, time.monotonic() - start, run.seconds, rates)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from spikformer_deploy.accounting.energy import Energy
 from spikformer_deploy.accounting.layers import layers, sparsity
 from spikformer_deploy.accounting.notes import notes
-from spikformer_deploy.chips.loihi.latencies import CORNERS, NOMINAL
+from spikformer_deploy.chips.draws import CORNERS, NOMINAL
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import quantities
 from spikformer_deploy.chips.quantity import KINDS

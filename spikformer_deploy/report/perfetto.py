@@ -38,7 +38,7 @@ def trace(program: Program, machine: Machine, records: Iterable[StepRecord]) -> 
     """The JSON of a trace; times in microseconds from the first step on."""
     records = list(records)
     # a step begins when the barrier of the one before it has passed
-    starts = np.cumsum([0, *(r.times.quiet + machine.barrier for r in records)]).tolist()
+    starts = np.cumsum([0, *(r.times.quiet + machine.barrier + machine.runtime for r in records)]).tolist()
     events = [*_names(program, machine)]
     for record, start in zip(records, starts, strict=False):
         events += _chip_wide(machine, record, start)
@@ -83,6 +83,8 @@ def _chip_wide(machine: Machine, record: StepRecord, start: int) -> Iterator[Eve
     times = record.times
     yield _slice(record.name, CHIP_WIDE, 1, start, times.quiet, messages=int(times.received.sum()))
     yield _slice("barrier", CHIP_WIDE, 1, start + times.quiet, machine.barrier)
+    if machine.runtime:
+        yield _slice("runtime", CHIP_WIDE, 1, start + times.quiet + machine.barrier, machine.runtime)
 
 
 def _cores(program: Program, machine: Machine, record: StepRecord, start: int) -> Iterator[Event]:

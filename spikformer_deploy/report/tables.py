@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from spikformer_deploy.accounting.layers import layers
-from spikformer_deploy.chips.loihi.latencies import NOMINAL
+from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.network.synapses import Conv, Readout

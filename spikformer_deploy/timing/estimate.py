@@ -1,22 +1,26 @@
 """Closed-form step times of a finished mapping from exact counts of events, for every image and every corner.
 
-The form itself stands in chips/loihi/steps.py: the busiest core or link rules, then the barrier; an attention adds its
-sub-steps.  Token-serial populations work in the same sub-steps as attentions do.
+The form itself stands in chips/loihi/steps.py.  Layers are pipelined: in chip-wide step s of images that follow each
+other, all alike, the layer at level l works on time step s - l.  What reaches it was sent in the step before, and is
+served in that step; the time at which a layer far above a shortcut sends is taken for that of the layer right above.
+Token-serial populations work in the same sub-steps as attentions do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Float
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.chips.loihi.latencies import CORNERS, NOMINAL, Latencies, latencies
-from spikformer_deploy.chips.loihi.steps import Work, barrier, link_ns, loads_ns, passing_ns, pause_ns, step_ns
+from spikformer_deploy.chips import draws
+from spikformer_deploy.chips.draws import NOMINAL, Points
+from spikformer_deploy.chips.loihi.latencies import Latencies, latencies
+from spikformer_deploy.chips.loihi.steps import Work, barrier, core_ns, link_ns, loads_ns, pause_ns
 from spikformer_deploy.chips.profile import Profile
-from spikformer_deploy.counts.events import Events, SliceEvents
+from spikformer_deploy.counts.events import Events, SliceEvents, condensed
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.timing.layout import SliceLayout, slice_layout
@@ -28,75 +32,188 @@ def estimate(events: Events, network: Network, mapping: Mapping, profile: Profil
 
     Raises InputError where the events were counted without a mapping.
     """
+    work = _slice_work(events, network, mapping, profile)
+    chip = _chip(mapping, profile, draws.corners)
+    step = _step(work, chip)
+    layout = work.layout
+    return StepTimes(
+        step_ns=step.total,
+        fall_through_ns=_fall_through(work, chip),
+        parts_ns=step.parts(NOMINAL),
+        busiest=step.busiest,
+        depth=layout.depth,
+        runtime_ns=chip.table.runtime,
+        chip_steps=1 + chip.sub_steps,
+        chip_steps_falling=sum(1 + _sub_steps_of(layout, level) for level in range(layout.depth + 1)),
+    )
+
+
+def step_at(
+    events: Events, network: Network, mapping: Mapping, profile: Profile, points: Points
+) -> tuple[Float, Float]:
+    """(pipelined, fall-through), (K,) each: mean ns of a time step at any points, of the events of the mean image."""
+    work = _slice_work(condensed(events), network, mapping, profile)
+    chip = _chip(mapping, profile, points)
+    return _step(work, chip).total.mean((1, 2)), _fall_through(work, chip).mean((1, 2))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _SliceWork:
+    """What each slice does in each time step, (images, T, slices): its neurons, and what reaches it."""
+
+    slices: SliceEvents
+    layout: SliceLayout
+    own: Work
+    arriving: Work
+
+
+def _slice_work(events: Events, network: Network, mapping: Mapping, profile: Profile) -> _SliceWork:
     slices = events.slices
     if slices is None:
         raise InputError("estimate", "the events were counted without a mapping", "Pass the mapping to count().")
-    chip = _Chip(latencies(profile), link_ns(profile, mapping), barrier(profile, mapping))
-    layout = slice_layout(network, mapping)
-    corners = [_corner(slices, layout, chip, corner) for corner in range(len(CORNERS))]
-    nominal = corners[NOMINAL]
-    return StepTimes(
-        np.stack([corner.step for corner in corners]),
-        np.stack([corner.fall_through for corner in corners]),
-        nominal.parts,
-        nominal.busiest,
-        layout.depth,
+    layout = slice_layout(network, mapping, profile.core)
+    # condensed events are sums over the images
+    images = events.images / len(slices.spikes)
+    working = slices.neurons - slices.idle / images
+    fixed = layout.program == 0
+    own = Work(
+        updates=np.where(fixed, working, 0.0),
+        programmed=np.where(fixed, 0.0, working),
+        length=layout.program,
+        idle=slices.idle / images,
+        spikes=slices.spikes / images,
+        sent=slices.messages_out / images,
     )
+    arriving = Work(synops=slices.synops / images, messages=slices.messages_in / images, synapse=layout.synapse)
+    return _SliceWork(slices, layout, own, arriving)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Chip:
-    """What the target needs for a mapping: its latencies, the time of the heaviest link, the barrier; (3,) in ns."""
+    """What the target needs for a mapping, (K,) in ns.
+
+    link   time of the heaviest link
+    pause  a sub-step in which nothing is done; sub_steps: how many a time step takes
+    """
 
     table: Latencies
     link: Times
     barrier: Times
+    pause: Times
+    sub_steps: int
+
+
+def _chip(mapping: Mapping, profile: Profile, points: Points) -> _Chip:
+    table = latencies(profile, points)
+    barriers = barrier(table, profile, mapping)
+    core = np.unique(mapping.cores, return_inverse=True)[1]
+    fullest = int(np.bincount(core, mapping.swept).max())
+    pause = pause_ns(fullest, barriers + table.runtime, table)
+    return _Chip(table, link_ns(table, mapping), barriers, pause, mapping.chip_sub_steps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Corner:
-    """Times of one corner: step and fall_through (images, T), busiest core of each step, mean of each part."""
+class _Step:
+    """A pipelined step: by part (K, images, T), and (images, T) the core with most work at the nominal values."""
 
-    step: Times
-    fall_through: Times
+    at_once: dict[str, Times]
+    link: Times
+    barrier: Times
+    runtime: Times
+    sub_steps: Times
     busiest: NDArray[np.int64]
-    parts: dict[str, float]
+
+    @property
+    def total(self) -> Times:
+        """(K, images, T)."""
+        served = self.at_once["synapses"] + self.at_once["messages"]
+        swept = np.maximum(self.at_once["neurons"], self.at_once["sending"])
+        return np.maximum(np.maximum(swept, served), self.link) + self.barrier + self.runtime + self.sub_steps
+
+    def parts(self, point: int) -> dict[str, float]:
+        """Mean ns of each part."""
+        added = {"link": self.link, "barrier": self.barrier, "runtime": self.runtime, "sub_steps": self.sub_steps}
+        return {name: float(values[point].mean()) for name, values in (self.at_once | added).items()}
 
 
-def _corner(slices: SliceEvents, layout: SliceLayout, chip: _Chip, corner: int) -> _Corner:
+def _step(work: _SliceWork, chip: _Chip) -> _Step:
+    """The steps of a pipeline that one image after the other, all alike, runs through."""
+    layout = work.layout
+    of_cores = work.slices.by_core
+    sweeps = loads_ns(_shifted(work.own, layout.level), chip.table)
+    served = loads_ns(_shifted(work.arriving, layout.level - 1), chip.table)
     serial = layout.sub_steps > 0
-    end = float(chip.barrier[corner])
-    pause = pause_ns(slices.by_core(layout.swept)[1].max(), end, chip.table, corner)
-    work = Work(slices.neurons, slices.spikes, slices.synops, slices.messages_in, layout.synapse)
-    load = loads_ns(work, chip.table, corner)
-    at_once = {name: _busiest(slices.of(~serial), values[..., ~serial]) for name, values in load.items()}
-    at_once["link"] = np.full(slices.synops.shape[:2], chip.link[corner])
-    in_turn = [_busiest(slices.of(serial), values[..., serial]) for values in load.values()]
-    # one part of the report: the pauses with the work that is done in them
-    sub_steps = layout.sub_steps.max(initial=0) * pause + np.max(in_turn, 0)
-    parts = {name: float(values.mean()) for name, values in at_once.items()}
-    cores, total = slices.by_core(np.max(list(load.values()), 0))
-    return _Corner(
-        step_ns(np.max(list(at_once.values()), 0), end, sub_steps),
-        sum(_levels(slices, layout, load, pause, end), np.zeros(slices.synops.shape[:2])),
-        cores[total.argmax(-1)],
-        {**parts, "barrier": end, "sub_steps": float(sub_steps.mean())},
+    swept, sending = (_most(work.slices, sweeps[name], ~layout.in_turn) for name in ("neurons", "sending"))
+    synapses, messages = _busiest(work.slices, served, ~serial)
+    swept_in_turn = [_most(work.slices, sweeps[name], layout.in_turn) for name in ("neurons", "sending")]
+    in_turn = np.maximum.reduce([*swept_in_turn, _busiest(work.slices, served, serial).sum(0)])
+    every = core_ns(sweeps | {name: served[name] for name in ("synapses", "messages")})
+    cores, busy = of_cores(every[min(NOMINAL, len(every) - 1)])
+    return _Step(
+        at_once={"neurons": swept, "sending": sending, "synapses": synapses, "messages": messages},
+        link=_of_steps(chip.link),
+        barrier=_of_steps(chip.barrier),
+        runtime=_of_steps(chip.table.runtime),
+        # one part of the report: the pauses with the work that is done in them
+        sub_steps=_of_steps(chip.sub_steps * chip.pause) + in_turn,
+        busiest=cores[busy.argmax(-1)],
     )
 
 
-def _busiest(slices: SliceEvents, values: Times) -> Times:
-    """(images, T) of the core with most."""
-    return slices.by_core(values)[1].max(-1, initial=0.0)
+def _of_steps(times: Times) -> Times:
+    """(K, 1, 1) of (K,): the same for every image and step."""
+    return times[:, None, None]
 
 
-def _levels(
-    slices: SliceEvents, layout: SliceLayout, load: dict[str, Times], pause: float, end: float
-) -> Iterator[Times]:
-    """(images, T) time of each layer where the layers work one after the other.
+def _shifted(work: Work, level: NDArray[np.int64]) -> Work:
+    """In chip-wide step s, slices of a level do what time step s - level asks for."""
+    counts = {name: getattr(work, name) for name in work._fields if name not in ("length", "synapse")}
+    return work._replace(**{name: _rolled(values, level) for name, values in counts.items() if np.ndim(values)})
 
-    end  the barrier of a step
+
+def _rolled(values: Float, level: NDArray[np.int64]) -> Float:
+    """(images, T, slices), each slice `level` steps later; the images before were alike."""
+    steps = values.shape[1]
+    index = (np.arange(steps)[:, None] - level) % steps
+    return np.take_along_axis(values, index[None], 1)
+
+
+def _most(slices: SliceEvents, values: Times, chosen: NDArray[np.bool_]) -> Times:
+    """(K, images, T) of the core with most, of some slices."""
+    return slices.of(chosen).by_core(values[..., chosen])[1].max(-1, initial=0.0)
+
+
+def _busiest(slices: SliceEvents, served: dict[str, Times], chosen: NDArray[np.bool_]) -> Times:
+    """(2, K, images, T) synapses and messages of the core that is busy longest with both, one after the other."""
+    resources = [slices.of(chosen).by_core(served[name][..., chosen])[1] for name in ("synapses", "messages")]
+    of_cores = np.stack(resources)
+    if not of_cores.shape[-1]:
+        return np.zeros(of_cores.shape[:-1])
+    core = of_cores.sum(0).argmax(-1)
+    return np.take_along_axis(of_cores, core[None, ..., None], -1)[..., 0]
+
+
+def _fall_through(work: _SliceWork, chip: _Chip) -> Times:
+    """(K, images, T): the layers work one after the other, a chip-wide step each with its sub-steps.
+
+    In the step of a layer its neurons send, what they sent is served, and all others are visited.
     """
+    layout = work.layout
+    sweeps = loads_ns(work.own, chip.table)
+    served = loads_ns(work.arriving, chip.table)
+    total = np.zeros(())
     for level in range(layout.depth + 1):
-        of_level = np.flatnonzero(layout.level == level)
-        busy = [_busiest(slices.of(of_level), values[..., of_level]) for values in load.values()]
-        yield passing_ns(np.max(busy, 0), layout.sub_steps[of_level].max(), pause, end)
+        own = layout.level == level
+        reached = layout.level == level + 1
+        swept = [_most(work.slices, sweeps[name], own) for name in ("neurons", "sending")]
+        busy = np.maximum.reduce([*swept, _busiest(work.slices, served, reached).sum(0)])
+        end = _of_steps(chip.barrier + chip.table.runtime)
+        total = (
+            total + np.maximum(busy + end, _of_steps(chip.pause)) + _of_steps(_sub_steps_of(layout, level) * chip.pause)
+        )
+    return total
+
+
+def _sub_steps_of(layout: SliceLayout, level: int) -> int:
+    """Sub-steps that follow the chip-wide step of a level: those of what its messages reach."""
+    return int(layout.sub_steps[layout.level == level + 1].max(initial=0))

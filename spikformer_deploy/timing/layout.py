@@ -7,15 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.chips.loihi.latencies import Latencies
+from spikformer_deploy.chips.loihi.sites import program_length, synapse_kind
+from spikformer_deploy.chips.profile import Core
 from spikformer_deploy.network.mapping import Mapping
-from spikformer_deploy.network.network import Network, Projection
-from spikformer_deploy.network.synapses import Conv, Readout
-
-# Kinds of synapses, as the latencies have them
-CONVOLUTION = Latencies.KINDS.index("convolution")
-DENSE = Latencies.KINDS.index("dense")
-SPARSE = Latencies.KINDS.index("sparse")
+from spikformer_deploy.network.network import Network
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,52 +18,39 @@ class SliceLayout:
     """What each slice is.
 
     synapse    (slices,) the kind of its synapses: an index into Latencies.synop
+    program    (slices,) length of its neurons' program in units of the reference program; 0: fixed-function neurons
     level      (slices,) layers from the Source
-    sub_steps  (slices,) sub-steps that a time step takes there, or in its attention; 0 for ordinary slices
+    sub_steps  (slices,) sub-steps in which messages reach it, in a time step; 0 for ordinary slices
+    in_turn    (slices,) whether its neurons work in sub-steps too: counters, and neurons whose tokens come in series
     swept      (slices,) neurons that its core visits in a sub-step
     depth      layers from the Source to the Accumulator
     """
 
     synapse: NDArray[np.int64]
+    program: NDArray[np.float64]
     level: NDArray[np.int64]
     sub_steps: NDArray[np.int64]
+    in_turn: NDArray[np.bool_]
     swept: NDArray[np.int64]
     depth: int
 
 
-def slice_layout(network: Network, mapping: Mapping) -> SliceLayout:
+def slice_layout(network: Network, mapping: Mapping, core: Core) -> SliceLayout:
     """What each slice of `mapping` is: what holds for its site holds for the slice."""
     levels = depths(network)
-    attention_steps = {site.population: site.sub_steps for site in mapping.sites if site.kind == "attention"}
-    synapse: list[int] = []
-    level: list[int] = []
-    sub_steps: list[int] = []
-    for site in mapping.sites:
-        # a counter has a synapse of its own for every pair, as a full matrix has
-        incoming = [_kind(projection) for projection in network.into(site.population)]
-        synapse.append(DENSE if site.kind == "attention" else max(incoming, default=CONVOLUTION))
-        level.append(levels[site.population])
-        # the target of an attention works in the sub-steps of its counters
-        sub_steps.append(max(attention_steps.get(site.population, 0), site.sub_steps))
+    sites = mapping.sites
+    # the target of an attention hears its counters in their sub-steps
+    attention = {site.population: site.chip_sub_steps for site in sites if site.kind == "attention"}
     site_of = mapping.boxes[:, 0]
     return SliceLayout(
-        synapse=np.array(synapse)[site_of],
-        level=np.array(level)[site_of],
-        sub_steps=np.array(sub_steps)[site_of],
+        synapse=np.array([synapse_kind(network, site) for site in sites])[site_of],
+        program=np.array([program_length(network, site, core) for site in sites])[site_of],
+        level=np.array([levels[site.population] for site in sites])[site_of],
+        sub_steps=np.array([max(attention.get(s.population, 0), s.chip_sub_steps) for s in sites])[site_of],
+        in_turn=np.array([site.sub_steps > 0 for site in sites])[site_of],
         swept=mapping.swept,
         depth=max(levels.values()),
     )
-
-
-def _kind(projection: Projection) -> int:
-    """Index of the latency of its synapses: shared weights, a full matrix, or single synapses."""
-    match projection.synapse:
-        case Conv():
-            return CONVOLUTION
-        case Readout():
-            return DENSE
-        case _:
-            return SPARSE
 
 
 def depths(network: Network) -> dict[str, int]:

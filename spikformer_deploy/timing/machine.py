@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.chips.loihi.latencies import NOMINAL
+from spikformer_deploy.chips.draws import nominal
+from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.loihi.steps import barrier
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile
@@ -82,6 +83,7 @@ class Machine:
     sending   messages that wait for the axon-out unit before the sweep stalls
     arriving  messages that wait at a core for their service
     barrier   ticks at the end of every chip-wide step
+    runtime   ticks that every chip-wide step takes besides
     """
 
     mesh: Mesh
@@ -91,6 +93,7 @@ class Machine:
     sending: int
     arriving: int
     barrier: int
+    runtime: int
 
 
 def ticks(nanoseconds: float, least: int = 0) -> int:
@@ -101,6 +104,7 @@ def ticks(nanoseconds: float, least: int = 0) -> int:
 def machine(profile: Profile, mapping: Mapping) -> Machine:
     """The cores of `mapping` on `profile`, durations at their nominal values."""
     time = profile.time
+    table = latencies(profile, nominal)
     cores = np.unique(mapping.cores)
     x, y = coordinates(profile, cores)
     chip = (int(profile.chip.tiles_x), int(profile.chip.tiles_y))
@@ -120,7 +124,8 @@ def machine(profile: Profile, mapping: Mapping) -> Machine:
         ports=int(profile.chip.port_messages),
         sending=int(profile.core.axon_out_messages),
         arriving=int(profile.core.axon_in_messages),
-        barrier=ticks(float(barrier(profile, mapping)[NOMINAL])),
+        barrier=ticks(float(barrier(table, profile, mapping)[0])),
+        runtime=ticks(float(table.runtime[0])),
     )
 
 

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.chips.loihi.latencies import CORNERS
+from spikformer_deploy.chips.draws import CORNERS
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.slices import Geometry
 from spikformer_deploy.timing import mesh
@@ -55,24 +55,27 @@ class Timer:
 class Parts:
     """Ticks of one chip-wide step with its sub-steps.
 
-    neurons, synapses, messages, link  how long the busiest sweep, synapse unit, axon-in unit and link work
+    neurons, sending, link             how long the busiest sweep, axon-out unit and link work
+    synapses, messages                 of the core that is busy longest with both, one after the other
     waiting                            what the step takes beyond the longest of these: queues, hops, stalled sweeps
-    barrier, sub_steps                 what is added
+    barrier, runtime, sub_steps        what is added
     """
 
     neurons: int
+    sending: int
     synapses: int
     messages: int
     link: int
     waiting: int
     barrier: int
+    runtime: int
     sub_steps: int
 
     @property
     def total(self) -> int:
         """Ticks of the step."""
-        longest = max(self.neurons, self.synapses, self.messages, self.link)
-        return longest + self.waiting + self.barrier + self.sub_steps
+        longest = max(self.neurons, self.sending, self.synapses + self.messages, self.link)
+        return longest + self.waiting + self.barrier + self.runtime + self.sub_steps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,6 +151,9 @@ def _times_of_image(timer: Timer, stream: list[Step], passing: list[Step]) -> St
         parts_ns=parts_ns,
         busiest=timer.machine.cores[busiest][None],
         depth=timer.traffic.layout.depth,
+        runtime_ns=np.full(len(CORNERS), timer.machine.runtime * TICK_PS / 1000),
+        chip_steps=1 + max(timer.traffic.sub_steps.values(), default=0),
+        chip_steps_falling=timer.traffic.levels + sum(timer.traffic.sub_steps.values()),
         model="cycle",
         hops=timer.machine.mesh.hops(load),
     )
@@ -157,21 +163,26 @@ def time_step(timer: Timer, waves: list[Wave], messages_done: MessagesDone = _un
     """A chip-wide step, waves[0], and its sub-steps; messages_done: called with the messages of each as it ends."""
     times = [_times(timer, wave, messages_done) for wave in waves]
     main = times[0]
-    barrier = timer.machine.barrier
+    machine = timer.machine
+    end = machine.barrier + machine.runtime
     # what the axon-in unit does for the messages of each core, whatever they make there
     axon_in = main.received * timer.traffic.message_in
+    busiest = int(main.busy.argmax())
     neurons = waves[0].sweep
-    synapses = int((main.busy - axon_in).max(initial=0))
-    messages = int(axon_in.max(initial=0))
-    link = int((main.load * timer.machine.mesh.occupied).max(initial=0))
+    sending = int(waves[0].sent.max(initial=0)) * machine.axon_out
+    messages = int(axon_in[busiest])
+    synapses = int(main.busy[busiest]) - messages
+    link = int((main.load * machine.mesh.occupied).max(initial=0))
     parts = Parts(
         neurons=neurons,
+        sending=sending,
         synapses=synapses,
         messages=messages,
         link=link,
-        waiting=main.quiet - max(neurons, synapses, messages, link),
-        barrier=barrier,
-        sub_steps=sum(sub_step.quiet + barrier for sub_step in times[1:]),
+        waiting=main.quiet - max(neurons, sending, synapses + messages, link),
+        barrier=machine.barrier,
+        runtime=machine.runtime,
+        sub_steps=sum(sub_step.quiet + end for sub_step in times[1:]),
     )
     return Step(parts, np.sum([t.busy for t in times], 0), np.sum([t.load for t in times], 0))
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.chips.loihi.latencies import NOMINAL
+from spikformer_deploy.chips.draws import NOMINAL
 
 Times: TypeAlias = NDArray[np.float64]
 
@@ -17,14 +17,18 @@ Times: TypeAlias = NDArray[np.float64]
 class StepTimes:
     """How long the chip takes; an image takes T steps.
 
-    The first axis of times are the CORNERS of latencies.py.
+    The first axis of times are the CORNERS of chips/draws.py.
 
     step_ns            (3, images, T) one chip-wide step with all layers at work on different steps (pipelined)
     fall_through_ns    (3, images, T) one step that passes all layers one after the other
-    parts_ns           mean nominal time of each thing that can rule a step ("neurons", "synapses", "messages", "link")
-                       and of what is added ("barrier", "sub_steps")
+    parts_ns           mean nominal time of each thing that can rule a step ("neurons", "sending", "synapses" and
+                       "messages", which come one after the other, "link"), and of what is added ("barrier", "runtime",
+                       "sub_steps")
     busiest            (images, T) the core with most work
     depth              layers that a spike passes from the Source to the Accumulator
+    runtime_ns         (3,) what the runtime takes of every time step of the chip
+    chip_steps         time steps of the chip in a pipelined step: it and its sub-steps
+    chip_steps_falling those in which a time step passes all layers
     model              "estimate" (estimate.py) or "cycle" (messages.py, which adds the part "waiting")
     hops               messages * hops of an image, east-west and north-south (hops.py); empty where not counted
     """
@@ -34,13 +38,21 @@ class StepTimes:
     parts_ns: dict[str, float]
     busiest: NDArray[np.int64]
     depth: int
+    runtime_ns: Times
+    chip_steps: int
+    chip_steps_falling: int
     model: str = "estimate"
     hops: tuple[float, ...] = ()
 
     @property
     def bound(self) -> str:
-        """The largest of parts_ns."""
-        return max(self.parts_ns, key=lambda name: self.parts_ns[name])
+        """What rules the step: the largest of parts_ns; synapses and messages of a core count together."""
+        served = ("synapses", "messages")
+        together = sum(self.parts_ns[name] for name in served)
+        return max(
+            self.parts_ns,
+            key=lambda name: (together if name in served else self.parts_ns[name], self.parts_ns[name]),
+        )
 
     @property
     def busiest_core(self) -> int:
@@ -69,10 +81,31 @@ class StepTimes:
 
 
 def with_range_of(times: StepTimes, estimated: StepTimes) -> StepTimes:
-    """Times that have nominal values only, with a range as wide as that of an estimate of the same network."""
+    """Times of which only the nominal values count, with a range as wide as that of an estimate of the same network."""
     step = (estimated.step_us_mean / estimated.step_us_mean[NOMINAL])[:, None, None]
     fall_through = (estimated.fall_through_us / estimated.fall_through_us[NOMINAL])[:, None, None]
-    return replace(times, step_ns=times.step_ns * step, fall_through_ns=times.fall_through_ns * fall_through)
+    return replace(
+        times,
+        step_ns=times.step_ns[NOMINAL] * step,
+        fall_through_ns=times.fall_through_ns[NOMINAL] * fall_through,
+        runtime_ns=estimated.runtime_ns,
+    )
+
+
+def under_runtime(times: StepTimes, runtime_ns: Times) -> StepTimes:
+    """The same times where the runtime takes (3,) `runtime_ns` of every time step of the chip."""
+    more = (runtime_ns - times.runtime_ns)[:, None, None]
+    nominal = float(more[NOMINAL, 0, 0])
+    parts = dict(times.parts_ns)
+    parts["runtime"] += nominal
+    parts["sub_steps"] += (times.chip_steps - 1) * nominal
+    return replace(
+        times,
+        step_ns=times.step_ns + times.chip_steps * more,
+        fall_through_ns=times.fall_through_ns + times.chip_steps_falling * more,
+        parts_ns=parts,
+        runtime_ns=runtime_ns,
+    )
 
 
 def join_times(first: StepTimes, more: StepTimes) -> StepTimes:
@@ -89,6 +122,9 @@ def join_times(first: StepTimes, more: StepTimes) -> StepTimes:
         parts_ns={name: mean(ns, more.parts_ns[name]) for name, ns in first.parts_ns.items()},
         busiest=np.concatenate([first.busiest, more.busiest]),
         depth=first.depth,
+        runtime_ns=first.runtime_ns,
+        chip_steps=first.chip_steps,
+        chip_steps_falling=first.chip_steps_falling,
         model=first.model,
         hops=tuple(mean(*pair) for pair in zip(first.hops, more.hops, strict=True)),
     )

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.chips.loihi.latencies import NOMINAL, latencies
+from spikformer_deploy.chips.draws import NOMINAL
+from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.slices import Geometry
 from spikformer_deploy.network.mapping import Mapping
@@ -66,7 +67,7 @@ def traffic(geometry: Geometry, profile: Profile) -> Traffic:
     mapping = geometry.mapping
     assert mapping is not None
     table = latencies(profile)
-    layout = slice_layout(geometry.network, mapping)
+    layout = slice_layout(geometry.network, mapping, profile.core)
     synop = np.array([ticks(ns) for ns in table.synop[NOMINAL]])[layout.synapse]
     message_in = ticks(table.message_in[NOMINAL])
     tables = TableBuilder(mapping, synop, message_in)
@@ -100,13 +101,10 @@ def check_spatial(mapping: Mapping) -> None:
 
 
 def _sub_steps(mapping: Mapping, level: dict[str, int]) -> dict[int, int]:
-    """By level: the sub-steps of the attentions that follow it.
-
-    One more than the closed form counts: the last answers are sent in the sub-step after the last turn.
-    """
+    """By level: the sub-steps of the attentions that follow it."""
     longest: dict[int, int] = {}
     for site in mapping.sites:
         if site.kind == "attention":
             before = level[site.population] - 1
-            longest[before] = max(longest.get(before, 0), site.sub_steps + 1)
+            longest[before] = max(longest.get(before, 0), site.chip_sub_steps)
     return longest

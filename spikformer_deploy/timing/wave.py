@@ -48,6 +48,12 @@ class Wave:
         return int((self.routes[:, 1] - self.routes[:, 0]).sum())
 
     @property
+    def sent(self) -> Int:
+        """(cores,) messages of each core."""
+        starts = np.concatenate([[0], np.cumsum(self.routes[:, 1] - self.routes[:, 0])])[self.first]
+        return np.diff(starts).astype(np.int64)
+
+    @property
     def sweep_ends(self) -> Int:
         """(cores,) ticks until each core has visited all its neurons, where nothing stalls it."""
         core = np.repeat(np.arange(len(self.tail)), np.diff(self.first))

@@ -1,112 +1,129 @@
 """How long a chip-wide time step takes, said once: for the objective of the mapping and for the estimate.
 
-Every core sweeps its neurons, serves its messages and does its synaptic operations, all at once; the longest of these
-over all cores rules.  A barrier ends the step.  An attention adds sub-steps, which are chip-wide: each costs a pause (a
-sweep over idle neurons and a barrier), and the work that is done in sub-steps comes after all else, in turn.
+A core sweeps its neurons and sends what they fire, and beside that serves its messages, each with its synaptic
+operations after it.  All cores work at once; the longest of this over all cores rules, or the heaviest link.  A barrier
+ends the step, and the runtime takes its time.  An attention adds sub-steps, which are time steps of the chip: each is a
+pause (a sweep over idle neurons, barrier and runtime), and the work that is done in sub-steps comes after all else.
 
-    step = at once + barrier + sub-steps * pause + in turn
+    step = at once + barrier + runtime + sub-steps * pause + in turn
 
-Source of the form: Timcheck, Pierro, Shrestha, arXiv 2601.10035, validated there on Loihi 2 (correlation >= 0.97).
-All times are in ns.  The objective looks at a cut before it is placed, the estimate at a finished mapping and at every
-corner of the latencies: the functions take what both have, plain numbers or arrays.
+Source of the form: Timcheck, Pierro, Shrestha, arXiv 2601.10035, validated there on Loihi 2 (correlation >= 0.97);
+messages and synapses in series, and the runtime: benchmarks/silicon.py.  All times are in ns.  The objective looks at a
+cut before it is placed, the estimate at a finished mapping: the functions take what both have, plain numbers or arrays.
+The first axis of every time are the points of the table (latencies.py).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from spikformer_deploy.base.arrays import Array
-from spikformer_deploy.chips.loihi.latencies import Latencies, Times, corners
+from spikformer_deploy.chips.loihi.latencies import Latencies, Times
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.network.mapping import Mapping
 
 Number: TypeAlias = Array | float
-Time = TypeVar("Time", float, Times)
-"""A time of one step, or those of many."""
+
+TILES = (1, 2, 4, 29)
+SHARES = (0.0, 1 / 3, 2 / 3, 1.0)
+"""How far the barrier has grown from that of one tile to that of a chip: 0.6, 1.0, 1.4 and 1.8 us of a Nahuku board.
+Source: Boyle et al. (SANA-FE), IEEE TCAD 44(8), 2025, table of barriers by tiles in use."""
 
 
 class Work(NamedTuple):
     """What is done in a step, by cores, slices or boxes: numbers or arrays that broadcast.
 
-    neurons   updates, and spikes of these neurons; synops: synaptic operations; messages: received
-    synapse   the kind of the synapses, an index into Latencies.KINDS
+    updates     of fixed-function neurons
+    programmed  of microcoded ones; length: of their program, in units of the reference program
+    idle        visits that find nothing to do
+    spikes      of these neurons; sent: messages of these spikes
+    synops      synaptic operations; synapse: their kind, an index into Latencies.KINDS
+    messages    received
     """
 
-    neurons: Number
-    spikes: Number
-    synops: Number
-    messages: Number
-    synapse: Array | int
+    updates: Number = 0
+    programmed: Number = 0
+    length: Number = 0
+    idle: Number = 0
+    spikes: Number = 0
+    sent: Number = 0
+    synops: Number = 0
+    messages: Number = 0
+    synapse: Array | int = 0
 
 
-def loads_ns(work: Work, table: Latencies, corner: int) -> dict[str, Times]:
-    """The time for which each resource of a core works: "neurons", "synapses", "messages"."""
+def loads_ns(work: Work, table: Latencies) -> dict[str, Times]:
+    """(K, ...) time for which each resource of a core works: "neurons", "sending", "synapses", "messages"."""
+    # no program is shorter than the visit that finds nothing to do
+    program = np.maximum(_each(table.programmed, work.length), _each(table.idle_neuron, np.ones_like(work.length)))
     return {
-        "neurons": work.neurons * table.neuron[corner] + work.spikes * table.spike_out[corner],
-        "synapses": work.synops * table.synop[corner][work.synapse],
-        "messages": work.messages * table.message_in[corner],
+        "neurons": _each(table.neuron, work.updates)
+        + _along(program, work.programmed)
+        + _each(table.idle_neuron, work.idle)
+        + _each(table.spike_out, work.spikes),
+        "sending": _each(table.message_out, work.sent),
+        "synapses": _along(table.synop[:, work.synapse], work.synops),
+        "messages": _each(table.message_in, work.messages),
     }
 
 
-def pause_ns(swept: int, barrier: float, table: Latencies, corner: int) -> float:
-    """A sub-step: the fullest core visits its `swept` neurons and finds nothing to do, then the barrier."""
-    return float(swept * table.idle_neuron[corner]) + barrier
+def _each(duration: Times, count: Number) -> Times:
+    """(K, ...) of a count (...) of events."""
+    counts = np.asarray(count)
+    return duration.reshape(-1, *[1] * counts.ndim) * counts
 
 
-def step_ns(at_once: Time, barrier: float, sub_steps: Time, in_turn: float = 0.0) -> Time:
-    """A step with all layers at work.
-
-    at_once    the longest that a core or a link works, of all that do not work in sub-steps
-    sub_steps  their number times pause_ns; in_turn: the work that is done in them, where `sub_steps` is without it
-    The sum runs from left to right.  A caller that adds sub_steps and in_turn first may get a
-    result that differs in the last bit.
-    """
-    return at_once + barrier + sub_steps + in_turn
+def _along(durations: Times, count: Number) -> Times:
+    """(K, ...) of a count (...) of events whose durations (K, ...) differ along its last axes."""
+    counts = np.asarray(count)
+    between = counts.ndim - (durations.ndim - 1)
+    return durations.reshape(len(durations), *[1] * between, *durations.shape[1:]) * counts
 
 
-def passing_ns(busy: Times, sub_steps: int, pause: float, barrier: float) -> Times:
-    """A step in which one layer works, while all other cores sweep idle neurons."""
-    return np.maximum(busy + barrier, pause) + sub_steps * pause
+def core_ns(loads: dict[str, Times]) -> Times:
+    """How long a core works: its sweep, its sending, and its messages with their synapses go on side by side."""
+    return np.maximum(np.maximum(loads["neurons"], loads["sending"]), loads["synapses"] + loads["messages"])
 
 
-def link_ns(profile: Profile, mapping: Mapping) -> Times:
-    """(3,) the heaviest link's time for the messages of a step, on a chip or between chips.
+def pause_ns(swept: int, end: Times, table: Latencies) -> Times:
+    """(K,) a sub-step: the fullest core visits its `swept` neurons and finds nothing to do, then the end of a step."""
+    return swept * table.idle_neuron + end
+
+
+def link_ns(table: Latencies, mapping: Mapping) -> Times:
+    """(K,) the heaviest link's time for the messages of a step, on a chip or between chips.
 
     0 where the mapping has no such metrics.
     """
-    # a high rate is a short time: the corners of a rate are those of a time in reverse
-    on_chip = mapping.metrics.get("max_link_load", 0.0) / corners(profile.time.link_rate)[::-1]
-    between = mapping.metrics.get("max_chip_link_load", 0.0) / corners(profile.time.chip_link_rate)[::-1]
-    return np.maximum(on_chip, between)
+    on_chip = mapping.metrics.get("max_link_load", 0.0) * table.link
+    return np.maximum(on_chip, mapping.metrics.get("max_chip_link_load", 0.0) * table.chip_link)
 
 
-def barrier(profile: Profile, mapping: Mapping) -> Times:
-    """(3,) the end of a step, for the tiles and chips that the mapping uses."""
-    tiles = tiles_used(profile, mapping)
-    most = int(profile.chip.tiles_x) * int(profile.chip.tiles_y)
-    share = (tiles - 1) / (most - 1) if most > 1 else 0.0
+def barrier(table: Latencies, profile: Profile, mapping: Mapping) -> Times:
+    """(K,) the end of a step, for the tiles and chips that the mapping uses."""
     rows, columns = np.divmod(np.unique(mapping.cores // mapping.cores_per_chip), int(profile.board.columns))
-    return _barrier(profile, share, mapping.chips, float(np.ptp(rows) + np.ptp(columns)))
+    return barrier_ns(table, tiles_used(profile, mapping), mapping.chips, float(np.ptp(rows) + np.ptp(columns)))
 
 
-def barrier_before_placement(profile: Profile, chips: int) -> Times:
-    """(3,) the end of a step that `chips` chips take: as if they stood in a square, with all of their tiles in use."""
-    return _barrier(profile, 1.0, chips, float(2 * (np.sqrt(chips) - 1)))
+def barrier_before_placement(table: Latencies, profile: Profile, chips: int) -> Times:
+    """(K,) the end of a step that `chips` chips take: as if they stood in a square, with all of their tiles in use."""
+    tiles = int(profile.chip.tiles_x) * int(profile.chip.tiles_y)
+    return barrier_ns(table, tiles, chips, float(2 * (np.sqrt(chips) - 1)))
 
 
-def _barrier(profile: Profile, share: float, chips: int, diameter: float) -> Times:
-    """On a chip it grows linearly with the tiles in use; a board adds a constant and a time for each hop across.
+def barrier_ns(table: Latencies, tiles: int, chips: int, diameter: float) -> Times:
+    """(K,) the barrier: on a chip it grows with the tiles in use; a board adds a time for each hop across.
 
-    share     of the tiles, beyond the first, that are in use
+    tiles     in use on the chip that uses most of them
     diameter  hops from chip to chip between the two that are farthest apart
     """
-    time = profile.time
-    on_chip = (1 - share) * corners(time.barrier_one_tile) + share * corners(time.barrier_chip)
+    share = float(np.interp(tiles, TILES, SHARES))
+    on_chip = (1 - share) * table.barrier_one_tile + share * table.barrier_chip
     if chips == 1:
         return on_chip
-    return on_chip + corners(time.barrier_board) + diameter * corners(time.barrier_chip_hop)
+    return on_chip + table.barrier_board + diameter * table.barrier_chip_hop
 
 
 def tiles_used(profile: Profile, mapping: Mapping) -> int:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from silicon_cases import Case, Floats
 
-from spikformer_deploy.accounting.target import CHIPS, NEURO_CORES, Duration, on_target
+from spikformer_deploy.accounting.target import CHIPS, Duration, on_target
 from spikformer_deploy.accounting.uncertainty import Energy, Range, exactly
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.chips import draws
@@ -129,7 +129,7 @@ def by_hand() -> Iterator[Row]:
     """The cases that need no files."""
     yield from two_neurons()
     yield from quartz()
-    yield lsnn()
+    yield Row("lsnn-smnist", VALIDATES, "cores, dynamic, nJ a step", cases.LSNN_NJ, core_energy(cases.lsnn()))
     yield from autoencoder()
     yield Row("qp-solver", CALIBRATES, "step, us", cases.QP_US, step_time(cases.qp()))
     for name, measured, case in cases.boards():
@@ -155,16 +155,6 @@ def quartz() -> Iterator[Row]:
         time = step_time(case) * float(case.repeats.sum())
         yield Row(name, CALIBRATES, "outside the x86, us an image", microseconds, time)
         yield Row(name, VALIDATES, "cores, dynamic, uJ an image", microjoules, core_energy(case) * 1e-3)
-
-
-def lsnn() -> Row:
-    """Row 4: the energy is linear in the firing rate, which is not known."""
-    silent, one = (core_energy(cases.lsnn(rate)) for rate in (0.0, 1.0))
-    rate = Range.of("silicon.lsnn_rate", cases.LSNN_RATE)
-    ends = ((silent.low, one.low, rate.low), (silent.nominal, one.nominal, rate.nominal), (silent.high, one.high, rate.high))
-    low, nominal, high = (nothing + (all_fire - nothing) * share for nothing, all_fire, share in ends)
-    drawn = silent.draws + (one.draws - silent.draws) * rate.draws
-    return Row("lsnn-smnist", VALIDATES, "cores, dynamic, nJ a step", cases.LSNN_NJ, Range(low, nominal, high, drawn))
 
 
 def autoencoder() -> Iterator[Row]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.chips.loihi.latencies import Latencies
+from spikformer_deploy.chips.loihi.microcode import PROJECTED_GRADIENT, PROPORTIONAL_INTEGRAL
 from spikformer_deploy.chips.loihi.steps import Work
 from spikformer_deploy.chips.profile import Profile, load_profile
 from spikformer_deploy.chips.quantity import Quantity
@@ -47,8 +49,13 @@ def tiles_of(cores: int, profile: Profile) -> int:
 
 def every_step(profile: Profile, cores: int, work: Work, chips: int = 1) -> Case:
     """A network whose steps are all the same; fields of `work` are (cores,) or numbers."""
-    fields = (np.broadcast_to(np.asarray(field, np.float64), (1, cores)) for field in work[:-1])
-    return Case(profile, Work(*fields, synapse=work.synapse), np.ones(1), tiles_of(cores, profile), chips)
+    return Case(profile, _arrays(work, (1, cores)), np.ones(1), tiles_of(cores, profile), chips)
+
+
+def _arrays(work: Work, shape: tuple[int, int]) -> Work:
+    """The work with every count as an array (kinds of step, cores)."""
+    counts = {name: np.asarray(getattr(work, name), np.float64) for name in work._fields if name != "synapse"}
+    return work._replace(**{name: np.broadcast_to(count, shape) for name, count in counts.items()})
 
 
 # --- two neurons -----------------------------------------------------------------------------------------------------
@@ -75,91 +82,92 @@ def two_neurons() -> Case:
 QUARTZ = {8: (873, 33.8), 16: (1096, 45.6), 32: (1553, 85.8), 64: (2599, 139.3), 128: (4807, 290.1)}
 """By t_max: us an image outside the x86 processors; uJ an image, dynamic, of the neuro cores.
 Source: github.com/biphasic/Quartz-on-Loihi, CNN/mnist-EDP-plot.ipynb; Loihi 1, nahuku32, NxSDK 0.9.8."""
-QUARTZ_PIXELS = 28 * 28
 QUARTZ_NEURONS = 5570
 """With those for synchronisation and biases."""
+QUARTZ_WINDOWS = 5
 QUARTZ_BETWEEN = 11
-"""Steps an image beside the five windows of t_max steps."""
+"""Steps an image beside the windows of t_max steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuartzLayer:
-    """A layer of the network.
+    """A layer of the network, or its pixels.
 
-    fan_in   synapses of a unit, from units that fire once an image
-    sources  units that send to it; reached: cores that each of its own spikes goes to
-    window   in which it fires; the pixels fire in window 0.  A pooling unit passes on its first spike, in the window of
-             the layer before
+    fan_in   synapses of a unit
+    copies   cores of the next layer that a spike goes to
+    window   in which its units fire; a pooling unit passes on its first spike, in the window of the layer before
+    eighths  share of the units that fire in each eighth of the window; those of no activation are left: they are all
+             made to fire in the last step
     """
 
     units: int
     cores: int
     fan_in: int
-    sources: int
-    reached: int
+    copies: int
     window: int
+    eighths: tuple[float, ...]
 
-    @property
-    def waits(self) -> bool:
-        """Whether its units fire one window after their inputs."""
-        return self.fan_in > 4
+    def firing(self, t_max: int, steps: int) -> Floats:
+        """(steps,) share of the units that fires in each step of an image."""
+        within = np.repeat(self.eighths, t_max // 8) / (t_max // 8)
+        within[-1] += 1 - sum(self.eighths)
+        shares = np.zeros(steps)
+        shares[self.window * t_max : (self.window + 1) * t_max] = within
+        return shares
 
 
 QUARTZ_LAYERS = (
-    QuartzLayer(units=6 * 24 * 24, cores=4, fan_in=25, sources=QUARTZ_PIXELS, reached=1, window=1),
-    QuartzLayer(units=6 * 12 * 12, cores=2, fan_in=4, sources=6 * 24 * 24, reached=2, window=1),
-    QuartzLayer(units=12 * 8 * 8, cores=2, fan_in=150, sources=6 * 12 * 12, reached=1, window=2),
-    QuartzLayer(units=12 * 4 * 4, cores=1, fan_in=4, sources=12 * 8 * 8, reached=1, window=2),
-    QuartzLayer(units=120, cores=1, fan_in=192, sources=12 * 4 * 4, reached=1, window=3),
-    QuartzLayer(units=10, cores=1, fan_in=120, sources=120, reached=0, window=4),
+    QuartzLayer(28 * 28, 0, 0, 4, 0, (0.080, 0.015, 0.012, 0.013, 0.011, 0.012, 0.014, 0.021)),
+    QuartzLayer(6 * 24 * 24, 4, 25, 1, 1, (0.000, 0.002, 0.007, 0.015, 0.021, 0.031, 0.053, 0.174)),
+    QuartzLayer(6 * 12 * 12, 2, 4, 2, 1, (0.000, 0.007, 0.018, 0.031, 0.038, 0.051, 0.078, 0.189)),
+    QuartzLayer(12 * 8 * 8, 2, 150, 1, 2, (0.001, 0.002, 0.006, 0.012, 0.021, 0.030, 0.040, 0.054)),
+    QuartzLayer(12 * 4 * 4, 1, 4, 1, 2, (0.003, 0.008, 0.017, 0.034, 0.050, 0.061, 0.073, 0.090)),
+    QuartzLayer(120, 1, 192, 1, 3, (0.000, 0.001, 0.002, 0.013, 0.042, 0.058, 0.049, 0.068)),
+    QuartzLayer(10, 1, 120, 0, 4, (0.107, 0.001, 0.002, 0.001, 0.002, 0.008, 0.009, 0.007)),
 )
-"""1x28x28, 6x24x24 (kernel 5), 6x12x12 (pool 2), 12x8x8 (5), 12x4x4 (pool 2), 120 (4), 10; cores as published."""
+"""1x28x28, 6x24x24 (kernel 5), 6x12x12 (pool 2), 12x8x8 (5), 12x4x4 (pool 2), 120 (4), 10; cores as published.
+A unit of activation a fires after 1 - a of its window: shares are those of the published weights (mnist-convnet.pth) for
+128 MNIST test images."""
 
 
 def quartz(t_max: int) -> Case:
-    """Time-to-first-spike MNIST network on 11 cores of Loihi 1; one image.
+    """Time-to-first-spike MNIST network on 11 cores of Loihi 1; one image, in which every unit fires once.
 
-    Assumed, as the distribution of firings is not published: the units of a layer fire evenly over a window of t_max
-    steps, one layer after the other (five windows and 11 steps are the published numbers of steps).  A unit ramps from
-    its first input, one of fan_in evenly distributed ones, until it fires; it is idle otherwise.  Layers are cut evenly
-    over their cores; a spike goes to all cores that hold targets: one of each pooling layer, both of the second
-    convolution, and, of a pixel, all four of the first one.  The 160 neurons for synchronisation and biases are idle,
-    and are distributed as the units are.
+    From the published code: layers work one after the other in windows of t_max steps (5 windows and 11 steps are the
+    published numbers of steps); units of no activation are made to fire in the last step of their window; a unit's
+    current is kept, and a synapse to itself holds it down after its spike, so that it is idle only before its first
+    input, until all states are reset at the end of the image.
+    Assumed: the inputs of a unit fire independently of each other; layers are cut evenly over their cores, and a spike
+    goes to one core of a pooling layer, to both of the second convolution, and, of a pixel, to all four of the first;
+    the 160 neurons for synchronisation and biases are idle, and distributed as the units are, and their synapses (8 %)
+    are left out.
     """
-    units = sum(layer.units for layer in QUARTZ_LAYERS)
-    windows = 5
-    steps = windows * t_max + QUARTZ_BETWEEN
-    columns = [_quartz_core(layer, t_max, steps, QUARTZ_NEURONS / units) for layer in QUARTZ_LAYERS]
-    per_core = [column for layer, column in zip(QUARTZ_LAYERS, columns, strict=True) for _ in range(layer.cores)]
-    fields = (np.stack(field, 1) for field in zip(*(column[:-1] for column in per_core), strict=True))
+    steps = QUARTZ_WINDOWS * t_max + QUARTZ_BETWEEN
+    crowd = QUARTZ_NEURONS / sum(layer.units for layer in QUARTZ_LAYERS[1:])
+    columns: list[Work] = []
+    for before, layer in pairwise(QUARTZ_LAYERS):
+        columns += [_quartz_core(before, layer, t_max, steps, crowd)] * layer.cores
+    counts = (name for name in Work._fields if name != "synapse")
+    work = Work(synapse=SPARSE)._replace(
+        **{name: np.stack([np.broadcast_to(getattr(c, name), steps) for c in columns], 1) for name in counts}
+    )
     profile = load_profile("loihi1")
-    cores = len(per_core)
-    return Case(profile, Work(*fields, synapse=SPARSE), np.ones(steps), tiles_of(cores, profile))
+    return Case(profile, work, np.ones(steps), tiles_of(len(columns), profile))
 
 
-def _quartz_core(layer: QuartzLayer, t_max: int, steps: int, crowd: float) -> Work:
+def _quartz_core(before: QuartzLayer, layer: QuartzLayer, t_max: int, steps: int, crowd: float) -> Work:
     """What one core of a layer does, (steps,) each; crowd: neurons of all kinds a unit."""
-    window, within = np.divmod(np.arange(steps) + 0.5, t_max)
-    share = within / t_max
-    own = window == layer.window
-    arriving = window == layer.window - layer.waits
-    # the first of fan_in inputs has come, and the unit has not fired
-    begun = 1 - (1 - share) ** layer.fan_in
-    ramping = arriving * begun + own * (1 - share) if layer.waits else own / t_max
-    firing = own / t_max
+    arriving = before.firing(t_max, steps)
     units = layer.units / layer.cores
-    spikes = units * firing
-    updates = units * ramping
-    copies = 1 if layer.sources == 6 * 24 * 24 or layer.cores == 1 else layer.cores
-    none = np.zeros(steps)
+    updates = units * (1 - (1 - np.minimum(arriving.cumsum(), 1)) ** layer.fan_in)
+    spikes = units * layer.firing(t_max, steps)
     return Work(
         updates=updates,
-        programmed=none,
         idle=units * crowd - updates,
         spikes=spikes,
-        sent=spikes * layer.reached,
-        synops=units * layer.fan_in * arriving / t_max,
-        messages=layer.sources * copies / layer.cores * arriving / t_max,
+        sent=spikes * layer.copies,
+        synops=units * layer.fan_in * arriving,
+        messages=before.units * before.copies / layer.cores * arriving,
     )
 
 
@@ -167,31 +175,29 @@ def _quartz_core(layer: QuartzLayer, t_max: int, steps: int, crowd: float) -> Wo
 
 LSNN_NJ = 26.4
 """1.583 mW, dynamic, of the neuro cores, times 16.649 us a step."""
-LSNN_INPUT = 2.4
-"""Input spikes a step: 39 thresholds crossed upward or downward by 784 pixels one after the other, then 56 steps with
-one spike; mean of 128 MNIST test images, by the rule of the published snips/spiking.c."""
-LSNN_RATE = Quantity(
-    0.02,
-    "spikes/step",
-    "guess",
-    "no datum; at steps of 1 ms the 5 to 50 Hz at which such networks are trained to fire, in the middle 20",
-    (0.005, 0.05),
-)
 
 
-def lsnn(rate: float) -> Case:
+def lsnn() -> Case:
     """Sequential MNIST by 240 neurons with slow currents on one core of Loihi 1: 140 + 2 x 100 + 10 compartments.
 
-    Source: github.com/intel-nrc-ecosystem/models, nxsdk_modules_ncl/lsnn, sMNIST_Loihi_performance_measurements.ipynb;
-    synapses are the non-zero weights of its files.  The x86 processors set the time of a step: it is not predicted.
-    Assumed: `rate` spikes a neuron and step; no compartment is ever idle, as potentials leak slowly.
+    Source: github.com/intel-nrc-ecosystem/models, nxsdk_modules_ncl/lsnn, sMNIST_Loihi_performance_measurements.ipynb.
+    The x86 processors set the time of a step: it is not predicted.
+    Counts are means of 840 steps of the first 128 test images (the chip's were 200 others), by the published weights,
+    constants and rule of the input, states at rest at the start of an image: 94.5 % of these images came out right, as
+    on the chip.  Non-zero weights alone are synapses: 4,263, 10,566 and 846.  18 % of the main compartments and 25 % of
+    the slow ones have neither potential nor input.
     """
-    neurons = 140 + 100
-    compartments = 140 + 2 * 100 + 10
-    spikes = neurons * rate
-    synops = LSNN_INPUT * 4263 / 80 + rate * (10566 + 846)
+    idle = 0.182 * 240 + 0.248 * 100
+    inputs, spikes, slow = 2.39, 13.03, 5.84
     work = Work(
-        updates=compartments, spikes=spikes, sent=spikes, synops=synops, messages=LSNN_INPUT + spikes, synapse=SPARSE
+        updates=140 + 2 * 100 + 10 - idle,
+        idle=idle,
+        spikes=spikes,
+        sent=spikes,
+        # of the input, of the neurons, and from each main compartment to its slow one
+        synops=129.5 + 637.8 + slow,
+        messages=inputs + spikes,
+        synapse=SPARSE,
     )
     return every_step(load_profile("loihi1"), 1, work)
 
@@ -237,8 +243,8 @@ def qp() -> Case:
     of_q, of_a = 1154, 762
     # rows: the step of the gradient neurons, whose messages go to both cores, and that of the others
     work = Work(
-        updates=np.zeros((2, 2)),
         programmed=np.array([[gradient, 0.0], [0.0, integral]]),
+        length=np.array([PROJECTED_GRADIENT.share, PROPORTIONAL_INTEGRAL.share]),
         idle=np.array([[0.0, integral], [gradient, 0.0]]),
         spikes=np.array([[gradient, 0.0], [0.0, integral]]),
         sent=np.array([[2.0 * gradient, 0.0], [0.0, integral]]),
@@ -246,7 +252,8 @@ def qp() -> Case:
         messages=np.array([[gradient, gradient], [integral, 0.0]]),
         synapse=SPARSE,
     )
-    return Case(load_profile("oheo_gulch"), work, np.ones(2), tiles_of(2, load_profile("oheo_gulch")))
+    profile = load_profile("oheo_gulch")
+    return Case(profile, _arrays(work, (2, 2)), np.ones(2), tiles_of(2, profile))
 
 
 # --- boards ----------------------------------------------------------------------------------------------------------
@@ -260,6 +267,5 @@ def boards() -> Iterator[tuple[str, float, Case]]:
     profile = load_profile("loihi1")
     tiles = int(profile.chip.tiles_x) * int(profile.chip.tiles_y)
     for (columns, rows), measured in BOARDS_US.items():
-        nothing = Work(*np.zeros((7, 1, 1)))
-        case = Case(profile, nothing, np.ones(1), tiles, columns * rows, columns + rows - 2)
+        case = Case(profile, _arrays(Work(), (1, 1)), np.ones(1), tiles, columns * rows, columns + rows - 2)
         yield f"empty board of {columns}x{rows} chips", measured, case

@@ -22,15 +22,17 @@ from pathlib import Path
 import click
 import numpy as np
 import silicon_cases as cases
+import silicon_networks as networks
 from rich.console import Console
 from rich.table import Table
 from silicon_cases import Case, Floats
+from silicon_networks import Placed
 
 from spikformer_deploy.accounting.target import CHIPS, Duration, on_target
 from spikformer_deploy.accounting.uncertainty import Energy, Range, exactly
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.chips import draws
-from spikformer_deploy.chips.draws import Points
+from spikformer_deploy.chips.draws import NOMINAL, Points
 from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.loihi.steps import barrier_ns, core_ns, loads_ns
 
@@ -173,32 +175,25 @@ def autoencoder() -> Iterator[Row]:
 
 def nxtf(folder: Path) -> Iterator[Row]:
     """Row 2: the level of the time, and how far apart images are."""
-    from silicon_networks import nxtf as load
-
-    placed, _ = load(folder)
+    placed, _ = networks.nxtf(folder)
     first = placed.first(len(NXTF_FIRST_US))
     mean = float(np.mean(NXTF_FIRST_US))
-    low, nominal, high = placed.closed.step_us_mean.tolist()
-    by_message = float(first.by_message.step_us_mean[1])
-    closed = Range(low, nominal, high, nominal * placed.spread.step)
-    yield Row("nxtf-mnist", CALIBRATES, "step, closed form, us, 128 images", NXTF_US, closed)
-    yield Row("nxtf-mnist", CALIBRATES, "step, by message, us, 8 images", mean, closed * (by_message / nominal))
-    slowest, fastest = (first.one(image) for image in (NXTF_SLOWEST, NXTF_FASTEST))
+    yield Row("nxtf-mnist", CALIBRATES, "step, closed form, us, 128 images", NXTF_US, _closed(placed))
+    yield Row("nxtf-mnist", CALIBRATES, "step, by message, us, 8 images", mean, _by_message(first))
+    slowest, fastest = (_closed(first.one(image)) for image in (NXTF_SLOWEST, NXTF_FASTEST))
     ratio = NXTF_FIRST_US[NXTF_SLOWEST] / NXTF_FIRST_US[NXTF_FASTEST]
-    yield Row("nxtf-mnist", VALIDATES, "slowest / fastest of 8 images", ratio, _quotient(slowest, fastest))
+    yield Row("nxtf-mnist", VALIDATES, "slowest / fastest of 8 images", ratio, quotient(slowest, fastest))
 
 
 def pilotnet(folders: Sequence[Path]) -> Iterator[Row]:
     """Row 5: mean and phases of the time of a step, and its energy."""
-    from silicon_networks import pilotnet as load
-
-    placed = load(folders)
+    placed = networks.pilotnet(folders)
     times, steps = placed.by_message, placed.network.time_steps
-    factors = _factors(placed)
-    in_order = times.step_ns[1].mean(0).reshape(-1, len(PILOTNET_PHASES_US)).mean(0) / 1e3
+    factors = _closed(placed) * float(1 / placed.closed.step_us_mean[NOMINAL])
+    in_order = times.step_ns[NOMINAL].mean(0).reshape(-1, len(PILOTNET_PHASES_US)).mean(0) / 1e3
     # which step of ours is the first of silicon's is not known: the longest ones are laid over each other
     phases = np.roll(in_order, -int(in_order.argmax())).tolist()
-    yield Row("pilotnet", VALIDATES, "step, by message, us", PILOTNET_US, factors * float(times.step_us_mean[1]))
+    yield Row("pilotnet", VALIDATES, "step, by message, us", PILOTNET_US, _by_message(placed))
     for number, (measured, phase) in enumerate(zip(PILOTNET_PHASES_US, phases, strict=True), 1):
         yield Row("pilotnet", VALIDATES, f"phase {number} of 4, us", measured, factors * phase)
     duration = Duration(times, placed.spread)
@@ -206,10 +201,22 @@ def pilotnet(folders: Sequence[Path]) -> Iterator[Row]:
     yield Row("pilotnet", CALIBRATES, "chip, dynamic, uJ a step", PILOTNET_UJ, dynamic(energy) * (1e3 / steps))
 
 
-def _factors(placed: Placed) -> Range:
-    """Factors on a nominal time of a step, by the closed form."""
+def _closed(placed: Placed) -> Range:
+    """Mean time of a step by the closed form, in us."""
     low, nominal, high = placed.closed.step_us_mean.tolist()
-    return Range(low / nominal, 1.0, high / nominal, placed.spread.step)
+    return Range(low, nominal, high, nominal * placed.spread.step)
+
+
+def _by_message(placed: Placed) -> Range:
+    """Mean time of a step message by message, in us; as sure as the closed form."""
+    return _closed(placed) * float(placed.by_message.step_us_mean[NOMINAL] / placed.closed.step_us_mean[NOMINAL])
+
+
+def quotient(one: Range, other: Range) -> Range:
+    """A ratio, all constants being the same for both; its envelope is that of the draws and corners."""
+    drawn = one.draws / other.draws
+    corners = [one.low / other.low, one.nominal / other.nominal, one.high / other.high]
+    return Range(min(*corners, drawn.min()), corners[NOMINAL], max(*corners, drawn.max()), drawn)
 
 
 def dynamic(energy: Energy) -> Range:

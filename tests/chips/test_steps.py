@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.networks import random_images, random_network
 
-from spikformer_deploy.chips.loihi.latencies import NOMINAL
+from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.profile import Profile, from_dict, load_profile, to_dict
 from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support.closed_form import plain_step
 from support.networks import random_images, random_network
 
 from spikformer_deploy.base.errors import InputError, MappingError
-from spikformer_deploy.chips.loihi.latencies import NOMINAL, latencies
+from spikformer_deploy.chips.draws import NOMINAL
+from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.loihi.memory import BoxSizes, list_words, token_wise, words
-from spikformer_deploy.chips.loihi.steps import barrier, link_ns
+from spikformer_deploy.chips.loihi.steps import barrier
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.cli.main import cli
 from spikformer_deploy.counts.events import count
@@ -26,7 +28,6 @@ from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.synapses import Attention
 from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.timing.estimate import estimate
-from spikformer_deploy.timing.layout import slice_layout
 
 LOIHI2 = load_profile("loihi2")
 
@@ -94,37 +95,18 @@ def test_fewer_cores_and_longer_steps() -> None:
 
 
 def test_time_by_hand() -> None:
-    """A step: the busiest core of those that work at once, the barrier; the sub-steps and what is done in them."""
+    """A step: the busiest core of those that work at once, its end; the sub-steps and what is done in them."""
     network = network_with_tokens()
-    mapping = map_network(network, LOIHI2, {}, schedule="token-serial")
+    mapping = replace(map_network(network, LOIHI2, {}, schedule="token-serial"), metrics={})
     counting = geometry(network, mapping)
     images = random_images(network, 1, 1)
     events = count(counting, reference.execute(network, images, cells=counting.cells))
-    assert events.slices is not None
-    table = latencies(LOIHI2)
-    layout = slice_layout(network, mapping)
-    end = barrier(LOIHI2, mapping)[NOMINAL]
-    site_of = mapping.boxes[:, 0]
-    in_turn = np.array([s.sub_steps > 0 for s in mapping.sites])[site_of] | np.isin(
-        [mapping.sites[i].population for i in site_of],
-        [s.population for s in mapping.sites if s.kind == "attention"],
-    )
-    sizes = mapping.boxes[:, 2::2] - mapping.boxes[:, 1::2]
-    serial = np.array([s.token_serial for s in mapping.sites])[site_of]
-    swept = np.where(serial, sizes[:, 0], sizes.prod(1))
-    pause = swept.max() * table.idle_neuron[NOMINAL] + end
-    slices = events.slices
-    loads = np.maximum.reduce(
-        [
-            slices.neurons * table.neuron[NOMINAL] + slices.spikes * table.spike_out[NOMINAL],
-            slices.synops * table.synop[NOMINAL][layout.synapse],
-            slices.messages_in * table.message_in[NOMINAL],
-        ]
-    )
-    at_once, later = (loads[..., ~in_turn].max(-1), loads[..., in_turn].max(-1))
-    expected = np.maximum(at_once, link_ns(LOIHI2, mapping)[NOMINAL]) + end
-    expected = expected + max(s.sub_steps for s in mapping.sites) * pause + later
-    np.testing.assert_allclose(estimate(events, network, mapping, LOIHI2).step_ns[NOMINAL], expected, rtol=1e-12)
+    end = float(barrier(latencies(LOIHI2), LOIHI2, mapping)[NOMINAL])
+    times = estimate(events, network, mapping, LOIHI2)
+    for step in range(network.time_steps):
+        expected, passing = plain_step(events, network, mapping, LOIHI2, end, 0, step)
+        np.testing.assert_allclose(times.step_ns[NOMINAL, 0, step], expected, rtol=1e-12)
+        np.testing.assert_allclose(times.fall_through_ns[NOMINAL, 0, step], passing, rtol=1e-12)
 
 
 def test_boxes_have_all_tokens() -> None:

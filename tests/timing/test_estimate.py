@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.closed_form import plain_step
 from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.loihi import steps
+from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.timing.estimate import estimate
-from spikformer_deploy.timing.layout import depths
 
 LOIHI2 = load_profile("loihi2")
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))
@@ -29,43 +30,8 @@ def counted(network: Network, mapping: Mapping, seed: int) -> events.Events:
     return events.count(geometry, reference.execute(network, random_images(network, seed), cells=geometry.cells))
 
 
-def plain_step(counts: events.Events, network: Network, mapping: Mapping, n: int, t: int) -> tuple[float, float]:
-    """(pipelined, fall-through) nominal time in ns of one step, core by core."""
-    time = LOIHI2.time
-    slices = counts.slices
-    assert slices is not None
-    barrier = steps.barrier(LOIHI2, mapping)[1]
-    waits = {s.population: s.sub_steps for s in mapping.sites if s.kind == "attention"}
-    level = depths(network)
-    cost = {}
-    neurons = {}
-    for s, (site, core) in enumerate(zip(slices.sites, slices.cores, strict=True)):
-        name = mapping.sites[site].population
-        synapse = time.synapse_sparse
-        for projection in network.into(name):
-            if isinstance(projection.synapse, Conv | Readout):
-                synapse = time.synapse_conv if isinstance(projection.synapse, Conv) else time.synapse_dense
-        if mapping.sites[site].kind == "attention":
-            synapse = time.synapse_dense
-        work = np.array(
-            [
-                slices.neurons[s] * time.neuron_update.value + slices.spikes[n, t, s] * time.spike_out.value,
-                slices.synops[n, t, s] * synapse.value,
-                slices.messages_in[n, t, s] * time.axon_in.value,
-            ]
-        )
-        for key in ("serial" if name in waits else "parallel", level[name]):
-            cores = cost.setdefault(key, {})
-            cores[core] = cores.get(core, 0) + work
-        neurons[core] = neurons.get(core, 0) + slices.neurons[s]
-    pause = max(neurons.values()) * time.neuron_idle.value + barrier
-    worst = {key: max(work.max() for work in cores.values()) for key, cores in cost.items()}
-    pipelined = worst["parallel"] + barrier + max(waits.values(), default=0) * pause + worst.get("serial", 0)
-    passing = 0.0
-    for depth in set(level.values()):
-        longest = max((steps for name, steps in waits.items() if level[name] == depth), default=0)
-        passing += max(worst[depth] + barrier, pause) + longest * pause
-    return pipelined, passing
+def barrier_ns(mapping: Mapping) -> float:
+    return float(steps.barrier(latencies(LOIHI2), LOIHI2, mapping)[NOMINAL])
 
 
 @settings(max_examples=15, deadline=None)
@@ -75,7 +41,7 @@ def test_estimate_equals_plain_loops(network: Network, seed: int) -> None:
     counts = counted(network, mapping, seed)
     times = estimate(counts, network, mapping, LOIHI2)
     for n, t in np.ndindex(counts.images, network.time_steps):
-        step, passing = plain_step(counts, network, mapping, n, t)
+        step, passing = plain_step(counts, network, mapping, LOIHI2, barrier_ns(mapping), n, t)
         np.testing.assert_allclose(times.step_ns[1, n, t], step, rtol=1e-12)
         np.testing.assert_allclose(times.fall_through_ns[1, n, t], passing, rtol=1e-12)
     assert (np.diff(times.step_ns, axis=0) >= 0).all()
@@ -94,13 +60,21 @@ def test_barrier_grows_with_tiles_and_chips() -> None:
     network = random_network(4)
     mapping = random_mapping(network, 4)
     slices = len(mapping.cores)
+    table = latencies(LOIHI2)
     one = replace(mapping, cores=np.zeros(slices, np.int64), cores_per_chip=128)
     all_tiles = replace(one, cores=np.arange(slices) * 4 % 128)
-    np.testing.assert_allclose(steps.barrier(LOIHI2, one), [30, 65, 200])
+    np.testing.assert_allclose(steps.barrier(table, LOIHI2, one), [30, 65, 200])
     assert steps.tiles_used(LOIHI2, all_tiles) == min(slices, 32)
     board = load_profile("kapoho_point")
     eight = replace(one, cores=np.arange(slices) % 8 * 128, chips=8)
-    np.testing.assert_allclose(steps.barrier(board, eight)[1], 65 + 200 + 4 * 100)
+    np.testing.assert_allclose(steps.barrier(table, board, eight)[NOMINAL], 65 + 200 + 4 * 100)
+
+
+@pytest.mark.parametrize(("tiles", "microseconds"), [(1, 0.6), (2, 1.0), (4, 1.4), (29, 1.8), (32, 1.8)])
+def test_the_barrier_of_loihi1_is_the_table_of_its_fit(tiles: int, microseconds: float) -> None:
+    """Boyle et al. (SANA-FE), 2025: barriers of a Nahuku board by tiles in use."""
+    barrier = steps.barrier_ns(latencies(load_profile("loihi1")), tiles, 1, 0.0)
+    np.testing.assert_allclose(barrier[NOMINAL], 1e3 * microseconds)
 
 
 def test_the_heaviest_link_can_rule() -> None:
@@ -114,12 +88,6 @@ def test_the_heaviest_link_can_rule() -> None:
     assert times.step_ns[1].min() > 7e9 / 3.5
     between = replace(mapping, metrics={"max_link_load": 7e9, "max_chip_link_load": 5e9})
     np.testing.assert_allclose(estimate(counts, network, between, LOIHI2).parts_ns["link"], 5e9 / 0.25)
-
-
-def test_the_measured_step_of_pilotnet_lies_within_the_range_of_synaptic_times() -> None:
-    """PilotNet on one Loihi 2: 152.8 us a step, about 1.51e5 synaptic operations on the busiest core (convolution)."""
-    time = LOIHI2.time.synapse_conv
-    assert 1.51e5 * time.low / 1e3 < 152.8 < 1.51e5 * time.high / 1e3
 
 
 def test_events_without_a_mapping_are_refused() -> None:

@@ -1,0 +1,97 @@
+"""The closed form of a step as plain loops over slices and cores: the twin of timing/estimate.py."""
+
+from collections import defaultdict
+
+from spikformer_deploy.chips.loihi.microcode import counter_length, relative_length, relay_length
+from spikformer_deploy.chips.profile import Profile
+from spikformer_deploy.counts.events import Events
+from spikformer_deploy.network.mapping import Mapping, Site
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.synapses import Conv, Readout, Window
+
+
+def synapse_ns(network: Network, site: Site, profile: Profile) -> float:
+    """Of one synaptic operation at a site."""
+    time = profile.time
+    incoming = [projection.synapse for projection in network.into(site.population)]
+    if site.kind == "attention":
+        return time.synapse_dense.value
+    if not incoming or any(isinstance(synapse, Conv) for synapse in incoming):
+        return time.synapse_conv.value
+    dense = all(isinstance(synapse, Readout) for synapse in incoming)
+    return time.synapse_dense.value if dense else time.synapse_sparse.value
+
+
+def visit_ns(network: Network, site: Site, profile: Profile) -> float:
+    """Of a visit to a neuron of a site that has something to do."""
+    time = profile.time
+    if not profile.core.programmable.value:
+        return time.neuron_update.value
+    neuron = network[site.population].neuron
+    windows = [p.synapse for p in network.into(site.population) if isinstance(p.synapse, Window)]
+    positions = max((w.kernel[0] * w.kernel[1] for w in windows), default=0)
+    lengths = {"attention": counter_length(), "partial": relay_length()}
+    length = lengths[site.kind] if site.kind in lengths else relative_length(neuron, positions)
+    if length == 0:
+        return time.neuron_update.value
+    return max(length * time.neuron_programmable.value, time.neuron_idle.value)
+
+
+def plain_step(
+    events: Events, network: Network, mapping: Mapping, profile: Profile, barrier: float, n: int, step: int
+) -> tuple[float, float]:
+    """(pipelined, fall-through) nominal ns of chip-wide step `step` of image n, without links; barrier in ns."""
+    slices = events.slices
+    assert slices is not None
+    time = profile.time
+    steps = network.time_steps
+    level = {}
+    for population in network:
+        sources = [s for projection in network.into(population.name) for s in projection.sources]
+        level[population.name] = max((level[s] + 1 for s in sources), default=0)
+    waits = {s.population: s.sub_steps + 1 for s in mapping.sites if s.kind == "attention"}
+    end = barrier + time.step_runtime.value
+
+    def work(s: int, t_own: int, t_arriving: int) -> tuple[float, float, float]:
+        """Sweep, sending and service of a slice."""
+        site = mapping.sites[slices.sites[s]]
+        idle = slices.idle[n, t_own, s]
+        sweep = (slices.neurons[s] - idle) * visit_ns(network, site, profile) + idle * time.neuron_idle.value
+        sweep += slices.spikes[n, t_own, s] * time.spike_out.value
+        service = slices.synops[n, t_arriving, s] * synapse_ns(network, site, profile)
+        service += slices.messages_in[n, t_arriving, s] * time.axon_in.value
+        return sweep, slices.messages_out[n, t_own, s] * time.axon_out.value, service
+
+    swept = defaultdict(int)
+    busy = defaultdict(lambda: defaultdict(float))
+    for s, core in enumerate(slices.cores.tolist()):
+        site = mapping.sites[slices.sites[s]]
+        depth = level[site.population]
+        sweep, sending, service = work(s, (step - depth) % steps, (step - depth + 1) % steps)
+        in_turn = site.sub_steps > 0
+        hears_in_turn = in_turn or site.population in waits
+        busy["sweep", in_turn][core] += sweep
+        busy["sending", in_turn][core] += sending
+        busy["service", hears_in_turn][core] += service
+        c0, c1, y0, y1, x0, x1 = mapping.boxes[s, 1:].tolist()
+        swept[core] += (c1 - c0) * (1 if site.token_serial else (y1 - y0) * (x1 - x0))
+        # falling through, the layer above is served in the step in which this one sends
+        sweep, sending, service = work(s, step, step)
+        busy["falling sweep", depth][core] += sweep
+        busy["falling sending", depth][core] += sending
+        busy["falling service", depth - 1][core] += service
+
+    def most(*key: object) -> float:
+        return max(busy[key].values(), default=0.0)
+
+    pause = max(swept.values()) * time.neuron_idle.value + end
+    sub_steps = [s.sub_steps + (s.kind == "attention") for s in mapping.sites]
+    at_once, later = (max(most(name, turn) for name in ("sweep", "sending", "service")) for turn in (False, True))
+    pipelined = at_once + end + max(sub_steps, default=0) * pause + later
+    passing = 0.0
+    for depth in range(max(level.values()) + 1):
+        own = max(most(f"falling {name}", depth) for name in ("sweep", "sending", "service"))
+        above = [s for s in mapping.sites if level[s.population] == depth + 1]
+        more = max((max(waits.get(s.population, 0), s.sub_steps + (s.kind == "attention")) for s in above), default=0)
+        passing += max(own + end, pause) + more * pause
+    return pipelined, passing

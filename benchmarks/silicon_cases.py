@@ -126,8 +126,8 @@ QUARTZ_LAYERS = (
     QuartzLayer(10, 1, 120, 0, 4, (0.107, 0.001, 0.002, 0.001, 0.002, 0.008, 0.009, 0.007)),
 )
 """1x28x28, 6x24x24 (kernel 5), 6x12x12 (pool 2), 12x8x8 (5), 12x4x4 (pool 2), 120 (4), 10; cores as published.
-A unit of activation a fires after 1 - a of its window: shares are those of the published weights (mnist-convnet.pth) for
-128 MNIST test images."""
+A unit of activation a fires after 1 - a of its window: shares are those of the published weights (mnist-convnet.pth)
+for 128 MNIST test images."""
 
 
 def quartz(t_max: int) -> Case:

@@ -5,12 +5,12 @@ nxsdk_modules_ncl/dnn, tutorial a_image_classification_mnist with its printed ou
 scaled by the largest weight or bias of a layer, threshold mantissa 512, biases at exponent 6, potentials that do not
 leak and currents that keep 1 / 4096, hard reset, an output layer that leaks by 256 / 4096 and never fires, 512 steps an
 image, 1 + 4 + 7 + 3 + 1 cores.  NxTF stores excitatory and inhibitory weights apart, with 8 bits and a shared sign
-each; here a weight is even, from -256 to 254, which moves it by its lowest bit at most.
+each; here a weight is even, from -256 to 254, which moves the spikes of a layer by half a per cent at most.
 
 PilotNet LIF on Loihi 2 is lava-dl's network.net, its integers as they are, in the boxes that Intel's compiler printed.
 
-On both chips the input neurons get pixels as biases.  Here their spikes are worked out first, and a Source sends them in
-the place of the neurons, so that the input cores receive nothing.
+On both chips the input neurons get pixels as biases.  Here their spikes are worked out first, and a Source sends them
+in the place of the neurons, so that the input cores receive nothing.
 """
 
 from __future__ import annotations
@@ -193,12 +193,12 @@ def nxtf_network(model: Path) -> Network:
             rows = (before.shape[1] - weight.shape[2]) // stride + 1
             populations.append(Population(name, (len(weight), rows, rows), nxtf_neuron(bias, name == OUTPUT), 1))
             projections.append(Projection((before.name,), name, Conv(weight, (stride, stride), shift=1)))
-    classes = len(populations[-1].neuron.bias)
+    classes = populations[-1].shape[0]
     head = Accumulator(np.zeros(classes, np.int64), np.ones(classes))
     populations.append(Population("counts", (classes, 1, 1), head, 0))
     projections.append(Projection((OUTPUT,), "counts", Readout(np.eye(classes, dtype=np.int8))))
-    normalisation = np.zeros(1), np.ones(1)
-    return Network(tuple(populations), tuple(projections), TIME_STEPS, STATE_BITS, 8, "observed", 1.0, *normalisation)
+    parts = tuple(populations), tuple(projections)
+    return Network(*parts, TIME_STEPS, STATE_BITS, 8, "observed", 1.0, mean=np.zeros(1), std=np.ones(1))
 
 
 def integers(kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> tuple[NDArray[np.int8], Int]:
@@ -281,7 +281,6 @@ def from_input_neurons(network: Network) -> Network:
     source = replace(network[INPUT_NEURONS], neuron=Source(max_value=1, per_step=True), bounds=(0, 0))
     populations = tuple(source if p.name == INPUT_NEURONS else p for p in network if p.name != PIXELS)
     projections = tuple(p for p in network.projections if p.target != INPUT_NEURONS)
-    normalisation = np.zeros(source.shape[0]), np.ones(source.shape[0])
-    return replace(
-        network, populations=populations, projections=projections, mean=normalisation[0], std=normalisation[1]
-    )
+    channels = source.shape[0]
+    mean, std = np.zeros(channels), np.ones(channels)
+    return replace(network, populations=populations, projections=projections, mean=mean, std=std)

@@ -1,9 +1,9 @@
 """Numbers that silicon confirms: what chips were measured to take, beside what the shipped profiles predict.
 
-    python benchmarks/silicon.py [--nxtf FOLDER] [--pilotnet FOLDER ...] [--json FILE]
+    python benchmarks/silicon.py [--nxtf FOLDER] [--pilotnet FOLDER] [--json FILE]
 
     --nxtf      nxtf_mnist_model.h5 (intel-nrc-ecosystem/models) and mnist_test_first_128.npz
-    --pilotnet  network.net of lava-dl's PilotNet LIF, and road frames drive_*.jpg (or its own image.npy)
+    --pilotnet  network.net of lava-dl's PilotNet LIF
 
 Networks, cores and counts stand in silicon_cases.py and silicon_networks.py, with what is assumed; nothing is fitted
 here.  A row that *calibrates* has set a constant of a profile, or an end of its range, and confirms no more than that
@@ -24,7 +24,7 @@ import click
 import numpy as np
 import silicon_cases as cases
 import silicon_networks as networks
-from pilotnet import dynamic
+from pilotnet import PLACERS, dynamic
 from rich.console import Console
 from rich.table import Table
 from silicon_cases import Case, Floats
@@ -195,20 +195,22 @@ def nxtf(folder: Path) -> Iterator[Row]:
     yield Row("nxtf-mnist", VALIDATES, "pairs of these in their order", len(pairs), order)
 
 
-def pilotnet(folders: Sequence[Path]) -> Iterator[Row]:
+def pilotnet(folder: Path) -> Iterator[Row]:
     """Row 5: mean and phases of the time of a step, and its energy."""
-    placed = networks.pilotnet(folders)
-    times, steps = placed.by_message, placed.network.time_steps
-    factors = _closed(placed) * float(1 / placed.closed.step_us_mean[NOMINAL])
-    in_order = times.step_ns[NOMINAL].mean(0).reshape(-1, len(PILOTNET_PHASES_US)).mean(0) / 1e3
-    # which step of ours is the first of silicon's is not known: the longest ones are laid over each other
+    placed, refined = (networks.pilotnet(folder, PLACERS[name]) for name in ("Hilbert", "refined"))
+    time = _closed(placed)
+    yield Row("pilotnet", VALIDATES, "step, closed form, us", PILOTNET_US, time)
+    in_order = placed.closed.step_ns[NOMINAL, 0].reshape(-1, len(PILOTNET_PHASES_US)).mean(0) / 1e3
+    # which of our steps is the first of the chip's is not said: the longest ones are laid over each other
     phases = np.roll(in_order, -int(in_order.argmax())).tolist()
-    yield Row("pilotnet", VALIDATES, "step, by message, us", PILOTNET_US, _by_message(placed))
     for number, (measured, phase) in enumerate(zip(PILOTNET_PHASES_US, phases, strict=True), 1):
-        yield Row("pilotnet", VALIDATES, f"phase {number} of 4, us", measured, factors * phase)
-    duration = Duration(times, placed.spread)
+        yield Row("pilotnet", VALIDATES, f"phase {number} of 4, us", measured, time * (phase / time.nominal))
+    yield Row("pilotnet", VALIDATES, "step, by message, Hilbert curve, us", PILOTNET_US, _by_message(placed))
+    yield Row("pilotnet", VALIDATES, "step, by message, refined, us", PILOTNET_US, _by_message(refined))
+    duration = Duration(placed.closed, placed.spread)
     energy = on_target(placed.events, placed.mapping, placed.profile, duration)[0]
-    yield Row("pilotnet", CALIBRATES, "chip, dynamic, uJ a step", PILOTNET_UJ, dynamic(energy) * (1e3 / steps))
+    per_step = dynamic(energy) * (1e3 / placed.network.time_steps)
+    yield Row("pilotnet", CALIBRATES, "chip, dynamic, uJ a step", PILOTNET_UJ, per_step)
 
 
 def _closed(placed: Placed) -> Range:
@@ -240,9 +242,9 @@ def quotient(one: Range, other: Range) -> Range:
 
 @click.command()
 @click.option("--nxtf", "nxtf_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--pilotnet", "frames", type=click.Path(exists=True, file_okay=False, path_type=Path), multiple=True)
+@click.option("--pilotnet", "pilotnet_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
-def main(nxtf_folder: Path | None, frames: tuple[Path, ...], json_file: Path | None) -> None:
+def main(nxtf_folder: Path | None, pilotnet_folder: Path | None, json_file: Path | None) -> None:
     """Predict every case, print the table, write it."""
     rows = list(by_hand())
     skipped = {}
@@ -250,10 +252,10 @@ def main(nxtf_folder: Path | None, frames: tuple[Path, ...], json_file: Path | N
         skipped["nxtf-mnist"] = "needs --nxtf FOLDER"
     else:
         rows += nxtf(nxtf_folder)
-    if not frames:
+    if pilotnet_folder is None:
         skipped["pilotnet"] = "needs --pilotnet FOLDER"
     else:
-        rows += pilotnet(frames)
+        rows += pilotnet(pilotnet_folder)
     for case, reason in skipped.items():
         click.echo(f"skipped: {case} {reason}", err=True)
     Console(width=WIDE).print(table_of(rows))

@@ -9,8 +9,8 @@ each; here a weight is even, from -256 to 254, which moves the spikes of a layer
 
 PilotNet LIF on Loihi 2 is lava-dl's network.net, its integers as they are, in the boxes that Intel's compiler printed.
 
-On both chips the input neurons get pixels as biases.  Here their spikes are worked out first, and a Source sends them
-in the place of the neurons, so that the input cores receive nothing.
+On both chips nothing is sent to the input neurons: pixels are their biases.  Here their spikes are worked out first,
+and a Source sends them in the place of the neurons.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pilotnet import cut_as_intel
 
 from spikformer_deploy.base.arrays import Int
@@ -32,7 +31,7 @@ from spikformer_deploy.counts.events import Events, count, geometry, join
 from spikformer_deploy.counts.slices import Geometry
 from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import Execution, Request
-from spikformer_deploy.mapping.place import hilbert
+from spikformer_deploy.mapping.place import Placer
 from spikformer_deploy.network.mapping import Mapping, Site
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import DECAY_ONE, Accumulator, Lif, LifKind, Source
@@ -237,43 +236,22 @@ PIXELS = "layer.0"
 INPUT_NEURONS = "layer.0.lif"
 
 
-def pilotnet(folders: Sequence[Path]) -> Placed:
-    """network.net with the road frames drive_*.jpg, or the frame image.npy where there are none, of `folders`.
+def pilotnet(folder: Path, placer: Placer) -> Placed:
+    """network.net without an input, 16 steps from rest, in Intel's boxes, which the placer puts on cores.
 
-    Intel's boxes along a Hilbert curve, as where its compiler put them is not known; 16 steps a frame, from rest.
+    Intel's run had no input: its notebook writes the frame to an attribute that the input neurons do not read (`bias`,
+    where theirs is `bias_mant`), and its plot of activity shows no spike of theirs.  The network runs on its biases.
     """
-    net = next(path for folder in folders if (path := folder / "network.net").exists())
-    biases = np.stack([biases_of(path) for path in frames_of(folders)])
-    program = compile_model(net, "oheo_gulch", calibrate_on=biases).program
-    with_pixels = prepare("engine", Request(program.network)).execute(biases, [INPUT_NEURONS])
+    nothing = np.zeros((1, 3, 66, 200), np.uint8)
+    program = compile_model(folder / "network.net", "oheo_gulch", calibrate_on=nothing).program
+    execution = prepare("engine", Request(program.network)).execute(nothing, [INPUT_NEURONS])
+    spikes = execution.spikes[INPUT_NEURONS]
     network = from_input_neurons(program.network)
     sites = tuple(site for site in program.mapping.sites if site.name != PIXELS)
-    sent = {
-        name: float(activity.messages.sum() / activity.active.size / len(biases) / network.time_steps)
-        for name, activity in with_pixels.activity.items()
-        if name != PIXELS
-    }
+    sent = {name: float(a.messages.sum() / a.active.size) / len(spikes[0]) for name, a in execution.activity.items()}
     program = replace(program, network=network, mapping=replace(program.mapping, sites=sites))
-    mapping = cut_as_intel(program, hilbert, sent).mapping
-    return Placed(network, mapping, program.profile, with_pixels.spikes[INPUT_NEURONS].astype(np.uint8))
-
-
-def frames_of(folders: Sequence[Path]) -> list[Path]:
-    """The files of frames."""
-    drives = sorted(path for folder in folders for path in folder.glob("drive_*.jpg"))
-    return drives or [next(path for folder in folders if (path := folder / "image.npy").exists())]
-
-
-def biases_of(path: Path) -> NDArray[np.uint8]:
-    """(3, 66, 200) biases of the input neurons, int(80 p - 4) of pixels p from 0 to 1, as lava-dl prepares them.
-
-    A bias below 0 is a neuron that never fires, as 0 is.
-    """
-    if path.suffix == ".npy":
-        return np.load(path).transpose(2, 1, 0).astype(np.uint8)
-    with Image.open(path) as image:
-        pixels = np.asarray(image.resize((200, 66), Image.Resampling.BILINEAR)) / 255.0
-    return np.clip((80 * pixels - 4).astype(np.int64), 0, None).astype(np.uint8).transpose(2, 0, 1)
+    mapping = cut_as_intel(program, placer, sent).mapping
+    return Placed(network, mapping, program.profile, spikes.astype(np.uint8))
 
 
 def from_input_neurons(network: Network) -> Network:

@@ -11,7 +11,6 @@ import silicon
 import silicon_cases as cases
 import silicon_networks as networks
 from click.testing import CliRunner
-from PIL import Image
 
 from spikformer_deploy.accounting.uncertainty import Range
 from spikformer_deploy.chips import draws
@@ -239,16 +238,6 @@ def spikes_of(lif: Lif, shape: tuple[int, ...], steps: int) -> Iterator[np.ndarr
     for _ in range(steps):
         sent, state, _ = step(lif, np.zeros((1, *shape), np.int64), state)
         yield sent[0]
-
-
-def test_frames_become_biases_as_lava_dl_makes_them(tmp_path: Path) -> None:
-    path = tmp_path / "drive_1.png"
-    Image.new("RGB", (455, 256), (0, 51, 255)).save(path)
-    biases = networks.biases_of(path)
-    assert biases.shape == (3, 66, 200)
-    # int(80 p - 4), and nothing below 0
-    assert [int(channel.max()) for channel in biases] == [0, 12, 76]
-    assert [int(channel.min()) for channel in biases] == [0, 12, 76]
 
 
 def test_the_nominal_point_is_that_of_the_corners() -> None:

@@ -263,9 +263,9 @@ BOARDS_US = {(4, 64): 14.3, (12, 64): 16.2}
 
 
 def boards() -> Iterator[tuple[str, float, Case]]:
-    """Name, measured us and the empty step of boards of Loihi 1, all tiles of all chips in use."""
+    """Columns x rows, measured us and the empty step of boards of Loihi 1, all tiles of all chips in use."""
     profile = load_profile("loihi1")
     tiles = int(profile.chip.tiles_x) * int(profile.chip.tiles_y)
     for (columns, rows), measured in BOARDS_US.items():
         case = Case(profile, _arrays(Work(), (1, 1)), np.ones(1), tiles, columns * rows, columns + rows - 2)
-        yield f"empty board of {columns}x{rows} chips", measured, case
+        yield f"{columns}x{rows}", measured, case

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from spikformer_deploy.accounting.uncertainty import Range
 from spikformer_deploy.chips import draws
 from spikformer_deploy.chips.draws import NOMINAL
-from spikformer_deploy.chips.profile import Profile, Time, load_profile
+from spikformer_deploy.chips.profile import Profile, Time, load_profile, profile_names, quantities
 from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.neurons import Lif, LifKind, step
 
@@ -25,7 +25,7 @@ CASES = {
     "lsnn-smnist": cases.lsnn(),
     "autoencoder": cases.autoencoder(),
     "qp-solver": cases.qp(),
-    **{name: case for name, _, case in cases.boards()},
+    **{f"boards {size}": case for size, _, case in cases.boards()},
 }
 DURATIONS = [attribute.name for attribute in attrs.fields(Time)]
 
@@ -73,6 +73,13 @@ def test_rows_that_need_files_are_skipped_loudly(tmp_path: Path) -> None:
     assert {row["case"] for row in written if "skipped" in row} == {"nxtf-mnist", "pilotnet"}
     keys = {"case", "role", "quantity", "measured", "likely", "envelope", "nominal", "ratio", "inside"}
     assert all(set(row) == keys for row in written if "skipped" not in row)
+
+
+def test_constants_name_the_case_that_calibrated_them(rows: list[silicon.Row]) -> None:
+    known = {row.case for row in rows if row.role == silicon.CALIBRATES} | {"nxtf-mnist", "pilotnet"}
+    for name in profile_names():
+        named = {number.calibrated_on for _, number in quantities(load_profile(name))} - {None}
+        assert named <= known
 
 
 # --- prices ----------------------------------------------------------------------------------------------------------

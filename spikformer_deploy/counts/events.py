@@ -42,7 +42,8 @@ __all__ = [
 class PopulationEvents:
     """Events of one population, summed over the images.
 
-    updates   (T,) neuron updates: every neuron once a step
+    updates   (T,) visits of its neurons, each once a step, whether they find something to do or not
+    idle      (T,) those that do not (network.neurons.idle)
     spikes    (T,) non-zero outputs
     values    (T,) sum of the values sent; equal to `spikes` for binary spikes
     messages  (T,) one for each spike and each core it is sent to; equal to `spikes` where there is no mapping
@@ -53,6 +54,7 @@ class PopulationEvents:
 
     name: str
     updates: Int
+    idle: Int
     spikes: Int
     values: Int
     messages: Int
@@ -92,7 +94,7 @@ class ProjectionEvents:
     dense: int
 
 
-SUMMED_OF_POPULATION = ("updates", "spikes", "values", "messages", "gathered")
+SUMMED_OF_POPULATION = ("updates", "idle", "spikes", "values", "messages", "gathered")
 SUMMED_OF_PROJECTION = ("synops", "delivered", "coincidences", "products")
 """The fields that add up over batches."""
 
@@ -147,14 +149,15 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     mapping = geometry.mapping
     _check_cells(geometry, execution)
     tables = (geometry.wholes, geometry.sent, geometry.received)
-    totals, (wholes, sent, received) = weighted(tables, execution.activity, geometry.first)
+    sums = {name: execution.activity[name].messages for name in geometry.first}
+    totals, (wholes, sent, received) = weighted(tables, sums, geometry.first)
     images = len(wholes[0])
     messages = {name: total.sum(0) for name, total in totals.items()}
     populations = {p.name: _population(network, p.name, execution, messages, images) for p in network}
     slices = None
     serial: dict[str, str] = {}
     if mapping is not None:
-        slices = slice_events(mapping, sent, received)
+        slices = slice_events(geometry, sent, received, execution.activity)
         _add_mapped(populations, mapping, slices)
         serial = {site.population: site.serial for site in mapping.sites if site.kind == "attention"}
     synops = wholes[1].sum(0).T
@@ -260,10 +263,13 @@ def _population(
     updates = np.full(network.time_steps, population.size * images, np.int64)
     none = np.zeros(network.time_steps, np.int64)
     if isinstance(population.neuron, Accumulator):
-        return PopulationEvents(name, updates, none, none, none, none, np.zeros(population.shape, bool))
+        return PopulationEvents(name, updates, none, none, none, none, none, np.zeros(population.shape, bool))
     spikes = messages[name]
     activity = execution.activity[name]
-    return PopulationEvents(name, updates, spikes, activity.total, spikes, none, activity.active)
+    idle = none if activity.idle is None else activity.idle.sum((0, 2, 3, 4), dtype=np.int64)
+    if population.neuron.idle_if_silent:
+        idle = updates - spikes
+    return PopulationEvents(name, updates, idle, spikes, activity.total, spikes, none, activity.active)
 
 
 def _projection(

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.counts.inlets import Inlet, cells_of, inlets, own_inlet
-from spikformer_deploy.counts.sums import Entries, SparseSums, joined, sparse_sums
-from spikformer_deploy.executors.execution import Cells
+from spikformer_deploy.counts.sums import Entries, SparseSums, joined, sparse_sums, weighted
+from spikformer_deploy.executors.execution import Activity, Cells
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import may_idle
 from spikformer_deploy.network.reach import Segment, whole_reach
 from spikformer_deploy.network.synapses import Attention
 
-PER_IMAGE = ("spikes", "messages_out", "messages_in", "synops")
+PER_IMAGE = ("spikes", "messages_out", "messages_in", "synops", "idle")
 """The fields of SliceEvents that have an axis of images."""
 
 
@@ -28,13 +29,15 @@ class SliceEvents:
 
     sites         (slices,) index of the site, as in the mapping
     cores         (slices,) global core, as in the mapping
-    neurons       (slices,) neurons (or attention counters) of the slice, each updated once a step
+    neurons       (slices,) neurons (or attention counters) of the slice, each visited once a step
     spikes        (images, T, slices) non-zero outputs; of attention counters: graded values sent, at most;
                   of partial sums of a split fan-in too
     messages_out  (images, T, slices) one for each spike and destination core
     messages_in   (images, T, slices); a message that serves several slices of a core counts at the first of them
     synops        (images, T, slices) synaptic operations; an attention's both at its counters and at its target;
                   partial sums at their neurons: their sum is that of Events.synops
+    idle          (images, T, slices) visits that find nothing to do (network.neurons.idle); all others are updates.
+                  0 at attention counters, which work in sub-steps, and at partial sums, which send in every step
     """
 
     sites: Int
@@ -44,10 +47,7 @@ class SliceEvents:
     messages_out: Int
     messages_in: Int
     synops: Int
-
-    @property
-    def idle(self):
-        return np.zeros_like(self.spikes)
+    idle: Int
 
     def by_core(self, values: NDArray[Any]) -> tuple[Int, NDArray[Any]]:
         """The cores in use, ascending, and `values` (..., slices) summed over the slices of each: (..., cores)."""
@@ -109,6 +109,8 @@ class Geometry:
     arriving  by population: its messages at the slices that it sends to; none where there is no mapping
     sent      rows: slices; (spikes, messages sent): see SliceEvents
     received  rows: slices; (messages received, synaptic operations)
+    resting   rows: slices; (idle neurons, the same), on the cells of those populations only that `may_idle`
+    first_of_resting  where the cells of each of these begin
     """
 
     network: Network
@@ -119,6 +121,8 @@ class Geometry:
     arriving: dict[str, tuple[Weights, ...]]
     sent: SparseSums
     received: SparseSums
+    resting: SparseSums
+    first_of_resting: dict[str, int]
 
 
 def geometry(network: Network, mapping: Mapping | None) -> Geometry:
@@ -128,20 +132,24 @@ def geometry(network: Network, mapping: Mapping | None) -> Geometry:
     if mapping is not None:
         for inlet in inlets(network, mapping):
             reaching.setdefault(inlet.source, []).append(inlet)
-        own_slices = {name: own_inlet(network, mapping, name) for name in reaching}
-    cells = cells_of(network, {name: [own_slices[name], *ways] for name, ways in reaching.items()})
+        own_slices = {p.name: own_inlet(network, mapping, p.name) for p in network if p is not network.output}
+    cells = cells_of(network, {name: [own, *reaching.get(name, [])] for name, own in own_slices.items()})
     first = _first_cells(cells)
+    first_of_resting = _first_cells({name: cells[name] for name in own_slices if may_idle(network[name].neuron)})
     arriving = {name: tuple(_weights(inlet, cells[name]) for inlet in ways) for name, ways in reaching.items()}
     sent: list[Entries] = []
     received: list[Entries] = []
+    resting: list[Entries] = []
     slices = 0
     if mapping is not None:
         slices = len(mapping.boxes)
-        for name, ways in arriving.items():
-            home = _weights(own_slices[name], cells[name])
-            sent_by, received_from = _of_population(home, ways, mapping)
+        for name, own in own_slices.items():
+            neurons = _weights(own, cells[name]).entries()
+            sent_by, received_from = _of_population(neurons, arriving.get(name, ()), mapping)
             sent.append(sent_by.moved(first[name]))
             received.append(received_from.moved(first[name]))
+            if name in first_of_resting:
+                resting.append(neurons.moved(first_of_resting[name]))
     return Geometry(
         network=network,
         mapping=mapping,
@@ -151,6 +159,8 @@ def geometry(network: Network, mapping: Mapping | None) -> Geometry:
         arriving=arriving,
         sent=sparse_sums(slices, joined(sent)),
         received=sparse_sums(slices, joined(received)),
+        resting=sparse_sums(slices, joined(resting)),
+        first_of_resting=first_of_resting,
     )
 
 
@@ -208,16 +218,15 @@ def _by_range(cells: Cells, segments: Sequence[Segment]) -> Int:
     return fan
 
 
-def _of_population(home: Weights, arriving: Sequence[Weights], mapping: Mapping) -> tuple[Entries, Entries]:
+def _of_population(neurons: Entries, arriving: Sequence[Weights], mapping: Mapping) -> tuple[Entries, Entries]:
     """What `Geometry.sent` and `Geometry.received` hold of one population, cells counted from its first.
 
-    home  the population at its own slices; arriving: its messages at all others
+    neurons  its cells at its own slices; arriving: its messages at all others
     """
     entries = [(weights.inlet, weights.entries()) for weights in arriving]
     spikes = joined([part for inlet, part in entries if not inlet.unicast])
     visited = [inlet.slices for inlet, _ in entries if not inlet.unicast]
     delivered = _once_a_core(spikes, mapping, np.concatenate([np.zeros(0, np.int64), *visited]))
-    neurons = home.entries()
     fan_out = np.bincount(spikes.cell[delivered], minlength=len(neurons.cell)).astype(np.int32)
     sent = [replace(neurons, second=fan_out[neurons.cell])]
     # what counters send on counts as their spikes; its messages are added by slice_events
@@ -248,8 +257,12 @@ def _once_a_core(entries: Entries, mapping: Mapping, visited: Int) -> NDArray[np
     return sends
 
 
-def slice_events(mapping: Mapping, sent: tuple[Int, Int], received: tuple[Int, Int]) -> SliceEvents:
-    """Events of every slice from the sums by the tables Geometry.sent and Geometry.received."""
+def slice_events(
+    geometry: Geometry, sent: tuple[Int, Int], received: tuple[Int, Int], activity: dict[str, Activity]
+) -> SliceEvents:
+    """Events of every slice from the sums by the tables Geometry.sent and Geometry.received, which needs a mapping."""
+    mapping = geometry.mapping
+    assert mapping is not None
     spikes, messages_out = sent
     messages_in, synops = received
     # a counter's values go to one core each
@@ -257,9 +270,30 @@ def slice_events(mapping: Mapping, sent: tuple[Int, Int], received: tuple[Int, I
     messages_out[..., counters] = spikes[..., counters]
     edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)
     neurons = np.prod(edges[:, :, 1] - edges[:, :, 0], 1)
-    events = SliceEvents(mapping.boxes[:, 0], mapping.cores, neurons, spikes, messages_out, messages_in, synops)
+    idle = _resting(geometry, activity, spikes.shape)
+    silent = _idle_if_silent(geometry.network, mapping)
+    idle[..., silent] = neurons[silent] - spikes[..., silent]
+    events = SliceEvents(mapping.boxes[:, 0], mapping.cores, neurons, spikes, messages_out, messages_in, synops, idle)
     _add_partial_sums(mapping, events)
     return events
+
+
+def _resting(geometry: Geometry, activity: dict[str, Activity], shape: tuple[int, ...]) -> Int:
+    """(images, T, slices), which is `shape`: neurons of each slice that are idle by their potentials."""
+    if not geometry.first_of_resting:
+        return np.zeros(shape, np.int64)
+    numbers: dict[str, NDArray[np.int32]] = {}
+    for name in geometry.first_of_resting:
+        idle = activity[name].idle
+        assert idle is not None
+        numbers[name] = idle
+    return weighted((geometry.resting,), numbers, geometry.first_of_resting)[1][0][0]
+
+
+def _idle_if_silent(network: Network, mapping: Mapping) -> NDArray[np.bool_]:
+    """(slices,) those whose neurons are idle where they send nothing."""
+    of_site = [s.kind == "population" and network[s.population].neuron.idle_if_silent for s in mapping.sites]
+    return np.array(of_site)[mapping.boxes[:, 0]]
 
 
 def _add_partial_sums(mapping: Mapping, events: SliceEvents) -> None:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.vectors import SINGLE, WORD, address, four_bytes, read, splat, write
-from spikformer_deploy.executors.execution import Activity
 
 Int32: TypeAlias = NDArray[np.int32]
 
@@ -93,19 +92,20 @@ class _Packing(NamedTuple):
 
 
 def weighted(
-    tables: Sequence[SparseSums], activity: Mapping[str, Activity], first: Mapping[str, int]
+    tables: Sequence[SparseSums], numbers: Mapping[str, Int32], first: Mapping[str, int]
 ) -> tuple[dict[str, Int], list[tuple[Int, Int]]]:
     """((images, T) messages of each population, for each table the sums by `first` and by `second` (images, T, rows)).
 
-    first  where the cells of each population begin in the tables; populations stand side by side in this order
+    numbers  (images, T, slices, rows, columns) messages of each cell, or whatever is counted, by population
+    first    where the cells of each population begin in the tables; populations stand side by side in this order
 
     LANES steps are summed at once: step t of image n is one of lane n * T + t.
     """
-    images, steps = next(iter(activity.values())).messages.shape[:2]
+    images, steps = next(iter(numbers.values())).shape[:2]
     lanes = images * steps
     # kept by name to the end: compiled code has their addresses only
-    sent = [np.ascontiguousarray(activity[name].messages) for name in first]
-    sizes = np.array([np.prod(activity[name].cells.shape) for name in first])
+    sent = [np.ascontiguousarray(numbers[name]) for name in first]
+    sizes = np.array([np.prod(messages.shape[2:]) for messages in sent])
     chunks = _chunks(np.array(list(first.values())), sizes)
     packing = _Packing(np.array([messages.ctypes.data for messages in sent]), sizes, chunks)
     totals = np.zeros((len(chunks), lanes), np.int64)

@@ -55,12 +55,15 @@ class Activity:
     cells     what the last three axes are
     active    (C, Y, X) bool: neurons that sent anything in any step of any image
     total     (T,) int64: sum of the values sent (equals the messages for binary spikes), over images and neurons
+    idle      as messages: idle neurons in each cell, of populations where potentials say which these are
+              (network.neurons.may_idle).  None of others: all are updated, or those that send nothing are idle
     """
 
     messages: NDArray[np.int32]
     cells: Cells
     active: NDArray[np.bool_]
     total: NDArray[np.int64]
+    idle: NDArray[np.int32] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

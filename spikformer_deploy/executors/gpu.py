@@ -201,14 +201,14 @@ def _full_precision() -> Iterator[None]:
 
 def _run_population(state: _State, population: Population, inputs: NDArray[np.integer]) -> None:
     neuron = population.neuron
-    membrane = None
+    membrane = idle = None
     match neuron:
         case Source():
             steps = inputs[:, : state.plan.steps[population.name]]
             sent = torch.from_numpy(steps.astype(message_type(population))).to(state.loaded.device)
             peak = 0
         case Lif():
-            sent, membrane, peak = _lif(state, population)
+            sent, membrane, idle, peak = _lif(state, population)
         case Or():
             total = _windows(state, population)
             sent = total.ne(0).to(torch.uint8)
@@ -234,15 +234,15 @@ def _run_population(state: _State, population: Population, inputs: NDArray[np.in
             return
         case _:
             assert_never(neuron)
+    state.activity[population.name] = _observe(state, population, sent, idle)
     _keep(state, population, sent, peak, membrane)
 
 
 def _keep(state: _State, population: Population, sent: Tensor, peak: int, membrane: Tensor | None) -> None:
-    """Note what a population sent: for its readers, for the counts and, where asked for, as a record."""
+    """Note what a population sent: for its readers and, where asked for, as a record."""
     name = population.name
     state.kept.note_peak(population, peak)
     state.sent[name] = sent
-    state.activity[name] = _observe(state, population, sent)
     if name in state.kept.record:
         every_step = (len(sent), state.plan.network.time_steps, *population.shape)
         membrane = torch.zeros(every_step, dtype=torch.int32) if membrane is None else membrane
@@ -250,8 +250,8 @@ def _keep(state: _State, population: Population, sent: Tensor, peak: int, membra
         state.kept.membranes[name] = membrane.cpu().numpy()
 
 
-def _lif(state: _State, population: Population) -> tuple[Tensor, Tensor | None, int]:
-    """Spikes (N, T, C, Y, X), potentials where recorded, and the largest magnitude met."""
+def _lif(state: _State, population: Population) -> tuple[Tensor, Tensor | None, Tensor | None, int]:
+    """Spikes (N, T, C, Y, X), potentials where recorded, idle neurons of what `may_idle`, the largest magnitude met."""
     lif = state.plan.sums[population.name].parameters
     assert isinstance(lif, LifParameters)
     fires_from, threshold, bias = state.loaded.neurons[population.name]
@@ -260,6 +260,7 @@ def _lif(state: _State, population: Population) -> tuple[Tensor, Tensor | None, 
     spikes = torch.empty(spikes_shape, dtype=torch.uint8, device=totals.device)
     recorded = population.name in state.kept.record
     membrane = torch.empty(spikes_shape, dtype=torch.int32) if recorded else None
+    idle = torch.empty_like(spikes) if population.name in state.plan.may_idle else None
     v = torch.zeros_like(totals[:, 0])
     u = v
     # the largest magnitude stays on the device: to read it would wait for the device in every step
@@ -274,11 +275,14 @@ def _lif(state: _State, population: Population) -> tuple[Tensor, Tensor | None, 
         reached = _decayed(v, lif.decay, lif.toward_zero, lif.round_up) + drive
         peak = torch.maximum(peak, torch.maximum(reached.abs().max(), drive.abs().max()))
         fires = reached >= fires_from
+        if idle is not None:
+            # without a bias the drive is what synapses and the current bring
+            idle[:, t] = v.eq(0) & drive.eq(0) & bias.eq(0) & ~fires
         v = torch.where(fires, reached - threshold, reached) if lif.soft else reached.masked_fill(fires, 0)
         spikes[:, t] = fires
         if membrane is not None:
             membrane[:, t] = v
-    return spikes, membrane, int(peak)
+    return spikes, membrane, idle, int(peak)
 
 
 def _decayed(state: Tensor, decay: int, toward_zero: bool, round_up: int) -> Tensor:
@@ -408,16 +412,23 @@ def _read_out(state: _State, population: Population, images: int) -> Int:
     return total
 
 
-def _observe(state: _State, population: Population, sent: Tensor) -> Activity:
-    """Counts cell by cell as products with memberships; they stay below 2^24, and are exact in fp32."""
+def _observe(state: _State, population: Population, sent: Tensor, idle: Tensor | None) -> Activity:
+    """The activity of a population from what it sent and, where potentials say it, which neurons were idle."""
     members = state.loaded.members[population.name]
     steps = state.plan.network.time_steps
     fired = sent.ne(0)
-    in_cells = torch.einsum("ntcyq,yr->ntcrq", fired.float() @ members.columns, members.rows)
-    messages = torch.einsum("ntcrq,cs->ntsrq", in_cells, members.channels).int().cpu().numpy()
+    messages = _in_cells(fired, members)
     return Activity(
         np.broadcast_to(messages, (len(sent), steps, *messages.shape[2:])),
         state.plan.cells[population.name],
         fired.flatten(0, 1).any(0).cpu().numpy(),
         np.broadcast_to(sent.sum((0, 2, 3, 4), dtype=torch.int64).cpu().numpy(), (steps,)),
+        None if idle is None else _in_cells(idle, members),
     )
+
+
+def _in_cells(marked: Tensor, members: Members) -> NDArray[np.int32]:
+    """Marked neurons cell by cell, as products with memberships; they stay below 2^24, and are exact in fp32."""
+    in_cells = torch.einsum("ntcyq,yr->ntcrq", marked.float() @ members.columns, members.rows)
+    numbers: NDArray[np.int32] = torch.einsum("ntcrq,cs->ntsrq", in_cells, members.channels).int().cpu().numpy()
+    return numbers

@@ -26,7 +26,8 @@ def execution(
     """What reference.execute would give for the same messages.
 
     sent        (N, T, C, Y, X) of every population but the accumulator
-    potentials  (N, T, C, Y, X) after the reset, of recorded LIFs and of the accumulator where it is recorded
+    potentials  (N, T, C, Y, X) after the reset, of recorded LIFs and of those that `may_idle`, and of the accumulator
+                where it is recorded
     peak_state is that of `potentials`, and of what Streams, Sums and Maxima send.
     Raises OverflowDetected where one of them leaves its bits, or a Stream sends more than it says.
     """
@@ -38,7 +39,9 @@ def execution(
     return Execution(
         accumulators=accumulators,
         activity={
-            p.name: observe(sent[p.name], (cells or {}).get(p.name, one_cell(p.shape)))
+            p.name: observe(
+                p.neuron, sent[p.name], potentials.get(p.name), (cells or {}).get(p.name, one_cell(p.shape))
+            )
             for p in network
             if p.name != head
         },

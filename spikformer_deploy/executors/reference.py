@@ -26,6 +26,9 @@ from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import (
     Accumulator,
     Max,
+    Neuron,
+    idle,
+    may_idle,
     potential_of,
     step,
 )
@@ -62,7 +65,7 @@ def execute(
     inputs = frames(network, images).astype(np.int64)
     states: dict[str, Int] = {}
     sent: dict[str, list[Int]] = {p.name: [] for p in network}
-    membranes: dict[str, list[Int]] = {name: [] for name in record}
+    membranes: dict[str, list[Int]] = {p.name: [] for p in network if p.name in record or may_idle(p.neuron)}
     peak = {p.name: 0 for p in network}
     for t in range(network.time_steps):
         now: dict[str, Int] = {network.input.name: inputs[:, t]}
@@ -83,8 +86,14 @@ def execute(
             sent[population.name].append(out)
             if population.name in membranes:
                 membranes[population.name].append(potential_of(population.neuron, state))
+    potentials = {name: np.stack(values, 1) for name, values in membranes.items()}
     activity = {
-        p.name: observe(np.stack(sent[p.name], 1), (cells or {}).get(p.name, one_cell(p.shape)))
+        p.name: observe(
+            p.neuron,
+            np.stack(sent[p.name], 1),
+            potentials.get(p.name),
+            (cells or {}).get(p.name, one_cell(p.shape)),
+        )
         for p in network
         if not isinstance(p.neuron, Accumulator)
     }
@@ -92,7 +101,7 @@ def execute(
         accumulators=states[network.output.name].reshape(len(inputs), -1),
         activity=activity,
         spikes={name: np.stack(sent[name], 1) for name in record},
-        membranes={name: np.stack(membranes[name], 1).astype(np.int32) for name in record},
+        membranes={name: potentials[name].astype(np.int32) for name in record},
         coincidences={
             p.target: coincidences(p.synapse.heads, *(np.stack(sent[name], 1) for name in p.sources[1:]))
             for p in network.projections
@@ -103,14 +112,26 @@ def execute(
     )
 
 
-def observe(sent: Int, cells: Cells) -> Activity:
-    """The Activity of one population from all it sent, (N, T, C, Y, X)."""
+def observe(neuron: Neuron, sent: Int, potentials: Int | None, cells: Cells) -> Activity:
+    """The Activity of one population from all it sent, (N, T, C, Y, X), and its potentials where it `may_idle`."""
+    resting = idle(neuron, sent, potentials) if may_idle(neuron) else None
+    return Activity(
+        messages=_in_cells(sent != 0, cells),
+        cells=cells,
+        active=(sent != 0).any((0, 1)),
+        total=sent.sum((0, 2, 3, 4)),
+        idle=None if resting is None else _in_cells(resting, cells),
+    )
+
+
+def _in_cells(marked: NDArray[np.bool_], cells: Cells) -> NDArray[np.int32]:
+    """(N, T, slices, rows, columns) how many of the neurons (N, T, C, Y, X) of each cell are marked."""
     slices, rows, columns = cells.shape
-    messages = np.zeros((*sent.shape[:2], slices, rows, columns), np.int32)
-    for s, y, x in np.ndindex(slices, *sent.shape[3:]):
-        fired = sent[:, :, cells.channels[s] : cells.channels[s + 1], y, x] != 0
-        messages[:, :, s, cells.rows[y], cells.columns[x]] += fired.sum(2)
-    return Activity(messages, cells, (sent != 0).any((0, 1)), sent.sum((0, 2, 3, 4)))
+    numbers = np.zeros((*marked.shape[:2], slices, rows, columns), np.int32)
+    for s, y, x in np.ndindex(slices, *marked.shape[3:]):
+        of_slice = marked[:, :, cells.channels[s] : cells.channels[s + 1], y, x]
+        numbers[:, :, s, cells.rows[y], cells.columns[x]] += of_slice.sum(2)
+    return numbers
 
 
 def coincidences(heads: int, k: Int, v: Int) -> Int:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
-
-from numpy.typing import NDArray
 
 from spikformer_deploy.base.progress import Progress
 from spikformer_deploy.counts.events import Geometry
@@ -16,6 +13,7 @@ from spikformer_deploy.executors.execution import Request
 from spikformer_deploy.inference.tally import Tally
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.timing import messages as timing
+from spikformer_deploy.timing.steps import Recorded, recorded_image
 from spikformer_deploy.timing.times import StepTimes, join_times, with_range_of
 
 
@@ -29,21 +27,21 @@ def message_times(
     count = timing.images_to_time(len(images), sent)
     timer = timing.timer(geometry, program.profile)
     joined = None
-    for number, spikes in enumerate(recorded(program, images, geometry, count), 1):
+    for number, image in enumerate(recorded(program, images, geometry, count), 1):
 
         def note_messages(messages: int, number: int = number) -> None:
             note = f"messages of image {number} of {count}: {messages / 1e6:.1f} of about {2 * sent / 1e6:.1f} million"
             progress(len(images), len(images), note)
 
-        times = timing.time_image(timer, spikes, note_messages)
+        times = timing.time_image(timer, image, note_messages)
         joined = times if joined is None else join_times(joined, times)
     assert joined is not None
     return with_range_of(joined, tally.times)
 
 
-def recorded(program: Program, images: ImageSet, geometry: Geometry, count: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """What every population sent, (T, C, Y, X) by name, for the first `count` images, one by one."""
+def recorded(program: Program, images: ImageSet, geometry: Geometry, count: int) -> Iterator[Recorded]:
+    """What the first `count` images made of the network, one by one."""
     execute = prepare("engine", Request(program.network, geometry.cells)).execute
     names = [p.name for p in program.network]
     for pixels, _ in islice(images.batches(1), count):
-        yield {name: sent[0] for name, sent in execute(pixels, names).spikes.items()}
+        yield recorded_image(program.network, execute(pixels, names), 0)

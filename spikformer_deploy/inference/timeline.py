@@ -33,5 +33,5 @@ def first_image(run: Run, progress: Progress = silent) -> Timeline:
     program = replace(run.program, profile=under(run.program.profile, run.runtime))
     layout = geometry(program.network, program.mapping)
     timed = timer(layout, program.profile)
-    spikes = next(recorded(program, run.data, layout, 1))
-    return Timeline(program, timed.machine, record(timed, spikes, progress))
+    image = next(recorded(program, run.data, layout, 1))
+    return Timeline(program, timed.machine, record(timed, image, progress))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ STOCK_SHIFT = 6
 #     keeps_state     whether a population of it has a range of states (Population.bounds); else that is (0, 0)
 #     sends_negative  whether it can send negative values
 #     fires           whether it has a potential and fires: its spikes and potentials are recorded and compared
+#     idle_if_silent  whether a neuron that sends nothing in a time step had nothing to do in it: see `idle`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +46,7 @@ class Source:
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = False
     fires: ClassVar[bool] = False
+    idle_if_silent: ClassVar[bool] = False
 
     max_value: int = 255
     per_step: bool = False
@@ -89,6 +91,7 @@ class Lif:
     keeps_state: ClassVar[bool] = True
     sends_negative: ClassVar[bool] = False
     fires: ClassVar[bool] = True
+    idle_if_silent: ClassVar[bool] = False
 
     kind: LifKind
     decay: int
@@ -118,6 +121,7 @@ class Or:
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = False
     fires: ClassVar[bool] = False
+    idle_if_silent: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,6 +131,7 @@ class Sum:
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = False
     fires: ClassVar[bool] = False
+    idle_if_silent: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,6 +141,7 @@ class And:
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = False
     fires: ClassVar[bool] = False
+    idle_if_silent: ClassVar[bool] = True
 
     inputs: int
 
@@ -153,6 +159,7 @@ class Stream:
     keeps_state: ClassVar[bool] = True
     sends_negative: ClassVar[bool] = True
     fires: ClassVar[bool] = False
+    idle_if_silent: ClassVar[bool] = True
 
     bias: Int
     drop: int = 0
@@ -165,6 +172,7 @@ class Max:
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = True
     fires: ClassVar[bool] = False
+    idle_if_silent: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,6 +186,7 @@ class Accumulator:
     keeps_state: ClassVar[bool] = True
     sends_negative: ClassVar[bool] = False
     fires: ClassVar[bool] = False
+    idle_if_silent: ClassVar[bool] = False
 
     bias: Int
     scale: NDArray[np.float64]
@@ -299,6 +308,38 @@ def largest_recorded(neuron: Neuron, sent: Int | None, potentials: Int | None) -
     if isinstance(neuron, (Sum, Max)):
         return 0 if sent is None else _largest(sent)
     return 0 if potentials is None else _largest(potentials)
+
+
+def may_idle(neuron: Neuron) -> bool:
+    """Whether potentials decide which of its neurons are idle: a LIF of which any neuron has no bias."""
+    return isinstance(neuron, Lif) and not neuron.bias.all()
+
+
+def idle(neuron: Neuron, sent: NDArray[Any], potentials: NDArray[Any] | None) -> NDArray[np.bool_] | None:
+    """Which neurons have nothing to do in which time step, (..., T, C, Y, X); None where every one is updated in each.
+
+    sent        (..., T, C, Y, X) what they send
+    potentials  of the same shape, after the reset; needed where `may_idle`
+
+    A chip visits an idle neuron, and updates all others.
+    Or, Sum, And, Max, Stream   those that send nothing: nothing sent is taken for nothing done
+    Source, Accumulator         none: pixels are held by neurons that are updated in every step, and so are sums
+    Lif                         those whose potential before, current and bias are 0, and that do not fire
+
+    Potentials show that of a Lif.  Every decay leaves 0 at 0: floor(0) = 0, ceil(0) = 0 (4095 >> 12), and so does the
+    one toward zero.  From v[t-1] = 0 a neuron without a bias therefore reaches just what its synapses and its current
+    add.  Where it does not fire there is no reset, and v[t] is that: v[t-1] = v[t] = 0 without a spike is idle.  A
+    spike is work even where nothing arrived, as of programmable neurons whose threshold is 0: they fire at it.
+    """
+    if neuron.idle_if_silent:
+        return sent == 0
+    if not (isinstance(neuron, Lif) and may_idle(neuron)):
+        return None
+    assert potentials is not None
+    empty = potentials == 0
+    empty_before = np.ones_like(empty)
+    empty_before[..., 1:, :, :, :] = empty[..., :-1, :, :, :]
+    return empty_before & empty & (sent == 0) & (_over_positions(neuron.bias) == 0)
 
 
 def _toward_zero(state: Int, decay: int) -> Int:

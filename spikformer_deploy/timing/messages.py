@@ -20,7 +20,7 @@ from spikformer_deploy.counts.slices import Geometry
 from spikformer_deploy.timing import mesh
 from spikformer_deploy.timing.machine import TICK_PS, Machine, machine
 from spikformer_deploy.timing.state import MachineAtRest, Records, at_rest, entries_of
-from spikformer_deploy.timing.steps import Spikes, falling_through, pipelined
+from spikformer_deploy.timing.steps import Recorded, falling_through, pipelined
 from spikformer_deploy.timing.times import StepTimes
 from spikformer_deploy.timing.traffic import Traffic, check_spatial, traffic
 from spikformer_deploy.timing.wave import Wave, WaveTimes
@@ -103,10 +103,9 @@ def images_to_time(images: int, messages: float) -> int:
     return max(1, min(images, MOST_IMAGES, affordable))
 
 
-def time_image(timer: Timer, spikes: Spikes, messages_done: MessagesDone = _unheard) -> StepTimes:
+def time_image(timer: Timer, image: Recorded, messages_done: MessagesDone = _unheard) -> StepTimes:
     """Times of an image, all corners at their nominal values.
 
-    spikes         by population: (T, C, Y, X)
     messages_done  called with the messages that have been followed so far; all of them go twice: in the pipeline, and
                    in the fall-through
     """
@@ -124,8 +123,8 @@ def time_image(timer: Timer, spikes: Spikes, messages_done: MessagesDone = _unhe
     def run(task: tuple[int, int]) -> Step:
         level, step = task
         if level == PIPELINE:
-            return time_step(timer, pipelined(timer.traffic, spikes, step), followed)
-        return time_step(timer, falling_through(timer.traffic, spikes, level, step), followed)
+            return time_step(timer, pipelined(timer.traffic, image, step), followed)
+        return time_step(timer, falling_through(timer.traffic, image, level, step), followed)
 
     # compiled code runs without the lock, so that threads do
     with ThreadPoolExecutor(numba.get_num_threads()) as pool:

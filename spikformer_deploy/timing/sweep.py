@@ -18,18 +18,14 @@ class Sweep:
 
     place     by site number: (C, Y, X) the place of each neuron
     slice_at  (places,) the slice of each place
-    first     (slices,) the place of a slice's first neuron
     core      (slices,) index into Machine.cores
-    neurons   (slices,)
-    order     (slices,) all slices in the order of their places
+    begin     (cores + 1,) the place of each core's first neuron, and the number of places
     """
 
     place: tuple[Int, ...]
     slice_at: NDArray[np.int32]
-    first: Int
     core: Int
-    neurons: Int
-    order: Int
+    begin: Int
 
 
 def sweep_of(mapping: Mapping) -> Sweep:
@@ -47,4 +43,5 @@ def sweep_of(mapping: Mapping) -> Sweep:
         places = first[number] + np.arange(neurons[number])
         place[site][c0:c1, y0:y1, x0:x1] = places.reshape(extents[number])
     slice_at = np.repeat(order, neurons[order]).astype(np.int32)
-    return Sweep(place, slice_at, first, core, neurons, order)
+    begin = np.searchsorted(core[slice_at], np.arange(core.max() + 2))
+    return Sweep(place, slice_at, core, begin)

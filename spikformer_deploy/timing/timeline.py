@@ -12,7 +12,7 @@ from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.timing import mesh
 from spikformer_deploy.timing.messages import Timer
-from spikformer_deploy.timing.steps import Spikes, pipelined
+from spikformer_deploy.timing.steps import Recorded, pipelined
 from spikformer_deploy.timing.wave import Log, Wave, WaveTimes
 
 DETAIL = 50
@@ -56,14 +56,14 @@ class StepRecord:
     bin_ticks: int
 
 
-def record(timer: Timer, spikes: Spikes, progress: Progress = silent) -> Iterator[StepRecord]:
+def record(timer: Timer, image: Recorded, progress: Progress = silent) -> Iterator[StepRecord]:
     """All chip-wide steps of the pipeline for one image, each followed by its sub-steps.
 
     progress  called with (steps and sub-steps done, all of them, a note)
     """
     steps = timer.traffic.network.time_steps
     for step in range(steps):
-        waves = pipelined(timer.traffic, spikes, step)
+        waves = pipelined(timer.traffic, image, step)
         detail = 0
         for number, wave in enumerate(waves):
             name = f"step {step}" if number == 0 else f"step {step}, sub-step {number}"

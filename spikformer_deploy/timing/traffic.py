@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.loihi.latencies import latencies
@@ -27,10 +28,15 @@ from spikformer_deploy.timing.wave import Routes
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Costs:
-    """Ticks of a sweep: a visit that finds nothing to do, one that updates the neuron, and what a spike adds."""
+    """Ticks of a sweep.
+
+    idle    a visit that finds nothing to do
+    update  (slices,) one that updates a neuron of the slice
+    spike   what a spike adds
+    """
 
     idle: int
-    update: int
+    update: Int
     spike: int
 
 
@@ -38,6 +44,8 @@ class Costs:
 class Traffic:
     """A network on its cores, ready to turn spikes into messages.
 
+    own         by population: (C, Y, X) the places of its neurons in the sweeps
+    level       by population: layers on the longest way from the Source
     layout      of each slice: its level, the kind of its synapses
     counters    (slices,) whether it is a slice of attention counters
     sub_steps   by level: the sub-steps that follow its chip-wide step
@@ -49,6 +57,8 @@ class Traffic:
     sweep: Sweep
     routes: Routes
     senders: tuple[Sender, ...]
+    own: dict[str, Int]
+    level: dict[str, int]
     layout: SliceLayout
     counters: NDArray[np.bool_]
     sub_steps: dict[int, int]
@@ -80,17 +90,25 @@ def traffic(geometry: Geometry, profile: Profile) -> Traffic:
         # after the senders: making them fills the tables
         routes=tables.routes(),
         senders=sending,
+        own=_own_places(mapping, wiring.sweep),
+        level=level,
         layout=layout,
         counters=np.array([site.kind == "attention" for site in mapping.sites])[mapping.boxes[:, 0]],
         sub_steps=_sub_steps(mapping, level),
         costs=Costs(
             idle=ticks(table.idle_neuron[NOMINAL]),
-            update=ticks(table.neuron[NOMINAL]),
+            update=np.full(len(mapping.boxes), ticks(table.neuron[NOMINAL])),
             spike=ticks(table.spike_out[NOMINAL]),
         ),
         message_in=message_in,
         cores=len(np.unique(mapping.cores)),
     )
+
+
+def _own_places(mapping: Mapping, sweep: Sweep) -> dict[str, Int]:
+    """By population: the places of its own neurons, not of its counters or partial sums."""
+    sites = zip(mapping.sites, sweep.place, strict=True)
+    return {site.population: place for site, place in sites if site.kind == "population"}
 
 
 def check_spatial(mapping: Mapping) -> None:

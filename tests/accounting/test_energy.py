@@ -1,17 +1,22 @@
 """The conventions against the papers' printed rows, and their laws on counted networks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.durations import duration
 from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
 from spikformer_deploy.accounting import conventions
 from spikformer_deploy.accounting.energy import account
 from spikformer_deploy.accounting.notes import notes
-from spikformer_deploy.accounting.uncertainty import Energy, Range, priced, weakest
+from spikformer_deploy.accounting.target import BOARD, CHIPS, NEURO_CORES
+from spikformer_deploy.accounting.uncertainty import Energy, Part, Range, exactly, priced, weakest, weakest_role
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.chips import draws
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.counts import events
@@ -19,7 +24,6 @@ from spikformer_deploy.executors import reference
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Accumulator, Lif, Or, Source, Sum
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
-from spikformer_deploy.timing.estimate import estimate
 
 LOIHI2 = load_profile("loihi2")
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))
@@ -180,25 +184,55 @@ def test_energy_on_a_target(network: Network, seed: int) -> None:
     mapping = random_mapping(network, seed)
     there = events.geometry(network, mapping)
     found = events.count(there, reference.execute(network, random_images(network, seed), cells=there.cells))
-    times = estimate(found, network, mapping, LOIHI2)
-    energies = account(network, found, mapping, LOIHI2, times)[7:]
-    assert [energy.convention for energy in energies] == ["profile", "profile:loihi1-carryover"]
-    for energy, pico in zip(energies, (8, 23.6), strict=True):
+    how_long = duration(found, network, mapping, LOIHI2)
+    times = how_long.times
+    energies = account(network, found, mapping, LOIHI2, how_long)[7:]
+    assert [energy.convention for energy in energies] == ["profile", "profile:halapoint", "profile:loihi1-carryover"]
+    for energy, pico in zip(energies, (18.5, 8, 23.6), strict=True):
         total = energy.total
-        assert 0 < total.low <= total.nominal <= total.high
+        assert 0 < total.low <= total.likely[0] <= total.nominal <= total.likely[1] <= total.high
         synapses = next(part for part in energy.parts if part.name == "synaptic operations")
         assert found.slices is not None
         assert synapses.events == found.synops
         np.testing.assert_allclose(synapses.energy.nominal, found.slices.synops.sum() / found.images * pico * 1e-9)
-        static = sum(part.energy.nominal for part in energy.parts if part.name.startswith("static"))
-        np.testing.assert_allclose(static, (250 + 750) * times.step_ns[1].sum(1).mean() * 1e-9, rtol=1e-12)
-        # where the barrier rules the step, static energy rests on a number of a data sheet; else nothing does
-        of_time = {"datasheet"} if times.bound == "barrier" else set()
-        assert set(energy.shares) <= {"derived", "guess", "simulated", "fitted", "measured"} | of_time
+        image = times.step_ns[1].sum(1).mean() * 1e-9
+        parts = {part.name: part.energy.nominal for part in energy.parts}
+        np.testing.assert_allclose(parts["static power of the chips"], 215 * image, rtol=1e-12)
+        np.testing.assert_allclose(parts["running power of the chips"], 30 * image, rtol=1e-12)
+        idle = found.slices.idle.sum() / found.images
+        np.testing.assert_allclose(
+            parts.get("idle neurons", 0.0), idle * LOIHI2.corners[name_of(energy)].neuron_idle.value * 1e-9
+        )
         np.testing.assert_allclose(sum(energy.shares.values()), 1, rtol=1e-12)
-    text = " ".join(notes(network, found, account(network, found, mapping, LOIHI2, times), times))
+        np.testing.assert_allclose(sum(energy.roles.values()), 1, rtol=1e-12)
+        np.testing.assert_allclose(sum(energy.rulers.values()), 1, rtol=1e-12)
+    text = " ".join(notes(network, found, account(network, found, mapping, LOIHI2, how_long), times))
     assert "estimates from a profile" in text
     assert ("every core of the chip sweeps" in text) == (times.bound == "sub_steps")
+
+
+def name_of(energy: Energy) -> str:
+    """The corner of an energy on a target."""
+    return energy.convention.partition(":")[2] or LOIHI2.corner
+
+
+@pytest.mark.parametrize(("target", "board_mw"), [("loihi2", 0), ("kapoho_point", 7 * (215 + 30) + 8 * 750)])
+def test_boundaries_hold_each_other(target: str, board_mw: float) -> None:
+    """Cores within chips within the board; what the board adds flows whether or not its chips are used."""
+    profile = load_profile(target)
+    network = random_network(3)
+    mapping = random_mapping(network, 3)
+    there = events.geometry(network, mapping)
+    found = events.count(there, reference.execute(network, random_images(network, 3), cells=there.cells))
+    how_long = duration(found, network, mapping, profile)
+    for energy in account(network, found, mapping, profile, how_long)[7:]:
+        cores, chips, board = (energy.within(name) for name in (NEURO_CORES, CHIPS, BOARD))
+        assert energy.total.nominal == chips.nominal
+        constant = 215 + 30
+        np.testing.assert_allclose(chips.nominal - cores.nominal, constant * how_long.seconds.nominal, rtol=1e-9)
+        np.testing.assert_allclose(board.nominal - chips.nominal, board_mw * how_long.seconds.nominal, rtol=1e-9)
+        assert "no host" in energy.boundary
+        assert set(energy.boundaries) == {NEURO_CORES, CHIPS, BOARD}
 
 
 def test_a_target_needs_a_mapping() -> None:
@@ -206,9 +240,9 @@ def test_a_target_needs_a_mapping() -> None:
     mapping = random_mapping(network, 3)
     there, images = events.geometry(network, mapping), random_images(network, 3)
     found = events.count(there, reference.execute(network, images, cells=there.cells))
-    times = estimate(found, network, mapping, LOIHI2)
+    how_long = duration(found, network, mapping, LOIHI2)
     with pytest.raises(InputError, match="counted without a mapping"):
-        account(network, counted(network, 3), mapping, LOIHI2, times)
+        account(network, counted(network, 3), mapping, LOIHI2, how_long)
 
 
 def test_notes_say_what_applies() -> None:
@@ -219,7 +253,7 @@ def test_notes_say_what_applies() -> None:
         joule = Quantity(1.0, "pJ", "guess", "test")
         cost = {"spikformer-paper": spiking, "ann-equivalent-fp32": 10, "ann-equivalent-int8": int8}
         cost |= {"memory-aware": 3, "memory-aware-ann-int8": 6}
-        return [Energy(name, "", (priced("x", value * 1e9, joule),)) for name, value in cost.items()]
+        return [energy_of(name, priced("x", value * 1e9, "x", joule, "in")) for name, value in cost.items()]
 
     text = " ".join(notes(network, found, figures(2, 1)))
     assert "5.0 times less energy than its fp32 ANN" in text
@@ -230,11 +264,62 @@ def test_notes_say_what_applies() -> None:
     assert "overstate" not in " ".join(notes(network, found, figures(20, 30)))
 
 
+def energy_of(name: str, *parts: Part) -> Energy:
+    return Energy(name, {"in": "all of it"}, "in", parts)
+
+
 def test_bounds_multiply_and_the_weakest_kind_wins() -> None:
     cost = Quantity(2.0, "pJ", "derived", "test", (1.0, 4.0))
-    assert Range.of(cost) * Range(1, 2, 3) + Range(0, 1, 0) == Range(1.0, 5.0, 12.0)
-    part = priced("x", Range(1e9, 2e9, 3e9), cost)
+    count = Range(1e9, 2e9, 3e9, np.array([2e9]))
+    total = Range.of("x", cost) * count + exactly(1e9)
+    np.testing.assert_allclose([total.low, total.nominal, total.high], [2e9, 5e9, 13e9])
+    np.testing.assert_allclose(total.draws, cost.at(draws.drawn("x")) * 2e9 + 1e9)
+    part = priced("x", count, "x", cost, "in")
     np.testing.assert_allclose([part.energy.low, part.energy.nominal, part.energy.high], [1, 4, 12])
     assert weakest(("measured", "guess", "derived")) == "guess"
-    guessed = priced("y", 1e9, Quantity(12.0, "pJ", "guess", "test"))
-    assert Energy("z", "", (part, guessed)).shares == {"derived": 0.25, "guess": 0.75}
+    assert weakest_role(("calibrated", "independent")) == "calibrated"
+    guessed = priced("y", 1e9, "y", Quantity(12.0, "pJ", "guess", "test"), "in")
+    fitted = priced("v", 1e9, "v", Quantity(16.0, "pJ", "fitted", "test", None, "a case"), "in")
+    energy = energy_of("z", part, guessed, fitted)
+    assert energy.shares == {"fitted": 0.5, "derived": 0.125, "guess": 0.375}
+    assert energy.roles == {"calibrated": 0.5, "independent": 0.125, "guessed": 0.375}
+    assert energy.rulers == {"x": 1.0}
+
+
+@settings(max_examples=10, deadline=None)
+@given(NETWORKS, st.integers(0, 2**32 - 1))
+def test_energies_add_over_layers_and_double_with_the_steps(network: Network, seed: int) -> None:
+    """Of the cores: the sum over their slices; twice the steps of the same events cost twice as much."""
+    mapping = replace(random_mapping(network, seed), metrics={})
+    there = events.geometry(network, mapping)
+    found = events.count(there, reference.execute(network, random_images(network, seed), cells=there.cells))
+    how_long = duration(found, network, mapping, LOIHI2)
+    whole = account(network, found, mapping, LOIHI2, how_long)[7].within(NEURO_CORES).nominal
+    slices = found.slices
+    assert slices is not None
+    energy = LOIHI2.energy
+    swept = mapping.chip_sub_steps * network.time_steps * mapping.swept * energy.neuron_idle.value
+    counters = np.array([site.kind == "attention" for site in mapping.sites])[slices.sites]
+    idle = slices.idle.sum((0, 1)) / found.images
+    updates = np.where(counters, 0, slices.neurons * network.time_steps) - idle
+    layers = (
+        swept
+        + updates * energy.neuron_update.value
+        + idle * energy.neuron_idle.value
+        + slices.synops.sum((0, 1)) / found.images * energy.synapse.value
+        + slices.spikes.sum((0, 1)) / found.images * energy.spike_out.value
+        + slices.messages_out.sum((0, 1)) / found.images * energy.axon_out.value
+    )
+    np.testing.assert_allclose(whole, layers.sum() * 1e-9, rtol=1e-9)
+    twice = doubled(found)
+    longer = account(network, twice, mapping, LOIHI2, how_long)[7].within(NEURO_CORES).nominal
+    np.testing.assert_allclose(longer, 2 * whole, rtol=1e-9)
+
+
+def doubled(found: events.Events) -> events.Events:
+    """The events of a run of twice the time steps whose second half is the first once more."""
+    slices = found.slices
+    assert slices is not None
+    names = ("spikes", "messages_out", "messages_in", "synops", "idle")
+    again = {name: np.concatenate([getattr(slices, name)] * 2, 1) for name in names}
+    return replace(found, time_steps=2 * found.time_steps, slices=replace(slices, **again))

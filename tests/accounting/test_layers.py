@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.durations import duration
 from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
@@ -15,7 +16,6 @@ from spikformer_deploy.executors import reference
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Accumulator, Lif
 from spikformer_deploy.network.synapses import Attention, Conv, Readout
-from spikformer_deploy.timing.estimate import estimate
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
 
@@ -77,8 +77,8 @@ def test_one_count_of_synaptic_operations(seed: int) -> None:
     assert found.synops * found.images == at_slices.sum()
     _, by_core = found.slices.by_core(at_slices)
     assert by_core.sum() == at_slices.sum()
-    times = estimate(found, network, mapping, profile)
-    energies = [e for e in account(network, found, mapping, profile, times) if e.convention.startswith("profile")]
+    how_long = duration(found, network, mapping, profile)
+    energies = [e for e in account(network, found, mapping, profile, how_long) if e.convention.startswith("profile")]
     assert energies
     for energy in energies:
         part = next(part for part in energy.parts if part.name == "synaptic operations")

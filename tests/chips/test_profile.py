@@ -42,7 +42,7 @@ def test_known_numbers() -> None:
     assert loihi1.power.static_chip.value == 104
     assert not loihi1.limits.programmable
     assert loihi1.limits.message_bits == 1
-    assert set(loihi2.corners) == {"halapoint", "loihi1-carryover"}
+    assert set(loihi2.corners) == {"pilotnet-fit", "halapoint", "loihi1-carryover"}
     assert loihi2.time.barrier_chip.value <= 200
     operations = operation_energies()
     assert operations["fp32_add"].value + operations["fp32_multiply"].value == pytest.approx(4.6)
@@ -75,7 +75,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("value  = 20000", "value  = -1", "a finite number of at least 0"),
         ("value  = 20000", 'value  = "many"', r"\$\.core\.memory_words\.value"),
         ("range  = [0.37, 2.0]", "range  = [3.0, 4.0]", "does not hold the value"),
-        ('corner = "halapoint"', 'corner = "best"', "nominal corner 'best'"),
+        ('corner = "pilotnet-fit"', 'corner = "best"', "nominal corner 'best'"),
         ("[chip.tiles_x]", "[chip.towers]", "extra fields found"),
         ("[chip.tiles_x]", "[chip.tiles_x", "no readable TOML"),
     ],
@@ -92,7 +92,7 @@ def test_every_error_has_its_path(tmp_path: Path, old: str, new: str, message: s
 def test_all_errors_at_once(tmp_path: Path) -> None:
     bad = tmp_path / "bad.toml"
     text = (FOLDER / "loihi2.toml").read_text()
-    for broken in (text.replace('kind   = "derived"\n', "", 2), text.replace('unit   = "mW"', 'unit   = "W"')):
+    for broken in (text.replace('kind   = "derived"\n', "", 2), text.replace('unit   = "mW"', 'unit   = "W"', 2)):
         bad.write_text(broken)
         with pytest.raises(InputError) as raised:
             load_profile(str(bad))

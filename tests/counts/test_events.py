@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.executions import finds_nothing
 from support.mappings import random_mapping
-from support.networks import random_images, random_network
+from support.networks import Builder, random_images, random_network
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.counts import events
@@ -16,6 +17,7 @@ from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import Or
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
@@ -164,6 +166,43 @@ def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> 
     assert sliced.neurons.sum() == sum(np.prod(site.shape) for site in mapping.sites)
 
 
+def idle_visits(network: Network, mapping: Mapping, execution: Execution) -> np.ndarray:
+    """(images, T, slices) by a walk over all visits of all neurons."""
+    out = np.zeros((len(execution.accumulators), network.time_steps, len(mapping.boxes)), np.int64)
+    for index, (site, c0, c1, y0, y1, x0, x1) in enumerate(mapping.boxes.tolist()):
+        if mapping.sites[site].kind != "population":
+            continue
+        population = network[mapping.sites[site].population]
+        for n, t, c, y, x in np.ndindex(*out.shape[:2], c1 - c0, y1 - y0, x1 - x0):
+            out[n, t, index] += finds_nothing(population, execution, (n, t), (c0 + c, y0 + y, x0 + x))
+    return out
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1), st.integers(1, 4), st.sampled_from(["programmable", "stock"]), st.integers(0, 1),
+    st.booleans(),
+)  # fmt: skip
+def test_idle_visits_equal_a_walk_over_every_visit(
+    seed: int, time_steps: int, kind: str, blocks: int, shortcuts: bool
+) -> None:
+    network = random_network(seed, time_steps, kind, blocks, shortcuts)
+    mapping = random_mapping(network, seed)
+    execution = executed(network, mapping, seed)
+    counts = events.count(events.geometry(network, mapping), execution)
+    alone = events.count(events.geometry(network, None), executed(network, None, seed))
+    sliced = counts.slices
+    assert sliced is not None
+    expected = idle_visits(network, mapping, execution)
+    np.testing.assert_array_equal(sliced.idle, expected)
+    assert (sliced.idle <= sliced.neurons).all()
+    for index, site in enumerate(mapping.sites):
+        if site.kind == "population":
+            of_slices = expected[..., mapping.slices_of(index)].sum((0, 2))
+            np.testing.assert_array_equal(counts.populations[site.population].idle, of_slices)
+            np.testing.assert_array_equal(alone.populations[site.population].idle, of_slices)
+
+
 @settings(max_examples=20, deadline=None)
 @given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int) -> None:
@@ -205,6 +244,21 @@ def test_attention_additions(network: Network, seed: int) -> None:
         np.testing.assert_array_equal(counted.products, d * (np.minimum(sums[1], sums[2]) + sums[0]))
 
 
+def test_what_nobody_reads_is_counted_where_it_is() -> None:
+    b = Builder(np.random.default_rng(0), 3, "programmable")
+    source = b.source((2, 4, 5), 255, False)
+    unread = b.window("unread", Or(), [b.conv("lif", source, 4, 3)], Window((2, 2)))
+    network = b.finish(b.conv("read", source, 4, 1), 3)
+    mapping = random_mapping(network, 0)
+    execution = executed(network, mapping, 0)
+    sliced = events.count(events.geometry(network, mapping), execution).slices
+    assert sliced is not None
+    of_unread = mapping.slices_of(next(i for i, s in enumerate(mapping.sites) if s.population == unread.name))
+    spikes = execution.spikes[unread.name].sum((2, 3, 4))
+    np.testing.assert_array_equal(sliced.spikes[..., of_unread].sum(2), spikes)
+    np.testing.assert_array_equal(sliced.idle, idle_visits(network, mapping, execution))
+
+
 def test_batches_join() -> None:
     network = random_network(7)
     mapping = random_mapping(network, 7)
@@ -217,8 +271,14 @@ def test_batches_join() -> None:
     assert whole.slices is not None
     assert joined.slices is not None
     np.testing.assert_array_equal(joined.slices.synops, whole.slices.synops)
+    np.testing.assert_array_equal(joined.slices.idle, whole.slices.idle)
+    assert whole.slices.idle.any()
+    condensed = events.condensed(joined).slices
+    assert condensed is not None
+    np.testing.assert_array_equal(condensed.idle, whole.slices.idle.sum(0, keepdims=True))
     for name, population in whole.populations.items():
         np.testing.assert_array_equal(joined.populations[name].messages, population.messages)
+        np.testing.assert_array_equal(joined.populations[name].idle, population.idle)
         assert joined.populations[name].silent == population.silent
 
 

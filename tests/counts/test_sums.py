@@ -5,14 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikformer_deploy.counts.sums import Entries, joined, sparse_sums, weighted
-from spikformer_deploy.executors.execution import Activity, Cells
 
 SIZES = {"a": (3, 2, 1), "b": (1, 1, 1), "c": (40, 9, 3)}
-
-
-def cells_of(shape: tuple[int, int, int]) -> Cells:
-    slices, rows, columns = shape
-    return Cells(np.arange(slices + 1), np.arange(rows), np.arange(columns))
 
 
 @settings(deadline=None, max_examples=100)
@@ -20,10 +14,6 @@ def cells_of(shape: tuple[int, int, int]) -> Cells:
 def test_sums_equal_dense_products(seed: int, images: int, steps: int, rows: int, entries: int) -> None:
     rng = np.random.default_rng(seed)
     sent = {name: rng.integers(0, 2**20, (images, steps, *shape)).astype(np.int32) for name, shape in SIZES.items()}
-    activity = {
-        name: Activity(sent[name], cells_of(shape), np.ones(shape, bool), np.zeros(steps, np.int64))
-        for name, shape in SIZES.items()
-    }
     flat = np.concatenate(
         [sent[name].reshape(images, steps, np.prod(shape)) for name, shape in SIZES.items()], 2
     ).astype(object)
@@ -39,7 +29,7 @@ def test_sums_equal_dense_products(seed: int, images: int, steps: int, rows: int
     ]
     totals, (empty, full) = weighted(
         (sparse_sums(2, joined([])), sparse_sums(rows, joined(parts))),
-        activity,
+        sent,
         dict(zip(SIZES, edges.tolist(), strict=False)),
     )
     assert empty[0].shape == (images, steps, 2)

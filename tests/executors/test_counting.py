@@ -7,6 +7,7 @@ from spikformer_deploy.executors.execution import Cells
 from spikformer_deploy.executors.fast.counting import observe
 from spikformer_deploy.executors.fast.plan import cell_table
 from spikformer_deploy.executors.reference import observe as observe_plainly
+from spikformer_deploy.network.neurons import Or
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int32])
@@ -24,7 +25,7 @@ def test_counting_equals_the_reference_whatever_the_cells(kind: type, largest: i
     cells = Cells(cuts, rows, columns)
     sent = rng.integers(0, largest + 1, (2, 3, channels, height, width)) * (rng.random((3, channels, 1, 1)) < 0.9)
 
-    right = observe_plainly(sent, cells)
+    right = observe_plainly(Or(), sent, None, cells)
 
     table = cell_table(cells)
     messages = np.zeros((6, *cells.shape), np.int32)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.executions import with_state_bits
+from support.executions import assert_equal_activities, with_state_bits
 from support.networks import Builder, random_images, random_network, random_networks_in_one
 
 from spikformer_deploy.base.errors import BackendError, InputError, OverflowDetected
@@ -40,8 +40,7 @@ def assert_equal(network: Network, images: np.ndarray, *others: object) -> None:
             np.testing.assert_array_equal(ours.spikes[name], theirs.spikes[name], err_msg=f"spikes of {name}")
             np.testing.assert_array_equal(ours.membranes[name], theirs.membranes[name], err_msg=f"potentials of {name}")
         for name, activity in theirs.activity.items():
-            np.testing.assert_array_equal(ours.activity[name].messages, activity.messages)
-            np.testing.assert_array_equal(ours.activity[name].total, activity.total)
+            assert_equal_activities(ours.activity[name], activity, name)
 
 
 @pytest.mark.parametrize("seed", range(NETWORKS // IN_ONE))

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.executions import random_cells, with_state_bits
+from support.executions import assert_equal_activities, random_cells, with_state_bits
 from support.networks import Builder, networks, random_images, random_network
 
 from spikformer_deploy.base.errors import InputError, ModelError, OverflowDetected
@@ -33,8 +33,7 @@ def assert_equal(network: Network, images: np.ndarray, seed: int = 0) -> None:
         np.testing.assert_array_equal(ours.spikes[name], right.spikes[name], err_msg=f"spikes of {name}")
         np.testing.assert_array_equal(ours.membranes[name], right.membranes[name], err_msg=f"potentials of {name}")
     for name, activity in right.activity.items():
-        for field in ("messages", "active", "total"):
-            np.testing.assert_array_equal(getattr(ours.activity[name], field), getattr(activity, field))
+        assert_equal_activities(ours.activity[name], activity, name)
     for name, pairs in right.coincidences.items():
         np.testing.assert_array_equal(ours.coincidences[name], pairs)
 

@@ -44,6 +44,9 @@ def test_split_fan_ins_count_the_same_operations(seed: int) -> None:
         assert at_slices == operations + travelling, population.name
         assert at_slices == counted.synops_of(population.name).sum(), population.name
     assert counted.slices.synops.sum() == counted.synops * counted.images
+    # partial sums are sent in every step, and their neurons are idle as others are
+    assert not counted.slices.idle[..., np.isin(counted.slices.sites, list(parts))].any()
+    assert counted.slices.idle.sum() == sum(int(p.idle.sum()) for p in counted.populations.values()) > 0
     times = estimate(counted, network, mapping, profile)
     assert (times.step_ns > 0).all()
     assert all(e.total.nominal > 0 for e in account(network, counted, mapping, profile, times))

@@ -8,6 +8,7 @@ import torch
 from support.networks import random_images, random_network
 
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.flat import flat
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.counts.events import geometry
 from spikformer_deploy.data.images import ImageSet, Preprocess
@@ -76,6 +77,7 @@ def test_an_interrupted_run_goes_on(
     assert whole.events.slices is not None
     assert resumed.events.slices is not None
     np.testing.assert_array_equal(resumed.events.slices.synops, whole.events.slices.synops)
+    np.testing.assert_array_equal(resumed.events.slices.idle, whole.events.slices.idle)
 
 
 def test_batches_change_no_figure(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +145,26 @@ def test_files_of_other_runs_are_refused(program: Program, tmp_path: Path, monke
         tally.load(path, {})
 
 
+def test_a_file_without_idle_visits_is_refused(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As runs were kept before these were counted."""
+    monkeypatch.setattr(execution, "BATCH", 3)
+
+    def flat_before(value: tally.Tally, path: str, tensors: dict[str, np.ndarray]) -> dict:
+        plain = flat(value, path, tensors)
+        for counted in (plain["events"]["slices"], *plain["events"]["populations"].values()):
+            del tensors[counted.pop("idle")["tensor"]]
+        return plain
+
+    path = tmp_path / "run.partial"
+    with monkeypatch.context() as before:
+        before.setattr(tally, "flat", flat_before)
+        interrupted_after(6, program, path)
+    with pytest.raises(InputError, match=r"no readable unfinished run: .* lack or do not know idle"):
+        run(program, image_set(program, 11), unfinished=path, resume=True)
+
+
 def test_memory_limit(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = figures(run(program, image_set(program, 5)))
     monkeypatch.setattr(execution, "peak_memory_mib", lambda: 0.0)
@@ -170,16 +192,17 @@ def test_images_a_batch_follow_the_limit(program: Program, name: str, monkeypatc
     if name == "onnx":
         pytest.importorskip("onnxruntime")
     monkeypatch.setattr(execution, "peak_memory_mib", lambda: 1.0)
-    alone = 2**20
+    too_little, enough = 2**20, 2**34
     with pytest.raises(InputError, match="one image at a time takes"):
-        prepare(name, Request(program.network, memory_limit=alone))
-    while True:  # the least that holds one
-        alone += 2**10
+        prepare(name, Request(program.network, memory_limit=too_little))
+    while enough - too_little > 1:
+        limit = (too_little + enough) // 2
         try:
-            assert prepare(name, Request(program.network, memory_limit=alone)).batch == 1
-            break
+            prepare(name, Request(program.network, memory_limit=limit))
+            enough = limit
         except InputError:
-            continue
+            too_little = limit
+    assert prepare(name, Request(program.network, memory_limit=enough)).batch == 1
     assert prepare(name, Request(program.network, memory_limit=2**34)).batch == execution.BATCH
 
 

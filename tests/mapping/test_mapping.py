@@ -185,7 +185,7 @@ def test_nets_join_the_slices_that_talk(seed: int) -> None:
     """Messages of a convolution's nets, against every source neuron and every box that it reaches."""
     rng = np.random.default_rng(seed)
     network = conv_network(int(rng.integers(1, 5)), int(rng.integers(1, 6)), int(rng.integers(2, 6)))
-    mapping = map_network(network, smaller(60, 20, 60), {"input": 0.5})
+    mapping = map_network(network, smaller(100, 20, 100), {"input": 0.5})
     nets = nets_of(network, mapping.sites, mapping.boxes, {"input": 0.5})
     expected: dict[tuple[int, int], float] = {}
     for s, source in enumerate(mapping.boxes):

@@ -22,11 +22,15 @@ def test_nets_expect_the_messages_that_are_counted(seed: int, blocks: int, short
     mapping = replace(mapping, cores=np.arange(len(mapping.boxes)))
     counting = geometry(network, mapping)
     firing = {}
+    activity = {}
     for name, cells in counting.cells.items():
         sizes = np.diff(cells.channels), np.bincount(cells.rows), np.bincount(cells.columns)
         messages = np.einsum("s,r,q->srq", *sizes)[None, None].astype(np.int32)
-        firing[name] = Activity(messages, cells, np.ones(network[name].shape, bool), np.zeros(1, np.int64))
-    counted = slice_events(mapping, *weighted((counting.sent, counting.received), firing, counting.first)[1])
+        firing[name] = messages
+        active = np.ones(network[name].shape, bool)
+        activity[name] = Activity(messages, cells, active, np.zeros(1, np.int64), np.zeros_like(messages))
+    sent, received = weighted((counting.sent, counting.received), firing, counting.first)[1]
+    counted = slice_events(counting, sent, received, activity)
     nets = nets_of(network, mapping.sites, mapping.boxes, {})
     expected = np.bincount(nets.target, nets.messages, minlength=len(mapping.boxes))
     np.testing.assert_array_equal(expected, counted.messages_in[0, 0])

@@ -17,7 +17,9 @@ def random_machine(rng: np.random.Generator) -> Machine:
     hops = Hops(*rng.integers(0, 9, 4).tolist())
     mesh = mesh_of(x + int(rng.integers(3)), y + int(rng.integers(3)), chip, hops, *rng.integers(1, 6, 2).tolist())
     depths = rng.integers(1, 4, 3).tolist()
-    return Machine(mesh, np.arange(cores), int(rng.integers(1, 6)), *depths, int(rng.integers(0, 9)))
+    return Machine(
+        mesh, np.arange(cores), int(rng.integers(1, 6)), *depths, int(rng.integers(0, 9)), int(rng.integers(0, 9))
+    )
 
 
 def random_wave(rng: np.random.Generator, cores: int) -> tuple[Routes, Wave]:

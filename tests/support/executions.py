@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from spikformer_deploy.executors.execution import Cells, Execution
-from spikformer_deploy.network.network import Network
+from spikformer_deploy.executors.execution import Activity, Cells, Execution
+from spikformer_deploy.network.network import Network, Population
+from spikformer_deploy.network.neurons import And, Lif, Max, Or, Stream, Sum
 
 
 def assert_equal_executions(ours: Execution, theirs: Execution) -> None:
@@ -17,8 +18,12 @@ def assert_equal_executions(ours: Execution, theirs: Execution) -> None:
     for name, pairs in theirs.coincidences.items():
         np.testing.assert_array_equal(ours.coincidences[name], pairs, err_msg=name)
     for name, activity in theirs.activity.items():
-        for field in ("messages", "active", "total"):
-            np.testing.assert_array_equal(getattr(ours.activity[name], field), getattr(activity, field), err_msg=name)
+        assert_equal_activities(ours.activity[name], activity, name)
+
+
+def assert_equal_activities(ours: Activity, theirs: Activity, name: str) -> None:
+    for field in ("messages", "active", "total", "idle"):
+        np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field), err_msg=f"{field} of {name}")
 
 
 def random_cells(network: Network, seed: int) -> dict[str, Cells]:
@@ -35,3 +40,19 @@ def random_cells(network: Network, seed: int) -> dict[str, Cells]:
 def with_state_bits(network: Network, bits: int) -> Network:
     n = network
     return Network(n.populations, n.projections, n.time_steps, bits, 8, "observed", 1.0, n.mean, n.std)
+
+
+def finds_nothing(
+    population: Population, execution: Execution, when: tuple[int, int], where: tuple[int, int, int]
+) -> bool:
+    """Whether a neuron (c, y, x) has nothing to do in a step (image, t), from all that is recorded of it."""
+    (n, t), (c, y, x), neuron = when, where, population.neuron
+    sent = int(execution.spikes[population.name][n, t, c, y, x])
+    if isinstance(neuron, (Or, Sum, And, Stream, Max)):
+        return sent == 0
+    if not isinstance(neuron, Lif):
+        return False
+    potentials = execution.membranes[population.name][n, :, c, y, x].tolist()
+    before = potentials[t - 1] if t else 0
+    bias = neuron.bias[c] if neuron.bias.ndim == 1 else neuron.bias[c, y, x]
+    return bool(before == potentials[t] == sent == bias == 0)

@@ -20,6 +20,8 @@ class Builder:
 
     def __init__(self, rng: np.random.Generator, time_steps: int, kind: str) -> None:
         self.rng, self.time_steps, self.kind, self.prefix, self.soft = rng, time_steps, kind, "", False
+        # of its own, so that what it decides changes nothing else of a seed's network
+        self.rest = rng.spawn(1)[0]
         self.populations: list[Population] = []
         self.projections: list[Projection] = []
 
@@ -47,7 +49,23 @@ class Builder:
             current=int(rng.choice(currents)),
             soft=self.soft and self.kind == "programmable" and bool(rng.random() < 0.5),
         )
-        return self.add(Population(name, shape, neuron, 1), *incoming)
+        return self.add(Population(name, shape, self.resting(neuron), 1), *incoming)
+
+    def resting(self, lif: Lif) -> Lif:
+        """The same neurons, in a third of all populations without biases, in another without some: these can be idle.
+
+        Of these, some have thresholds at 0, and some fire above their thresholds alone.
+        """
+        rest = self.rest
+        share = rest.choice([0.0, 0.5, 1.0])
+        if not share:
+            return lif
+        return replace(
+            lif,
+            bias=lif.bias * (rest.random(lif.bias.shape) >= share),
+            threshold=lif.threshold * (rest.random(len(lif.threshold)) >= rest.choice([0.0, 0.3])),
+            strict=self.kind == "programmable" and bool(rest.random() < 0.3),
+        )
 
     def conv(
         self, name: str, source: Population, channels: int, kernel: int, stride: int = 1, groups: int = 1

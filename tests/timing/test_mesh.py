@@ -38,7 +38,7 @@ def test_a_flooded_mesh_with_room_for_one_message_empties(chip: tuple[int, int])
     cores = np.arange(16)
     x = cores % 4
     y = cores // 4
-    machine = Machine(mesh_of(x, y, chip, Hops(4, 6, 9, 2), 3, 20), cores, 2, 1, 1, 1, 0)
+    machine = Machine(mesh_of(x, y, chip, Hops(4, 6, 9, 2), 3, 20), cores, 2, 1, 1, 1, 0, 0)
     circles = np.concatenate([np.roll(cores, shift) for shift in range(1, 16)] * 10)
     target = circles.reshape(-1, 16).T.ravel().astype(np.int32)
     routes = Routes(target, np.ones(len(target), np.int64), np.full(len(target), 30))
@@ -55,7 +55,7 @@ def test_an_undisturbed_message_takes_the_sum_of_its_latencies() -> None:
     """Two hops east, one north, across a chip's border between: axon-out, hops, the core's own link, its service."""
     x = np.array([0, 2])
     y = np.array([0, 1])
-    machine = Machine(mesh_of(x, y, (2, 2), Hops(410, 650, 2000, 210), 29, 400), np.arange(2), 51, 16, 4, 16, 0)
+    machine = Machine(mesh_of(x, y, (2, 2), Hops(410, 650, 2000, 210), 29, 400), np.arange(2), 51, 16, 4, 16, 0, 0)
     routes = Routes(np.array([1], np.int32), np.array([7]), np.array([320 + 7 * 62]))
     wave = Wave(np.array([0, 1, 1]), np.array([720]), np.array([[0, 1]]), np.array([420, 0]))
     times, log, _ = mesh.run_wave(at_rest(machine), entries_of(routes), wave, log=True)

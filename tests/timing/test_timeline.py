@@ -46,7 +46,9 @@ def test_trace_of_the_bundled_model(tmp_path: Path) -> None:
     for slices in tracks.values():
         starts, lengths = np.array(sorted(slices)).T
         assert (starts[1:] >= (starts + lengths)[:-1] - 1e-9).all()
-    assert {"soma sweep", "axon-out", "synapse service", "stall", "barrier"} <= {name for _, _, name in tracks}
-    barriers = [start + length for (_, _, name), s in tracks.items() if name == "barrier" for start, length in s]
+    assert {"soma sweep", "axon-out", "synapse service", "stall", "barrier", "runtime"} <= {
+        name for _, _, name in tracks
+    }
+    ends = [start + length for (_, _, name), s in tracks.items() if name == "runtime" for start, length in s]
     assert result.cycle is not None
-    np.testing.assert_allclose(max(barriers), result.cycle.step_ns[1].sum() / 1e3)
+    np.testing.assert_allclose(max(ends), result.cycle.step_ns[1].sum() / 1e3)

@@ -1,23 +1,27 @@
 """The messages of a timing run against the exact event counts, and whole images against the specification."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.executions import finds_nothing
 from support.mappings import random_mapping
 from support.networks import random_images, random_network
 
 from spikformer_deploy.chips.profile import Profile, from_dict, load_profile, to_dict
 from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference as engine
+from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.timing import messages as timing
 from spikformer_deploy.timing import reference
 from spikformer_deploy.timing.hops import hop_table, mean_hops
-from spikformer_deploy.timing.steps import falling_through, pipelined
+from spikformer_deploy.timing.layout import depths
+from spikformer_deploy.timing.steps import Recorded, falling_through, pipelined, recorded_image
 from spikformer_deploy.timing.traffic import Traffic
 from spikformer_deploy.timing.wave import Log, Wave
 
@@ -54,20 +58,19 @@ def test_hops_by_cell_are_those_of_the_messages(network: Network, seed: int) -> 
     timer = timing.timer(geometry, PROFILE)
     table = hop_table(timer.traffic, timer.machine.mesh, geometry.cells)
     counted = [
-        timing.time_image(timer, {name: execution.spikes[name][n] for name in names}).hops
-        for n in range(len(execution.accumulators))
+        timing.time_image(timer, recorded_image(network, execution, n)).hops for n in range(len(execution.accumulators))
     ]
     np.testing.assert_allclose(mean_hops(table, execution.activity), np.mean(counted, 0), rtol=1e-12)
 
 
-def prepared(network: Network, seed: int) -> tuple[timing.Timer, events.Events, list[dict[str, np.ndarray]]]:
+def prepared(network: Network, seed: int) -> tuple[timing.Timer, events.Events, list[Recorded]]:
     mapping = spread(network, seed)
     geometry = events.geometry(network, mapping)
     names = [p.name for p in network]
     execution = engine.execute(network, random_images(network, seed), record=names, cells=geometry.cells)
     counts = events.count(geometry, execution)
-    spikes = [{name: execution.spikes[name][n] for name in names} for n in range(counts.images)]
-    return timing.timer(geometry, PROFILE), counts, spikes
+    images = [recorded_image(network, execution, n) for n in range(counts.images)]
+    return timing.timer(geometry, PROFILE), counts, images
 
 
 def totals(traffic: Traffic, waves: list[Wave]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,13 +94,13 @@ def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
     traffic = timer.traffic
     slices = counts.slices
     assert slices is not None
-    for n, spikes in enumerate(images):
+    for n, image in enumerate(images):
         for t in range(network.time_steps):
-            waves = [w for level in range(traffic.levels) for w in falling_through(traffic, spikes, level, t)]
+            waves = [w for level in range(traffic.levels) for w in falling_through(traffic, image, level, t)]
             counted = (slices.messages_out, slices.messages_in, slices.synops)
             for got, expected in zip(totals(traffic, waves), counted, strict=True):
                 np.testing.assert_array_equal(got, slices.by_core(expected)[1][n, t])
-        stream = [w for step in range(network.time_steps) for w in pipelined(traffic, spikes, step)]
+        stream = [w for step in range(network.time_steps) for w in pipelined(traffic, image, step)]
         np.testing.assert_array_equal(totals(traffic, stream)[1], slices.by_core(slices.messages_in)[1][n].sum(0))
 
 
@@ -106,12 +109,12 @@ def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
 def test_an_image_takes_what_the_specification_says(network: Network, seed: int) -> None:
     timer, _, images = prepared(network, seed)
     times = timing.time_image(timer, images[0])
-    barrier = timer.machine.barrier
+    end = timer.machine.barrier + timer.machine.runtime
     ns = timing.TICK_PS / 1000
 
     def step(waves: list[Wave]) -> float:
         times = [reference.run_wave(timer.machine, timer.traffic.routes, wave)[0] for wave in waves]
-        return sum(t.quiet + barrier for t in times) * ns
+        return sum(t.quiet + end for t in times) * ns
 
     for t in range(network.time_steps):
         np.testing.assert_allclose(times.step_ns[1, 0, t], step(pipelined(timer.traffic, images[0], t)), rtol=1e-12)
@@ -141,6 +144,101 @@ def hops(timer: timing.Timer, logs: list[Log]) -> tuple[int, int]:
     return across, along
 
 
+def plain_sweeps(
+    traffic: Traffic, mapping: Mapping, execution: Execution, number: int, step_of: Callable[[int], int | None]
+) -> tuple[list[int], list[int]]:
+    """Gaps and tails of a chip-wide step (see Wave), visit by visit.
+
+    step_of  the time step that the layers at a level work on; None where they do not
+    """
+    network, costs = traffic.network, traffic.costs
+    gaps, tails = [], []
+    for core in np.unique(mapping.cores):
+        since = 0
+        for index in np.flatnonzero(mapping.cores == core):
+            number_of_site, c0, c1, y0, y1, x0, x1 = mapping.boxes[index].tolist()
+            site = mapping.sites[number_of_site]
+            step = None if site.kind == "attention" else step_of(depths(network)[site.population])
+            for c, y, x in np.ndindex(c1 - c0, y1 - y0, x1 - x0):
+                where = (c0 + c, y0 + y, x0 + x)
+                rests = step is None or finds_nothing(network[site.population], execution, (number, step), where)
+                since += costs.idle if rests else int(costs.update[index])
+                if step is not None and sends(traffic, site.population, where, execution, (number, step)):
+                    gaps.append(since + costs.spike)
+                    since = 0
+        tails.append(since)
+    return gaps, tails
+
+
+def sends(
+    traffic: Traffic, name: str, where: tuple[int, int, int], execution: Execution, when: tuple[int, int]
+) -> bool:
+    """Whether a neuron sends messages in the chip-wide step itself: it sends something, and somebody reads it there."""
+    neuron = np.ravel_multi_index(where, traffic.network[name].shape)
+    sender = next((s for s in traffic.senders if s.population == name and not s.sub_step.any()), None)
+    if sender is None or not execution.spikes[name][(*when, *where)]:
+        return False
+    row = sender.row[neuron, 0]
+    return bool(sender.table[row + 1] > sender.table[row])
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.builds(
+        random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), st.sampled_from(["programmable", "stock"]),
+        st.integers(0, 1), st.booleans(),
+    ),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_sweeps_visit_one_neuron_after_the_other(network: Network, seed: int) -> None:
+    """Idle neurons take less, and the updates of each slice their own time."""
+    mapping = random_mapping(network, seed)
+    mapping = replace(mapping, cores_per_chip=16, chips=len(np.unique(mapping.cores // 16)))
+    geometry = events.geometry(network, mapping)
+    names = [p.name for p in network]
+    execution = engine.execute(network, random_images(network, seed, 1), record=names, cells=geometry.cells)
+    traffic = timing.timer(geometry, PROFILE).traffic
+    updates = np.random.default_rng(seed).integers(300, 900, len(mapping.boxes))
+    traffic = replace(traffic, costs=replace(traffic.costs, update=updates))
+    image = recorded_image(network, execution, 0)
+    steps = network.time_steps
+    step = seed % steps
+    level = seed % traffic.levels
+    waves = {
+        "pipelined": pipelined(traffic, image, step)[0],
+        "falling through": falling_through(traffic, image, level, step)[0],
+    }
+    rules: dict[str, Callable[[int], int | None]] = {
+        "pipelined": lambda at: (step - at) % steps,
+        "falling through": lambda at: step if at == level else None,
+    }
+    for name, wave in waves.items():
+        gaps, tails = plain_sweeps(traffic, mapping, execution, 0, rules[name])
+        assert wave.gap.tolist() == gaps, name
+        assert wave.tail.tolist() == tails, name
+
+
+@settings(max_examples=10, deadline=None)
+@given(NETWORKS, st.integers(0, 2**32 - 1))
+def test_sweeps_are_as_long_as_the_events_say(network: Network, seed: int) -> None:
+    """Of all levels together: what is not idle is updated once a step, and in a sub-step what sends is."""
+    timer, counts, images = prepared(network, seed)
+    traffic, slices = timer.traffic, counts.slices
+    assert slices is not None
+    idle, spike = traffic.costs.idle, traffic.costs.spike
+    (update,) = set(traffic.costs.update.tolist())
+    _, neurons = slices.by_core(slices.neurons)
+    _, visits = slices.by_core(np.where(traffic.counters, 0, slices.neurons - slices.idle))
+    for n, image in enumerate(images):
+        for t in range(network.time_steps):
+            steps = [falling_through(traffic, image, level, t) for level in range(traffic.levels)]
+            longer = sum(waves[0].sweep_ends - np.diff(waves[0].first) * spike for waves in steps)
+            np.testing.assert_array_equal(longer, len(steps) * neurons * idle + visits[n, t] * (update - idle))
+            for wave in (w for waves in steps for w in waves[1:]):
+                expected = neurons * idle + np.diff(wave.first) * (spike + update - idle)
+                np.testing.assert_array_equal(wave.sweep_ends, expected)
+
+
 def test_the_number_of_timed_images_is_bounded() -> None:
     assert timing.images_to_time(100, 1e3) == timing.MOST_IMAGES
     assert timing.images_to_time(3, 1e3) == 3
@@ -153,7 +251,8 @@ def test_latencies_are_whole_ticks() -> None:
     timer, _, _ = prepared(network, 3)
     costs = timer.traffic.costs
     mesh = timer.machine.mesh
-    assert (costs.idle, costs.update, costs.spike) == (265, 420, 300)
+    assert (costs.idle, costs.spike) == (265, 300)
+    assert costs.update.tolist() == [420] * len(timer.traffic.counters)
     assert timer.machine.axon_out == 51
     assert set(mesh.latency.tolist()) >= {410, 650}
     assert set(mesh.occupied.tolist()) == {29, 400}

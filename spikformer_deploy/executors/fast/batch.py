@@ -51,10 +51,16 @@ class Buffers:
 
 
 class Counts(NamedTuple):
-    """Of one population in all images: messages (N, T or 1, slices, rows, columns), values (N, T or 1, rows, slabs)."""
+    """Of one population in all images.
+
+    messages  (N, T or 1, slices, rows, columns)
+    total     (N, T or 1, rows, slabs) of the values
+    idle      as messages: idle neurons; None where the plan has it not among those that `may_idle`
+    """
 
     messages: NDArray[np.int32]
     total: Int
+    idle: NDArray[np.int32] | None
 
 
 def empty_counts(plan: Plan, images: int) -> dict[str, Counts]:
@@ -65,7 +71,7 @@ def empty_counts(plan: Plan, images: int) -> dict[str, Counts]:
         lead = (images, plan.steps[name])
         messages = np.empty((*lead, slices, rows, columns), np.int32)
         total = np.empty((*lead, rows, len(table.slabs) - 1), np.int64)
-        out[name] = Counts(messages, total)
+        out[name] = Counts(messages, total, np.empty_like(messages) if name in plan.may_idle else None)
     return out
 
 

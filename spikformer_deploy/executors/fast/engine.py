@@ -31,7 +31,7 @@ from spikformer_deploy.network.synapses import Readout
 BATCH_BYTES = 2**30
 """Images are cut into batches so that the messages alive at once stay below this."""
 NOTHING = np.empty((0, 0, 0, 0), np.int32)
-"""Potentials that nobody asked for."""
+"""Potentials that nobody needs."""
 
 
 def prepare(request: Request) -> Executor:
@@ -134,6 +134,8 @@ def _run_population(batch: Batch, population: Population, inputs: Sent) -> None:
         case _:
             assert_never(neuron)
     _keep(batch, population, sent, peak, membrane)
+    if membrane is not None:
+        batch.buffers.give(membrane)
 
 
 def _keep(batch: Batch, population: Population, sent: Sent, peak: int, membrane: Array | None) -> None:
@@ -142,6 +144,8 @@ def _keep(batch: Batch, population: Population, sent: Sent, peak: int, membrane:
     batch.kept.note_peak(population, peak)
     batch.sent[name] = sent
     _observe(batch, population, sent)
+    if membrane is not None:
+        _observe_idle(batch, population, sent, membrane)
     if name in batch.kept.record:
         batch.kept.spikes[name] = _recorded(batch, population, sent)
         membrane = np.zeros_like(sent, np.int32) if membrane is None else membrane
@@ -151,15 +155,34 @@ def _keep(batch: Batch, population: Population, sent: Sent, peak: int, membrane:
 def _observe(batch: Batch, population: Population, sent: Sent) -> None:
     """Count what was sent, in the cells of the plan."""
     counts = batch.counts[population.name]
+    binary = population.max_out == 1 and not population.signed
+    active = _count(batch, population, sent, binary, counts.messages[batch.place], counts.total[batch.place])
+    batch.active[population.name] = active
+
+
+def _observe_idle(batch: Batch, population: Population, spikes: Sent, membrane: Array) -> None:
+    """Count idle neurons, in the same cells, where the potentials say which these are."""
+    counts = batch.counts[population.name]
+    if counts.idle is None:
+        return
+    lif = batch.plan.sums[population.name].parameters
+    assert isinstance(lif, LifParameters)
+    idle = batch.buffers.take(spikes.shape, np.uint8)
+    kernels.find_idle(lif, spikes, membrane, idle)
+    _count(batch, population, idle, True, counts.idle[batch.place], np.empty_like(counts.total[batch.place]))
+    batch.buffers.give(idle)
+
+
+def _count(batch: Batch, population: Population, sent: Sent, binary: bool, messages: Array, total: Array) -> Array:
+    """The loop `observe` on the (N, T or 1, P, C) values of some images; what it calls active."""
     channels, height, width = population.shape
     active = np.zeros((height, width, channels), np.uint8)
     # images and steps are alike to the loop: maps, one after the other
-    messages = counts.messages[batch.place].reshape(-1, *counts.messages.shape[2:])
-    total = counts.total[batch.place].reshape(-1, *counts.total.shape[2:])
-    binary = population.max_out == 1 and not population.signed
     maps = sent.reshape(-1, height, width, channels)
+    messages = messages.reshape(-1, *messages.shape[2:])
+    total = total.reshape(-1, *total.shape[2:])
     observe(maps, binary, batch.plan.tables[population.name], messages, active, total)
-    batch.active[population.name] = active
+    return active
 
 
 def _recorded(batch: Batch, population: Population, values: Array) -> Array:
@@ -183,19 +206,19 @@ def _pixels(batch: Batch, population: Population, inputs: Sent) -> Sent:
 
 
 def _lif(batch: Batch, population: Population) -> tuple[Sent, Array | None, int]:
-    """Spikes (N, T, P, C), potentials where recorded, and the largest magnitude met."""
+    """Spikes (N, T, P, C), potentials where they are needed, and the largest magnitude met."""
     lif = batch.plan.sums[population.name].parameters
     assert isinstance(lif, LifParameters)
     loop = kernels.LIF_LOOPS[lif.threshold.dtype]
     out = _room(batch, population, np.uint8)
-    recorded = population.name in batch.kept.record
-    membrane = np.empty(out.shape, np.int32) if recorded else NOTHING
+    needed = population.name in batch.plan.may_idle or population.name in batch.kept.record
+    membrane = batch.buffers.take(out.shape, np.int32) if needed else NOTHING
     largest = 0
     for images, first, values in sums.pieces(batch, population):
         peak = np.zeros((len(values), blocks(values.shape[2], len(values))), np.int64)
         loop(values, lif, first, out[images], membrane[images], peak)
         largest = max(largest, int(peak.max(initial=0)))
-    return out, membrane if recorded else None, largest
+    return out, membrane if needed else None, largest
 
 
 def _relay(
@@ -299,4 +322,5 @@ def _activity(name: str, batches: list[Batch]) -> Activity:
         plan.cells[name],
         active.view(bool).transpose(2, 0, 1),
         np.broadcast_to(counts.total.sum((0, 2, 3)), (steps,)),
+        counts.idle,
     )

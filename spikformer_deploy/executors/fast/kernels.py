@@ -147,6 +147,32 @@ def lif_any(sums: Array, lif: LifParameters, first: int, out: Array, membrane: A
         peak[n, block] = largest
 
 
+@njit(parallel=True, cache=True, nogil=True)
+def find_idle(lif: LifParameters, spikes: Array, membrane: Array, idle: Array) -> None:
+    """idle = 1 where a neuron has nothing to do in a step, else 0: see `idle` of network/neurons.py.
+
+    spikes    (N, T, P, C) uint8
+    membrane  (N, T, P, C) int32, after the reset
+    idle      (N, T, P, C) uint8
+    """
+    images, steps, positions, channels = spikes.shape
+    for task in prange(images * positions):
+        n = task // positions
+        place = task % positions
+        bias = lif.bias[lif.bias_of[place]]
+        # the first step finds all potentials empty; a neuron with a bias is never called so
+        empty_before = np.ones(channels, np.uint8)
+        for t in range(steps):
+            fired = spikes[n, t, place]
+            potential = membrane[n, t, place]
+            out = idle[n, t, place]
+            for c in range(channels):
+                # casts, as in lif_halving
+                empty = np.uint8(np.uint8(potential[c] == 0) & np.uint8(bias[c] == 0))
+                out[c] = np.uint8(np.uint8(empty & empty_before[c]) & np.uint8(fired[c] == 0))
+                empty_before[c] = empty
+
+
 LIF_LOOPS = {np.dtype(np.int32): lif_halving, np.dtype(np.int64): lif_any}
 """The loop of a LIF by the type of its parameters."""
 

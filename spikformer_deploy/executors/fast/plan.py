@@ -33,6 +33,7 @@ from spikformer_deploy.network.neurons import (
     Source,
     Stream,
     Sum,
+    may_idle,
 )
 from spikformer_deploy.network.synapses import Conv, Window
 
@@ -96,8 +97,9 @@ class Plan:
     steps        time steps in which each population sends something of its own: 1 where an image makes all steps alike
     cells        by population but the head: the grid in which its messages are counted
     tables       the same as the loops read it
+    may_idle     the populations whose potentials say which of their neurons are idle: these are kept for a while
     last_read    the populations whose messages nobody needs after each population
-    image_bytes  most bytes of messages that are alive at once, an image
+    image_bytes  most bytes of messages and kept potentials that are alive at once, an image
     fixed_bytes  of weights and sums
     """
 
@@ -106,6 +108,7 @@ class Plan:
     steps: dict[str, int]
     cells: dict[str, Cells]
     tables: dict[str, CellTable]
+    may_idle: frozenset[str]
     last_read: dict[str, list[str]]
     image_bytes: int
     fixed_bytes: int
@@ -123,6 +126,7 @@ def make_plan(network: Network, cells: Mapping[str, Cells] | None = None) -> Pla
         steps,
         counted,
         {name: cell_table(c) for name, c in counted.items()},
+        frozenset(p.name for p in network if may_idle(p.neuron)),
         last_read,
         _image_bytes(network, counted, last_read, steps),
         # weights are there twice, as the program has them and packed; sums, while two projections are added up
@@ -295,9 +299,11 @@ def _image_bytes(
         if isinstance(population.neuron, Accumulator):
             continue
         size[population.name] = population.size * steps[population.name] * np.dtype(message_type(population)).itemsize
-        counts += 4 * int(np.prod(cells[population.name].shape)) * network.time_steps
+        resting = may_idle(population.neuron)
+        counts += 4 * int(np.prod(cells[population.name].shape)) * network.time_steps * (1 + resting)
         alive += size[population.name]
-        most = max(most, alive)
+        # potentials of 4 bytes, and one that says whether the neuron is idle
+        most = max(most, alive + 5 * resting * population.size * network.time_steps)
         alive -= sum(size[name] for name in last_read.get(population.name, ()))
     return most + counts
 

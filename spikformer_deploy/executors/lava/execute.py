@@ -25,6 +25,7 @@ from spikformer_deploy.executors.execution import Cells, Execution, Executor, Re
 from spikformer_deploy.executors.lava.export import write
 from spikformer_deploy.executors.recorded import execution
 from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import may_idle
 
 AT_ONCE = 8
 """Images that go through Lava's Processes side by side: messages cost more than what they carry."""
@@ -68,8 +69,8 @@ def execute(
 ) -> Execution:
     """Run `images` in Lava; arguments and result as reference.execute.
 
-    peak_state is the largest potential after a reset, of recorded populations and the accumulator, and the largest
-    value that streams, sums and maxima send.
+    peak_state is the largest potential after a reset, of the accumulator, of recorded populations and of those that
+    `may_idle`, and the largest value that streams, sums and maxima send.
     Raises InputError where lava-nc is missing or images do not fit, OverflowDetected where a potential leaves its bits,
     BackendError where Lava fails.
     """
@@ -79,7 +80,8 @@ def execute(
         folder = Path(name)
         write(network, folder / "network")
         np.save(folder / "images.npy", images)
-        _run(folder, "all" if record else "spikes", progress)
+        potentials = bool(record) or any(may_idle(p.neuron) for p in network)
+        _run(folder, "all" if potentials else "spikes", progress)
         return _execution(network, folder / "results", len(images), record, cells)
 
 
@@ -158,7 +160,7 @@ def _execution(
     potentials = {
         p.name: _load(network, results, i, "potentials", images)
         for i, p in enumerate(network)
-        if p.name in record and p.neuron.fires
+        if may_idle(p.neuron) or (p.name in record and p.neuron.fires)
     }
     potentials[network.output.name] = sent.pop(network.output.name)  # an accumulator sends its state
     accumulators = np.load(results / "accumulators.npy")

@@ -130,7 +130,7 @@ def uncounted(plan: Plan, pixels: NDArray[np.uint8], buffers: engine.Buffers) ->
         engine.run(plan, pixels, buffers)
 
     def run() -> Any:
-        with mock.patch.object(engine, "_observe", recall):
+        with mock.patch.multiple(engine, _observe=recall, _observe_idle=lambda *_: None):
             return engine.run(plan, pixels, buffers)
 
     return run

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.chips.draws import NOMINAL
-from spikformer_deploy.chips.loihi.latencies import latencies
+from spikformer_deploy.chips.loihi.latencies import Latencies, latencies
+from spikformer_deploy.chips.loihi.steps import Work, loads_ns
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.slices import Geometry
 from spikformer_deploy.network.mapping import Mapping
@@ -97,7 +98,7 @@ def traffic(geometry: Geometry, profile: Profile) -> Traffic:
         sub_steps=_sub_steps(mapping, level),
         costs=Costs(
             idle=ticks(table.idle_neuron[NOMINAL]),
-            update=np.full(len(mapping.boxes), ticks(table.neuron[NOMINAL])),
+            update=_updates(layout, table),
             spike=ticks(table.spike_out[NOMINAL]),
         ),
         message_in=message_in,
@@ -109,6 +110,13 @@ def _own_places(mapping: Mapping, sweep: Sweep) -> dict[str, Int]:
     """By population: the places of its own neurons, not of its counters or partial sums."""
     sites = zip(mapping.sites, sweep.place, strict=True)
     return {site.population: place for site, place in sites if site.kind == "population"}
+
+
+def _updates(layout: SliceLayout, table: Latencies) -> Int:
+    """(slices,) ticks of a visit to a neuron that has something to do."""
+    fixed = layout.program == 0
+    visit = Work(updates=fixed.astype(int), programmed=(~fixed).astype(int), length=layout.program)
+    return np.array([ticks(ns) for ns in loads_ns(visit, table)["neurons"][NOMINAL]], np.int64)
 
 
 def check_spatial(mapping: Mapping) -> None:

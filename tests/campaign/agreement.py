@@ -30,6 +30,7 @@ from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.network.bounds import largest_sum
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.neurons import idle
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, synaptic_sum
 from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
 from spikformer_deploy.pipeline.sample import firing_rates
@@ -126,7 +127,7 @@ def no_shift(synapse: Conv | Readout) -> dict[str, int]:
 
 
 def assert_counts(network: Network, mapping: Mapping, images: np.ndarray) -> None:
-    """Synaptic operations of the layers = of the cores = of the energy = of a walk; so with spikes and messages."""
+    """Synaptic operations of the layers = of the cores = of the energy = of a walk; so with spikes, messages, idle."""
     there = events.geometry(network, mapping)
     names = [p.name for p in network]
     run = reference.execute(network, images, record=names, cells=there.cells)
@@ -145,6 +146,10 @@ def assert_counts(network: Network, mapping: Mapping, images: np.ndarray) -> Non
         fired = run.spikes[layer.name] != 0
         np.testing.assert_array_equal(found.populations[layer.name].spikes, fired.sum((0, 2, 3, 4)), layer.name)
         assert layer.silent == (~fired.any((0, 1))).sum()
+        marked = idle(network[layer.name].neuron, run.spikes[layer.name], run.membranes[layer.name])
+        rested = np.zeros(network.time_steps, np.int64) if marked is None else marked.sum((0, 2, 3, 4))
+        np.testing.assert_array_equal(found.populations[layer.name].idle, rested, layer.name)
+        np.testing.assert_array_equal(slices.idle[..., np.isin(slices.sites, own)].sum((0, 2)), rested, layer.name)
     assert slices.messages_in.sum() == slices.messages_out.sum()
     times = estimate(found, network, mapping, LOIHI2)
     parts = [

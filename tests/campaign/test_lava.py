@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from campaign.agreement import Inputs
 from campaign.integers import images_for, integer_network
+from support.executions import assert_equal_activities
 
 from spikformer_deploy.base.errors import InputError, OverflowDetected
 from spikformer_deploy.executors.lava import execute as lava
@@ -37,7 +38,7 @@ def check(seed: int) -> str:
         np.testing.assert_array_equal(found.spikes[name], right.spikes[name], err_msg=f"spikes of {name}")
         np.testing.assert_array_equal(found.membranes[name], right.membranes[name], err_msg=f"potentials of {name}")
     for name, activity in right.activity.items():
-        np.testing.assert_array_equal(found.activity[name].messages, activity.messages)
+        assert_equal_activities(found.activity[name], activity, name)
     for name, pairs in right.coincidences.items():
         np.testing.assert_array_equal(found.coincidences[name], pairs)
     return "equal"

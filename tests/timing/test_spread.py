@@ -42,7 +42,7 @@ def test_a_draw_is_the_closed_form_with_these_constants(network: Network, seed: 
     mapping = random_mapping(network, seed)
     found = events.condensed(counted(network, mapping, seed))
     times = spread(found, network, mapping, LOIHI2)
-    nominal = estimate(events.condensed(found), network, mapping, LOIHI2)
+    nominal = estimate(found, network, mapping, LOIHI2)
     # one image stands for all: its events are those of the mean image
     mean = replace(found, images=1, slices=mean_image(found))
     for i in (0, 7, draws.COUNT - 1):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.closed_form import visit_ns
 from support.executions import finds_nothing
 from support.mappings import random_mapping
 from support.networks import random_images, random_network
@@ -226,16 +227,17 @@ def test_sweeps_are_as_long_as_the_events_say(network: Network, seed: int) -> No
     traffic, slices = timer.traffic, counts.slices
     assert slices is not None
     idle, spike = traffic.costs.idle, traffic.costs.spike
-    (update,) = set(traffic.costs.update.tolist())
     _, neurons = slices.by_core(slices.neurons)
+    # a core has one slice
+    _, longer_visit = slices.by_core(traffic.costs.update - idle)
     _, visits = slices.by_core(np.where(traffic.counters, 0, slices.neurons - slices.idle))
     for n, image in enumerate(images):
         for t in range(network.time_steps):
             steps = [falling_through(traffic, image, level, t) for level in range(traffic.levels)]
             longer = sum(waves[0].sweep_ends - np.diff(waves[0].first) * spike for waves in steps)
-            np.testing.assert_array_equal(longer, len(steps) * neurons * idle + visits[n, t] * (update - idle))
+            np.testing.assert_array_equal(longer, len(steps) * neurons * idle + visits[n, t] * longer_visit)
             for wave in (w for waves in steps for w in waves[1:]):
-                expected = neurons * idle + np.diff(wave.first) * (spike + update - idle)
+                expected = neurons * idle + np.diff(wave.first) * (spike + longer_visit)
                 np.testing.assert_array_equal(wave.sweep_ends, expected)
 
 
@@ -248,11 +250,15 @@ def test_the_number_of_timed_images_is_bounded() -> None:
 
 def test_latencies_are_whole_ticks() -> None:
     network = random_network(3)
-    timer, _, _ = prepared(network, 3)
+    timer, counts, _ = prepared(network, 3)
     costs = timer.traffic.costs
     mesh = timer.machine.mesh
     assert (costs.idle, costs.spike) == (265, 300)
-    assert costs.update.tolist() == [420] * len(timer.traffic.counters)
+    mapping = spread(network, 3)
+    assert counts.slices is not None
+    sites = [mapping.sites[site] for site in counts.slices.sites]
+    assert costs.update.tolist() == [round(100 * visit_ns(network, site, PROFILE)) for site in sites]
+    assert {420, 1067} <= set(costs.update.tolist())
     assert timer.machine.axon_out == 51
     assert set(mesh.latency.tolist()) >= {410, 650}
     assert set(mesh.occupied.tolist()) == {29, 400}

@@ -56,30 +56,26 @@ class Work(NamedTuple):
 
 def loads_ns(work: Work, table: Latencies) -> dict[str, Times]:
     """(K, ...) time for which each resource of a core works: "neurons", "sending", "synapses", "messages"."""
+    axes = max(np.ndim(count) for count in work)
+
+    def of(duration: Times, count: Number) -> Times:
+        """(K, ...) of a count of events; the durations are (K,), or (K, n) along the last axis of the count."""
+        between = axes - (duration.ndim - 1)
+        return duration.reshape(len(duration), *[1] * between, *duration.shape[1:]) * np.asarray(count)
+
     # no program is shorter than the visit that finds nothing to do
-    program = np.maximum(_each(table.programmed, work.length), _each(table.idle_neuron, np.ones_like(work.length)))
+    program = np.maximum(
+        np.multiply.outer(table.programmed, work.length), table.idle_neuron.reshape(-1, *[1] * np.ndim(work.length))
+    )
     return {
-        "neurons": _each(table.neuron, work.updates)
-        + _along(program, work.programmed)
-        + _each(table.idle_neuron, work.idle)
-        + _each(table.spike_out, work.spikes),
-        "sending": _each(table.message_out, work.sent),
-        "synapses": _along(table.synop[:, work.synapse], work.synops),
-        "messages": _each(table.message_in, work.messages),
+        "neurons": of(table.neuron, work.updates)
+        + of(program, work.programmed)
+        + of(table.idle_neuron, work.idle)
+        + of(table.spike_out, work.spikes),
+        "sending": of(table.message_out, work.sent),
+        "synapses": of(table.synop[:, work.synapse], work.synops),
+        "messages": of(table.message_in, work.messages),
     }
-
-
-def _each(duration: Times, count: Number) -> Times:
-    """(K, ...) of a count (...) of events."""
-    counts = np.asarray(count)
-    return duration.reshape(-1, *[1] * counts.ndim) * counts
-
-
-def _along(durations: Times, count: Number) -> Times:
-    """(K, ...) of a count (...) of events whose durations (K, ...) differ along its last axes."""
-    counts = np.asarray(count)
-    between = counts.ndim - (durations.ndim - 1)
-    return durations.reshape(len(durations), *[1] * between, *durations.shape[1:]) * counts
 
 
 def core_ns(loads: dict[str, Times]) -> Times:

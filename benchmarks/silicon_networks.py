@@ -40,6 +40,7 @@ from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.timing.estimate import estimate
 from spikformer_deploy.timing.messages import time_image, timer
 from spikformer_deploy.timing.spread import Spread, spread
+from spikformer_deploy.timing.steps import recorded_image
 from spikformer_deploy.timing.times import StepTimes, join_times
 
 BATCH = 8
@@ -99,7 +100,7 @@ class Placed:
         names = [population.name for population in self.network]
         joined = None
         for execution in self.executions(names, batch=1):
-            times = time_image(machine, {name: sent[0] for name, sent in execution.spikes.items()})
+            times = time_image(machine, recorded_image(self.network, execution, 0))
             joined = times if joined is None else join_times(joined, times)
         assert joined is not None
         return joined

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import attrs
@@ -16,8 +17,11 @@ from spikformer_deploy.accounting.uncertainty import Range
 from spikformer_deploy.chips import draws
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.profile import Profile, Time, load_profile, profile_names, quantities
+from spikformer_deploy.executors import reference
 from spikformer_deploy.network.law import check_network
-from spikformer_deploy.network.neurons import Lif, LifKind, step
+from spikformer_deploy.network.network import Network, Population, Projection
+from spikformer_deploy.network.neurons import Accumulator, Lif, LifKind, Source, step
+from spikformer_deploy.network.synapses import Conv, Readout
 
 CASES = {
     "two-neurons": cases.two_neurons(),
@@ -245,6 +249,55 @@ def spikes_of(lif: Lif, shape: tuple[int, ...], steps: int) -> Iterator[np.ndarr
     for _ in range(steps):
         sent, state, _ = step(lif, np.zeros((1, *shape), np.int64), state)
         yield sent[0]
+
+
+def test_networks_that_run_are_timed_by_both_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "TIME_STEPS", 16)
+    network = networks.nxtf_network(keras_file(tmp_path / "model.h5"))
+    profile = load_profile("loihi1")
+    pixels = np.random.default_rng(2).integers(0, 256, (3, 1, 28, 28)).astype(np.uint8)
+    frames = networks.input_spikes(pixels)
+    placed = networks.Placed(network, networks.nxtf_mapping(network, profile), profile, frames)
+    assert placed.events.images == 3
+    assert placed.events.populations["input"].spikes.sum() == frames.sum()
+    # both have the same work; queues and hops come on top, and ticks round
+    assert (placed.by_message.step_ns[NOMINAL] >= 0.99 * placed.closed.step_ns[NOMINAL]).all()
+    one = placed.one(1)
+    np.testing.assert_allclose(one.closed.step_ns[:, 0], placed.closed.step_ns[:, 1])
+
+
+def test_a_source_of_their_spikes_stands_for_the_input_neurons() -> None:
+    network = chain_from_pixels()
+    pixels = np.random.default_rng(3).integers(0, 256, (2, 2, 3, 3)).astype(np.uint8)
+    names = [networks.INPUT_NEURONS, "layer.1"]
+    expected = reference.execute(network, pixels, record=names).spikes
+    source = networks.from_input_neurons(network)
+    check_network(source)
+    spikes = reference.execute(source, expected[networks.INPUT_NEURONS], record=["layer.1"]).spikes
+    np.testing.assert_array_equal(spikes["layer.1"], expected["layer.1"])
+    assert expected["layer.1"].any()
+
+
+def chain_from_pixels() -> Network:
+    """Pixels, input neurons, a layer and counts, under the names of PilotNet's."""
+    rng = np.random.default_rng(4)
+    identity = np.eye(2, dtype=np.int8)[:, :, None, None]
+    weight = rng.integers(-20, 60, (4, 2, 3, 3)).astype(np.int8)
+
+    def lif(channels: int, threshold: int) -> Lif:
+        none = np.zeros(channels, np.int64)
+        return Lif(LifKind.STOCK, 4000, 0, np.full(channels, threshold), none, exact=False)
+
+    populations = (
+        Population(networks.PIXELS, (2, 3, 3), Source(), 255),
+        Population(networks.INPUT_NEURONS, (2, 3, 3), lif(2, 400), 1),
+        Population("layer.1", (4, 1, 1), lif(4, 100), 1),
+        Population("counts", (4, 1, 1), Accumulator(np.zeros(4, np.int64), np.ones(4)), 0),
+    )
+    synapses = (Conv(identity), Conv(weight), Readout(np.eye(4, dtype=np.int8)))
+    names = [population.name for population in populations]
+    projections = tuple(Projection((a,), b, synapse) for (a, b), synapse in zip(pairwise(names), synapses, strict=True))
+    return Network(populations, projections, 12, 24, 8, "observed", 1.0, mean=np.zeros(2), std=np.ones(2))
 
 
 def test_the_nominal_point_is_that_of_the_corners() -> None:

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from spikformer_deploy.accounting.uncertainty import priced
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.chips.profile import Profile, load_profile
 from spikformer_deploy.timing import mesh
@@ -242,7 +241,7 @@ class Ours:
                 (along, costs.hop_north_south),
             ),
         }
-        out = {n: sum(priced(n, count, cost).energy.nominal for count, cost in p) * 1e6 for n, p in events.items()}
+        out = {name: sum(count * cost.value for count, cost in parts) / 1e3 for name, parts in events.items()}
         return {**out, "total": sum(out.values())}
 
 
@@ -267,7 +266,7 @@ def machine(case: Case, loihi: Profile) -> Machine:
     tiles = -(-case.cores // per_tile)
     barrier = ticks(BARRIER_NS[max(n for n in BARRIER_NS if n <= tiles)])
     depths = (int(loihi.chip.port_messages), int(loihi.core.axon_out_messages), int(loihi.core.axon_in_messages))
-    return Machine(grid, core, ticks(time_.axon_out.value), *depths, barrier)
+    return Machine(grid, core, ticks(time_.axon_out.value), *depths, barrier, runtime=0)
 
 
 def routes(case: Case, fires: Int, target: Int, loihi: Profile) -> tuple[Routes, Int]:

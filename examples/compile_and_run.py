@@ -8,9 +8,13 @@ program = sd.compile("digits-v2", target="loihi2")
 print(f"{program.mapping.cores_used} cores, ranges {program.network.bounds}, exact {program.network.exact}")
 
 run = sd.run(program, "digits", limit=100)
-low, nominal, high = run.times.latency_us
-print(f"accuracy {run.accuracy:.1%}, latency {nominal:.0f} us ({low:.0f} to {high:.0f}, estimate)")
+print(f"accuracy {run.accuracy:.1%}")
+for runtime, timing in run.under.items():
+    low, high = timing.spread.likely_step(timing.finest.latency_us[1])
+    print(f"latency under the runtime {runtime}: likely {low:.0f} to {high:.0f} us (estimate)")
 for energy in run.energies:
-    print(f"{energy.convention:<28} {energy.total.nominal:.4g} mJ an image")
+    for boundary in energy.boundaries:
+        low, high = energy.within(boundary).likely
+        print(f"{energy.convention:<28} {boundary:<22} likely {low:.4g} to {high:.4g} mJ an image")
 
 run.report(sys.argv[1] if len(sys.argv) > 1 else "report.html")

@@ -14,6 +14,9 @@ from spikformer_deploy.inference.run import run
 from spikformer_deploy.mapping.map import SCHEDULES
 from spikformer_deploy.pipeline.stages import compile_model
 
+FROM_TIMES = ("latency_us", "latency_us_likely", "images_per_second", "images_per_second_likely")
+"""Of the times of a run, what a row has under the same name."""
+
 
 def compare(
     model: str | Path | Model,
@@ -28,9 +31,11 @@ def compare(
     calibrate_on: str | Path | None = None,
     **loading: Any,
 ) -> list[dict[str, Any]]:
-    """A row a target and schedule: both names, and COLUMNS or `refused`, the reason why the model cannot run there.
+    """A row a target and schedule: both names, and figures or `refused`, the reason why the model cannot run there.
 
-    Rows with COLUMNS have `notes` on the images, too, the same in each.
+    Figures are those of the JSON of a run, under one runtime: NAME_likely is the likely interval of NAME, and the
+    energy is that of the convention "profile" with its boundaries.  Such rows have `notes` on the images, too, the
+    same in each.
     Models with attention are mapped both ways, spatial and token-serial.
 
     labels  a file of the classes of the images (see data/labels.py)
@@ -58,17 +63,18 @@ def compare(
             raise
         result = run(compiled.program, data, limit=limit, labels=labels, runtime=runtime)
         values, mapping = result.to_dict(), compiled.program.mapping
+        times = values["time"]
         rows.append(
             {
                 "target": target,
                 "schedule": schedule,
+                "runtime": runtime,
                 "cores": mapping.cores_used,
                 "chips": mapping.chips,
                 "accuracy": values["accuracy"],
-                "step_us": values["time"]["step_us_mean"],
-                "step_us_likely": [values["time"]["likely_low"], values["time"]["likely_high"]],
-                "latency_us": values["time"]["latency_us"],
-                "images_per_second": values["time"]["images_per_second"],
+                "step_us": times["step_us_mean"],
+                "step_us_likely": [times["likely_low"], times["likely_high"]],
+                **{name: times[name] for name in FROM_TIMES},
                 "energy_mj": values["energy_mj"]["profile"],
                 "logits_sha256": values["logits_sha256"],
                 "notes": values["notes"],

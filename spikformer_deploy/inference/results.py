@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.accounting.energy import Energy, Range
+from spikformer_deploy.accounting.energy import Energy
+from spikformer_deploy.accounting.figures import energy_values, time_figures
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.counts.events import Events
 from spikformer_deploy.data.images import ImageSet
@@ -112,7 +113,7 @@ class Run:
             "dense_macs": self.events.dense_macs,
             "firing_rate": spikes / (neurons * self.events.time_steps * self.events.images),
             "time": time_facts(self),
-            "energy_mj": {energy.convention: energy_facts(energy) for energy in self.energies},
+            "energy_mj": {energy.convention: energy_values(energy) for energy in self.energies},
             "seconds": self.seconds,
             "peak_memory_mib": self.peak_memory_mib,
         }
@@ -147,32 +148,19 @@ def _time(times: StepTimes, spread: Spread, program: Program) -> dict[str, Any]:
 
 
 def _figures(times: StepTimes, spread: Spread) -> dict[str, Any]:
-    """A step with its likely interval and its range, and what follows from it."""
-    low, nominal, high = times.step_us_mean.tolist()
-    likely_low, likely_high = spread.likely_step(nominal)
-    return {
-        "step_us_mean": nominal,
+    """A step, and what follows from it; each with its likely interval and its envelope."""
+    figures = time_figures(times, spread)
+    step = figures.pop("step_us")
+    likely_low, likely_high = step.likely
+    out: dict[str, Any] = {
+        "step_us_mean": step.nominal,
         "likely_low": likely_low,
         "likely_high": likely_high,
-        "step_us_range": [low, high],
-        "latency_us": float(times.latency_us[NOMINAL]),
-        "fall_through_us": float(times.fall_through_us[NOMINAL]),
-        "images_per_second": float(times.images_per_second[NOMINAL]),
+        "step_us_range": [step.low, step.high],
     }
-
-
-def energy_facts(energy: Energy) -> dict[str, Any]:
-    """The figure of a convention with what it is sure to, the boundary that it is of, and those beside it, in mJ."""
-    return {
-        **_range(energy.total),
-        "boundary": energy.scope,
-        "boundaries": {name: _range(energy.within(name)) for name in energy.boundaries},
-    }
-
-
-def _range(total: Range) -> dict[str, float]:
-    low, high = total.likely
-    return {"low": total.low, "nominal": total.nominal, "high": total.high, "likely_low": low, "likely_high": high}
+    for name, figure in figures.items():
+        out |= {name: figure.nominal, f"{name}_likely": list(figure.likely), f"{name}_range": [figure.low, figure.high]}
+    return out
 
 
 @dataclass(slots=True)

@@ -5,28 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spikformer_deploy.accounting.energy import Energy
+from spikformer_deploy.accounting.figures import by_boundary, largest, range_values, time_figures
 from spikformer_deploy.accounting.layers import layers, sparsity
 from spikformer_deploy.accounting.notes import notes
-from spikformer_deploy.chips.draws import CORNERS, NOMINAL
+from spikformer_deploy.accounting.target import LEFT_OUT
+from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import quantities
-from spikformer_deploy.chips.quantity import KINDS
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.report.tables import program_facts
 from spikformer_deploy.report.targets import quantity_values
 
 if TYPE_CHECKING:
-    from spikformer_deploy.inference.results import Run
+    from spikformer_deploy.inference.results import Run, Timing
 
 
 MODELS = {
-    "estimate": "closed form: busiest core or heaviest link, then the barrier (after arXiv 2601.10035)",
+    "estimate": "closed form: busiest core or heaviest link, then barrier and runtime (after arXiv 2601.10035)",
     "cycle": "message by message through queues, links and routers",
 }
 """What StepTimes.model means."""
+UNDER = {
+    "lava": "what a user can have today",
+    "bare": "a runtime that costs nothing: a lower bound that nobody has measured",
+}
+"""What the runtimes mean."""
 NS_PER_US = 1e3
 
 
@@ -45,11 +50,18 @@ def report_data(run: Run, float_accuracy: float | None = None) -> dict[str, Any]
         "steps": _steps(run),
         "time": _time(run),
         "energies": [_energy(energy) for energy in run.energies],
+        "not_modelled": LEFT_OUT,
+        "rests_on": _rests_on(run),
         "cores": _cores(run),
-        "notes": [*run.notes, *notes(program.network, run.events, run.energies, run.cycle or run.times)],
+        "notes": [*run.notes, *_notes(run)],
         "constants": [quantity_values(path, quantity) for path, quantity in quantities(program.profile)],
         "provenance": _provenance(run),
     }
+
+
+def _notes(run: Run) -> tuple[str, ...]:
+    """What must be said beside the figures."""
+    return notes(run.program.network, run.events, run.energies, run.cycle or run.times, run.cycle and run.times)
 
 
 def _model_name(run: Run) -> str:
@@ -116,21 +128,28 @@ def _steps(run: Run) -> list[dict[str, float]]:
 
 
 def _time(run: Run) -> dict[str, Any] | None:
-    """The finest times that there are, beside the closed form; None where no timing was asked for."""
-    times = run.cycle or run.times
-    if times is None or run.times is None:
+    """The finest times that there are, beside the closed form, under each runtime; None where no timing was asked for.
+
+    Outside of `under` stands what the run's own runtime gives.
+    """
+    timing = run.timing
+    if timing is None:
         return None
+    times = timing.finest
+    estimated_us = float(timing.times.step_us_mean[NOMINAL])
+    under = {name: _figures(other) for name, other in run.under.items()}
     return {
         "model": MODELS[times.model],
         "images": times.step_ns.shape[1],
-        "estimate_step_us": float(run.times.step_us_mean[NOMINAL]),
-        "ratio": float(times.step_us_mean[NOMINAL] / run.times.step_us_mean[NOMINAL]),
-        "step_us": _by_corner(times.step_us_mean),
+        "runtime": run.runtime,
+        "under": under,
+        "runtimes": UNDER,
+        **under[run.runtime],
+        "estimate_step_us": estimated_us,
+        "ratio": float(times.step_us_mean[NOMINAL]) / estimated_us,
         "step_us_by_step": (times.step_ns[NOMINAL].mean(0) / NS_PER_US).tolist(),
-        "latency_us": _by_corner(times.latency_us),
-        "fall_through_us": _by_corner(times.fall_through_us),
-        "images_per_second": _by_corner(times.images_per_second),
         "parts_us": {name: value / NS_PER_US for name, value in times.parts_ns.items()},
+        "chip_steps": times.chip_steps,
         "bound": times.bound,
         "busiest_core": times.busiest_core,
         "busiest_population": run.program.mapping.population_on(times.busiest_core),
@@ -138,33 +157,53 @@ def _time(run: Run) -> dict[str, Any] | None:
     }
 
 
-def _by_corner(values: NDArray[np.float64]) -> dict[str, float]:
-    return dict(zip(CORNERS, values.tolist(), strict=True))
+def _figures(timing: Timing) -> dict[str, dict[str, float]]:
+    """Times under one runtime, each with its likely interval and its envelope."""
+    return {name: range_values(figure) for name, figure in time_figures(timing.finest, timing.spread).items()}
 
 
 def _energy(energy: Energy) -> dict[str, Any]:
-    """One convention: its bounds in mJ, and what they consist of."""
-    total = energy.total
-    shares = energy.shares
+    """One convention in mJ: its figure, that of each of its boundaries, and what they consist of."""
     return {
         "convention": energy.convention,
-        "boundary": energy.boundary,
-        "low": total.low,
-        "nominal": total.nominal,
-        "high": total.high,
-        "shares": {kind: shares[kind] for kind in KINDS if kind in shares},
+        "boundary": energy.scope,
+        **range_values(energy.total),
+        "boundaries": {name: _within(within) for name, within in by_boundary(energy).items()},
+        "shares": energy.shares,
+        "roles": energy.roles,
+        "rulers": energy.rulers,
         "parts": [
             {
                 "name": part.name,
                 "events": part.events,
-                "nominal": part.energy.nominal,
-                "low": part.energy.low,
-                "high": part.energy.high,
+                **range_values(part.energy),
+                "boundary": part.boundary,
                 "kind": part.kind,
+                "role": part.role,
                 "source": part.source,
             }
             for part in energy.parts
         ],
+    }
+
+
+def _within(energy: Energy) -> dict[str, Any]:
+    """The figure of one boundary, what that holds, and what it rests on."""
+    return {"holds": energy.boundary, **range_values(energy.total), "shares": energy.shares, "roles": energy.roles}
+
+
+def _rests_on(run: Run) -> dict[str, Any] | None:
+    """The constants that rule the time of a step and the target's nominal energy, the largest of them by name.
+
+    Shares of what the figure varies by over the draws; None where no timing was asked for.
+    """
+    if run.timing is None:
+        return None
+    energy = next(energy for energy in run.energies if energy.convention == "profile")
+    return {
+        "step_us": largest(run.timing.spread.rulers),
+        "energy": largest(energy.rulers),
+        "boundary": energy.scope,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,10 +22,12 @@ def render(data: dict[str, Any]) -> str:
         finalize=_shown,
     )
     environment.filters |= {"si": svg.si, "percent": _percent, "joules": _joules, "micro": _micro}
+    environment.filters |= {"likely": _likely, "nominal": _nominal, "envelope": _envelope}
     target = _on_target(data)
     pictures = {
-        "energy": svg.bars([_bar(e) for e in data["energies"]], "mJ"),
+        "energy": svg.bars([bar for e in data["energies"] for bar in _bars(e)], "mJ"),
         "shares": svg.shares(target["shares"]) if target else "",
+        "roles": svg.shares(target["roles"]) if target else "",
         "cores": svg.core_map(data["cores"]),
         "placement": svg.core_map(data["cores"], by_layer=True),
         "scale": svg.scale(),
@@ -34,8 +37,9 @@ def render(data: dict[str, Any]) -> str:
         "parts": _parts(data),
     }
     rates = {layer["name"]: Markup(svg.rates(layer["rate_by_step"])) for layer in data["layers"]}
+    roles = {constant["path"]: constant["role"] for constant in data["constants"]}
     return environment.get_template("report.html.j2").render(
-        data, target=target, rates=rates, pictures={k: Markup(v) for k, v in pictures.items()}
+        data, target=target, role_of=roles, rates=rates, pictures={k: Markup(v) for k, v in pictures.items()}
     )
 
 
@@ -49,16 +53,48 @@ def _on_target(data: dict[str, Any]) -> dict[str, Any] | None:
     return next((e for e in data["energies"] if e["convention"] == "profile"), None)
 
 
-def _bar(energy: dict[str, Any]) -> tuple[str, float, float, float, str]:
+def _bars(energy: dict[str, Any]) -> Iterator[svg.Bar]:
+    """A bar for each boundary of a convention."""
     name = energy["convention"]
     kind = "ann" if "ann" in name else "target" if name.startswith("profile") else "spiking"
-    return name, energy["low"], energy["nominal"], energy["high"], kind
+    within = energy["boundaries"]
+    for boundary, figure in within.items():
+        label = f"{name}, {boundary}" if len(within) > 1 else name
+        sure = figure["low"] == figure["high"]
+        likely = None if sure else (figure["likely_low"], figure["likely_high"])
+        envelope = None if sure else (figure["low"], figure["high"])
+        yield svg.Bar(label, figure["nominal"], kind, likely, envelope)
 
 
 def _parts(data: dict[str, Any]) -> str:
     if data["time"] is None:
         return ""
-    return svg.bars([(name, v, v, v, "spiking") for name, v in data["time"]["parts_us"].items() if v > 0], "us")
+    parts = data["time"]["parts_us"]
+    return svg.bars([svg.Bar(name, value, "spiking") for name, value in parts.items() if value > 0], "us")
+
+
+def _likely(figure: dict[str, float], what: str) -> str:
+    """The likely interval of a figure; what: one of SHOWN."""
+    return _interval(figure["likely_low"], figure["likely_high"], what)
+
+
+def _nominal(figure: dict[str, float], what: str) -> str:
+    """Its nominal value; what: one of SHOWN."""
+    return SHOWN[what](figure["nominal"])
+
+
+def _envelope(figure: dict[str, float], what: str) -> str:
+    """From its low to its high end; what: one of SHOWN."""
+    return _interval(figure["low"], figure["high"], what)
+
+
+def _interval(low: float, high: float, what: str) -> str:
+    """Both ends with their prefixes, once where it is the same; one of them where they read alike."""
+    first, last = SHOWN[what](low), SHOWN[what](high)
+    if first == last:
+        return first
+    number, _, unit = first.partition(" ")
+    return f"{number if unit == last.partition(' ')[2] else first} to {last}"
 
 
 def _percent(value: float | None) -> str:
@@ -80,3 +116,7 @@ def _micro(microseconds: float) -> str:
     if microseconds >= 1e3:
         return f"{microseconds / 1e3:.3g} ms"
     return f"{microseconds:.3g} µs"
+
+
+SHOWN: dict[str, Callable[[float], str]] = {"energy": _joules, "time": _micro, "rate": svg.si}
+"""How what is shown."""

@@ -23,12 +23,14 @@ KIND_COLOURS = {
     "derived": "#fdb863",
     "guess": "#d7301f",
 }
+ROLE_COLOURS = {"calibrated": "#1b7837", "independent": "#4292c6", "guessed": "#d7301f"}
 LARGEST_MAP = 4000
 """Cores drawn one by one; beyond, the map shows tiles."""
-BARS_LEFT = 190
+LETTER = 6.6
 BARS_WIDTH = 430
 BAR_PITCH = 24
 SHARES_WIDTH = 640
+BARS_RIGHT = 150
 COLUMN_PITCH = 64
 COLUMN_HEIGHT = 82
 SPARK_WIDTH = 46
@@ -37,7 +39,7 @@ CELL = 14
 CHIP_GAP = 6
 NARROWEST_MAP = 360
 SCALE_STEP = 24
-"""Sizes in pixels."""
+"""Sizes in pixels; LETTER: about the width of one."""
 
 
 def escape(text: str) -> str:
@@ -45,15 +47,32 @@ def escape(text: str) -> str:
     return escaped(printable(text))
 
 
-def bars(rows: Sequence[tuple[str, float, float, float, str]], unit: str) -> str:
-    """Horizontal bars on a log scale: (label, low, nominal, high, css class) with a whisker from low to high."""
-    values = [v for row in rows for v in row[1:4] if v > 0]
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A figure with its likely interval and its envelope; without `likely` it is sure.  kind: a class of the page."""
+
+    label: str
+    nominal: float
+    kind: str
+    likely: tuple[float, float] | None = None
+    envelope: tuple[float, float] | None = None
+
+
+def bars(rows: Sequence[Bar], unit: str) -> str:
+    """Horizontal bars on a log scale: a band for the likely interval, a whisker for the envelope, a tick at nominal.
+
+    What is sure is a whole bar.
+    """
+    ends = [(row.nominal, *(row.likely or ()), *(row.envelope or ())) for row in rows]
+    values = [value for row in ends for value in row if value > 0]
     if not values:
         return ""
     # whole decades, so that the first and the last line of the grid have labels
-    axis = _LogAxis(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))))
+    decades = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    axis = _LogAxis(*decades, left=20 + LETTER * max(len(row.label) for row in rows))
     bottom = BAR_PITCH * len(rows)
-    out = [f'<svg viewBox="0 0 {BARS_LEFT + BARS_WIDTH + 110} {bottom + 26}" role="img" class="bars">']
+    width = axis.left + BARS_WIDTH + BARS_RIGHT
+    out = [f'<svg viewBox="0 0 {width:.0f} {bottom + 26}" role="img" class="bars">']
     for power in range(axis.first, axis.last + 1):
         x = axis.x_of(10.0**power)
         out.append(f'<line x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{bottom}" class="grid"/>')
@@ -66,44 +85,49 @@ def bars(rows: Sequence[tuple[str, float, float, float, str]], unit: str) -> str
 
 @dataclass(frozen=True, slots=True)
 class _LogAxis:
-    """From 10^first to 10^last; what is below the first decade stands at its beginning."""
+    """From 10^first to 10^last, `left` pixels from the left; what is below the first decade stands at its beginning."""
 
     first: int
     last: int
+    left: float
 
     def x_of(self, value: float) -> float:
         """In pixels."""
         decades = math.log10(max(value, 10.0**self.first)) - self.first
-        return BARS_LEFT + BARS_WIDTH * decades / max(1, self.last - self.first)
+        return self.left + BARS_WIDTH * decades / max(1, self.last - self.first)
 
 
-def _bar(axis: _LogAxis, y: int, row: tuple[str, float, float, float, str], unit: str) -> list[str]:
-    """One bar with its name, its whisker and its value."""
-    label, low, nominal, high, kind = row
-    start = axis.x_of(low)
-    middle = axis.x_of(nominal)
-    end = axis.x_of(high)
+def _bar(axis: _LogAxis, y: int, row: Bar, unit: str) -> list[str]:
+    """One bar with its name, its whisker and what it says."""
+    nominal = axis.x_of(row.nominal)
+    start, end = (axis.x_of(value) for value in row.likely) if row.likely else (axis.left, nominal)
     # at least a pixel wide, to be seen
-    width = max(1.0, middle - BARS_LEFT)
+    width = max(1.0, end - start)
     out = [
-        f'<text x="{BARS_LEFT - 8}" y="{y + 12}" text-anchor="end" class="name">{escape(label)}</text>',
-        f'<rect x="{BARS_LEFT}" y="{y}" width="{width:.1f}" height="15" class="{escape(kind)}"/>',
+        f'<text x="{axis.left - 8:.1f}" y="{y + 12}" text-anchor="end" class="name">{escape(row.label)}</text>',
+        f'<rect x="{start:.1f}" y="{y}" width="{width:.1f}" height="15" class="{escape(row.kind)}"/>',
     ]
-    if high > low:
-        line = f"M{start:.1f} {y + 7.5}H{end:.1f}M{start:.1f} {y + 3}v9M{end:.1f} {y + 3}v9"
+    if row.likely:
+        out.append(f'<path d="M{nominal:.1f} {y}v15" class="nominal"/>')
+    if row.envelope:
+        low, high = (axis.x_of(value) for value in row.envelope)
+        line = (
+            f"M{low:.1f} {y + 7.5}H{start:.1f}M{end:.1f} {y + 7.5}H{high:.1f}M{low:.1f} {y + 4}v7M{high:.1f} {y + 4}v7"
+        )
         out.append(f'<path d="{line}" class="whisker"/>')
-    x = max(middle, end) + 6
-    out.append(f'<text x="{x:.1f}" y="{y + 12}" class="value">{escape(si(nominal))} {escape(unit)}</text>')
+        end = max(end, high)
+    figure = interval(*row.likely) if row.likely else si(row.nominal)
+    out.append(f'<text x="{max(nominal, end) + 6:.1f}" y="{y + 12}" class="value">{escape(f"{figure} {unit}")}</text>')
     return out
 
 
 def shares(parts: dict[str, float]) -> str:
-    """One stacked bar of shares by kind of number, with its legend below."""
+    """One stacked bar of shares by kind or role of number, with its legend below."""
     out = [f'<svg viewBox="0 0 {SHARES_WIDTH} 46" role="img" class="shares">']
     x = 0.0
     legend = 0.0
     for kind, share in parts.items():
-        colour = KIND_COLOURS.get(kind, "#888")
+        colour = (KIND_COLOURS | ROLE_COLOURS).get(kind, "#888")
         label = f"{kind} {share:.0%}"
         out.append(f'<rect x="{x:.1f}" y="0" width="{SHARES_WIDTH * share:.1f}" height="18" fill="{colour}"/>')
         out.append(f'<rect x="{legend:.1f}" y="28" width="10" height="10" fill="{colour}"/>')
@@ -248,3 +272,9 @@ def si(value: float) -> str:
         if abs(value) >= factor:
             return f"{value / factor:.3g}{prefix}"
     return f"{value:.3g}"
+
+
+def interval(low: float, high: float) -> str:
+    """From one value to another, each with a prefix; one of them where they read alike."""
+    ends = si(low), si(high)
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)

@@ -7,21 +7,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from spikformer_deploy.accounting.figures import by_boundary, interval, largest, rounded, time_figures
 from spikformer_deploy.accounting.layers import layers
-from spikformer_deploy.chips.draws import NOMINAL
+from spikformer_deploy.accounting.uncertainty import Range
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.network.synapses import Conv, Readout
 
 if TYPE_CHECKING:
-    from spikformer_deploy.inference.results import Run, Verdict
+    from spikformer_deploy.inference.results import Run, Timing, Verdict
     from spikformer_deploy.pipeline.program import Program
     from spikformer_deploy.timing.times import StepTimes
 
 RUN_FACTS = ("images", "accuracy", "synaptic_ops", "dense_macs", "firing_rate", "backend", "kernels", "seconds")
 """Of the JSON of a run, what its table shows."""
-COLUMNS = ("cores", "chips", "accuracy", "step_us", "latency_us", "images_per_second", "energy_mj")
-"""Of the table of `spikdeploy compare`."""
+TIMES = {
+    "step_us": "step, us",
+    "latency_us": "latency, pipelined, us",
+    "fall_through_us": "fall-through, us",
+    "images_per_second": "images a second",
+}
+"""What accounting.figures.time_figures gives, in words."""
+LIKELY = ("step_us", "latency_us", "images_per_second")
+"""Of a row of `spikdeploy compare`: what has a likely interval beside it, NAME_likely."""
 
 
 def compile_summary(program: Program, path: str, seconds: float, peak_memory_mib: float) -> dict[str, Any]:
@@ -80,25 +88,47 @@ def facts_table(title: str, values: dict[str, Any]) -> Table:
 
 
 def run_tables(result: Run) -> list[Table]:
-    """Accuracy and time, the layers, and the energies."""
+    """Accuracy, the times, the layers, the energies, and what times and energies rest on."""
     values = result.to_dict()
     facts = facts_table("run", {name: values[name] for name in RUN_FACTS})
-    for times in (result.cycle, result.times):
-        if times is not None:
-            _add_times(facts, times, values["images"])
-    if result.cycle is not None:
+    timing = result.timing
+    if timing is None:
+        return [facts, _layer_table(result), _energy_table(result)]
+    if timing.cycle is not None:
         facts.add_row("cycle / estimate, a step", number(values["time"]["ratio"]))
-    return [facts, _layer_table(result), _energy_table(result)]
+    return [facts, _time_table(result), _layer_table(result), _energy_table(result), _basis_table(result, timing)]
 
 
-def _add_times(facts: Table, times: StepTimes, images: int) -> None:
-    """Rows on the times by one model; images  of the run, of which some models time the first only."""
-    timed = times.step_ns.shape[1]
-    scope = times.model if times.model == "estimate" else f"{times.model}, first {timed} of {images}"
-    low, nominal, high = times.step_us_mean
-    facts.add_row(f"step time ({scope})", f"{number(nominal)} us  [{number(low)} to {number(high)}]")
-    facts.add_row(f"latency, pipelined ({times.model})", f"{number(times.latency_us[NOMINAL])} us")
-    facts.add_row(f"images a second ({times.model})", number(times.images_per_second[NOMINAL]))
+def _time_table(result: Run) -> Table:
+    """The times by each model, under both runtimes side by side."""
+    table = Table(title="time (estimates), under each runtime", title_justify="left")
+    table.add_column("")
+    for name in result.under:
+        for column in (f"{name}: likely", "nominal", "envelope"):
+            table.add_column(column, justify="right")
+    for model in ("cycle", "estimate"):
+        timed = [(_times_by(model, timing), timing.spread) for timing in result.under.values()]
+        figures = [time_figures(times, spread) for times, spread in timed if times is not None]
+        for name in figures[0] if figures else ():
+            cells = [cell for of_runtime in figures for cell in _cells(of_runtime[name])]
+            table.add_row(f"{TIMES[name]} ({_scope(model, result)})", *cells)
+    return table
+
+
+def _times_by(model: str, timing: Timing) -> StepTimes | None:
+    return timing.cycle if model == "cycle" else timing.times
+
+
+def _scope(model: str, result: Run) -> str:
+    """The model, with its images where it times the first only."""
+    if model == "estimate" or result.cycle is None:
+        return model
+    return f"{model}, first {result.cycle.step_ns.shape[1]} of {len(result.accumulators)}"
+
+
+def _cells(figure: Range) -> tuple[str, str, str]:
+    """The likely interval, the nominal value, the envelope."""
+    return interval(*figure.likely), number(figure.nominal), interval(figure.low, figure.high)
 
 
 def _layer_table(result: Run) -> Table:
@@ -116,15 +146,33 @@ def _layer_table(result: Run) -> Table:
 
 
 def _energy_table(result: Run) -> Table:
-    """A row for every convention."""
-    table = Table(title="energy an image, by convention (mJ, estimates)", title_justify="left")
-    for name in ("convention", "low", "nominal", "high", "on guesses"):
-        table.add_column(name, justify="left" if name == "convention" else "right")
+    """A row for every convention and boundary."""
+    under = f"; on the target under the runtime '{result.runtime}'" if result.under else ""
+    title = f"energy an image, by convention and boundary (mJ, estimates{under})"
+    table = Table(title=title, title_justify="left")
+    for name in ("convention", "boundary", "likely", "nominal", "envelope", "on guesses"):
+        table.add_column(name, justify="left" if name in ("convention", "boundary") else "right")
     for energy in result.energies:
-        total = energy.total
-        guessed = f"{energy.shares.get('guess', 0.0):.0%}"
-        table.add_row(energy.convention, number(total.low), number(total.nominal), number(total.high), guessed)
+        for boundary, within in by_boundary(energy).items():
+            guessed = f"{within.shares.get('guess', 0.0):.0%}"
+            table.add_row(energy.convention, boundary, *_cells(within.total), guessed)
     return table
+
+
+def _basis_table(result: Run, timing: Timing) -> Table:
+    """Which numbers the target's energy consists of, and which constants rule it and the time of a step."""
+    energy = next(energy for energy in result.energies if energy.convention == "profile")
+    table = Table(title="what these figures rest on", title_justify="left", show_header=False)
+    of_energy = f"energy, profile, {energy.scope}"
+    table.add_row(f"{of_energy}: kinds of numbers", _percents(energy.shares))
+    table.add_row(f"{of_energy}: roles of numbers", _percents(energy.roles))
+    table.add_row(f"{of_energy}: ruled by", _percents(largest(energy.rulers)))
+    table.add_row("time of a step: ruled by", _percents(largest(timing.spread.rulers)))
+    return table
+
+
+def _percents(shares: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items()) or "nothing that has a range"
 
 
 def verify_tables(verdict: Verdict) -> list[Table]:
@@ -159,18 +207,22 @@ def number(value: Any) -> str:
 
 def compare_table(rows: list[dict[str, Any]]) -> Table:
     """The rows for a person; times and energies are estimates."""
-    table = Table(
-        title="targets (an image; times and energies are estimates, energy with its range)", title_justify="left"
-    )
-    for name in ("target", "schedule", *COLUMNS):
-        table.add_column(name.replace("_", " "), justify="left" if name in ("target", "schedule") else "right")
+    # the same in all rows that have figures
+    shared = next((row for row in rows if "refused" not in row), None)
+    under = f" under the runtime '{shared['runtime']}'" if shared else ""
+    title = f"targets (an image; times and energies are estimates{under}: likely interval, nominal value in brackets)"
+    table = Table(title=title, title_justify="left")
+    energy = f"energy, mJ: {shared['energy_mj']['boundary']}" if shared else "energy, mJ"
+    for name in ("target", "schedule", "cores", "chips", "accuracy", *(TIMES[name] for name in LIKELY), energy):
+        table.add_column(name, justify="left" if name in ("target", "schedule") else "right")
     for row in rows:
         if "refused" in row:
             table.add_row(row["target"], row["schedule"], "refused: see below")
             continue
-        energy = row["energy_mj"]
-        # the last column is no single number
-        figures = [number(row[name]) for name in COLUMNS[:-1]]
-        spread = f"{number(energy['nominal'])} ({number(energy['low'])} to {number(energy['high'])})"
-        table.add_row(row["target"], row["schedule"], *figures, spread)
+        total = row["energy_mj"]
+        table.add_row(
+            *(number(row[name]) for name in ("target", "schedule", "cores", "chips", "accuracy")),
+            *(f"{interval(*row[f'{name}_likely'])}\n({rounded(row[name])})" for name in LIKELY),
+            f"{interval(total['likely_low'], total['likely_high'])}\n({rounded(total['nominal'])})",
+        )
     return table

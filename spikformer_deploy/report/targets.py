@@ -33,12 +33,13 @@ def _one(name: str) -> tuple[list[Table], Any]:
     """Every number of one target."""
     profile = load_profile(name)
     table = Table(title=f"{profile.name}: {profile.description}", title_justify="left")
-    for column in ("number", "value", "range", "unit", "kind", "source"):
+    for column in ("number", "value", "range", "unit", "kind", "role", "calibrated on", "source"):
         table.add_column(column, justify="right" if column in ("value", "range") else "left")
     values = []
     for path, quantity in quantities(profile):
         span = f"{quantity.low:g} to {quantity.high:g}" if quantity.range else ""
-        table.add_row(path, f"{quantity.value:g}", span, quantity.unit, quantity.kind, quantity.source)
+        of = (quantity.unit, quantity.kind, quantity.role, quantity.calibrated_on or "", quantity.source)
+        table.add_row(path, f"{quantity.value:g}", span, *of)
         values.append(quantity_values(path, quantity))
     return [table], {
         "name": profile.name,
@@ -57,5 +58,7 @@ def quantity_values(path: str, quantity: Quantity) -> dict[str, Any]:
         "high": quantity.high,
         "unit": quantity.unit,
         "kind": quantity.kind,
+        "role": quantity.role,
+        "calibrated_on": quantity.calibrated_on,
         "source": quantity.source,
     }

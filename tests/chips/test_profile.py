@@ -8,10 +8,12 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.chips.profile import (
     from_dict,
     load_profile,
+    of_before,
     operation_energies,
     profile_names,
     quantities,
     to_dict,
+    under,
 )
 from spikformer_deploy.chips.quantity import KINDS
 
@@ -151,3 +153,33 @@ def forged(path: str, value: object) -> dict:
 def test_a_program_holds_a_profile_under_the_same_law(path: str, value: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_dict(forged(path, value))
+
+
+def test_profiles_of_programs_of_before() -> None:
+    """They lack three numbers, are read without them, and are written as they were."""
+    raw = to_dict(load_profile("loihi2"))
+    for section, name in (("time", "step_runtime"), ("time", "neuron_programmable"), ("power", "running_chip")):
+        del raw[section][name]
+    profile = from_dict(raw)
+    assert of_before(profile)
+    assert not of_before(load_profile("loihi2"))
+    assert profile.time.step_runtime.value == profile.power.running_chip.value == 0
+    # microcoded neurons cost what all neurons did
+    assert profile.time.neuron_programmable.value == profile.time.neuron_update.value
+    assert to_dict(profile) == raw
+
+
+def test_a_bare_runtime_costs_nothing() -> None:
+    profile = load_profile("loihi2")
+    assert under(profile, "lava") == profile
+    assert under(profile, "bare").time.step_runtime.high == 0
+    with pytest.raises(InputError, match="'fast' is none of lava, bare"):
+        under(profile, "fast")
+
+
+def test_calibrated_numbers_name_their_case() -> None:
+    numbers = dict(quantities(load_profile("loihi2")))
+    assert numbers["time.step_runtime"].calibrated_on == "two-neurons"
+    assert numbers["time.step_runtime"].role == "calibrated"
+    assert numbers["time.axon_in"].role == "guessed"
+    assert numbers["time.synapse_conv"].role == "independent"

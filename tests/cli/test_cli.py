@@ -80,7 +80,14 @@ def test_run_report_verify_inspect(compiled: tuple[Path, dict], tmp_path: Path) 
     assert run["images"] == 40
     assert run["accuracy"] > 0.9
     assert run["time"]["model"] == "estimate"
-    assert {"low", "nominal", "high"} == run["energy_mj"]["profile"].keys()
+    assert run["time"]["runtime"] == "lava"
+    assert run["time"]["under"].keys() == {"lava", "bare"}
+    figures = {"low", "nominal", "high", "likely_low", "likely_high"}
+    energy = run["energy_mj"]["profile"]
+    assert energy.keys() == figures | {"boundary", "boundaries"}
+    assert list(energy["boundaries"]) == ["neuro_cores", "chips", "board"]
+    assert all(within.keys() == figures for within in energy["boundaries"].values())
+    assert energy["boundary"] == "chips"
     assert json.loads((tmp_path / "run.json").read_text()) == run
     plain = printed(
         "run", program, "--input", "digits", "--limit", 40, "--backend", "reference", "--timing", "none", "--json"
@@ -122,7 +129,8 @@ def test_integer_accuracy_is_near_the_float_model(compiled: tuple[Path, dict]) -
 def test_targets() -> None:
     assert {t["name"] for t in printed("targets", "--json")} >= {"loihi1", "loihi2", "hala_point"}
     numbers = printed("targets", "loihi2", "--json")["numbers"]
-    assert all(n["kind"] and n["source"] and n["unit"] for n in numbers)
+    assert all(n["kind"] and n["source"] and n["unit"] and n["role"] for n in numbers)
+    assert all((n["role"] == "calibrated") == bool(n["calibrated_on"]) for n in numbers)
 
 
 def test_without_json_there_are_tables(compiled: tuple[Path, dict]) -> None:
@@ -130,6 +138,8 @@ def test_without_json_there_are_tables(compiled: tuple[Path, dict]) -> None:
     assert done.returncode == 0
     assert "spikformer-paper" in done.stdout
     assert "block.0.attn.attn_lif" in done.stdout
+    for word in ("lava: likely", "bare: likely", "neuro_cores", "board", "time of a step: ruled by"):
+        assert word in done.stdout
 
 
 class Payload:

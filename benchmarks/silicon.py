@@ -25,6 +25,7 @@ import numpy as np
 import silicon_cases as cases
 import silicon_networks as networks
 from pilotnet import PLACERS, dynamic
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from silicon_cases import Case, Floats
@@ -49,7 +50,7 @@ PILOTNET_US = 152.8
 PILOTNET_PHASES_US = (201.0, 107.4, 180.6, 125.4)
 PILOTNET_UJ = 68.3
 """lava-dl's PilotNet LIF tutorial with the output of Intel's board, January 2023; phases off its plot, +-0.5 us."""
-WIDE = 150
+WIDE = 160
 """Columns of the table on the terminal."""
 
 
@@ -256,35 +257,45 @@ def main(nxtf_folder: Path | None, pilotnet_folder: Path | None, json_file: Path
         skipped["pilotnet"] = "needs --pilotnet FOLDER"
     else:
         rows += pilotnet(pilotnet_folder)
+    Console(width=WIDE).print(table_of(rows))
+    print(summary(rows), flush=True)
     for case, reason in skipped.items():
         click.echo(f"skipped: {case} {reason}", err=True)
-    Console(width=WIDE).print(table_of(rows))
-    print(summary(rows))
     if json_file:
         out = [row.as_json() for row in rows] + [{"case": case, "skipped": why} for case, why in skipped.items()]
         write_whole(json_file, (json.dumps({"rows": out}, indent=1) + "\n").encode())
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """All rows for a person."""
-    table = Table(title="Measured on silicon, and predicted by the shipped profiles")
+    """All rows, as Markdown."""
+    table = Table(box=box.MARKDOWN)
     for column in ("case", "role", "quantity"):
         table.add_column(column, no_wrap=True)
     for column in ("measured", "likely", "envelope", "nominal / measured", "inside"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        low, high = row.predicted.likely
-        table.add_row(
-            row.case,
-            row.role,
-            row.quantity,
-            f"{row.measured:,.4g}",
-            f"{low:,.4g} to {high:,.4g}",
-            f"{row.predicted.low:,.4g} to {row.predicted.high:,.4g}",
-            f"{row.predicted.nominal / row.measured:.2f}",
-            "yes" if row.inside else "no",
-        )
+        table.add_row(*cells_of(row))
     return table
+
+
+def cells_of(row: Row) -> tuple[str, ...]:
+    """A row for a person."""
+    predicted = row.predicted
+    return (
+        row.case,
+        row.role,
+        row.quantity,
+        shown(row.measured),
+        " to ".join(map(shown, predicted.likely)),
+        f"{shown(predicted.low)} to {shown(predicted.high)}",
+        f"{predicted.nominal / row.measured:.2f}",
+        "yes" if row.inside else "no",
+    )
+
+
+def shown(figure: float) -> str:
+    """Four digits, and all of those before the point."""
+    return f"{figure:,.0f}" if figure >= 1000 else f"{figure:.4g}"
 
 
 def summary(rows: Sequence[Row]) -> str:

@@ -23,6 +23,7 @@ from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Accumulator, Lif, LifKind, Source, step
 from spikformer_deploy.network.synapses import Conv, Readout
 
+ROOT = Path(__file__).parents[1]
 CASES = {
     "two-neurons": cases.two_neurons(),
     "quartz-mnist": cases.quartz(16),
@@ -77,6 +78,13 @@ def test_rows_that_need_files_are_skipped_loudly(tmp_path: Path) -> None:
     assert {row["case"] for row in written if "skipped" in row} == {"nxtf-mnist", "pilotnet"}
     keys = {"case", "role", "quantity", "measured", "likely", "envelope", "nominal", "ratio", "inside"}
     assert all(set(row) == keys for row in written if "skipped" not in row)
+
+
+def test_the_document_has_the_rows_as_they_are(rows: list[silicon.Row]) -> None:
+    lines = (ROOT / "docs" / "silicon.md").read_text().splitlines()
+    written = {tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in lines if line.startswith("|")}
+    missing = [cells for cells in map(silicon.cells_of, rows) if cells not in written]
+    assert not missing, "run benchmarks/silicon.py with both folders, and put its table into docs/silicon.md"
 
 
 def test_constants_name_the_case_that_calibrated_them(rows: list[silicon.Row]) -> None:

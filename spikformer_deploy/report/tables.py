@@ -63,6 +63,7 @@ def program_facts(program: Program) -> dict[str, Any]:
         "bounds": network.bounds,
         "margin": network.margin,
         "objective": explained.get("objective"),
+        "runtime": explained.get("runtime"),
         "schedule": explained.get("schedule"),
         "packet_hops": metrics["packet_hops"],
         "mean_hops": metrics["mean_hops"],

@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from support.durations import duration
 from support.executions import assert_equal_executions, random_cells
 from support.mappings import random_mapping
 from support.networks import preprocess_of
@@ -34,7 +35,6 @@ from spikformer_deploy.network.neurons import idle
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, synaptic_sum
 from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
 from spikformer_deploy.pipeline.sample import firing_rates
-from spikformer_deploy.timing.estimate import estimate
 
 KERNELS = ("", "plain", "events", *(["int8"] if synapses.int8_works() else []))
 CPU = torch.device("cpu")
@@ -151,10 +151,10 @@ def assert_counts(network: Network, mapping: Mapping, images: np.ndarray) -> Non
         np.testing.assert_array_equal(found.populations[layer.name].idle, rested, layer.name)
         np.testing.assert_array_equal(slices.idle[..., np.isin(slices.sites, own)].sum((0, 2)), rested, layer.name)
     assert slices.messages_in.sum() == slices.messages_out.sum()
-    times = estimate(found, network, mapping, LOIHI2)
+    how_long = duration(found, network, mapping, LOIHI2)
     parts = [
         part
-        for energy in account(network, found, mapping, LOIHI2, times)
+        for energy in account(network, found, mapping, LOIHI2, how_long)
         for part in energy.parts
         if energy.convention.startswith("profile") and part.name == "synaptic operations"
     ]

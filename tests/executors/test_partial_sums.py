@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.durations import duration
 from support.networks import Builder, random_images
 from support.profiles import smaller
 
@@ -12,7 +13,6 @@ from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Or
 from spikformer_deploy.network.synapses import Window
-from spikformer_deploy.timing.estimate import estimate
 
 
 def two_convolutions(seed: int) -> Network:
@@ -47,6 +47,6 @@ def test_split_fan_ins_count_the_same_operations(seed: int) -> None:
     # partial sums are sent in every step, and their neurons are idle as others are
     assert not counted.slices.idle[..., np.isin(counted.slices.sites, list(parts))].any()
     assert counted.slices.idle.sum() == sum(int(p.idle.sum()) for p in counted.populations.values()) > 0
-    times = estimate(counted, network, mapping, profile)
-    assert (times.step_ns > 0).all()
-    assert all(e.total.nominal > 0 for e in account(network, counted, mapping, profile, times))
+    how_long = duration(counted, network, mapping, profile)
+    assert (how_long.times.step_ns > 0).all()
+    assert all(e.total.nominal > 0 for e in account(network, counted, mapping, profile, how_long))

@@ -76,11 +76,11 @@ class Counted:
     dense_padded     the same where padding is multiplied too: the FLOPs that papers quote
     pairs            pairs where the input is not 0, zero weights included; of a product or multiplication: where both
                      operands are not 0; of an addition: elements where both are not 0
-    effective        pairs where neither the input nor the weight is 0; of other kinds than convolution and linear: pairs
+    effective        pairs where neither the input nor the weight is 0; where there are no weights: pairs
     weighted         sum of |input| over `pairs`; of a product or multiplication: sum of |first * second|
-    slots            pairs if each value were sent as that many unary spikes: sum of |input| / unit, where the unit is the
-                     largest of 1, 1/2, 1/4, 1/8, 1/16 of which all values of the call are multiples, or the one non-zero
-                     value of {0, v}; 0 of class "real".  Of a product: of the first operand, over `first_pairs`
+    slots            pairs if each value were sent as that many unary spikes: sum of |input| / unit, where the unit is
+                     the largest of 1, 1/2, 1/4, 1/8, 1/16 of which all values of the call are multiples, or the one
+                     non-zero value of {0, v}; 0 of class "real".  Of a product: of the first operand, over `first_pairs`
     by_rate          sum over calls of (share of inputs that are not 0) * dense_padded: firing rate * FLOPs
     by_mean          sum over calls of (mean of |input|) * dense_padded
     first_pairs      of a product or multiplication: pairs where the first operand is not 0, whatever the second is

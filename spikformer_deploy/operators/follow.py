@@ -55,10 +55,15 @@ class Followed:
         """Whether a tensor depends on the input."""
         return bool(self.flags(value) & ACTIVE)
 
+    def is_spikes(self, x: Tensor) -> bool:
+        """Whether it is what neurons or a threshold gave, moved at most."""
+        return bool(self.flags(x) & SPIKES)
+
     def mark(self, x: Tensor, flags: int) -> None:
         """Say of x's storage what it is from now on: it was written anew."""
-        self._entry(x).flags = flags
-        self._entry(x).seen.clear()
+        known = self._entry(x)
+        known.flags = flags
+        known.seen.clear()
 
     def forget_values(self, x: Tensor) -> None:
         """x was written to."""
@@ -116,6 +121,17 @@ def _part(x: Tensor) -> tuple[Any, ...]:
     if x.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(x):
         return x.storage_offset(), x.numel(), x.dtype
     return x.storage_offset(), x.shape, x.stride(), x.dtype
+
+
+def operands_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """All tensors among the arguments of an operator: alone, or in lists."""
+    operands = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            operands.append(value)
+        elif isinstance(value, (list, tuple)):
+            operands += [item for item in value if isinstance(item, Tensor)]
+    return operands
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spikformer_deploy.counts.operations import Counted
-from spikformer_deploy.operators.follow import ACTIVE, COMPARED, INPUT, SPIKES, Followed, key_of, tensors_in
+from spikformer_deploy.operators.follow import (
+    ACTIVE,
+    COMPARED,
+    INPUT,
+    SPIKES,
+    Followed,
+    key_of,
+    operands_of,
+    tensors_in,
+)
 from spikformer_deploy.operators.neurons import Layout, by_step, holds_state, layout_of, spikes_of, steps_in
 from spikformer_deploy.operators.pairs import one_call
 from spikformer_deploy.operators.rules import Call, add_bias, unknown
@@ -261,8 +270,7 @@ class CountingMode(TorchDispatchMode):
 
     def _run(self, operator: Operator, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator, count it, and follow what it gives."""
-        operands = list(tensors_in(args))
-        operands += tensors_in(kwargs)
+        operands = operands_of(args, kwargs)
         flags = [self.followed.flags(operand) for operand in operands]
         if not any(flags) or operator.fresh:
             result = func(*args, **kwargs)
@@ -340,7 +348,15 @@ class CountingMode(TorchDispatchMode):
             return
         followed = self.followed
         arguments = operator.arguments(args, kwargs)
-        call = Call(operator.name, arguments, result, followed.is_activation, followed.seen, followed.zeros)
+        call = Call(
+            operator.name,
+            arguments,
+            result,
+            followed.is_activation,
+            followed.is_spikes,
+            followed.seen,
+            followed.zeros,
+        )
         if operator.rule is None and not self._computes(call):
             return
         with self._aside():

@@ -172,7 +172,7 @@ def product(a: Tensor, b: Tensor, first: Seen, second: Seen) -> Counted:
 
 
 def element_by_element(a: Tensor, b: Tensor, first: Seen, second: Seen, out: int) -> Counted:
-    """An addition or multiplication of two activations that are broadcast to `out` elements."""
+    """A multiplication of two activations that are broadcast to `out` elements."""
     repeats, repeats_of_second = (out // max(1, seen.elements) for seen in (first, second))
     pairs = int(((a != 0) & (b != 0)).count_nonzero())
     binary = first.operand == second.operand == "binary"

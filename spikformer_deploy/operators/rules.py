@@ -38,6 +38,7 @@ class Call:
     arguments   by the names of its schema, defaults included
     result      what it gave; None where counting comes first, as operators that write into their operands need it
     activation  whether a tensor depends on the input of the model: else it is a weight or a constant
+    spikes      whether it is what neurons or a threshold gave, moved at most
     seen        what an activation's values are
     zeros       whether any of the weights is 0
     """
@@ -46,6 +47,7 @@ class Call:
     arguments: dict[str, Any]
     result: Any
     activation: Callable[[Any], bool]
+    spikes: Callable[[Tensor], bool]
     seen: Callable[[Tensor], Seen]
     zeros: Callable[[Tensor], bool]
 
@@ -86,7 +88,10 @@ def _axes(call: Call) -> list[Axis]:
     dims = call.result.dim() - 2
     stride, padding, dilation = (_each(a[name], dims) for name in ("stride", "padding", "dilation"))
     sizes = [a["input"].shape[2:], call.result.shape[2:], a["weight"].shape[2:]]
-    return [Axis(*axis, a["transposed"]) for axis in zip(*sizes, stride, padding, dilation, strict=True)]
+    return [
+        Axis(inputs, outputs, kernel, *setting, transposed=a["transposed"])
+        for (inputs, outputs, kernel), *setting in zip(zip(*sizes, strict=True), stride, padding, dilation, strict=True)
+    ]
 
 
 def _convolved_by_activations(call: Call) -> Counted:
@@ -240,10 +245,8 @@ def _norm(call: Call) -> Found:
     """Normalization: each element once; its mean and variance are not counted."""
     x = call.arguments["input"]
     weight = call.arguments.get("weight")
-    counted = _plain(call, x, x.numel())
-    yield "norm", counted
-    if weight is not None:
-        yield "norm", _biases(call.seen(x), x.numel(), weight)
+    counted = _elements(x, x.numel())
+    yield "norm", counted if weight is None else replace(counted, biases=x.numel(), bias_size=weight.numel())
 
 
 def _pooling(call: Call) -> Found:
@@ -308,20 +311,33 @@ def _under(sums: Any, reaches: list[Int]) -> Any:
     return sums.item()
 
 
-def _element_by_element(kind: str) -> Rule:
-    """Additions, or multiplications, of two activations; with a constant both are scalings."""
+def _addition(call: Call) -> Found:
+    """Of two activations, or of one and a constant, which is a scaling."""
+    activations = call.activations
+    yield "addition" if len(activations) > 1 else "scaling", _elements(activations[0], _broadcast(call))
 
-    def rule(call: Call) -> Found:
-        activations = call.activations
-        shapes = [value.shape for value in call.arguments.values() if isinstance(value, Tensor)]
-        out = prod(torch.broadcast_shapes(*shapes))
-        if len(activations) < 2:
-            yield "scaling", _elements(activations[0], out)
-        else:
-            a, b = activations[:2]
-            yield kind, element_by_element(a, b, call.seen(a), call.seen(b), out)
 
-    return rule
+def _multiplication(call: Call) -> Found:
+    """Of two activations, or of one and a constant, which is a scaling.
+
+    Values are looked at where spikes are multiplied, as gates and attentions do.
+    """
+    activations = call.activations
+    out = _broadcast(call)
+    if len(activations) < 2:
+        yield "scaling", _elements(activations[0], out)
+    elif any(call.spikes(x) for x in activations):
+        a, b = activations[:2]
+        yield "multiplication", element_by_element(a, b, call.seen(a), call.seen(b), out)
+    else:
+        yield "multiplication", _elements(activations[0], out)
+
+
+def _broadcast(call: Call) -> int:
+    """Elements of the result of an operator that works element by element."""
+    if call.result is not None:
+        return call.out
+    return prod(torch.broadcast_shapes(*(v.shape for v in call.arguments.values() if isinstance(v, Tensor))))
 
 
 def _elements(x: Tensor, out: int, nonzero_out: int = 0) -> Counted:
@@ -333,14 +349,14 @@ def _elements(x: Tensor, out: int, nonzero_out: int = 0) -> Counted:
 def _function(call: Call) -> Found:
     """A function of each element."""
     result = call.result if isinstance(call.result, Tensor) else call.result[0]
-    yield "function", _elements(call.activations[0], call.out, int(result.count_nonzero()))
+    nonzero = int(result.count_nonzero()) if call.operator in RECTIFYING else 0
+    yield "function", _elements(call.activations[0], call.out, nonzero)
 
 
 def _reduction(call: Call) -> Found:
-    """A sum, mean or maximum over dimensions."""
+    """A sum, mean or maximum over dimensions: each element once."""
     x = call.activations[0]
-    counted = _plain(call, x, x.numel())
-    yield "reduction", replace(counted, elements_out=call.out)
+    yield "reduction", replace(_elements(x, x.numel()), elements_out=call.out)
 
 
 def _recurrent(call: Call) -> Found:
@@ -371,6 +387,8 @@ def unknown(call: Call) -> Found:
     yield "unknown", one_call(seen, elements_out=call.out, dense=call.out * inner, weights=size)
 
 
+RECTIFYING = ("relu", "sigmoid", "threshold", "hardtanh")
+"""Functions whose zeros are counted: tools take them for neurons of an ANN."""
 ADDITIONS = ("add", "sub", "rsub", "lerp", "maximum", "minimum")
 MULTIPLICATIONS = ("mul", "div", "addcmul", "addcdiv")
 RULES: dict[str, Rule] = {
@@ -408,8 +426,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d"), _adaptive
     ),
-    **dict.fromkeys(ADDITIONS, _element_by_element("addition")),
-    **dict.fromkeys(MULTIPLICATIONS, _element_by_element("multiplication")),
+    **dict.fromkeys(ADDITIONS, _addition),
+    **dict.fromkeys(MULTIPLICATIONS, _multiplication),
     **dict.fromkeys(
         ("sum", "mean", "amax", "amin", "max", "min", "prod", "cumsum", "std", "var", "var_mean", "std_mean",
          "logsumexp", "linalg_vector_norm"),

@@ -125,7 +125,8 @@ def syops_counter(operation: Operation, counted: Counted) -> Work | None:
     if operation.kind == "norm" and operation.module.startswith(SYOPS_NORMS):
         each = 2 if counted.biases else 1
         return _by_mean(counted, each * counted.elements_in, each * counted.sum_in)
-    if operation.kind == "pooling" and operation.module.startswith(SYOPS_POOLS):
+    # adaptive pooling to one element is a mean
+    if operation.kind in ("pooling", "reduction") and operation.module.startswith(SYOPS_POOLS):
         return _by_mean(counted, counted.elements_in, counted.sum_in)
     if operation.kind == "function" and operation.module in SYOPS_FUNCTIONS:
         return Work(macs=counted.elements_out)

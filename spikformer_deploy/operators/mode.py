@@ -27,8 +27,7 @@ from spikformer_deploy.operators.follow import (
     tensors_in,
 )
 from spikformer_deploy.operators.neurons import Layout, by_step, holds_state, layout_of, spikes_of, steps_in
-from spikformer_deploy.operators.pairs import one_call
-from spikformer_deploy.operators.rules import Call, add_bias, unknown
+from spikformer_deploy.operators.rules import Call, bias_alone, unknown
 from spikformer_deploy.operators.schema import Operator, operator_of
 from spikformer_deploy.operators.seen import Seen, observe
 from spikformer_deploy.operators.tally import Fired, Place, Population, Tally
@@ -97,12 +96,12 @@ class CountingMode(TorchDispatchMode):
         self.followed = Followed()
         self.frames: list[Frame] = []
         self.inside_neuron: Frame | None = None
-        self.paused = False
         self.weighed: Weighed | None = None
         self.lead = 0
         self.batch: int | None = None
         self.steps_before = 0
-        self.singles = [m for m in model.modules() if layout_of(m) == "step"]
+        self.layouts = {module: layout_of(module) for module in model.modules()}
+        self.layers = {module for module in model.modules() if _is_layer(module)}
 
     # ------------------------------------------------------------------ modules
 
@@ -113,7 +112,7 @@ class CountingMode(TorchDispatchMode):
                 self._begin(inputs)
         elif not self.frames:
             return
-        frame = Frame(path, module, layout_of(module), _is_layer(module))
+        frame = Frame(path, module, self.layouts[module], module in self.layers)
         self.frames.append(frame)
         if frame.layout and self.inside_neuron is None:
             self.inside_neuron = frame
@@ -138,12 +137,8 @@ class CountingMode(TorchDispatchMode):
     @contextmanager
     def _aside(self) -> Iterator[None]:
         """Work on tensors that is not the model's."""
-        self.paused = True
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.paused = False
+        with torch._C._DisableTorchDispatch(), torch.no_grad():
+            yield
 
     def _begin(self, inputs: tuple[Any, ...]) -> None:
         """A pass of the model begins: on new images, unless neurons or arguments hold the state of an earlier pass."""
@@ -167,7 +162,9 @@ class CountingMode(TorchDispatchMode):
             return False
         if self.time_steps:
             return steps < self.time_steps
-        return any(self.followed.is_activation(t) for t in tensors[1:]) or any(holds_state(m) for m in self.singles)
+        return any(self.followed.is_activation(t) for t in tensors[1:]) or any(
+            layout == "step" and holds_state(module) for module, layout in self.layouts.items()
+        )
 
     def _end(self) -> None:
         """A pass of the model has ended: images are told by neurons where the input leads with time."""
@@ -258,7 +255,7 @@ class CountingMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         # a graph task is a backward pass, which runs forwards again where they were checkpointed
-        if self.paused or not self.frames or torch._C._current_graph_task_id() != -1:
+        if not self.frames or torch._C._current_graph_task_id() != -1:
             return func(*args, **kwargs)
         operator = operator_of(func)
         if operator.composite:
@@ -334,8 +331,7 @@ class CountingMode(TorchDispatchMode):
         site = ("threshold", *self._site())
         key = (frame.path, site)
         frame.calls[key] = frame.calls.get(key, 0) + 1
-        with self._aside():
-            fired = self._fired_by_hand(spikes, 1)
+        fired = self._fired_by_hand(spikes, 1)
         for threshold in frame.thresholds:
             if threshold.key == key:
                 threshold.fired.append(fired)
@@ -359,9 +355,8 @@ class CountingMode(TorchDispatchMode):
         )
         if operator.rule is None and not self._computes(call):
             return
-        with self._aside():
-            for kind, counted in (operator.rule or unknown)(call):
-                self._add(operator, call, kind, counted)
+        for kind, counted in (operator.rule or unknown)(call):
+            self._add(operator, call, kind, counted)
 
     def _computes(self, call: Call) -> bool:
         """Whether an operator without a rule gives reals: it may have computed them."""
@@ -398,8 +393,8 @@ class CountingMode(TorchDispatchMode):
         if not constants:
             return False
         seen = weighed.seen
-        nothing = one_call(Seen(seen.operand, 0, 0, 0.0, 0.0, 1.0), elements_out=0, dense=0)
-        weighed.place.add(operator.name, add_bias(nothing, seen.mean, counted.elements_out, constants[0].numel()))
+        bias = bias_alone(seen.operand, seen.mean, counted.elements_out, constants[0].numel())
+        weighed.place.add(operator.name, bias)
         return True
 
     def _place(self, frame: Frame, operator: Operator, kind: str) -> Place:

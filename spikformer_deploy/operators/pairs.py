@@ -5,9 +5,9 @@ All functions take tensors and give a Counted of one call.  Masks and sums are a
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,7 +50,7 @@ def one_call(seen: Seen, other: Seen | None = None, **fields: Any) -> Counted:
 
 def nonzero_over(x: Tensor, dims: tuple[int, ...], binary: bool) -> Int:
     """How many elements of x over `dims` are not 0, for each index of the rest; binary: x is known to be."""
-    summed = int(np.prod([x.shape[dim] for dim in dims]))
+    summed = prod(x.shape[dim] for dim in dims)
     kind = torch.float32 if summed < EXACT_FP32 else torch.float64
     mask = x if binary else x != 0
     return mask.sum(dims, dtype=kind).to(torch.int64).cpu().numpy()
@@ -68,15 +68,18 @@ def slots_of(seen: Seen, pairs: int, weighted: float) -> float:
     return weighted / seen.unit if seen.unit else 0.0
 
 
-def convolved(x: Tensor, weight: Tensor, seen: Seen, axes: list[Axis], groups: int, zeros: bool, out: int) -> Counted:
+def convolved(
+    x: Tensor, weight: Tensor, seen: Seen, axes: list[Axis], groups: int, zeros: bool, out: int, bias_size: int
+) -> Counted:
     """A convolution of x (B, C, positions...) with weights; transposed where its axes are.
 
-    zeros  whether any weight is 0
-    out    elements of the output
+    zeros      whether any weight is 0
+    out        elements of the output
+    bias_size  elements of the bias; 0 where there is none
     """
     transposed = axes[0].transposed
     fan_out = weight.shape[1] if transposed else weight.shape[0] // groups
-    taps = int(np.prod([axis.kernel for axis in axes]))
+    taps = prod(axis.kernel for axis in axes)
     batch, channels = x.shape[:2]
     reaches = [reach(axis) for axis in axes]
     padded = x.numel() * fan_out * taps if transposed else out * weight.shape[1] * taps
@@ -91,7 +94,9 @@ def convolved(x: Tensor, weight: Tensor, seen: Seen, axes: list[Axis], groups: i
         seen,
         elements_out=out,
         weights=weight.numel(),
-        dense=batch * channels * fan_out * int(np.prod([int(r.sum()) for r in reaches])),
+        biases=out if bias_size else 0,
+        bias_size=bias_size,
+        dense=batch * channels * fan_out * prod(int(r.sum()) for r in reaches),
         dense_padded=padded,
         pairs=pairs,
         effective=effective,
@@ -123,8 +128,8 @@ def _with_zero_weights(
     return pairs, int((by_tap(counts, axes).reshape(channels, -1) * by_weight).sum())
 
 
-def weighted_sums(x: Tensor, weight: Tensor, seen: Seen, zeros: bool) -> Counted:
-    """A matrix product of an activation x (b, n, k) with weights (b, k, m).
+def weighted_sums(x: Tensor, weight: Tensor, seen: Seen, zeros: bool, bias_size: int) -> Counted:
+    """A matrix product of an activation x (b, n, k) with weights (b, k, m), and the bias that is added in one.
 
     Both may be views in any order: the sides of a product are alike, and weights on the left are transposed to here.
     """
@@ -134,16 +139,24 @@ def weighted_sums(x: Tensor, weight: Tensor, seen: Seen, zeros: bool) -> Counted
         features = nonzero_over(x, (1,), seen.operand == "binary")
         effective = int((features * nonzero_over(weight, (2,), False)).sum())
     weighted = seen.total * fan_out
+    out = x.shape[0] * x.shape[1] * fan_out
     return one_call(
         seen,
-        elements_out=x.shape[0] * x.shape[1] * fan_out,
-        weights=weight.numel(),
+        elements_out=out,
+        weights=_held(weight),
+        biases=out if bias_size else 0,
+        bias_size=bias_size,
         dense=seen.elements * fan_out,
         pairs=pairs,
         effective=effective,
         weighted=weighted,
         slots=slots_of(seen, pairs, weighted),
     )
+
+
+def _held(weight: Tensor) -> int:
+    """Elements of a weight: those that are repeated by a view count once."""
+    return prod(size for size, stride in zip(weight.shape, weight.stride(), strict=True) if stride)
 
 
 def product(a: Tensor, b: Tensor, first: Seen, second: Seen) -> Counted:

@@ -75,11 +75,9 @@ def _convolution(call: Call) -> Found:
     if call.activation(weight):
         yield "product", _convolved_by_activations(call)
         return
-    axes = _axes(call)
-    counted = convolved(x, weight, call.seen(x), axes, a["groups"], call.zeros(weight), call.out)
-    yield "convolution", counted
-    if a["bias"] is not None:
-        yield "convolution", _biases(call.seen(x), call.out, a["bias"])
+    bias_size = 0 if a["bias"] is None else a["bias"].numel()
+    zeros = call.zeros(weight)
+    yield "convolution", convolved(x, weight, call.seen(x), _axes(call), a["groups"], zeros, call.out, bias_size)
 
 
 def _axes(call: Call) -> list[Axis]:
@@ -89,8 +87,8 @@ def _axes(call: Call) -> list[Axis]:
     stride, padding, dilation = (_each(a[name], dims) for name in ("stride", "padding", "dilation"))
     sizes = [a["input"].shape[2:], call.result.shape[2:], a["weight"].shape[2:]]
     return [
-        Axis(inputs, outputs, kernel, *setting, transposed=a["transposed"])
-        for (inputs, outputs, kernel), *setting in zip(zip(*sizes, strict=True), stride, padding, dilation, strict=True)
+        Axis(inputs, outputs, kernel, stride[d], padding[d], dilation[d], a["transposed"])
+        for d, (inputs, outputs, kernel) in enumerate(zip(*sizes, strict=True))
     ]
 
 
@@ -119,17 +117,14 @@ def _convolved_by_activations(call: Call) -> Counted:
     )
 
 
-def _biases(seen: Seen, out: int, bias: Tensor) -> Counted:
-    """The additions of a bias, which belong to a call that is counted already."""
-    counted = one_call(Seen(seen.operand, 0, 0, 0.0, 0.0, 1.0), elements_out=0, dense=0)
-    return add_bias(counted, seen.mean, out, bias.numel())
+def bias_alone(operand: str, mean: float, out: int, size: int) -> Counted:
+    """The additions of a bias that comes by itself, to the results of a call that is counted already.
 
-
-def add_bias(counted: Counted, mean: float, out: int, size: int) -> Counted:
-    """`counted` as the biases alone of a call, whose input has that mean."""
-    return replace(
-        counted, calls=0, biases=out, biases_by_mean=mean * out, bias_size=size, bias_size_by_mean=mean * size
-    )
+    operand, mean  of that call's input: its class, and the mean of |value|
+    out, size      elements of the result and of the bias
+    """
+    nothing = one_call(Seen(operand, 0, 0, 0.0, 0.0, 0.0), elements_out=0, dense=0, biases=out, bias_size=size)
+    return replace(nothing, calls=0, biases_by_mean=mean * out, bias_size_by_mean=mean * size)
 
 
 OPERANDS = {
@@ -156,29 +151,23 @@ def _matrix(call: Call) -> Found:
         left = left.unsqueeze(0)
     if right.dim() == 1:
         right = right.unsqueeze(1)
-    kind, seen, counted = _sides(call, left, right)
-    yield kind, counted
     added = call.arguments["self"] if call.operator in ADDING and call.arguments["beta"] else None
-    if added is None:
-        return
-    if not call.activation(added):
-        yield kind, _biases(seen, call.out, added)
-    else:
-        # what is added has the size of the result, or is repeated to it
-        yield "addition", _plain(call, added, call.out)
+    residual = call.activation(added)
+    yield _sides(call, left, right, 0 if added is None or residual else added.numel())
+    if added is not None and residual:
+        yield "addition", _elements(added, call.out)
 
 
-def _sides(call: Call, left: Tensor, right: Tensor) -> tuple[str, Seen, Counted]:
-    """Kind, operand and counts of left (n, k) or (b, n, k) times right (k, m) or (b, k, m)."""
+def _sides(call: Call, left: Tensor, right: Tensor, bias_size: int) -> tuple[str, Counted]:
+    """Kind and counts of left (n, k) or (b, n, k) times right (k, m) or (b, k, m)."""
     a, b = (x if x.dim() == 3 else x.unsqueeze(0) for x in (left, right))
     if call.activation(left) and call.activation(right):
-        seen = call.seen(left)
-        return "product", seen, product(a, b, seen, call.seen(right))
+        counted = product(a, b, call.seen(left), call.seen(right))
+        return "product", replace(counted, biases=call.out, bias_size=bias_size) if bias_size else counted
     if call.activation(left):
-        seen = call.seen(left)
-        return "linear", seen, weighted_sums(a, b, seen, call.zeros(right))
-    seen = call.seen(right)
-    return "linear", seen, weighted_sums(b.transpose(1, 2), a.transpose(1, 2), seen, call.zeros(left))
+        return "linear", weighted_sums(a, b, call.seen(left), call.zeros(right), bias_size)
+    # weights on the left: the sides change places
+    return "linear", weighted_sums(b.mT, a.mT, call.seen(right), call.zeros(left), bias_size)
 
 
 def _attention(call: Call) -> Found:
@@ -368,8 +357,7 @@ def _recurrent(call: Call) -> Found:
     for x, weight, bias in ((a["input"], a["weight0"], a["weight2"]), (hidden, a["weight1"], a["weight3"])):
         seen = call.seen(x)
         flat = x.reshape(1, -1, x.shape[-1])
-        yield "linear", weighted_sums(flat, weight.t().unsqueeze(0), seen, call.zeros(weight))
-        yield "linear", _biases(seen, flat.shape[1] * weight.shape[0], bias)
+        yield "linear", weighted_sums(flat, weight.t().unsqueeze(0), seen, call.zeros(weight), bias.numel())
 
 
 def unknown(call: Call) -> Found:

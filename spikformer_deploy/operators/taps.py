@@ -7,6 +7,7 @@ the next: a pair of an input element and a weight exists where it does in all of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -46,11 +47,13 @@ def met(axis: Axis) -> list[slice]:
     return taps
 
 
+@cache
 def reach(axis: Axis) -> Int:
     """(inputs,) how many outputs each input meets."""
     counts = np.zeros(axis.inputs, np.int64)
     for tap in met(axis):
         counts[tap] += 1
+    counts.setflags(write=False)
     return counts
 
 

@@ -36,6 +36,8 @@ WEIGHTED = ("convolution", "linear", "product", "unknown")
 """Kinds that are counted inside of neurons too: recurrent weights."""
 ELEMENTWISE = ("addition", "multiplication", "scaling", "reduction", "function")
 """Kinds that are part of a neuron where a module of them makes spikes."""
+MERGED = ("addition", "scaling", "reduction", "function")
+"""Kinds of which a module has one place for all its lines: neurons that are written by hand are made of them."""
 SPIKING = ("binary", "two values", "integers", "levels")
 """What a threshold by hand may give."""
 _CALLS = (nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__)
@@ -353,7 +355,7 @@ class CountingMode(TorchDispatchMode):
             followed.seen,
             followed.zeros,
         )
-        if operator.rule is None and not self._computes(call):
+        if operator.truth or (operator.rule is None and not self._computes(call)):
             return
         for kind, counted in (operator.rule or unknown)(call):
             self._add(operator, call, kind, counted)
@@ -402,10 +404,13 @@ class CountingMode(TorchDispatchMode):
         layer = frame.layer
         if layer and kind == "reduction" and "Pool" in type(frame.module).__name__:
             kind = "pooling"
-        key: Hashable = (frame.path, kind) if layer else (frame.path, kind, operator.name, *self._site())
+        key: Hashable = (frame.path, kind)
+        shown = kind
+        if not layer and kind not in MERGED:
+            key, shown = (*key, operator.name, *self._site()), operator.shown
         place = self.tally.places.get(key)
         if place is None:
-            name = frame.path if layer else self.tally.name(frame.path, operator.shown)
+            name = frame.path if layer else self.tally.name(frame.path, shown)
             place = Place(name, kind, type(frame.module).__name__, not layer)
             self.tally.places[key] = place
         return place

@@ -63,6 +63,7 @@ class Operator:
     comparison: bool
     rounding: bool
     keeping: bool
+    truth: bool
     scaling: bool
     rule: Rule | None
     names: tuple[str, ...]
@@ -103,6 +104,7 @@ def operator_of(func: Any) -> Operator:
         comparison=known and name in COMPARISONS,
         rounding=known and name in ROUNDING,
         keeping=moving or (known and name in KEEPING_COMPARED),
+        truth=known and (name in COMPARISONS or name in KEEPING_COMPARED or name in ("eq", "ne")),
         scaling=known and name in _ELEMENTWISE,
         rule=rule_of(name, pointwise) if known and not moving else None,
         names=tuple(argument.name for argument in schema.arguments),
@@ -124,6 +126,7 @@ def _foreign(name: str) -> Operator:
         comparison=False,
         rounding=False,
         keeping=False,
+        truth=False,
         scaling=False,
         rule=None,
         names=(),

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spikformer_deploy.counts.operations import Counted
@@ -103,6 +104,7 @@ class CountingMode(TorchDispatchMode):
         self.batch: int | None = None
         self.steps_before = 0
         self.layouts = {module: layout_of(module) for module in model.modules()}
+        self.held = {key_of(tensor) for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)}
         self.layers = {module for module in model.modules() if _is_layer(module)}
 
     # ------------------------------------------------------------------ modules
@@ -116,8 +118,16 @@ class CountingMode(TorchDispatchMode):
             return
         frame = Frame(path, module, self.layouts[module], module in self.layers)
         self.frames.append(frame)
+        if frame.layer:
+            self._feed(inputs)
         if frame.layout and self.inside_neuron is None:
             self.inside_neuron = frame
+
+    def _feed(self, inputs: tuple[Any, ...]) -> None:
+        """What a layer reads is an activation, even if it is a state of zeros that nothing has reached yet."""
+        for tensor in tensors_in(inputs):
+            if not self.followed.flags(tensor) and key_of(tensor) not in self.held:
+                self.followed.mark(tensor, ACTIVE)
 
     def leave(self, module: nn.Module, output: Any) -> None:
         """The forward of `module` ends; output is None where it raised."""
@@ -404,7 +414,7 @@ class CountingMode(TorchDispatchMode):
         layer = frame.layer
         if layer and kind == "reduction" and "Pool" in type(frame.module).__name__:
             kind = "pooling"
-        key: Hashable = (frame.path, kind)
+        key: tuple[Hashable, ...] = (frame.path, kind)
         shown = kind
         if not layer and kind not in MERGED:
             key, shown = (*key, operator.name, *self._site()), operator.shown

@@ -47,6 +47,7 @@ class Operator:
     writes     it writes into an operand
     early      it is counted before it runs: it may write over what is counted
     moving, fresh, comparison, rounding, keeping  as the tables of rules.py say
+    truth      it gives truth values, and no arithmetic is counted
     scaling    of one activation it gives the same, scaled
     rule       what it costs; None of what moves, and of what is not understood
     names, defaults  of its arguments

@@ -17,6 +17,7 @@ _PUBLIC = {
     "compile": "api",
     "run": "api",
     "Run": "api",
+    "count_operations": "api",
     "load": "converters.models",
     "from_spikingjelly": "converters.checkpoints.spikingjelly",
     "trace": "graph.trace",

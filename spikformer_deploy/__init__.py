@@ -17,6 +17,7 @@ _PUBLIC = {
     "compile": "api",
     "run": "api",
     "Run": "api",
+    "count_operations": "api",
     "load": "converters.models",
     "from_spikingjelly": "converters.checkpoints.spikingjelly",
     "trace": "graph.trace",
@@ -27,7 +28,6 @@ _PUBLIC = {
     "Program": "pipeline.program",
     "verify": "inference.verify",
     "account": "accounting.energy",
-    "count_operations": "operators.count",
     "SpikdeployError": "base.errors",
 }
 """Where each name stands.  No module of this package has the name of one of them: it would hide it once imported."""

@@ -292,6 +292,31 @@ def test_a_bias_of_a_linear_layer_is_counted_once_a_call_in_syops() -> None:
     assert figures(model, "syops-counter", batch)["MACs"] == theirs["MACs"]
 
 
+def test_a_layer_of_spikingjelly_costs_nothing_in_syops() -> None:
+    """It asks for exactly torch's classes; and where time leads the input, its images are time steps."""
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    model = nn.Sequential(layer.Conv2d(4, 6, 3, step_mode="m", bias=False), neuron.IFNode(step_mode="m"))
+    frames = images(0, "pixels", (3, 2, 4, 7, 7)).float()
+    updates = 3 * 2 * 6 * 5 * 5
+    assert packages.syops(model, frames) == {"MACs": 0, "ACs": updates / 3}
+    assert figures(model, "syops-counter", frames) == {"MACs": updates * 4 * 9 / 2, "ACs": updates / 2}
+
+
+@pytest.mark.parametrize("kind", ["spikes", "pixels"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolutions(groups: int, kind: str) -> None:
+    """syops multiplies each weight at every output position; spikingjelly and we at every input position."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, groups=groups, bias=False))
+    batch = images(0, kind, (2, 4, 7, 7)).float()
+    ours = operators.account(counted(model, batch), "spikingjelly").figures
+    simple = packages.spikingjelly(model, batch).counts
+    assert {name: 2 * ours[name] for name in ("mac", "synop")} == {name: simple[name] for name in ("mac", "synop")}
+    theirs = sum(packages.syops(model, batch).values())
+    assert theirs / sum(figures(model, "syops-counter", batch).values()) == pytest.approx(13**2 / 7**2, rel=1e-6)
+    assert figures(model, "neurobench", batch)["Dense"] == packages.neurobench(model, batch)["Dense"] == 0
+
+
 def test_a_subclass_of_a_neuron_costs_nothing_in_syops() -> None:
     class MyNode(neuron.IFNode):
         """A neuron of one's own."""

@@ -3,62 +3,18 @@
 from __future__ import annotations
 
 import runpy
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
-
-from spikformer_deploy.counts.operations import OperationCounts
+from support.masks import masks, of_layers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def main_of(name: str) -> Any:
     return runpy.run_path(str(EXAMPLES / name), run_name="example")["main"]()
-
-
-@contextmanager
-def masks(model: nn.Module) -> Iterator[dict[str, list[int]]]:
-    """By layer: pairs of inputs and weights, and those of inputs that are not 0, from the layer's own arithmetic."""
-    found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            hooks.append(module.register_forward_pre_hook(_mask_hook(found, name)))
-    yield found
-    for hook in hooks:
-        hook.remove()
-
-
-def _mask_hook(found: dict[str, list[int]], name: str) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach().double()
-        ones = torch.ones_like(module.weight, dtype=torch.float64)
-        x = x.flatten(0, 1) if isinstance(module, nn.Conv2d) and x.dim() == 5 else x
-        for index, operand in enumerate((torch.ones_like(x), (x != 0).double())):
-            if isinstance(module, nn.Linear):
-                out = nn.functional.linear(operand, ones)
-            else:
-                settings = (module.stride, module.padding, module.dilation, module.groups)
-                out = nn.functional.conv2d(operand, ones, None, *settings)
-            found[name][index] += int(out.sum())
-
-    return hook
-
-
-def of_layers(counts: OperationCounts) -> dict[str, list[int]]:
-    """Dense pairs and pairs of the layers that are counted."""
-    return {
-        o.name: [sum(c.dense for c in o.counted), sum(c.pairs for c in o.counted)]
-        for o in counts.operations
-        if o.kind in ("linear", "convolution") and not o.functional
-    }
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ _PUBLIC = {
     "run": "api",
     "Run": "api",
     "load": "converters.models",
+    "Preprocess": "data.images",
     "from_spikingjelly": "converters.checkpoints.spikingjelly",
     "trace": "graph.trace",
     "quantize": "quantization.build",

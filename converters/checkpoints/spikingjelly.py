@@ -148,11 +148,11 @@ def from_spikingjelly(
     # before the trace, which would unroll a loop over time steps into a graph that is wrong
     _refuse_repeated(wrapped, _images(wrapped, shape), time_steps)
     graph = check(trace(wrapped, shape, time_steps=time_steps, per_step=per_step))
-    imported = Imported("spikingjelly", graph, preprocess, labels, _digest(module), {}, ())
+    imported = Imported("spikingjelly", graph, preprocess, labels, digest_of(module), {}, ())
     return replace(imported, notes=_compare(module, imported, takes))
 
 
-def _digest(module: nn.Module) -> str:
+def digest_of(module: nn.Module) -> str:
     """Of the names and values of its parameters, in place of a file's sha256."""
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):

@@ -50,7 +50,7 @@ def paper(macs: float, sops: float, name: str = "spikformer-paper") -> Energy:
     macs, sops  an image, over all T steps
     Source: Zhou et al. 2023 (Spikformer), App. C.2.
     """
-    parts = (*_macs("first convolution", macs, "fp32_multiply", "fp32_add"), _additions("SOPs of the paper", sops))
+    parts = (*mac_parts("first convolution", macs, "fp32_multiply", "fp32_add"), ac_part("SOPs of the paper", sops))
     boundary = "Arithmetic in 45 nm fp32; no memory, no neurons, no messages, no static power."
     return Energy(name, {ARITHMETIC: boundary}, ARITHMETIC, parts)
 
@@ -67,8 +67,8 @@ def syops(events: Events) -> Energy:
     macs = sum(p.dense for p in layers if p.graded) * events.time_steps + head
     sops = sum(int(additions(p).sum()) for p in layers if not p.graded) / events.images
     parts = (
-        *_macs("layers that read graded values", macs, "fp32_multiply", "fp32_add"),
-        _additions("layers that read binary spikes", sops),
+        *mac_parts("layers that read graded values", macs, "fp32_multiply", "fp32_add"),
+        ac_part("layers that read binary spikes", sops),
     )
     boundary = "Arithmetic in 45 nm fp32, layers with graded inputs dense; no memory, neurons, messages, static power."
     return Energy("syops", {ARITHMETIC: boundary}, ARITHMETIC, parts)
@@ -77,20 +77,21 @@ def syops(events: Events) -> Energy:
 def ann(macs: float, number: str) -> Energy:
     """The ANN that one would run instead: one pass, no time steps, every MAC dense.  number "fp32" | "int8"."""
     adder = "fp32_add" if number == "fp32" else "int32_add"
-    parts = _macs("all layers", macs, f"{number}_multiply", adder)
+    parts = mac_parts("all layers", macs, f"{number}_multiply", adder)
     boundary = f"Arithmetic in 45 nm {number} of the same layers in one dense pass; no memory, no static power."
     return Energy(f"ann-equivalent-{number}", {ARITHMETIC: boundary}, ARITHMETIC, parts)
 
 
-def _macs(name: str, count: float, multiply: str, add: str, boundary: str = ARITHMETIC) -> tuple[Part, Part]:
-    """Multiplications and additions, priced each."""
+def mac_parts(name: str, count: float, multiply: str, add: str, boundary: str = ARITHMETIC) -> tuple[Part, Part]:
+    """`count` multiply-accumulates an image: multiplications and additions, by their names in asic45nm.toml."""
     return (
         _costs(f"{name}: multiplications", count, multiply, boundary),
         _costs(f"{name}: additions", count, add, boundary),
     )
 
 
-def _additions(name: str, count: float) -> Part:
+def ac_part(name: str, count: float) -> Part:
+    """`count` additions in fp32 an image."""
     return _costs(name, count, "fp32_add", ARITHMETIC)
 
 
@@ -132,7 +133,7 @@ def memory_aware_ann(network: Network) -> Energy:
     outputs = sum(p.size for p in network)
     share = ANN_BITS / WORD_BITS
     parts = (
-        *_macs("all layers", macs, "int8_multiply", "int32_add", MEMORY),
+        *mac_parts("all layers", macs, "int8_multiply", "int32_add", MEMORY),
         _costs("weight reads", macs, "sram_32kb", MEMORY, share),
         _costs("activation reads", macs, "sram_32kb", MEMORY, share),
         _costs("outputs written", outputs, "sram_32kb", MEMORY, share),

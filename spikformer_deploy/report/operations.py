@@ -1,0 +1,209 @@
+"""Tables of a float model's operations and their energies: for the terminal, as CSV, and for a paper.
+
+Rows are plain dicts whose keys are the headings, units included; every form of a table is made from them.  A cell that
+does not apply is None.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from spikformer_deploy.accounting.operators import Account, place_energy
+from spikformer_deploy.accounting.tools import SYNAPTIC
+from spikformer_deploy.base.errors import printable
+from spikformer_deploy.counts.operations import Counted, NeuronRecord, Operation, OperationCounts
+from spikformer_deploy.report.tables import number
+
+Row = dict[str, Any]
+
+PLACE = "place"
+KIND = "kind"
+READS = "reads"
+RATE = "not zero (share)"
+DENSE = "dense (MACs/image)"
+MET = "synaptic operations (1/image)"
+CONVENTION = "convention"
+MACS = "MACs (1/image)"
+ACS = "ACs (1/image)"
+MILLIJOULE = "energy (mJ/image)"
+TEXTS = (PLACE, KIND, READS, CONVENTION)
+"""Headings of columns that hold words."""
+
+SHOWN = 3
+"""Names of a kind that a sentence lists before it counts the others."""
+
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def convention_rows(accounts: Sequence[Account]) -> list[Row]:
+    """A row for every convention that has a price."""
+    return [
+        {
+            CONVENTION: account.convention,
+            MACS: sum(place.macs for place in account.places),
+            ACS: sum(place.acs for place in account.places),
+            MILLIJOULE: account.energy.total.nominal,
+        }
+        for account in accounts
+        if account.energy is not None
+    ]
+
+
+def layer_rows(counts: OperationCounts, accounts: Sequence[Account]) -> list[Row]:
+    """A row for every place of the model, its energy by each convention that has a price, and a last row of sums.
+
+    reads     what its operands were seen to be (counts.operations.CLASSES); of neurons: what they send
+    not zero  share of the elements that it reads; of neurons: their firing rate
+    """
+    priced = [account for account in accounts if account.energy is not None]
+    energies = {a.convention: {p.name: place_energy(a, p) for p in a.places} for a in priced}
+    rows: list[Row] = [_operation_row(operation, counts.images) for operation in counts.operations]
+    rows += [_neuron_row(record) for record in counts.neurons]
+    for row in rows:
+        row |= {_energy_heading(name): by_place.get(row[PLACE]) for name, by_place in energies.items()}
+    return [*rows, _sums(rows)]
+
+
+def _energy_heading(convention: str) -> str:
+    return f"{convention} (mJ/image)"
+
+
+def _operation_row(operation: Operation, images: int) -> Row:
+    synaptic = operation.kind in SYNAPTIC
+    calls = operation.counted
+    read = sum(c.elements_in for c in calls)
+    return {
+        PLACE: operation.name,
+        KIND: operation.kind,
+        READS: ", ".join(dict.fromkeys(_reads(c) for c in calls)),
+        RATE: sum(c.nonzero_in for c in calls) / read if read else None,
+        DENSE: sum(c.dense_padded for c in calls) / images if synaptic else None,
+        MET: sum(c.pairs for c in calls) / images if synaptic else None,
+    }
+
+
+def _reads(counted: Counted) -> str:
+    return counted.operand if counted.other is None else f"{counted.operand} x {counted.other}"
+
+
+def _neuron_row(record: NeuronRecord) -> Row:
+    updates = int(record.updates.sum())
+    rate = int(record.spikes.sum()) / updates if updates else None
+    return {PLACE: record.name, KIND: record.neuron, READS: record.operand, RATE: rate, DENSE: None, MET: None}
+
+
+def _sums(rows: Sequence[Row]) -> Row:
+    """The sums of those columns that add up."""
+    first = rows[0] if rows else {}
+    added = {h: sum(row[h] or 0 for row in rows) for h in first if h not in (*TEXTS, RATE)}
+    return {PLACE: "all", KIND: "", READS: "", RATE: None, **added}
+
+
+# --- forms -----------------------------------------------------------------------------------------------------------
+
+
+def table(title: str, rows: Sequence[Row]) -> Table:
+    """The rows for the terminal."""
+    made = Table(title=title, title_justify="left")
+    headings = list(rows[0]) if rows else []
+    for heading in headings:
+        made.add_column(heading, justify="left" if heading in TEXTS else "right")
+    for row in rows:
+        made.add_row(*(_cell(heading, row[heading]) for heading in headings))
+    return made
+
+
+def figures_table(account: Account) -> Table:
+    """The figures of a convention by its own names, an image where they count."""
+    made = Table(title=f"{account.convention} (an image)", title_justify="left", show_header=False)
+    for name, value in account.figures.items():
+        made.add_row(name, number(value))
+    return made
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """The rows as CSV with one line of headings, figures in full; an empty cell where one does not apply."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    if rows:
+        writer.writerow(rows[0])
+    writer.writerows(row.values() for row in rows)
+    return stream.getvalue()
+
+
+def latex_text(rows: Sequence[Row], caption: str) -> str:
+    """The rows as a LaTeX table that needs the package booktabs; a last row of sums stands apart."""
+    headings = list(rows[0]) if rows else []
+    columns = "".join("l" if heading in TEXTS else "r" for heading in headings)
+    body = [_latex_row([_cell(heading, row[heading]) for heading in headings]) for row in rows]
+    if rows and rows[-1].get(PLACE) == "all":
+        body.insert(-1, r"\midrule")
+    lines = (
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escaped(caption)}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        _latex_row(headings),
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def caption(counts: OperationCounts, accounts: Sequence[Account]) -> str:
+    """What a table needs said with it: images, steps, and each convention with its source."""
+    steps = "" if counts.time_steps is None else f", T = {counts.time_steps}"
+    named = "; ".join(f"{a.convention}: {a.source}" for a in accounts if a.energy is not None)
+    return f"Operations and energy of one image, estimated, mean over {counts.images:,}{steps}. Conventions: {named}."
+
+
+def escaped(text: str) -> str:
+    """A text for LaTeX, which prints it as it is."""
+    return "".join(ESCAPES.get(sign, sign) for sign in printable(text))
+
+
+def left_out(account: Account) -> str:
+    """A sentence on the places that compute and that a convention does not see; empty where there are none."""
+    if not account.excluded:
+        return ""
+    groups = [f"{len(names)} {kind} ({_some(names)})" for kind, names in account.excluded.items()]
+    return f"{account.convention} leaves out {'; '.join(groups)}."
+
+
+def _some(names: Sequence[str]) -> str:
+    others = len(names) - SHOWN
+    shown = ", ".join(name or "the model" for name in names[:SHOWN])
+    return f"{shown} and {others:,} more" if others > 0 else shown
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(escaped(cell) for cell in cells) + r" \\"
+
+
+def _cell(heading: str, value: Any) -> str:
+    if heading == PLACE and value == "":
+        return "the model"
+    if heading == RATE and value is not None:
+        return f"{value:.1%}"
+    return number(value)

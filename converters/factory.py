@@ -75,7 +75,9 @@ def make(
     with theirs(factory, "it raises"):
         made = function(**arguments)
     if not isinstance(made, nn.Module):
-        raise ModelError(factory, f"it returns {_kind(made)}, and no torch.nn.Module", "Let it return the model alone.")
+        raise ModelError(
+            factory, f"it returns {described(made)}, and no torch.nn.Module", "Let it return the model alone."
+        )
     module = made.cpu().eval()
     if weights is None:
         return Made(module, factory, (f"{factory}: without --weights, the weights are those that it makes",))
@@ -186,14 +188,16 @@ def _check_arguments(factory: str, function: Callable[..., Any], arguments: Mapp
         raise InputError(factory, " and ".join(problems), way_out) from None
 
 
-def _kind(made: Any) -> str:
-    """What a factory returned in place of a module, for a person."""
+def described(made: Any) -> str:
+    """What a function returned in place of what it should, for a person."""
     if isinstance(made, type):
         return f"the class {made.__name__}"
     if made is None:
         return "nothing"
     if isinstance(made, (tuple, list)):
-        return f"a {type(made).__name__} of {', '.join(type(part).__name__ for part in made[:SHOWN_KEYS]) or 'nothing'}"
+        return (
+            f"a {type(made).__name__} of {len(made)} ({', '.join(type(part).__name__ for part in made[:SHOWN_KEYS])})"
+        )
     return f"a {type(made).__name__}"
 
 

@@ -25,6 +25,7 @@ _PUBLIC = {
     "map_network": "mapping.map",
     "compile_model": "pipeline.stages",
     "export": "pipeline.export",
+    "energy": "inference.energy",
     "Program": "pipeline.program",
     "verify": "inference.verify",
     "account": "accounting.energy",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spikformer_deploy.cli.models import default_name, own_graph
+from spikformer_deploy.cli.models import default_name, made_model, own_graph
 from spikformer_deploy.cli.options import (
     OBJECTIVES,
     SCHEDULES,
@@ -285,6 +285,56 @@ def compare_command(model: str | None, targets: str, data: str, as_json: bool, *
     for row in rows:
         if "refused" in row:
             print_line(f"{row['target']}, {row['schedule']}: {row['refused']}")
+
+
+@cli.command("energy")
+@click.argument("model", required=False)
+@input_option
+@click.option(
+    "--convention", "conventions", metavar="NAME", multiple=True, help="May be given several times; default: all."
+)
+@click.option("--by-layer", is_flag=True, help="A row for every place of the model.")
+@click.option("--csv", "csv_file", metavar="FILE", help="Write the table as CSV.")
+@click.option("--latex", "latex_file", metavar="FILE", help="Write the table for a paper, with booktabs.")
+@limit_option
+@labels_option
+@model_options
+@as_json
+def energy_command(
+    model: str | None,
+    data: str,
+    conventions: tuple[str, ...],
+    by_layer: bool,
+    csv_file: str | None,
+    latex_file: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Operations and energy of MODEL as it is, in float, by the conventions of papers and tools; no chip, no compile.
+
+    MODEL: everything that `compile` takes, or what --factory makes.  It runs on the images, and what it reads and
+    computes is counted.
+    """
+    read = files_among(model, data, options["labels"], options["weights"])
+    outputs = [name for name in (csv_file, latex_file) if name is not None]
+    for number, name in enumerate(outputs):
+        output_path(name, *read, *outputs[:number])
+    own = made_model(model, options)
+    from spikformer_deploy.inference.energy import energy
+    from spikformer_deploy.report.energy import energy_tables, sentences, write_tables
+
+    with progress_bar("energy", as_json) as progress:
+        counted = energy(own or str(model), data, conventions=conventions, progress=progress, **options)
+    print_notes(counted.notes)
+    write_tables(counted, by_layer, csv_file, latex_file)
+    if as_json:
+        print_json(counted.to_dict())
+        return
+    print_tables(energy_tables(counted, by_layer))
+    for sentence in sentences(counted):
+        print_line(sentence)
+    if outputs:
+        print_line("wrote " + " and ".join(outputs))
 
 
 @cli.command("export")

@@ -85,7 +85,7 @@ def read(
 
 
 def at(path: Path, split: str, suffixes: tuple[str, ...], *, by_folder: bool) -> Found:
-    """What stands at a path, whatever its shape: arrays, or files with one of the suffixes (by_folder: as in_folder)."""
+    """What stands at a path, of any shape: arrays, or files with one of the suffixes (by_folder: as in_folder)."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

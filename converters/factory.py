@@ -138,7 +138,7 @@ def _function(factory: str) -> Callable[..., Any]:
         return lambda: model
     if not callable(found):
         known = ", ".join(sorted(_functions(module))[:SHOWN_KEYS]) or "none"
-        problem = f"{name} has no function '{function}'" if found is None else f"it is a {type(found).__name__}"
+        problem = f"{name} has no function '{function}'" if found is None else f"it is of type {type(found).__name__}"
         raise InputError(factory, problem, f"Functions and classes of {name}: {known}.")
     return found
 

@@ -20,7 +20,7 @@ from spikformer_deploy.converters.factory import Made
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.converters.own import about
-from spikformer_deploy.counts.operations import OperationCounts
+from spikformer_deploy.counts.operations import NeuronRecord, OperationCounts
 from spikformer_deploy.data.images import ImageSet, Preprocess
 from spikformer_deploy.data.read import read
 from spikformer_deploy.graph.ir import Attention
@@ -73,6 +73,8 @@ class Counted:
             "accuracy": self.accuracy,
             "energy_mj": {a.convention: energy_facts(a.energy) for a in self.accounts if a.energy is not None},
             "conventions": {a.convention: _account_facts(a) for a in self.accounts},
+            "operations": [asdict(operation) for operation in self.counts.operations],
+            "neurons": [_neuron_facts(record) for record in self.counts.neurons],
             "parameters": asdict(self.counts.parameters),
             "not_understood": list(self.counts.not_understood),
             "notes": list(self.notes),
@@ -219,10 +221,26 @@ def _accuracy(
 def _on_counts(counts: OperationCounts) -> tuple[str, ...]:
     """What a user must know of the counts."""
     notes: tuple[str, ...] = () if counts.neurons else (NO_NEURONS,)
+    if silent := [record.name for record in counts.neurons if not record.spikes.any()]:
+        notes += (f"neurons that never fire on these images: {', '.join(silent)}",)
     if counts.not_understood:
         names = ", ".join(counts.not_understood)
         notes += (f"operators without a rule, counted dense where their shapes tell: {names}",)
     return notes
+
+
+def _neuron_facts(record: NeuronRecord) -> dict[str, Any]:
+    """A population; `firing_rate` has a value for every time step."""
+    sums = {"updates": record.updates, "spikes": record.spikes, "values": record.values}
+    return {
+        "name": record.name,
+        "neuron": record.neuron,
+        "elements": record.elements,
+        "largest": record.largest,
+        "sends": record.operand,
+        **{name: values.tolist() for name, values in sums.items()},
+        "firing_rate": (record.spikes / np.maximum(record.updates, 1)).tolist(),
+    }
 
 
 def _account_facts(account: Account) -> dict[str, Any]:

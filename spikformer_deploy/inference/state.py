@@ -16,7 +16,7 @@ LEFT_ALONE = ("_parameters", "_modules", "training")
 """Attributes that no call changes, or not for good."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Values:
     """A tensor, its values, and how often it had been written to."""
 
@@ -30,6 +30,7 @@ class _Values:
     def restored(self) -> Tensor:
         if _version(self.tensor) != self.version:
             self.tensor.copy_(self.values)
+            self.version = _version(self.tensor)
         return self.tensor
 
 

@@ -29,6 +29,7 @@ _PUBLIC = {
     "Program": "pipeline.program",
     "verify": "inference.verify",
     "account": "accounting.energy",
+    "count_operations": "operators.count",
     "SpikdeployError": "base.errors",
 }
 """Where each name stands.  No module of this package has the name of one of them: it would hide it once imported."""

@@ -59,8 +59,11 @@ class Counted:
     A pair is one multiplication of an input element with one weight (of a product: of two elements) that the definition
     of the operation asks for.  Pairs with padding are none: they are only in `dense_padded`.
 
-    operand          class of the input, one of CLASSES; of a product, addition or multiplication: of the first operand
-    other            class of the second operand of a product, addition or multiplication; None of the other kinds
+    Values are not looked at of additions, scalings, norms, reductions, functions and what is unknown, nor of
+    multiplications where neither operand is spikes: all their elements are counted as reals that are not 0.
+
+    operand          class of the input, one of CLASSES; of a product or multiplication: of the first operand
+    other            class of the second operand of a product or multiplication; None of the other kinds
     calls            how often it ran
     elements_in      elements of the input (of the first operand), without padding
     nonzero_in       those that are not 0
@@ -69,18 +72,18 @@ class Counted:
     nonzero_other
     sum_other
     elements_out     elements of the output
-    nonzero_out      those that are not 0; counted for kind "function" only
+    nonzero_out      those that are not 0; counted of relu and sigmoid only
     weights          elements of the weights, each once a call; of a pooling: of the window
     dense            pairs: multiply-accumulates where nothing is skipped.  Of a pooling: elements under windows;
                      of the kinds that work element by element: elements of the output; of a norm: of the input
     dense_padded     the same where padding is multiplied too: the FLOPs that papers quote
     pairs            pairs where the input is not 0, zero weights included; of a product or multiplication: where both
-                     operands are not 0; of an addition: elements where both are not 0
-    effective        pairs where neither the input nor the weight is 0; of other kinds than convolution and linear: pairs
+                     operands are not 0
+    effective        pairs where neither the input nor the weight is 0; where there are no weights: pairs
     weighted         sum of |input| over `pairs`; of a product or multiplication: sum of |first * second|
-    slots            pairs if each value were sent as that many unary spikes: sum of |input| / unit, where the unit is the
-                     largest of 1, 1/2, 1/4, 1/8, 1/16 of which all values of the call are multiples, or the one non-zero
-                     value of {0, v}; 0 of class "real".  Of a product: of the first operand, over `first_pairs`
+    slots            pairs if each value were sent as that many unary spikes: sum of |input| / unit, where the unit is
+                     the largest of 1, 1/2, 1/4, 1/8, 1/16 of which all values of the call are multiples, or the one
+                     non-zero value of {0, v}; 0 of class "real".  Of a product: of its first operand over `first_pairs`
     by_rate          sum over calls of (share of inputs that are not 0) * dense_padded: firing rate * FLOPs
     by_mean          sum over calls of (mean of |input|) * dense_padded
     first_pairs      of a product or multiplication: pairs where the first operand is not 0, whatever the second is

@@ -1,0 +1,1 @@
+"""Counting while a float model runs: count.py for whom, mode.py how, rules.py what, neurons.py whose."""

@@ -1,0 +1,430 @@
+"""The mode under which a model is counted: it sees every operator that torch runs, and hooks say in which module.
+
+What runs outside of the model's forward pass (losses, optimizers, backward passes) is left alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from spikformer_deploy.counts.operations import Counted
+from spikformer_deploy.operators.follow import (
+    ACTIVE,
+    COMPARED,
+    INPUT,
+    SPIKES,
+    Followed,
+    key_of,
+    operands_of,
+    tensors_in,
+)
+from spikformer_deploy.operators.neurons import Layout, by_step, holds_state, layout_of, spikes_of, steps_in
+from spikformer_deploy.operators.rules import Call, bias_alone, unknown
+from spikformer_deploy.operators.schema import Operator, operator_of
+from spikformer_deploy.operators.seen import Seen, observe
+from spikformer_deploy.operators.tally import Fired, Place, Population, Tally
+
+WEIGHTED = ("convolution", "linear", "product", "unknown")
+"""Kinds that are counted inside of neurons too: recurrent weights."""
+ELEMENTWISE = ("addition", "multiplication", "scaling", "reduction", "function")
+"""Kinds that are part of a neuron where a module of them makes spikes."""
+SPIKING = ("binary", "two values", "integers", "levels")
+"""What a threshold by hand may give."""
+_CALLS = (nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__)
+
+
+@dataclass(slots=True)
+class Threshold:
+    """Spikes of a threshold that is written by hand, or of a module that holds such and nothing but."""
+
+    key: Hashable
+    path: str
+    shown: str
+    neuron: str
+    fired: list[Fired]
+
+
+@dataclass(slots=True)
+class Frame:
+    """A module whose forward is running.
+
+    layout       of known neurons
+    layer        whether it is a layer of torch: then its operator is the module itself
+    weighted     whether anything in it has weights, or multiplies activations as matrices
+    thresholds   those written by hand in it
+    calls        how often each of them ran
+    elementwise  what may turn out to be part of a neuron: places, operators, and counts
+    """
+
+    path: str
+    module: nn.Module
+    layout: Layout | None
+    layer: bool
+    weighted: bool = False
+    thresholds: list[Threshold] = field(default_factory=list)
+    calls: dict[Hashable, int] = field(default_factory=dict)
+    elementwise: list[tuple[Place, str, Counted]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """The last product with weights: a bias that is added to its result is part of it."""
+
+    storage: int
+    place: Place
+    seen: Seen
+
+
+class CountingMode(TorchDispatchMode):
+    """Counts what the forward passes of `model` do, into `tally`."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, model: nn.Module, time_steps: int | None) -> None:
+        super().__init__()
+        self.model = model
+        self.time_steps = time_steps
+        self.tally = Tally()
+        self.followed = Followed()
+        self.frames: list[Frame] = []
+        self.inside_neuron: Frame | None = None
+        self.weighed: Weighed | None = None
+        self.lead = 0
+        self.batch: int | None = None
+        self.steps_before = 0
+        self.layouts = {module: layout_of(module) for module in model.modules()}
+        self.layers = {module for module in model.modules() if _is_layer(module)}
+
+    # ------------------------------------------------------------------ modules
+
+    def enter(self, path: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """The forward of `module` begins."""
+        if module is self.model and not self.frames:
+            with self._aside():
+                self._begin(inputs)
+        elif not self.frames:
+            return
+        frame = Frame(path, module, self.layouts[module], module in self.layers)
+        self.frames.append(frame)
+        if frame.layout and self.inside_neuron is None:
+            self.inside_neuron = frame
+
+    def leave(self, module: nn.Module, output: Any) -> None:
+        """The forward of `module` ends; output is None where it raised."""
+        if not any(frame.module is module for frame in self.frames):
+            return
+        frame = self.frames.pop()
+        while frame.module is not module:
+            frame = self.frames.pop()
+        if self.inside_neuron is frame:
+            self.inside_neuron = None
+            with self._aside():
+                self._neurons(frame, output)
+        elif self.inside_neuron is None:
+            with self._aside():
+                self._close(frame, output)
+        if not self.frames and output is not None:
+            self._end()
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Work on tensors that is not the model's."""
+        with torch._C._DisableTorchDispatch(), torch.no_grad():
+            yield
+
+    def _begin(self, inputs: tuple[Any, ...]) -> None:
+        """A pass of the model begins: on new images, unless neurons or arguments hold the state of an earlier pass."""
+        self.followed.forget_all_values()
+        tensors = list(tensors_in(inputs))
+        if not self._goes_on(tensors):
+            self.tally.begin()
+        self.lead = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
+        self.batch = None
+        self.steps_before = self.tally.steps()
+        for index, tensor in enumerate(tensors):
+            if tensor.is_floating_point() or not index or not self.followed.is_activation(tensor):
+                self.followed.mark(tensor, ACTIVE | INPUT)
+        self.tally.passes += 1
+        self.weighed = None
+
+    def _goes_on(self, tensors: list[Tensor]) -> bool:
+        """Whether this pass is another time step of the images of the pass before."""
+        steps = self.tally.steps()
+        if not steps:
+            return False
+        if self.time_steps:
+            return steps < self.time_steps
+        return any(self.followed.is_activation(t) for t in tensors[1:]) or any(
+            layout == "step" and holds_state(module) for module, layout in self.layouts.items()
+        )
+
+    def _end(self) -> None:
+        """A pass of the model has ended: images are told by neurons where the input leads with time."""
+        if self.steps_before:
+            return
+        steps, batch = self.tally.steps(), self.batch or self.lead
+        self.tally.images += batch if self.lead in (steps, steps * batch) else self.lead
+
+    def _neurons(self, frame: Frame, output: Any) -> None:
+        """Record what known neurons have sent."""
+        for tensor in tensors_in(output):
+            self.followed.mark(tensor, ACTIVE)
+        spikes = spikes_of(output)
+        if spikes is not None:
+            self.followed.mark(spikes, ACTIVE | SPIKES)
+        if spikes is None or not spikes.numel() or frame.layout is None:
+            return
+        steps = steps_in(spikes, frame.layout, frame.module)
+        fired = self._fired(spikes, frame.layout, steps)
+        self._add_fired(frame.module, frame.path, "", type(frame.module).__name__, fired, told=True)
+
+    def _add_fired(self, key: Hashable, path: str, shown: str, neuron: str, fired: Fired, told: bool) -> None:
+        """Add what a population sent in one call."""
+        population = self.tally.populations.get(key)
+        if population is None:
+            name = self.tally.name(path, shown) if shown else path or neuron
+            population = self.tally.populations[key] = Population(name, neuron, told)
+        population.told |= told or len(fired.spikes) > 1
+        population.add(fired)
+        if self.batch is None:
+            self.batch = fired.images
+
+    def _fired(self, spikes: Tensor, layout: Layout, steps: int) -> Fired:
+        """What `spikes` hold, by step."""
+        seen = self.followed.seen(spikes)
+        sorted_ = by_step(spikes, layout, steps)
+        images = sorted_.shape[1] if sorted_.dim() > 1 else 1
+        dims = tuple(range(1, sorted_.dim()))
+        if steps == 1 or not dims:
+            counts, values = [seen.nonzero], [seen.total]
+        else:
+            counts = sorted_.count_nonzero(dims).tolist()
+            values = sorted_.abs().sum(dims, dtype=torch.float64).tolist()
+        elements = spikes.numel() // max(1, steps * images)
+        return Fired(elements, images, counts, values, seen.largest, seen.operand)
+
+    def _close(self, frame: Frame, output: Any) -> None:
+        """Settle what a module did: if it made spikes and nothing in it has weights, it is neurons."""
+        spikes = spikes_of(output)
+        parent = self.frames[-1] if self.frames else None
+        if frame.thresholds and not frame.weighted and spikes is not None and spikes.numel():
+            seen = self.followed.seen(spikes)
+            if seen.operand in SPIKING:
+                # a module of thresholds in a larger one may be a part of it: that is for the larger one to say
+                fired = self._fired_by_hand(spikes, max(frame.calls.values(), default=1))
+                frame.thresholds = [Threshold(frame.module, frame.path, "", type(frame.module).__name__, [fired])]
+                frame.elementwise = []
+        if parent is not None and not frame.weighted:
+            parent.thresholds += frame.thresholds
+            parent.elementwise += frame.elementwise
+            for threshold in frame.thresholds:
+                parent.calls[threshold.key] = parent.calls.get(threshold.key, 0) + 1
+            return
+        for threshold in frame.thresholds:
+            for fired in threshold.fired:
+                self._add_fired(threshold.key, threshold.path, threshold.shown, threshold.neuron, fired, told=False)
+        for place, operator, counted in frame.elementwise:
+            place.add(operator, counted)
+        if parent is not None:
+            parent.weighted = True
+
+    def _fired_by_hand(self, spikes: Tensor, calls: int) -> Fired:
+        """What spikes of a threshold by hand hold; time is found by how often it ran in the module that gave them."""
+        steps = calls if calls > 1 else self.time_steps or 1
+        shape = spikes.shape
+        if steps == 1 or not shape:
+            return self._fired(spikes, "step", 1)
+        if shape[0] == steps:
+            return self._fired(spikes, "time first", steps)
+        if calls > 1 and len(shape) > 1 and shape[1] == steps:
+            return self._fired(spikes, "images first", steps)
+        if shape[0] % steps == 0 and shape[0] != self.lead:
+            return self._fired(spikes.unflatten(0, (steps, -1)), "time first", steps)
+        return self._fired(spikes, "step", 1)
+
+    # ---------------------------------------------------------------- operators
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        # a graph task is a backward pass, which runs forwards again where they were checkpointed
+        if not self.frames or torch._C._current_graph_task_id() != -1:
+            return func(*args, **kwargs)
+        operator = operator_of(func)
+        if operator.composite:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        return self._run(operator, func, args, kwargs)
+
+    def _run(self, operator: Operator, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator, count it, and follow what it gives."""
+        operands = operands_of(args, kwargs)
+        flags = [self.followed.flags(operand) for operand in operands]
+        if not any(flags) or operator.fresh:
+            result = func(*args, **kwargs)
+            if operator.writes:
+                self._written(operands)
+            return result
+        if operator.early:
+            self._count(operator, args, kwargs, None)
+        result = func(*args, **kwargs)
+        if operator.view:
+            return result
+        if operator.writes:
+            self._written(operands)
+        if not operator.early and not operator.moving:
+            self._count(operator, args, kwargs, result)
+        self._follow(operator, operands, flags, result)
+        return result
+
+    def _written(self, operands: list[Tensor]) -> None:
+        """Values of an operand were written anew: of which one is not asked."""
+        for operand in operands:
+            self.followed.forget_values(operand)
+
+    def _follow(self, operator: Operator, operands: list[Tensor], flags: list[int], result: Any) -> None:
+        """Say of what an operator gave on what it depends; and find thresholds."""
+        active = [flag for flag in flags if flag]
+        given = ACTIVE
+        if operator.moving or (operator.scaling and len(active) == 1):
+            given |= INPUT * all(flag & INPUT for flag in active)
+        if operator.moving:
+            given |= SPIKES * all(flag & SPIKES for flag in active)
+        results = list(tensors_in(result))
+        fires = self.inside_neuron is None and self._fires(operator, operands, flags, results)
+        kept = operator.keeping and any(flag & COMPARED for flag in active)
+        if kept or (operator.comparison and not active[0] & SPIKES):
+            given |= COMPARED
+        for tensor in results:
+            self.followed.mark(tensor, given & ~COMPARED if tensor.is_floating_point() else given)
+        if fires:
+            self.followed.mark(results[0], ACTIVE | SPIKES)
+            self._threshold(results[0])
+
+    def _fires(self, operator: Operator, operands: list[Tensor], flags: list[int], results: list[Tensor]) -> bool:
+        """Whether an operator is where a threshold becomes numbers: 0 or 1, or 0 to D, of reals."""
+        if not results or not results[0].is_floating_point():
+            return False
+        if operator.comparison:
+            return not flags[0] & SPIKES
+        if operator.rounding:
+            return not flags[0] & SPIKES and observe(results[0]).operand in ("binary", "integers")
+        # truth values become numbers: by a conversion, a copy, or a product with constants
+        if operator.name not in ("_to_copy", "copy", "mul", "where"):
+            return False
+        sources = list(zip(operands, flags, strict=True))[operator.name == "copy" :]
+        numbers = any(flag and operand.is_floating_point() for operand, flag in sources)
+        return not numbers and any(flag & COMPARED for _, flag in sources)
+
+    def _threshold(self, spikes: Tensor) -> None:
+        """Keep what a threshold by hand gave, until its module ends."""
+        frame = self.frames[-1]
+        site = ("threshold", *self._site())
+        key = (frame.path, site)
+        frame.calls[key] = frame.calls.get(key, 0) + 1
+        fired = self._fired_by_hand(spikes, 1)
+        for threshold in frame.thresholds:
+            if threshold.key == key:
+                threshold.fired.append(fired)
+                return
+        frame.thresholds.append(Threshold(key, frame.path, "threshold", "threshold", [fired]))
+
+    def _count(self, operator: Operator, args: Any, kwargs: Any, result: Any) -> None:
+        """Count one call of an operator."""
+        if self.inside_neuron is not None and operator.rule is None:
+            return
+        followed = self.followed
+        arguments = operator.arguments(args, kwargs)
+        call = Call(
+            operator.name,
+            arguments,
+            result,
+            followed.is_activation,
+            followed.is_spikes,
+            followed.seen,
+            followed.zeros,
+        )
+        if operator.rule is None and not self._computes(call):
+            return
+        for kind, counted in (operator.rule or unknown)(call):
+            self._add(operator, call, kind, counted)
+
+    def _computes(self, call: Call) -> bool:
+        """Whether an operator without a rule gives reals: it may have computed them."""
+        results = list(tensors_in(call.result))
+        return any(r.is_floating_point() or r.is_complex() for r in results) and bool(call.activations)
+
+    def _add(self, operator: Operator, call: Call, kind: str, counted: Counted) -> None:
+        """Add what one call costs to its place."""
+        if self.inside_neuron is not None and kind not in WEIGHTED:
+            return
+        if kind == "scaling" and self._adds_bias(operator, call, counted):
+            return
+        frame = self.frames[-1]
+        place = self._place(frame, operator, kind)
+        if kind in ELEMENTWISE:
+            frame.elementwise.append((place, operator.name, counted))
+            return
+        frame.weighted = True
+        place.add(operator.name, counted)
+        inputs = [value for value in call.arguments.values() if self.followed.is_activation(value)]
+        place.first |= any(self.followed.flags(value) & INPUT for value in inputs)
+        if kind == "linear" and isinstance(call.result, Tensor):
+            seen = Seen(counted.operand, counted.elements_in, counted.nonzero_in, counted.sum_in, 0.0, 0.0)
+            self.weighed = Weighed(key_of(call.result), place, seen)
+        if kind == "unknown":
+            self.tally.not_understood[f"{frame.path}: {operator.shown}" if frame.path else operator.shown] = None
+
+    def _adds_bias(self, operator: Operator, call: Call, counted: Counted) -> bool:
+        """Whether a constant is added to a product with weights that was computed just now: then it is its bias."""
+        weighed, self.weighed = self.weighed, None
+        if weighed is None or operator.name != "add" or key_of(call.activations[0]) != weighed.storage:
+            return False
+        constants = [v for v in call.arguments.values() if isinstance(v, Tensor) and not self.followed.is_activation(v)]
+        if not constants:
+            return False
+        seen = weighed.seen
+        bias = bias_alone(seen.operand, seen.mean, counted.elements_out, constants[0].numel())
+        weighed.place.add(operator.name, bias)
+        return True
+
+    def _place(self, frame: Frame, operator: Operator, kind: str) -> Place:
+        """Where a call belongs: to its layer, or to its line in the forward of a larger module."""
+        layer = frame.layer
+        if layer and kind == "reduction" and "Pool" in type(frame.module).__name__:
+            kind = "pooling"
+        key: Hashable = (frame.path, kind) if layer else (frame.path, kind, operator.name, *self._site())
+        place = self.tally.places.get(key)
+        if place is None:
+            name = frame.path if layer else self.tally.name(frame.path, operator.shown)
+            place = Place(name, kind, type(frame.module).__name__, not layer)
+            self.tally.places[key] = place
+        return place
+
+    def _site(self) -> tuple[Hashable, ...]:
+        """The instructions of the forward that is running which led here: loops come back to them, lines do not."""
+        frame = sys._getframe(1)
+        site: list[Hashable] = []
+        while frame is not None and frame.f_code not in _CALLS:
+            if frame.f_code.co_filename != __file__:
+                site.append((frame.f_code, frame.f_lasti))
+            frame = frame.f_back  # type: ignore[assignment]
+        return tuple(site)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a module is one of torch's layers, or made from one: its operator is the module itself."""
+    if next(module.children(), None) is not None:
+        return False
+    return any(
+        base.__module__.startswith("torch.nn.modules.") for base in type(module).__mro__ if base is not nn.Module
+    )

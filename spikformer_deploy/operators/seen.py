@@ -1,0 +1,97 @@
+"""What the values of a tensor are: spikes, small integers or reals, and how many are not zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LARGEST = 255
+"""Whole numbers beyond are reals: no message of a chip is that wide without being a number of its own."""
+UNITS = (1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
+"""Of levels, the largest first.  Their multiples are exact in every floating type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One tensor's values.
+
+    operand   one of counts.operations.CLASSES
+    elements  all of them
+    nonzero   those that are not 0
+    total     sum of |value|
+    largest   the largest |value|
+    unit      what its values are whole multiples of; 0 where there is none
+    """
+
+    operand: str
+    elements: int
+    nonzero: int
+    total: float
+    largest: float
+    unit: float
+
+    @property
+    def rate(self) -> float:
+        """Share of elements that are not 0; 0 of an empty tensor."""
+        return self.nonzero / self.elements if self.elements else 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean of |value|; 0 of an empty tensor."""
+        return self.total / self.elements if self.elements else 0.0
+
+
+def observe(x: Tensor) -> Seen:
+    """The class of x's values and their sums; x of any shape and real dtype."""
+    if not x.numel():
+        return Seen("binary", 0, 0, 0.0, 0.0, 1.0)
+    if x.dtype == torch.bool:
+        spikes = int(x.count_nonzero())
+        return Seen("binary", x.numel(), spikes, float(spikes), float(spikes > 0), 1.0)
+    low, high = (float(bound) for bound in x.aminmax())
+    nonzero = int(x.count_nonzero())
+    total = float(_absolute(x, low).sum(dtype=torch.float64))
+    operand, unit = _class(x, low, high, nonzero, total)
+    return Seen(operand, x.numel(), nonzero, total, max(abs(low), abs(high)), unit)
+
+
+def _absolute(x: Tensor, low: float) -> Tensor:
+    """|x|, without a copy where nothing is negative."""
+    return x if low >= 0 else x.abs()
+
+
+def _class(x: Tensor, low: float, high: float, nonzero: int, total: float) -> tuple[str, float]:
+    """The class and the unit of values between `low` and `high`."""
+    if not -1 <= low <= high <= LARGEST:
+        return "real", 0.0
+    if low < 0:
+        return ("signs", 1.0) if high <= 1 and _multiples(x, 1.0) else ("real", 0.0)
+    if high <= 1:
+        # values of [0, 1] add up to their number only where each is 1: one pass less than looking at each.  Those of
+        # double precision may miss 1 by less than a sum can tell
+        if total == nonzero and (x.dtype != torch.float64 or _multiples(x, 1.0)):
+            return "binary", 1.0
+        if int((x == low).count_nonzero()) + int((x == high).count_nonzero()) == x.numel():
+            return "two values", _unit_of_two(low, high)
+    for unit in UNITS:
+        if _multiples(x, unit):
+            return ("integers" if unit == 1 else "levels"), unit
+    return "real", 0.0
+
+
+def _unit_of_two(low: float, high: float) -> float:
+    """{0, v} and a constant v are spikes of height v; of {u, v} a unit is looked for like that of levels."""
+    if low in (0, high):
+        return high
+    return next((unit for unit in UNITS if not low % unit and not high % unit), 0.0)
+
+
+def _multiples(x: Tensor, unit: float) -> bool:
+    """Whether all values are whole multiples of `unit`."""
+    if not x.is_floating_point():
+        return True
+    # a few values decide nearly every time; half precision holds multiples of 1/16 up to 255 too
+    few = x.flatten()[:64] if x.is_contiguous() else x[(0,) * (x.dim() - 1)] if x.dim() else x
+    return all(bool((part / unit).frac().count_nonzero() == 0) for part in (few, x))

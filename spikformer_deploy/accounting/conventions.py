@@ -1,7 +1,7 @@
 """Energy from operation counts and the cost of one operation in 45 nm: the conventions of papers and tools.
 
 They differ by what they call an operation and by what they leave out; so each figure carries its convention's name.
-All constants are those of hw_profiles/asic45nm.toml (Horowitz, ISSCC 2014).
+All constants are those of hw_profiles/asic45nm.toml (Horowitz, ISSCC 2014, unless it says otherwise).
 """
 
 from __future__ import annotations
@@ -93,6 +93,11 @@ def mac_parts(name: str, count: float, multiply: str, add: str, boundary: str = 
 def ac_part(name: str, count: float) -> Part:
     """`count` additions in fp32 an image."""
     return _costs(name, count, "fp32_add", ARITHMETIC)
+
+
+def memory_part(name: str, count: float) -> Part:
+    """`count` bytes that are read or written an image."""
+    return _costs(name, count, "memory_byte", MEMORY)
 
 
 # --- with memory -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from spikformer_deploy.accounting import tools
-from spikformer_deploy.accounting.conventions import ARITHMETIC, ac_part, mac_parts
+from spikformer_deploy.accounting.conventions import ARITHMETIC, MEMORY, ac_part, mac_parts, memory_part
 from spikformer_deploy.accounting.tools import LAYERS, NO_WORK, SYNAPTIC, Work, additions, approximate
 from spikformer_deploy.accounting.uncertainty import Energy, Part
 from spikformer_deploy.base.errors import InputError
@@ -39,6 +39,7 @@ class Convention:
     prices    of a MAC: the names of its multiplication and its addition in asic45nm.toml; None: it counts, and has no
               prices
     one_pass  whether its figures are those of one time step
+    memory    what is inside and left out where its energy has memory as well; empty where it has none
     figures   its numbers by its own names, an image
     """
 
@@ -49,6 +50,7 @@ class Convention:
     neurons: Callable[[NeuronRecord], Work | None] = lambda record: None
     prices: tuple[str, str] | None = ("fp32_multiply", "fp32_add")
     one_pass: bool = False
+    memory: str = ""
     figures: Figures = _mac_and_ac
 
 
@@ -57,13 +59,12 @@ class Place:
     """One place of a model under a convention.
 
     name, kind  as in Operation; kind is "neuron" for neurons
-    macs, acs   an image
+    work        an image
     """
 
     name: str
     kind: str
-    macs: float
-    acs: float
+    work: Work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,12 +175,17 @@ CONVENTIONS: dict[str, Convention] = {
     ),
     "spikingjelly": Convention(
         "A layer or product with an operand of zeros and ones is one operation for each spike and synapse, borders "
-        "exact; any other is dense multiply-accumulates, padding counted; batch normalization is one an element.",
-        "MACCounter and SynOpCounter of spikingjelly 2.0; prices: its SimpleEnergyCostConfig, 4.6 and 0.9 pJ",
+        "exact; any other is dense multiply-accumulates, padding counted; batch normalization is one an element. A "
+        "weight is read for each of them, a bias for each output, a membrane is read and written once a step, in fp32.",
+        "MACCounter, SynOpCounter and NeuromorphicMemoryAccessCounter of spikingjelly 2.0, with the prices of its "
+        "SimpleEnergyCostConfig",
         "Arithmetic in 45 nm fp32 of synapses and normalization; additions of other operators and inside of neurons, "
-        "which its ACCounter has, and memory are left out.",
+        "which its ACCounter has, are left out.",
         tools.spikingjelly,
+        tools.spikingjelly_neurons,
         figures=tools.spikingjelly_figures,
+        memory="And every read of a weight and a bias, and reads and writes of membranes, at 24.96 pJ a byte; no "
+        "activations, no messages, no static power.",
     ),
     "neurobench": Convention(
         "Pairs of an input and a weight of which neither is zero, without padding: Effective_ACs where a call reads "
@@ -225,8 +231,8 @@ def account(counts: OperationCounts, name: str) -> Account:
         if work is None:
             excluded.setdefault(kind, []).append(place)
         else:
-            places.append(Place(place, kind, work.macs * share, work.acs * share))
-    total = Work(sum(p.macs for p in places), sum(p.acs for p in places))
+            places.append(Place(place, kind, work.scaled(share)))
+    total = sum((place.work for place in places), NO_WORK)
     return Account(
         name,
         convention.rule,
@@ -257,10 +263,10 @@ def energy(counts: OperationCounts, name: str) -> Energy:
 
 def place_energy(account: Account, place: Place) -> float | None:
     """Energy in mJ an image of one place of an account; None where its convention has no prices."""
-    prices = _named(account.convention).prices
-    if prices is None:
+    convention = _named(account.convention)
+    if convention.prices is None:
         return None
-    return sum(part.energy.nominal for part in _parts(place.name, place.macs, place.acs, prices))
+    return sum(part.energy.nominal for part in _parts(place.name, place.work, convention.prices))
 
 
 def _named(name: str) -> Convention:
@@ -284,12 +290,14 @@ def _priced(name: str, convention: Convention, places: list[Place]) -> Energy | 
         return None
     parts: list[Part] = []
     for kind in dict.fromkeys(place.kind for place in places):
-        alike = [place for place in places if place.kind == kind]
-        parts += _parts(kind, sum(p.macs for p in alike), sum(p.acs for p in alike), convention.prices)
-    return Energy(name, {ARITHMETIC: convention.boundary}, ARITHMETIC, tuple(parts))
+        work = sum((place.work for place in places if place.kind == kind), NO_WORK)
+        parts += _parts(kind, work, convention.prices)
+    boundaries = {ARITHMETIC: convention.boundary, **({MEMORY: convention.memory} if convention.memory else {})}
+    return Energy(name, boundaries, [*boundaries][-1], tuple(parts))
 
 
-def _parts(name: str, macs: float, acs: float, prices: tuple[str, str]) -> tuple[Part, ...]:
-    multiplied = mac_parts(name, macs, *prices) if macs else ()
-    added = (ac_part(f"{name}: additions of spikes", acs),) if acs else ()
-    return (*multiplied, *added)
+def _parts(name: str, work: Work, prices: tuple[str, str]) -> tuple[Part, ...]:
+    multiplied = mac_parts(name, work.macs, *prices) if work.macs else ()
+    added = (ac_part(f"{name}: additions of spikes", work.acs),) if work.acs else ()
+    moved = (memory_part(f"{name}: bytes read and written", work.bytes),) if work.bytes else ()
+    return (*multiplied, *added, *moved)

@@ -25,6 +25,10 @@ SYOPS_FUNCTIONS = ("ReLU", "PReLU", "ELU", "LeakyReLU", "ReLU6", "GELU")
 SYOPS_NEURONS = ("IFNode", "LIFNode", "ParametricLIFNode")
 """Class names that syops looks for, the first two without their dimensions; it asks for exactly these classes."""
 
+SPIKINGJELLY_NEURONS = ("IFNode", "LIFNode", "ParametricLIFNode", "ILIFNode")
+"""Classes of spikingjelly whose state is one membrane."""
+FP32_BYTES = 4
+
 RECURRENT = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
 NEUROBENCH_ACTIVATIONS = ("ReLU", "Sigmoid")
 NEUROBENCH_NEURON_OPERATIONS = {"Leaky": 4, "Lapicque": 11}
@@ -33,13 +37,18 @@ NEUROBENCH_NEURON_OPERATIONS = {"Leaky": 4, "Lapicque": 11}
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Multiply-accumulates and additions; over all images unless said otherwise."""
+    """Multiply-accumulates, additions, and bytes that are read and written; over all images unless said otherwise."""
 
     macs: float = 0.0
     acs: float = 0.0
+    bytes: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.macs + other.macs, self.acs + other.acs)
+        return Work(self.macs + other.macs, self.acs + other.acs, self.bytes + other.bytes)
+
+    def scaled(self, share: float) -> Work:
+        """All of it times `share`."""
+        return Work(self.macs * share, self.acs * share, self.bytes * share)
 
 
 NO_WORK = Work()
@@ -116,7 +125,8 @@ def syops_counter(operation: Operation, counted: Counted) -> Work | None:
     if operation.kind == "norm" and operation.module.startswith(SYOPS_NORMS):
         each = 2 if counted.biases else 1
         return _by_mean(counted, each * counted.elements_in, each * counted.sum_in)
-    if operation.kind == "pooling" and operation.module.startswith(SYOPS_POOLS):
+    # adaptive pooling to one element is a mean
+    if operation.kind in ("pooling", "reduction") and operation.module.startswith(SYOPS_POOLS):
         return _by_mean(counted, counted.elements_in, counted.sum_in)
     if operation.kind == "function" and operation.module in SYOPS_FUNCTIONS:
         return Work(macs=counted.elements_out)
@@ -147,15 +157,15 @@ def _by_mean(counted: Counted, dense: float, by_mean: float) -> Work:
 
 
 def spikingjelly(operation: Operation, counted: Counted) -> Work | None:
-    """Its MACCounter, and its SynOpCounter as additions."""
+    """Its MACCounter, its SynOpCounter as additions, and the bytes of its NeuromorphicMemoryAccessCounter."""
     if operation.kind == "norm":
         batch = any("batch_norm" in operator for operator in operation.operators)
         return Work(macs=counted.elements_in if counted.biases else 0) if batch else None
-    fused = any("scaled_dot_product" in operator for operator in operation.operators)
-    if fused or operation.kind not in (*LAYERS, "product"):
-        return None
     if operation.kind in LAYERS:
-        return Work(acs=counted.pairs) if counted.operand == BINARY else Work(macs=counted.dense_padded)
+        return _spikingjelly_layer(operation, counted)
+    fused = any("scaled_dot_product" in operator for operator in operation.operators)
+    if operation.kind != "product" or fused:
+        return None
     match _binary_operands(counted):
         case []:
             return Work(macs=counted.dense)
@@ -167,9 +177,23 @@ def spikingjelly(operation: Operation, counted: Counted) -> Work | None:
             return Work(acs=counted.pairs)
 
 
+def _spikingjelly_layer(operation: Operation, counted: Counted) -> Work:
+    """A weight is read for each spike that meets it, or for each multiply-accumulate; a bias for each output."""
+    binary = counted.operand == BINARY
+    uses = counted.pairs if binary else counted.dense_padded
+    read = 0 if not _is_layer_module(operation) else (uses + counted.biases) * FP32_BYTES
+    return Work(acs=uses, bytes=read) if binary else Work(macs=uses, bytes=read)
+
+
+def spikingjelly_neurons(record: NeuronRecord) -> Work | None:
+    """A membrane is read and written once a step."""
+    known = record.neuron in SPIKINGJELLY_NEURONS
+    return Work(bytes=2.0 * int(record.updates.sum()) * FP32_BYTES) if known else None
+
+
 def spikingjelly_figures(counts: OperationCounts, total: Work) -> dict[str, float]:
     """Under its names."""
-    return {"mac": total.macs, "synop": total.acs}
+    return {"mac": total.macs, "synop": total.acs, "memory_access_bytes": total.bytes}
 
 
 # --- NeuroBench 2.3.0 ------------------------------------------------------------------------------------------------
@@ -204,8 +228,12 @@ def neurobench_figures(counts: OperationCounts, total: Work) -> dict[str, float]
 
 
 def _neurobench_sees(operation: Operation) -> bool:
-    other = operation.module.startswith("ConvTranspose") or operation.module in RECURRENT
-    return operation.kind in LAYERS and not operation.functional and not other
+    return _is_layer_module(operation) and operation.module not in RECURRENT
+
+
+def _is_layer_module(operation: Operation) -> bool:
+    """Whether it is a module for linear maps or for convolutions that are not transposed."""
+    return operation.kind in LAYERS and not operation.functional and not operation.module.startswith("ConvTranspose")
 
 
 def _activation_sparsity(counts: OperationCounts) -> float:

@@ -56,8 +56,8 @@ def convention_rows(accounts: Sequence[Account]) -> list[Row]:
     return [
         {
             CONVENTION: account.convention,
-            MACS: sum(place.macs for place in account.places),
-            ACS: sum(place.acs for place in account.places),
+            MACS: sum(place.work.macs for place in account.places),
+            ACS: sum(place.work.acs for place in account.places),
             MILLIJOULE: account.energy.total.nominal,
         }
         for account in accounts

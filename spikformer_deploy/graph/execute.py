@@ -165,5 +165,5 @@ def _normalised(x: Tensor, norm: BatchNorm) -> Tensor:
 
 
 def _parameter(array: object, like: Tensor) -> Tensor:
-    """A parameter of the graph, rounded to the type of `like`; a tensor is one already."""
-    return array if isinstance(array, Tensor) else torch.tensor(array, dtype=like.dtype)
+    """A parameter of the graph, rounded to the type of `like`."""
+    return torch.tensor(array, dtype=like.dtype)

@@ -16,21 +16,19 @@ LEFT_ALONE = ("_parameters", "_modules", "training")
 """Attributes that no call changes, or not for good."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Values:
-    """A tensor, its values, and how often it had been written to."""
+    """A tensor and its values: torch does not count all that is written to it."""
 
     tensor: Tensor
     values: Tensor
-    version: int
 
     def is_same(self, value: Any) -> bool:
-        return value is self.tensor and _version(value) == self.version
+        return value is self.tensor and torch.equal(self.tensor, self.values)
 
     def restored(self) -> Tensor:
-        if _version(self.tensor) != self.version:
+        if not torch.equal(self.tensor, self.values):
             self.tensor.copy_(self.values)
-            self.version = _version(self.tensor)
         return self.tensor
 
 
@@ -66,7 +64,7 @@ def _attributes(layer: nn.Module) -> dict[str, Any]:
 def _kept(value: Any) -> Any:
     """A tensor with its values, containers of them, and anything else as it is."""
     if isinstance(value, Tensor):
-        return _Values(value, value.detach().clone(), _version(value))
+        return _Values(value, value.detach().clone())
     if type(value) in (dict, OrderedDict):
         return type(value)((key, _kept(part)) for key, part in value.items())
     if type(value) in (list, tuple):
@@ -94,8 +92,3 @@ def _restored(kept: Any) -> Any:
     if type(kept) in (list, tuple):
         return type(kept)(map(_restored, kept))
     return kept
-
-
-def _version(tensor: Tensor) -> int:
-    """How often it was written to; -1 where torch does not count."""
-    return -1 if tensor.is_inference() else tensor._version

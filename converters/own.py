@@ -85,15 +85,17 @@ def graph_of(made: Made, time_steps: int | None = None, data: Data | None = None
         way_out = "Give --time-steps, or set model.time_steps in the factory."
         raise ModelError(made.place, "it does not say how many time steps an image has", way_out)
     by_layers = _is_spikingjelly(made.module)
-    if by_layers:
-        imported = from_spikingjelly(
-            made.module, known.preprocess, known.time_steps, per_step=known.per_step, labels=known.labels
-        )
-        graph, notes = imported.graph, imported.notes
-    else:
-        shape = (known.preprocess.channels, *known.preprocess.extent)
-        graph = check(trace(made.module, shape, time_steps=known.time_steps, per_step=known.per_step))
-        notes = ()
+    # what the model prints is not the output of a command
+    with redirect_stdout(sys.stderr):
+        if by_layers:
+            imported = from_spikingjelly(
+                made.module, known.preprocess, known.time_steps, per_step=known.per_step, labels=known.labels
+            )
+            graph, notes = imported.graph, imported.notes
+        else:
+            shape = (known.preprocess.channels, *known.preprocess.extent)
+            graph = check(trace(made.module, shape, time_steps=known.time_steps, per_step=known.per_step))
+            notes = ()
     all_notes = (*made.notes, *known.notes, *notes)
     imported = Imported("module", graph, known.preprocess, known.labels, digest_of(made.module), {}, all_notes)
     if not by_layers:

@@ -249,6 +249,6 @@ def _account_facts(account: Account) -> dict[str, Any]:
         "source": account.source,
         "boundary": account.boundary,
         "figures": dict(account.figures),
-        "layers": [asdict(place) for place in account.places],
+        "layers": [{"name": place.name, "kind": place.kind, **asdict(place.work)} for place in account.places],
         "excluded": {kind: list(names) for kind, names in account.excluded.items()},
     }

@@ -30,6 +30,7 @@ WAYS = {
     "steps": "(N, C, Y, X), T times; outputs averaged",
 }
 """What a model is given, and how often."""
+IF_STEPS_FIRST = "If it takes (T, N, C, Y, X), give --time-steps."
 ONLY_LOGITS = "Let the factory return a module whose forward gives the logits alone, (N, classes) or (T, N, classes)."
 
 
@@ -84,26 +85,36 @@ def forward_of(module: nn.Module, place: str, shape: tuple[int, ...], time_steps
     where it makes one time step and nothing says how many there are.
     """
     _check_signature(module, place)
-    # one image more than time steps: a result that has so many rows is not one of time steps
-    count = (shape[0] if len(shape) == 4 else time_steps or 2) + 1
     if len(shape) == 4:
-        return _for_recordings(module, place, shape, count)
+        return _for_recordings(module, place, shape)
+    return _for_images(module, place, shape, time_steps)
+
+
+def _for_images(module: nn.Module, place: str, shape: tuple[int, ...], time_steps: int | None) -> Forward:
+    """Of a module that takes an image, however often."""
+    # one image more than time steps: a result that has so many rows is not one of time steps
+    count = (time_steps or 2) + 1
     images = _random(count, shape)
     once = _try(module, place, images)
-    if once.gives(count):
-        if not once.single_step:
-            return Forward(module, place, "images", time_steps or once.steps, once.by_step(count))
-        if time_steps is None:
-            problem = "its neurons make one time step a call, and nothing says how many steps an image has"
-            raise InputError(place, problem, "Give --time-steps.")
-        return Forward(module, place, "steps", time_steps)
+    taken = once.gives(count)
+    # before the images: neurons that go through all steps in one call would take images for steps
+    if time_steps is not None and (once.multi_step or not taken):
+        sequence = images.unsqueeze(0).repeat(time_steps, 1, 1, 1, 1)
+        whole = _try(module, place, sequence)
+        if whole.gives(count, time_steps):
+            return Forward(module, place, "sequence", time_steps, whole.by_step(count))
+        if once.multi_step and not taken:
+            raise whole.refusal(place, sequence)
+    if not taken:
+        raise once.refusal(place, images, "" if time_steps else IF_STEPS_FIRST)
+    if not once.single_step:
+        if once.multi_step and time_steps is None:
+            _check_independent(module, place, images)
+        return Forward(module, place, "images", time_steps or once.steps, once.by_step(count))
     if time_steps is None:
-        raise once.refusal(place, images, "If it takes (T, N, C, Y, X), give --time-steps.")
-    sequence = images.unsqueeze(0).repeat(time_steps, 1, 1, 1, 1)
-    whole = _try(module, place, sequence)
-    if whole.gives(count):
-        return Forward(module, place, "sequence", time_steps, whole.by_step(count))
-    raise whole.refusal(place, sequence) if once.multi_step else once.refusal(place, images)
+        problem = "its neurons make one time step a call, and nothing says how many steps an image has"
+        raise InputError(place, problem, "Give --time-steps.")
+    return Forward(module, place, "steps", time_steps)
 
 
 @contextmanager
@@ -116,15 +127,16 @@ def resting(module: nn.Module) -> Iterator[None]:
         state.restore()
 
 
-def _for_recordings(module: nn.Module, place: str, shape: tuple[int, ...], count: int) -> Forward:
+def _for_recordings(module: nn.Module, place: str, shape: tuple[int, ...]) -> Forward:
     """Of a module that takes a frame for every time step."""
+    count = shape[0] + 1
     recordings = _random(count, shape)
     one = _try(module, place, recordings[:, 0])
     if one.single_step and one.gives(count):
         return Forward(module, place, "steps", shape[0])
     sequence = recordings.transpose(0, 1).contiguous()
     whole = _try(module, place, sequence)
-    if whole.gives(count):
+    if whole.gives(count, shape[0]):
         return Forward(module, place, "sequence", shape[0], whole.by_step(count))
     by_image = _try(module, place, recordings)
     if by_image.gives(count):
@@ -151,12 +163,18 @@ class _Tried:
         """Whether it makes one time step."""
         return self.steps == 1
 
-    def gives(self, count: int) -> bool:
-        """Whether the result is that of `count` images: (N, ...) or (T, N, ...)."""
+    def gives(self, count: int, steps: int | None = None) -> bool:
+        """Whether the result is that of `count` images, (N, ...) or (T, N, ...).
+
+        steps  T of an input (T, N, ...): a model that takes (N, T, ...) gives (N, T, ...) of it, and is not meant
+        """
         out = self.result
         if not isinstance(out, Tensor):
             return False
-        return count in (out.shape[:2] if out.ndim > 2 else out.shape[:1])
+        shape = tuple(out.shape)
+        if steps is not None and shape[:2] == (count, steps) and len(shape) > 2:
+            return False
+        return count in (shape[:2] if len(shape) > 2 else shape[:1])
 
     def by_step(self, count: int) -> bool:
         """Whether such a result is (T, N, ...)."""
@@ -195,6 +213,14 @@ def _try(module: nn.Module, place: str, x: Tensor) -> _Tried:
     often = {calls[path] for path in keeping}
     steps = often.pop() if len(often) == 1 and not multi_step else None
     return _Tried(result, error, steps, multi_step)
+
+
+def _check_independent(module: nn.Module, place: str, images: Tensor) -> None:
+    """Raise ModelError where what a model makes of an image depends on the images before it, as on earlier steps."""
+    there, back = (_try(module, place, x).result for x in (images, images.flip(0)))
+    images_first = len(there) == len(images)
+    if not torch.allclose(there, back.flip(0 if images_first else 1), rtol=1e-4, atol=1e-5):
+        raise ModelError(place, "what it makes of an image depends on the other images", IF_STEPS_FIRST)
 
 
 def _is_multi_step(layer: nn.Module) -> bool:

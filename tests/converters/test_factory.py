@@ -313,7 +313,7 @@ def test_shapes_of_data(tmp_path: Path) -> None:
 def test_a_plain_module_becomes_the_graph_of_its_logits(folder: Path) -> None:
     made = make("net:build")
     model = graph_of(made, None, "digits")
-    assert (model.time_steps, model.input_shape, model.kind) == (3, (1, 8, 8), "module")
+    assert (model.time_steps, model.input_shape, model.kind) == (3, (1, 8, 8), "factory")
     program = sd.compile(model, calibrate_on="digits")
     assert program.network.time_steps == 3
     again = graph_of(make("net:build"), None, "digits")

@@ -2,7 +2,7 @@
 
     python benchmarks/energy_numbers.py                       # V1-4-384, the CIFAR-10 row of the paper
     python benchmarks/energy_numbers.py spikingformer-4-384   # another published size
-    python benchmarks/energy_numbers.py --syops --neurobench  # with the packages themselves beside ours
+    python benchmarks/energy_numbers.py --packages            # with syops and NeuroBench themselves
 
 The weights are random and the images are noise.  Batch normalization takes the statistics of one batch, so that neurons
 fire at rates that are common for trained models; shapes, and with them all dense figures, are those of the paper.
@@ -23,21 +23,23 @@ from torch import nn
 
 import spikformer_deploy as sd
 from spikformer_deploy.accounting import operators
-from spikformer_deploy.accounting.tools import SYNAPTIC
-from spikformer_deploy.counts.operations import OperationCounts
+from spikformer_deploy.accounting.tools import NO_WORK, SYNAPTIC, Work
+from spikformer_deploy.counts.operations import Operation, OperationCounts
 from spikformer_deploy.nn import zoo
 from spikformer_deploy.report import operations
 
-GIGA, MEGA = 1e9, 1e6
+MEGA = 1e6
 BATCH = 8
+"""Images whose statistics the normalization takes."""
+SHOWN = ("spikformer-paper", "syops", "syops-counter", "syops-slots", "neurobench")
+"""Conventions of the table by part."""
 
 
 @click.command()
 @click.argument("size", default="v1-4-384")
 @click.option("--images", default=2)
-@click.option("--syops", "with_syops", is_flag=True)
-@click.option("--neurobench", "with_neurobench", is_flag=True)
-def main(size: str, images: int, with_syops: bool, with_neurobench: bool) -> None:
+@click.option("--packages", "beside", is_flag=True, help="Run syops and NeuroBench as well.")
+def main(size: str, images: int, beside: bool) -> None:
     """Count, print by part and by convention."""
     config = zoo.named(size)
     torch.manual_seed(0)
@@ -50,16 +52,13 @@ def main(size: str, images: int, with_syops: bool, with_neurobench: bool) -> Non
     screen = Console(width=180)
     screen.print(operations.table(f"{size}, an image", operations.convention_rows(accounts)))
     screen.print(by_part(counts, accounts))
-    for account in accounts:
-        screen.print(operations.left_out(account))
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "compare"))
-    if with_syops:
-        import packages
+    neurobench = next(account for account in accounts if account.convention == "neurobench")
+    screen.print(operations.figures_table(neurobench))
+    if beside:
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+        from support import packages
 
         screen.print("syops 0.0.5 itself:", packages.syops(model, batch))
-    if with_neurobench:
-        import packages
-
         screen.print("NeuroBench 2.3.0 itself:", packages.neurobench(model, batch))
 
 
@@ -74,40 +73,40 @@ def balanced(model: nn.Module, batch: torch.Tensor) -> nn.Module:
 
 
 def by_part(counts: OperationCounts, accounts: tuple[operators.Account, ...]) -> Table:
-    """A row for all places whose names differ by numbers alone: dense MACs, spikes met, and the figures in M."""
-    shown = [a for a in accounts if a.convention in ("spikformer-paper", "syops", "syops-counter", "neurobench")]
-    table = Table(title="by part, an image: multiply-accumulates + additions in M", title_justify="left")
-    for name in ("part", "reads", "not zero", "dense MACs", "synaptic operations", *(a.convention for a in shown)):
+    """A row for all places whose names differ by numbers of blocks alone."""
+    table = Table(title="by part, an image: MACs + ACs in millions", title_justify="left")
+    shown = [account for account in accounts if account.convention in SHOWN]
+    for name in ("part", "reads", "not zero", "dense", "met", *SHOWN):
         table.add_column(name, justify="left" if name in ("part", "reads") else "right")
-    works = {a.convention: {p.name: p.work for p in a.places} for a in shown}
-    parts: dict[str, list[str]] = {}
-    for name in [o.name for o in counts.operations] + [r.name for r in counts.neurons]:
-        parts.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(name)
-    known = {o.name: o for o in counts.operations}
-    for part, names in parts.items():
-        calls = [c for name in names if name in known for c in known[name].counted]
-        synaptic = [c for name in names if name in known and known[name].kind in SYNAPTIC for c in known[name].counted]
-        cells = [
-            "" if not any(name in works[a.convention] for name in names) else _work(works[a.convention], names)
-            for a in shown
-        ]
-        read = sum(c.elements_in for c in calls)
-        table.add_row(
-            part,
-            ", ".join(dict.fromkeys(c.operand if c.other is None else f"{c.operand} x {c.other}" for c in calls)),
-            f"{sum(c.nonzero_in for c in calls) / read:.1%}" if read else "",
-            f"{sum(c.dense_padded for c in synaptic) / counts.images / MEGA:,.2f}" if synaptic else "",
-            f"{sum(c.pairs for c in synaptic) / counts.images / MEGA:,.2f}" if synaptic else "",
-            *cells,
-        )
+    works = [{place.name: place.work for place in account.places} for account in shown]
+    parts: dict[str, list[Operation]] = {}
+    for operation in counts.operations:
+        parts.setdefault(re.sub(r"\.\d+\b", ".*", operation.name), []).append(operation)
+    for part, alike in parts.items():
+        names = [operation.name for operation in alike]
+        table.add_row(part, *_counts(alike, counts.images), *(_work(by_name, names) for by_name in works))
     return table
 
 
-def _work(works: dict[str, operators.Work], names: list[str]) -> str:
-    """Multiply-accumulates + additions, in M."""
-    macs = sum(works[name].macs for name in names if name in works)
-    acs = sum(works[name].acs for name in names if name in works)
-    return f"{macs / MEGA:,.3f} + {acs / MEGA:,.3f}"
+def _counts(alike: list[Operation], images: int) -> tuple[str, str, str, str]:
+    """What they read, the share that is not zero, and millions of dense and met pairs an image."""
+    if alike[0].kind not in operations.LOOKED_AT:
+        return "", "", "", ""
+    calls = [counted for operation in alike for counted in operation.counted]
+    reads = dict.fromkeys(c.operand if c.other is None else f"{c.operand} x {c.other}" for c in calls)
+    rate = sum(c.nonzero_in for c in calls) / sum(c.elements_in for c in calls)
+    if alike[0].kind not in SYNAPTIC:
+        return ", ".join(reads), f"{rate:.1%}", "", ""
+    dense, met = (sum(getattr(c, name) for c in calls) / images / MEGA for name in ("dense_padded", "pairs"))
+    return ", ".join(reads), f"{rate:.1%}", f"{dense:,.3f}", f"{met:,.3f}"
+
+
+def _work(by_name: dict[str, Work], names: list[str]) -> str:
+    """MACs and ACs in millions; empty where the convention does not see them."""
+    if not any(name in by_name for name in names):
+        return ""
+    work = sum((by_name[name] for name in names if name in by_name), NO_WORK)
+    return f"{work.macs / MEGA:,.3f} + {work.acs / MEGA:,.3f}"
 
 
 if __name__ == "__main__":

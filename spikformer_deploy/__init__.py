@@ -17,6 +17,7 @@ _PUBLIC = {
     "compile": "api",
     "run": "api",
     "Run": "api",
+    "count_operations": "api",
     "load": "converters.models",
     "Preprocess": "data.images",
     "from_spikingjelly": "converters.checkpoints.spikingjelly",
@@ -29,7 +30,6 @@ _PUBLIC = {
     "Program": "pipeline.program",
     "verify": "inference.verify",
     "account": "accounting.energy",
-    "count_operations": "operators.count",
     "SpikdeployError": "base.errors",
 }
 """Where each name stands.  No module of this package has the name of one of them: it would hide it once imported."""

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
+from spikformer_deploy.accounting.operators import account
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.inference import results
 from spikformer_deploy.inference.run import run as run_program
 from spikformer_deploy.inference.timeline import first_image
+from spikformer_deploy.operators import count
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import Model, compile_model
+from spikformer_deploy.report.operations import layer_rows, table
 from spikformer_deploy.report.write import write_report, write_timeline
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Counting(count.Counting):
+    """What was counted while a model ran (see operators.count.Counting), which makes its own table."""
+
+    __slots__ = ()
+
+    def table(self, *conventions: str) -> str:
+        """What each place of the model costs an image, by these conventions: `spikformer-paper` if none is named."""
+        counts = self.counts
+        rows = layer_rows(counts, [account(counts, name) for name in conventions or ("spikformer-paper",)])
+        text = StringIO()
+        Console(file=text, width=200).print(table("", rows))
+        return text.getvalue()
 
 
 class Run(results.Run):
@@ -28,6 +53,13 @@ class Run(results.Run):
     def timeline(self, path: str | Path, progress: Progress = silent) -> None:
         """Write the first image's way through the chip, message by message, as a trace for the Perfetto UI."""
         write_timeline(first_image(self, progress), Path(path))
+
+
+@contextmanager
+def count_operations(model: nn.Module, time_steps: int | None = None, images: int | None = None) -> Iterator[Counting]:
+    """Count what the forward passes of `model` cost; arguments and errors as operators.count.count_operations."""
+    with count.count_operations(model, time_steps, images) as counting:
+        yield Counting(**{field.name: getattr(counting, field.name) for field in fields(counting)})
 
 
 def compile(model: str | Path | Model, target: str = "loihi2", **options: Any) -> Program:

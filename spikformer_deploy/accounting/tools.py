@@ -122,12 +122,13 @@ def syops_counter(operation: Operation, counted: Counted) -> Work | None:
         if operation.kind == "convolution":
             biases = (counted.biases, counted.biases_by_mean)
         return _by_mean(counted, counted.dense_padded + biases[0], counted.by_mean + biases[1])
-    if operation.kind == "norm" and operation.module.startswith(SYOPS_NORMS):
-        each = 2 if counted.biases else 1
-        return _by_mean(counted, each * counted.elements_in, each * counted.sum_in)
-    # adaptive pooling to one element is a mean
-    if operation.kind in ("pooling", "reduction") and operation.module.startswith(SYOPS_POOLS):
+    if operation.kind == "pooling" and operation.module.startswith(SYOPS_POOLS):
         return _by_mean(counted, counted.elements_in, counted.sum_in)
+    # of these no values are known: they are taken for reals, as they are where no layer of spikes stands before them
+    if operation.kind == "norm" and operation.module.startswith(SYOPS_NORMS):
+        return Work(macs=(2 if counted.biases else 1) * counted.elements_in)
+    if operation.kind == "reduction" and operation.module.startswith(SYOPS_POOLS):
+        return Work(macs=counted.elements_in)
     if operation.kind == "function" and operation.module in SYOPS_FUNCTIONS:
         return Work(macs=counted.elements_out)
     return None

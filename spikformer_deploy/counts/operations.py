@@ -138,7 +138,8 @@ class Operation:
     """One place of a model that computes.
 
     name        path of the module, and the operator where it is no layer of its own: "block.0.attn: matmul"; "" is the
-                model itself, and a second operator of the same name in one pass has "#2" behind it
+                model itself, and a second line with the same operator has "#2" behind it.  Additions, scalings,
+                reductions and functions of a module are one place: "block.0: addition"
     kind        one of KINDS
     module      class of the module in whose forward it ran: "Conv2d", "SSA"
     functional  whether it is called as a function, so that tools that look at layers alone do not see it

@@ -4,38 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from spikformer_deploy.accounting.operators import energy
+from spikformer_deploy.accounting.uncertainty import Energy
 from spikformer_deploy.base.arrays import Float
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.counts.operations import OperationCounts
 from spikformer_deploy.operators.mode import CountingMode
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Counting:
-    """What was counted so far; it may be read within the `with` and after it."""
+    """What was counted so far; it may be read within the `with` and after it.
 
-    def __init__(self, mode: CountingMode, time_steps: int | None, images: int | None) -> None:
-        self._mode = mode
-        self._time_steps = time_steps
-        self._images = images
+    time_steps, images  as they were told; None: as they are seen
+    """
+
+    mode: CountingMode
+    time_steps: int | None
+    images: int | None
 
     @property
     def counts(self) -> OperationCounts:
         """All sums.  Raises InputError where the model has not run."""
-        tally = self._mode.tally
+        tally = self.mode.tally
         if not tally.passes:
             raise InputError(
                 "count_operations",
                 "the model has not run: nothing was counted",
                 "Call it inside of the 'with' block, as model(x) and not as model.forward(x).",
             )
-        return tally.counts(self._mode.model, self._time_steps, self._images)
+        return tally.counts(self.mode.model, self.time_steps, self.images)
+
+    def energy(self, convention: str) -> Energy:
+        """Energy of an image by a convention of accounting.operators.
+
+        Raises InputError for a name that there is no convention of, and for one that counts and has no prices.
+        """
+        return energy(self.counts, convention)
 
     @property
     def not_understood(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spikformer_deploy.counts.operations import Counted
@@ -36,6 +37,8 @@ WEIGHTED = ("convolution", "linear", "product", "unknown")
 """Kinds that are counted inside of neurons too: recurrent weights."""
 ELEMENTWISE = ("addition", "multiplication", "scaling", "reduction", "function")
 """Kinds that are part of a neuron where a module of them makes spikes."""
+MERGED = ("addition", "scaling", "reduction", "function")
+"""Kinds of which a module has one place for all its lines: neurons that are written by hand are made of them."""
 SPIKING = ("binary", "two values", "integers", "levels")
 """What a threshold by hand may give."""
 _CALLS = (nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__)
@@ -101,6 +104,7 @@ class CountingMode(TorchDispatchMode):
         self.batch: int | None = None
         self.steps_before = 0
         self.layouts = {module: layout_of(module) for module in model.modules()}
+        self.held = {key_of(tensor) for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)}
         self.layers = {module for module in model.modules() if _is_layer(module)}
 
     # ------------------------------------------------------------------ modules
@@ -114,8 +118,16 @@ class CountingMode(TorchDispatchMode):
             return
         frame = Frame(path, module, self.layouts[module], module in self.layers)
         self.frames.append(frame)
+        if frame.layer:
+            self._feed(inputs)
         if frame.layout and self.inside_neuron is None:
             self.inside_neuron = frame
+
+    def _feed(self, inputs: tuple[Any, ...]) -> None:
+        """What a layer reads is an activation, even if it is a state of zeros that nothing has reached yet."""
+        for tensor in tensors_in(inputs):
+            if not self.followed.flags(tensor) and key_of(tensor) not in self.held:
+                self.followed.mark(tensor, ACTIVE)
 
     def leave(self, module: nn.Module, output: Any) -> None:
         """The forward of `module` ends; output is None where it raised."""
@@ -353,7 +365,7 @@ class CountingMode(TorchDispatchMode):
             followed.seen,
             followed.zeros,
         )
-        if operator.rule is None and not self._computes(call):
+        if operator.truth or (operator.rule is None and not self._computes(call)):
             return
         for kind, counted in (operator.rule or unknown)(call):
             self._add(operator, call, kind, counted)
@@ -402,10 +414,13 @@ class CountingMode(TorchDispatchMode):
         layer = frame.layer
         if layer and kind == "reduction" and "Pool" in type(frame.module).__name__:
             kind = "pooling"
-        key: Hashable = (frame.path, kind) if layer else (frame.path, kind, operator.name, *self._site())
+        key: tuple[Hashable, ...] = (frame.path, kind)
+        shown = kind
+        if not layer and kind not in MERGED:
+            key, shown = (*key, operator.name, *self._site()), operator.shown
         place = self.tally.places.get(key)
         if place is None:
-            name = frame.path if layer else self.tally.name(frame.path, operator.shown)
+            name = frame.path if layer else self.tally.name(frame.path, shown)
             place = Place(name, kind, type(frame.module).__name__, not layer)
             self.tally.places[key] = place
         return place

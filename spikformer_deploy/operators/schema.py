@@ -47,6 +47,7 @@ class Operator:
     writes     it writes into an operand
     early      it is counted before it runs: it may write over what is counted
     moving, fresh, comparison, rounding, keeping  as the tables of rules.py say
+    truth      it gives truth values, and no arithmetic is counted
     scaling    of one activation it gives the same, scaled
     rule       what it costs; None of what moves, and of what is not understood
     names, defaults  of its arguments
@@ -63,6 +64,7 @@ class Operator:
     comparison: bool
     rounding: bool
     keeping: bool
+    truth: bool
     scaling: bool
     rule: Rule | None
     names: tuple[str, ...]
@@ -103,6 +105,7 @@ def operator_of(func: Any) -> Operator:
         comparison=known and name in COMPARISONS,
         rounding=known and name in ROUNDING,
         keeping=moving or (known and name in KEEPING_COMPARED),
+        truth=known and (name in COMPARISONS or name in KEEPING_COMPARED or name in ("eq", "ne")),
         scaling=known and name in _ELEMENTWISE,
         rule=rule_of(name, pointwise) if known and not moving else None,
         names=tuple(argument.name for argument in schema.arguments),
@@ -124,6 +127,7 @@ def _foreign(name: str) -> Operator:
         comparison=False,
         rounding=False,
         keeping=False,
+        truth=False,
         scaling=False,
         rule=None,
         names=(),

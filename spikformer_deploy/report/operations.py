@@ -34,6 +34,9 @@ MILLIJOULE = "energy (mJ/image)"
 TEXTS = (PLACE, KIND, READS, CONVENTION)
 """Headings of columns that hold words."""
 
+LOOKED_AT = ("convolution", "linear", "product", "pooling")
+"""Kinds of operations of which the values of all operands are looked at."""
+
 SHOWN = 3
 """Names of a kind that a sentence lists before it counts the others."""
 
@@ -68,7 +71,8 @@ def convention_rows(accounts: Sequence[Account]) -> list[Row]:
 def layer_rows(counts: OperationCounts, accounts: Sequence[Account]) -> list[Row]:
     """A row for every place of the model, its energy by each convention that has a price, and a last row of sums.
 
-    reads     what its operands were seen to be (counts.operations.CLASSES); of neurons: what they send
+    reads     what its operands were seen to be (counts.operations.CLASSES), where they were looked at; of neurons:
+              what they send
     not zero  share of the elements that it reads; of neurons: their firing rate
     """
     priced = [account for account in accounts if account.energy is not None]
@@ -87,12 +91,13 @@ def _energy_heading(convention: str) -> str:
 def _operation_row(operation: Operation, images: int) -> Row:
     synaptic = operation.kind in SYNAPTIC
     calls = operation.counted
-    read = sum(c.elements_in for c in calls)
+    seen = calls if operation.kind in LOOKED_AT else ()
+    read = sum(c.elements_in for c in seen)
     return {
         PLACE: operation.name,
         KIND: operation.kind,
-        READS: ", ".join(dict.fromkeys(_reads(c) for c in calls)),
-        RATE: sum(c.nonzero_in for c in calls) / read if read else None,
+        READS: ", ".join(dict.fromkeys(_reads(c) for c in seen)),
+        RATE: sum(c.nonzero_in for c in seen) / read if read else None,
         DENSE: sum(c.dense_padded for c in calls) / images if synaptic else None,
         MET: sum(c.pairs for c in calls) / images if synaptic else None,
     }

@@ -201,6 +201,20 @@ def test_syops_looks_at_the_first_image_behind_a_relu() -> None:
     assert figures(model, "syops-counter", batch) == {"MACs": linear + 4, "ACs": 0}
 
 
+@pytest.mark.parametrize(("layer", "each"), [(nn.BatchNorm2d(4), 2), (nn.AdaptiveAvgPool2d(1), 1)])
+def test_syops_multiplies_nothing_where_these_read_spikes(layer: nn.Module, each: int) -> None:
+    """By the mean of the spikes; we do not look at what they read, and take it for reals."""
+    model, batch = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), layer).eval(), images(0, "spikes").float()
+    nn.init.zeros_(model[0].weight)
+    model[0].weight.data[range(4), range(4)] = 1.0
+    elements = each * batch[0].numel()
+    theirs, ours = packages.syops(model, batch), figures(model, "syops-counter", batch)
+    assert theirs["MACs"] == 0
+    assert ours["MACs"] == elements
+    spikes = elements * float(batch.mean())
+    assert theirs["ACs"] - spikes == pytest.approx(ours["ACs"], rel=1e-6)
+
+
 def test_padding_is_counted_in_syops_and_not_in_neurobench() -> None:
     """A 3x3 kernel on 9x9 positions: 81 windows of 9, of which 729 - 104 pairs are no padding."""
     torch.manual_seed(0)

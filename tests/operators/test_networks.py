@@ -59,7 +59,8 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.flatten(2).transpose(1, 2) for x in (q, k, v))
-        if self.way == "einsum":
+        # torch takes an einsum over one token for a product element by element, and that is what is counted then
+        if self.way == "einsum" and q.shape[1] > 1:
             if self.scores_first:
                 out = torch.einsum("bnm,bmc->bnc", torch.einsum("bnc,bmc->bnm", q, k), v)
             else:

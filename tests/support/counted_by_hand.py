@@ -1,4 +1,4 @@
-"""Operations of layers counted by their definition: every output, every tap, every pair.  Slow, and meant to be read."""
+"""Operations of layers counted by their definition: every output, every tap, every pair; slow, meant to be read."""
 
 from __future__ import annotations
 

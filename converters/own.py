@@ -63,14 +63,14 @@ def about(module: nn.Module, place: str, time_steps: int | None = None, data: Da
     check_names(place, labels)
     if stated is not None:
         per_step = bool(getattr(module, "per_step", False))
-        return About(stated, time_steps or _stated_steps(module), per_step, labels, ())
+        return About(stated, time_steps or own_steps(module), per_step, labels, ())
     if data is None:
         way_out = "Set model.preprocess = sd.Preprocess(channels, size, mean, std) in the factory, or give images."
         raise InputError(place, "it does not say which images it takes", way_out)
     shape = shape_of(data)
     per_step = len(shape) == 4
     frames = shape[0] if per_step else None
-    steps = time_steps or frames or _stated_steps(module)
+    steps = time_steps or frames or own_steps(module)
     return About(_assumed(shape[-3:], counts=per_step), steps, per_step, labels, (_note(place, counts=per_step),))
 
 
@@ -118,8 +118,8 @@ def _stated_preprocess(module: nn.Module, place: str) -> Preprocess | None:
         raise ModelError(place, f"its preprocess makes no sense: {error}", way_out) from None
 
 
-def _stated_steps(module: nn.Module) -> int | None:
-    """T by the first attribute that has its name and may be one."""
+def own_steps(module: nn.Module) -> int | None:
+    """T by the first attribute of a module that has its name and may be one; None where there is none."""
     for name in STEPS:
         steps = getattr(module, name, None)
         if type(steps) is int and 0 < steps <= MOST_STEPS:

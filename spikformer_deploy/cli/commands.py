@@ -331,8 +331,7 @@ def energy_command(
         print_json(counted.to_dict())
         return
     print_tables(energy_tables(counted, by_layer))
-    # of all conventions together that is a page of much the same
-    for sentence in sentences(counted) if conventions else ():
+    for sentence in sentences(counted):
         print_line(sentence)
     if outputs:
         print_line("wrote " + " and ".join(outputs))

@@ -19,13 +19,13 @@ from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.converters.factory import Made
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, load
-from spikformer_deploy.converters.own import about
+from spikformer_deploy.converters.own import about, own_steps
 from spikformer_deploy.counts.operations import NeuronRecord, OperationCounts
 from spikformer_deploy.data.images import ImageSet, Preprocess
 from spikformer_deploy.data.read import read
 from spikformer_deploy.graph.ir import Attention
 from spikformer_deploy.graph.module import GraphModule
-from spikformer_deploy.inference.forward import WAYS, Forward, forward_of
+from spikformer_deploy.inference.forward import OWN_STEPS, WAYS, Forward, forward_of
 from spikformer_deploy.inference.results import energy_facts
 from spikformer_deploy.operators.count import count_operations
 
@@ -186,6 +186,10 @@ def _own(made: Made, data: Any, time_steps: int | None) -> _Subject:
         frames = known.time_steps
     shape = (frames, *image) if frames else image
     forward = forward_of(made.module, made.place, shape, known.time_steps)
+    own = own_steps(made.module)
+    if forward.takes == "images" and own not in (None, forward.time_steps):
+        problem = f"it makes its own {own} time steps, and {forward.time_steps} are asked for"
+        raise InputError(made.place, problem, OWN_STEPS)
     return _Subject(forward, known.preprocess, frames, known.labels, (*made.notes, *known.notes))
 
 

@@ -30,6 +30,7 @@ WAYS = {
     "steps": "(N, C, Y, X), T times; outputs averaged",
 }
 """What a model is given, and how often."""
+OWN_STEPS = "Leave --time-steps out, or give the number to the function that makes the model: --arg."
 IF_STEPS_FIRST = "If it takes (T, N, C, Y, X), give --time-steps."
 ONLY_LOGITS = "Let the factory return a module whose forward gives the logits alone, (N, classes) or (T, N, classes)."
 
@@ -107,6 +108,9 @@ def _for_images(module: nn.Module, place: str, shape: tuple[int, ...], time_step
             raise whole.refusal(place, sequence)
     if not taken:
         raise once.refusal(place, images, "" if time_steps else IF_STEPS_FIRST)
+    if once.steps not in (None, 1, time_steps or once.steps):
+        problem = f"its neurons are called {once.steps} times in a forward pass, and {time_steps} steps are asked for"
+        raise InputError(place, problem, OWN_STEPS)
     if not once.single_step:
         if once.multi_step and time_steps is None:
             _check_independent(module, place, images)

@@ -70,7 +70,7 @@ def _pt2(model: Model, path: Path) -> None:
     from spikformer_deploy.converters.pt2 import write_model
 
     if isinstance(model, Imported):
-        raise InputError("--to pt2", f"it is a graph already (of {model.kind}), and torch.export takes modules", "Export to nir or onnx.")
+        raise InputError("--to pt2", f"a graph from {model.kind} has no module to export", "Export to nir or onnx.")
     write_model(model, path)
 
 

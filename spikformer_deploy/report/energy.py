@@ -56,5 +56,10 @@ def write_tables(counted: Counted, by_layer: bool, csv_file: str | None, latex_f
 
 
 def sentences(counted: Counted) -> list[str]:
-    """What each convention leaves out of this model."""
-    return [sentence for account in counted.accounts if (sentence := left_out(account))]
+    """What each convention leaves out of this model; those that leave out the same are named together."""
+    names: dict[str, list[str]] = {}
+    for account in counted.accounts:
+        what = left_out(account).removeprefix(f"{account.convention} leaves out ")
+        if what:
+            names.setdefault(what, []).append(account.convention)
+    return [f"left out by {', '.join(conventions)}: {what}" for what, conventions in names.items()]

@@ -202,6 +202,55 @@ def test_one_step_needs_their_number() -> None:
         sd.energy(Step(), images())
 
 
+def test_other_steps_than_those_of_its_own_loop_are_refused() -> None:
+    with pytest.raises(InputError, match="its neurons are called 4 times in a forward pass, and 9 steps are asked for"):
+        sd.energy(Looped(), images(), time_steps=9)
+    stateless = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    stateless.T = 4
+    with pytest.raises(InputError, match="it makes its own 4 time steps, and 9 are asked for"):
+        sd.energy(stateless, images(), time_steps=9)
+
+
+class Spread(nn.Module):
+    """Neurons of all steps in one call, between layers that take any dimensions: images would pass for time steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = nn.Linear(64, 10)
+        self.neurons = Spreading()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neurons(self.layer(x.flatten(-3)))
+
+
+class Spreading(nn.Module):
+    """Integrate and fire over the leading dimension."""
+
+    v_threshold = 0.5
+    step_mode = "m"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return lif(x.contiguous(), float("inf"), self.v_threshold, False, 4.0)
+
+
+class Repeated(Spread):
+    """It repeats images itself; recordings are (N, T, ...), as the official models take them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1) if x.ndim == 5 else x.unsqueeze(0).repeat(STEPS, 1, 1, 1, 1)
+        return super().forward(x).mean(0)
+
+
+def test_images_never_pass_for_time_steps() -> None:
+    assert forward_of(Spread(), "net", SHAPE, STEPS).takes == "sequence"
+    with pytest.raises(ModelError, match=r"depends on the other images\n  If it takes \(T, N, C, Y, X\)"):
+        forward_of(Spread(), "net", SHAPE, None)
+    assert forward_of(Repeated(), "net", SHAPE, STEPS).takes == "images"
+    assert forward_of(Repeated(), "net", SHAPE, None).takes == "images"
+    assert forward_of(Repeated(), "net", (STEPS, *SHAPE), STEPS).takes == "recordings"
+
+
 def test_an_unknown_convention_is_refused_before_any_work() -> None:
     with pytest.raises(InputError, match="there is none called 'paper'\n  Known: spikformer-paper, "):
         sd.energy("no such file", "nothing", conventions=["paper"])

@@ -27,20 +27,26 @@ from spikformer_deploy.base.plain import table
 
 VERSION = 1
 """Of our header in a safetensors file."""
-WRAPPERS = ("state_dict_ema", "state_dict", "model")
+WRAPPERS = ("state_dict_ema", "state_dict", "model", "model_state_dict", "net")
 """Keys under which training scripts save a state_dict, the smoothed weights of timm first."""
 TRUST = "Save only the state_dict, or, if you trust the file, give --allow-pickle."
+OWN_CODE = "Give the code that makes the model, and a state_dict of it: --factory module:function --weights FILE."
+"""The way out for a model that only the user's own code can make."""
 LONGEST_PROBLEM = 300
 """Characters of a message of torch's that are passed on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The contents of a file; header: {} where it is none of ours; arguments: {} where no training script left any."""
+    """The contents of a file; header: {} where it is none of ours; arguments: {} where no training script left any.
+
+    wrapper  the key under which the state_dict was; "" where it was the file's content itself
+    """
 
     tensors: dict[str, torch.Tensor]
     header: dict[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    wrapper: str = ""
 
 
 def read_contents(path: Path, *, allow_pickle: bool) -> Contents:
@@ -90,8 +96,9 @@ def _torch_file(path: Path, allow_pickle: bool) -> Contents:
     if not isinstance(content, Mapping):
         raise InputError(str(path), f"it holds a {type(content).__name__}, not a checkpoint")
     # a state_dict may have a tensor of that name, whose truth torch does not tell
-    wrapped = (content[key] for key in WRAPPERS if isinstance(content.get(key), (Mapping, nn.Module)))
-    state = next((inner for inner in wrapped if inner), content)
+    wrappers = (key for key in WRAPPERS if isinstance(content.get(key), (Mapping, nn.Module)))
+    wrapper = next((key for key in wrappers if content[key]), "")
+    state = content[wrapper] if wrapper else content
     # a bare state_dict is no wrapper: what it calls "args" is a tensor
     arguments = content.get("args") if state is not content else None
     if isinstance(state, nn.Module):
@@ -100,7 +107,7 @@ def _torch_file(path: Path, allow_pickle: bool) -> Contents:
         raise InputError(str(path), f"no state_dict in it (keys: {', '.join(map(str, list(content)[:8]))})")
     if isinstance(arguments, argparse.Namespace):
         arguments = vars(arguments)
-    return Contents(dict(state), arguments=arguments if isinstance(arguments, Mapping) else {})
+    return Contents(dict(state), arguments=arguments if isinstance(arguments, Mapping) else {}, wrapper=wrapper)
 
 
 def _unpickled(path: Path, allow_pickle: bool) -> Any:
@@ -114,6 +121,10 @@ def _unpickled(path: Path, allow_pickle: bool) -> Any:
         raise _refused(path) from None
     except Exception as error:  # whatever a damaged pickle makes of the functions that it may call
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # a pickle names the classes of whoever wrote it
+        if isinstance(error, ModuleNotFoundError) or reason.startswith("Can't get attribute"):
+            problem = f"its pickle needs code that is not here: {reason}"[:LONGEST_PROBLEM]
+            raise InputError(str(path), problem, OWN_CODE) from None
         problem = f"it is damaged: {reason}"[:LONGEST_PROBLEM]
         raise InputError(str(path), problem, "Copy the file again.") from None
 
@@ -140,7 +151,7 @@ def _check_archive(path: Path, allow_pickle: bool) -> None:
 def _refused(path: Path) -> InputError:
     calls = sorted(_named_in_pickles(path))
     problem = f"loading it would run code of the file: {', '.join(calls) or 'what its pickle says'}"
-    return InputError(str(path), problem, TRUST)
+    return InputError(str(path), problem, f"{TRUST}\n  {OWN_CODE}")
 
 
 def _named_in_pickles(path: Path) -> set[str]:

@@ -22,7 +22,7 @@ from spikformer_deploy.base.files import check_file, write_whole
 from spikformer_deploy.base.formats import ENTRY, MOST_STEPS
 from spikformer_deploy.base.json_text import written
 from spikformer_deploy.base.plain import table, training_record
-from spikformer_deploy.converters.checkpoints.contents import VERSION, Contents, read_contents
+from spikformer_deploy.converters.checkpoints.contents import OWN_CODE, VERSION, Contents, read_contents
 from spikformer_deploy.converters.imported import preprocess_of
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.labels import check_names, class_names
@@ -219,7 +219,7 @@ def _recognised(
         raise ModelError(
             str(path),
             f"its keys are of no official checkpoint that is known here ({some}, ...)",
-            f"Known: {', '.join(with_official_code())}.",
+            f"Known: {', '.join(with_official_code())}.\n  {OWN_CODE}",
         )
     config = named(arch) if arch else recognised.usual
     notes = []

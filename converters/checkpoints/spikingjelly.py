@@ -148,11 +148,11 @@ def from_spikingjelly(
     # before the trace, which would unroll a loop over time steps into a graph that is wrong
     _refuse_repeated(wrapped, _images(wrapped, shape), time_steps)
     graph = check(trace(wrapped, shape, time_steps=time_steps, per_step=per_step))
-    imported = Imported("spikingjelly", graph, preprocess, labels, _digest(module), {}, ())
+    imported = Imported("spikingjelly", graph, preprocess, labels, digest_of(module), {}, ())
     return replace(imported, notes=_compare(module, imported, takes))
 
 
-def _digest(module: nn.Module) -> str:
+def digest_of(module: nn.Module) -> str:
     """Of the names and values of its parameters, in place of a file's sha256."""
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
@@ -243,15 +243,18 @@ def _takes(model: nn.Module, shape: tuple[int, ...], per_step: bool) -> str:
     """What a multi-step model takes, "images" or "sequence": tried out on nothing but zeros.
 
     shape  (T, C, Y, X)
+    The sequence comes first: a model whose layers take any dimensions would take images for time steps.
     """
-    if not per_step:
-        # T + 1 images: a model that took them for time steps would not have that many images in its result
-        images = shape[0] + 1
+    if per_step:
+        return "sequence"
+    # T + 1 images: a model that took them for time steps would not have that many images in its result
+    images = shape[0] + 1
+    for takes, leading in (("sequence", (shape[0], images)), ("images", (images,))):
         try:
             with torch.no_grad():
-                logits = model(torch.zeros(images, *shape[1:]))
-            if logits.ndim in (2, 3) and images in logits.shape[:-1]:
-                return "images"
+                logits = model(torch.zeros(*leading, *shape[1:]))
+            if logits.ndim in (2, 3) and images in (logits.shape[:-1] if takes == "images" else logits.shape[-2:-1]):
+                return takes
         except Exception:  # whatever a model says to a shape that it does not take
             pass
     return "sequence"

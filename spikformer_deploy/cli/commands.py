@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spikformer_deploy.cli.models import default_name, made_model, own_graph
 from spikformer_deploy.cli.options import (
     OBJECTIVES,
     SCHEDULES,
@@ -40,6 +41,7 @@ from spikformer_deploy.cli.printing import (
 from spikformer_deploy.executors.choose import DEVICES, EXECUTORS
 
 if TYPE_CHECKING:
+    from spikformer_deploy.converters.models import Model
     from spikformer_deploy.inference.results import Run
 
 CHECK_FAILED = 1
@@ -53,7 +55,7 @@ def cli() -> None:
 
 
 @cli.command("compile")
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option(
     "--target", default="loihi2", show_default=True, help="A target (see `spikdeploy targets`) or a .toml file."
 )
@@ -90,19 +92,21 @@ def cli() -> None:
 @click.option("-o", "--output", help="Program file; default: the model's name + .spk.")
 @model_options
 @as_json
-def compile_command(model: str, target: str, output: str | None, as_json: bool, **options: Any) -> None:
+def compile_command(model: str | None, target: str, output: str | None, as_json: bool, **options: Any) -> None:
     """Compile MODEL (a checkpoint, .nir, .onnx, .pt2, a .net of lava-dl, digits-v1, digits-v2, cifar10) to a program.
 
-    The integers and the neurons of a .net are taken as they are.
+    The integers and the neurons of a .net are taken as they are.  Without MODEL: what --factory makes.
     """
-    name = f"{Path(model).name.split('.')[0]}.spk" if output is None else output
-    path = output_path(name, *files_among(model, target, options["calibrate_on"]))
+    read = files_among(model, target, options["calibrate_on"], options["weights"])
+    name = f"{default_name(model, options['factory'])}.spk" if output is None else output
+    path = output_path(name, *read)
+    own = own_graph(model, options, options["calibrate_on"])
     from spikformer_deploy.base.memory import peak_memory_mib
     from spikformer_deploy.pipeline.stages import compile_model
     from spikformer_deploy.report.tables import compile_summary
 
     report = None if as_json else print_step
-    compiled = compile_model(model, target, report=report, **options)
+    compiled = compile_model(own or str(model), target, report=report, **options)
     compiled.program.save(path)
     summary = compile_summary(compiled.program, str(path), compiled.seconds, peak_memory_mib())
     summary["stage_seconds"] = compiled.stages
@@ -222,7 +226,7 @@ def verify_command(
     as_json: bool,
     **loading: Any,
 ) -> None:
-    """Compare PROGRAM with its float MODEL, layer by layer, and the engine with other executors.
+    """Compare PROGRAM with its float MODEL (or what --factory makes), layer by layer, and the engine with others.
 
     Spikes and membrane potentials of every LIF neuron and all logits must be equal.
     """
@@ -231,7 +235,11 @@ def verify_command(
     from spikformer_deploy.pipeline.program import Program
     from spikformer_deploy.report.tables import verify_tables
 
-    loaded = load(model, **loading) if model else None
+    loaded: Model | None = own_graph(model, loading, data, needed=False)
+    if loaded is not None:
+        print_notes(loaded.notes)
+    elif model:
+        loaded = load(model, **loading)
     compiled = Program.load(program)
     with progress_bar("verify", as_json) as progress:
         verdict = verify(compiled, data, model=loaded, backends=backends, limit=limit, labels=labels, progress=progress)
@@ -245,7 +253,7 @@ def verify_command(
 
 
 @cli.command("compare")
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option("--targets", required=True, help="Targets or .toml files, with commas between: loihi2,kapoho_point.")
 @input_option
 @click.option("--calibrate", "calibrate_on", help="Images to calibrate on (as --input).")
@@ -255,19 +263,23 @@ def verify_command(
 @labels_option
 @model_options
 @as_json
-def compare_command(model: str, targets: str, data: str, as_json: bool, **options: Any) -> None:
-    """MODEL on several targets side by side: cores, time, energy, or why it cannot run there."""
+def compare_command(model: str | None, targets: str, data: str, as_json: bool, **options: Any) -> None:
+    """MODEL (or what --factory makes) on several targets: cores, time, energy, or why it cannot run there."""
     from spikformer_deploy.inference.compare import compare
     from spikformer_deploy.report.tables import compare_table
 
     names = tuple(name.strip() for name in targets.split(",") if name.strip())
+    title = model or options["factory"]
+    own = own_graph(model, options, data)
+    if own is not None:
+        print_notes(own.notes)
     with progress_bar("compare", as_json) as progress:
-        rows = compare(model, names, data, progress=progress, **options)
+        rows = compare(own or str(model), names, data, progress=progress, **options)
     # all rows are of the same images
     notes: list[str] = next(iter([row.pop("notes") for row in rows if "notes" in row]), [])
     print_notes(notes)
     if as_json:
-        print_json({"model": model, "targets": rows, "notes": notes})
+        print_json({"model": title, "targets": rows, "notes": notes})
         return
     print_tables([compare_table(rows)])
     for row in rows:
@@ -275,8 +287,58 @@ def compare_command(model: str, targets: str, data: str, as_json: bool, **option
             print_line(f"{row['target']}, {row['schedule']}: {row['refused']}")
 
 
+@cli.command("energy")
+@click.argument("model", required=False)
+@input_option
+@click.option(
+    "--convention", "conventions", metavar="NAME", multiple=True, help="May be given several times; default: all."
+)
+@click.option("--by-layer", is_flag=True, help="A row for every place of the model.")
+@click.option("--csv", "csv_file", metavar="FILE", help="Write the table as CSV.")
+@click.option("--latex", "latex_file", metavar="FILE", help="Write the table for a paper, with booktabs.")
+@limit_option
+@labels_option
+@model_options
+@as_json
+def energy_command(
+    model: str | None,
+    data: str,
+    conventions: tuple[str, ...],
+    by_layer: bool,
+    csv_file: str | None,
+    latex_file: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Operations and energy of MODEL as it is, in float, by the conventions of papers and tools; no chip, no compile.
+
+    MODEL: everything that `compile` takes, or what --factory makes.  It runs on the images, and what it reads and
+    computes is counted.
+    """
+    read = files_among(model, data, options["labels"], options["weights"])
+    outputs = [name for name in (csv_file, latex_file) if name is not None]
+    for number, name in enumerate(outputs):
+        output_path(name, *read, *outputs[:number])
+    own = made_model(model, options)
+    from spikformer_deploy.inference.energy import energy
+    from spikformer_deploy.report.energy import energy_tables, sentences, write_tables
+
+    with progress_bar("energy", as_json) as progress:
+        counted = energy(own or str(model), data, conventions=conventions, progress=progress, **options)
+    print_notes(counted.notes)
+    write_tables(counted, by_layer, csv_file, latex_file)
+    if as_json:
+        print_json(counted.to_dict())
+        return
+    print_tables(energy_tables(counted, by_layer))
+    for sentence in sentences(counted):
+        print_line(sentence)
+    if outputs:
+        print_line("wrote " + " and ".join(outputs))
+
+
 @cli.command("export")
-@click.argument("file")
+@click.argument("file", required=False)
 @click.option(
     "--to",
     required=True,
@@ -287,23 +349,32 @@ def compare_command(model: str, targets: str, data: str, as_json: bool, **option
 )
 @click.option("-o", "--output", required=True)
 @model_options
-def export_command(file: str, to: str, output: str, **loading: Any) -> None:
-    """Write FILE, a program (lava, netx, onnx) or a float model (nir, onnx, pt2), in another form."""
+def export_command(file: str | None, to: str, output: str, **loading: Any) -> None:
+    """Write FILE, a program (lava, netx, onnx) or a float model (nir, onnx, pt2), in another form.
+
+    Without FILE: what --factory makes, to nir or onnx.
+    """
+    path = Path(output) if to == "lava" else output_path(output, *files_among(file, loading["weights"]))
+    own = own_graph(file, loading)
+    if own is not None:
+        print_notes(own.notes)
     from spikformer_deploy.pipeline.export import export
 
-    export(file, to, Path(output) if to == "lava" else output_path(output, *files_among(file)), **loading)
+    export(own or str(file), to, path, **loading)
     print_line(f"wrote {output}")
 
 
 @cli.command("inspect")
-@click.argument("file")
+@click.argument("file", required=False)
 @model_options
 @as_json
-def inspect_command(file: str, as_json: bool, **loading: Any) -> None:
-    """Show what is in FILE: a program, a model or a hardware profile."""
-    from spikformer_deploy.cli.inspect import inspect_file
+def inspect_command(file: str | None, as_json: bool, **loading: Any) -> None:
+    """Show what is in FILE: a program, a model or a hardware profile; without FILE: what --factory makes."""
+    title = str(file or loading["factory"])
+    own = own_graph(file, loading)
+    from spikformer_deploy.cli.inspect import inspect_file, inspect_model
 
-    tables, values = inspect_file(file, loading)
+    tables, values = inspect_file(title, loading) if own is None else inspect_model(title, own)
     if as_json:
         print_json(values)
     else:

@@ -12,7 +12,7 @@ from rich.table import Table
 from spikformer_deploy.converters.checkpoints.read import BUNDLED
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
-from spikformer_deploy.converters.models import load
+from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.converters.netx.read import read_network, stated_steps
 from spikformer_deploy.graph.ir import Neuron, Op
 from spikformer_deploy.network.mapping import SECTIONS
@@ -28,7 +28,7 @@ ATTENTION = {"tokens": "KV first, tokens in series", "channels": "QK first, chan
 def inspect_file(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
     """(tables, plain values) of what `file` holds, whatever its name.  Raises InputError for other files."""
     if file in BUNDLED:
-        return _model(file, loading)
+        return inspect_model(file, load(file, **loading))
     path = Path(file)
     match kind_of(path):
         case Kind.PROFILE:
@@ -38,7 +38,7 @@ def inspect_file(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
         case Kind.NETX:
             return _netx(path, file, loading.get("time_steps"))
         case _:
-            return _model(file, loading)
+            return inspect_model(file, load(file, **loading))
 
 
 def _program(program: Program, file: str) -> tuple[list[Table], Any]:
@@ -99,9 +99,8 @@ def _attention_table(explained: dict[str, Any]) -> list[Table]:
     return [table]
 
 
-def _model(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
-    """A model in one of the formats of checkpoints, or a graph from another format."""
-    loaded = load(file, **loading)
+def inspect_model(file: str, loaded: Model) -> tuple[list[Table], Any]:
+    """(tables, plain values) of a model, from a checkpoint or as a graph; file: what it is called."""
     training = {k: v for k, v in loaded.training.items() if isinstance(v, (int, float, str))}
     about = {"sha256": loaded.sha256, "labels": list(loaded.labels), "training": training, "notes": list(loaded.notes)}
     if isinstance(loaded, Imported):

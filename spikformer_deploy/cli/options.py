@@ -78,9 +78,27 @@ MODEL_OPTIONS = (
 )
 
 
+FACTORY_OPTIONS = (
+    click.option(
+        "--factory",
+        metavar="MODULE:FUNCTION",
+        help="In place of MODEL: your own function that makes it. This imports MODULE from the current folder and runs "
+        "its code.",
+    ),
+    click.option(
+        "--arg",
+        "arguments",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="Argument of that function: a number, true, false, none, a string or a list; may be given several times.",
+    ),
+    click.option("--weights", metavar="FILE", help="A state_dict for it, .pth or .safetensors, of exactly its keys."),
+)
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say what an official checkpoint does not."""
-    for option in MODEL_OPTIONS:
+    """Options that say what an official checkpoint does not, or that name another model than a file."""
+    for option in (*MODEL_OPTIONS, *FACTORY_OPTIONS):
         command = option(command)
     return command
 

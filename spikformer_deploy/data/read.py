@@ -9,7 +9,7 @@ import hashlib
 import json
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,10 @@ SHUFFLE_SEED = 0
 """Folders are sorted by class, so a `limit` takes the first images of one fixed shuffle."""
 RECORDINGS_RANK = 5
 """Axes of an array of recordings, (N, T, C, Y, X)."""
+
+InArrays: TypeAlias = tuple[Stored | NDArray[Any], Stored | NDArray[Any] | None, tuple[str, ...]]
+"""Images, their labels or None, and the names of the classes (may be empty)."""
+Found: TypeAlias = InArrays | Files
 
 
 def read(
@@ -76,11 +80,12 @@ def read(
         return _drawn(request)
     if is_events(data):
         return _recordings(str(data), request)
-    return _at(Path(data), request)
+    found = at(Path(data), split, request.suffixes, by_folder=request.labels is None)
+    return _in_files(found, request) if isinstance(found, Files) else _in_memory(str(Path(data)), *found, request)
 
 
-def _at(path: Path, request: ImageRequest) -> ImageSet:
-    """What stands at a path."""
+def at(path: Path, split: str, suffixes: tuple[str, ...], *, by_folder: bool) -> Found:
+    """What stands at a path, of any shape: arrays, or files with one of the suffixes (by_folder: as in_folder)."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -89,38 +94,30 @@ def _at(path: Path, request: ImageRequest) -> ImageSet:
     except (OSError, ValueError) as error:  # too long a name, a link to itself, a folder that may not be entered
         raise InputError(str(path), f"it cannot be read: {getattr(error, 'strerror', error)}") from None
     if stat.S_ISDIR(mode):
-        return _folder(path, request)
+        return read_folder(path, split) or in_folder(path, split, suffixes, by_folder)
     if not stat.S_ISREG(mode):  # a pipe or a device could keep a reader waiting for ever
         raise InputError(str(path), "it is neither a file nor a folder", "Save the images to a file.")
-    return _file(path, request)
+    return _file(path, split, suffixes, by_folder)
 
 
-def _folder(path: Path, request: ImageRequest) -> ImageSet:
-    """A published set, or images or recordings in class folders."""
-    published = read_folder(path, request.split)
-    if published is not None:
-        return _in_memory(str(path), *published, request)
-    return _in_files(in_folder(path, request.split, request.suffixes, request.labels is None), request)
-
-
-def _file(path: Path, request: ImageRequest) -> ImageSet:
+def _file(path: Path, split: str, suffixes: tuple[str, ...], by_folder: bool) -> Found:
     """A single file.  Its first bytes say its kind; the suffix counts only where they do not."""
     with path.open("rb") as stream:
         head = stream.read(len(POINTER))
     check_content(str(path), head)
     if head.startswith(ZIP):
-        return _zip(path, request)
+        return _zip(path, split, suffixes, by_folder)
     if head.startswith(NPY):
-        return _in_memory(str(path), arrays.npy(path), None, (), request)
+        return arrays.npy(path), None, ()
     # MNIST's files are packed by gzip, too: what is in them must be looked at before the archives
     if is_idx(path):
-        return _in_memory(str(path), *read_idx(path), request)
+        return read_idx(path)
     if head.startswith(GZIP):
-        return _in_memory(str(path), *read_archive(path, request.split), request)
+        return read_archive(path, split)
     if path.suffix.lower() in SUFFIXES:
-        return _in_files(single(path), request)
+        return single(path)
     if path.suffix == ".bin":
-        return _in_memory(str(path), *read_cifar(path), request)
+        return read_cifar(path)
     raise InputError(
         str(path),
         "its kind of file is not known",
@@ -128,12 +125,12 @@ def _file(path: Path, request: ImageRequest) -> ImageSet:
     )
 
 
-def _zip(path: Path, request: ImageRequest) -> ImageSet:
+def _zip(path: Path, split: str, suffixes: tuple[str, ...], by_folder: bool) -> Found:
     """An .npz of arrays, or a zip of images or recordings in class folders."""
     archive = Archive(path)
     if archive.entries and all(entry.filename.endswith(".npy") for entry in archive.entries):
-        return _in_memory(str(path), *arrays.npz(str(path), path), (), request)
-    return _in_files(in_archive(archive, request.split, request.suffixes, request.labels is None), request)
+        return *arrays.npz(str(path), path), ()
+    return in_archive(archive, split, suffixes, by_folder)
 
 
 def _digits(request: ImageRequest) -> ImageSet:

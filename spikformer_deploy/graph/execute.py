@@ -63,11 +63,12 @@ def execute(
     by_step = (graph.time_steps, len(images))
     for node in graph:
         inputs = [values[name] for name in node.inputs]
-        value = _input(graph, images.to(dtype), node.op) if isinstance(node.op, Input) else _value(graph, node, inputs)
+        value = (
+            input_of(graph, images.to(dtype), node.op) if isinstance(node.op, Input) else value_of(graph, node, inputs)
+        )
         values[node.name] = value
         if isinstance(node.op, Output):
-            steps = value.unflatten(0, by_step)
-            out[node.name] = (steps[-1] if node.op.last else steps.mean(0)).flatten(1)
+            out[node.name] = logits_of(value.unflatten(0, by_step), node.op)
         elif node.name in recorded:
             kept = value.to(torch.uint8) if isinstance(node.op, Neuron) else value
             out[node.name] = kept.unflatten(0, by_step).transpose(0, 1).contiguous()
@@ -80,13 +81,18 @@ def execute(
     return out
 
 
-def _input(graph: Graph, images: Tensor, op: Input) -> Tensor:
-    """The image or the frame of every time step."""
+def logits_of(steps: Tensor, op: Output) -> Tensor:
+    """(B, classes) of what the Output reads, (T, B, C, Y, X)."""
+    return (steps[-1] if op.last else steps.mean(0)).flatten(1)
+
+
+def input_of(graph: Graph, images: Tensor, op: Input) -> Tensor:
+    """The image or the frame of every time step, (T * B, C, Y, X)."""
     frames = images.transpose(0, 1) if op.per_step else images.unsqueeze(0).expand(graph.time_steps, *images.shape)
     return frames.flatten(0, 1)
 
 
-def _value(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
+def value_of(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
     """What the operation of `node` makes of the values of its inputs (ir.py has the equations)."""
     x = inputs[0]
     op = node.op

@@ -109,13 +109,14 @@ def compile_model(
         run = _Runner(report, dump, NETX_STAGES)
         front = _integers(Path(model), profile, run, calibrate_on, loading.get("time_steps"))
     else:
+        place = str(model) if isinstance(model, (str, Path)) else "model"
         loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
-        if calibrate_on is None and SHOWN.get(str(model)) == "drawn":
+        if calibrate_on is None and SHOWN.get(place) == "drawn":
             calibrate_on = "drawn"
         settings = Settings(weight_bits, granularity, _kind_of(neuron) if neuron else profile.limits.neuron)
         first = "read" if isinstance(loaded, Imported) else "trace"
         run = _Runner(report, dump, (first, *STAGES[1:]))
-        front = _quantized(str(model), loaded, profile, run, Sample(loaded, calibrate_on), settings, rounding, check)
+        front = _quantized(place, loaded, profile, run, Sample(loaded, calibrate_on), settings, rounding, check)
     network = front.network
     rates = front.rates
     timed = hardware.under(profile, runtime)

@@ -1,0 +1,258 @@
+"""What a float model costs in operations on images, under every convention: no quantization, no mapping, no chip."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from spikformer_deploy.accounting.operators import CONVENTIONS, Account, account
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.progress import Progress, silent
+from spikformer_deploy.converters.factory import Made
+from spikformer_deploy.converters.imported import Imported
+from spikformer_deploy.converters.models import Model, load
+from spikformer_deploy.converters.own import about, own_steps
+from spikformer_deploy.counts.operations import NeuronRecord, OperationCounts
+from spikformer_deploy.data.images import ImageSet, Preprocess
+from spikformer_deploy.data.read import read
+from spikformer_deploy.graph.ir import Attention
+from spikformer_deploy.graph.module import GraphModule
+from spikformer_deploy.inference.forward import OWN_STEPS, WAYS, Forward, forward_of
+from spikformer_deploy.inference.results import energy_facts
+from spikformer_deploy.operators.count import count_operations
+
+AT_ONCE = 16
+"""Images of a batch at most.  What a call reads is judged call by call, by the whole batch."""
+MOST_PIXELS = 2**22
+"""Of a batch, over all time steps: 28 images of 3x224x224 in one."""
+NO_NEURONS = "no neurons were found: what is counted is a model without spikes, or its neurons are not understood"
+KV_FIRST = (
+    "an attention of a graph is counted as q (k^T v), whatever the model's own order was: a graph does not keep it"
+)
+
+AnyModel: TypeAlias = "str | Path | Model | Made | nn.Module"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """What a float model costs on a set of images.
+
+    model        its name
+    takes        how it was run, one of forward.WAYS
+    batch        images at once: rules that judge a call judge that many
+    accuracy     of the float model; None where the images have no labels, or the model no classes
+    accounts     one a convention, in the order in which they were asked for
+    notes        what a user must know of the model, the images and what is not understood
+    """
+
+    model: str
+    takes: str
+    batch: int
+    accuracy: float | None
+    counts: OperationCounts
+    accounts: tuple[Account, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `spikdeploy energy`; figures, MACs, ACs and energies an image."""
+        return {
+            "model": self.model,
+            "images": self.counts.images,
+            "time_steps": self.counts.time_steps,
+            "takes": WAYS[self.takes],
+            "batch": self.batch,
+            "accuracy": self.accuracy,
+            "energy_mj": {a.convention: energy_facts(a.energy) for a in self.accounts if a.energy is not None},
+            "conventions": {a.convention: _account_facts(a) for a in self.accounts},
+            "operations": [asdict(operation) for operation in self.counts.operations],
+            "neurons": [_neuron_facts(record) for record in self.counts.neurons],
+            "parameters": asdict(self.counts.parameters),
+            "not_understood": list(self.counts.not_understood),
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+        }
+
+
+def energy(
+    model: AnyModel,
+    data: str | Path | NDArray[Any] | ImageSet,
+    *,
+    conventions: Sequence[str] = (),
+    time_steps: int | None = None,
+    limit: int | None = None,
+    labels: str | Path | None = None,
+    progress: Progress = silent,
+    **loading: Any,
+) -> Counted:
+    """Count the operations of a float model while it runs on `data`, and price them.
+
+    model        a file or a bundled model by name (see converters.models.load), one that is loaded, or any nn.Module:
+                 what it says of its images is read from its attributes (see converters.own.about)
+    data         images, as of data.read.read, or a set of them
+    conventions  names of accounting.operators.CONVENTIONS; none: all
+    time_steps   T, where the model does not tell
+    labels       a file of the classes of the images (see data/labels.py)
+    progress     called with (images done, images in all, a note)
+    loading      arch, heads, dt, allow_pickle: see converters.models.load
+    Raises InputError for an unknown convention, and for a model or images that cannot be used, ModelError for a model
+    that fails on them.
+    """
+    names = _known(tuple(conventions) or tuple(CONVENTIONS))
+    start = time.monotonic()
+    subject = _subject(model, data, time_steps, loading)
+    images = data if isinstance(data, ImageSet) else _images(subject, data, limit, labels)
+    if not len(images):
+        raise InputError("input", "there are no images", "Give at least one.")
+    at_once = _at_once(subject)
+    forward = subject.forward
+    logits: list[NDArray[np.float32]] = []
+    brightest = done = 0
+    with count_operations(forward.module, forward.time_steps, len(images)) as counting:
+        for pixels, _ in images.batches(at_once):
+            progress(done, len(images), "")
+            logits.append(forward.logits(subject.preprocess.normalised(pixels)))
+            brightest = max(brightest, int(pixels.max()))
+            done += len(pixels)
+    counts = counting.counts
+    accuracy, note = _accuracy(np.concatenate(logits), images, subject.labels)
+    of_images = images.all_notes(brightest, images.lost_in(slice(0, len(images))))
+    return Counted(
+        model=forward.place,
+        takes=forward.takes,
+        batch=at_once,
+        accuracy=accuracy,
+        counts=counts,
+        accounts=tuple(account(counts, name) for name in names),
+        notes=(*subject.notes, *of_images, *note, *_on_counts(counts)),
+        seconds=time.monotonic() - start,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Subject:
+    """A model as it is run, and the images that it takes."""
+
+    forward: Forward
+    preprocess: Preprocess
+    frames: int
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, each once.  Raises InputError, before any work, for one of no convention."""
+    for name in names:
+        if name not in CONVENTIONS:
+            raise InputError("--convention", f"there is none called '{name}'", f"Known: {', '.join(CONVENTIONS)}.")
+    return tuple(dict.fromkeys(names))
+
+
+def _subject(model: AnyModel, data: Any, time_steps: int | None, loading: dict[str, Any]) -> _Subject:
+    """Any model, and how it is run."""
+    if isinstance(model, nn.Module):
+        model = Made(model.eval(), type(model).__name__)
+    if isinstance(model, Made):
+        return _own(model, data, time_steps)
+    place = str(model) if isinstance(model, (str, Path)) else "model"
+    loaded = load(model, time_steps=time_steps, **loading) if isinstance(model, (str, Path)) else model
+    takes = "recordings" if loaded.per_step else "images"
+    notes = loaded.notes
+    if isinstance(loaded, Imported):
+        module: nn.Module = GraphModule(loaded.graph)
+        notes += (KV_FIRST,) if any(loaded.graph.of(Attention)) else ()
+    else:
+        module = loaded.module
+    forward = Forward(module, place, takes, loaded.time_steps)
+    return _Subject(forward, loaded.preprocess, loaded.time_steps if loaded.per_step else 0, loaded.labels, notes)
+
+
+def _own(made: Made, data: Any, time_steps: int | None) -> _Subject:
+    """A module of the user's own."""
+    known = about(made.module, made.place, time_steps, None if isinstance(data, ImageSet) else data)
+    image = (known.preprocess.channels, *known.preprocess.extent)
+    frames = 0
+    if known.per_step:
+        if known.time_steps is None:
+            raise InputError(made.place, "it does not say how many frames a recording has", "Give --time-steps.")
+        frames = known.time_steps
+    shape = (frames, *image) if frames else image
+    forward = forward_of(made.module, made.place, shape, known.time_steps)
+    own = own_steps(made.module)
+    if forward.takes == "images" and own not in (None, forward.time_steps):
+        problem = f"it makes its own {own} time steps, and {forward.time_steps} are asked for"
+        raise InputError(made.place, problem, OWN_STEPS)
+    return _Subject(forward, known.preprocess, frames, known.labels, (*made.notes, *known.notes))
+
+
+def _images(subject: _Subject, data: Any, limit: int | None, labels: str | Path | None) -> ImageSet:
+    return read(data, subject.preprocess, limit=limit, frames=subject.frames, labels=labels)
+
+
+def _at_once(subject: _Subject) -> int:
+    """Images of a batch: memory stays bounded."""
+    pixels = subject.preprocess.channels * math.prod(subject.preprocess.extent) * (subject.forward.time_steps or 1)
+    return max(1, min(AT_ONCE, MOST_PIXELS // pixels))
+
+
+def _accuracy(
+    logits: NDArray[np.float32], images: ImageSet, labels: tuple[str, ...]
+) -> tuple[float | None, tuple[str, ...]]:
+    """Share of images whose largest logit is at their label, and a note where labels are of other classes.
+
+    Counts do not need classes: labels that do not fit are no error, unless the user gave a file of them.
+    """
+    if images.labels is None or logits.ndim != 2:
+        return None, ()
+    try:
+        matched = images.of_classes(labels, logits.shape[1])
+    except InputError as error:
+        if images.named_by:
+            raise
+        return None, (f"no accuracy: {error.problem}",)
+    assert matched.labels is not None
+    return float((logits.argmax(1) == matched.labels).mean()), ()
+
+
+def _on_counts(counts: OperationCounts) -> tuple[str, ...]:
+    """What a user must know of the counts."""
+    notes: tuple[str, ...] = () if counts.neurons else (NO_NEURONS,)
+    if silent := [record.name for record in counts.neurons if not record.spikes.any()]:
+        notes += (f"neurons that never fire on these images: {', '.join(silent)}",)
+    if counts.not_understood:
+        names = ", ".join(counts.not_understood)
+        notes += (f"operators without a rule, counted dense where their shapes tell: {names}",)
+    return notes
+
+
+def _neuron_facts(record: NeuronRecord) -> dict[str, Any]:
+    """A population; `firing_rate` has a value for every time step."""
+    sums = {"updates": record.updates, "spikes": record.spikes, "values": record.values}
+    return {
+        "name": record.name,
+        "neuron": record.neuron,
+        "elements": record.elements,
+        "largest": record.largest,
+        "sends": record.operand,
+        **{name: values.tolist() for name, values in sums.items()},
+        "firing_rate": (record.spikes / np.maximum(record.updates, 1)).tolist(),
+    }
+
+
+def _account_facts(account: Account) -> dict[str, Any]:
+    return {
+        "rule": account.rule,
+        "source": account.source,
+        "boundary": account.boundary,
+        "figures": dict(account.figures),
+        "layers": [{"name": place.name, "kind": place.kind, **asdict(place.work)} for place in account.places],
+        "excluded": {kind: list(names) for kind, names in account.excluded.items()},
+    }

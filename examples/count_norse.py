@@ -1,6 +1,6 @@
 """The operations of a norse network: cells in a loop that hand their state on.
 
-    python examples/count_norse.py
+python examples/count_norse.py
 """
 
 import norse.torch as norse

@@ -1,6 +1,6 @@
 """The operations of a snntorch network: leaky neurons in a loop, and a recurrent layer whose own weights count.
 
-    python examples/count_snntorch.py
+python examples/count_snntorch.py
 """
 
 import snntorch as snn

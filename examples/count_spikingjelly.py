@@ -1,6 +1,6 @@
 """The operations of a spikingjelly network, step by step and all steps at once: the same counts.
 
-    python examples/count_spikingjelly.py
+python examples/count_spikingjelly.py
 """
 
 import torch

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from spikformer_deploy.accounting.figures import energy_values
 from spikformer_deploy.accounting.operators import CONVENTIONS, Account, account
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.progress import Progress, silent
@@ -26,7 +27,6 @@ from spikformer_deploy.data.read import read
 from spikformer_deploy.graph.ir import Attention
 from spikformer_deploy.graph.module import GraphModule
 from spikformer_deploy.inference.forward import OWN_STEPS, WAYS, Forward, forward_of
-from spikformer_deploy.inference.results import energy_facts
 from spikformer_deploy.operators.count import count_operations
 
 AT_ONCE = 16
@@ -71,7 +71,7 @@ class Counted:
             "takes": WAYS[self.takes],
             "batch": self.batch,
             "accuracy": self.accuracy,
-            "energy_mj": {a.convention: energy_facts(a.energy) for a in self.accounts if a.energy is not None},
+            "energy_mj": {a.convention: energy_values(a.energy) for a in self.accounts if a.energy is not None},
             "conventions": {a.convention: _account_facts(a) for a in self.accounts},
             "operations": [asdict(operation) for operation in self.counts.operations],
             "neurons": [_neuron_facts(record) for record in self.counts.neurons],

@@ -28,6 +28,7 @@ from spikformer_deploy.operators.follow import (
     tensors_in,
 )
 from spikformer_deploy.operators.neurons import Layout, by_step, holds_state, layout_of, spikes_of, steps_in
+from spikformer_deploy.operators.pairs import absolute_over, nonzero_over
 from spikformer_deploy.operators.rules import Call, bias_alone, unknown
 from spikformer_deploy.operators.schema import Operator, operator_of
 from spikformer_deploy.operators.seen import Seen, observe
@@ -218,8 +219,8 @@ class CountingMode(TorchDispatchMode):
         if steps == 1 or not dims:
             counts, values = [seen.nonzero], [seen.total]
         else:
-            counts = sorted_.count_nonzero(dims).tolist()
-            values = sorted_.abs().sum(dims, dtype=torch.float64).tolist()
+            counts = nonzero_over(sorted_, dims, seen.operand == "binary").tolist()
+            values = counts if seen.operand == "binary" else absolute_over(sorted_, dims).tolist()
         elements = spikes.numel() // max(1, steps * images)
         return Fired(elements, images, counts, values, seen.largest, seen.operand)
 

@@ -280,22 +280,39 @@ class CountingMode(TorchDispatchMode):
     def _run(self, operator: Operator, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator, count it, and follow what it gives."""
         operands = operands_of(args, kwargs)
+        if any(operand.layout is not torch.strided for operand in operands):
+            return self._opaque(operator, func(*args, **kwargs))
         flags = [self.followed.flags(operand) for operand in operands]
         if not any(flags) or operator.fresh:
             result = func(*args, **kwargs)
             if operator.writes:
                 self._written(operands)
+            elif operator.name == "zeros" and isinstance(self.frames[-1].module, nn.RNNBase):
+                # the state before the first step: its products with weights are computed like those of all steps
+                self.followed.mark(result, ACTIVE)
             return result
         if operator.early:
-            self._count(operator, args, kwargs, None)
+            with torch._C._DisableTorchDispatch():
+                self._count(operator, args, kwargs, None)
         result = func(*args, **kwargs)
         if operator.view:
             return result
-        if operator.writes:
-            self._written(operands)
-        if not operator.early and not operator.moving:
-            self._count(operator, args, kwargs, result)
-        self._follow(operator, operands, flags, result)
+        # another count around this one must not see what this one looks at
+        with torch._C._DisableTorchDispatch():
+            if operator.writes:
+                self._written(operands)
+            if not operator.early and not operator.moving:
+                self._count(operator, args, kwargs, result)
+            self._follow(operator, operands, flags, result)
+        return result
+
+    def _opaque(self, operator: Operator, result: Any) -> Any:
+        """An operator on tensors that are no arrays (sparse ones): named, and what it gives is an activation."""
+        path = self.frames[-1].path
+        self.tally.not_understood[f"{path}: {operator.shown}" if path else operator.shown] = None
+        for tensor in tensors_in(result):
+            if tensor.layout is torch.strided:
+                self.followed.mark(tensor, ACTIVE)
         return result
 
     def _written(self, operands: list[Tensor]) -> None:

@@ -34,6 +34,8 @@ AT_ONCE = 16
 """Images of a batch at most.  What a call reads is judged call by call, by the whole batch."""
 MOST_PIXELS = 2**22
 """Of a batch, over all time steps: 28 images of 3x224x224 in one."""
+SHOWN_LAYERS = 4
+"""Of those that a note is about."""
 NO_NEURONS = "no neurons were found: what is counted is a model without spikes, or its neurons are not understood"
 KV_FIRST = (
     "an attention of a graph is counted as q (k^T v), whatever the model's own order was: a graph does not keep it"
@@ -246,7 +248,9 @@ def _on_counts(counts: OperationCounts) -> tuple[str, ...]:
     """What a user must know of the counts."""
     notes: tuple[str, ...] = () if counts.neurons else (NO_NEURONS,)
     if silent := [record.name for record in counts.neurons if not record.spikes.any()]:
-        notes += (f"neurons that never fire on these images: {', '.join(silent)}",)
+        more = f" and {len(silent) - SHOWN_LAYERS} more" if len(silent) > SHOWN_LAYERS else ""
+        of = f"{len(silent)} of {len(counts.neurons)}"
+        notes += (f"neurons never fire on these images in {of} layers: {', '.join(silent[:SHOWN_LAYERS])}{more}",)
     if counts.not_understood:
         names = ", ".join(counts.not_understood)
         notes += (f"operators without a rule, counted dense where their shapes tell: {names}",)

@@ -352,6 +352,14 @@ def test_an_official_model_for_events_takes_its_recordings() -> None:
     assert (counted.takes, counted.counts.time_steps, counted.counts.images) == ("recordings", config.time_steps, 3)
 
 
+def test_layers_that_never_fire_are_named() -> None:
+    module = Looped()
+    nn.init.zeros_(module.step.conv.weight)
+    nn.init.zeros_(module.step.conv.bias)
+    counted = sd.energy(module, images())
+    assert "neurons never fire on these images in 1 of 1 layers: step.neurons" in counted.notes
+
+
 def test_labels_of_other_classes_are_no_error_of_counting() -> None:
     names = tuple("abcdefghijkl")
     data_of = Preprocess(1, 8, (0.0,), (1.0,))

@@ -218,13 +218,13 @@ def _run(subject: _Subject, images: ImageSet, progress: Progress) -> _Seen:
     classes = brightest = done = 0
     with count_operations(forward.module, forward.time_steps, len(images)) as counting:
         for pixels, _ in images.batches(_at_once(subject)):
-            progress(done, len(images), "")
             logits = forward.logits(subject.preprocess.normalised(pixels))
             if logits.ndim == 2:
                 predictions.append(logits.argmax(1))
                 classes = logits.shape[1]
             brightest = max(brightest, int(pixels.max()))
             done += len(pixels)
+            progress(done, len(images), "")
     return _Seen(counting.counts, np.concatenate(predictions) if predictions else None, classes, brightest)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,13 +27,15 @@ from spikformer_deploy.data.images import ImageSet, Preprocess
 from spikformer_deploy.data.read import read
 from spikformer_deploy.graph.ir import Attention
 from spikformer_deploy.graph.module import GraphModule
-from spikformer_deploy.inference.forward import OWN_STEPS, WAYS, Forward, forward_of
+from spikformer_deploy.inference.forward import OWN_STEPS, WAYS, Forward, evaluating, forward_of
 from spikformer_deploy.operators.count import count_operations
 
 AT_ONCE = 16
 """Images of a batch at most.  What a call reads is judged call by call, by the whole batch."""
 MOST_PIXELS = 2**22
 """Of a batch, over all time steps: 28 images of 3x224x224 in one."""
+SHOWN_LAYERS = 4
+"""Of those that a note is about."""
 NO_NEURONS = "no neurons were found: what is counted is a model without spikes, or its neurons are not understood"
 KV_FIRST = (
     "an attention of a graph is counted as q (k^T v), whatever the model's own order was: a graph does not keep it"
@@ -108,31 +111,24 @@ def energy(
     """
     names = _known(tuple(conventions) or tuple(CONVENTIONS))
     start = time.monotonic()
-    subject = _subject(model, data, time_steps, loading)
-    images = data if isinstance(data, ImageSet) else _images(subject, data, limit, labels)
-    if not len(images):
-        raise InputError("input", "there are no images", "Give at least one.")
-    at_once = _at_once(subject)
-    forward = subject.forward
-    logits: list[NDArray[np.float32]] = []
-    brightest = done = 0
-    with count_operations(forward.module, forward.time_steps, len(images)) as counting:
-        for pixels, _ in images.batches(at_once):
-            progress(done, len(images), "")
-            logits.append(forward.logits(subject.preprocess.normalised(pixels)))
-            brightest = max(brightest, int(pixels.max()))
-            done += len(pixels)
-    counts = counting.counts
-    accuracy, note = _accuracy(np.concatenate(logits), images, subject.labels)
-    of_images = images.all_notes(brightest, images.lost_in(slice(0, len(images))))
+    if isinstance(model, nn.Module):
+        model = Made(model, type(model).__name__)
+    with evaluating(model.module) if isinstance(model, Made) else nullcontext():
+        subject = _subject(model, data, time_steps, loading)
+        images = data if isinstance(data, ImageSet) else _images(subject, data, limit, labels)
+        if not len(images):
+            raise InputError("input", "there are no images", "Give at least one.")
+        seen = _run(subject, images, progress)
+    accuracy, note = _accuracy(seen, images, subject.labels)
+    of_images = images.all_notes(seen.brightest, images.lost_in(slice(0, len(images))))
     return Counted(
-        model=forward.place,
-        takes=forward.takes,
-        batch=at_once,
+        model=subject.forward.place,
+        takes=subject.forward.takes,
+        batch=_at_once(subject),
         accuracy=accuracy,
-        counts=counts,
-        accounts=tuple(account(counts, name) for name in names),
-        notes=(*subject.notes, *of_images, *note, *_on_counts(counts)),
+        counts=seen.counts,
+        accounts=tuple(account(seen.counts, name) for name in names),
+        notes=(*subject.notes, *of_images, *note, *_on_counts(seen.counts)),
         seconds=time.monotonic() - start,
     )
 
@@ -156,10 +152,8 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _subject(model: AnyModel, data: Any, time_steps: int | None, loading: dict[str, Any]) -> _Subject:
+def _subject(model: str | Path | Model | Made, data: Any, time_steps: int | None, loading: dict[str, Any]) -> _Subject:
     """Any model, and how it is run."""
-    if isinstance(model, nn.Module):
-        model = Made(model.eval(), type(model).__name__)
     if isinstance(model, Made):
         return _own(model, data, time_steps)
     place = str(model) if isinstance(model, (str, Path)) else "model"
@@ -203,30 +197,60 @@ def _at_once(subject: _Subject) -> int:
     return max(1, min(AT_ONCE, MOST_PIXELS // pixels))
 
 
-def _accuracy(
-    logits: NDArray[np.float32], images: ImageSet, labels: tuple[str, ...]
-) -> tuple[float | None, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """What a run over all images gave.
+
+    predictions  (N,) the class with the largest logit; None where the results are no logits of classes
+    classes      how many; brightest: the largest pixel
+    """
+
+    counts: OperationCounts
+    predictions: NDArray[np.int64] | None
+    classes: int
+    brightest: int
+
+
+def _run(subject: _Subject, images: ImageSet, progress: Progress) -> _Seen:
+    """Count while the model runs on all images, in batches."""
+    forward = subject.forward
+    predictions: list[NDArray[np.int64]] = []
+    classes = brightest = done = 0
+    with count_operations(forward.module, forward.time_steps, len(images)) as counting:
+        for pixels, _ in images.batches(_at_once(subject)):
+            logits = forward.logits(subject.preprocess.normalised(pixels))
+            if logits.ndim == 2:
+                predictions.append(logits.argmax(1))
+                classes = logits.shape[1]
+            brightest = max(brightest, int(pixels.max()))
+            done += len(pixels)
+            progress(done, len(images), "")
+    return _Seen(counting.counts, np.concatenate(predictions) if predictions else None, classes, brightest)
+
+
+def _accuracy(seen: _Seen, images: ImageSet, labels: tuple[str, ...]) -> tuple[float | None, tuple[str, ...]]:
     """Share of images whose largest logit is at their label, and a note where labels are of other classes.
 
     Counts do not need classes: labels that do not fit are no error, unless the user gave a file of them.
     """
-    if images.labels is None or logits.ndim != 2:
+    if images.labels is None or seen.predictions is None:
         return None, ()
     try:
-        matched = images.of_classes(labels, logits.shape[1])
+        matched = images.of_classes(labels, seen.classes)
     except InputError as error:
         if images.named_by:
             raise
         return None, (f"no accuracy: {error.problem}",)
-    assert matched.labels is not None
-    return float((logits.argmax(1) == matched.labels).mean()), ()
+    return float((seen.predictions == matched.labels).mean()), ()
 
 
 def _on_counts(counts: OperationCounts) -> tuple[str, ...]:
     """What a user must know of the counts."""
     notes: tuple[str, ...] = () if counts.neurons else (NO_NEURONS,)
     if silent := [record.name for record in counts.neurons if not record.spikes.any()]:
-        notes += (f"neurons that never fire on these images: {', '.join(silent)}",)
+        more = f" and {len(silent) - SHOWN_LAYERS} more" if len(silent) > SHOWN_LAYERS else ""
+        of = f"{len(silent)} of {len(counts.neurons)}"
+        notes += (f"neurons never fire on these images in {of} layers: {', '.join(silent[:SHOWN_LAYERS])}{more}",)
     if counts.not_understood:
         names = ", ".join(counts.not_understood)
         notes += (f"operators without a rule, counted dense where their shapes tell: {names}",)

@@ -56,13 +56,13 @@ class Forward:
 
         The model rests before and after.  Raises ModelError where it fails, with the line of its code.
         """
-        x = torch.from_numpy(images)
+        x = _as_input(self.module, torch.from_numpy(images))
         with torch.no_grad(), resting(self.module), theirs(self.place, failing_on(images.shape[1:])):
             results = [self.module(part) for part in self._parts(x)]
         for result in results:
             if not isinstance(result, Tensor):
                 raise _no_tensor(self.place, result)
-        steps = np.stack([result.numpy() for result in results])
+        steps = np.stack([result.float().cpu().numpy() for result in results])
         return (steps[0] if self.by_step else steps).mean(0)
 
     def _parts(self, x: Tensor) -> list[Tensor]:
@@ -119,6 +119,18 @@ def _for_images(module: nn.Module, place: str, shape: tuple[int, ...], time_step
         problem = "its neurons make one time step a call, and nothing says how many steps an image has"
         raise InputError(place, problem, "Give --time-steps.")
     return Forward(module, place, "steps", time_steps)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Let a module be in evaluation mode, and each of its layers as it is now afterwards."""
+    modes = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
 
 
 @contextmanager
@@ -205,7 +217,7 @@ def _try(module: nn.Module, place: str, x: Tensor) -> _Tried:
     result = error = None
     try:
         with torch.no_grad(), theirs(place, failing_on(x.shape[1:])):
-            result = module(x)
+            result = module(_as_input(module, x))
     except ModelError as raised:
         error = raised
     finally:
@@ -253,6 +265,14 @@ def _check_signature(module: nn.Module, place: str) -> None:
 def failing_on(shape: tuple[int, ...]) -> str:
     """What is said of a forward pass that raises."""
     return f"on images of {'x'.join(map(str, shape[-3:]))} its forward pass raises"
+
+
+def _as_input(module: nn.Module, x: Tensor) -> Tensor:
+    """Images where the parameters of a module are, and of their type."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return x.to(parameter)
+    return x
 
 
 def _random(count: int, shape: tuple[int, ...]) -> Tensor:

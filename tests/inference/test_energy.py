@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.models import SMALL
 from torch import Tensor, nn
 
 import spikformer_deploy as sd
 from spikformer_deploy.accounting.operators import CONVENTIONS
 from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.read import read
 from spikformer_deploy.graph.execute import execute
@@ -17,6 +19,7 @@ from spikformer_deploy.graph.module import GraphModule
 from spikformer_deploy.inference.forward import Forward, forward_of
 from spikformer_deploy.inference.state import State
 from spikformer_deploy.nn.lif import lif
+from spikformer_deploy.nn.zoo import build
 from spikformer_deploy.pipeline.stages import float_graph
 
 SHAPE = (1, 8, 8)
@@ -288,11 +291,18 @@ def test_state_is_found_and_put_back_and_the_same_tensors_stay() -> None:
 
 def test_energy_leaves_the_model_as_it_was() -> None:
     module = Step()
+    module.head.eval()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     sd.energy(module, images(), time_steps=STEPS)
     assert module.neurons.v == 0.0
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert (module.training, module.head.training) == (True, False)
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
+
+
+def test_a_model_in_doubles_is_given_doubles() -> None:
+    counted = sd.energy(Step().double(), images(), time_steps=STEPS, conventions=["ann-equivalent-fp32"])
+    assert counted.counts.images == 6
 
 
 # --- models that the compiler knows -----------------------------------------------------------------------------------
@@ -329,6 +339,25 @@ def test_a_graph_from_a_file_counts_as_the_module_does(tmp_path) -> None:
     synapses = [{name: work for name, work in layers.items() if "matmul" not in name} for layers in of_layers]
     assert synapses[0] == synapses[1]
     assert len(synapses[0]) == 18
+
+
+def test_an_official_model_for_events_takes_its_recordings() -> None:
+    config = SMALL["dvs"]
+    preprocess = Preprocess(config.in_channels, config.image_size, (0.0, 0.0), (1 / 255, 1 / 255))
+    torch.manual_seed(0)
+    loaded = Loaded(build(config).eval(), config, preprocess, (), "", {}, ())
+    shape = (3, config.time_steps, config.in_channels, config.image_size, config.image_size)
+    frames = np.random.default_rng(0).integers(0, 3, shape).astype(np.uint8)
+    counted = sd.energy(loaded, frames, conventions=["ann-equivalent-fp32"])
+    assert (counted.takes, counted.counts.time_steps, counted.counts.images) == ("recordings", config.time_steps, 3)
+
+
+def test_layers_that_never_fire_are_named() -> None:
+    module = Looped()
+    nn.init.zeros_(module.step.conv.weight)
+    nn.init.zeros_(module.step.conv.bias)
+    counted = sd.energy(module, images())
+    assert "neurons never fire on these images in 1 of 1 layers: step.neurons" in counted.notes
 
 
 def test_labels_of_other_classes_are_no_error_of_counting() -> None:

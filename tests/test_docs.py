@@ -90,9 +90,9 @@ def test_a_family_stands_where_the_list_says() -> None:
         assert importing == ["zoo.py"], family
 
 
-def test_the_glossary_has_thirty_words_of_one_sentence() -> None:
+def test_the_glossary_has_thirty_four_words_of_one_sentence() -> None:
     rows = re.findall(r"^\| \*\*(.+?)\*\* \| (.+?) \|$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
-    assert len(rows) == 30
+    assert len(rows) == 34
     for word, meaning in rows:
         text = re.sub(r"\(`[^)]*\)|`[^`]*`", "", meaning)
         assert text.rstrip().endswith("."), word

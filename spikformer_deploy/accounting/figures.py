@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from spikformer_deploy.accounting.uncertainty import Energy, Range
+from spikformer_deploy.accounting.uncertainty import Energy, Range, spread_of
 from spikformer_deploy.base.arrays import Float
 from spikformer_deploy.timing.spread import Spread
 from spikformer_deploy.timing.times import StepTimes
@@ -28,7 +28,7 @@ def time_figures(times: StepTimes, spread: Spread) -> dict[str, Range]:
 def _spread(corners: Float, factors: Float) -> Range:
     """(3,) values at the corners, with (draws.COUNT,) factors on the nominal one."""
     low, nominal, high = corners.tolist()
-    return Range(low, nominal, high, nominal * factors)
+    return spread_of(low, nominal, high, factors)
 
 
 def by_boundary(energy: Energy) -> dict[str, Energy]:

@@ -6,8 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spikformer_deploy.accounting.uncertainty import Energy, Part, Range, exactly, priced, weakest, weakest_role
+from spikformer_deploy.accounting.uncertainty import (
+    Energy,
+    Part,
+    Range,
+    exactly,
+    priced,
+    spread_of,
+    weakest,
+    weakest_role,
+)
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.counts.events import Events, SliceEvents
@@ -35,7 +45,7 @@ class Duration:
         """T pipelined steps, mean over the images."""
         # step_ns is (corner, image, step): an image takes all its steps
         low, nominal, high = (self.times.step_ns.sum(2).mean(1) * SECONDS_PER_NANO).tolist()
-        return Range(low, nominal, high, nominal * self.spread.step)
+        return spread_of(low, nominal, high, self.spread.step)
 
 
 def on_target(events: Events, mapping: Mapping, profile: Profile, duration: Duration) -> tuple[Energy, ...]:
@@ -146,15 +156,18 @@ def _constant(mapping: Mapping, profile: Profile, duration: Duration) -> tuple[P
 def _ruling(profile: Profile, times: StepTimes) -> Quantity:
     """The duration that rules the step."""
     time = profile.time
+    visits = time.neuron_programmable if profile.core.programmable.value else time.neuron_update
+    runtime = (times.chip_steps - 1) * float(times.runtime_ns[NOMINAL])
+    mostly_runtime = 2 * runtime > times.parts_ns["sub_steps"]
     ruling = {
-        "neurons": time.neuron_update,
+        "neurons": visits,
         "sending": time.axon_out,
         "synapses": time.synapse_conv,
         "messages": time.axon_in,
         "link": time.link_rate,
         "barrier": time.barrier_chip,
         "runtime": time.step_runtime,
-        "sub_steps": time.step_runtime if time.step_runtime.value > time.neuron_idle.value else time.neuron_idle,
+        "sub_steps": time.step_runtime if mostly_runtime else time.neuron_idle,
         "waiting": profile.chip.port_messages,
     }
     return ruling[times.bound]

@@ -59,6 +59,14 @@ def exactly(value: float) -> Range:
     return Range(value, value, value, np.array([value]))
 
 
+def spread_of(low: float, nominal: float, high: float, factors: Float) -> Range:
+    """A figure with its bounds, and draws that are factors on its nominal value.
+
+    Factors come from the mean image, bounds from all images: a draw beyond a bound is that bound.
+    """
+    return Range(low, nominal, high, np.clip(nominal * factors, low, high))
+
+
 NOTHING = exactly(0.0)
 
 

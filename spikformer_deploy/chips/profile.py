@@ -353,7 +353,7 @@ def _wrong_numbers(profile: Profile) -> Iterator[str]:
             yield f"{number.value} is no whole number of {unit} @ $.{path}"
         elif number.value > most:
             yield f"{number.value:g} {unit}, and at most {most} are possible @ $.{path}"
-        elif attribute.metadata["positive"] and not number.value:
+        elif attribute.metadata["positive"] and not number.low:
             yield f"0 {unit}, and some are needed @ $.{path}"
 
 

@@ -87,8 +87,8 @@ def _attention_table(explained: dict[str, Any]) -> list[Table]:
     chosen = ways.pop("chosen")
     title = f"attention: {ATTENTION[chosen]} is cheaper by the objective '{explained['objective']}'"
     table = Table(title=title, title_justify="left")
-    # nominal values before placement; the energy is that part of the boundary "chips" which depends on the cut
-    energy = "power and messages, uJ"
+    # nominal values before placement; of the energy what depends on the cut or the way
+    energy = "power, messages, sweeps, uJ"
     for column in ("way", "cores", "chips", "sub-steps", "messages a step", "step, us", energy, ""):
         table.add_column(column, justify="left" if column in ("way", "") else "right")
     keys = ("cores", "chips", "sub_steps", "messages_per_step", "step_us", "energy_uj")

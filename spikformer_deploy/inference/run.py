@@ -75,7 +75,7 @@ def run(
     geometry = geometry_of(program.network, program.mapping)
     if timing == "cycle":
         check_spatial(program.mapping)
-    saved = _Saved(unfinished, resume, program, images, backend, timing)
+    saved = _Saved(unfinished, resume, of_file, images, backend, timing, runtime)
 
     def note_batch(_done: int, _total: int, note: str) -> None:
         progress(saved.done, len(images), note)
@@ -134,8 +134,9 @@ def _of_before(program: Program) -> tuple[str, ...]:
     if not hardware.of_before(program.profile):
         return ()
     return (
-        "The program holds the hardware profile of an earlier release: without the runtime of each step, running power "
-        "and the corrections that measurements on silicon asked for. Compile it again for today's times and energies.",
+        "The program holds the hardware profile of an earlier release, which knows no runtime of a step and no running "
+        "power: its times and energies are today's form with that release's constants, and figures of neither. Compile "
+        "it again.",
     )
 
 
@@ -143,11 +144,19 @@ class _Saved:
     """What has been found so far, and the file of an unfinished run, where there is to be one."""
 
     def __init__(
-        self, path: Path | None, resume: bool, program: Program, images: ImageSet, backend: str, timing: str
+        self,
+        path: Path | None,
+        resume: bool,
+        program: Program,
+        images: ImageSet,
+        backend: str,
+        timing: str,
+        runtime: str,
     ) -> None:
         # the message-level model comes after the batches: what they give is that of the closed form
         batches = "none" if timing == "none" else "estimate"
         self._run = {"program": program.digest(), "images": images.identity, "backend": backend, "timing": batches}
+        self._run["runtime"] = runtime
         self._path = path
         self._last = time.monotonic()
         self.tally: Tally | None = None

@@ -70,7 +70,8 @@ class Choice:
     work      ns of the busiest core in a step, its sweeps over idle neurons in sub-steps of an attention included
     synops    synaptic operations of the core with most of them; sub_steps: chip-wide sub-steps of a step
     step_ns   by the closed form of chips/loihi/steps.py, without links
-    energy_pj static and running power, and messages: of all energy, only these depend on the cut
+    energy_pj static and running power, messages, and the sweeps of sub-steps: of all energy, only these depend on the
+              cut and on the way of the attentions
     """
 
     picks: Int
@@ -274,7 +275,7 @@ def _priced(picks: Int, search: _Search) -> Choice:
         synops=max(float(cuts.synops[pick]) for cuts, pick in taken),
         sub_steps=search.sub_steps,
         step_ns=step,
-        energy_pj=constant * step + messages * _message_pj(profile),
+        energy_pj=constant * step + messages * _message_pj(profile) + _sweeps_pj(taken, search),
     )
 
 
@@ -286,6 +287,12 @@ def _step_ns(taken: list[tuple[Cuts, int]], chips: int, search: _Search) -> floa
     end = barrier_before_placement(table, search.profile, chips) + table.runtime
     fullest = max(int(cuts.swept[pick]) for cuts, pick in taken)
     return at_once + float(end[0] + search.sub_steps * pause_ns(fullest, end, table)[0]) + in_turn
+
+
+def _sweeps_pj(taken: list[tuple[Cuts, int]], search: _Search) -> float:
+    """Energy of the visits of sub-steps, in which all cores sweep their neurons."""
+    swept = sum(int(cuts.swept[pick]) * int(cuts.cores[pick]) for cuts, pick in taken)
+    return search.sub_steps * swept * search.profile.energy.neuron_idle.value
 
 
 def _message_pj(profile: Profile) -> float:

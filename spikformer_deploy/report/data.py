@@ -146,7 +146,7 @@ def _time(run: Run) -> dict[str, Any] | None:
         "runtimes": UNDER,
         **under[run.runtime],
         "estimate_step_us": estimated_us,
-        "ratio": float(times.step_us_mean[NOMINAL]) / estimated_us,
+        "ratio": float(times.step_us_mean[NOMINAL]) / estimated_us if estimated_us else None,
         "step_us_by_step": (times.step_ns[NOMINAL].mean(0) / NS_PER_US).tolist(),
         "parts_us": {name: value / NS_PER_US for name, value in times.parts_ns.items()},
         "chip_steps": times.chip_steps,

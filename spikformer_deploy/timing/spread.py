@@ -51,7 +51,12 @@ def spread(events: Events, network: Network, mapping: Mapping, profile: Profile)
     parts = [step_at(events, network, mapping, profile, draws.some(block)) for block in blocks]
     times = [path for path, number in quantities(profile) if path.startswith("time.") and number.range]
     return Spread(
-        step=np.concatenate([part[0] for part in parts]) / nominal_step,
-        fall_through=np.concatenate([part[1] for part in parts]) / nominal_falling,
+        step=_factors(np.concatenate([part[0] for part in parts]), nominal_step),
+        fall_through=_factors(np.concatenate([part[1] for part in parts]), nominal_falling),
         paths=tuple(times),
     )
+
+
+def _factors(times: Float, nominal: Float) -> Float:
+    """(draws.COUNT,) of the nominal time (1,); 1 where that is nothing, as no factor makes anything of it."""
+    return times / nominal if nominal[0] > 0 else np.ones_like(times)

@@ -205,6 +205,34 @@ def test_what_is_not_understood_is_named_and_counted() -> None:
     assert only(operation(counting.counts, "2")).dense == 3 * 8 * 2
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: nn.functional.interpolate(x, scale_factor=2),
+        lambda x: nn.functional.interpolate(x, scale_factor=2, mode="bilinear"),
+        lambda x: nn.functional.pixel_unshuffle(nn.functional.pixel_shuffle(x, 2), 2),
+        lambda x: nn.functional.fold(nn.functional.unfold(x, 2, stride=2), (8, 8), 2, stride=2),
+        lambda x: nn.functional.dropout(nn.functional.gelu(x).softmax(-1)),
+        lambda x: nn.functional.hardswish(nn.functional.prelu(x, torch.tensor([0.2]))),
+        lambda x: nn.functional.group_norm(nn.functional.instance_norm(x), 2),
+        lambda x: nn.functional.normalize(nn.functional.rms_norm(x, (8,))),
+        lambda x: torch.tensordot(x, x, dims=([1], [1])),
+        lambda x: x.masked_fill(x > 0.5, 0).cumsum(0).sort()[0].topk(3)[0].amax(1),
+        lambda x: x[x > 0.5].var() + x.logsumexp(1).norm(),
+    ],
+)
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.inference_mode])
+def test_what_people_use_is_understood(function: Any, context: Any) -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    model = Model()
+    with context(), sd.count_operations(model) as counting:
+        model(torch.rand(2, 4, 8, 8))
+    assert not counting.not_understood
+
+
 @torch.library.custom_op("test_counting::mixed", mutates_args=())
 def mixed(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.t()

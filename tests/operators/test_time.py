@@ -41,6 +41,7 @@ def test_what_is_told_wins() -> None:
         model(torch.rand(15, 4))
     counts = counting.counts
     assert (counts.images, counts.time_steps) == (3, 5)
+    assert counts.neurons[0].updates.tolist() == [18] * 5
 
 
 def test_steps_in_a_loop_outside_of_the_model() -> None:

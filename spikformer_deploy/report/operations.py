@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
-from spikformer_deploy.accounting.operators import Account, place_energy
+from spikformer_deploy.accounting.operators import Account, Place, place_energy
 from spikformer_deploy.accounting.tools import SYNAPTIC
 from spikformer_deploy.base.errors import printable
 from spikformer_deploy.counts.operations import Counted, NeuronRecord, Operation, OperationCounts
@@ -36,6 +36,8 @@ TEXTS = (PLACE, KIND, READS, CONVENTION)
 
 LOOKED_AT = ("convolution", "linear", "product", "pooling")
 """Kinds of operations of which the values of all operands are looked at."""
+
+MICRO_PER_MILLI = 1e3
 
 SHOWN = 3
 """Names of a kind that a sentence lists before it counts the others."""
@@ -76,7 +78,7 @@ def layer_rows(counts: OperationCounts, accounts: Sequence[Account]) -> list[Row
     not zero  share of the elements that it reads; of neurons: their firing rate
     """
     priced = [account for account in accounts if account.energy is not None]
-    energies = {a.convention: {p.name: place_energy(a, p) for p in a.places} for a in priced}
+    energies = {a.convention: {p.name: _microjoule(a, p) for p in a.places} for a in priced}
     rows: list[Row] = [_operation_row(operation, counts.images) for operation in counts.operations]
     rows += [_neuron_row(record) for record in counts.neurons]
     for row in rows:
@@ -84,8 +86,13 @@ def layer_rows(counts: OperationCounts, accounts: Sequence[Account]) -> list[Row
     return [*rows, _sums(rows)]
 
 
+def _microjoule(account: Account, place: Place) -> float | None:
+    energy = place_energy(account, place)
+    return None if energy is None else energy * MICRO_PER_MILLI
+
+
 def _energy_heading(convention: str) -> str:
-    return f"{convention} (mJ/image)"
+    return f"{convention} (uJ/image)"
 
 
 def _operation_row(operation: Operation, images: int) -> Row:
@@ -124,11 +131,11 @@ def _sums(rows: Sequence[Row]) -> Row:
 
 
 def table(title: str, rows: Sequence[Row]) -> Table:
-    """The rows for the terminal."""
+    """The rows for the terminal, whose long headings and names go over several lines."""
     made = Table(title=title, title_justify="left")
     headings = list(rows[0]) if rows else []
     for heading in headings:
-        made.add_column(heading, justify="left" if heading in TEXTS else "right")
+        made.add_column(_in_lines(heading), justify="left" if heading in TEXTS else "right", overflow="fold")
     for row in rows:
         made.add_row(*(_cell(heading, row[heading]) for heading in headings))
     return made
@@ -162,11 +169,11 @@ def latex_text(rows: Sequence[Row], caption: str) -> str:
     lines = (
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
-        r"\centering",
+        r"\centering\small",
         rf"\caption{{{escaped(caption)}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        _latex_row(headings),
+        " & ".join(_latex_heading(heading) for heading in headings) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
@@ -200,6 +207,18 @@ def _some(names: Sequence[str]) -> str:
     others = len(names) - SHOWN
     shown = ", ".join(name or "the model" for name in names[:SHOWN])
     return f"{shown} and {others:,} more" if others > 0 else shown
+
+
+def _in_lines(heading: str) -> str:
+    """A heading that is as narrow as its words."""
+    return heading.replace(" ", "\n").replace("-", "-\n")
+
+
+def _latex_heading(heading: str) -> str:
+    """The same for LaTeX, with its unit."""
+    side = "l" if heading in TEXTS else "r"
+    lines = escaped(_in_lines(heading)).replace("(uJ/", r"($\mu$J/").replace("\n", r"\\")
+    return rf"\shortstack[{side}]{{{lines}}}"
 
 
 def _latex_row(cells: Sequence[str]) -> str:

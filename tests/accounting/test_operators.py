@@ -1,6 +1,7 @@
 """Conventions on counts that are written down by hand, so that every figure can be worked out on paper."""
 
 from dataclasses import MISSING, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,3 +212,9 @@ def test_every_convention_says_what_it_is() -> None:
 def test_an_unknown_convention() -> None:
     with pytest.raises(InputError, match=r"spikformer-paper, spikformer-paper-approx"):
         operators.account(COUNTS, "paper")
+
+
+def test_the_page_of_numbers_has_every_convention() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "energy-numbers.md").read_text()
+    for name in operators.CONVENTIONS:
+        assert name in page or f"| {name.rsplit('-', 1)[0]}-* |" in page, name

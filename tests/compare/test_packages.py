@@ -158,6 +158,66 @@ def test_attention_is_seen_by_spikingjelly_alone(scores_first: bool) -> None:
         assert operators.account(counts, name).excluded["product"] == tuple(o.name for o in products)
 
 
+class Steps(nn.Module):
+    """A model that runs its layers once a time step, and its head on the mean."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.stem, self.first = nn.Conv2d(4, 6, 3, padding=1), neuron.IFNode(0.5)
+        self.inner, self.second = nn.Conv2d(6, 6, 3, padding=1, bias=False), neuron.LIFNode(v_threshold=0.1)
+        self.hidden = nn.Linear(6, 5)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = [
+            self.hidden(self.second(self.inner(self.first(self.stem(x)))).mean((2, 3))) for _ in range(self.steps)
+        ]
+        return self.head(torch.stack(hidden).mean(0))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_time_steps_are_in_all_sums(steps: int) -> None:
+    torch.manual_seed(0)
+    model, batch = Steps(steps), images(0, "pixels").float()
+    counts = counted(model, batch)
+    assert counts.time_steps == steps
+    theirs = packages.syops(model, batch)
+    assert operators.account(counts, "syops-counter").figures == pytest.approx(theirs, rel=1e-6)
+    functional.reset_net(model)
+    ours = operators.account(counts, "neurobench").figures
+    assert ours == pytest.approx(packages.neurobench(model, batch, neuron.IFNode, neuron.LIFNode), rel=1e-6)
+    functional.reset_net(model)
+    simple = packages.spikingjelly(model, batch).counts
+    figures = operators.account(counts, "spikingjelly").figures
+    for name in ("mac", "synop", "memory_access_bytes"):
+        assert 3 * figures[name] == pytest.approx(simple[name], rel=1e-6)
+
+
+def test_a_network_of_snntorch_as_neurobench_counts_it() -> None:
+    """Steps, spikes and neurons of a library that NeuroBench knows; what its updates change is not ours to see."""
+    snntorch = pytest.importorskip("snntorch")
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 16),
+        snntorch.Leaky(beta=0.9, threshold=0.2, init_hidden=True),
+        nn.Linear(16, 4, bias=False),
+        snntorch.Leaky(beta=0.8, threshold=0.1, init_hidden=True, output=True),
+    )
+    frames = (torch.rand(5, 3, 8) < 0.5).float()
+    theirs = packages.neurobench_of_snntorch(model, frames)
+    snntorch.utils.reset(model)
+    with sd.count_operations(model, images=5) as counter, torch.no_grad():
+        for step in range(3):
+            model(frames[:, step])
+    ours = dict(operators.account(counter.counts, "neurobench").figures)
+    assert ours.keys() == theirs.keys() - {"Effective Neuron Ops"}
+    # snntorch keeps membranes in buffers, which the first pass gives their shape; NeuroBench looks before it
+    membranes = 4 * 5 * (16 + 4)
+    assert ours.pop("Footprint") - membranes == theirs["Footprint"]
+    assert ours == pytest.approx({name: theirs[name] for name in ours}, rel=1e-6)
+
+
 def test_a_sum_of_spikes_is_multiplied_in_syops_and_neurobench() -> None:
     """A residual of 0, 1 and 2 makes its reader multiply-accumulates; in a batch without a 2 it does not."""
     torch.manual_seed(0)
@@ -230,6 +290,31 @@ def test_a_bias_of_a_linear_layer_is_counted_once_a_call_in_syops() -> None:
     theirs = packages.syops(model, batch)
     assert theirs["MACs"] == (2 * 5 * 8 * 4 + 4) / 2
     assert figures(model, "syops-counter", batch)["MACs"] == theirs["MACs"]
+
+
+def test_a_layer_of_spikingjelly_costs_nothing_in_syops() -> None:
+    """It asks for exactly torch's classes; and where time leads the input, its images are time steps."""
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    model = nn.Sequential(layer.Conv2d(4, 6, 3, step_mode="m", bias=False), neuron.IFNode(step_mode="m"))
+    frames = images(0, "pixels", (3, 2, 4, 7, 7)).float()
+    updates = 3 * 2 * 6 * 5 * 5
+    assert packages.syops(model, frames) == {"MACs": 0, "ACs": updates / 3}
+    assert figures(model, "syops-counter", frames) == {"MACs": updates * 4 * 9 / 2, "ACs": updates / 2}
+
+
+@pytest.mark.parametrize("kind", ["spikes", "pixels"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolutions(groups: int, kind: str) -> None:
+    """syops multiplies each weight at every output position; spikingjelly and we at every input position."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, groups=groups, bias=False))
+    batch = images(0, kind, (2, 4, 7, 7)).float()
+    ours = operators.account(counted(model, batch), "spikingjelly").figures
+    simple = packages.spikingjelly(model, batch).counts
+    assert {name: 2 * ours[name] for name in ("mac", "synop")} == {name: simple[name] for name in ("mac", "synop")}
+    theirs = sum(packages.syops(model, batch).values())
+    assert theirs / sum(figures(model, "syops-counter", batch).values()) == pytest.approx(13**2 / 7**2, rel=1e-6)
+    assert figures(model, "neurobench", batch)["Dense"] == packages.neurobench(model, batch)["Dense"] == 0
 
 
 def test_a_subclass_of_a_neuron_costs_nothing_in_syops() -> None:

@@ -35,7 +35,7 @@ COUNTS = OperationCounts(
     (),
 )
 ACCOUNTS = [operators.account(COUNTS, name) for name in ("spikformer-paper", "syops", "neurobench")]
-PAPER = "spikformer-paper (mJ/image)"
+PAPER = "spikformer-paper (uJ/image)"
 
 
 def test_rows_of_layers() -> None:
@@ -45,12 +45,12 @@ def test_rows_of_layers() -> None:
     assert layer["not zero (share)"] == 48 / 160
     assert layer["dense (MACs/image)"] == 5000 / IMAGES
     assert layer["synaptic operations (1/image)"] == 1350 / IMAGES
-    assert layer[PAPER] == pytest.approx(0.9e-9 * (900 + 660) / IMAGES, rel=1e-12)
+    assert layer[PAPER] == pytest.approx(0.9e-6 * (900 + 660) / IMAGES, rel=1e-12)
     assert [add[key] for key in ("reads", "not zero (share)", "dense (MACs/image)", PAPER)] == ["", None, None, None]
     assert (lif["kind"], lif["not zero (share)"]) == ("LIFNode", 0.25)
-    assert sums[PAPER] == pytest.approx(ACCOUNTS[0].energy.total.nominal, rel=1e-12)
+    assert sums[PAPER] == pytest.approx(ACCOUNTS[0].energy.total.nominal * 1e3, rel=1e-12)
     # a convention without prices has no column
-    assert [key for key in stem if key.endswith("(mJ/image)")] == [PAPER, "syops (mJ/image)"]
+    assert [key for key in stem if key.endswith("(uJ/image)")] == [PAPER, "syops (uJ/image)"]
 
 
 def test_rows_of_conventions() -> None:
@@ -64,7 +64,7 @@ def test_csv_has_units_and_every_figure_in_full() -> None:
     headings, *lines = csv.reader(io.StringIO(operations.csv_text(rows)))
     assert headings == list(rows[0])
     for heading in headings:
-        assert heading in operations.TEXTS or re.search(r"\((share|MACs/image|1/image|mJ/image)\)$", heading)
+        assert heading in operations.TEXTS or re.search(r"\((share|MACs/image|1/image|uJ/image)\)$", heading)
     for line, row in zip(lines, rows, strict=True):
         for text, value in zip(line, row.values(), strict=True):
             assert (float(text) == value) if isinstance(value, float) else text == ("" if value is None else str(value))
@@ -93,10 +93,13 @@ def test_latex_is_well_formed() -> None:
     assert columns is not None
     assert len(columns[1]) == len(rows[0])
     cells = [re.split(r"(?<!\\)&", line.removesuffix(r" \\")) for line in lines if line.endswith(r" \\")]
+    headings = cells.pop(0)
+    assert len(headings) == len(columns[1])
+    assert headings[6].strip() == r"\shortstack[r]{spikformer-\\paper\\($\mu$J/image)}"
     assert {len(row) for row in cells} == {len(columns[1])}
-    assert len(cells) == 1 + len(rows)
-    assert [text_of(row[0]).strip() for row in cells] == ["place", "stem", NAME, ": add", "lif", "all"]
-    body = re.sub(r"\\[a-zA-Z]+|\\.", "", "\n".join(lines[1:]))
+    assert len(cells) == len(rows)
+    assert [text_of(row[0]).strip() for row in cells] == ["stem", NAME, ": add", "lif", "all"]
+    body = re.sub(r"\$\\mu\$|\\[a-zA-Z]+|\\.", "", "\n".join(lines[1:]))
     # nothing special is left but the braces and ampersands of the table itself
     assert body.count("{") == body.count("}")
     assert not re.search(r"[%$#_^~]", body)

@@ -68,20 +68,37 @@ def syops(model: nn.Module, *batches: torch.Tensor) -> dict[str, float]:
 def neurobench(model: nn.Module, images: torch.Tensor, *activations: type[nn.Module]) -> dict[str, Any]:
     """The metrics of NeuroBench 2.3.0 by their names; images (N, ...), one batch; activations: classes of neurons."""
     pytest.importorskip("neurobench")
-    from neurobench.benchmarks import Benchmark
-    from neurobench.metrics.static import ConnectionSparsity, Footprint, ParameterCount
     from neurobench.metrics.workload import ActivationSparsity, SynapticOperations
     from neurobench.models import TorchModel
 
     wrapped = TorchModel(model)
     for activation in activations:
         wrapped.add_activation_module(activation)
+    return _benchmark(wrapped, images, [ActivationSparsity, SynapticOperations])
+
+
+def neurobench_of_snntorch(model: nn.Module, frames: torch.Tensor) -> dict[str, Any]:
+    """The same of a network of snntorch, with NeuroBench's metrics of its neurons; frames (N, T, ...)."""
+    pytest.importorskip("neurobench")
+    from neurobench.metrics.workload import ActivationSparsity, NeuronOperations, SynapticOperations
+    from neurobench.models import SNNTorchModel
+
+    return _benchmark(SNNTorchModel(model), frames, [ActivationSparsity, SynapticOperations, NeuronOperations])
+
+
+def _benchmark(wrapped: Any, images: torch.Tensor, workload: list[Any]) -> dict[str, Any]:
+    from neurobench.benchmarks import Benchmark
+    from neurobench.metrics.static import ConnectionSparsity, Footprint, ParameterCount
+
     data = torch.utils.data.TensorDataset(images, torch.zeros(len(images)))
     loader = torch.utils.data.DataLoader(data, batch_size=len(images))
-    metrics = [[ParameterCount, Footprint, ConnectionSparsity], [ActivationSparsity, SynapticOperations]]
+    metrics = [[ParameterCount, Footprint, ConnectionSparsity], workload]
     with torch.no_grad():
         found = Benchmark(wrapped, loader, [], [], metrics).run(quiet=True)
-    return found | found.pop("SynapticOperations")
+    # metrics of several figures stand beside those of one
+    for name in [name for name, value in found.items() if isinstance(value, dict)]:
+        found |= found.pop(name)
+    return found
 
 
 def spikingjelly(model: nn.Module, batch: torch.Tensor) -> Any:

@@ -34,10 +34,10 @@ class Counting(count.Counting):
 
     def table(self, *conventions: str) -> str:
         """What each place of the model costs an image, by these conventions: `spikformer-paper` if none is named."""
-        counts = self.counts
-        rows = layer_rows(counts, [account(counts, name) for name in conventions or ("spikformer-paper",)])
+        counts, names = self.counts, conventions or ("spikformer-paper",)
+        rows = layer_rows(counts, [account(counts, name) for name in names])
         text = StringIO()
-        Console(file=text, width=200).print(table("", rows))
+        Console(file=text, width=200).print(table(f"An image, by {', '.join(names)}", rows))
         return text.getvalue()
 
 

@@ -34,10 +34,10 @@ class Counting(count.Counting):
 
     def table(self, *conventions: str) -> str:
         """What each place of the model costs an image, by these conventions: `spikformer-paper` if none is named."""
-        counts = self.counts
-        rows = layer_rows(counts, [account(counts, name) for name in conventions or ("spikformer-paper",)])
+        counts, names = self.counts, conventions or ("spikformer-paper",)
+        rows = layer_rows(counts, [account(counts, name) for name in names])
         text = StringIO()
-        Console(file=text, width=200).print(table("", rows))
+        Console(file=text, width=200).print(table(f"An image, by {', '.join(names)}", rows))
         return text.getvalue()
 
 
@@ -59,7 +59,7 @@ class Run(results.Run):
 def count_operations(model: nn.Module, time_steps: int | None = None, images: int | None = None) -> Iterator[Counting]:
     """Count what the forward passes of `model` cost; arguments and errors as operators.count.count_operations."""
     with count.count_operations(model, time_steps, images) as counting:
-        yield Counting(**{field.name: getattr(counting, field.name) for field in fields(counting)})
+        yield Counting(counting.mode)
 
 
 def compile(model: str | Path | Model, target: str = "loihi2", **options: Any) -> Program:

@@ -78,6 +78,9 @@ def make(
         raise ModelError(
             factory, f"it returns {described(made)}, and no torch.nn.Module", "Let it return the model alone."
         )
+    if any(isinstance(layer, torch.jit.ScriptModule) for layer in made.modules()):
+        way_out = "Let it return the model as it is before torch.jit.script."
+        raise ModelError(factory, "it returns TorchScript, whose operators cannot be seen", way_out)
     module = made.cpu().eval()
     if weights is None:
         return Made(module, factory, (f"{factory}: without --weights, the weights are those that it makes",))

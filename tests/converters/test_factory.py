@@ -65,6 +65,10 @@ def nothing():
     Net()
 
 
+def scripted():
+    return torch.jit.script(nn.Linear(2, 2))
+
+
 def leaves():
     raise SystemExit("usage: net.py")
 
@@ -118,7 +122,8 @@ def test_without_weights_the_same_model_is_made_again(folder: Path) -> None:
         ("net:pair", {}, "it returns a tuple of 2 (Net, dict), and no torch.nn.Module"),
         ("net:kind", {}, "it returns the class Net, and no torch.nn.Module"),
         ("net:nothing", {}, "it returns nothing, and no torch.nn.Module"),
-        ("net:leaves", {}, "it raises SystemExit: usage: net.py (net.py:49: "),
+        ("net:leaves", {}, "it raises SystemExit: usage: net.py (net.py:53: "),
+        ("net:scripted", {}, "it returns TorchScript, whose operators cannot be seen"),
         ("net:needs", {}, "it needs depth\n  It is needs(depth, width=2): give --arg depth=..."),
         ("net:needs", {"heigth": 2}, "it has no argument heigth and it needs depth"),
         ("net:build", {"depth": 2}, "it has no argument depth\n  It is build(channels=4, *, dropout=0.0)."),

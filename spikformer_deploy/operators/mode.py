@@ -28,13 +28,12 @@ from spikformer_deploy.operators.follow import (
     tensors_in,
 )
 from spikformer_deploy.operators.neurons import Layout, by_step, holds_state, layout_of, spikes_of, steps_in
+from spikformer_deploy.operators.pairs import absolute_over, nonzero_over
 from spikformer_deploy.operators.rules import Call, bias_alone, unknown
 from spikformer_deploy.operators.schema import Operator, operator_of
 from spikformer_deploy.operators.seen import Seen, observe
 from spikformer_deploy.operators.tally import Fired, Place, Population, Tally
 
-WEIGHTED = ("convolution", "linear", "product", "unknown")
-"""Kinds that are counted inside of neurons too: recurrent weights."""
 ELEMENTWISE = ("addition", "multiplication", "scaling", "reduction", "function")
 """Kinds that are part of a neuron where a module of them makes spikes."""
 MERGED = ("addition", "scaling", "reduction", "function")
@@ -218,8 +217,8 @@ class CountingMode(TorchDispatchMode):
         if steps == 1 or not dims:
             counts, values = [seen.nonzero], [seen.total]
         else:
-            counts = sorted_.count_nonzero(dims).tolist()
-            values = sorted_.abs().sum(dims, dtype=torch.float64).tolist()
+            counts = nonzero_over(sorted_, dims, seen.operand == "binary").tolist()
+            values = counts if seen.operand == "binary" else absolute_over(sorted_, dims).tolist()
         elements = spikes.numel() // max(1, steps * images)
         return Fired(elements, images, counts, values, seen.largest, seen.operand)
 
@@ -280,22 +279,39 @@ class CountingMode(TorchDispatchMode):
     def _run(self, operator: Operator, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator, count it, and follow what it gives."""
         operands = operands_of(args, kwargs)
+        if any(operand.layout is not torch.strided for operand in operands):
+            return self._opaque(operator, func(*args, **kwargs))
         flags = [self.followed.flags(operand) for operand in operands]
         if not any(flags) or operator.fresh:
             result = func(*args, **kwargs)
             if operator.writes:
                 self._written(operands)
+            elif operator.name == "zeros" and isinstance(self.frames[-1].module, nn.RNNBase):
+                # the state before the first step: its products with weights are computed like those of all steps
+                self.followed.mark(result, ACTIVE)
             return result
         if operator.early:
-            self._count(operator, args, kwargs, None)
+            with torch._C._DisableTorchDispatch():
+                self._count(operator, args, kwargs, operands, flags, None)
         result = func(*args, **kwargs)
         if operator.view:
             return result
-        if operator.writes:
-            self._written(operands)
-        if not operator.early and not operator.moving:
-            self._count(operator, args, kwargs, result)
-        self._follow(operator, operands, flags, result)
+        # another count around this one must not see what this one looks at
+        with torch._C._DisableTorchDispatch():
+            if operator.writes:
+                self._written(operands)
+            if not operator.early and not operator.moving:
+                self._count(operator, args, kwargs, operands, flags, result)
+            self._follow(operator, operands, flags, result)
+        return result
+
+    def _opaque(self, operator: Operator, result: Any) -> Any:
+        """An operator on tensors that are no arrays (sparse ones): named, and what it gives is an activation."""
+        path = self.frames[-1].path
+        self.tally.not_understood[f"{path}: {operator.shown}" if path else operator.shown] = None
+        for tensor in tensors_in(result):
+            if tensor.layout is torch.strided:
+                self.followed.mark(tensor, ACTIVE)
         return result
 
     def _written(self, operands: list[Tensor]) -> None:
@@ -350,35 +366,31 @@ class CountingMode(TorchDispatchMode):
                 return
         frame.thresholds.append(Threshold(key, frame.path, "threshold", "threshold", [fired]))
 
-    def _count(self, operator: Operator, args: Any, kwargs: Any, result: Any) -> None:
+    def _count(
+        self, operator: Operator, args: Any, kwargs: Any, operands: list[Tensor], flags: list[int], result: Any
+    ) -> None:
         """Count one call of an operator."""
-        if self.inside_neuron is not None and operator.rule is None:
+        if operator.truth or (self.inside_neuron is not None and not operator.weighted):
+            return
+        if operator.rule is None and not _computes(result):
             return
         followed = self.followed
-        arguments = operator.arguments(args, kwargs)
         call = Call(
             operator.name,
-            arguments,
+            operator.arguments(args, kwargs),
+            [operand for operand, flag in zip(operands, flags, strict=True) if flag],
             result,
             followed.is_activation,
             followed.is_spikes,
             followed.seen,
             followed.zeros,
         )
-        if operator.truth or (operator.rule is None and not self._computes(call)):
-            return
+        first = any(flag & INPUT for flag in flags)
         for kind, counted in (operator.rule or unknown)(call):
-            self._add(operator, call, kind, counted)
+            self._add(operator, call, kind, counted, first)
 
-    def _computes(self, call: Call) -> bool:
-        """Whether an operator without a rule gives reals: it may have computed them."""
-        results = list(tensors_in(call.result))
-        return any(r.is_floating_point() or r.is_complex() for r in results) and bool(call.activations)
-
-    def _add(self, operator: Operator, call: Call, kind: str, counted: Counted) -> None:
+    def _add(self, operator: Operator, call: Call, kind: str, counted: Counted, first: bool) -> None:
         """Add what one call costs to its place."""
-        if self.inside_neuron is not None and kind not in WEIGHTED:
-            return
         if kind == "scaling" and self._adds_bias(operator, call, counted):
             return
         frame = self.frames[-1]
@@ -388,8 +400,7 @@ class CountingMode(TorchDispatchMode):
             return
         frame.weighted = True
         place.add(operator.name, counted)
-        inputs = [value for value in call.arguments.values() if self.followed.is_activation(value)]
-        place.first |= any(self.followed.flags(value) & INPUT for value in inputs)
+        place.first |= first
         if kind == "linear" and isinstance(call.result, Tensor):
             seen = Seen(counted.operand, counted.elements_in, counted.nonzero_in, counted.sum_in, 0.0, 0.0)
             self.weighed = Weighed(key_of(call.result), place, seen)
@@ -397,15 +408,15 @@ class CountingMode(TorchDispatchMode):
             self.tally.not_understood[f"{frame.path}: {operator.shown}" if frame.path else operator.shown] = None
 
     def _adds_bias(self, operator: Operator, call: Call, counted: Counted) -> bool:
-        """Whether a constant is added to a product with weights that was computed just now: then it is its bias."""
+        """Whether a parameter is added to a product with weights that was computed just now: then it is its bias."""
         weighed, self.weighed = self.weighed, None
         if weighed is None or operator.name != "add" or key_of(call.activations[0]) != weighed.storage:
             return False
-        constants = [v for v in call.arguments.values() if isinstance(v, Tensor) and not self.followed.is_activation(v)]
-        if not constants:
+        biases = [v for v in call.arguments.values() if isinstance(v, Tensor) and key_of(v) in self.held]
+        if not biases:
             return False
         seen = weighed.seen
-        bias = bias_alone(seen.operand, seen.mean, counted.elements_out, constants[0].numel())
+        bias = bias_alone(seen.operand, seen.mean, counted.elements_out, biases[0].numel())
         weighed.place.add(operator.name, bias)
         return True
 
@@ -434,6 +445,11 @@ class CountingMode(TorchDispatchMode):
                 site.append((frame.f_code, frame.f_lasti))
             frame = frame.f_back  # type: ignore[assignment]
         return tuple(site)
+
+
+def _computes(result: Any) -> bool:
+    """Whether an operator without a rule gives reals: it may have computed them."""
+    return any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors_in(result))
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikformer_deploy.base.arrays import EXACT_FP32, Float, Int
+from spikformer_deploy.base.arrays import Float, Int
 from spikformer_deploy.counts.operations import Counted
-from spikformer_deploy.operators.seen import Seen
+from spikformer_deploy.operators.seen import Seen, exact_sum_of
 from spikformer_deploy.operators.taps import Axis, by_tap, reach
 
 
@@ -50,9 +50,8 @@ def one_call(seen: Seen, other: Seen | None = None, **fields: Any) -> Counted:
 
 def nonzero_over(x: Tensor, dims: tuple[int, ...], binary: bool) -> Int:
     """How many elements of x over `dims` are not 0, for each index of the rest; binary: x is known to be."""
-    summed = prod(x.shape[dim] for dim in dims)
-    kind = torch.float32 if summed < EXACT_FP32 else torch.float64
-    mask = x if binary else x != 0
+    kind = exact_sum_of(prod(x.shape[dim] for dim in dims))
+    mask = x if binary else (x != 0).to(kind)
     return mask.sum(dims, dtype=kind).to(torch.int64).cpu().numpy()
 
 

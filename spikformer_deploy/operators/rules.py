@@ -34,17 +34,19 @@ from spikformer_deploy.operators.taps import Axis, adaptive_reach, reach
 class Call:
     """One call of an operator.
 
-    operator    its name, without namespace and overload: "convolution"
-    arguments   by the names of its schema, defaults included
-    result      what it gave; None where counting comes first, as operators that write into their operands need it
-    activation  whether a tensor depends on the input of the model: else it is a weight or a constant
-    spikes      whether it is what neurons or a threshold gave, moved at most
-    seen        what an activation's values are
-    zeros       whether any of the weights is 0
+    operator     its name, without namespace and overload: "convolution"
+    arguments    by the names of its schema, defaults included
+    activations  those of its operands that depend on the input of the model; others are weights and constants
+    result       what it gave; None where counting comes first, as operators that write into their operands need it
+    activation   whether a tensor is one
+    spikes       whether it is what neurons or a threshold gave, moved at most
+    seen         what an activation's values are
+    zeros        whether any of the weights is 0
     """
 
     operator: str
     arguments: dict[str, Any]
+    activations: list[Tensor]
     result: Any
     activation: Callable[[Any], bool]
     spikes: Callable[[Tensor], bool]
@@ -56,11 +58,6 @@ class Call:
         """Elements of the result, or of the first of several."""
         result = self.result if isinstance(self.result, Tensor) else self.result[0]
         return result.numel()
-
-    @property
-    def activations(self) -> list[Tensor]:
-        """Those among the arguments."""
-        return [value for value in self.arguments.values() if self.activation(value)]
 
 
 Found: TypeAlias = Iterator[tuple[str, Counted]]
@@ -375,6 +372,15 @@ def unknown(call: Call) -> Found:
     yield "unknown", one_call(seen, elements_out=call.out, dense=call.out * inner, weights=size)
 
 
+ATTENTIONS = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+)
+WEIGHTED = frozenset(("convolution", *OPERANDS, *ATTENTIONS, "mkldnn_rnn_layer"))
+"""Operators that have weights, or multiply activations as matrices: they count inside of neurons too."""
 RECTIFYING = ("relu", "sigmoid", "threshold", "hardtanh")
 """Functions whose zeros are counted: tools take them for neurons of an ANN."""
 ADDITIONS = ("add", "sub", "rsub", "lerp", "maximum", "minimum")
@@ -382,16 +388,7 @@ MULTIPLICATIONS = ("mul", "div", "addcmul", "addcdiv")
 RULES: dict[str, Rule] = {
     "convolution": _convolution,
     **dict.fromkeys(OPERANDS, _matrix),
-    **dict.fromkeys(
-        (
-            "_scaled_dot_product_flash_attention_for_cpu",
-            "_scaled_dot_product_flash_attention",
-            "_scaled_dot_product_efficient_attention",
-            "_scaled_dot_product_cudnn_attention",
-            "_scaled_dot_product_fused_attention_overrideable",
-        ),
-        _attention,
-    ),
+    **dict.fromkeys(ATTENTIONS, _attention),
     **dict.fromkeys(
         (
             "native_batch_norm",

@@ -16,6 +16,7 @@ from spikformer_deploy.operators.rules import (
     MOVING,
     MULTIPLICATIONS,
     ROUNDING,
+    WEIGHTED,
     Rule,
     rule_of,
 )
@@ -48,6 +49,7 @@ class Operator:
     early      it is counted before it runs: it may write over what is counted
     moving, fresh, comparison, rounding, keeping  as the tables of rules.py say
     truth      it gives truth values, and no arithmetic is counted
+    weighted   it has weights, or multiplies activations as matrices
     scaling    of one activation it gives the same, scaled
     rule       what it costs; None of what moves, and of what is not understood
     names, defaults  of its arguments
@@ -65,6 +67,7 @@ class Operator:
     rounding: bool
     keeping: bool
     truth: bool
+    weighted: bool
     scaling: bool
     rule: Rule | None
     names: tuple[str, ...]
@@ -106,6 +109,7 @@ def operator_of(func: Any) -> Operator:
         rounding=known and name in ROUNDING,
         keeping=moving or (known and name in KEEPING_COMPARED),
         truth=known and (name in COMPARISONS or name in KEEPING_COMPARED or name in ("eq", "ne")),
+        weighted=known and name in WEIGHTED,
         scaling=known and name in _ELEMENTWISE,
         rule=rule_of(name, pointwise) if known and not moving else None,
         names=tuple(argument.name for argument in schema.arguments),
@@ -128,6 +132,7 @@ def _foreign(name: str) -> Operator:
         rounding=False,
         keeping=False,
         truth=False,
+        weighted=False,
         scaling=False,
         rule=None,
         names=(),

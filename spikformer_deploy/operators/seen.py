@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spikformer_deploy.base.arrays import EXACT_FP32
+
 LARGEST = 255
 """Whole numbers beyond are reals: no message of a chip is that wide without being a number of its own."""
 UNITS = (1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
@@ -47,14 +49,30 @@ def observe(x: Tensor) -> Seen:
     """The class of x's values and their sums; x of any shape and real dtype."""
     if not x.numel():
         return Seen("binary", 0, 0, 0.0, 0.0, 1.0)
-    if x.dtype == torch.bool:
-        spikes = int(x.count_nonzero())
+    spikes = spikes_in(x)
+    if spikes is not None:
         return Seen("binary", x.numel(), spikes, float(spikes), float(spikes > 0), 1.0)
     low, high = (float(bound) for bound in x.aminmax())
     nonzero = int(x.count_nonzero())
     total = float(_absolute(x, low).sum(dtype=torch.float64))
-    operand, unit = _class(x, low, high, nonzero, total)
+    operand, unit = _class(x, low, high)
     return Seen(operand, x.numel(), nonzero, total, max(abs(low), abs(high)), unit)
+
+
+def spikes_in(x: Tensor) -> int | None:
+    """How many elements are 1 where all are 0 or 1; None where they are not."""
+    if x.dtype == torch.bool:
+        return int(x.count_nonzero())
+    # only 0, 1 and infinity are their own squares
+    if not torch.equal(x * x, x):
+        return None
+    total = float(x.sum(dtype=exact_sum_of(x.numel())))
+    return int(total) if total <= x.numel() else None
+
+
+def exact_sum_of(elements: int) -> torch.dtype:
+    """The type in which that many ones add up exactly."""
+    return torch.float32 if elements < EXACT_FP32 else torch.float64
 
 
 def _absolute(x: Tensor, low: float) -> Tensor:
@@ -62,19 +80,14 @@ def _absolute(x: Tensor, low: float) -> Tensor:
     return x if low >= 0 else x.abs()
 
 
-def _class(x: Tensor, low: float, high: float, nonzero: int, total: float) -> tuple[str, float]:
-    """The class and the unit of values between `low` and `high`."""
+def _class(x: Tensor, low: float, high: float) -> tuple[str, float]:
+    """The class and the unit of values between `low` and `high` that are not binary."""
     if not -1 <= low <= high <= LARGEST:
         return "real", 0.0
     if low < 0:
         return ("signs", 1.0) if high <= 1 and _multiples(x, 1.0) else ("real", 0.0)
-    if high <= 1:
-        # values of [0, 1] add up to their number only where each is 1: one pass less than looking at each.  Those of
-        # double precision may miss 1 by less than a sum can tell
-        if total == nonzero and (x.dtype != torch.float64 or _multiples(x, 1.0)):
-            return "binary", 1.0
-        if int((x == low).count_nonzero()) + int((x == high).count_nonzero()) == x.numel():
-            return "two values", _unit_of_two(low, high)
+    if high <= 1 and int((x == low).count_nonzero()) + int((x == high).count_nonzero()) == x.numel():
+        return "two values", _unit_of_two(low, high)
     for unit in UNITS:
         if _multiples(x, unit):
             return ("integers" if unit == 1 else "levels"), unit

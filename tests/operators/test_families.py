@@ -1,0 +1,130 @@
+"""Every family of models, counted in floats: its neurons and dense work are those of its integer program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from support.masks import masks, of_layers
+from support.models import SIBLINGS, SMALL, model_and_images
+from torch import nn
+
+import spikformer_deploy as sd
+from spikformer_deploy.api import Counting
+from spikformer_deploy.chips.profile import CoreLimits
+from spikformer_deploy.counts.events import dense_macs
+from spikformer_deploy.counts.operations import OperationCounts
+from spikformer_deploy.graph import ir
+from spikformer_deploy.graph.fold import fold_batch_norm
+from spikformer_deploy.graph.simplify import simplify
+from spikformer_deploy.graph.trace import trace
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import Lif
+from spikformer_deploy.network.synapses import Attention, Conv
+from spikformer_deploy.nn.family import ModelConfig
+from spikformer_deploy.quantization.build import Pixels, quantize
+from spikformer_deploy.quantization.ranges import Calibration
+from spikformer_deploy.quantization.settings import Settings
+
+FAMILIES = SMALL | SIBLINGS
+SCORES_FIRST = ("cifar", "spikingformer", "spikingformer-dvs")
+LIMITS = CoreLimits(True, 8, 24, 17, 12, 8, 24)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One small model, what was counted while it ran on its images, its graph as it was traced, and its integers."""
+
+    name: str
+    config: ModelConfig
+    module: nn.Module
+    images: torch.Tensor
+    counting: Counting
+    raw: ir.Graph
+    network: Network
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request: pytest.FixtureRequest) -> Case:
+    config = FAMILIES[request.param]
+    module, images = model_and_images(config)
+    with torch.no_grad(), sd.count_operations(module) as counting:
+        module(images)
+    return Case(request.param, config, module, images, counting, *compiled(config, module, images))
+
+
+def compiled(config: ModelConfig, module: nn.Module, images: torch.Tensor) -> tuple[ir.Graph, Network]:
+    """The graph as it was traced, and the integer network."""
+    shape = (config.in_channels, config.image_size, config.image_size)
+    raw = trace(module, shape, time_steps=config.time_steps, per_step=config.per_step)
+    graph = simplify(fold_batch_norm(raw))
+    pixels = Pixels((0.0 if config.per_step else 0.4,) * config.in_channels, (0.01,) * config.in_channels)
+    return raw, quantize(graph, pixels, Calibration(graph, images), LIMITS, Settings())
+
+
+def dense(counts: OperationCounts, *kinds: str, within: str = "") -> int:
+    """Multiply-accumulates of all images, padding counted, of places of some kinds; heads are left out."""
+    return sum(
+        counted.dense_padded
+        for operation in counts.operations
+        if operation.kind in kinds and not operation.name.startswith("head") and within in operation.name
+        for counted in operation.counted
+    )
+
+
+def test_neurons_and_dense_work_are_those_of_the_program(case: Case) -> None:
+    counts, steps = case.counting.counts, case.config.time_steps
+    assert (counts.images, counts.time_steps, counts.not_understood) == (len(case.images), steps, ())
+    raw, network = case.raw, case.network
+    sizes = {p.name: p.size for p in network if isinstance(p.neuron, Lif)}
+    assert {record.name: record.elements for record in counts.neurons} == sizes
+    passes = counts.images * steps
+    traced = [(n.op.weight.size, n.shape) for n in raw.of(ir.Conv2d, ir.Linear) if not n.name.startswith("head")]
+    layers = dense(counts, "convolution", "linear")
+    sums_of_tokens = dense(counts, "reduction", within="tssa")  # of the trace they are a convolution with ones
+    assert layers + sums_of_tokens == passes * sum(size * shape[1] * shape[2] for size, shape in traced)
+    if case.name != "sdt2":  # its convolutions without neurons between them are merged in the program, which adds work
+        masks_of_tokens = sums_of_tokens + dense(counts, "multiplication", within="tssa")
+        convolutions = [dense_macs(network, p) for p in network.projections if isinstance(p.synapse, Conv)]
+        assert layers + masks_of_tokens == passes * sum(convolutions)
+
+
+def test_attention_is_counted_in_the_order_of_the_model(case: Case) -> None:
+    """The program's figure is that of the cheaper order, the float model's is what it computes."""
+    network = case.network
+    found = [p for p in network.projections if isinstance(p.synapse, Attention)]
+    orders = {"scores": 0, "values": 0}
+    for projection in found:
+        channels, height, width = network[projection.target].shape
+        tokens, depth = height * width, channels // projection.synapse.heads
+        orders["scores"] += 2 * tokens * channels * tokens
+        orders["values"] += 2 * tokens * channels * depth
+    passes = len(case.images) * case.config.time_steps
+    order = "scores" if case.name in SCORES_FIRST else "values"
+    assert dense(case.counting.counts, "product") == passes * orders[order]
+    assert sum(dense_macs(network, p) for p in found) <= min(orders.values())
+
+
+def test_synaptic_operations_are_those_of_masks(case: Case) -> None:
+    with torch.no_grad(), masks(case.module) as expected:
+        case.module(case.images)
+    assert of_layers(case.counting.counts) == dict(expected)
+
+
+def test_firing_rates_are_those_of_the_neurons(case: Case) -> None:
+    outputs: dict[str, torch.Tensor] = {}
+    hooks = [
+        layer.register_forward_hook(lambda _, __, out, path=path: outputs.__setitem__(path, out))
+        for path, layer in case.module.named_modules()
+        if path.endswith(("lif", "lif1", "lif2", "lif3"))
+    ]
+    with torch.no_grad():
+        case.module(case.images)
+    for hook in hooks:
+        hook.remove()
+    for index, record in enumerate(case.counting.counts.neurons):
+        spikes = outputs[record.name].flatten(1).numpy()
+        np.testing.assert_array_equal(record.spikes, spikes.sum(1))
+        np.testing.assert_allclose(case.counting.firing_rates()[:, index], spikes.mean(1), rtol=1e-6)

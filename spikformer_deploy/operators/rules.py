@@ -418,7 +418,7 @@ RULES: dict[str, Rule] = {
          "logsumexp", "linalg_vector_norm"),
         _reduction,
     ),
-    **dict.fromkeys(("_softmax", "_log_softmax", "softmax", "glu"), _function),
+    **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax", "softmax", "glu"), _function),
     "mkldnn_rnn_layer": _recurrent,
 }  # fmt: skip
 """By the operator's name, in place or not: aten::add_ is "add"."""

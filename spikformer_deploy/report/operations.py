@@ -135,8 +135,7 @@ def table(title: str, rows: Sequence[Row]) -> Table:
     made = Table(title=title, title_justify="left")
     headings = list(rows[0]) if rows else []
     for heading in headings:
-        lines = heading.replace(" (", "\n(").replace("-", "-\n")
-        made.add_column(lines, justify="left" if heading in TEXTS else "right", overflow="fold")
+        made.add_column(_in_lines(heading), justify="left" if heading in TEXTS else "right", overflow="fold")
     for row in rows:
         made.add_row(*(_cell(heading, row[heading]) for heading in headings))
     return made
@@ -170,11 +169,11 @@ def latex_text(rows: Sequence[Row], caption: str) -> str:
     lines = (
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
-        r"\centering",
+        r"\centering\small",
         rf"\caption{{{escaped(caption)}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        _latex_row(headings),
+        " & ".join(_latex_heading(heading) for heading in headings) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
@@ -208,6 +207,18 @@ def _some(names: Sequence[str]) -> str:
     others = len(names) - SHOWN
     shown = ", ".join(name or "the model" for name in names[:SHOWN])
     return f"{shown} and {others:,} more" if others > 0 else shown
+
+
+def _in_lines(heading: str) -> str:
+    """A heading that is as narrow as its words."""
+    return heading.replace(" ", "\n").replace("-", "-\n")
+
+
+def _latex_heading(heading: str) -> str:
+    """The same for LaTeX, with its unit."""
+    side = "l" if heading in TEXTS else "r"
+    lines = escaped(_in_lines(heading)).replace("(uJ/", r"($\mu$J/").replace("\n", r"\\")
+    return rf"\shortstack[{side}]{{{lines}}}"
 
 
 def _latex_row(cells: Sequence[str]) -> str:

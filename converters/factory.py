@@ -68,12 +68,9 @@ def make(
     Raises InputError for a module or function that is not there, arguments that are not its own, and files that cannot
     be read; ModelError where the user's code fails, makes no module, or has other weights than the file.
     """
-    function = _function(factory)
-    arguments = dict(arguments or {})
-    _check_arguments(factory, function, arguments)
-    torch.manual_seed(SEED)
-    with theirs(factory, "it raises"):
-        made = function(**arguments)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        made = _called(factory, dict(arguments or {}))
     if not isinstance(made, nn.Module):
         raise ModelError(
             factory, f"it returns {described(made)}, and no torch.nn.Module", "Let it return the model alone."
@@ -86,6 +83,14 @@ def make(
         return Made(module, factory, (f"{factory}: without --weights, the weights are those that it makes",))
     notes = _fill(module, Path(weights), allow_pickle=allow_pickle)
     return Made(module, factory, notes)
+
+
+def _called(factory: str, arguments: dict[str, Any]) -> Any:
+    """What the function returns, whatever it is."""
+    function = _function(factory)
+    _check_arguments(factory, function, arguments)
+    with theirs(factory, "it raises"):
+        return function(**arguments)
 
 
 # --- the user's code ---------------------------------------------------------------------------------------------

@@ -39,9 +39,13 @@ class _Known:
 
 @dataclass(slots=True)
 class Followed:
-    """All storages that are known."""
+    """All storages that are known.
+
+    weights  keys of the model's parameters: they stay weights, whatever is written to them
+    """
 
     known: dict[int, _Known] = field(default_factory=dict)
+    weights: set[int] = field(default_factory=set)
     added: int = 0
 
     def flags(self, value: Any) -> int:
@@ -62,8 +66,12 @@ class Followed:
     def mark(self, x: Tensor, flags: int) -> None:
         """Say of x's storage what it is from now on: it was written anew."""
         known = self._entry(x)
-        known.flags = flags
+        known.flags = 0 if key_of(x) in self.weights else flags
         known.seen.clear()
+
+    def add(self, x: Tensor, flags: int) -> None:
+        """Say more of x's storage, whose values are as they were."""
+        self._entry(x).flags |= flags
 
     def forget_values(self, x: Tensor) -> None:
         """x was written to."""

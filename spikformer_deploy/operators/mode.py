@@ -103,7 +103,7 @@ class CountingMode(TorchDispatchMode):
         self.batch: int | None = None
         self.steps_before = 0
         self.layouts = {module: layout_of(module) for module in model.modules()}
-        self.held = {key_of(tensor) for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)}
+        self.held: set[int] = set()
         self.layers = {module for module in model.modules() if _is_layer(module)}
 
     # ------------------------------------------------------------------ modules
@@ -154,28 +154,31 @@ class CountingMode(TorchDispatchMode):
     def _begin(self, inputs: tuple[Any, ...]) -> None:
         """A pass of the model begins: on new images, unless neurons or arguments hold the state of an earlier pass."""
         self.followed.forget_all_values()
+        held = (*self.model.parameters(), *self.model.buffers())
+        # anew in each pass: whoever gives a parameter another storage frees the old one for others
+        self.held = {key_of(tensor) for tensor in held if not is_lazy(tensor)}
+        self.followed.weights = {key_of(tensor) for tensor in self.model.parameters() if not is_lazy(tensor)}
         tensors = list(tensors_in(inputs))
-        if not self._goes_on(tensors):
+        states = [tensor for tensor in tensors[1:] if self.followed.flags(tensor) & (ACTIVE | INPUT) == ACTIVE]
+        if not self._goes_on(bool(states)):
             self.tally.begin()
         self.lead = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
         self.batch = None
         self.steps_before = self.tally.steps()
-        for index, tensor in enumerate(tensors):
-            if tensor.is_floating_point() or not index or not self.followed.is_activation(tensor):
+        for tensor in tensors:
+            if not any(tensor is state for state in states):
                 self.followed.mark(tensor, ACTIVE | INPUT)
         self.tally.passes += 1
         self.weighed = None
 
-    def _goes_on(self, tensors: list[Tensor]) -> bool:
-        """Whether this pass is another time step of the images of the pass before."""
+    def _goes_on(self, states: bool) -> bool:
+        """Whether this pass is another time step of the images of the pass before: states: it is given its states."""
         steps = self.tally.steps()
         if not steps:
             return False
         if self.time_steps:
             return steps < self.time_steps
-        return any(self.followed.is_activation(t) for t in tensors[1:]) or any(
-            layout == "step" and holds_state(module) for module, layout in self.layouts.items()
-        )
+        return states or any(layout == "step" and holds_state(module) for module, layout in self.layouts.items())
 
     def _end(self) -> None:
         """A pass of the model has ended: images are told by neurons where the input leads with time."""
@@ -233,6 +236,7 @@ class CountingMode(TorchDispatchMode):
                 fired = self._fired_by_hand(spikes, max(frame.calls.values(), default=1))
                 frame.thresholds = [Threshold(frame.module, frame.path, "", type(frame.module).__name__, [fired])]
                 frame.elementwise = []
+                self.followed.add(spikes, SPIKES)
         if parent is not None and not frame.weighted:
             parent.thresholds += frame.thresholds
             parent.elementwise += frame.elementwise
@@ -279,7 +283,7 @@ class CountingMode(TorchDispatchMode):
     def _run(self, operator: Operator, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator, count it, and follow what it gives."""
         operands = operands_of(args, kwargs)
-        if any(operand.layout is not torch.strided for operand in operands):
+        if any(operand.layout is not torch.strided or operand.is_quantized for operand in operands):
             return self._opaque(operator, func(*args, **kwargs))
         flags = [self.followed.flags(operand) for operand in operands]
         if not any(flags) or operator.fresh:
@@ -306,7 +310,7 @@ class CountingMode(TorchDispatchMode):
         return result
 
     def _opaque(self, operator: Operator, result: Any) -> Any:
-        """An operator on tensors that are no arrays (sparse ones): named, and what it gives is an activation."""
+        """An operator on sparse or quantized tensors: it is named, and what it gives is an activation."""
         path = self.frames[-1].path
         self.tally.not_understood[f"{path}: {operator.shown}" if path else operator.shown] = None
         for tensor in tensors_in(result):

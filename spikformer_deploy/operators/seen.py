@@ -46,9 +46,11 @@ class Seen:
 
 
 def observe(x: Tensor) -> Seen:
-    """The class of x's values and their sums; x of any shape and real dtype."""
+    """The class of x's values and their sums; x of any shape; of complex numbers the absolute values."""
     if not x.numel():
         return Seen("binary", 0, 0, 0.0, 0.0, 1.0)
+    if x.is_complex():
+        x = x.abs()
     spikes = spikes_in(x)
     if spikes is not None:
         return Seen("binary", x.numel(), spikes, float(spikes), float(spikes > 0), 1.0)

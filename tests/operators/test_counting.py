@@ -381,6 +381,68 @@ def test_steps_in_a_loop_outside_of_the_model() -> None:
     assert counts.neurons[0].spikes.tolist() == expected
 
 
+def test_an_argument_that_is_the_same_in_each_pass_is_no_state() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 6)
+            self.lif = LIF()
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return self.lif(self.fc(x * mask).unsqueeze(0))
+
+    model, mask = Model(), torch.ones(4)
+    with sd.count_operations(model) as counting:
+        for _ in range(3):
+            model(torch.rand(5, 4), mask)
+    assert counting.counts.images == 15
+
+
+def test_states_that_are_handed_on_are_the_same_images() -> None:
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 6)
+            self.steps = Steps()
+
+        def forward(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            v = self.fc(x) if v is None else v + self.fc(x)
+            return self.steps(v), v
+
+    model = Cell()
+    with sd.count_operations(model) as counting:
+        for _ in range(2):
+            v = None
+            for _ in range(4):
+                _, v = model(torch.rand(5, 4), v)
+    assert (counting.counts.images, counting.counts.time_steps) == (10, 4)
+
+
+def test_weights_that_learn_in_the_forward_pass_stay_weights() -> None:
+    class Plastic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(6, 4), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = nn.functional.linear(x, self.weight)
+            self.weight.add_(out.t() @ x, alpha=0.01)
+            return out
+
+    model = Plastic()
+    with sd.count_operations(model) as counting:
+        for _ in range(2):
+            model(torch.rand(5, 4))
+    assert only(operation(counting.counts, "matmul", "linear")).calls == 2
+
+
+def test_complex_numbers_are_reals() -> None:
+    model = nn.Conv1d(2, 3, 3, dtype=torch.complex64)
+    with torch.no_grad(), sd.count_operations(model) as counting:
+        model(torch.rand(2, 2, 8, dtype=torch.complex64))
+    assert counting.counts.images == 2
+
+
 def test_rounding_neurons_and_levels() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

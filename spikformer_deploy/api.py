@@ -59,7 +59,7 @@ class Run(results.Run):
 def count_operations(model: nn.Module, time_steps: int | None = None, images: int | None = None) -> Iterator[Counting]:
     """Count what the forward passes of `model` cost; arguments and errors as operators.count.count_operations."""
     with count.count_operations(model, time_steps, images) as counting:
-        yield Counting(**{field.name: getattr(counting, field.name) for field in fields(counting)})
+        yield Counting(counting.mode)
 
 
 def compile(model: str | Path | Model, target: str = "loihi2", **options: Any) -> Program:

@@ -21,14 +21,9 @@ from spikformer_deploy.operators.mode import CountingMode
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counting:
-    """What was counted so far; it may be read within the `with` and after it.
-
-    time_steps, images  as they were told; None: as they are seen
-    """
+    """What was counted so far; it may be read within the `with` and after it."""
 
     mode: CountingMode
-    time_steps: int | None
-    images: int | None
 
     @property
     def counts(self) -> OperationCounts:
@@ -40,7 +35,7 @@ class Counting:
                 "the model has not run: nothing was counted",
                 "Call it inside of the 'with' block, as model(x) and not as model.forward(x).",
             )
-        return tally.counts(self.mode.model, self.time_steps, self.images)
+        return tally.counts(self.mode.model, self.mode.time_steps, self.mode.images)
 
     def energy(self, convention: str) -> Energy:
         """Energy of an image by a convention of accounting.operators.
@@ -93,7 +88,7 @@ def count_operations(model: nn.Module, time_steps: int | None = None, images: in
     Raises InputError for a model that is compiled or scripted: its operators do not run one by one.
     """
     _check(model)
-    mode = CountingMode(model, time_steps)
+    mode = CountingMode(model, time_steps, images)
     hooks = []
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
@@ -102,7 +97,7 @@ def count_operations(model: nn.Module, time_steps: int | None = None, images: in
         # attention layers in one fused operator hide what they multiply
         torch.backends.mha.set_fastpath_enabled(False)
         with mode:
-            yield Counting(mode, time_steps, images)
+            yield Counting(mode)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for hook in hooks:

@@ -90,10 +90,11 @@ class CountingMode(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, model: nn.Module, time_steps: int | None) -> None:
+    def __init__(self, model: nn.Module, time_steps: int | None, images: int | None) -> None:
         super().__init__()
         self.model = model
         self.time_steps = time_steps
+        self.images = images
         self.tally = Tally()
         self.followed = Followed()
         self.frames: list[Frame] = []
@@ -261,7 +262,8 @@ class CountingMode(TorchDispatchMode):
             return self._fired(spikes, "time first", steps)
         if calls > 1 and len(shape) > 1 and shape[1] == steps:
             return self._fired(spikes, "images first", steps)
-        if shape[0] % steps == 0 and shape[0] != self.lead:
+        # as many as the input leads with are images of one step, unless it is told that they are not
+        if shape[0] % steps == 0 and (shape[0] != self.lead or shape[0] == (self.images or 0) * steps):
             return self._fired(spikes.unflatten(0, (steps, -1)), "time first", steps)
         return self._fired(spikes, "step", 1)
 

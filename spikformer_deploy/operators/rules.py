@@ -383,8 +383,28 @@ WEIGHTED = frozenset(("convolution", *OPERANDS, *ATTENTIONS, "mkldnn_rnn_layer")
 """Operators that have weights, or multiply activations as matrices: they count inside of neurons too."""
 RECTIFYING = ("relu", "sigmoid", "threshold", "hardtanh")
 """Functions whose zeros are counted: tools take them for neurons of an ANN."""
+REDUCTIONS = (
+    "sum", "mean", "amax", "amin", "max", "min", "median", "prod", "cumsum", "cummax", "cummin", "nansum", "std", "var",
+    "var_mean", "std_mean", "logsumexp", "linalg_vector_norm",
+)  # fmt: skip
+FUNCTIONS = (
+    "_softmax",
+    "_log_softmax",
+    "softmax",
+    "glu",
+    "_prelu_kernel",
+    "hardswish",
+    "rrelu_with_noise",
+    "upsample_linear1d",
+    "upsample_bilinear2d",
+    "_upsample_bilinear2d_aa",
+    "upsample_trilinear3d",
+    "upsample_bicubic2d",
+    "_upsample_bicubic2d_aa",
+)
+"""Functions of elements that torch does not mark as such; interpolations, an operation an output, are among them."""
 ADDITIONS = ("add", "sub", "rsub", "lerp", "maximum", "minimum")
-MULTIPLICATIONS = ("mul", "div", "addcmul", "addcdiv")
+MULTIPLICATIONS = ("mul", "div", "floor_divide", "addcmul", "addcdiv")
 RULES: dict[str, Rule] = {
     "convolution": _convolution,
     **dict.fromkeys(OPERANDS, _matrix),
@@ -413,12 +433,8 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(ADDITIONS, _addition),
     **dict.fromkeys(MULTIPLICATIONS, _multiplication),
-    **dict.fromkeys(
-        ("sum", "mean", "amax", "amin", "max", "min", "prod", "cumsum", "std", "var", "var_mean", "std_mean",
-         "logsumexp", "linalg_vector_norm"),
-        _reduction,
-    ),
-    **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax", "softmax", "glu"), _function),
+    **dict.fromkeys(REDUCTIONS, _reduction),
+    **dict.fromkeys(FUNCTIONS, _function),
     "mkldnn_rnn_layer": _recurrent,
 }  # fmt: skip
 """By the operator's name, in place or not: aten::add_ is "add"."""

@@ -88,7 +88,7 @@ def _class(x: Tensor, low: float, high: float) -> tuple[str, float]:
         return "real", 0.0
     if low < 0:
         return ("signs", 1.0) if high <= 1 and _multiples(x, 1.0) else ("real", 0.0)
-    if high <= 1 and int((x == low).count_nonzero()) + int((x == high).count_nonzero()) == x.numel():
+    if high <= 1 and bool(((x == low) | (x == high)).all()):
         return "two values", _unit_of_two(low, high)
     for unit in UNITS:
         if _multiples(x, unit):

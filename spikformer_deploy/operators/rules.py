@@ -389,6 +389,7 @@ REDUCTIONS = (
 )  # fmt: skip
 FUNCTIONS = (
     "_softmax",
+    "_safe_softmax",
     "_log_softmax",
     "softmax",
     "glu",

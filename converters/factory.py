@@ -68,21 +68,31 @@ def make(
     Raises InputError for a module or function that is not there, arguments that are not its own, and files that cannot
     be read; ModelError where the user's code fails, makes no module, or has other weights than the file.
     """
-    function = _function(factory)
-    arguments = dict(arguments or {})
-    _check_arguments(factory, function, arguments)
-    torch.manual_seed(SEED)
-    with theirs(factory, "it raises"):
-        made = function(**arguments)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        made = _called(factory, dict(arguments or {}))
     if not isinstance(made, nn.Module):
         raise ModelError(
             factory, f"it returns {described(made)}, and no torch.nn.Module", "Let it return the model alone."
         )
+    if any(isinstance(layer, torch.jit.ScriptModule) for layer in made.modules()):
+        way_out = "Let it return the model as it is before torch.jit.script."
+        raise ModelError(factory, "it returns TorchScript, whose operators cannot be seen", way_out)
     module = made.cpu().eval()
     if weights is None:
         return Made(module, factory, (f"{factory}: without --weights, the weights are those that it makes",))
     notes = _fill(module, Path(weights), allow_pickle=allow_pickle)
     return Made(module, factory, notes)
+
+
+def _called(factory: str, arguments: dict[str, Any]) -> Any:
+    """What the function returns, whatever it is."""
+    function = _function(factory)
+    _check_arguments(factory, function, arguments)
+    # once more: importing the module may have drawn numbers, and does so only once
+    torch.manual_seed(SEED)
+    with theirs(factory, "it raises"):
+        return function(**arguments)
 
 
 # --- the user's code ---------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ ROUNDING = 2.0**-22
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Imported:
-    """A float model as a graph, from a file in the format `kind` ("nir", "onnx", "pt2").
+    """A float model as a graph: from a file (`kind` "nir", "onnx", "pt2"), or of a module ("spikingjelly", "factory").
 
     graph     obeys graph/law.py; batch normalisations and scales may still stand in it
     sha256    of the file

@@ -179,6 +179,8 @@ def _own(made: Made, data: Any, time_steps: int | None) -> _Subject:
             raise InputError(made.place, "it does not say how many frames a recording has", "Give --time-steps.")
         frames = known.time_steps
     shape = (frames, *image) if frames else image
+    with count_operations(made.module):  # it refuses what is compiled or scripted, before that is tried out
+        pass
     forward = forward_of(made.module, made.place, shape, known.time_steps)
     own = own_steps(made.module)
     if forward.takes == "images" and own not in (None, forward.time_steps):

@@ -1,5 +1,6 @@
 """A model of one's own: the function that makes it, its arguments, its weights, and what is told of its images."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,10 @@ def nothing():
     Net()
 
 
+def scripted():
+    return torch.jit.script(nn.Linear(2, 2))
+
+
 def leaves():
     raise SystemExit("usage: net.py")
 
@@ -118,7 +123,8 @@ def test_without_weights_the_same_model_is_made_again(folder: Path) -> None:
         ("net:pair", {}, "it returns a tuple of 2 (Net, dict), and no torch.nn.Module"),
         ("net:kind", {}, "it returns the class Net, and no torch.nn.Module"),
         ("net:nothing", {}, "it returns nothing, and no torch.nn.Module"),
-        ("net:leaves", {}, "it raises SystemExit: usage: net.py (net.py:49: "),
+        ("net:leaves", {}, "it raises SystemExit: usage: net.py (net.py:53: "),
+        ("net:scripted", {}, "it returns TorchScript, whose operators cannot be seen"),
         ("net:needs", {}, "it needs depth\n  It is needs(depth, width=2): give --arg depth=..."),
         ("net:needs", {"heigth": 2}, "it has no argument heigth and it needs depth"),
         ("net:build", {"depth": 2}, "it has no argument depth\n  It is build(channels=4, *, dropout=0.0)."),
@@ -227,6 +233,36 @@ def test_other_keys_and_shapes_are_named(folder: Path, change: Any, message: str
     with pytest.raises(ModelError) as raised:
         make("net:build", weights="w.pth")
     assert message in str(raised.value)
+
+
+class Payload:
+    """A pickle that would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_weights_run_no_code_and_must_be_there(folder: Path) -> None:
+    torch.save({"state_dict": {"conv.weight": Payload(folder / "executed")}}, folder / "evil.pth")
+    with pytest.raises(InputError, match="would run code of the file: posix"):
+        make("net:build", weights="evil.pth")
+    assert not (folder / "executed").exists()
+    with pytest.raises(InputError, match="there is no such file\n  Give a state_dict"):
+        make("net:build", weights="none.pth")
+    (folder / "text.pth").write_text("not weights")
+    with pytest.raises(InputError, match="it is no model file that is known here"):
+        make("net:build", weights="text.pth")
+
+
+def test_making_a_model_draws_no_random_number_of_the_caller(folder: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    make("net:build")
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_a_whole_pickled_model_is_refused_and_factory_named(folder: Path) -> None:

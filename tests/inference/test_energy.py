@@ -184,6 +184,14 @@ def test_other_results_than_logits_are_refused(result: Any, message: str) -> Non
     assert message in str(raised.value)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("wrap", [torch.jit.script, torch.compile])
+def test_what_is_compiled_or_scripted_is_refused_before_it_runs(wrap: Any) -> None:
+    module = wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with pytest.raises(InputError, match=r"its operators (do not run one by one|cannot be seen)"):
+        sd.energy(module, images())
+
+
 def test_a_forward_pass_that_needs_more_is_refused() -> None:
     class Two(Step):
         def forward(self, x: Tensor, mask: Tensor, *, scale: float) -> Tensor:  # type: ignore[override]

@@ -107,8 +107,10 @@ def theirs(place: str, what: str) -> Iterator[None]:
     try:
         with redirect_stdout(sys.stderr):
             yield
-    # an argument parser at the top of a script ends the program
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    # their code may raise anything; an argument parser at the top of a script ends the program
+    except BaseException as error:
         raise _raised(place, what, error) from error
 
 
@@ -168,7 +170,9 @@ def _imported(factory: str, name: str) -> Any:
             raise _raised(factory, f"importing {name} raises", error) from error
         problem = f"there is no module '{error.name}', in the current folder or installed"
         raise InputError(factory, problem, "Give module:function, of module.py in the current folder.") from None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _raised(factory, f"importing {name} raises", error) from error
 
 

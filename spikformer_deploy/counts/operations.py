@@ -83,7 +83,8 @@ class Counted:
     weighted         sum of |input| over `pairs`; of a product or multiplication: sum of |first * second|
     slots            pairs if each value were sent as that many unary spikes: sum of |input| / unit, where the unit is
                      the largest of 1, 1/2, 1/4, 1/8, 1/16 of which all values of the call are multiples, or the one
-                     non-zero value of {0, v}; 0 of class "real".  Of a product: of its first operand over `first_pairs`
+                     non-zero value of {0, v} where v is no whole number; pairs where {u, v} have no unit; 0 of
+                     other reals.  Of a product: of its first operand over `first_pairs`
     by_rate          sum over calls of (share of inputs that are not 0) * dense_padded: firing rate * FLOPs
     by_mean          sum over calls of (mean of |input|) * dense_padded
     first_pairs      of a product or multiplication: pairs where the first operand is not 0, whatever the second is

@@ -227,7 +227,13 @@ def _run(subject: _Subject, images: ImageSet, progress: Progress) -> _Seen:
             brightest = max(brightest, int(pixels.max()))
             done += len(pixels)
             progress(done, len(images), "")
-    return _Seen(counting.counts, np.concatenate(predictions) if predictions else None, classes, brightest)
+    counts = counting.counts
+    # neurons that are written by hand say only now how many steps they took
+    made = max((len(record.updates) for record in counts.neurons), default=1)
+    if forward.takes == "images" and forward.time_steps and 1 < made != forward.time_steps:
+        problem = f"it makes its own {made} time steps, and {forward.time_steps} are asked for"
+        raise InputError(forward.place, problem, OWN_STEPS)
+    return _Seen(counts, np.concatenate(predictions) if predictions else None, classes, brightest)
 
 
 def _accuracy(seen: _Seen, images: ImageSet, labels: tuple[str, ...]) -> tuple[float | None, tuple[str, ...]]:

@@ -85,9 +85,15 @@ def count_operations(model: nn.Module, time_steps: int | None = None, images: in
                 ran between two resets
     images      that went through the model, all passes together.  Without it: the batch of the neurons where the input
                 leads with time, else the leading dimension of the model's first argument
-    Raises InputError for a model that is compiled or scripted: its operators do not run one by one.
+    Raises InputError for a model that is compiled or scripted (its operators do not run one by one), for what is no
+    module, and for numbers below 1.
     """
     _check(model)
+    for name, number in (("time_steps", time_steps), ("images", images)):
+        if number is not None and not (type(number) is int and number >= 1):
+            raise InputError(
+                name, f"{number!r} is no number of them", "Give a whole number of at least 1, or leave it out."
+            )
     mode = CountingMode(model, time_steps, images)
     hooks = []
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -121,7 +127,9 @@ def _hooks(mode: CountingMode, path: str, module: nn.Module) -> list[Any]:
 
 
 def _check(model: nn.Module) -> None:
-    """InputError where operators do not run one by one."""
+    """InputError where operators do not run one by one, or belong to no module."""
+    if not isinstance(model, nn.Module):
+        raise InputError("model", f"a {type(model).__name__} is no torch module", "Give the nn.Module that is called.")
     for path, module in model.named_modules():
         place = f"module {path}" if path else "the model"
         if isinstance(module, torch.jit.ScriptModule):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,7 +30,7 @@ from spikformer_deploy.operators.follow import (
 )
 from spikformer_deploy.operators.neurons import Layout, by_step, holds_state, layout_of, spikes_of, steps_in
 from spikformer_deploy.operators.pairs import absolute_over, nonzero_over
-from spikformer_deploy.operators.rules import Call, bias_alone, unknown
+from spikformer_deploy.operators.rules import OPERANDS, Call, bias_alone, unknown
 from spikformer_deploy.operators.schema import Operator, operator_of
 from spikformer_deploy.operators.seen import Seen, observe
 from spikformer_deploy.operators.tally import Fired, Place, Population, Tally
@@ -101,10 +102,11 @@ class CountingMode(TorchDispatchMode):
         self.inside_neuron: Frame | None = None
         self.weighed: Weighed | None = None
         self.lead = 0
+        self.second = 0
         self.batch: int | None = None
         self.steps_before = 0
         self.layouts = {module: layout_of(module) for module in model.modules()}
-        self.held: set[int] = set()
+        self.held: dict[int, StorageWeakRef] = {}
         self.layers = {module for module in model.modules() if _is_layer(module)}
 
     # ------------------------------------------------------------------ modules
@@ -156,14 +158,17 @@ class CountingMode(TorchDispatchMode):
         """A pass of the model begins: on new images, unless neurons or arguments hold the state of an earlier pass."""
         self.followed.forget_all_values()
         held = (*self.model.parameters(), *self.model.buffers())
-        # anew in each pass: whoever gives a parameter another storage frees the old one for others
-        self.held = {key_of(tensor) for tensor in held if not is_lazy(tensor)}
-        self.followed.weights = {key_of(tensor) for tensor in self.model.parameters() if not is_lazy(tensor)}
+        # held weakly: the key of a buffer that the model replaces (a state) must not become another tensor's
+        self.held = {
+            key_of(tensor): StorageWeakRef(tensor.untyped_storage()) for tensor in held if _has_storage(tensor)
+        }
+        self.followed.weights = {key_of(tensor) for tensor in self.model.parameters() if _has_storage(tensor)}
         tensors = list(tensors_in(inputs))
         states = [tensor for tensor in tensors[1:] if self.followed.flags(tensor) & (ACTIVE | INPUT) == ACTIVE]
         if not self._goes_on(bool(states)):
             self.tally.begin()
         self.lead = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
+        self.second = tensors[0].shape[1] if tensors and tensors[0].dim() > 1 else 0
         self.batch = None
         self.steps_before = self.tally.steps()
         for tensor in tensors:
@@ -186,7 +191,8 @@ class CountingMode(TorchDispatchMode):
         if self.steps_before:
             return
         steps, batch = self.tally.steps(), self.batch or self.lead
-        self.tally.images += batch if self.lead in (steps, steps * batch) else self.lead
+        time_first = self.lead == steps and self.second == batch
+        self.tally.images += batch if time_first or self.lead == steps * batch else self.lead
 
     def _neurons(self, frame: Frame, output: Any) -> None:
         """Record what known neurons have sent."""
@@ -258,7 +264,7 @@ class CountingMode(TorchDispatchMode):
         shape = spikes.shape
         if steps == 1 or not shape:
             return self._fired(spikes, "step", 1)
-        if shape[0] == steps:
+        if shape[0] == steps and (calls > 1 or shape[0] != self.lead or (len(shape) > 1 and shape[1] == self.second)):
             return self._fired(spikes, "time first", steps)
         if calls > 1 and len(shape) > 1 and shape[1] == steps:
             return self._fired(spikes, "images first", steps)
@@ -329,7 +335,7 @@ class CountingMode(TorchDispatchMode):
         """Say of what an operator gave on what it depends; and find thresholds."""
         active = [flag for flag in flags if flag]
         given = ACTIVE
-        if operator.moving or (operator.scaling and len(active) == 1):
+        if operator.moving or (operator.rule is not None and not operator.weighted and not operator.comparison):
             given |= INPUT * all(flag & INPUT for flag in active)
         if operator.moving:
             given |= SPIKES * all(flag & SPIKES for flag in active)
@@ -391,7 +397,12 @@ class CountingMode(TorchDispatchMode):
             followed.seen,
             followed.zeros,
         )
-        first = any(flag & INPUT for flag in flags)
+        sides = OPERANDS.get(operator.name)
+        first = any(
+            flag & INPUT
+            for operand, flag in zip(operands, flags, strict=True)
+            if sides is None or any(operand is call.arguments[side] for side in sides)
+        )
         for kind, counted in (operator.rule or unknown)(call):
             self._add(operator, call, kind, counted, first)
 
@@ -456,6 +467,11 @@ class CountingMode(TorchDispatchMode):
 def _computes(result: Any) -> bool:
     """Whether an operator without a rule gives reals: it may have computed them."""
     return any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors_in(result))
+
+
+def _has_storage(tensor: Tensor) -> bool:
+    """Whether a parameter or buffer is stored as an array: lazy ones are not yet, sparse ones never."""
+    return not is_lazy(tensor) and tensor.layout is torch.strided
 
 
 def _is_layer(module: nn.Module) -> bool:

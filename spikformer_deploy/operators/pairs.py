@@ -64,7 +64,9 @@ def slots_of(seen: Seen, pairs: int, weighted: float) -> float:
     """Unary spikes over `pairs`: see Counted.slots."""
     if seen.operand == "binary":
         return float(pairs)
-    return weighted / seen.unit if seen.unit else 0.0
+    if seen.unit:
+        return weighted / seen.unit
+    return 0.0 if seen.operand == "real" else float(pairs)
 
 
 def convolved(

@@ -90,6 +90,8 @@ def _class(x: Tensor, low: float, high: float) -> tuple[str, float]:
         return ("signs", 1.0) if high <= 1 and _multiples(x, 1.0) else ("real", 0.0)
     if high <= 1 and bool(((x == low) | (x == high)).all()):
         return "two values", _unit_of_two(low, high)
+    if low == 0 and high % 1 and bool(((x == 0) | (x == high)).all()):
+        return next(("levels" for unit in UNITS if _multiples(x, unit)), "real"), high
     for unit in UNITS:
         if _multiples(x, unit):
             return ("integers" if unit == 1 else "levels"), unit

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.report.operations import (
     Row,
@@ -47,8 +48,16 @@ def table_rows(counted: Counted, by_layer: bool) -> list[Row]:
 
 
 def write_tables(counted: Counted, by_layer: bool, csv_file: str | None, latex_file: str | None) -> None:
-    """The same rows as CSV and for LaTeX, with the conventions in the caption."""
+    """The same rows as CSV and for LaTeX, with the conventions in the caption.
+
+    Raises InputError where no convention has prices: the table would be empty.
+    """
     rows = table_rows(counted, by_layer)
+    asked = next((path for path in (csv_file, latex_file) if path is not None), None)
+    unpriced = [account.convention for account in counted.accounts if account.energy is None]
+    if asked is not None and unpriced and not any(account.energy for account in counted.accounts):
+        problem = f"{', '.join(unpriced)} has no prices, so that there is no table of energies"
+        raise InputError(asked, problem, "Its counts are in --json; or name a convention with prices.")
     if csv_file is not None:
         write_whole(Path(csv_file), csv_text(rows).encode())
     if latex_file is not None:

@@ -281,6 +281,8 @@ NO_MODEL = "give MODEL, or --factory module:function"
         (["energy", "digits-v1", "--input", "digits", "--convention", "paper"], "there is none called 'paper'"),
         (["energy", "digits-v1", "--input", "digits", "--csv", "no/a.csv"], "it cannot be written"),
         (["energy", "digits-v1", "--input", "digits", "--csv", "a", "--latex", "a"], "or writes something else to it"),
+        (["energy", "--factory", "plain:build", "--time-steps", "7", "--input", "digits"], "its own 4 time steps"),
+        (["energy", "digits-v1", "--input", "digits", "--convention", "neurobench", "--csv", "n.csv"], "has no prices"),
         (["energy", "missing.pth", "--input", "digits"], "there is no such file"),
         (["compile", "--factory", "plain:build", "--calibrate", "digits"], "is not supported"),
         (["inspect", "--factory", "plain:build"], "it does not say which images it takes"),

@@ -97,8 +97,12 @@ def _dynamic(
     # counters of attention wait for its sub-steps: their updates are priced as sweeps of those
     waiting = int(slices.neurons[at_counters].sum())
     sub_steps = mapping.chip_sub_steps * steps
+    # tokens that come in series are updated in visits of sub-steps, which are then no sweeps over idle neurons
+    serial = [i for i, site in enumerate(mapping.sites) if site.token_serial]
+    in_turn = int(slices.neurons[np.isin(slices.sites, serial)].sum()) * steps
+    visits = sub_steps * swept - in_turn
     # the least: cores without attention sleep through its sub-steps; else every core of the chip sweeps its neurons
-    sweeps = Range(sub_steps * waiting, sub_steps * swept, sub_steps * swept, np.array([float(sub_steps * swept)]))
+    sweeps = Range(sub_steps * waiting, visits, visits, np.array([float(visits)]))
     idle = int(slices.idle.sum()) / images
     # counted, or what the mapper expected from the firing rates of calibration
     expected_across = mapping.metrics.get("packet_hops_east_west", 0.0) * steps

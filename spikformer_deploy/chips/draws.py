@@ -20,7 +20,7 @@ Points: TypeAlias = Callable[[str], Float]
 """From the path of a constant ("time.synapse_conv") to its points, (K,)."""
 
 COUNT = 2000
-"""Draws: the ends of the likely interval then move by about two per cent with the seed."""
+"""Draws: the ends of most likely intervals then move by one to three per cent with the seed."""
 SEED = 2026
 LIKELY = (5.0, 95.0)
 """Percentiles of the draws: the ends of the likely interval."""

@@ -300,7 +300,15 @@ def _completed(raw: Any) -> Any:
 
 def of_before(profile: Profile) -> bool:
     """Whether a program of before holds this profile: its times and energies lack what silicon has shown since."""
-    return profile.time.step_runtime.source == BEFORE
+    return profile.time.step_runtime == _of_before(profile, "time", "step_runtime")
+
+
+def _of_before(profile: Profile, section: str, name: str) -> Quantity | None:
+    """What a number that came later is of a program of before; None of all others."""
+    if (section, name) == PROGRAMMABLE:
+        return attrs.evolve(profile.time.neuron_update, source=BEFORE)
+    unit = ADDED.get((section, name))
+    return None if unit is None else Quantity(0.0, unit, "guess", BEFORE)
 
 
 def _checked(raw: dict[str, Any], place: str, way_out: str) -> Profile:
@@ -329,7 +337,7 @@ def to_dict(profile: Profile) -> dict[str, Any]:
     for path, number in quantities(profile):
         section, _, name = path.rpartition(".")
         table = raw["corners"][section.removeprefix("energy.")] if section.startswith("energy.") else raw[section]
-        if number.source == BEFORE:
+        if number == _of_before(profile, section, name):
             del table[name]
         elif number.calibrated_on is None:
             del table[name]["calibrated_on"]

@@ -128,11 +128,6 @@ class Counted:
     bias_size: int = 0
     bias_size_by_mean: float = 0.0
 
-    @property
-    def either_pairs(self) -> int:
-        """Of a product: pairs where at least one operand is not 0."""
-        return self.first_pairs + self.second_pairs - self.pairs
-
 
 @dataclass(frozen=True, slots=True)
 class Operation:

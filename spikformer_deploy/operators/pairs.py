@@ -89,8 +89,8 @@ def convolved(
         by_channel = nonzero_over(x, (0,), binary)
         pairs, effective = _with_zero_weights(by_channel, weight, axes, reaches, groups)
     else:
-        pairs = effective = fan_out * _reached(nonzero_over(x, (0, 1), binary), reaches)
-    weighted = float(pairs) if binary else fan_out * float(_reached(absolute_over(x, (0, 1)), reaches))
+        pairs = effective = fan_out * sum_reached(nonzero_over(x, (0, 1), binary), reaches)
+    weighted = float(pairs) if binary else fan_out * float(sum_reached(absolute_over(x, (0, 1)), reaches))
     return one_call(
         seen,
         elements_out=out,
@@ -106,7 +106,7 @@ def convolved(
     )
 
 
-def _reached(sums: Any, reaches: list[Int]) -> Any:
+def sum_reached(sums: Any, reaches: list[Int]) -> Any:
     """Sum over all positions of what is there times the outputs that it meets; whole numbers stay whole."""
     for reached in reversed(reaches):
         sums = sums @ reached
@@ -124,7 +124,7 @@ def _with_zero_weights(
     else:
         fan_out = weight.shape[0] // groups
         useful = mask.unflatten(0, (groups, fan_out)).sum(1).flatten(0, 1)
-    pairs = fan_out * _reached(counts.sum(0), reaches)
+    pairs = fan_out * sum_reached(counts.sum(0), reaches)
     by_weight = useful.reshape(channels, -1).cpu().numpy()
     return pairs, int((by_tap(counts, axes).reshape(channels, -1) * by_weight).sum())
 

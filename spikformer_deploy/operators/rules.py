@@ -24,6 +24,7 @@ from spikformer_deploy.operators.pairs import (
     one_call,
     product,
     slots_of,
+    sum_reached,
     weighted_sums,
 )
 from spikformer_deploy.operators.seen import Seen
@@ -177,7 +178,7 @@ def _attention(call: Call) -> Found:
     repeats = q.shape[-3] // k.shape[-3]
     k, v = (x.repeat_interleave(repeats, -3) if repeats > 1 else x for x in (k, v))
     q, k, v = (x.flatten(0, -3) for x in (q, k, v))
-    yield "product", product(q, k.transpose(1, 2), call.seen(a["query"]), call.seen(a["key"]))
+    yield "product", product(q, k.transpose(1, 2), call.seen(a["query"]), _repeated(call.seen(a["key"]), repeats))
     by_key = _readers(a, (a["query"].shape[0], q.shape[0], q.shape[1], k.shape[1]))
     by_value = nonzero_over(v, (2,), False)
     absolute = absolute_over(v, (2,))
@@ -188,7 +189,7 @@ def _attention(call: Call) -> Found:
         "product",
         one_call(
             Seen("real", q.shape[0] * rows * keys, open_, float(q.shape[0] * rows), 1.0, 0.0),
-            call.seen(a["value"]),
+            _repeated(call.seen(a["value"]), repeats),
             elements_out=call.out,
             dense=q.shape[0] * rows * keys * columns,
             pairs=int((by_key * by_value).sum()),
@@ -197,6 +198,11 @@ def _attention(call: Call) -> Found:
             second_pairs=int(by_value.sum()) * rows,
         ),
     )
+
+
+def _repeated(seen: Seen, times: int) -> Seen:
+    """Of an operand that several heads of the other one share: it meets each of them."""
+    return replace(seen, elements=seen.elements * times, nonzero=seen.nonzero * times, total=seen.total * times)
 
 
 def _readers(arguments: dict[str, Any], sizes: tuple[int, int, int, int]) -> Int:
@@ -276,8 +282,8 @@ def _windows(call: Call, x: Tensor, reaches: list[Int], padded: int, window: int
     dims = len(reaches)
     outer = tuple(range(x.dim() - dims))
     inner = x.numel() // max(1, prod(x.shape[x.dim() - dims :]))
-    pairs = _under(nonzero_over(x, outer, seen.operand == "binary"), reaches)
-    weighted = float(_under(absolute_over(x, outer), reaches))
+    pairs = sum_reached(nonzero_over(x, outer, seen.operand == "binary"), reaches)
+    weighted = float(sum_reached(absolute_over(x, outer), reaches))
     return one_call(
         seen,
         elements_out=call.out,
@@ -288,13 +294,6 @@ def _windows(call: Call, x: Tensor, reaches: list[Int], padded: int, window: int
         weighted=weighted,
         slots=slots_of(seen, pairs, weighted),
     )
-
-
-def _under(sums: Any, reaches: list[Int]) -> Any:
-    """Sum over all positions of what is there, times the windows over it."""
-    for reached in reversed(reaches):
-        sums = sums @ reached
-    return sums.item()
 
 
 def _addition(call: Call) -> Found:
@@ -385,7 +384,7 @@ RECTIFYING = ("relu", "sigmoid", "threshold", "hardtanh")
 """Functions whose zeros are counted: tools take them for neurons of an ANN."""
 REDUCTIONS = (
     "sum", "mean", "amax", "amin", "max", "min", "median", "prod", "cumsum", "cummax", "cummin", "nansum", "std", "var",
-    "var_mean", "std_mean", "logsumexp", "linalg_vector_norm",
+    "var_mean", "std_mean", "logsumexp", "linalg_vector_norm", "col2im",
 )  # fmt: skip
 FUNCTIONS = (
     "_softmax",
@@ -444,9 +443,9 @@ MOVING = frozenset((
     "_unsafe_view", "clone", "_to_copy", "copy", "cat", "stack", "constant_pad_nd", "reflection_pad1d",
     "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "repeat",
     "repeat_interleave", "roll", "flip", "index", "index_select", "index_put", "_unsafe_index", "_unsafe_index_put",
-    "gather", "scatter", "scatter_add", "index_add", "take_along_dim", "embedding", "slice_scatter", "select_scatter",
+    "gather", "scatter", "take_along_dim", "embedding", "slice_scatter", "select_scatter",
     "diagonal_scatter", "as_strided", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk",
-    "split_with_sizes_copy", "im2col", "col2im", "tril", "triu", "masked_fill", "masked_select", "where", "sort",
+    "split_with_sizes_copy", "im2col", "tril", "triu", "masked_fill", "masked_select", "where", "sort",
     "topk", "argsort", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
     "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "lift_fresh", "lift_fresh_copy", "set_",
     "resize", "_reshape_alias", "_reshape_copy", "fill", "zero", "_local_scalar_dense", "unique", "_unique2",

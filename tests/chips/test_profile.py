@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.chips.profile import (
+    BEFORE,
     from_dict,
     load_profile,
     of_before,
@@ -183,3 +185,12 @@ def test_calibrated_numbers_name_their_case() -> None:
     assert numbers["time.step_runtime"].role == "calibrated"
     assert numbers["time.axon_in"].role == "guessed"
     assert numbers["time.synapse_conv"].role == "independent"
+
+
+def test_a_number_is_kept_whatever_its_source_says() -> None:
+    """What stands for "no such number" is left out of a program; another value with that source is not."""
+    profile = load_profile("loihi2")
+    number = attrs.evolve(profile.time.step_runtime, source=BEFORE)
+    odd = attrs.evolve(profile, time=attrs.evolve(profile.time, step_runtime=number))
+    assert not of_before(odd)
+    assert from_dict(to_dict(odd)) == odd

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from support.closed_form import plain_step
+from support.durations import duration
 from support.networks import random_images, random_network
 
+from spikformer_deploy.accounting.energy import account
 from spikformer_deploy.base.errors import InputError, MappingError
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.loihi.latencies import latencies
@@ -107,6 +109,26 @@ def test_time_by_hand() -> None:
         expected, passing = plain_step(events, network, mapping, LOIHI2, end, 0, step)
         np.testing.assert_allclose(times.step_ns[NOMINAL, 0, step], expected, rtol=1e-12)
         np.testing.assert_allclose(times.fall_through_ns[NOMINAL, 0, step], passing, rtol=1e-12)
+
+
+def test_the_visit_of_a_token_is_paid_for_once() -> None:
+    """All visits of a time step: those of the sub-steps of all cores, and those of the ordinary step."""
+    network = network_with_tokens()
+    mapping = map_network(network, LOIHI2, {}, schedule="token-serial")
+    counting = geometry(network, mapping)
+    events = count(counting, reference.execute(network, random_images(network, 1, 1), cells=counting.cells))
+    assert events.slices is not None
+    target = account(network, events, mapping, LOIHI2, duration(events, network, mapping, LOIHI2))[7]
+    parts = {part.name: part.events for part in target.parts}
+    visits = sum(parts.get(name, 0) for name in ("sweeps of sub-steps", "neuron updates", "idle neurons"))
+    site_of = [mapping.sites[site] for site in events.slices.sites]
+    ordinary = sum(
+        int(n)
+        for n, site in zip(events.slices.neurons, site_of, strict=True)
+        if not site.token_serial and site.kind != "attention"
+    )
+    assert any(site.token_serial for site in site_of)
+    assert visits == network.time_steps * (mapping.chip_sub_steps * int(mapping.swept.sum()) + ordinary)
 
 
 def test_boxes_have_all_tokens() -> None:

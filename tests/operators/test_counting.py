@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.counted import Steps, only, operation
 from torch import Tensor, nn
+from torch.library import custom_op
 
 import spikformer_deploy as sd
 from spikformer_deploy.api import Counting
@@ -216,7 +217,7 @@ def test_what_people_use_is_understood(function: Any, context: Any) -> None:
     assert not counting.not_understood
 
 
-@torch.library.custom_op("test_counting::mixed", mutates_args=())
+@custom_op("test_counting::mixed", mutates_args=())
 def mixed(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.t()
 

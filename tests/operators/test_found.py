@@ -119,3 +119,39 @@ def test_a_state_that_replaces_a_buffer_is_an_activation() -> None:
             model(torch.rand(4, 16))
         (operation,) = [o for o in counting.counts.operations if o.name == "recurrent"]
         assert sum(c.dense for c in operation.counted) == 4 * 16 * 16
+
+
+def test_keys_that_heads_share_meet_each_of_them() -> None:
+    """Grouped queries: four heads of q, two of k and v."""
+
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.make = nn.Linear(3, 8 * 5 * 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = (self.make(x).view(2, 8, 5, 6) > 0).float().split([4, 2, 2], 1)
+            self.last = q, k
+            return nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+    torch.manual_seed(0)
+    model = Grouped()
+    with torch.no_grad(), sd.count_operations(model) as counting:
+        model(torch.randn(2, 3))
+    q, k = model.last
+    k = k.repeat_interleave(2, 1)
+    scores = next(o for o in counting.counts.operations if o.kind == "product").counted[0]
+    assert scores.first_pairs == int(q.sum()) * 5
+    assert scores.second_pairs == int(k.sum()) * 5
+    assert scores.pairs == int((q @ k.mT).sum())
+
+
+def test_sums_into_places_are_named() -> None:
+    class Events(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(4).index_add(0, torch.tensor([0, 1, 1]), x.sum(0))
+
+    model = Events()
+    with torch.no_grad(), sd.count_operations(model) as counting:
+        model(torch.rand(2, 3))
+    assert any("index_add" in name for name in counting.not_understood)

@@ -119,6 +119,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
     page = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{table}\\end{{document}}\n"
     (tmp_path / "page.tex").write_text(page)
     subprocess.run(["pdflatex", "-interaction=batchmode", "-halt-on-error", "page.tex"], cwd=tmp_path, check=True)
+    assert (tmp_path / "page.pdf").stat().st_size > 0
 
 
 def test_the_caption_names_each_convention_that_is_priced() -> None:

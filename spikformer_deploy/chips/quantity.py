@@ -55,10 +55,10 @@ class Quantity:
 
     @property
     def role(self) -> str:
-        """One of ROLES."""
-        if self.calibrated_on is not None:
-            return "calibrated"
-        return "guessed" if self.kind == "guess" else "independent"
+        """One of ROLES.  A guess stays one, also where a case has set an end of its range."""
+        if self.kind == "guess":
+            return "guessed"
+        return "independent" if self.calibrated_on is None else "calibrated"
 
     @property
     def low(self) -> float:

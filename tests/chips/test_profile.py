@@ -184,6 +184,9 @@ def test_calibrated_numbers_name_their_case() -> None:
     assert numbers["time.step_runtime"].calibrated_on == "two-neurons"
     assert numbers["time.step_runtime"].role == "calibrated"
     assert numbers["time.axon_in"].role == "guessed"
+    # a case has set its high end, and nothing its value
+    assert numbers["time.neuron_programmable"].calibrated_on == "qp-solver"
+    assert numbers["time.neuron_programmable"].role == "guessed"
     assert numbers["time.synapse_conv"].role == "independent"
 
 

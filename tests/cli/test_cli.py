@@ -130,7 +130,9 @@ def test_targets() -> None:
     assert {t["name"] for t in printed("targets", "--json")} >= {"loihi1", "loihi2", "hala_point"}
     numbers = printed("targets", "loihi2", "--json")["numbers"]
     assert all(n["kind"] and n["source"] and n["unit"] and n["role"] for n in numbers)
-    assert all((n["role"] == "calibrated") == bool(n["calibrated_on"]) for n in numbers)
+    assert all(n["calibrated_on"] for n in numbers if n["role"] == "calibrated")
+    assert {n["role"] for n in numbers if n["calibrated_on"]} <= {"calibrated", "guessed"}
+    assert all((n["role"] == "guessed") == (n["kind"] == "guess") for n in numbers)
 
 
 def test_without_json_there_are_tables(compiled: tuple[Path, dict]) -> None:

@@ -18,6 +18,7 @@ from spikformer_deploy.network.neurons import (
     STOCK_SHIFT,
     Accumulator,
     And,
+    Levels,
     Lif,
     LifKind,
     Max,
@@ -60,6 +61,29 @@ def membrane_range(
     return lowest, highest
 
 
+def levels_range(low: Int, high: Int, neuron: Levels, time_steps: int) -> tuple[Int, Int]:
+    """Range of the potential of Levels before what is sent is taken off, (C,), from that of its drive in one step.
+
+    What is left after a reset lies, of a neuron that sent s < D, below its next level, and of all that sent anything
+    at or above the level that they reached.
+    """
+    if not neuron.decay:
+        return low, high
+    levels = neuron.levels
+    sent = np.arange(levels.shape[1] + 1)
+    taken_off = neuron.reset[:, None] * sent
+    most_left = (levels - 1 - taken_off[:, :-1]).max(1)
+    least_left = (levels - taken_off[:, 1:]).min(1)
+    lowest, highest = low, high
+    for _ in range(time_steps - 1):
+        above = np.maximum(most_left, highest - taken_off[:, -1])
+        # below the first level nothing is sent, and nothing is taken off
+        below = np.minimum(lowest, least_left)
+        lowest = np.minimum(low, (np.minimum(below, 0) * neuron.decay >> DECAY_BITS) + low)
+        highest = np.maximum(high, (np.maximum(above, 0) * neuron.decay >> DECAY_BITS) + high)
+    return lowest, highest
+
+
 def largest_sum(network: Network, projection: Projection) -> int:
     """A bound of every partial sum of one projection, whatever the order of summation, before a Conv's shift."""
     source = network[projection.sources[0]]
@@ -69,6 +93,7 @@ def largest_sum(network: Network, projection: Projection) -> int:
             apart = weight if source.shape[1:] != (1, 1) else _by_tap(weight)
             return int(_magnitudes(apart).max()) * source.max_out
         case Attention(heads, weight):
+            # q and k may have fewer channels than v: those that a product of theirs adds up are q's
             channels, height, width = source.shape
             most = prod(network[s].max_out for s in projection.sources)
             return channels // heads * height * width * most * weight
@@ -163,6 +188,12 @@ def _worst(network: Network, population: Population, before: dict[str, Worst]) -
         case Lif() as lif:
             state, largest = _potentials(lif, low, high, network.time_steps)
             return Worst(none, ones, state, largest)
+        case Levels(bias=bias, shift=shift) as levels:
+            low = (low << shift) + _over_maps(bias, np.min)
+            high = (high << shift) + _over_maps(bias, np.max)
+            lowest, highest = levels_range(low, high, levels, network.time_steps)
+            state = (int(lowest.min()), int(highest.max()))
+            return Worst(none, none + levels.count, state, max(_largest(low, high), *map(abs, state)))
         case Accumulator(bias=bias, last=True):
             state = (int((bias + low).min()), int((bias + high).max()))
             return Worst(none, none, state, max(largest, *map(abs, state)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.network.neurons import DECAY_BITS, DECAY_ONE, Lif, LifKind
+from spikformer_deploy.network.neurons import DECAY_BITS, DECAY_ONE, HALF_UP, Levels, Lif, LifKind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +52,23 @@ def rounds_nothing(needed: int | None, shift: int, bias: Int) -> bool:
     return needed is not None and shift >= needed and not np.any(bias % 2**needed)
 
 
-def is_exact(lif: Lif, time_steps: int) -> bool:
+def levels_bits(decay: Decay, rounding: str, time_steps: int) -> int | None:
+    """Fractional bits that Levels need so that no step changes what they send; None: no number is enough.
+
+    A potential reaches a whole level where its floor does, and floors of halves, quarters, ... add up to the floor of
+    the whole (Graham, Knuth and Patashnik, eq. 3.11): what is taken off is whole.  At ties that round down, to the even
+    neighbour, a potential must exceed its level, and keeps every bit.
+    """
+    if time_steps == 1 or decay.bits_per_step == 0 or (decay.floors_exactly and rounding == HALF_UP):
+        return 0
+    return None if decay.bits_per_step is None else (time_steps - 1) * decay.bits_per_step
+
+
+def is_exact(neuron: Levels | Lif, time_steps: int) -> bool:
     """Whether no step rounds the potential of a neuron whose decay is what is meant."""
+    if isinstance(neuron, Levels):
+        needed = levels_bits(decay_by(neuron.decay), neuron.rounding, time_steps)
+        kept = rounds_nothing(needed, neuron.shift, neuron.bias)
+        return kept and not (needed and np.any(neuron.reset % 2**needed))
+    lif = neuron
     return rounds_nothing(fractional_bits(decay_by(lif.decay), lif.kind, time_steps), lif.shift, lif.bias)

@@ -18,6 +18,7 @@ from spikformer_deploy.network.decay import is_exact
 from spikformer_deploy.network.network import ROUNDING_UNKNOWN, Network, Population, Projection
 from spikformer_deploy.network.neurons import (
     Accumulator,
+    Levels,
     Lif,
     LifKind,
     Source,
@@ -111,7 +112,8 @@ def _check_stated(network: Network, population: Population) -> None:
     rounding = population.rounding
     require(rounding == ROUNDING_UNKNOWN or 0 <= rounding < np.inf, f"a rounding error of {rounding}")
     neuron = population.neuron
-    if isinstance(neuron, Lif) and neuron.kind == LifKind.PROGRAMMABLE and neuron.exact:
+    own = isinstance(neuron, Levels) or (isinstance(neuron, Lif) and neuron.kind == LifKind.PROGRAMMABLE)
+    if own and neuron.exact:
         require(is_exact(neuron, network.time_steps), "said to be exact, and its decay rounds the potential")
 
 

@@ -17,7 +17,7 @@ from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.base.flat import LATER
 from spikformer_deploy.base.values import digest
 from spikformer_deploy.network import neurons, synapses
-from spikformer_deploy.network.neurons import Lif, Neuron
+from spikformer_deploy.network.neurons import Levels, Lif, Neuron
 from spikformer_deploy.network.synapses import Synapse
 
 ROUNDING_UNKNOWN = -1.0
@@ -110,8 +110,8 @@ class Network:
 
     @property
     def exact(self) -> bool:
-        """Whether every LIF is an exact execution of the real-valued one with the same integer weights."""
-        return all(p.neuron.exact for p in self.populations if isinstance(p.neuron, Lif))
+        """Whether every neuron with a potential executes the real-valued one with the same integer weights exactly."""
+        return all(p.neuron.exact for p in self.populations if isinstance(p.neuron, (Levels, Lif)))
 
     @property
     def rounding(self) -> float | None:

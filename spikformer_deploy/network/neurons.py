@@ -115,6 +115,43 @@ class Lif:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Levels:
+    """Neuron of a programmable chip that sends a small integer 0..D: how many of its D levels the potential reaches.
+
+        u = floor(v * decay / 4096) + (a << shift) + bias ;  s = #{j : u >= levels[c, j]} ;  v = u - s * reset
+
+    a is the sum of all synapses at step t.  The one message of a neuron carries s; one of 0 is not sent.
+
+    decay   numerator of decay / 4096; 0: nothing is kept from step to step
+    shift   fractional bits of the input
+    levels  (C, D) int64, ascending.  Of a neuron that keeps nothing, batch normalisation and bias are in them
+    reset   (C,) int64, what each unit that is sent takes off the potential; 0 of neurons that keep nothing
+    bias    (C,) or (C, Y, X) int64
+    exact   no time step rounds the potential: the real-valued neuron with the same integer weights sends the same
+    rounding "half-up" or "half-even": how the model rounds u / theta to a whole number.  `levels` obey it already
+    Source: Luo et al. 2024 (I-LIF, SpikeYOLO), arXiv 2407.20708; Umuroglu et al. 2017 (FINN), multi-thresholds.
+    """
+
+    keeps_state: ClassVar[bool] = True
+    sends_negative: ClassVar[bool] = False
+    fires: ClassVar[bool] = True
+    idle_if_silent: ClassVar[bool] = False
+
+    decay: int
+    shift: int
+    levels: Int
+    reset: Int
+    bias: Int
+    rounding: str
+    exact: bool = True
+
+    @property
+    def count(self) -> int:
+        """D, the largest integer that it sends."""
+        return int(self.levels.shape[1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Or:
     """Stateless: fires 1 in a step in which any of its inputs is not zero (max-pooling of binary spikes)."""
 
@@ -193,12 +230,20 @@ class Accumulator:
     last: bool = field(default=False, metadata={LATER: True})
 
 
-Neuron: TypeAlias = Source | Lif | Or | Sum | And | Stream | Max | Accumulator
+HALF_UP = "half-up"
+HALF_EVEN = "half-even"
+ROUNDINGS = (HALF_UP, HALF_EVEN)
+"""How a model rounds x to whole numbers: floor(x + 1/2), or to the even neighbour at ties (torch.round)."""
+
+MOST_LEVELS = 127
+"""Levels that a neuron has at most: what it sends is a weight's worth of bits."""
+
+Neuron: TypeAlias = Source | Lif | Levels | Or | Sum | And | Stream | Max | Accumulator
 
 
 def needs_microcode(neuron: Neuron) -> bool:
     """Whether a potential goes by a rule of its own, which only programmable neurons have."""
-    return isinstance(neuron, Lif) and neuron.kind == LifKind.PROGRAMMABLE
+    return isinstance(neuron, Levels) or (isinstance(neuron, Lif) and neuron.kind == LifKind.PROGRAMMABLE)
 
 
 def kind_of(neuron: Neuron) -> str:
@@ -212,6 +257,9 @@ def shown(neuron: Neuron) -> str:
         groups = np.unique(neuron.threshold)
         kind = neuron.kind + " soft" * neuron.soft + " strict" * neuron.strict
         return f"Lif[{kind} decay={neuron.decay} shift={neuron.shift} thresholds={groups.tolist()[:8]}]"
+    if isinstance(neuron, Levels):
+        first = neuron.levels[0].tolist()
+        return f"Levels[{neuron.count} {neuron.rounding} decay={neuron.decay} shift={neuron.shift} first={first[:8]}]"
     return type(neuron).__name__ + "[last]" * (isinstance(neuron, Accumulator) and neuron.last)
 
 
@@ -265,6 +313,8 @@ def step(neuron: Neuron, total: Int, state: Int | None, frame: Int | None = None
             return _step_stock(neuron, total, state)
         case Lif():
             raise ValueError(f"unknown kind of LIF: {neuron.kind}")
+        case Levels():
+            return _step_levels(neuron, total, before)
         case _:
             assert_never(neuron)
 
@@ -276,6 +326,16 @@ def _step_programmable(lif: Lif, total: Int, before: Int) -> Step:
     reset = potential - _over_positions(lif.threshold) if lif.soft else 0
     after = np.where(spikes, reset, potential)
     return Step(spikes.astype(np.int64), after, max(_largest(potential), _largest(drive)))
+
+
+def _step_levels(neuron: Levels, total: Int, before: Int) -> Step:
+    drive = (total << neuron.shift) + _over_positions(neuron.bias)
+    potential = (before * neuron.decay >> DECAY_BITS) + drive
+    sent = np.zeros_like(potential)
+    for level in neuron.levels.T:
+        sent += potential >= level[:, None, None]
+    after = potential - sent * neuron.reset[:, None, None]
+    return Step(sent, after, max(_largest(potential), _largest(drive)))
 
 
 def _step_stock(lif: Lif, total: Int, state: Int | None) -> Step:
@@ -311,8 +371,8 @@ def largest_recorded(neuron: Neuron, sent: Int | None, potentials: Int | None) -
 
 
 def may_idle(neuron: Neuron) -> bool:
-    """Whether potentials decide which of its neurons are idle: a LIF of which any neuron has no bias."""
-    return isinstance(neuron, Lif) and not neuron.bias.all()
+    """Whether potentials decide which of its neurons are idle: a LIF or Levels of which any neuron has no bias."""
+    return isinstance(neuron, (Lif, Levels)) and not neuron.bias.all()
 
 
 def idle(neuron: Neuron, sent: NDArray[Any], potentials: NDArray[Any] | None) -> NDArray[np.bool_] | None:
@@ -324,21 +384,22 @@ def idle(neuron: Neuron, sent: NDArray[Any], potentials: NDArray[Any] | None) ->
     A chip visits an idle neuron, and updates all others.
     Or, Sum, And, Max, Stream   those that send nothing: nothing sent is taken for nothing done
     Source, Accumulator         none: pixels are held by neurons that are updated in every step, and so are sums
-    Lif                         those whose potential before, current and bias are 0, and that do not fire
+    Lif, Levels                 those whose potential before, current and bias are 0, and that do not fire
 
-    Potentials show that of a Lif.  Every decay leaves 0 at 0: floor(0) = 0, ceil(0) = 0 (4095 >> 12), and so does the
+    Potentials show that of a Lif and, but for a potential before that is not kept, of Levels.  Every decay leaves 0 at 0: floor(0) = 0, ceil(0) = 0 (4095 >> 12), and so does the
     one toward zero.  From v[t-1] = 0 a neuron without a bias therefore reaches just what its synapses and its current
     add.  Where it does not fire there is no reset, and v[t] is that: v[t-1] = v[t] = 0 without a spike is idle.  A
     spike is work even where nothing arrived, as of programmable neurons whose threshold is 0: they fire at it.
     """
     if neuron.idle_if_silent:
         return sent == 0
-    if not (isinstance(neuron, Lif) and may_idle(neuron)):
+    if not (isinstance(neuron, (Lif, Levels)) and may_idle(neuron)):
         return None
     assert potentials is not None
     empty = potentials == 0
     empty_before = np.ones_like(empty)
-    empty_before[..., 1:, :, :, :] = empty[..., :-1, :, :, :]
+    if isinstance(neuron, Lif) or neuron.decay:
+        empty_before[..., 1:, :, :, :] = empty[..., :-1, :, :, :]
     return empty_before & empty & (sent == 0) & (_over_positions(neuron.bias) == 0)
 
 
@@ -372,6 +433,10 @@ def check_neuron(neuron: Neuron, shape: Shape, max_out: int, state_bits: int, in
             require(bool(incoming) and Readout not in synapses, "a LIF without synapses of its kind")
             require(max_out == 1, "a LIF that sends more than spikes")
             _check_lif(neuron, shape, state_bits)
+        case Levels():
+            require(bool(incoming) and Readout not in synapses, "Levels without synapses of their kind")
+            _check_levels(neuron, shape, state_bits)
+            require(max_out == neuron.count, f"{neuron.count} levels that are said to send up to {max_out}")
         case Or():
             require(synapses == {Window} and not negative, "it needs unit synapses from spikes")
             require(max_out == 1, f"it is said to send up to {max_out}, and sends 1")
@@ -423,6 +488,22 @@ def _check_lif(lif: Lif, shape: Shape, state_bits: int) -> None:
     require(bool((lif.threshold >= 0).all()), f"a threshold of {int(lif.threshold.min())}")
 
 
+def _check_levels(neuron: Levels, shape: Shape, state_bits: int) -> None:
+    good = 0 <= neuron.decay <= DECAY_ONE and 0 <= neuron.shift <= 31 and neuron.rounding in ROUNDINGS
+    require(good, f"decay {neuron.decay}, shift {neuron.shift}, rounding {neuron.rounding}")
+    levels = neuron.levels
+    good = levels.ndim == 2 and len(levels) == shape[0] and levels.dtype == np.int64
+    require(good and 1 <= levels.shape[1] <= MOST_LEVELS, f"levels of shape {levels.shape} and type {levels.dtype}")
+    require(bool((np.diff(levels, axis=1) >= 0).all()), "levels that do not ascend")
+    require(neuron.reset.shape == shape[:1] and neuron.reset.dtype == np.int64, "its reset")
+    require(bool((neuron.reset >= 0).all()), f"a reset of {int(neuron.reset.min())}")
+    require(neuron.decay > 0 or not neuron.reset.any(), "a reset of what keeps nothing")
+    good = neuron.bias.shape in (shape[:1], shape) and neuron.bias.dtype == np.int64
+    require(good, f"biases of shape {neuron.bias.shape} and type {neuron.bias.dtype}")
+    for what, values in (("level", levels), ("reset", neuron.reset), ("bias", neuron.bias)):
+        _check_width(what, values, state_bits)
+
+
 def _check_width(what: str, values: Int, state_bits: int) -> None:
     """Executors of other widths differ where a parameter leaves the state's bits."""
     most = 2 ** (state_bits - 1) - 1
@@ -439,6 +520,10 @@ def most_of_state(neuron: Neuron, drive: int, time_steps: int) -> int:
             shift = lif_shift(neuron)
             piled_up = (drive << shift) * time_steps
             return piled_up * time_steps if neuron.current else piled_up
+        case Levels(shift=shift, decay=decay, levels=levels, reset=reset):
+            # a reset takes off no more than the potential or, where levels lie low, as much as it is
+            taken_off = (_largest(levels) + levels.shape[1] * _largest(reset)) if decay else 0
+            return ((drive << shift) + taken_off) * (time_steps if decay else 1)
         case Accumulator(last=False):
             return drive * time_steps
         case _:

@@ -50,7 +50,11 @@ class Readout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attention:
-    """Spiking self-attention from (q, k, v), all of the target's shape: weight * sum_m (sum_c q k) v per head."""
+    """Spiking self-attention from (q, k, v), spikes or small integers: weight * sum_m (sum_c q k) v per head.
+
+    v has the target's shape; q and k may have another number of channels.  Each of the `heads` heads has an equal,
+    consecutive range of the channels of each.
+    """
 
     heads: int
     weight: int = 1
@@ -181,7 +185,10 @@ def check_synapse(incoming: Incoming, target: Shape, weight_bits: int) -> None:
             require(good, f"a readout of shape {weight.shape} on {shapes[0]}")
             _check_weights(weight, weight_bits)
         case Attention(heads, weight):
-            good = len(shapes) == 3 and set(shapes) == {target} and heads >= 1 and target[0] % heads == 0
+            good = len(shapes) == 3 and shapes[0] == shapes[1] and shapes[2] == target
+            good = (
+                good and shapes[0][1:] == target[1:] and heads >= 1 and shapes[0][0] % heads == 0 == target[0] % heads
+            )
             good = good and not incoming.negative and 0 < weight < 2**20
             require(good, f"an attention of {heads} heads over {list(shapes)}")
         case _:

@@ -11,7 +11,19 @@ from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.network.bounds import is_proven, worst_cases
 from spikformer_deploy.network.decay import is_exact
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import Accumulator, And, Lif, Max, Neuron, Or, Source, Stream, Sum
+from spikformer_deploy.network.neurons import (
+    ROUNDINGS,
+    Accumulator,
+    And,
+    Levels,
+    Lif,
+    Max,
+    Neuron,
+    Or,
+    Source,
+    Stream,
+    Sum,
+)
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Synapse, Window
 
 
@@ -76,6 +88,24 @@ class Builder:
         synapse = Conv(weight, (stride, stride), (padding, padding), groups)
         return self.lif(name, (channels, size[0], size[1]), (synapse, (source.name,)))
 
+    def levels(
+        self, name: str, shape: tuple[int, int, int], unit: int, *incoming: tuple[Synapse, tuple[str, ...]]
+    ) -> Population:
+        """1 to 8 levels of a channel near multiples of `unit`, some of them equal; half of them keep a potential."""
+        rng, channels = self.rng, shape[0]
+        count, shift = int(rng.integers(1, 9)), int(rng.integers(0, 3))
+        decay = int(rng.choice([0, 0, 1024, 2048, 3000, 4096]))
+        near = rng.integers(-unit // 2, unit // 2 + 1, (channels, count)) + unit * np.arange(1, count + 1)
+        neuron = Levels(
+            decay,
+            shift,
+            np.sort(near << shift, 1),
+            rng.integers(0, 2 * unit, channels) * (decay > 0),
+            rng.integers(-unit, unit, shape if rng.random() < 0.3 else channels) * int(rng.integers(0, 2)),
+            str(rng.choice(ROUNDINGS)),
+        )
+        return self.add(Population(name, shape, neuron, count), *incoming)
+
     def window(self, name: str, kind: Or | Sum, sources: list[Population], window: Window) -> Population:
         height, width = (
             (extent + 2 * p - k) // s + 1
@@ -85,6 +115,26 @@ class Builder:
         most = 1 if isinstance(kind, Or) else sum(s.max_out for s in sources) * taps
         shape = (sources[0].shape[0], height, width)
         return self.add(Population(name, shape, kind, most), *((window, (s.name,)) for s in sources))
+
+    def graded(self, name: str, x: Population, channels: int) -> Population:
+        """Levels around a stream, a wide attention of small integers and a layer of spikes."""
+        rng, identity = self.rng, Window()
+        shape = (channels, *x.shape[1:])
+        s = self.stream(f"{name}.in", shape, (self.weights(channels, x.shape[0], 3), (x.name,)))
+        head = self.levels(f"{name}.head", shape, 1 + s.max_out // 12, (identity, (s.name,)))
+        heads, wider = int(rng.choice([1, 2, 4])), int(rng.choice([1, 2, 3]))
+        q, k, v = (
+            self.levels(f"{name}.{n}", (c, *shape[1:]), 20, (self.weights(c, channels), (head.name,)))
+            for n, c in (("q", channels), ("k", channels), ("v", channels * wider))
+        )
+        attended = Attention(heads, int(rng.integers(1, 4)))
+        most = attended.weight * channels // heads * shape[1] * shape[2] * q.max_out * k.max_out * v.max_out
+        out = self.levels(f"{name}.attn", v.shape, 1 + most // 16, (attended, (q.name, k.name, v.name)))
+        branch = (self.weights(channels, out.shape[0]), (out.name,))
+        s = self.stream(f"{name}.add", shape, (identity, (s.name,)), branch)
+        spikes = self.lif(f"{name}.lif", shape, (identity, (s.name,)))
+        both = (self.weights(channels, channels), (spikes.name,)), (self.weights(channels, channels), (head.name,))
+        return self.levels(f"{name}.out", shape, 12, *both)
 
     def attention(self, name: str, qkv: list[Population], heads: int) -> Population:
         synapse = Attention(heads, int(self.rng.integers(1, 4)))
@@ -145,7 +195,9 @@ class Builder:
 
     def said(self, neuron: Neuron) -> Neuron:
         """The same neuron, called exact where it is."""
-        return replace(neuron, exact=is_exact(neuron, self.time_steps)) if isinstance(neuron, Lif) else neuron
+        if isinstance(neuron, Levels | Lif):
+            return replace(neuron, exact=is_exact(neuron, self.time_steps))
+        return neuron
 
     def network(self, state_bits: int = 32) -> Network:
         """The network with the ranges of its worst case, proven where those fit."""
@@ -191,6 +243,14 @@ def random_network(
             return b.finish(b.stream("mean", (channels, 1, 1), whole, drop=int(rng.integers(0, 6))), 3, state_bits)
         return b.finish(b.lif("shortcut.last", s.shape, (Window(), (s.name,))), 3, state_bits)
     return b.finish(_grow(b, x, channels, blocks), int(rng.integers(2, 5)), state_bits)
+
+
+def graded_network(seed: int, time_steps: int = 2, state_bits: int = 32) -> Network:
+    """A small network of integer neurons (Levels) around a stream and an attention of small integers."""
+    b = Builder(np.random.default_rng(seed), time_steps, "programmable")
+    size, channels = int(b.rng.integers(2, 6)), int(b.rng.choice([4, 8]))
+    x = b.source((int(b.rng.integers(1, 4)), size, size + 1), 255, bool(b.rng.random() < 0.3))
+    return b.finish(b.graded("graded", x, channels), 3, state_bits)
 
 
 def two_from_one(seed: int) -> Network:

@@ -15,6 +15,7 @@ from spikformer_deploy.accounting.uncertainty import Energy, Part, priced
 from spikformer_deploy.chips.profile import operation_energies
 from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.counts.events import Events, ProjectionEvents, dense_macs
+from spikformer_deploy.network.heads import heads_of
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.neurons import Source
 from spikformer_deploy.network.synapses import Attention
@@ -184,10 +185,9 @@ def ann_macs(network: Network) -> int:
     total = 0
     for p in network.projections:
         if isinstance(p.synapse, Attention):
-            channels, height, width = network[p.target].shape
-            tokens = height * width
+            heads = heads_of(network, p)
             # every token with every other, once for the scores and once for the values
-            total += 2 * tokens**2 * channels
+            total += heads.heads * heads.tokens**2 * (heads.depth + heads.width)
         else:
             total += dense_macs(network, p)
     return total

@@ -20,6 +20,7 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.counts.slices import PER_IMAGE, Geometry, SliceEvents, geometry, slice_events
 from spikformer_deploy.counts.sums import weighted
 from spikformer_deploy.executors.execution import Cells, Execution
+from spikformer_deploy.network.heads import Heads, heads_of
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.neurons import Accumulator
@@ -73,13 +74,14 @@ class ProjectionEvents:
 
     kind          "conv" | "window" | "readout" | "attention"
     graded        some source sends values beyond 1
-    synops        (T,) synaptic operations; of an attention: those at its counters, where each spike of q, k and v costs
-                  d (KV first, tokens in series) or N (QK first); d channels a head, N tokens
+    synops        (T,) synaptic operations; of an attention: those at its counters.  KV first, tokens in series, each
+                  spike of q and k costs e, and each of v d; QK first N; d channels of q and k a head, e of v, N tokens
     The next three are zero for other kinds than attention:
     delivered     (T,) graded values that the counters send on to the target: at most, as counters at zero send none
-    coincidences  (T,) pairs of spikes k[n, c], v[n, c'] of one token and head: the additions that K^T V needs
-    products      (T,) d * (min(spikes of k, spikes of v) + spikes of q): the additions of q (K^T V) where zeros of
-                  one operand are skipped; the count of the syops tool, here with exact spikes
+    coincidences  (T,) pairs of messages k[n, c], v[n, c'] of one token and head: the additions that K^T V needs; where
+                  messages are small integers, a multiplication each as well
+    products      (T,) min(e * spikes of k, d * spikes of v) + e * spikes of q: the additions of q (K^T V) where zeros
+                  of one operand are skipped; the count of the syops tool, here with exact spikes
     dense         multiply-accumulates of one image and step where nothing is skipped: see dense_macs
     """
 
@@ -300,20 +302,33 @@ def _projection(
     )
     if not isinstance(projection.synapse, Attention):
         return events
-    channels, height, width = network[projection.target].shape
     q, k, v = (messages[source] for source in projection.sources)
-    depth = channels // projection.synapse.heads
-    tokens = height * width
+    heads = heads_of(network, projection)
     # without a mapping: the order of the products that has fewer counters
-    tokens_in_series = serial == "tokens" if serial else depth <= tokens
-    per_spike = depth if tokens_in_series else tokens
+    tokens_in_series = serial == "tokens" if serial else heads.depth * heads.width <= heads.tokens**2
+    synops, delivered = at_counters(heads, tokens_in_series, (q, k, v))
     return replace(
         events,
-        synops=per_spike * (q + k + v),
-        delivered=per_spike * (q if tokens_in_series else v),
+        synops=synops,
+        delivered=delivered,
         coincidences=execution.coincidences[projection.target],
-        products=depth * (np.minimum(k, v) + q),
+        products=products(heads, (q, k, v)),
     )
+
+
+def at_counters(heads: Heads, tokens_in_series: bool, sent: tuple[Int, Int, Int]) -> tuple[Int, Int]:
+    """(operations at the counters of an attention, values that these send on at most), of messages of q, k and v."""
+    q, k, v = sent
+    if not tokens_in_series:
+        return heads.tokens * (q + k + v), heads.tokens * v
+    # q and k choose a row of counters, one for each channel of v in the head; v a column
+    return heads.width * (q + k) + heads.depth * v, heads.width * q
+
+
+def products(heads: Heads, sent: tuple[Int, Int, Int]) -> Int:
+    """Additions of q (K^T V) where zeros are skipped: of k or of v, whichever is cheaper, and of q."""
+    q, k, v = sent
+    return np.minimum(heads.width * k, heads.depth * v) + heads.width * q
 
 
 def dense_macs(network: Network, projection: Projection) -> int:
@@ -322,15 +337,17 @@ def dense_macs(network: Network, projection: Projection) -> int:
     Zero padding is included; of an attention both products in the cheaper order; a readout works on the pooled map;
     windows (pooling, residual sums) multiply nothing.
     """
-    channels, height, width = network[projection.target].shape
+    _, height, width = network[projection.target].shape
     positions = height * width
     match projection.synapse:
         case Conv(weight=weight):
             return weight.size * positions
         case Readout(weight=weight):
             return weight.size
-        case Attention(heads=heads):
-            return 2 * positions * channels * min(channels // heads, positions)
+        case Attention():
+            heads = heads_of(network, projection)
+            kv_first = 2 * heads.depth * heads.width
+            return heads.heads * positions * min(kv_first, positions * (heads.depth + heads.width))
         case Window():
             return 0
         case _:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.executions import finds_nothing
 from support.mappings import random_mapping
-from support.networks import Builder, random_images, random_network
+from support.networks import Builder, graded_network, random_images, random_network
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.counts import events
@@ -20,7 +20,9 @@ from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Or
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
-NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
+SEEDS = st.integers(0, 2**32 - 1)
+NETWORKS = st.builds(random_network, SEEDS, st.integers(1, 4), blocks=st.integers(0, 2))
+GRADED = st.builds(graded_network, SEEDS, st.integers(1, 3))
 Where = tuple[int, int, int]
 
 
@@ -104,17 +106,19 @@ class Twin:
         projection = self.network.projections[number]
         attention = projection.synapse
         channels, height, width = self.network[projection.target].shape
-        depth = channels // attention.heads
+        # channels of a head: of q and k, and of v
+        depth = self.network[projection.sources[0]].shape[0] // attention.heads
+        of_v = channels // attention.heads
         tokens = height * width
-        head = where[0] // depth
+        head = where[0] // (of_v if role == "v" else depth)
         token = where[1] * width + where[2]
         index = self.site["attention", projection.target]
         if self.mapping.sites[index].serial == "tokens":
             if role == "v":
-                cells = [(head * depth + row, 0, where[0] % depth) for row in range(depth)]
+                cells = [(head * depth + row, 0, where[0] % of_v) for row in range(depth)]
             else:
-                cells = [(where[0], 0, column) for column in range(depth)]
-            outputs = [(head * depth + column, where[1], where[2]) for column in range(depth)]
+                cells = [(where[0], 0, column) for column in range(of_v)]
+            outputs = [(head * of_v + column, where[1], where[2]) for column in range(of_v)]
         else:
             cells = [(head, token, m) if role == "q" else (head, m, token) for m in range(tokens)]
             outputs = [(where[0], y, x) for y in range(height) for x in range(width)]
@@ -140,7 +144,7 @@ def stacked(counts: dict[int, np.ndarray], slices: int, like: np.ndarray) -> np.
 
 
 @settings(max_examples=40, deadline=None)
-@given(NETWORKS, st.integers(0, 2**32 - 1))
+@given(NETWORKS | GRADED, SEEDS)
 def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> None:
     mapping = random_mapping(network, seed)
     execution = executed(network, mapping, seed)
@@ -180,13 +184,12 @@ def idle_visits(network: Network, mapping: Mapping, execution: Execution) -> np.
 
 @settings(max_examples=20, deadline=None)
 @given(
-    st.integers(0, 2**32 - 1), st.integers(1, 4), st.sampled_from(["programmable", "stock"]), st.integers(0, 1),
-    st.booleans(),
+    st.builds(
+        random_network, SEEDS, st.integers(1, 4), st.sampled_from(["programmable", "stock"]), st.integers(0, 1),
+        st.booleans(),
+    ) | GRADED, SEEDS,
 )  # fmt: skip
-def test_idle_visits_equal_a_walk_over_every_visit(
-    seed: int, time_steps: int, kind: str, blocks: int, shortcuts: bool
-) -> None:
-    network = random_network(seed, time_steps, kind, blocks, shortcuts)
+def test_idle_visits_equal_a_walk_over_every_visit(network: Network, seed: int) -> None:
     mapping = random_mapping(network, seed)
     execution = executed(network, mapping, seed)
     counts = events.count(events.geometry(network, mapping), execution)
@@ -204,7 +207,7 @@ def test_idle_visits_equal_a_walk_over_every_visit(
 
 
 @settings(max_examples=20, deadline=None)
-@given(NETWORKS, st.integers(0, 2**32 - 1))
+@given(NETWORKS | GRADED, SEEDS)
 def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int) -> None:
     execution = executed(network, None, seed)
     counts = events.count(events.geometry(network, None), execution)
@@ -225,7 +228,7 @@ def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int
 
 
 @settings(max_examples=20, deadline=None)
-@given(NETWORKS, st.integers(0, 2**32 - 1))
+@given(NETWORKS | GRADED, SEEDS)
 def test_attention_additions(network: Network, seed: int) -> None:
     execution = executed(network, None, seed)
     counts = events.count(events.geometry(network, None), execution)
@@ -233,15 +236,21 @@ def test_attention_additions(network: Network, seed: int) -> None:
         if not isinstance(projection.synapse, Attention):
             continue
         heads = projection.synapse.heads
-        q, k, v = (execution.spikes[s] for s in projection.sources)
-        n, t, channels, height, width = q.shape
-        k, v = (s.reshape(n, t, heads, channels // heads, height * width) for s in (k, v))
-        np.testing.assert_array_equal(counted.coincidences, np.einsum("nthcp,nthdp->t", k, v))
-        d = channels // heads
+        q, k, v = (execution.spikes[s] != 0 for s in projection.sources)
+        n, t, _, height, width = q.shape
         tokens = height * width
-        sums = [s.sum((0, *range(2, s.ndim))) for s in (q, k, v)]
-        np.testing.assert_array_equal(counted.synops, min(d, tokens) * sum(sums))
-        np.testing.assert_array_equal(counted.products, d * (np.minimum(sums[1], sums[2]) + sums[0]))
+        q, k, v = (s.reshape(n, t, heads, -1, tokens).astype(np.int64) for s in (q, k, v))
+        np.testing.assert_array_equal(counted.coincidences, np.einsum("nthcp,nthdp->t", k, v))
+        d, e = q.shape[3], v.shape[3]
+        of_q, of_k, of_v = (s.sum((0, 2, 3, 4)) for s in (q, k, v))
+        kv_first = d * e <= tokens**2
+        synops = e * (of_q + of_k) + d * of_v if kv_first else tokens * (of_q + of_k + of_v)
+        np.testing.assert_array_equal(counted.synops, synops)
+        np.testing.assert_array_equal(counted.delivered, e * of_q if kv_first else tokens * of_v)
+        np.testing.assert_array_equal(counted.products, np.minimum(e * of_k, d * of_v) + e * of_q)
+        # every product, in the cheaper order of the two
+        dense = heads * tokens * min(2 * d * e, tokens * (d + e))
+        assert counted.dense == dense
 
 
 def test_what_nobody_reads_is_counted_where_it_is() -> None:

@@ -22,7 +22,7 @@ def assert_equal_executions(ours: Execution, theirs: Execution) -> None:
 
 
 def assert_equal_activities(ours: Activity, theirs: Activity, name: str) -> None:
-    for field in ("messages", "active", "total", "idle"):
+    for field in ("messages", "active", "total", "idle", "values"):
         np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field), err_msg=f"{field} of {name}")
 
 

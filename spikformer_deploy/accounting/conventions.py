@@ -169,7 +169,7 @@ def exact_sops(network: Network, events: Events) -> float:
 
 
 def message_sops(network: Network, events: Events) -> float:
-    """The same where a message is one operation a synapse, whatever it carries: what a chip with graded messages does."""
+    """The same where a message is one operation a synapse, whatever it carries, as on a chip with graded messages."""
     return sum(int(additions(p).sum()) for p in _behind(network, events)) / events.images
 
 

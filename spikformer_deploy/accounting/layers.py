@@ -19,8 +19,8 @@ class LayerCounts:
     """One population and the synapses that reach it.
 
     rate        (T,) share of the neurons that send something in a step, whatever it is, mean over the images
-    mean_sent   (T,) mean of the whole numbers that its neurons send in a step, zeros included; equal to `rate` of binary
-                spikes.  None where messages are no numbers of spikes: of pixels, currents, and the head
+    mean_sent   (T,) mean of the whole numbers that its neurons send in a step, zeros included; equal to `rate` of
+                binary spikes.  None where messages are no numbers of spikes: of pixels, currents, and the head
     synops      (T,) synaptic operations that reach the layer, mean over the images; see Events.synops_of
     dense_macs  multiply-accumulates of the layer for one image and step where nothing is skipped
     silent      neurons that sent nothing in any step of any image

@@ -67,8 +67,8 @@ def _against_ann(network: Network, events: Events) -> Iterator[str]:
     fired = f"T = {steps} and a mean firing rate of {rate:.1%}"
     if slot.count > steps:
         fired = (
-            f"T = {steps} and integers up to {slot.count // steps}, which is {slot.count} slots of binary spikes, and a "
-            f"mean firing rate of {slot.rate:.1%} in a slot ({rate:.1%} of the neurons send something in a step)"
+            f"T = {steps} and integers up to {slot.count // steps}, which is {slot.count} slots of binary spikes, and "
+            f"a mean firing rate of {slot.rate:.1%} in a slot ({rate:.1%} of the neurons send something in a step)"
         )
     yield (
         f"With {fired} this network is {inside} the region where a spiking "

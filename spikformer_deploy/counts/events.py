@@ -76,8 +76,8 @@ class ProjectionEvents:
     graded        some source sends values beyond 1
     synops        (T,) synaptic operations; of an attention: those at its counters.  KV first, tokens in series, each
                   spike of q and k costs e, and each of v d; QK first N; d channels of q and k a head, e of v, N tokens
-    slots         (T,) `synops` and `delivered`, if a message that is a number of spikes were as many messages, a slot of
-                  time each.  Of products of two numbers it has the arrivals alone
+    slots         (T,) `synops` and `delivered`, if a message that is a number of spikes were as many messages, a slot
+                  of time each.  Of products of two numbers it has the arrivals alone
     The next four are zero for other kinds than attention:
     delivered     (T,) graded values that the counters send on to the target: at most, as counters at zero send none
     coincidences  (T,) pairs of messages k[n, c], v[n, c'] of one token and head: the additions that K^T V needs; where
@@ -345,10 +345,11 @@ def _projection(
     # without a mapping: the order of the products that has fewer counters
     tokens_in_series = serial == "tokens" if serial else heads.depth * heads.width <= heads.tokens**2
     synops, delivered = _at_counters(heads, tokens_in_series, messages)
+    at_counters, answered = _at_counters(heads, tokens_in_series, numbers)
     return replace(
         events,
         synops=synops,
-        slots=sum(_at_counters(heads, tokens_in_series, numbers)),
+        slots=at_counters + answered,
         delivered=delivered,
         coincidences=execution.coincidences[projection.target],
         products=_products(heads, messages),

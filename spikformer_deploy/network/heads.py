@@ -1,4 +1,4 @@
-"""What an attention is in numbers: its heads, their channels, its tokens, and the counters that compute it on a chip."""
+"""What an attention is in numbers: heads, their channels, tokens, and the counters that compute it on a chip."""
 
 from __future__ import annotations
 

@@ -271,6 +271,21 @@ def test_notes_say_what_applies() -> None:
     assert "overstate" not in " ".join(notes(network, found, figures(20, 30)))
 
 
+def test_the_region_where_spikes_win_is_one_of_slots() -> None:
+    """Integers up to 8 in two steps are 16 slots, most of them empty."""
+    network = next(n for n in map(graded_network, range(20)) if max(p.max_out for p in n if p.neuron.fires) == 8)
+    found = counted(network, 0)
+    firing = [p for p in network if p.neuron.fires]
+    sent = sum(int(found.populations[p.name].values.sum()) for p in firing)
+    rate = sent / (16 * found.images * sum(p.size for p in firing))
+    (statement, *_) = notes(network, found, list(account(network, found)))
+    assert (
+        f"T = 2 and integers up to 8, which is 16 slots of binary spikes, and a mean firing rate of {rate:.1%} in a"
+        in (statement)
+    )
+    assert "outside the region" in statement
+
+
 def energy_of(name: str, *parts: Part) -> Energy:
     return Energy(name, {"in": "all of it"}, "in", parts)
 

@@ -142,7 +142,7 @@ class Twin:
 
 
 def stands_for_spikes(network: Network, name: str) -> bool:
-    """Whether what it sends is a number of spikes: its own, or a sum or a maximum of such; pixels and currents are none."""
+    """Whether what it sends is a number of spikes: its own, or a sum or a maximum of such; no pixels, no currents."""
     neuron = network[name].neuron
     if isinstance(neuron, Sum | Max):
         return all(stands_for_spikes(network, source) for p in network.into(name) for source in p.sources)

@@ -118,7 +118,7 @@ def test_the_visit_of_a_token_is_paid_for_once() -> None:
     counting = geometry(network, mapping)
     events = count(counting, reference.execute(network, random_images(network, 1, 1), cells=counting.cells))
     assert events.slices is not None
-    target = account(network, events, mapping, LOIHI2, duration(events, network, mapping, LOIHI2))[7]
+    target = account(network, events, mapping, LOIHI2, duration(events, network, mapping, LOIHI2))[8]
     parts = {part.name: part.events for part in target.parts}
     visits = sum(parts.get(name, 0) for name in ("sweeps of sub-steps", "neuron updates", "idle neurons"))
     site_of = [mapping.sites[site] for site in events.slices.sites]

@@ -134,9 +134,9 @@ def _levels(neuron: Levels) -> tuple[str, ...]:
     """
     shifted = (f"a = a << {neuron.shift}",) if neuron.shift else ()
     decayed = (f"v = v * {neuron.decay} >> {DECAY_BITS}",) if neuron.decay not in (0, DECAY_ONE) else ()
-    added = ("v = v + a",) if neuron.decay else ()
+    added = ["v = v + a"] if neuron.decay else []
     if neuron.bias.any():
-        added += ("v = v + bias",) if neuron.decay else ("v = a + bias",)
+        added.append("v = v + bias" if neuron.decay else "v = a + bias")
     potential = "v" if added else "a"
     # levels ascend: who reaches the first sends something
     counted = [f"f = {potential} >= level1"]

@@ -205,7 +205,9 @@ class _Written:
         return np.array(values, self.dtype)
 
 
-def _refusal(name: str, op: Levels | MaxPool2d | Attention | SpikeMask | TokenSum | Concat | Offset | BatchNorm) -> ModelError:
+def _refusal(
+    name: str, op: Levels | MaxPool2d | Attention | SpikeMask | TokenSum | Concat | Offset | BatchNorm
+) -> ModelError:
     match op:
         case Levels():
             return ModelError(name, "NIR has no neurons that send integers", "Export to onnx.")

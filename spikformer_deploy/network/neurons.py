@@ -503,6 +503,9 @@ def _check_levels(neuron: Levels, shape: Shape, state_bits: int) -> None:
     require(good, f"biases of shape {neuron.bias.shape} and type {neuron.bias.dtype}")
     for what, values in (("level", levels), ("reset", neuron.reset), ("bias", neuron.bias)):
         _check_width(what, values, state_bits)
+    # a potential that fits before its reset fits after it
+    least_left = levels - neuron.reset[:, None] * np.arange(1, levels.shape[1] + 1)
+    _check_width("potential after a reset", least_left, state_bits)
 
 
 def _check_width(what: str, values: Int, state_bits: int) -> None:

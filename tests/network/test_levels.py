@@ -94,6 +94,7 @@ def test_what_is_no_levels_is_refused() -> None:
         "keeps nothing": replace(neuron, decay=0, reset=np.ones_like(neuron.reset)),
         "does not fit": replace(neuron, levels=neuron.levels + 2**40),
         "reset of -1": replace(neuron, decay=4096, reset=neuron.reset * 0 - 1),
+        "potential after a reset": replace(neuron, decay=4096, reset=neuron.reset * 0 + 2**31 - 1),
         "send up to": replace(neuron, levels=np.sort(np.concatenate([neuron.levels] * 2, 1), 1)),
     }
     for words, broken in wrong.items():

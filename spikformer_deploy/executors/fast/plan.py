@@ -237,8 +237,10 @@ def _in_32_bits(lif: LifParameters) -> LifParameters:
 
 def _levels_parameters(neuron: Levels, delivered: int, positions: int, time_steps: int) -> LevelsParameters:
     """The parameters in 32 bits where the loop of that width serves, else in 64."""
-    unreached = np.full((-neuron.count % kernels.LEVELS_AT_ONCE, len(neuron.levels)), np.iinfo(np.int64).max)
-    levels = np.concatenate([neuron.levels.T, unreached])
+    rows = -(-neuron.count // kernels.LEVELS_AT_ONCE) * kernels.LEVELS_AT_ONCE
+    # beyond the levels that there are stand some that nothing reaches
+    levels = np.full((rows, len(neuron.levels)), np.iinfo(np.int64).max)
+    levels[: neuron.count] = neuron.levels.T
     parameters = LevelsParameters(neuron.decay, neuron.shift, levels, neuron.reset, *_bias_rows(neuron.bias, positions))
     most = (delivered << neuron.shift) + int(np.abs(neuron.bias).max(initial=0))
     if neuron.decay:

@@ -455,7 +455,16 @@ def _observe(state: _State, population: Population, sent: Tensor, idle: Tensor |
         fired.flatten(0, 1).any(0).cpu().numpy(),
         np.broadcast_to(sent.sum((0, 2, 3, 4), dtype=torch.int64).cpu().numpy(), (steps,)),
         None if idle is None else _in_cells(idle, members, steps),
+        _values(sent, members, steps) if population.name in state.plan.graded else None,
     )
+
+
+def _values(sent: Tensor, members: Members, steps: int) -> NDArray[np.int32]:
+    """Sums of what is sent cell by cell: as _in_cells, in fp64, which holds any sum of 32 bits."""
+    wide = Members(*(member.double() for member in members))
+    in_cells = torch.einsum("ntcyq,yr->ntcrq", sent.double() @ wide.columns, wide.rows)
+    numbers: NDArray[np.int32] = torch.einsum("ntcrq,cs->ntsrq", in_cells, wide.channels).int().cpu().numpy()
+    return np.broadcast_to(numbers, (len(numbers), steps, *numbers.shape[2:]))
 
 
 def _in_cells(marked: Tensor, members: Members, steps: int) -> NDArray[np.int32]:

@@ -20,7 +20,7 @@ from spikformer_deploy.base.arrays import Array
 from spikformer_deploy.executors.execution import Activity, Cells, Execution, Executor, Request, frames
 from spikformer_deploy.executors.fast import kernels, sums, synapses, threads
 from spikformer_deploy.executors.fast.batch import Batch, Buffers, Sent, empty_counts
-from spikformer_deploy.executors.fast.counting import observe
+from spikformer_deploy.executors.fast.counting import add_up, observe
 from spikformer_deploy.executors.fast.kept import Kept
 from spikformer_deploy.executors.fast.kernels import LevelsParameters, LifParameters
 from spikformer_deploy.executors.fast.plan import Parameters, Plan, blocks, make_plan, message_type
@@ -155,9 +155,15 @@ def _keep(batch: Batch, population: Population, sent: Sent, peak: int, membrane:
 def _observe(batch: Batch, population: Population, sent: Sent) -> None:
     """Count what was sent, in the cells of the plan."""
     counts = batch.counts[population.name]
-    binary = population.max_out == 1 and not population.signed
-    active = _count(batch, population, sent, binary, counts.messages[batch.place], counts.total[batch.place])
-    batch.active[population.name] = active
+    messages, total = counts.messages[batch.place], counts.total[batch.place]
+    values = counts.values
+    # the sums by cell have the whole sum in them
+    binary = (population.max_out == 1 and not population.signed) or values is not None
+    batch.active[population.name] = _count(batch, population, sent, binary, messages, total)
+    if values is not None:
+        values = values[batch.place].reshape(-1, *values.shape[2:])
+        table = batch.plan.tables[population.name]
+        add_up(_maps(population, sent), table, values, total.reshape(-1, *total.shape[2:]))
 
 
 def _observe_idle(batch: Batch, population: Population, sent: Sent, membrane: Array) -> None:
@@ -178,12 +184,16 @@ def _count(batch: Batch, population: Population, sent: Sent, binary: bool, messa
     """The loop `observe` on the (N, T or 1, P, C) values of some images; what it calls active."""
     channels, height, width = population.shape
     active = np.zeros((height, width, channels), np.uint8)
-    # images and steps are alike to the loop: maps, one after the other
-    maps = sent.reshape(-1, height, width, channels)
     messages = messages.reshape(-1, *messages.shape[2:])
     total = total.reshape(-1, *total.shape[2:])
-    observe(maps, binary, batch.plan.tables[population.name], messages, active, total)
+    observe(_maps(population, sent), binary, batch.plan.tables[population.name], messages, active, total)
     return active
+
+
+def _maps(population: Population, sent: Sent) -> Sent:
+    """Images and steps are alike to the loops that count: maps (M, Y, X, C), one after the other."""
+    channels, height, width = population.shape
+    return sent.reshape(-1, height, width, channels)
 
 
 def _recorded(batch: Batch, population: Population, values: Array) -> Array:
@@ -324,4 +334,5 @@ def _activity(name: str, batches: list[Batch]) -> Activity:
         active.view(bool).transpose(2, 0, 1),
         np.broadcast_to(counts.total.sum((0, 2, 3)), (steps,)),
         None if counts.idle is None else np.broadcast_to(counts.idle, (images, steps, *cells)),
+        None if counts.values is None else np.broadcast_to(counts.values, (images, steps, *cells)),
     )

@@ -20,7 +20,7 @@ from spikformer_deploy.executors.fast import kernels, synapses
 from spikformer_deploy.executors.fast.counting import CellTable
 from spikformer_deploy.executors.fast.kernels import Geometry, LevelsParameters, LifParameters, StreamParameters
 from spikformer_deploy.network.bounds import largest_sum, shift_of
-from spikformer_deploy.network.network import Network, Population, Projection
+from spikformer_deploy.network.network import Network, Population, Projection, graded_spikes
 from spikformer_deploy.network.neurons import (
     DECAY_ONE,
     STOCK_SHIFT,
@@ -99,6 +99,7 @@ class Plan:
     cells        by population but the head: the grid in which its messages are counted
     tables       the same as the loops read it
     may_idle     the populations whose potentials say which of their neurons are idle: these are kept for a while
+    graded       the populations whose messages are numbers of spikes: what they send is added up
     last_read    the populations whose messages nobody needs after each population
     image_bytes  most bytes of messages and kept potentials that are alive at once, an image
     fixed_bytes  of weights and sums
@@ -110,6 +111,7 @@ class Plan:
     cells: dict[str, Cells]
     tables: dict[str, CellTable]
     may_idle: frozenset[str]
+    graded: frozenset[str]
     last_read: dict[str, list[str]]
     image_bytes: int
     fixed_bytes: int
@@ -128,6 +130,7 @@ def make_plan(network: Network, cells: Mapping[str, Cells] | None = None) -> Pla
         counted,
         {name: cell_table(c) for name, c in counted.items()},
         frozenset(p.name for p in network if may_idle(p.neuron)),
+        graded_spikes(network),
         last_read,
         _image_bytes(network, counted, last_read, steps),
         # weights are there twice, as the program has them and packed; sums, while two projections are added up
@@ -318,6 +321,7 @@ def _image_bytes(
     network: Network, cells: Mapping[str, Cells], last_read: dict[str, list[str]], steps: dict[str, int]
 ) -> int:
     """See Plan.image_bytes; the counts of messages, which live until the end, are part of it."""
+    graded = graded_spikes(network)
     size: dict[str, int] = {}
     alive = 0
     most = 0
@@ -327,7 +331,8 @@ def _image_bytes(
             continue
         size[population.name] = population.size * steps[population.name] * np.dtype(message_type(population)).itemsize
         resting = may_idle(population.neuron)
-        counts += 4 * int(np.prod(cells[population.name].shape)) * network.time_steps * (1 + resting)
+        counted = 1 + resting + (population.name in graded)
+        counts += 4 * int(np.prod(cells[population.name].shape)) * network.time_steps * counted
         alive += size[population.name]
         # potentials of 4 bytes, and one that says whether the neuron is idle
         most = max(most, alive + 5 * resting * population.size * network.time_steps)

@@ -15,7 +15,8 @@ from support.networks import Builder, graded_network, random_images
 from spikformer_deploy.base.errors import OverflowDetected
 from spikformer_deploy.executors import gpu as device
 from spikformer_deploy.executors import reference
-from spikformer_deploy.executors.fast import engine, kernels, plan, synapses
+from spikformer_deploy.executors.fast import engine, plan, synapses
+from spikformer_deploy.executors.fast.levels import LEVELS_AT_ONCE, LEVELS_LOOPS, LevelsParameters
 from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import DECAY_ONE, HALF_UP, MOST_LEVELS, Levels, Max, Or, Sum, step
@@ -115,7 +116,7 @@ def test_every_loop_equals_the_step(
     membrane = np.full(out.shape if record else (0, 0, 0, 0), 9, np.int32)
     peak = np.zeros((images, int(rng.integers(1, positions + 1))), np.int64)
 
-    kernels.loop_of(parameters)(sums.astype(kind), parameters, before, out, membrane, peak)
+    LEVELS_LOOPS[parameters.bias.dtype](sums.astype(kind), parameters, before, out, membrane, peak)
 
     here = replace(neuron, bias=bias[..., before:])
     state, largest = None, 0
@@ -145,7 +146,7 @@ def test_the_narrow_loop_has_room_for_all_that_may_come(decay: int, steps: int) 
             out, membrane = np.empty((1, steps, 1, 1), np.uint8), np.empty((1, steps, 1, 1), np.int32)
             peak = np.zeros((1, 1), np.int64)
             sums = np.full((1, 1, 1, 1), sign * drive, np.int32)
-            kernels.loop_of(parameters)(sums, parameters, 0, out, membrane, peak)
+            LEVELS_LOOPS[parameters.bias.dtype](sums, parameters, 0, out, membrane, peak)
             state, largest = None, 0
             for t in range(steps):
                 sent, state, most = step(neuron, sums.astype(np.int64), state)
@@ -159,9 +160,9 @@ def test_parameters_are_rows_side_by_side() -> None:
     for seed in range(8):
         made = plan.make_plan(graded_network(seed))
         for sums in made.sums.values():
-            if isinstance(sums.parameters, kernels.LevelsParameters):
+            if isinstance(sums.parameters, LevelsParameters):
                 assert sums.parameters.levels.flags.c_contiguous
-                assert len(sums.parameters.levels) % kernels.LEVELS_AT_ONCE == 0
+                assert len(sums.parameters.levels) % LEVELS_AT_ONCE == 0
 
 
 # --- messages of more than 1 ---

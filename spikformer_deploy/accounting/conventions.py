@@ -15,7 +15,8 @@ from spikformer_deploy.accounting.uncertainty import Energy, Part, priced
 from spikformer_deploy.chips.profile import operation_energies
 from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.counts.events import Events, ProjectionEvents, dense_macs
-from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.heads import heads_of
+from spikformer_deploy.network.network import Network, Projection, graded_spikes
 from spikformer_deploy.network.neurons import Source
 from spikformer_deploy.network.synapses import Attention
 
@@ -114,13 +115,15 @@ def memory_aware(network: Network, events: Events) -> Energy:
     weighted = [p for p in projections if p.kind in ("conv", "readout")]
     weights = sum(int(p.synops.sum()) for p in weighted) / images
     operations = sum(int(additions(p).sum()) for p in projections) / images
-    products = sum(int(p.synops.sum()) for p in weighted if p.graded) / images
+    graded = [p for p in projections if p.graded]
+    # of two numbers, each addition of a product is a multiplication as well
+    products = sum(int((p.products if p.kind == "attention" else p.synops).sum()) for p in graded if p.kind != "window")
     updates = sum(int(p.updates.sum()) for p in events.populations.values()) / images
     messages = sum(int(p.spikes.sum()) for p in events.populations.values()) / images
     # a state is narrower than a word: several share one, and each is read and written
     state = 2 * network.state_bits / WORD_BITS
     parts = (
-        _costs("multiplications of graded values", products, "int8_multiply", MEMORY),
+        _costs("multiplications of graded values", products / images, "int8_multiply", MEMORY),
         _costs("additions", operations, "int32_add", MEMORY),
         _costs("weight reads", weights, "sram_32kb", MEMORY, network.weight_bits / WORD_BITS),
         _costs("sums read and written", operations, "sram_32kb", MEMORY, state),
@@ -158,8 +161,15 @@ def first_macs(network: Network) -> int:
 def exact_sops(network: Network, events: Events) -> float:
     """Synaptic operations an image of all layers behind the first, spike by spike, borders exact.
 
-    As in the paper, pooling and residual sums are no operations; an attention counts `products`.
+    A message that is a number of spikes counts as that many, as in papers that multiply FLOPs by the mean of what is
+    sent.  As in the paper, pooling and residual sums are no operations; an attention counts its products.
     """
+    behind = _behind(network, events)
+    return sum(int((p.slot_products if p.kind == "attention" else p.slots).sum()) for p in behind) / events.images
+
+
+def message_sops(network: Network, events: Events) -> float:
+    """The same where a message is one operation a synapse, whatever it carries: what a chip with graded messages does."""
     return sum(int(additions(p).sum()) for p in _behind(network, events)) / events.images
 
 
@@ -167,14 +177,17 @@ def approximate_sops(network: Network, events: Events) -> float:
     """The paper's approximation of the same: sum over layers of fr * T * FLOPs, fr the mean value of an input element.
 
     It takes borders for interior, a graded spike for as many spikes as its value, and the head to read pooled spikes.
+    Currents have no such value: each that is not zero counts as a spike.
     """
+    graded = graded_spikes(network)
     total = 0.0
     for p in _behind(network, events):
         if p.kind == "attention":
-            total += int(p.products.sum()) / events.images
+            total += int(p.slot_products.sum()) / events.images
         else:
             source = p.sources[0]
-            values = int(events.populations[source].values.sum())
+            sent = events.populations[source]
+            values = int((sent.values if source in graded else sent.spikes).sum())
             total += values / (network[source].size * events.images) * p.dense
     return total
 
@@ -184,10 +197,9 @@ def ann_macs(network: Network) -> int:
     total = 0
     for p in network.projections:
         if isinstance(p.synapse, Attention):
-            channels, height, width = network[p.target].shape
-            tokens = height * width
+            heads = heads_of(network, p)
             # every token with every other, once for the scores and once for the values
-            total += 2 * tokens**2 * channels
+            total += heads.heads * heads.tokens**2 * (heads.depth + heads.width)
         else:
             total += dense_macs(network, p)
     return total

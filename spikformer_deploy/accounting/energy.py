@@ -22,7 +22,8 @@ def account(
 ) -> tuple[Energy, ...]:
     """The energy of an image under every convention, in this order:
 
-    spikformer-paper         the paper's constants on exact synaptic operations
+    spikformer-paper         the paper's constants on exact synaptic operations, a number of spikes as that many
+    spikformer-paper-messages  the same, each message once
     spikformer-paper-approx  the same on the paper's approximation, firing rate * T * FLOPs
     syops                    layers that read graded values count as dense MACs
     ann-equivalent-fp32, ann-equivalent-int8   the same layers as an ANN in one pass
@@ -32,8 +33,10 @@ def account(
     macs = conventions.first_macs(network)
     dense = conventions.ann_macs(network)
     approximate = conventions.approximate_sops(network, events)
+    messages = conventions.message_sops(network, events)
     out = (
         conventions.paper(macs, conventions.exact_sops(network, events)),
+        conventions.paper(macs, messages, "spikformer-paper-messages"),
         conventions.paper(macs, approximate, "spikformer-paper-approx"),
         conventions.syops(events),
         conventions.ann(dense, "fp32"),

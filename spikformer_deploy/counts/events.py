@@ -20,6 +20,7 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.counts.slices import PER_IMAGE, Geometry, SliceEvents, geometry, slice_events
 from spikformer_deploy.counts.sums import weighted
 from spikformer_deploy.executors.execution import Cells, Execution
+from spikformer_deploy.network.heads import Heads, heads_of
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.neurons import Accumulator
@@ -73,13 +74,17 @@ class ProjectionEvents:
 
     kind          "conv" | "window" | "readout" | "attention"
     graded        some source sends values beyond 1
-    synops        (T,) synaptic operations; of an attention: those at its counters, where each spike of q, k and v costs
-                  d (KV first, tokens in series) or N (QK first); d channels a head, N tokens
-    The next three are zero for other kinds than attention:
+    synops        (T,) synaptic operations; of an attention: those at its counters.  KV first, tokens in series, each
+                  spike of q and k costs e, and each of v d; QK first N; d channels of q and k a head, e of v, N tokens
+    slots         (T,) `synops` and `delivered`, if a message that is a number of spikes were as many messages, a slot of
+                  time each.  Of products of two numbers it has the arrivals alone
+    The next four are zero for other kinds than attention:
     delivered     (T,) graded values that the counters send on to the target: at most, as counters at zero send none
-    coincidences  (T,) pairs of spikes k[n, c], v[n, c'] of one token and head: the additions that K^T V needs
-    products      (T,) d * (min(spikes of k, spikes of v) + spikes of q): the additions of q (K^T V) where zeros of
-                  one operand are skipped; the count of the syops tool, here with exact spikes
+    coincidences  (T,) pairs of messages k[n, c], v[n, c'] of one token and head: the additions that K^T V needs; where
+                  messages are small integers, a multiplication each as well
+    products      (T,) min(e * spikes of k, d * spikes of v) + e * spikes of q: the additions of q (K^T V) where zeros
+                  of one operand are skipped; the count of the syops tool, here with exact spikes
+    slot_products (T,) the same of the numbers that q, k and v send: an addition for each spike that they stand for
     dense         multiply-accumulates of one image and step where nothing is skipped: see dense_macs
     """
 
@@ -88,14 +93,16 @@ class ProjectionEvents:
     kind: str
     graded: bool
     synops: Int
+    slots: Int
     delivered: Int
     coincidences: Int
     products: Int
+    slot_products: Int
     dense: int
 
 
 SUMMED_OF_POPULATION = ("updates", "idle", "spikes", "values", "messages", "gathered")
-SUMMED_OF_PROJECTION = ("synops", "delivered", "coincidences", "products")
+SUMMED_OF_PROJECTION = ("synops", "slots", "delivered", "coincidences", "products", "slot_products")
 """The fields that add up over batches."""
 
 Counted = TypeVar("Counted", PopulationEvents, ProjectionEvents)
@@ -135,6 +142,13 @@ class Events:
         return sum(arriving, self.populations[name].gathered)
 
     @property
+    def slot_synops(self) -> float:
+        """Synaptic operations an image if each message that is a number of spikes were sent as that many, in slots."""
+        arriving = sum((p.slots for p in self.projections), np.zeros(self.time_steps, np.int64))
+        gathered = sum(int(p.gathered.sum()) for p in self.populations.values())
+        return (int(arriving.sum()) + gathered) / self.images
+
+    @property
     def dense_macs(self) -> int:
         """Multiply-accumulates of one image where nothing is skipped: all projections, all time steps."""
         return sum(p.dense for p in self.projections) * self.time_steps
@@ -161,11 +175,34 @@ def count(geometry: Geometry, execution: Execution) -> Events:
         _add_mapped(populations, mapping, slices)
         serial = {site.population: site.serial for site in mapping.sites if site.kind == "attention"}
     synops = wholes[1].sum(0).T
+    numbers, slots = messages, synops
+    if geometry.graded:
+        numbers, slots = _in_slots(geometry, execution, sums)
     projections = tuple(
-        _projection(network, projection, operations, execution, messages, serial.get(projection.target, ""))
-        for projection, operations in zip(network.projections, synops, strict=True)
+        _projection(
+            network,
+            projection,
+            (synops[i], slots[i]),
+            execution,
+            (messages, numbers),
+            serial.get(projection.target, ""),
+        )
+        for i, projection in enumerate(network.projections)
     )
     return Events(images, network.time_steps, populations, projections, slices)
+
+
+def _in_slots(
+    geometry: Geometry, execution: Execution, messages: dict[str, NDArray[np.int32]]
+) -> tuple[dict[str, Int], Int]:
+    """(by population (T,) spikes that its messages stand for, (projections, T) operations of these), of all images."""
+    numbers = dict(messages)
+    for name in geometry.graded & messages.keys():
+        values = execution.activity[name].values
+        assert values is not None
+        numbers[name] = values
+    totals, ((_, slots),) = weighted((geometry.wholes,), numbers, geometry.first)
+    return {name: total.sum(0) for name, total in totals.items()}, slots.sum(0).T
 
 
 def _add_mapped(populations: dict[str, PopulationEvents], mapping: Mapping, slices: SliceEvents) -> None:
@@ -275,17 +312,18 @@ def _population(
 def _projection(
     network: Network,
     projection: Projection,
-    synops: Int,
+    operations: tuple[Int, Int],
     execution: Execution,
-    messages: dict[str, Int],
+    sent: tuple[dict[str, Int], dict[str, Int]],
     serial: str,
 ) -> ProjectionEvents:
     """Its events.
 
-    synops    (T,) operations of this projection, unless it is an attention
-    messages  by population: (T,) messages of all images
-    serial    of an attention, as in its Site; "" where there is no mapping
+    operations  (T,) those of this projection, unless it is an attention, by messages and by slots
+    sent        by population: (T,) messages of all images, and the spikes that they stand for
+    serial      of an attention, as in its Site; "" where there is no mapping
     """
+    synops, slots = operations
     none = np.zeros_like(synops)
     events = ProjectionEvents(
         sources=projection.sources,
@@ -293,27 +331,44 @@ def _projection(
         kind=type(projection.synapse).__name__.lower(),
         graded=any(network[source].max_out > 1 for source in projection.sources),
         synops=synops,
+        slots=slots,
         delivered=none,
         coincidences=none,
         products=none,
+        slot_products=none,
         dense=dense_macs(network, projection),
     )
     if not isinstance(projection.synapse, Attention):
         return events
-    channels, height, width = network[projection.target].shape
-    q, k, v = (messages[source] for source in projection.sources)
-    depth = channels // projection.synapse.heads
-    tokens = height * width
+    messages, numbers = ([of_all[source] for source in projection.sources] for of_all in sent)
+    heads = heads_of(network, projection)
     # without a mapping: the order of the products that has fewer counters
-    tokens_in_series = serial == "tokens" if serial else depth <= tokens
-    per_spike = depth if tokens_in_series else tokens
+    tokens_in_series = serial == "tokens" if serial else heads.depth * heads.width <= heads.tokens**2
+    synops, delivered = _at_counters(heads, tokens_in_series, messages)
     return replace(
         events,
-        synops=per_spike * (q + k + v),
-        delivered=per_spike * (q if tokens_in_series else v),
+        synops=synops,
+        slots=sum(_at_counters(heads, tokens_in_series, numbers)),
+        delivered=delivered,
         coincidences=execution.coincidences[projection.target],
-        products=depth * (np.minimum(k, v) + q),
+        products=_products(heads, messages),
+        slot_products=_products(heads, numbers),
     )
+
+
+def _at_counters(heads: Heads, tokens_in_series: bool, sent: list[Int]) -> tuple[Int, Int]:
+    """(operations at the counters of an attention, values that these send on at most), of messages of q, k and v."""
+    q, k, v = sent
+    if not tokens_in_series:
+        return heads.tokens * (q + k + v), heads.tokens * v
+    # q and k choose a row of counters, one for each channel of v in the head; v a column
+    return heads.width * (q + k) + heads.depth * v, heads.width * q
+
+
+def _products(heads: Heads, sent: list[Int]) -> Int:
+    """Additions of q (K^T V) where zeros are skipped: of k or of v, whichever is cheaper, and of q."""
+    q, k, v = sent
+    return np.minimum(heads.width * k, heads.depth * v) + heads.width * q
 
 
 def dense_macs(network: Network, projection: Projection) -> int:
@@ -322,15 +377,17 @@ def dense_macs(network: Network, projection: Projection) -> int:
     Zero padding is included; of an attention both products in the cheaper order; a readout works on the pooled map;
     windows (pooling, residual sums) multiply nothing.
     """
-    channels, height, width = network[projection.target].shape
+    _, height, width = network[projection.target].shape
     positions = height * width
     match projection.synapse:
         case Conv(weight=weight):
             return weight.size * positions
         case Readout(weight=weight):
             return weight.size
-        case Attention(heads=heads):
-            return 2 * positions * channels * min(channels // heads, positions)
+        case Attention():
+            heads = heads_of(network, projection)
+            kv_first = 2 * heads.depth * heads.width
+            return heads.heads * positions * min(kv_first, positions * (heads.depth + heads.width))
         case Window():
             return 0
         case _:

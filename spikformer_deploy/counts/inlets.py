@@ -13,6 +13,7 @@ import numpy as np
 
 from spikformer_deploy.base.arrays import Int, Shape
 from spikformer_deploy.executors.execution import Cells
+from spikformer_deploy.network.heads import Heads, heads_of
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.reach import Segment, axes_of, fan_of_channels, grouped, reached, whole_reach
@@ -74,9 +75,9 @@ def inlets(network: Network, mapping: Mapping) -> Iterator[Inlet]:
     for projection in network.projections:
         target = sites["population", projection.target]
         match projection.synapse:
-            case Attention() as attention:
+            case Attention():
                 index = sites["attention", projection.target]
-                counters = _counters(network, mapping, projection, attention.heads, index, target)
+                counters = _counters(network, mapping, projection, index, target)
                 in_series = mapping.sites[index].serial == "tokens"
                 yield from _tokens_in_series(counters) if in_series else _channels_in_series(counters)
             case synapse:
@@ -144,45 +145,43 @@ class _Counters:
     """An attention on its cores.
 
     sources       names of q, k and v
-    shape         (C, Y, X) of the target, and of each source
-    depth         channels of a head
+    shape         (C, Y, X) of the target and of v; q and k have its rows and columns
     slices        of the counters; boxes (S, 6) their c0, c1, y0, y1, x0, x1
     target        slices of the target; target_boxes likewise
     """
 
     sources: tuple[str, ...]
     shape: Shape
-    depth: int
+    heads: Heads
     slices: Int
     boxes: Int
     target: Int
     target_boxes: Int
 
 
-def _counters(
-    network: Network, mapping: Mapping, projection: Projection, heads: int, index: int, target: int
-) -> _Counters:
+def _counters(network: Network, mapping: Mapping, projection: Projection, index: int, target: int) -> _Counters:
     """The attention whose counters are site `index`, and whose target is site `target`."""
     shape = network[projection.target].shape
     slices = mapping.slices_of(index)
     targets = mapping.slices_of(target)
     boxes = mapping.boxes[:, 1:]
-    return _Counters(projection.sources, shape, shape[0] // heads, slices, boxes[slices], targets, boxes[targets])
+    heads = heads_of(network, projection)
+    return _Counters(projection.sources, shape, heads, slices, boxes[slices], targets, boxes[targets])
 
 
 def _tokens_in_series(counters: _Counters) -> Iterator[Inlet]:
-    """KV first.  Counter (c, 0, j) counts the tokens where channel c of k and channel j of v, of one head, both fire.
+    """KV first.  Counter (c, 0, j) sums, over the tokens, channel c of k times channel j of v, of one head.
 
     A spike of q in channel c then has the counters of row c send what they hold, each to its channel of the target.
     """
     q, k, v = counters.sources
     _, height, width = counters.shape
-    depth = counters.depth
+    heads = counters.heads
     # the token of a spike plays no part in where it goes
     rows = _everywhere(height, counters.slices)
     columns = _everywhere(width, counters.slices)
     lines = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: ((c0, c1, x1 - x0),))
-    crossings = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: _crossings(depth, (c0, c1), (x0, x1)))
+    crossings = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: _crossings(heads, (c0, c1), (x0, x1)))
     yield Inlet(k, counters.slices, lines, rows, columns)
     yield Inlet(v, counters.slices, crossings, rows, columns)
     yield Inlet(q, counters.slices, lines, rows, columns, replay=True)
@@ -190,7 +189,7 @@ def _tokens_in_series(counters: _Counters) -> Iterator[Inlet]:
     yield Inlet(
         source=q,
         slices=counters.target,
-        channels=_fans(boxes[:, :2], lambda c0, c1: grouped(depth, depth, c0, c1)),
+        channels=_fans(boxes[:, :2], lambda c0, c1: grouped(heads.width, heads.depth, c0, c1)),
         rows=_reached(height, boxes[:, 2:4]),
         columns=_reached(width, boxes[:, 4:]),
         unicast=True,
@@ -198,14 +197,13 @@ def _tokens_in_series(counters: _Counters) -> Iterator[Inlet]:
 
 
 def _channels_in_series(counters: _Counters) -> Iterator[Inlet]:
-    """QK first.  Counter (h, n, m) counts the channels of head h where token n of q and token m of k both fire.
+    """QK first.  Counter (h, n, m) sums, over the channels of head h, token n of q times token m of k.
 
     A spike of v in token m then has the counters of column m send what they hold, each to its token of the target.
     """
     q, k, v = counters.sources
     _, height, width = counters.shape
-    depth = counters.depth
-    tokens = height * width
+    depth, of_v, tokens = counters.heads.depth, counters.heads.width, counters.heads.tokens
     row = _everywhere(1, counters.slices)
     queries = _reached(tokens, counters.boxes[:, 2:4])
     keys = _reached(tokens, counters.boxes[:, 4:])
@@ -213,7 +211,8 @@ def _channels_in_series(counters: _Counters) -> Iterator[Inlet]:
     down = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: ((c0 * depth, c1 * depth, y1 - y0),))
     yield Inlet(q, counters.slices, across, row, queries, flat=True)
     yield Inlet(k, counters.slices, down, row, keys, flat=True)
-    yield Inlet(v, counters.slices, down, row, keys, flat=True, replay=True)
+    answering = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: ((c0 * of_v, c1 * of_v, y1 - y0),))
+    yield Inlet(v, counters.slices, answering, row, keys, flat=True, replay=True)
     yield Inlet(
         source=v,
         slices=counters.target,
@@ -225,14 +224,14 @@ def _channels_in_series(counters: _Counters) -> Iterator[Inlet]:
     )
 
 
-def _crossings(depth: int, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[Segment, ...]:
+def _crossings(heads: Heads, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[Segment, ...]:
     """Channels of v that cross the counter rows of a box, head by head, in its columns; both half-open."""
     first, end = rows
     left, right = columns
-    heads = range(first // depth, -(-end // depth))
+    depth, width = heads.depth, heads.width
     return tuple(
-        (head * depth + left, head * depth + right, min(end, (head + 1) * depth) - max(first, head * depth))
-        for head in heads
+        (head * width + left, head * width + right, min(end, (head + 1) * depth) - max(first, head * depth))
+        for head in range(first // depth, -(-end // depth))
     )
 
 

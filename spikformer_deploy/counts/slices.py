@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.counts.inlets import Inlet, cells_of, inlets, own_inlet
 from spikformer_deploy.counts.sums import Entries, SparseSums, joined, sparse_sums, weighted
 from spikformer_deploy.executors.execution import Activity, Cells
 from spikformer_deploy.network.mapping import Mapping
-from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.network import Network, graded_spikes
 from spikformer_deploy.network.neurons import may_idle
 from spikformer_deploy.network.reach import Segment, whole_reach
 from spikformer_deploy.network.synapses import Attention
 
+MOST_COUNTED = 2**31
+"""Of messages, and of what they carry, in a step: cells are counted in 32 bits."""
 PER_IMAGE = ("spikes", "messages_out", "messages_in", "synops", "idle")
 """The fields of SliceEvents that have an axis of images."""
 
@@ -106,6 +109,7 @@ class Geometry:
     first     by population: where its cells begin among those of all populations, side by side in this order
     wholes    rows: the projections of the network, in its order; (messages of the source, synaptic operations), none
               of an attention
+    graded    populations whose messages are numbers of spikes
     arriving  by population: its messages at the slices that it sends to; none where there is no mapping
     sent      rows: slices; (spikes, messages sent): see SliceEvents
     received  rows: slices; (messages received, synaptic operations)
@@ -118,6 +122,7 @@ class Geometry:
     cells: dict[str, Cells]
     first: dict[str, int]
     wholes: SparseSums
+    graded: frozenset[str]
     arriving: dict[str, tuple[Weights, ...]]
     sent: SparseSums
     received: SparseSums
@@ -126,7 +131,12 @@ class Geometry:
 
 
 def geometry(network: Network, mapping: Mapping | None) -> Geometry:
-    """The geometry of `network` on `mapping`, or of the network only."""
+    """The geometry of `network` on `mapping`, or of the network only.
+
+    Raises InputError where a population could send more in a step than is counted.
+    """
+    graded = graded_spikes(network)
+    _check_numbers(network, graded)
     reaching: dict[str, list[Inlet]] = {}
     own_slices: dict[str, Inlet] = {}
     if mapping is not None:
@@ -156,12 +166,25 @@ def geometry(network: Network, mapping: Mapping | None) -> Geometry:
         cells=cells,
         first=first,
         wholes=sparse_sums(len(network.projections), _wholes(network, cells, first)),
+        graded=graded,
         arriving=arriving,
         sent=sparse_sums(slices, joined(sent)),
         received=sparse_sums(slices, joined(received)),
         resting=sparse_sums(slices, joined(resting)),
         first_of_resting=first_of_resting,
     )
+
+
+def _check_numbers(network: Network, graded: frozenset[str]) -> None:
+    """Raise InputError where the numbers that a population sends might not fit the 32 bits of a cell's sum."""
+    for population in network:
+        if population.name in graded and population.max_out * population.size >= MOST_COUNTED:
+            raise InputError(
+                population.name,
+                f"its {population.size:,} neurons send up to {population.max_out:,} each, "
+                f"and sums of a step are counted up to {MOST_COUNTED:,}",
+                "Train with fewer levels.",
+            )
 
 
 def _first_cells(cells: dict[str, Cells]) -> dict[str, int]:

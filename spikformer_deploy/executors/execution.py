@@ -57,6 +57,8 @@ class Activity:
     total     (T,) int64: sum of the values sent (equals the messages for binary spikes), over images and neurons
     idle      as messages: idle neurons in each cell, of populations where potentials say which these are
               (network.neurons.may_idle).  None of others: all are updated, or those that send nothing are idle
+    values    as messages: the sum of what was sent from each cell, of populations that send numbers of spikes
+              (network.network.graded_spikes).  None of others: each message counts once
     """
 
     messages: NDArray[np.int32]
@@ -64,6 +66,7 @@ class Activity:
     active: NDArray[np.bool_]
     total: NDArray[np.int64]
     idle: NDArray[np.int32] | None
+    values: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

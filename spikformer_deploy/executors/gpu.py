@@ -22,11 +22,22 @@ from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.executors.execution import Activity, Cells, Execution, Executor, Request, frames
 from spikformer_deploy.executors.fast.kept import Kept
-from spikformer_deploy.executors.fast.kernels import DECAY_BITS, LifParameters, StreamParameters
-from spikformer_deploy.executors.fast.plan import Arriving, Plan, make_plan, message_type
+from spikformer_deploy.executors.fast.kernels import LevelsParameters, LifParameters, StreamParameters
+from spikformer_deploy.executors.fast.plan import Arriving, Parameters, Plan, make_plan, message_type
 from spikformer_deploy.executors.fast.synapses import exact_in_fp32
 from spikformer_deploy.network.network import Population, Projection
-from spikformer_deploy.network.neurons import DECAY_ONE, Accumulator, And, Lif, Max, Or, Source, Stream, Sum
+from spikformer_deploy.network.neurons import (
+    DECAY_BITS,
+    Accumulator,
+    And,
+    Levels,
+    Lif,
+    Max,
+    Or,
+    Source,
+    Stream,
+    Sum,
+)
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 WINDOW_BYTES = 2**28
@@ -37,13 +48,15 @@ Tensor: TypeAlias = torch.Tensor
 
 
 class Neurons(NamedTuple):
-    """Parameters of a Lif or a Stream on the device: (C, 1, 1), and bias (C, 1, 1) or (C, Y, X).
+    """Parameters of a Lif, of Levels or of a Stream on the device, for (N, C, Y, X).
 
-    A Stream has no thresholds: these are empty.
+    levels     (D, C, 1, 1) the potentials from which on one more is sent: of a Lif one, of a Stream none
+    taken_off  (C, 1, 1) by a soft reset, for each unit that is sent
+    bias       (C, 1, 1) or (C, Y, X)
     """
 
-    fires_from: Tensor
-    threshold: Tensor
+    levels: Tensor
+    taken_off: Tensor
     bias: Tensor
 
 
@@ -60,7 +73,7 @@ class Loaded:
     """A plan with its parameters on a device.
 
     weights   by projection of a convolution: (groups, C_out / groups, C_in / groups * KY * KX), float but integer
-    neurons   by population of Lif or Stream
+    neurons   by population of Lif, Levels or Stream
     members   by population but the head: the cells in which its messages are counted
     """
 
@@ -123,19 +136,23 @@ def _weights(conv: Conv, bound: int) -> Tensor:
     return torch.from_numpy(grouped.copy()).to(_exact(bound))
 
 
-def _neurons(parameters: LifParameters | StreamParameters, population: Population) -> Neurons:
+def _neurons(parameters: LifParameters | LevelsParameters | StreamParameters, population: Population) -> Neurons:
     """Parameters in the type that the plan has chosen for them, int32 or int64."""
     channels, height, width = population.shape
     if len(parameters.bias) == 1:
         bias = torch.from_numpy(parameters.bias.T.copy())[:, :, None]
     else:
         bias = torch.from_numpy(parameters.bias[parameters.bias_of].T.copy()).reshape(channels, height, width)
-    if isinstance(parameters, StreamParameters):
-        nothing = torch.empty(0, 1, 1)
-        return Neurons(nothing, nothing, bias)
-    fires_from = torch.from_numpy(parameters.fires_from)[:, None, None]
-    threshold = torch.from_numpy(parameters.threshold)[:, None, None]
-    return Neurons(fires_from, threshold, bias)
+    match parameters:
+        case StreamParameters():
+            levels = taken_off = torch.empty(0)
+        case LifParameters(fires_from=fires_from, threshold=threshold):
+            levels, taken_off = torch.from_numpy(fires_from)[None], torch.from_numpy(threshold)
+        case LevelsParameters():
+            # without those that fill it up for the loops of the engine
+            levels = torch.from_numpy(parameters.levels[: population.max_out])
+            taken_off = torch.from_numpy(parameters.reset)
+    return Neurons(levels[..., None, None], taken_off[..., None, None], bias)
 
 
 def _members(cells: Cells, device: torch.device) -> Members:
@@ -207,8 +224,8 @@ def _run_population(state: _State, population: Population, inputs: NDArray[np.in
             steps = inputs[:, : state.plan.steps[population.name]]
             sent = torch.from_numpy(steps.astype(message_type(population))).to(state.loaded.device)
             peak = 0
-        case Lif():
-            sent, membrane, idle, peak = _lif(state, population)
+        case Lif() | Levels():
+            sent, membrane, idle, peak = _fire(state, population)
         case Or():
             total = _windows(state, population)
             sent = total.ne(0).to(torch.uint8)
@@ -245,27 +262,29 @@ def _keep(state: _State, population: Population, sent: Tensor, peak: int, membra
     state.sent[name] = sent
     if name in state.kept.record:
         every_step = (len(sent), state.plan.network.time_steps, *population.shape)
-        membrane = torch.zeros(every_step, dtype=torch.int32) if membrane is None else membrane
+        membrane = torch.zeros((1, 1, 1, 1, 1), dtype=torch.int32) if membrane is None else membrane
         state.kept.spikes[name] = sent.expand(every_step).cpu().numpy()
-        state.kept.membranes[name] = membrane.cpu().numpy()
+        state.kept.membranes[name] = membrane.expand(every_step).cpu().numpy()
 
 
-def _lif(state: _State, population: Population) -> tuple[Tensor, Tensor | None, Tensor | None, int]:
-    """Spikes (N, T, C, Y, X), potentials where recorded, idle neurons of what `may_idle`, the largest magnitude met."""
-    lif = state.plan.sums[population.name].parameters
-    assert isinstance(lif, LifParameters)
-    fires_from, threshold, bias = state.loaded.neurons[population.name]
+def _fire(state: _State, population: Population) -> tuple[Tensor, Tensor | None, Tensor | None, int]:
+    """What neurons with a potential send (N, T or 1, C, Y, X), and the largest magnitude met.
+
+    Between these, as large: potentials where recorded, idle neurons of what `may_idle`.
+    """
+    lif = _as_lif(state.plan.sums[population.name].parameters)
+    forgets = isinstance(population.neuron, Levels) and not lif.decay
+    levels, taken_off, bias = state.loaded.neurons[population.name]
     totals = _sums(state, population).to(bias.dtype)
-    spikes_shape = (len(totals), state.plan.network.time_steps, *population.shape)
-    spikes = torch.empty(spikes_shape, dtype=torch.uint8, device=totals.device)
-    recorded = population.name in state.kept.record
-    membrane = torch.empty(spikes_shape, dtype=torch.int32) if recorded else None
-    idle = torch.empty_like(spikes) if population.name in state.plan.may_idle else None
+    shape = (len(totals), state.plan.steps[population.name], *population.shape)
+    sent = torch.empty(shape, dtype=torch.uint8, device=totals.device)
+    membrane = torch.empty(shape, dtype=torch.int32) if population.name in state.kept.record else None
+    idle = torch.empty_like(sent) if population.name in state.plan.may_idle else None
     v = torch.zeros_like(totals[:, 0])
     u = v
     # the largest magnitude stays on the device: to read it would wait for the device in every step
     peak = torch.zeros((), dtype=totals.dtype, device=totals.device)
-    for t in range(spikes.shape[1]):
+    for t in range(sent.shape[1]):
         u_before = u
         u = totals[:, min(t, totals.shape[1] - 1)] << lif.shift
         if lif.current:
@@ -274,23 +293,35 @@ def _lif(state: _State, population: Population) -> tuple[Tensor, Tensor | None, 
         drive = u + bias
         reached = _decayed(v, lif.decay, lif.toward_zero, lif.round_up) + drive
         peak = torch.maximum(peak, torch.maximum(reached.abs().max(), drive.abs().max()))
-        fires = reached >= fires_from
+        now = sent[:, t]
+        torch.ge(reached, levels[0], out=now)
+        for level in levels[1:]:
+            now += reached.ge(level)
         if idle is not None:
             # without a bias the drive is what synapses and the current bring
-            idle[:, t] = v.eq(0) & drive.eq(0) & bias.eq(0) & ~fires
-        v = torch.where(fires, reached - threshold, reached) if lif.soft else reached.masked_fill(fires, 0)
-        spikes[:, t] = fires
+            idle[:, t] = (v.eq(0) | forgets) & drive.eq(0) & bias.eq(0) & now.eq(0)
+        v = reached - now * taken_off if lif.soft else reached.masked_fill(now.ne(0), 0)
         if membrane is not None:
             membrane[:, t] = v
-    return spikes, membrane, idle, int(peak)
+    return sent, membrane, idle, int(peak)
+
+
+def _as_lif(parameters: Parameters) -> LifParameters:
+    """Levels are a LIF with a soft reset but for their number, which Neurons.levels has."""
+    if isinstance(parameters, LevelsParameters):
+        p = parameters
+        return LifParameters(p.decay, 0, p.shift, False, 0, True, p.levels, p.reset, p.bias, p.bias_of)
+    assert isinstance(parameters, LifParameters)
+    return parameters
 
 
 def _decayed(state: Tensor, decay: int, toward_zero: bool, round_up: int) -> Tensor:
     """state * decay / 2^12, rounded toward zero, down, or up."""
     if toward_zero:
         return state.sign() * (state.abs() * decay >> DECAY_BITS)
-    if decay == DECAY_ONE // 2 and not round_up:
-        return state >> 1  # in 32 bits the product would not fit
+    if decay and decay & (decay - 1) == 0 and not round_up:
+        # a power of two: in 32 bits the product would not fit
+        return state >> DECAY_BITS + 1 - decay.bit_length()
     return state * decay + round_up >> DECAY_BITS
 
 
@@ -347,7 +378,8 @@ def _attention(state: _State, incoming: Arriving) -> Tensor:
     assert isinstance(synapse, Attention)
     steps = max(state.sent[s].shape[1] for s in projection.sources)
     sent = [state.sent[s].expand(-1, steps, -1, -1, -1) for s in projection.sources]
-    shape = sent[0].shape
+    # that of v, which q and k may differ from in channels
+    shape = sent[2].shape
     q, k, v = (s.reshape(*shape[:2], synapse.heads, -1, shape[3] * shape[4]) for s in sent)
     pairs = k.ne(0).sum(3) * v.ne(0).sum(3)
     met = pairs.sum((0, 2, 3)).cpu().numpy()
@@ -417,18 +449,26 @@ def _observe(state: _State, population: Population, sent: Tensor, idle: Tensor |
     members = state.loaded.members[population.name]
     steps = state.plan.network.time_steps
     fired = sent.ne(0)
-    messages = _in_cells(fired, members)
     return Activity(
-        np.broadcast_to(messages, (len(sent), steps, *messages.shape[2:])),
+        _in_cells(fired, members, steps),
         state.plan.cells[population.name],
         fired.flatten(0, 1).any(0).cpu().numpy(),
         np.broadcast_to(sent.sum((0, 2, 3, 4), dtype=torch.int64).cpu().numpy(), (steps,)),
-        None if idle is None else _in_cells(idle, members),
+        None if idle is None else _in_cells(idle, members, steps),
+        _values(sent, members, steps) if population.name in state.plan.graded else None,
     )
 
 
-def _in_cells(marked: Tensor, members: Members) -> NDArray[np.int32]:
-    """Marked neurons cell by cell, as products with memberships; they stay below 2^24, and are exact in fp32."""
+def _values(sent: Tensor, members: Members, steps: int) -> NDArray[np.int32]:
+    """Sums of what is sent cell by cell: as _in_cells, in fp64, which holds any sum of 32 bits."""
+    wide = Members(*(member.double() for member in members))
+    in_cells = torch.einsum("ntcyq,yr->ntcrq", sent.double() @ wide.columns, wide.rows)
+    numbers: NDArray[np.int32] = torch.einsum("ntcrq,cs->ntsrq", in_cells, wide.channels).int().cpu().numpy()
+    return np.broadcast_to(numbers, (len(numbers), steps, *numbers.shape[2:]))
+
+
+def _in_cells(marked: Tensor, members: Members, steps: int) -> NDArray[np.int32]:
+    """Marked neurons of all steps cell by cell, as products with memberships; below 2^24, they are exact in fp32."""
     in_cells = torch.einsum("ntcyq,yr->ntcrq", marked.float() @ members.columns, members.rows)
     numbers: NDArray[np.int32] = torch.einsum("ntcrq,cs->ntsrq", in_cells, members.channels).int().cpu().numpy()
-    return numbers
+    return np.broadcast_to(numbers, (len(numbers), steps, *numbers.shape[2:]))

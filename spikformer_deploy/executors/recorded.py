@@ -9,7 +9,7 @@ import numpy as np
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.executors.execution import Cells, Execution, check_state, one_cell
 from spikformer_deploy.executors.reference import coincidences, observe
-from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.network import Network, graded_spikes
 from spikformer_deploy.network.neurons import largest_recorded
 from spikformer_deploy.network.synapses import Attention
 
@@ -35,12 +35,17 @@ def execution(
     for population in network:
         check_state(network, population, peak[population.name])
     head = network.output.name
+    graded = graded_spikes(network)
     states = {name: potentials[name] if name in potentials else np.zeros_like(sent[name]) for name in record}
     return Execution(
         accumulators=accumulators,
         activity={
             p.name: observe(
-                p.neuron, sent[p.name], potentials.get(p.name), (cells or {}).get(p.name, one_cell(p.shape))
+                p.neuron,
+                sent[p.name],
+                potentials.get(p.name),
+                (cells or {}).get(p.name, one_cell(p.shape)),
+                p.name in graded,
             )
             for p in network
             if p.name != head

@@ -7,6 +7,7 @@ synapses (network/).  Every other executor is compared with this one for equalit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from spikformer_deploy.executors.execution import (
     frames,
     one_cell,
 )
-from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.network import Network, graded_spikes
 from spikformer_deploy.network.neurons import (
     Accumulator,
     Max,
@@ -86,6 +87,7 @@ def execute(
             sent[population.name].append(out)
             if population.name in membranes:
                 membranes[population.name].append(potential_of(population.neuron, state))
+    graded = graded_spikes(network)
     potentials = {name: np.stack(values, 1) for name, values in membranes.items()}
     activity = {
         p.name: observe(
@@ -93,6 +95,7 @@ def execute(
             np.stack(sent[p.name], 1),
             potentials.get(p.name),
             (cells or {}).get(p.name, one_cell(p.shape)),
+            p.name in graded,
         )
         for p in network
         if not isinstance(p.neuron, Accumulator)
@@ -112,8 +115,11 @@ def execute(
     )
 
 
-def observe(neuron: Neuron, sent: Int, potentials: Int | None, cells: Cells) -> Activity:
-    """The Activity of one population from all it sent, (N, T, C, Y, X), and its potentials where it `may_idle`."""
+def observe(neuron: Neuron, sent: Int, potentials: Int | None, cells: Cells, graded: bool = False) -> Activity:
+    """The Activity of one population from all it sent, (N, T, C, Y, X), and its potentials where it `may_idle`.
+
+    graded  whether its messages are numbers of spikes
+    """
     resting = idle(neuron, sent, potentials) if may_idle(neuron) else None
     return Activity(
         messages=_in_cells(sent != 0, cells),
@@ -121,15 +127,16 @@ def observe(neuron: Neuron, sent: Int, potentials: Int | None, cells: Cells) -> 
         active=(sent != 0).any((0, 1)),
         total=sent.sum((0, 2, 3, 4)),
         idle=None if resting is None else _in_cells(resting, cells),
+        values=_in_cells(sent, cells) if graded else None,
     )
 
 
-def _in_cells(marked: NDArray[np.bool_], cells: Cells) -> NDArray[np.int32]:
-    """(N, T, slices, rows, columns) how many of the neurons (N, T, C, Y, X) of each cell are marked."""
+def _in_cells(sent: NDArray[Any], cells: Cells) -> NDArray[np.int32]:
+    """(N, T, slices, rows, columns) the sum over the neurons (N, T, C, Y, X) of each cell; of marks, how many."""
     slices, rows, columns = cells.shape
-    numbers = np.zeros((*marked.shape[:2], slices, rows, columns), np.int32)
-    for s, y, x in np.ndindex(slices, *marked.shape[3:]):
-        of_slice = marked[:, :, cells.channels[s] : cells.channels[s + 1], y, x]
+    numbers = np.zeros((*sent.shape[:2], slices, rows, columns), np.int32)
+    for s, y, x in np.ndindex(slices, *sent.shape[3:]):
+        of_slice = sent[:, :, cells.channels[s] : cells.channels[s + 1], y, x]
         numbers[:, :, s, cells.rows[y], cells.columns[x]] += of_slice.sum(2)
     return numbers
 

@@ -37,7 +37,7 @@ def _matmul(call: Call) -> Value | Product:
 
 
 def _alike(left: Dims, right: Dims) -> bool:
-    """Whether leading dimensions are the same but for how far heads lie apart: v may have more channels than q and k."""
+    """Whether leading dimensions are the same but for how far heads lie apart: v may be wider than q and k."""
     return [[(a.role, a.size) for a in dim] for dim in left] == [[(a.role, a.size) for a in dim] for dim in right]
 
 
@@ -88,7 +88,10 @@ def _flipped(value: Value) -> Value:
 
 
 def _attention(call: Call, factors: _Factors) -> Value:
-    """The node, laid out as (..., tokens, channels of a head); how many heads there are follows from the channels that the product runs over."""
+    """The node, laid out as (..., tokens, channels of a head).
+
+    How many heads there are follows from the channels that the product runs over.
+    """
     q = factors.q
     k = factors.k
     v = factors.v

@@ -249,8 +249,8 @@ class Attention:
 
         y[c, p] = scale * sum over r of (sum over e of q[e, p] * k[e, r]) * v[c, r]
 
-    r runs over all positions, and e over those channels of q and k that belong to the head of c.  The same sum in the other order,
-    q (k^T v), is the same number; which one is cheaper depends on the sizes.
+    r runs over all positions, and e over those channels of q and k that belong to the head of c.  The same sum in the
+    other order, q (k^T v), is the same number; which one is cheaper depends on the sizes.
 
     Shapes: q, k (C, Y, X); v, y (C', Y, X); each of the `heads` heads has C / heads, and C' / heads, channels.
     Units: q, k, v spikes or small integers, y a current.

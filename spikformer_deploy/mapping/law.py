@@ -14,13 +14,17 @@ from spikformer_deploy.base.values import digest
 from spikformer_deploy.chips.loihi.memory import box_words, token_wise
 from spikformer_deploy.chips.loihi.rules import first_violation, fits
 from spikformer_deploy.chips.profile import Profile
-from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, sites_of
+from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, check_answers, sites_of
 from spikformer_deploy.mapping.route import destinations, metrics, nets_of
 from spikformer_deploy.network.mapping import BOX, SECTIONS, SITE, Mapping, Site, edges_of, sizes_of
 from spikformer_deploy.network.network import Network, Population
-from spikformer_deploy.network.neurons import needs_microcode
+from spikformer_deploy.network.neurons import Levels, needs_microcode
 from spikformer_deploy.network.synapses import Attention
 
+OF_LEVELS = (
+    "Use a target with graded spikes (loihi2).  Sending an integer as D slots of spikes in time, or by D threshold "
+    "neurons, is not built."
+)
 LARGEST_SITE = 2**28
 """Neurons or counters of a site: its boxes are checked on a map of them."""
 METRICS = ("messages", "packet_hops", "mean_hops", "mean_link_load", "max_link_load")
@@ -62,13 +66,16 @@ def check_neurons(network: Network, profile: Profile) -> None:
             raise MappingError(
                 population.name,
                 f"it sends up to {population.max_out}, and target '{profile.name}' sends {limits.message_bits} bit",
-                "Use a target with graded spikes (loihi2).",
+                OF_LEVELS if isinstance(population.neuron, Levels) else "Use a target with graded spikes (loihi2).",
             )
 
 
 def _check_programmable(network: Network, population: Population, profile: Profile) -> None:
     """Raise MappingError where a population needs programmable neurons."""
     name = population.name
+    if isinstance(population.neuron, Levels):
+        problem = f"its neurons count {population.max_out} levels, and target '{profile.name}' has no programmable ones"
+        raise MappingError(name, problem, OF_LEVELS)
     if any(isinstance(projection.synapse, Attention) for projection in network.into(name)):
         problem = f"spiking self-attention needs programmable neurons, and target '{profile.name}' has none"
         raise MappingError(name, problem, "Use --target loihi2.")
@@ -113,6 +120,8 @@ def _check_sites(mapping: Mapping, network: Network, profile: Profile) -> None:
         lawful = {site.name for sites in ways for site in sites}
         odd = next((site.name for site in mapping.sites if site.name not in lawful), "mapping")
         raise MappingError(odd, "its sites are not those of the network in any schedule")
+    for site in mapping.sites:
+        check_answers(network, site, profile)
 
 
 def _check_cores(mapping: Mapping, profile: Profile) -> None:

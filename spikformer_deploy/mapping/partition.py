@@ -22,6 +22,7 @@ from spikformer_deploy.chips.loihi.sites import program_length, synapse_kind
 from spikformer_deploy.chips.loihi.steps import Work, core_ns, loads_ns
 from spikformer_deploy.chips.profile import Core, Profile, load_profile, profile_names
 from spikformer_deploy.mapping.objective import Choice, Cuts, choose
+from spikformer_deploy.network.heads import Heads, heads_into, heads_of
 from spikformer_deploy.network.mapping import SECTIONS, Site
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.reach import Axis, axes_of, groups_met, most_read
@@ -43,7 +44,8 @@ EVERY_NEURON_FIRES = 1.0
 def sites_of(network: Network, core: Core, serial: str = "tokens", schedule: str = "spatial") -> tuple[Site, ...]:
     """What needs cores: every population, and right before it the counters of its attention or its partial sums.
 
-    serial    "tokens": heads * d * d counters, 2 N sub-steps; "channels": heads * N * N counters, 2 d sub-steps
+    serial    "tokens": heads * d * e counters, 2 N sub-steps; "channels": heads * N * N counters, d + e sub-steps; of d
+              channels of q and k in a head, e of v, and N tokens
     schedule  one of SCHEDULES
     """
     out: list[Site] = []
@@ -52,7 +54,7 @@ def sites_of(network: Network, core: Core, serial: str = "tokens", schedule: str
         name = population.name
         for projection in network.into(name):
             if isinstance(projection.synapse, Attention):
-                out.append(_counters(name, population.shape, projection.synapse.heads, serial))
+                out.append(_counters(name, heads_of(network, projection), serial))
         # token n comes in the sub-step n
         sub_steps = token_serial.get(name, 0)
         series = serial if sub_steps else ""
@@ -79,18 +81,13 @@ def fan_in_parts(network: Network, name: str, core: Core) -> list[tuple[int, int
     return list(pairwise(edges))
 
 
-def _counters(name: str, shape: Shape, heads: int, serial: str) -> Site:
+def _counters(name: str, heads: Heads, serial: str) -> Site:
     """The counters of the attention into population `name`: rows and columns, head by head.
 
     Each of two rounds takes the tokens (or the channels of a head) one after the other, a sub-step each: the first
-    counts coincidences of two operands, the second reads them out with the third.
+    sums products of two operands (of spikes: counts coincidences), the second reads the sums out with the third.
     """
-    channels, height, width = shape
-    tokens = height * width
-    depth = channels // heads
-    if serial == "channels":
-        return Site(f"{name}.counters", "attention", name, (heads, tokens, tokens), serial, 2 * depth)
-    return Site(f"{name}.counters", "attention", name, (channels, 1, depth), serial, 2 * tokens)
+    return Site(f"{name}.counters", "attention", name, heads.counters(serial), serial, sum(heads.rounds(serial)))
 
 
 def partition(
@@ -141,6 +138,7 @@ def cuts(
     good = fits(needed, profile.core)
     if not good.any():
         raise _too_large(site, needed, profile)
+    check_answers(network, site, profile)
     sizes = np.stack([axis[good] for axis in np.broadcast_arrays(box.channels, box.rows, box.columns)], 1)
     cores = np.prod(-(-np.array(site.shape) // sizes), 1)
     fitting = BoxSizes(*sizes.T)
@@ -157,6 +155,20 @@ def cuts(
         swept=fitting.channels if site.token_serial else fitting.neurons,
         in_turn=attends or site.sub_steps > 0,
     )
+
+
+def check_answers(network: Network, site: Site, profile: Profile) -> None:
+    """Raise MappingError where attention counters hold more than a message can carry; other sites are fine."""
+    if site.kind != "attention":
+        return
+    largest = heads_into(network, site.population).largest_answer(site.serial)
+    if largest >= 2**profile.limits.message_bits:
+        raise MappingError(
+            site.name,
+            f"with {site.serial} in series its counters send up to {largest:,}, and target '{profile.name}' sends "
+            f"{profile.limits.message_bits} bit",
+            "Train with fewer levels, or fewer channels a head or tokens.",
+        )
 
 
 def _too_large(site: Site, needed: Int, profile: Profile) -> MappingError:
@@ -249,8 +261,8 @@ def _received(
             return synops, _positions(rate * box.channels, box, rows, columns, source.shape)
         case Readout():
             return rate * source.size * box.channels, np.full(len(box.channels), rate * source.size)
-        case Attention(heads=heads):
-            return _answers(projection, source.shape, heads, box, rates, serial)
+        case Attention():
+            return _answers(projection, heads_of(network, projection), box, rates, serial)
         case _:
             assert_never(projection.synapse)
 
@@ -260,29 +272,30 @@ def _positions(messages: Array, box: BoxSizes, rows: Axis, columns: Axis, source
     return messages * most_read(box.rows, rows, source[1]) * most_read(box.columns, columns, source[2])
 
 
-def _answers(
-    projection: Projection, shape: Shape, heads: int, box: BoxSizes, rates: dict[str, float], serial: str
-) -> Expected:
+def _answers(projection: Projection, heads: Heads, box: BoxSizes, rates: dict[str, float], serial: str) -> Expected:
     """(synaptic operations, messages) of what attention counters send on to boxes of the target.
 
     Each is a message of its own.  For every neuron they are, with tokens in series, one for each spike of q among the
     channels of its head; with channels in series, one for each spike of v among the tokens of its channel.
     """
     q, _, v = (rates.get(name, EVERY_NEURON_FIRES) for name in projection.sources)
-    channels, height, width = shape
-    values = q * (channels // heads) if serial == "tokens" else v * height * width
+    values = q * heads.depth if serial == "tokens" else v * heads.tokens
     return values * box.neurons, values * box.neurons
 
 
 def _at_counters(network: Network, site: Site, box: BoxSizes, rates: dict[str, float]) -> Expected:
     """(synaptic operations, messages) of q, k and v at boxes of counters."""
     projection = next(p for p in network.into(site.population) if isinstance(p.synapse, Attention))
+    heads = heads_of(network, projection)
     q, k, v = (rates.get(name, EVERY_NEURON_FIRES) for name in projection.sources)
-    rounds = site.sub_steps // 2
+    rounds, answers = heads.rounds(site.serial)
+    if site.serial == "channels":
+        # v comes in turns of its own
+        v = v * (answers / rounds)
     synops = (q + k + v) * rounds * box.neurons
     if site.serial == "tokens":
-        heads = groups_met(box.channels, site.shape[2])
-        return synops, rounds * ((q + k) * box.channels + v * heads * box.columns)
+        met = groups_met(box.channels, heads.depth)
+        return synops, rounds * ((q + k) * box.channels + v * met * box.columns)
     return synops, rounds * box.channels * (q * box.rows + (k + v) * box.columns)
 
 

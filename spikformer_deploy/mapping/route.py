@@ -11,6 +11,7 @@ from numba import njit
 from spikformer_deploy.base.arrays import Array, Float, Int, Shape
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile
+from spikformer_deploy.network.heads import Heads, heads_of
 from spikformer_deploy.network.mapping import SITE, Site, edges_of
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.reach import axes_of, channels_read, read_by
@@ -65,8 +66,9 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
         sent = tuple(rates.get(name, 1.0) for name in projection.sources)
         shape = network[projection.sources[0]].shape
         match projection.synapse:
-            case Attention(heads=heads):
+            case Attention():
                 counters = site_of["attention", projection.target]
+                heads = heads_of(network, projection)
                 attention = _Attention(sources, sent, slices[counters], target, shape, heads)
                 parts += _through_counters(attention, sites[counters].serial)
             case synapse:
@@ -150,7 +152,7 @@ class _Attention:
 
     operands          slices of q, k and v; rates: their messages a neuron and step
     counters, target  slices of the counters, and of the neurons that they send to
-    shape             (C, Y, X) of the target and of the operands
+    shape             (C, Y, X) of q and of k; v and the target may have another number of channels
     """
 
     operands: tuple[_Slices, ...]
@@ -158,12 +160,7 @@ class _Attention:
     counters: _Slices
     target: _Slices
     shape: Shape
-    heads: int
-
-    @property
-    def depth(self) -> int:
-        """Channels of a head."""
-        return self.shape[CHANNEL] // self.heads
+    heads: Heads
 
 
 def _through_counters(attention: _Attention, serial: str) -> Iterator[Nets]:
@@ -191,9 +188,11 @@ def _at_counters(attention: _Attention) -> Iterator[Nets]:
     yield _overlapping(k, counters, low, high, rate_k)
     # a spike of v reaches the counters of its column, in all boxes that have rows of its head
     seen = np.zeros((len(v.index), len(counters.index)))
-    for start in range(0, attention.shape[CHANNEL], attention.depth):
-        rows_of_head = (counters.first[:, CHANNEL] < start + attention.depth) & (counters.end[:, CHANNEL] > start)
+    depth = attention.heads.depth
+    for head in range(attention.heads.heads):
+        rows_of_head = (counters.first[:, CHANNEL] < (head + 1) * depth) & (counters.end[:, CHANNEL] > head * depth)
         boxes = np.flatnonzero(rows_of_head)
+        start = head * attention.heads.width
         columns = start + counters.first[boxes, COLUMN], start + counters.end[boxes, COLUMN]
         seen[:, boxes] += _shared(v.first[:, CHANNEL], v.end[:, CHANNEL], *columns)
     yield _nonzero(v, counters, seen * v.positions[:, None] * rate_v)
@@ -203,9 +202,11 @@ def _from_counters(attention: _Attention) -> Nets:
     """Each spike of q makes its row of counters send: a value a column, to the position where q fired."""
     counters = attention.counters
     target = attention.target
-    starts = np.arange(attention.heads) * attention.depth
+    heads = np.arange(attention.heads.heads)
+    depth = attention.heads.depth
+    starts = heads * attention.heads.width
     # (counters, heads) rows, and (counters, targets, heads) columns, that a pair of slices shares in each head
-    rows = _shared(counters.first[:, CHANNEL], counters.end[:, CHANNEL], starts, starts + attention.depth)
+    rows = _shared(counters.first[:, CHANNEL], counters.end[:, CHANNEL], heads * depth, (heads + 1) * depth)
     columns = np.stack(
         [
             _shared(target.first[:, CHANNEL], target.end[:, CHANNEL], starts + first, starts + end)
@@ -220,11 +221,12 @@ def _from_counters(attention: _Attention) -> Nets:
 def _at_pairs(attention: _Attention) -> Iterator[Nets]:
     """q, k and v at the counters (head, token of q, token of k) of channels in series."""
     counters = attention.counters
-    first_channel = counters.first[:, CHANNEL] * attention.depth
-    end_channel = counters.end[:, CHANNEL] * attention.depth
+    depth, width = attention.heads.depth, attention.heads.width
     # q chooses a row of counters, k and v a column
-    for senders, rate, axis in zip(attention.operands, attention.rates, (ROW, COLUMN, COLUMN), strict=True):
-        channels = _shared(senders.first[:, CHANNEL], senders.end[:, CHANNEL], first_channel, end_channel)
+    chosen = zip(attention.operands, attention.rates, (ROW, COLUMN, COLUMN), (depth, depth, width), strict=True)
+    for senders, rate, axis, of_head in chosen:
+        low, high = counters.first[:, CHANNEL] * of_head, counters.end[:, CHANNEL] * of_head
+        channels = _shared(senders.first[:, CHANNEL], senders.end[:, CHANNEL], low, high)
         tokens = _tokens(senders, counters.first[:, axis], counters.end[:, axis], attention.shape[COLUMN])
         yield _nonzero(senders, counters, rate * channels * tokens)
 
@@ -233,8 +235,8 @@ def _from_pairs(attention: _Attention) -> Nets:
     """Each spike of v makes its column of counters send: a value a token of q, to the channel where v fired."""
     counters = attention.counters
     target = attention.target
-    first_channel = counters.first[:, CHANNEL] * attention.depth
-    end_channel = counters.end[:, CHANNEL] * attention.depth
+    first_channel = counters.first[:, CHANNEL] * attention.heads.width
+    end_channel = counters.end[:, CHANNEL] * attention.heads.width
     channels = _shared(first_channel, end_channel, target.first[:, CHANNEL], target.end[:, CHANNEL])
     queries = _tokens(target, counters.first[:, ROW], counters.end[:, ROW], attention.shape[COLUMN]).T
     keys = (counters.end[:, COLUMN] - counters.first[:, COLUMN])[:, None]

@@ -17,7 +17,7 @@ from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.base.flat import LATER
 from spikformer_deploy.base.values import digest
 from spikformer_deploy.network import neurons, synapses
-from spikformer_deploy.network.neurons import Levels, Lif, Neuron
+from spikformer_deploy.network.neurons import Accumulator, Levels, Lif, Max, Neuron, Source, Stream, Sum
 from spikformer_deploy.network.synapses import Synapse
 
 ROUNDING_UNKNOWN = -1.0
@@ -133,3 +133,21 @@ class Network:
             for projection in self.into(population.name):
                 lines.append(f"    <- {synapses.shown(projection.synapse)} {', '.join(projection.sources)}")
         return "\n".join(lines) + "\n"
+
+
+def graded_spikes(network: Network) -> frozenset[str]:
+    """The populations whose messages are numbers of spikes, of 2 and more: Levels, and sums and maxima of spikes.
+
+    A message of s stands for s binary ones.  That of a pixel, or of a membrane current, is a value and stands for none.
+    """
+    spiking: set[str] = set()
+    for population in network:
+        sources = [name for projection in network.into(population.name) for name in projection.sources]
+        match population.neuron:
+            case Source() | Stream() | Accumulator():
+                continue
+            case Sum() | Max():
+                if not spiking.issuperset(sources):
+                    continue
+        spiking.add(population.name)
+    return frozenset(name for name in spiking if network[name].max_out > 1)

@@ -13,8 +13,8 @@ import numpy as np
 from spikformer_deploy.base.arrays import Int, Shape
 from spikformer_deploy.counts.slices import Geometry, Weights
 from spikformer_deploy.executors.execution import Cells
+from spikformer_deploy.network.heads import Heads, heads_into
 from spikformer_deploy.network.mapping import Mapping, Site
-from spikformer_deploy.network.synapses import Attention
 from spikformer_deploy.timing.routing import Table, TableBuilder
 from spikformer_deploy.timing.sweep import Sweep
 
@@ -92,9 +92,10 @@ def _of_population(wiring: Wiring, index: int) -> Iterator[Sender]:
         yield Sender(name, place, row, table, wiring.level[name], np.zeros(len(place), np.int64))
     for counters, weights in to_counters:
         table = wiring.tables.table(cells, [weights])
-        # the first half of the sub-steps fills the counters, the second half has them answer
-        half = counters.sub_steps // 2
-        sub_step = 1 + _turns(counters, site.shape) + half * weights.inlet.replay
+        # the first sub-steps fill the counters, those after them have them answer
+        heads = heads_into(wiring.geometry.network, counters.population)
+        filling, _ = heads.rounds(counters.serial)
+        sub_step = 1 + _turns(counters, heads, site.shape) + filling * weights.inlet.replay
         yield Sender(name, place, row, table, _level_before(wiring, counters), sub_step.ravel())
         if weights.inlet.replay:
             yield _answers(wiring, counters, name, sub_step + 1)
@@ -105,13 +106,13 @@ def _level_before(wiring: Wiring, counters: Site) -> int:
     return wiring.level[counters.population] - 1
 
 
-def _turns(counters: Site, shape: Shape) -> Int:
-    """(C, Y, X) whose turn it is in which sub-step of a half: tokens in series, or channels of a head."""
+def _turns(counters: Site, heads: Heads, shape: Shape) -> Int:
+    """(C, Y, X) whose turn it is in which sub-step of its round: tokens in series, or channels of a head."""
     channels, height, width = shape
     if counters.serial == "tokens":
         turn = np.arange(height * width).reshape(1, height, width)
     else:
-        turn = (np.arange(channels) % (counters.sub_steps // 2))[:, None, None]
+        turn = (np.arange(channels) % (channels // heads.heads))[:, None, None]
     return np.broadcast_to(turn, shape).astype(np.int64)
 
 
@@ -120,26 +121,21 @@ def _answers(wiring: Wiring, counters: Site, name: str, sub_step: Int) -> Sender
 
     sub_step  (C, Y, X) of the answers
     """
-    network = wiring.geometry.network
     target = counters.population
-    attention = next(p.synapse for p in network.into(target) if isinstance(p.synapse, Attention))
-    channels, height, width = network[target].shape
-    heads = attention.heads
-    depth = channels // heads
-    tokens = height * width
+    of = heads_into(wiring.geometry.network, target)
     own_site = _own_site(wiring.mapping, target)
     slices = wiring.mapping.slices_of(own_site)
-    row = _row_of_neuron(wiring, own_site, slices).reshape(heads, depth, tokens)
+    row = _row_of_neuron(wiring, own_site, slices).reshape(of.heads, of.width, of.tokens)
     place = wiring.sweep.place[wiring.mapping.sites.index(counters)]
     # axes below: head, channel and token of the spike, and which counter of those that answer to it
     if counters.serial == "tokens":
-        # the counters of a row, one for each channel of the head: to that channel of the same token
-        shape = (heads, depth, tokens, depth)
-        place = place.reshape(heads, depth, 1, depth)
+        # the counters of a row, one for each channel of v in the head: to that channel of the same token
+        shape = (of.heads, of.depth, of.tokens, of.width)
+        place = place.reshape(of.heads, of.depth, 1, of.width)
         row = row.transpose(0, 2, 1)[:, None]
     else:
         # the counters of a column, one for each token: to that token of the same channel
-        shape = (heads, depth, tokens, tokens)
+        shape = (of.heads, of.width, of.tokens, of.tokens)
         place = place.transpose(0, 2, 1)[:, None]
         row = row[:, :, None]
     return Sender(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.durations import duration
 from support.mappings import random_mapping
-from support.networks import random_images, random_network
+from support.networks import graded_network, random_images, random_network
 
 from spikformer_deploy.accounting import conventions
 from spikformer_deploy.accounting.energy import account
@@ -27,6 +27,7 @@ from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 LOIHI2 = load_profile("loihi2")
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))
+GRADED = st.builds(graded_network, st.integers(0, 2**32 - 1), st.integers(1, 2))
 
 
 class Shapes:
@@ -123,13 +124,14 @@ def counted(network: Network, seed: int) -> events.Events:
     return events.count(whole, reference.execute(network, random_images(network, seed), cells=whole.cells))
 
 
-@settings(max_examples=15, deadline=None)
-@given(NETWORKS, st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+@given(NETWORKS | GRADED, st.integers(0, 2**32 - 1))
 def test_conventions_on_counted_networks(network: Network, seed: int) -> None:
     found = counted(network, seed)
     energies = {energy.convention: energy for energy in account(network, found)}
     assert list(energies) == [
         "spikformer-paper",
+        "spikformer-paper-messages",
         "spikformer-paper-approx",
         "syops",
         "ann-equivalent-fp32",
@@ -140,8 +142,13 @@ def test_conventions_on_counted_networks(network: Network, seed: int) -> None:
     sops = conventions.exact_sops(network, found)
     expected = 4.6e-9 * conventions.first_macs(network) + 0.9e-9 * sops
     np.testing.assert_allclose(energies["spikformer-paper"].total.nominal, expected, rtol=1e-12)
+    messages = conventions.message_sops(network, found)
+    assert messages <= sops
+    expected = 4.6e-9 * conventions.first_macs(network) + 0.9e-9 * messages
+    np.testing.assert_allclose(energies["spikformer-paper-messages"].total.nominal, expected, rtol=1e-12)
     dense = sum(p.dense for p in found.projections if p.graded and p.kind == "conv") * network.time_steps
     dense += network.projections[-1].synapse.weight.size
+    dense += sum(p.dense for p in found.projections if p.graded and p.kind == "attention") * network.time_steps
     binary = [
         conventions.additions(p).sum() for p in found.projections if p.kind in ("conv", "attention") and not p.graded
     ]
@@ -186,7 +193,7 @@ def test_energy_on_a_target(network: Network, seed: int) -> None:
     found = events.count(there, reference.execute(network, random_images(network, seed), cells=there.cells))
     how_long = duration(found, network, mapping, LOIHI2)
     times = how_long.times
-    energies = account(network, found, mapping, LOIHI2, how_long)[7:]
+    energies = account(network, found, mapping, LOIHI2, how_long)[8:]
     assert [energy.convention for energy in energies] == ["profile", "profile:halapoint", "profile:loihi1-carryover"]
     for energy, pico in zip(energies, (18.5, 8, 23.6), strict=True):
         total = energy.total
@@ -225,7 +232,7 @@ def test_boundaries_hold_each_other(target: str, board_mw: float) -> None:
     there = events.geometry(network, mapping)
     found = events.count(there, reference.execute(network, random_images(network, 3), cells=there.cells))
     how_long = duration(found, network, mapping, profile)
-    for energy in account(network, found, mapping, profile, how_long)[7:]:
+    for energy in account(network, found, mapping, profile, how_long)[8:]:
         cores, chips, board = (energy.within(name) for name in (NEURO_CORES, CHIPS, BOARD))
         assert energy.total.nominal == chips.nominal
         constant = 215 + 30
@@ -294,7 +301,7 @@ def test_energies_add_over_layers_and_double_with_the_steps(network: Network, se
     there = events.geometry(network, mapping)
     found = events.count(there, reference.execute(network, random_images(network, seed), cells=there.cells))
     how_long = duration(found, network, mapping, LOIHI2)
-    whole = account(network, found, mapping, LOIHI2, how_long)[7].within(NEURO_CORES).nominal
+    whole = account(network, found, mapping, LOIHI2, how_long)[8].within(NEURO_CORES).nominal
     slices = found.slices
     assert slices is not None
     energy = LOIHI2.energy
@@ -312,7 +319,7 @@ def test_energies_add_over_layers_and_double_with_the_steps(network: Network, se
     )
     np.testing.assert_allclose(whole, layers.sum() * 1e-9, rtol=1e-9)
     twice = doubled(found)
-    longer = account(network, twice, mapping, LOIHI2, how_long)[7].within(NEURO_CORES).nominal
+    longer = account(network, twice, mapping, LOIHI2, how_long)[8].within(NEURO_CORES).nominal
     np.testing.assert_allclose(longer, 2 * whole, rtol=1e-9)
 
 

@@ -61,7 +61,7 @@ def test_the_note_on_energy_says_likely_and_boundary(counted: tuple[Network, Map
     network, mapping, found = counted
     text, times = text_under(counted, LOIHI2)
     duration = Duration(times, spread(found, network, mapping, LOIHI2))
-    energy = account(network, found, mapping, LOIHI2, duration)[7]
+    energy = account(network, found, mapping, LOIHI2, duration)[8]
     total = by_boundary(energy)[CHIPS].total
     assert f"within the boundary 'chips' is likely {interval(*total.likely)} mJ an image" in text
 

@@ -18,13 +18,16 @@ from spikformer_deploy.chips.loihi.microcode import (
     RELAY,
     Program,
     counter_length,
+    counter_program,
     program_of,
     relative_length,
     relay_length,
 )
 from spikformer_deploy.network.neurons import (
+    HALF_UP,
     Accumulator,
     And,
+    Levels,
     Lif,
     LifKind,
     Max,
@@ -99,7 +102,18 @@ def accumulator(last: bool = False) -> Accumulator:
     return Accumulator(np.array([-2, 0, 0, 1, 3]), np.ones(5), last)
 
 
+def levels(count: int, decay: int = 0, shift: int = 0, bias: int = 0) -> Levels:
+    """Levels of which some are equal and some negative; what keeps nothing takes nothing off."""
+    rungs = np.sort(np.random.default_rng(count).integers(-2, 9, (5, count)) << shift, 1)
+    reset = np.array([1, 4, 0, 2, 9]) * (decay > 0)
+    return Levels(decay, shift, rungs, reset, np.array([-2, 0, 0, 1, 3]) * bias, HALF_UP)
+
+
 KINDS: dict[str, Neuron] = {
+    **{
+        f"levels {count} {decay} {shift} {bias}": levels(count, decay, shift, bias)
+        for count, decay, shift, bias in product((1, 2, 4, 8), (0, 1000, 2048, 4096), (0, 3), (0, 1))
+    },
     **{
         f"lif {decay} {shift} {soft} {strict}": lif(decay, shift, soft, strict)
         for decay, shift, soft, strict in product(
@@ -127,6 +141,10 @@ def machines(neuron: Neuron, channels: int) -> list[Machine]:
         for channel in range(channels):
             names = {"threshold": neuron.threshold, "fires_from": neuron.fires_from, "bias": neuron.bias}
             parameters[channel] |= {name: int(values[channel]) for name, values in names.items()}
+    if isinstance(neuron, Levels):
+        for channel, own in enumerate(parameters):
+            own |= {"reset": int(neuron.reset[channel]), "bias": int(neuron.bias[channel])}
+            own |= {f"level{j}": int(level) for j, level in enumerate(neuron.levels[channel], 1)}
     if isinstance(neuron, Stream):
         half = 1 << neuron.drop >> 1
         parameters = [{"bias": int(bias), "bias_and_half": int(bias) + half} for bias in neuron.bias]
@@ -155,7 +173,7 @@ def test_a_program_is_its_neuron(neuron: Neuron) -> None:
         sent = [machine.visit(a=int(a)) for machine, a in zip(running, total, strict=True)]
         assert [0 if value is None else value for value in sent] == after.sent.ravel().tolist()
         assert 0 not in sent
-        if isinstance(neuron, Lif | Accumulator):
+        if isinstance(neuron, Lif | Accumulator) or (isinstance(neuron, Levels) and neuron.decay):
             potential = potential_of(neuron, state).ravel().tolist()
             assert [machine.registers["v"] for machine in running] == potential
         fired += sum(value is not None for value in sent)
@@ -194,27 +212,38 @@ def test_a_max_needs_its_window() -> None:
         relative_length(Max())
 
 
+@pytest.mark.parametrize(("most", "of_v"), [(1, 3), (1, 6), (2, 3), (4, 6), (7, 2), (8, 3)])
 @pytest.mark.parametrize("serial", ["tokens", "channels"])
-def test_counters_are_the_attention(serial: str) -> None:
-    """Two time steps of a head, as mapping has it: operands in turn, then the third replayed and answered."""
+def test_counters_are_the_attention(serial: str, most: int, of_v: int) -> None:
+    """Two time steps of a head, as mapping has it: operands in turn, then the third replayed and answered.
+
+    most  that q, k and v send; of_v: channels of v, where q and k have 3
+    """
     depth, tokens, weight = 3, 5, 2
     rng = np.random.default_rng(11)
-    turns, rows, columns = (tokens, depth, depth) if serial == "tokens" else (depth, tokens, tokens)
-    counters = {place: Machine(COUNTER, count=0) for place in np.ndindex(rows, columns)}
+    turns, rows, columns = (tokens, depth, of_v) if serial == "tokens" else (depth, tokens, tokens)
+    asking = tokens if serial == "tokens" else of_v
+    # the weights of the second and the third operand: bits of their own in the input
+    apart = 2 ** most.bit_length()
+    second_weight, third_weight = (1, 4) if most == 1 else (apart, apart**2)
+    counters = {place: Machine(counter_program(most), count=0) for place in np.ndindex(rows, columns)}
     for _ in range(2):
-        q, k, v = rng.integers(0, 2, (3, depth, tokens))
+        q, k = rng.integers(0, most + 1, (2, depth, tokens))
+        v = rng.integers(0, most + 1, (of_v, tokens))
         # who is added up over which turns, and what the third operand asks for
         first, second, third = (k, v, q) if serial == "tokens" else (q.T, k.T, v.T)
-        out = np.zeros((turns, columns if serial == "tokens" else rows), np.int64)
+        out = np.zeros((asking, columns if serial == "tokens" else rows), np.int64)
         for turn in range(turns):
             for (row, column), counter in counters.items():
-                assert counter.visit(a=int(first[row, turn] + second[column, turn]), sub_step=turn) is None
-        for turn in range(turns):
+                assert (
+                    counter.visit(a=int(first[row, turn] + second_weight * second[column, turn]), sub_step=turn) is None
+                )
+        for turn in range(asking):
             for (row, column), counter in counters.items():
                 asked, target = (row, column) if serial == "tokens" else (column, row)
-                out[turn, target] += counter.visit(a=4 * int(third[asked, turn]), sub_step=turns + turn) or 0
-        operands = [x.reshape(1, depth, tokens, 1) for x in (q, k, v)]
-        expected = synaptic_sum(Attention(1, weight), operands, (depth, tokens, 1)).reshape(depth, tokens)
+                out[turn, target] += counter.visit(a=third_weight * int(third[asked, turn]), sub_step=turns + turn) or 0
+        operands = [x.reshape(1, -1, tokens, 1) for x in (q, k, v)]
+        expected = synaptic_sum(Attention(1, weight), operands, (of_v, tokens, 1)).reshape(of_v, tokens)
         assert np.array_equal(weight * out, expected.T if serial == "tokens" else expected)
 
 
@@ -285,7 +314,11 @@ def rows() -> Iterator[tuple[str, Program | None]]:
     yield "max of 2x2", program_of(Max(), 4)
     yield "max of 3x3", program_of(Max(), 9)
     yield "accumulator", program_of(accumulator())
+    yield "4 levels, keeping nothing", program_of(levels(4))
+    yield "4 levels, soft reset", program_of(levels(4, decay=2048))
+    yield "8 levels, keeping nothing", program_of(levels(8))
     yield "attention counter", COUNTER
+    yield "attention counter, values up to 4", counter_program(4)
     yield "reference: projected gradient", PROJECTED_GRADIENT
     yield "reference: proportional-integral", PROPORTIONAL_INTEGRAL
 
@@ -300,4 +333,5 @@ def test_the_docs_have_the_programs() -> None:
     ]
     assert table == expected
     assert counter_length() == COUNTER.share
+    assert counter_length(4) == counter_program(4).share
     assert relay_length() == RELAY.share

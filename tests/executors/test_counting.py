@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spikformer_deploy.executors.execution import Cells
-from spikformer_deploy.executors.fast.counting import observe
+from spikformer_deploy.executors.fast.counting import add_up, observe
 from spikformer_deploy.executors.fast.plan import cell_table
 from spikformer_deploy.executors.reference import observe as observe_plainly
 from spikformer_deploy.network.neurons import Or
@@ -25,7 +25,7 @@ def test_counting_equals_the_reference_whatever_the_cells(kind: type, largest: i
     cells = Cells(cuts, rows, columns)
     sent = rng.integers(0, largest + 1, (2, 3, channels, height, width)) * (rng.random((3, channels, 1, 1)) < 0.9)
 
-    right = observe_plainly(Or(), sent, None, cells)
+    right = observe_plainly(Or(), sent, None, cells, graded=True)
 
     table = cell_table(cells)
     messages = np.zeros((6, *cells.shape), np.int32)
@@ -36,6 +36,10 @@ def test_counting_equals_the_reference_whatever_the_cells(kind: type, largest: i
     np.testing.assert_array_equal(messages.reshape(right.messages.shape), right.messages)
     np.testing.assert_array_equal(active.transpose(2, 0, 1).astype(bool), right.active)
     np.testing.assert_array_equal(total.sum((1, 2)).reshape(2, 3).sum(0), right.total)
+    values, of_values = np.full_like(messages, -1), np.full_like(total, -1)
+    add_up(maps, table, values, of_values)
+    np.testing.assert_array_equal(values.reshape(right.messages.shape), right.values)
+    np.testing.assert_array_equal(of_values, total)
 
 
 def random_classes(rng: np.random.Generator, count: int, classes: int) -> np.ndarray:

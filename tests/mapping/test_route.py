@@ -6,18 +6,22 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.mappings import random_mapping
-from support.networks import random_network
+from support.networks import graded_network, random_network
 
 from spikformer_deploy.counts.slices import geometry, slice_events
 from spikformer_deploy.counts.sums import weighted
 from spikformer_deploy.executors.execution import Activity
 from spikformer_deploy.mapping.route import nets_of
+from spikformer_deploy.network.network import Network
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(0, 10**6), st.integers(0, 2), st.booleans())
-def test_nets_expect_the_messages_that_are_counted(seed: int, blocks: int, shortcuts: bool) -> None:
-    network = random_network(seed, time_steps=1, blocks=blocks, shortcuts=shortcuts)
+@given(
+    st.builds(random_network, st.integers(0, 10**6), st.just(1), blocks=st.integers(0, 2), shortcuts=st.booleans())
+    | st.builds(graded_network, st.integers(0, 10**6), st.just(1)),
+    st.integers(0, 10**6),
+)
+def test_nets_expect_the_messages_that_are_counted(network: Network, seed: int) -> None:
     mapping = random_mapping(network, seed)
     mapping = replace(mapping, cores=np.arange(len(mapping.boxes)))
     counting = geometry(network, mapping)

@@ -30,7 +30,8 @@ def visit_ns(network: Network, site: Site, profile: Profile) -> float:
     neuron = network[site.population].neuron
     windows = [p.synapse for p in network.into(site.population) if isinstance(p.synapse, Window)]
     positions = max((w.kernel[0] * w.kernel[1] for w in windows), default=0)
-    lengths = {"attention": counter_length(), "partial": relay_length()}
+    most = max((network[s].max_out for p in network.into(site.population) for s in p.sources), default=1)
+    lengths = {"attention": counter_length(most), "partial": relay_length()}
     length = lengths[site.kind] if site.kind in lengths else relative_length(neuron, positions)
     if length == 0:
         return time.neuron_update.value

@@ -4,7 +4,7 @@ import numpy as np
 
 from spikformer_deploy.executors.execution import Activity, Cells, Execution
 from spikformer_deploy.network.network import Network, Population
-from spikformer_deploy.network.neurons import And, Lif, Max, Or, Stream, Sum
+from spikformer_deploy.network.neurons import And, Levels, Lif, Max, Or, Stream, Sum
 
 
 def assert_equal_executions(ours: Execution, theirs: Execution) -> None:
@@ -22,7 +22,7 @@ def assert_equal_executions(ours: Execution, theirs: Execution) -> None:
 
 
 def assert_equal_activities(ours: Activity, theirs: Activity, name: str) -> None:
-    for field in ("messages", "active", "total", "idle"):
+    for field in ("messages", "active", "total", "idle", "values"):
         np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field), err_msg=f"{field} of {name}")
 
 
@@ -50,9 +50,10 @@ def finds_nothing(
     sent = int(execution.spikes[population.name][n, t, c, y, x])
     if isinstance(neuron, (Or, Sum, And, Stream, Max)):
         return sent == 0
-    if not isinstance(neuron, Lif):
+    if not isinstance(neuron, Levels | Lif):
         return False
     potentials = execution.membranes[population.name][n, :, c, y, x].tolist()
-    before = potentials[t - 1] if t else 0
+    kept = t > 0 and not (isinstance(neuron, Levels) and neuron.decay == 0)
+    before = potentials[t - 1] if kept else 0
     bias = neuron.bias[c] if neuron.bias.ndim == 1 else neuron.bias[c, y, x]
     return bool(before == potentials[t] == sent == bias == 0)

@@ -16,11 +16,11 @@ def random_mapping(network: Network, seed: int) -> Mapping:
     for projection in network.projections:
         if isinstance(projection.synapse, Attention):
             channels, height, width = network[projection.target].shape
+            rows = network[projection.sources[0]].shape[0]
             heads, tokens = projection.synapse.heads, height * width
-            depth = channels // heads
             serial = str(rng.choice(["tokens", "channels"]))
-            shape = (channels, 1, depth) if serial == "tokens" else (heads, tokens, tokens)
-            steps = 2 * (tokens if serial == "tokens" else depth)
+            shape = (rows, 1, channels // heads) if serial == "tokens" else (heads, tokens, tokens)
+            steps = 2 * tokens if serial == "tokens" else (rows + channels) // heads
             sites.append(Site("counters", "attention", projection.target, shape, serial, steps))
     boxes = []
     for index, site in enumerate(sites):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.closed_form import plain_step
 from support.mappings import random_mapping
-from support.networks import random_images, random_network
+from support.networks import graded_network, random_images, random_network
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.chips.draws import NOMINAL
@@ -23,6 +23,7 @@ from spikformer_deploy.timing.estimate import estimate
 
 LOIHI2 = load_profile("loihi2")
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))
+GRADED = st.builds(graded_network, st.integers(0, 2**32 - 1), st.integers(1, 2))
 
 
 def counted(network: Network, mapping: Mapping, seed: int) -> events.Events:
@@ -34,8 +35,8 @@ def barrier_ns(mapping: Mapping) -> float:
     return float(steps.barrier(latencies(LOIHI2), LOIHI2, mapping)[NOMINAL])
 
 
-@settings(max_examples=15, deadline=None)
-@given(NETWORKS, st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+@given(NETWORKS | GRADED, st.integers(0, 2**32 - 1))
 def test_estimate_equals_plain_loops(network: Network, seed: int) -> None:
     mapping = random_mapping(network, seed)
     counts = counted(network, mapping, seed)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.closed_form import visit_ns
 from support.executions import finds_nothing
 from support.mappings import random_mapping
-from support.networks import random_images, random_network
+from support.networks import graded_network, random_images, random_network
 
 from spikformer_deploy.chips.profile import Profile, from_dict, load_profile, to_dict
 from spikformer_deploy.counts import events
@@ -27,6 +27,7 @@ from spikformer_deploy.timing.traffic import Traffic
 from spikformer_deploy.timing.wave import Log, Wave
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))
+GRADED = st.builds(graded_network, st.integers(0, 2**32 - 1), st.integers(1, 2))
 
 
 def two_chips() -> Profile:
@@ -49,8 +50,8 @@ def spread(network: Network, seed: int) -> Mapping:
     return replace(mapping, cores=cores, cores_per_chip=16, chips=len(np.unique(cores // 16)))
 
 
-@settings(max_examples=10, deadline=None)
-@given(NETWORKS, st.integers(0, 2**32 - 1))
+@settings(max_examples=14, deadline=None)
+@given(NETWORKS | GRADED, st.integers(0, 2**32 - 1))
 def test_hops_by_cell_are_those_of_the_messages(network: Network, seed: int) -> None:
     mapping = spread(network, seed)
     geometry = events.geometry(network, mapping)
@@ -88,8 +89,8 @@ def totals(traffic: Traffic, waves: list[Wave]) -> tuple[np.ndarray, np.ndarray,
     return sent, received, synops
 
 
-@settings(max_examples=15, deadline=None)
-@given(NETWORKS, st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+@given(NETWORKS | GRADED, st.integers(0, 2**32 - 1))
 def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
     timer, counts, images = prepared(network, seed)
     traffic = timer.traffic
@@ -106,7 +107,11 @@ def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
 
 
 @settings(max_examples=2, deadline=None)
-@given(st.builds(random_network, st.integers(0, 2**32 - 1), st.just(2), blocks=st.just(0)), st.integers(0, 2**32 - 1))
+@given(
+    st.builds(random_network, st.integers(0, 2**32 - 1), st.just(2), blocks=st.just(0))
+    | st.builds(graded_network, st.integers(0, 2**32 - 1), st.just(1)),
+    st.integers(0, 2**32 - 1),
+)
 def test_an_image_takes_what_the_specification_says(network: Network, seed: int) -> None:
     timer, _, images = prepared(network, seed)
     times = timing.time_image(timer, images[0])

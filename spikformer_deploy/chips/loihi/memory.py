@@ -4,13 +4,15 @@ The rules for Loihi 2 are those that reproduce the rows printed by Intel's compi
 not show is marked as a guess below.  All functions take box sizes as arrays, so that a search evaluates many at once.
 
     neurons   1 word a neuron (fitted); 2 where every channel has a threshold of its own, beyond the parameter sets;
+              of Levels beyond the parameter sets, D words a channel for its levels, and one for its reset (guess);
               1 for each position of its window where it takes the largest, as messages only add up (guess)
               a fan-in that no core holds is split: partial sums go on as graded values (partition.py)
     syn_mem   shared weights: one list for each kernel position and input channel, of all output channels of the box
               (fitted); unit weights of pooling and identity: one word a kernel position and channel (guess)
     axon_in   2 words a convolution (fitted: 1 to 2); 1 for each channel that a readout or an attention reads (guess)
     axon_map  1 word a position where convolutions read the box, 1 a neuron where anything else does (fitted)
-    state     1 word a token and channel where tokens come in series, to neurons that are one a channel (guess)
+    state     1 word a token and channel where tokens come in series, to neurons that are one a channel (guess);
+              none of Levels that keep nothing
     axon_mem  1 word a destination core (guess; added after the partition, see route.py)
 
 A token-serial population takes one axon a source channel, as messages say no position: they come in their token's turn.
@@ -26,9 +28,10 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.chips.profile import Core
+from spikformer_deploy.network.heads import heads_into
 from spikformer_deploy.network.mapping import SECTIONS, SITE, Site, sizes_of
 from spikformer_deploy.network.network import Network, Projection
-from spikformer_deploy.network.neurons import Accumulator, Lif, Max, Source
+from spikformer_deploy.network.neurons import Accumulator, Levels, Lif, Max, Source
 from spikformer_deploy.network.reach import axes_of, groups_met, most_taps
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Synapse, Window
 
@@ -75,10 +78,10 @@ def words(network: Network, site: Site, box: BoxSizes, core: Core) -> Int:
     served = box.channels if site.token_serial else box.neurons
     sections = {
         "axon_in": axons,
-        "neurons": served * _words_a_neuron(network, site, core),
+        "neurons": served * _words_a_neuron(network, site, core) + box.channels * _words_a_channel(network, site, core),
         "syn_mem": lists,
         "axon_map": _axon_map(network, site, box),
-        "state": box.neurons if site.token_serial else box.each(0),
+        "state": box.neurons if site.token_serial and _keeps_words(network, site) else box.each(0),
         "axon_mem": box.each(0),
     }
     return np.stack(np.broadcast_arrays(*(sections[name] for name in SECTIONS)), -1)
@@ -147,7 +150,7 @@ def _counters(network: Network, site: Site, box: BoxSizes, core: Core) -> tuple[
     """
     bits = _synapse_bits(network, core)
     if site.serial == "tokens":
-        depth = site.shape[2]
+        depth = heads_into(network, site.population).depth
         rows = box.channels
         heads = groups_met(box.channels, depth) + 1  # a box may begin within a head
         rows_of_head = np.minimum(box.channels, depth)
@@ -171,6 +174,23 @@ def _words_a_neuron(network: Network, site: Site, core: Core) -> int:
     # thresholds that parameter sets cannot share stand beside each neuron; partial sums have no threshold
     unshared = isinstance(neuron, Lif) and len(np.unique(neuron.threshold)) > int(core.parameter_sets)
     return 2 if unshared and site.kind == "population" else 1
+
+
+def _words_a_channel(network: Network, site: Site, core: Core) -> int:
+    """Words of the same section for what the neurons of a channel have in common: levels beyond the parameter sets."""
+    neuron = network[site.population].neuron
+    if not isinstance(neuron, Levels) or site.kind != "population":
+        return 0
+    own = np.concatenate([neuron.levels, neuron.reset[:, None]], 1)
+    if len(np.unique(own, axis=0)) <= int(core.parameter_sets):
+        return 0
+    return neuron.count + (neuron.decay > 0)
+
+
+def _keeps_words(network: Network, site: Site) -> bool:
+    """Whether the neurons of a token-serial site have a word for each token: all but Levels that keep nothing."""
+    neuron = network[site.population].neuron
+    return not (isinstance(neuron, Levels) and neuron.decay == 0 and site.kind == "population")
 
 
 def _axon_map(network: Network, site: Site, box: BoxSizes) -> Int:

@@ -26,6 +26,7 @@ from spikformer_deploy.network.neurons import (
     DECAY_ONE,
     Accumulator,
     And,
+    Levels,
     Lif,
     LifKind,
     Max,
@@ -85,6 +86,8 @@ def program_of(neuron: Neuron, window: int = 0) -> Program | None:
             return Program(("v = bias + a" if last else "v = v + a",))
         case Lif():
             return Program((*_leak(neuron), *_fire_and_reset(neuron)))
+        case Levels():
+            return Program(_levels(neuron))
         case _:
             assert_never(neuron)
 
@@ -95,9 +98,9 @@ def relative_length(neuron: Neuron, window: int = 0) -> float:
     return 0.0 if program is None else program.share
 
 
-def counter_length() -> float:
-    """The same of the counters of an attention."""
-    return COUNTER.share
+def counter_length(most: int = 1) -> float:
+    """The same of the counters of an attention whose q, k and v send up to `most`."""
+    return counter_program(most).share
 
 
 def relay_length() -> float:
@@ -122,6 +125,27 @@ def _fire_and_reset(lif: Lif) -> tuple[str, ...]:
     compared = "s = v >= fires_from" if lif.strict else "s = v >= threshold"
     reset = ("r = v - threshold", "v = r if s else v") if lif.soft else ("v = 0 if s else v",)
     return (compared, *reset, "skip 1 unless s", "spike 1")
+
+
+def _levels(neuron: Levels) -> tuple[str, ...]:
+    """It counts the levels that its potential reaches, and takes off what each of them costs.
+
+    A potential that is not kept is what arrives: where batch normalisation is in the levels, there is no bias to add.
+    """
+    shifted = (f"a = a << {neuron.shift}",) if neuron.shift else ()
+    decayed = (f"v = v * {neuron.decay} >> {DECAY_BITS}",) if neuron.decay not in (0, DECAY_ONE) else ()
+    added = ("v = v + a",) if neuron.decay else ()
+    if neuron.bias.any():
+        added += ("v = v + bias",) if neuron.decay else ("v = a + bias",)
+    potential = "v" if added else "a"
+    # levels ascend: who reaches the first sends something
+    counted = [f"f = {potential} >= level1"]
+    so_far = "f"
+    for level in range(2, neuron.count + 1):
+        counted += [f"g = {potential} >= level{level}", f"s = {so_far} + g"]
+        so_far = "s"
+    reset = (f"r = {so_far} * reset >> 0", "v = v - r") if neuron.decay else ()
+    return (*shifted, *decayed, *added, *counted, *reset, "skip 1 unless f", f"spike {so_far}")
 
 
 def _firing(condition: str) -> tuple[str, ...]:
@@ -159,6 +183,33 @@ COUNTER = Program(
 )
 """Of the counters of an attention: they count where both operands arrive (weight 1 each), and answer with their count
 where the third, which is replayed, does (weight 4).  `sub_step` of the time step: by the chip's own count of steps."""
+
+
+def counter_program(most: int = 1) -> Program:
+    """The program of the counters of an attention; most: the largest value that q, k or v sends.
+
+    Of small integers, each operand has bits of the input to itself: weights 1, 2^bits and 2^(2 bits).  The counter adds
+    up products of two messages, and multiplies its sum with the third: multiplications of microcode.
+    """
+    if most == 1:
+        return COUNTER
+    bits = most.bit_length()
+    return Program(
+        (
+            "s = sub_step == 0",
+            "count = 0 if s else count",
+            f"x = a & {2**bits - 1}",
+            f"y = a * 1 >> {bits}",
+            "p = x * y >> 0",
+            "count = count + p",
+            f"s = a >= {2 ** (2 * bits)}",
+            "skip 2 unless s",
+            # the third alone arrives now: x was 0, and so was what was added
+            f"z = a * count >> {2 * bits}",
+            "spike z",
+        )
+    )
+
 
 PROJECTED_GRADIENT = Program(
     (

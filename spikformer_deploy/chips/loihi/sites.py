@@ -8,6 +8,7 @@ from __future__ import annotations
 from spikformer_deploy.chips.loihi.latencies import Latencies
 from spikformer_deploy.chips.loihi.microcode import counter_length, relative_length, relay_length
 from spikformer_deploy.chips.profile import Core
+from spikformer_deploy.network.heads import heads_into
 from spikformer_deploy.network.mapping import Site
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.synapses import Conv, Readout, Window
@@ -34,7 +35,7 @@ def program_length(network: Network, site: Site, core: Core) -> float:
     if not core.programmable.value:
         return 0.0
     if site.kind == "attention":
-        return counter_length()
+        return counter_length(max(heads_into(network, site.population).most))
     if site.kind == "partial":
         return relay_length()
     # of all kinds only one that takes the largest of a window depends on its synapses

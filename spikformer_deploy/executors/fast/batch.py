@@ -56,11 +56,13 @@ class Counts(NamedTuple):
     messages  (N, T or 1, slices, rows, columns)
     total     (N, T or 1, rows, slabs) of the values
     idle      as messages: idle neurons; None where the plan has it not among those that `may_idle`
+    values    as messages: sums of what is sent; None where the plan has it not among those that are `graded`
     """
 
     messages: NDArray[np.int32]
     total: Int
     idle: NDArray[np.int32] | None
+    values: NDArray[np.int32] | None
 
 
 def empty_counts(plan: Plan, images: int) -> dict[str, Counts]:
@@ -71,7 +73,9 @@ def empty_counts(plan: Plan, images: int) -> dict[str, Counts]:
         lead = (images, plan.steps[name])
         messages = np.empty((*lead, slices, rows, columns), np.int32)
         total = np.empty((*lead, rows, len(table.slabs) - 1), np.int64)
-        out[name] = Counts(messages, total, np.empty_like(messages) if name in plan.may_idle else None)
+        idle = np.empty_like(messages) if name in plan.may_idle else None
+        values = np.empty_like(messages) if name in plan.graded else None
+        out[name] = Counts(messages, total, idle, values)
     return out
 
 

@@ -210,6 +210,34 @@ def _move(recent: Array, count: Array) -> None:
         bytes_[i] = 0
 
 
+@njit(parallel=True, cache=True, nogil=True)
+def add_up(sent: Array, table: CellTable, values: Array, total: Array) -> None:
+    """The sums of what maps (M, Y, X, C) hold; a task takes one class of rows and one slab.
+
+    values  (M, slices, rows, columns) int32: of each cell
+    total   (M, rows, b) int64
+    """
+    rows = values.shape[2]
+    parts = len(table.slabs) - 1
+    for task in prange(rows * parts):
+        r = task // parts
+        b = task % parts
+        first = table.slabs[b]
+        cuts = table.channel_cuts[first : table.slabs[b + 1] + 1]
+        chosen = table.row_order[table.row_starts[r] : table.row_starts[r + 1]]
+        for m in range(len(sent)):
+            values[m, first : first + len(cuts) - 1, r] = 0
+            everything = np.int64(0)
+            for y in chosen:
+                for x in range(sent.shape[2]):
+                    column = table.column_of[x]
+                    for s in range(len(cuts) - 1):
+                        of_slice = _sum(sent[m, y, x, cuts[s] : cuts[s + 1]])
+                        values[m, first + s, r, column] += of_slice
+                        everything += of_slice
+            total[m, r, b] = everything
+
+
 @njit(cache=True, nogil=True)
 def _sum_values(sent: Array, rows: Array) -> np.int64:
     """The sum of some rows of a map (Y, X, C)."""

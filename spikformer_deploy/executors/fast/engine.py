@@ -20,12 +20,12 @@ from spikformer_deploy.base.arrays import Array
 from spikformer_deploy.executors.execution import Activity, Cells, Execution, Executor, Request, frames
 from spikformer_deploy.executors.fast import kernels, sums, synapses, threads
 from spikformer_deploy.executors.fast.batch import Batch, Buffers, Sent, empty_counts
-from spikformer_deploy.executors.fast.counting import observe
+from spikformer_deploy.executors.fast.counting import add_up, observe
 from spikformer_deploy.executors.fast.kept import Kept
-from spikformer_deploy.executors.fast.kernels import LifParameters
+from spikformer_deploy.executors.fast.kernels import LevelsParameters, LifParameters
 from spikformer_deploy.executors.fast.plan import Parameters, Plan, blocks, make_plan, message_type
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import Accumulator, And, Lif, Max, Or, Source, Stream, Sum
+from spikformer_deploy.network.neurons import Accumulator, And, Levels, Lif, Max, Or, Source, Stream, Sum
 from spikformer_deploy.network.synapses import Readout
 
 BATCH_BYTES = 2**30
@@ -118,8 +118,8 @@ def _run_population(batch: Batch, population: Population, inputs: Sent) -> None:
         case Source():
             sent = _pixels(batch, population, inputs)
             peak = 0
-        case Lif():
-            sent, membrane, peak = _lif(batch, population)
+        case Lif() | Levels():
+            sent, membrane, peak = _fire(batch, population)
         case Or() | Sum():
             sent, peak = _windows(batch, population)
         case Stream():
@@ -155,20 +155,27 @@ def _keep(batch: Batch, population: Population, sent: Sent, peak: int, membrane:
 def _observe(batch: Batch, population: Population, sent: Sent) -> None:
     """Count what was sent, in the cells of the plan."""
     counts = batch.counts[population.name]
-    binary = population.max_out == 1 and not population.signed
-    active = _count(batch, population, sent, binary, counts.messages[batch.place], counts.total[batch.place])
-    batch.active[population.name] = active
+    messages, total = counts.messages[batch.place], counts.total[batch.place]
+    values = counts.values
+    # the sums by cell have the whole sum in them
+    binary = (population.max_out == 1 and not population.signed) or values is not None
+    batch.active[population.name] = _count(batch, population, sent, binary, messages, total)
+    if values is not None:
+        values = values[batch.place].reshape(-1, *values.shape[2:])
+        table = batch.plan.tables[population.name]
+        add_up(_maps(population, sent), table, values, total.reshape(-1, *total.shape[2:]))
 
 
-def _observe_idle(batch: Batch, population: Population, spikes: Sent, membrane: Array) -> None:
+def _observe_idle(batch: Batch, population: Population, sent: Sent, membrane: Array) -> None:
     """Count idle neurons, in the same cells, where the potentials say which these are."""
     counts = batch.counts[population.name]
     if counts.idle is None:
         return
-    lif = batch.plan.sums[population.name].parameters
-    assert isinstance(lif, LifParameters)
-    idle = batch.buffers.take(spikes.shape, np.uint8)
-    kernels.find_idle(lif, spikes, membrane, idle)
+    neurons = batch.plan.sums[population.name].parameters
+    assert isinstance(neurons, LifParameters | LevelsParameters)
+    forgets = isinstance(neurons, LevelsParameters) and not neurons.decay
+    idle = batch.buffers.take(sent.shape, np.uint8)
+    kernels.find_idle(neurons.bias, neurons.bias_of, forgets, sent, membrane, idle)
     _count(batch, population, idle, True, counts.idle[batch.place], np.empty_like(counts.total[batch.place]))
     batch.buffers.give(idle)
 
@@ -177,12 +184,16 @@ def _count(batch: Batch, population: Population, sent: Sent, binary: bool, messa
     """The loop `observe` on the (N, T or 1, P, C) values of some images; what it calls active."""
     channels, height, width = population.shape
     active = np.zeros((height, width, channels), np.uint8)
-    # images and steps are alike to the loop: maps, one after the other
-    maps = sent.reshape(-1, height, width, channels)
     messages = messages.reshape(-1, *messages.shape[2:])
     total = total.reshape(-1, *total.shape[2:])
-    observe(maps, binary, batch.plan.tables[population.name], messages, active, total)
+    observe(_maps(population, sent), binary, batch.plan.tables[population.name], messages, active, total)
     return active
+
+
+def _maps(population: Population, sent: Sent) -> Sent:
+    """Images and steps are alike to the loops that count: maps (M, Y, X, C), one after the other."""
+    channels, height, width = population.shape
+    return sent.reshape(-1, height, width, channels)
 
 
 def _recorded(batch: Batch, population: Population, values: Array) -> Array:
@@ -205,18 +216,18 @@ def _pixels(batch: Batch, population: Population, inputs: Sent) -> Sent:
     return out
 
 
-def _lif(batch: Batch, population: Population) -> tuple[Sent, Array | None, int]:
-    """Spikes (N, T, P, C), potentials where they are needed, and the largest magnitude met."""
-    lif = batch.plan.sums[population.name].parameters
-    assert isinstance(lif, LifParameters)
-    loop = kernels.LIF_LOOPS[lif.threshold.dtype]
+def _fire(batch: Batch, population: Population) -> tuple[Sent, Array | None, int]:
+    """What neurons with a potential send (N, T or 1, P, C), potentials where needed, and the largest magnitude met."""
+    neurons = batch.plan.sums[population.name].parameters
+    assert isinstance(neurons, LifParameters | LevelsParameters)
+    loop = kernels.loop_of(neurons)
     out = _room(batch, population, np.uint8)
     needed = population.name in batch.plan.may_idle or population.name in batch.kept.record
     membrane = batch.buffers.take(out.shape, np.int32) if needed else NOTHING
     largest = 0
     for images, first, values in sums.pieces(batch, population):
         peak = np.zeros((len(values), blocks(values.shape[2], len(values))), np.int64)
-        loop(values, lif, first, out[images], membrane[images], peak)
+        loop(values, neurons, first, out[images], membrane[images], peak)
         largest = max(largest, int(peak.max(initial=0)))
     return out, membrane if needed else None, largest
 
@@ -322,5 +333,6 @@ def _activity(name: str, batches: list[Batch]) -> Activity:
         plan.cells[name],
         active.view(bool).transpose(2, 0, 1),
         np.broadcast_to(counts.total.sum((0, 2, 3)), (steps,)),
-        counts.idle,
+        None if counts.idle is None else np.broadcast_to(counts.idle, (images, steps, *cells)),
+        None if counts.values is None else np.broadcast_to(counts.values, (images, steps, *cells)),
     )

@@ -10,16 +10,21 @@ Python threads can run them at once, and are kept on disk (`cache`) because thei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
 
 from spikformer_deploy.base.arrays import Array
-from spikformer_deploy.network.neurons import DECAY_BITS
+from spikformer_deploy.network.neurons import DECAY_BITS, DECAY_ONE
 
 BLOCK = 64
 """Positions at most that one task updates: with more of them a few small images would leave threads without work."""
+LEVELS_AT_ONCE = 4
+"""Levels that one pass over the channels compares with: the 4 of most models, so that potentials are read once."""
+BELOW_32 = np.int32(31)
+"""Shifts are masked with it: only where a compiler knows them to be below 32 does it shift vectors of 32 bits."""
 
 
 class LifParameters(NamedTuple):
@@ -44,6 +49,23 @@ class LifParameters(NamedTuple):
     soft: bool
     fires_from: Array
     threshold: Array
+    bias: Array
+    bias_of: Array
+
+
+class LevelsParameters(NamedTuple):
+    """A population of Levels as its loops read it; see Levels of network/neurons.py for the equation.
+
+    decay   numerator of a fraction of 2^12; of levels_narrow 0 or a power of two
+    levels  (D', C) int32 for levels_narrow, int64 for levels_any; reset (C,) and biases too.  D' is a multiple of
+            LEVELS_AT_ONCE: beyond the D of the neurons stand levels that nothing reaches
+    bias, bias_of  as of LifParameters
+    """
+
+    decay: int
+    shift: int
+    levels: Array
+    reset: Array
     bias: Array
     bias_of: Array
 
@@ -148,33 +170,137 @@ def lif_any(sums: Array, lif: LifParameters, first: int, out: Array, membrane: A
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def find_idle(lif: LifParameters, spikes: Array, membrane: Array, idle: Array) -> None:
+def levels_narrow(sums: Array, neurons: LevelsParameters, first: int, out: Array, membrane: Array, peak: Array) -> None:
+    """Levels in 32-bit integers, of a decay of 0 or 2^-k; arrays as in lif_halving, out is what they send.
+
+    Neither a potential nor what is taken off it leaves 2^30.
+    """
+    images, steps, _, channels = out.shape
+    sums_steps = sums.shape[1]
+    positions = sums.shape[2]
+    blocks = peak.shape[1]
+    shift = np.int32(neurons.shift)
+    halvings = np.int32(_halvings(neurons.decay))
+    for task in prange(images * blocks):
+        n = task // blocks
+        block = task % blocks
+        v = np.empty(channels, np.int32)
+        reached = np.empty(channels, np.int32)
+        largest = np.int32(0)
+        for i in range(block * positions // blocks, (block + 1) * positions // blocks):
+            place = first + i
+            bias = neurons.bias[neurons.bias_of[place]]
+            v[:] = 0
+            for t in range(steps):
+                arriving = sums[n, min(t, sums_steps - 1), i]
+                for c in range(channels):
+                    # casts, as in lif_halving
+                    drive = np.int32((np.int32(arriving[c]) << (shift & BELOW_32)) + bias[c])
+                    v[c] = np.int32((v[c] >> (halvings & BELOW_32)) + drive)
+                    largest = np.int32(max(largest, max(np.int32(abs(v[c])), np.int32(abs(drive)))))
+                    reached[c] = 0
+                for j in range(0, len(neurons.levels), LEVELS_AT_ONCE):
+                    _count_levels(v, neurons.levels[j : j + LEVELS_AT_ONCE], reached)
+                sent = out[n, t, place]
+                for c in range(channels):
+                    sent[c] = reached[c]
+                    v[c] = np.int32(v[c] - np.int32(reached[c] * neurons.reset[c]))
+                if membrane.size:
+                    membrane[n, t, place] = v
+                if not neurons.decay:
+                    v[:] = 0
+        peak[n, block] = largest
+
+
+@njit(cache=True, nogil=True)
+def _halvings(decay: int) -> int:
+    """k of a decay of 2^12 / 2^k; 0 for a decay of 0."""
+    halvings = 0
+    while 0 < decay << halvings < DECAY_ONE:
+        halvings += 1
+    return halvings
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _count_levels(v: Array, levels: Array, reached: Array) -> None:
+    """reached[c] += how many of LEVELS_AT_ONCE levels (., C) v[c] reaches, all int32."""
+    for c in range(v.size):
+        low = np.int32(np.int32(v[c] >= levels[0, c]) + np.int32(v[c] >= levels[1, c]))
+        high = np.int32(np.int32(v[c] >= levels[2, c]) + np.int32(v[c] >= levels[3, c]))
+        reached[c] = np.int32(reached[c] + np.int32(low + high))
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def levels_any(sums: Array, neurons: LevelsParameters, first: int, out: Array, membrane: Array, peak: Array) -> None:
+    """Any Levels, in 64-bit integers; arrays as in levels_narrow."""
+    images, steps, _, channels = out.shape
+    sums_steps = sums.shape[1]
+    positions = sums.shape[2]
+    blocks = peak.shape[1]
+    for task in prange(images * blocks):
+        n = task // blocks
+        block = task % blocks
+        v = np.empty(channels, np.int64)
+        largest = np.int64(0)
+        for i in range(block * positions // blocks, (block + 1) * positions // blocks):
+            place = first + i
+            bias = neurons.bias[neurons.bias_of[place]]
+            v[:] = 0
+            for t in range(steps):
+                for c in range(channels):
+                    drive = (np.int64(sums[n, min(t, sums_steps - 1), i, c]) << neurons.shift) + bias[c]
+                    potential = ((v[c] * neurons.decay) >> DECAY_BITS) + drive
+                    largest = max(largest, max(abs(potential), abs(drive)))
+                    reached = 0
+                    for j in range(len(neurons.levels)):
+                        reached += potential >= neurons.levels[j, c]
+                    out[n, t, place, c] = reached
+                    v[c] = potential - reached * neurons.reset[c]
+                if membrane.size:
+                    membrane[n, t, place] = v
+        peak[n, block] = largest
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def find_idle(bias: Array, bias_of: Array, forgets: bool, sent: Array, membrane: Array, idle: Array) -> None:
     """idle = 1 where a neuron has nothing to do in a step, else 0: see `idle` of network/neurons.py.
 
-    spikes    (N, T, P, C) uint8
-    membrane  (N, T, P, C) int32, after the reset
-    idle      (N, T, P, C) uint8
+    bias, bias_of  as of LifParameters
+    forgets        the potential before a step does not count
+    sent           (N, T, P, C) uint8
+    membrane       (N, T, P, C) int32, after the reset
+    idle           (N, T, P, C) uint8
     """
-    images, steps, positions, channels = spikes.shape
+    images, steps, positions, channels = sent.shape
     for task in prange(images * positions):
         n = task // positions
         place = task % positions
-        bias = lif.bias[lif.bias_of[place]]
+        bias_here = bias[bias_of[place]]
+        forgotten = np.uint8(forgets)
         # the first step finds all potentials empty; a neuron with a bias is never called so
         empty_before = np.ones(channels, np.uint8)
         for t in range(steps):
-            fired = spikes[n, t, place]
+            fired = sent[n, t, place]
             potential = membrane[n, t, place]
             out = idle[n, t, place]
             for c in range(channels):
                 # casts, as in lif_halving
-                empty = np.uint8(np.uint8(potential[c] == 0) & np.uint8(bias[c] == 0))
+                empty = np.uint8(np.uint8(potential[c] == 0) & np.uint8(bias_here[c] == 0))
                 out[c] = np.uint8(np.uint8(empty & empty_before[c]) & np.uint8(fired[c] == 0))
-                empty_before[c] = empty
+                empty_before[c] = np.uint8(empty | forgotten)
 
 
 LIF_LOOPS = {np.dtype(np.int32): lif_halving, np.dtype(np.int64): lif_any}
 """The loop of a LIF by the type of its parameters."""
+LEVELS_LOOPS = {np.dtype(np.int32): levels_narrow, np.dtype(np.int64): levels_any}
+"""The loop of Levels by the type of their parameters."""
+
+
+def loop_of(neurons: LifParameters | LevelsParameters) -> Callable[..., None]:
+    """The loop that reads these parameters; see LIF_LOOPS for its arguments."""
+    loops = LEVELS_LOOPS if isinstance(neurons, LevelsParameters) else LIF_LOOPS
+    loop: Callable[..., None] = loops[neurons.bias.dtype]
+    return loop
 
 
 @njit(cache=True, nogil=True)
@@ -307,38 +433,41 @@ def fire_where_any(values: Array, peak: Array) -> None:
 def attend(q: Array, k: Array, v: Array, heads: int, weight: int, out: Array, pairs: Array) -> None:
     """out = weight * q (k^T v), head by head: (M, P, C) messages of any integer type -> (M, P, C) int32 or int64.
 
+    q and k have as many channels; v and out may have another number.
     pairs  (M, heads) int64: how often a channel of k and one of v sent something at one position
     Only channels that sent something cost time: rows of v are added where k is not zero, rows of k^T v where q is not.
     """
     maps, positions, channels = q.shape
     depth = channels // heads
+    width = v.shape[2] // heads
     for task in prange(maps * heads):
         m = task // heads
         low = task % heads * depth
-        table = np.zeros((depth, depth), out.dtype)
+        first = task % heads * width
+        table = np.zeros((depth, width), out.dtype)
         active = np.empty(depth, np.int64)
         met = 0
         for p in range(positions):
             keys = k[m, p, low : low + depth]
-            values = v[m, p, low : low + depth]
+            values = v[m, p, first : first + width]
             count = _nonzero(keys, active)
             # where no key was sent, no value is looked at
-            for c in range(depth * (count > 0)):
+            for c in range(width * (count > 0)):
                 met += count * (values[c] != 0)
             for i in range(count):
                 factor = out.dtype.type(keys[active[i]])
                 row = table[active[i]]
-                for c in range(depth):
+                for c in range(width):
                     row[c] += factor * values[c]
         pairs[m, task % heads] = met
         for p in range(positions):
             queries = q[m, p, low : low + depth]
-            total = out[m, p, low : low + depth]
+            total = out[m, p, first : first + width]
             total[:] = 0
             for i in range(_nonzero(queries, active)):
                 factor = out.dtype.type(queries[active[i]]) * out.dtype.type(weight)
                 row = table[active[i]]
-                for c in range(depth):
+                for c in range(width):
                     total[c] += factor * row[c]
 
 

@@ -18,14 +18,15 @@ from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.executors.execution import Cells, one_cell
 from spikformer_deploy.executors.fast import kernels, synapses
 from spikformer_deploy.executors.fast.counting import CellTable
-from spikformer_deploy.executors.fast.kernels import Geometry, LifParameters, StreamParameters
+from spikformer_deploy.executors.fast.kernels import Geometry, LevelsParameters, LifParameters, StreamParameters
 from spikformer_deploy.network.bounds import largest_sum, shift_of
-from spikformer_deploy.network.network import Network, Population, Projection
+from spikformer_deploy.network.network import Network, Population, Projection, graded_spikes
 from spikformer_deploy.network.neurons import (
     DECAY_ONE,
     STOCK_SHIFT,
     Accumulator,
     And,
+    Levels,
     Lif,
     LifKind,
     Max,
@@ -44,8 +45,8 @@ SLAB = 512
 SMALL_SUM = 2**30
 """Drives below this leave 32-bit integers no way to wrap."""
 
-Parameters: TypeAlias = LifParameters | StreamParameters | None
-"""What neurons read besides their sums: of a Lif, of a Stream, of an And."""
+Parameters: TypeAlias = LifParameters | LevelsParameters | StreamParameters | None
+"""What neurons read besides their sums: of a Lif, of Levels, of a Stream, of an And."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +66,7 @@ class Arriving:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SumsPlan:
-    """How the synaptic sums of a population (Lif, Stream, And) are computed, and what its neurons make of them.
+    """How the synaptic sums of a population (Lif, Levels, Stream, And) are computed, and what its neurons make of them.
 
     wide        the sums of all projections together need 64 bits
     row_bytes   of the synaptic sums of one row of an image, all steps
@@ -93,11 +94,12 @@ class SumsPlan:
 class Plan:
     """A network ready to run.
 
-    sums         by population of kind Lif, Stream or And
+    sums         by population of kind Lif, Levels, Stream or And
     steps        time steps in which each population sends something of its own: 1 where an image makes all steps alike
     cells        by population but the head: the grid in which its messages are counted
     tables       the same as the loops read it
     may_idle     the populations whose potentials say which of their neurons are idle: these are kept for a while
+    graded       the populations whose messages are numbers of spikes: what they send is added up
     last_read    the populations whose messages nobody needs after each population
     image_bytes  most bytes of messages and kept potentials that are alive at once, an image
     fixed_bytes  of weights and sums
@@ -109,6 +111,7 @@ class Plan:
     cells: dict[str, Cells]
     tables: dict[str, CellTable]
     may_idle: frozenset[str]
+    graded: frozenset[str]
     last_read: dict[str, list[str]]
     image_bytes: int
     fixed_bytes: int
@@ -127,6 +130,7 @@ def make_plan(network: Network, cells: Mapping[str, Cells] | None = None) -> Pla
         counted,
         {name: cell_table(c) for name, c in counted.items()},
         frozenset(p.name for p in network if may_idle(p.neuron)),
+        graded_spikes(network),
         last_read,
         _image_bytes(network, counted, last_read, steps),
         # weights are there twice, as the program has them and packed; sums, while two projections are added up
@@ -151,11 +155,11 @@ def _steps(network: Network) -> dict[str, int]:
         match population.neuron:
             case Source(per_step=per_step):
                 out[population.name] = network.time_steps if per_step else 1
-            case Lif() | Accumulator():
-                out[population.name] = network.time_steps
-            case Or() | Sum() | And() | Stream() | Max():
+            case Or() | Sum() | And() | Stream() | Max() | Levels(decay=0):
                 sources = [s for projection in network.into(population.name) for s in projection.sources]
                 out[population.name] = max(out[s] for s in sources)
+            case Lif() | Levels() | Accumulator():
+                out[population.name] = network.time_steps
             case _:
                 assert_never(population.neuron)
     return out
@@ -172,6 +176,8 @@ def _sums_plans(network: Network, steps: Mapping[str, int]) -> dict[str, SumsPla
         match population.neuron:
             case Lif() as lif:
                 parameters = _lif_parameters(lif, delivered, height * width)
+            case Levels() as levels:
+                parameters = _levels_parameters(levels, delivered, height * width, network.time_steps)
             case Stream(bias=bias, drop=drop):
                 parameters = StreamParameters(drop, *_bias_rows(bias, height * width))
             case And():
@@ -229,6 +235,28 @@ def _in_32_bits(lif: LifParameters) -> LifParameters:
         fires_from=np.minimum(lif.fires_from, largest).astype(np.int32),
         threshold=np.minimum(lif.threshold, largest).astype(np.int32),
         bias=lif.bias.astype(np.int32),
+    )
+
+
+def _levels_parameters(neuron: Levels, delivered: int, positions: int, time_steps: int) -> LevelsParameters:
+    """The parameters in 32 bits where the loop of that width serves, else in 64."""
+    unreached = np.full((-neuron.count % kernels.LEVELS_AT_ONCE, len(neuron.levels)), np.iinfo(np.int64).max)
+    levels = np.concatenate([neuron.levels.T, unreached])
+    parameters = LevelsParameters(neuron.decay, neuron.shift, levels, neuron.reset, *_bias_rows(neuron.bias, positions))
+    most = (delivered << neuron.shift) + int(np.abs(neuron.bias).max(initial=0))
+    if neuron.decay:
+        # a potential is what some steps brought, or what a reset left and these brought on top
+        left = int(np.abs(neuron.levels).max()) + neuron.count * int(neuron.reset.max())
+        most = most * time_steps + left
+    halves = neuron.decay & (neuron.decay - 1) == 0
+    if not (halves and most < SMALL_SUM):
+        return parameters
+    # levels beyond 32 bits are reached by every potential, or by none
+    edges = np.iinfo(np.int32)
+    return parameters._replace(
+        levels=np.clip(levels, edges.min, edges.max).astype(np.int32),
+        reset=neuron.reset.astype(np.int32),
+        bias=parameters.bias.astype(np.int32),
     )
 
 
@@ -291,6 +319,7 @@ def _image_bytes(
     network: Network, cells: Mapping[str, Cells], last_read: dict[str, list[str]], steps: dict[str, int]
 ) -> int:
     """See Plan.image_bytes; the counts of messages, which live until the end, are part of it."""
+    graded = graded_spikes(network)
     size: dict[str, int] = {}
     alive = 0
     most = 0
@@ -300,7 +329,8 @@ def _image_bytes(
             continue
         size[population.name] = population.size * steps[population.name] * np.dtype(message_type(population)).itemsize
         resting = may_idle(population.neuron)
-        counts += 4 * int(np.prod(cells[population.name].shape)) * network.time_steps * (1 + resting)
+        counted = 1 + resting + (population.name in graded)
+        counts += 4 * int(np.prod(cells[population.name].shape)) * network.time_steps * counted
         alive += size[population.name]
         # potentials of 4 bytes, and one that says whether the neuron is idle
         most = max(most, alive + 5 * resting * population.size * network.time_steps)

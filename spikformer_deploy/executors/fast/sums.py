@@ -97,16 +97,18 @@ def _attention(batch: Batch, incoming: Arriving, images: slice) -> Sent:
     steps = max(s.shape[1] for s in sent)
     # what no time step changes has one map; the loop takes a map of each source for every step
     q, k, v = (s if s.shape[1] == steps else np.repeat(s, steps, 1) for s in sent)
-    out = np.empty(q.shape, sum_type(incoming.bound))
-    pairs = np.empty((q.shape[0] * q.shape[1], synapse.heads), np.int64)
-    maps = (-1, *q.shape[2:])
-    kernels.attend(
-        q.reshape(maps), k.reshape(maps), v.reshape(maps), synapse.heads, synapse.weight, out.reshape(maps), pairs
-    )
-    of_steps = pairs.reshape(*q.shape[:2], -1).sum((0, 2))
+    out = np.empty(v.shape, sum_type(incoming.bound))
+    pairs = np.empty((len(out) * steps, synapse.heads), np.int64)
+    kernels.attend(_flat(q), _flat(k), _flat(v), synapse.heads, synapse.weight, _flat(out), pairs)
+    of_steps = pairs.reshape(len(out), steps, -1).sum((0, 2))
     met = batch.kept.coincidences.setdefault(projection.target, np.zeros(batch.network.time_steps, np.int64))
     met += of_steps
     return out
+
+
+def _flat(values: Sent) -> Sent:
+    """(n, T, P, C) as (n * T, P, C), the same memory."""
+    return values.reshape(-1, *values.shape[2:])
 
 
 def add_windows(batch: Batch, projection: Projection, sent: Sent, out: Sent) -> None:

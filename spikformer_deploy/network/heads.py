@@ -1,0 +1,58 @@
+"""What an attention is in numbers: its heads, their channels, its tokens, and the counters that compute it on a chip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spikformer_deploy.base.arrays import Shape
+from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.synapses import Attention
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The shapes of an attention.
+
+    depth   channels of q and of k that a head has; width: those of v and of the target
+    tokens  positions of the map
+    most    largest values that q, k and v send
+    """
+
+    heads: int
+    depth: int
+    width: int
+    tokens: int
+    most: tuple[int, int, int]
+
+    def counters(self, serial: str) -> Shape:
+        """(C, Y, X) of the counters; serial: as in a Site.
+
+        "tokens"    (channel of k, 0, channel of v within the head) sums k * v over the tokens
+        "channels"  (head, token of q, token of k) sums q * k over the channels of the head
+        """
+        if serial == "tokens":
+            return self.heads * self.depth, 1, self.width
+        return self.heads, self.tokens, self.tokens
+
+    def rounds(self, serial: str) -> tuple[int, int]:
+        """Sub-steps in which the counters count, and in which they answer: a token each, or a channel of each head."""
+        return (self.tokens, self.tokens) if serial == "tokens" else (self.depth, self.width)
+
+    def largest_answer(self, serial: str) -> int:
+        """The largest value that a counter sends: what it holds, times the third operand."""
+        q, k, v = self.most
+        return q * k * v * (self.tokens if serial == "tokens" else self.depth)
+
+
+def heads_of(network: Network, projection: Projection) -> Heads:
+    """The numbers of an attention; its law (synapses.check_synapse) says which shapes go together."""
+    assert isinstance(projection.synapse, Attention)
+    heads = projection.synapse.heads
+    q, k, v = (network[name] for name in projection.sources)
+    channels, height, width = v.shape
+    return Heads(heads, q.shape[0] // heads, channels // heads, height * width, (q.max_out, k.max_out, v.max_out))
+
+
+def heads_into(network: Network, target: str) -> Heads:
+    """Those of the attention into the population `target`, which must have one."""
+    return heads_of(network, next(p for p in network.into(target) if isinstance(p.synapse, Attention)))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,15 +18,16 @@ from spikformer_deploy.base.json_text import written
 from spikformer_deploy.base.plain import table, training_record
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.labels import class_names
-from spikformer_deploy.graph.ir import Graph, Input, Lif
+from spikformer_deploy.graph.ir import Graph, Input, Levels, Lif, Neuron
 
 VERSION = 1
 LARGEST = 1e9
 """Of a mean or a standard deviation."""
 MOST_PIXELS = 2**24
 """Of an image: 2048x2048 in colour and more."""
-FLOATS = ("tau", "v_threshold")
-"""The numbers of a neuron that formats round to fp32."""
+FLOATS = {Lif: ("tau", "v_threshold"), Levels: ("threshold", "keep")}
+"""The numbers of a neuron that formats round to fp32, by its kind."""
+AnyNeuron = TypeVar("AnyNeuron", Lif, Levels)
 ROUNDING = 2.0**-22
 """A number that went through one or two roundings to fp32 is that near to itself."""
 
@@ -85,9 +86,15 @@ class About:
 def about_of(graph: Graph, preprocess: Preprocess, labels: tuple[str, ...], training: Mapping[str, Any]) -> About:
     """What is kept of a graph that is written."""
     first = graph.nodes[0].op
-    neurons = {node.name: {key: getattr(node.op, key) for key in (*FLOATS, "strict")} for node in graph.of(Lif)}
+    neurons = {node.name: _noted(node.op) for node in graph if isinstance(node.op, Neuron)}
     per_step = isinstance(first, Input) and first.per_step
     return About(graph.time_steps, per_step, preprocess, labels, dict(training), neurons)
+
+
+def _noted(neuron: Neuron) -> dict[str, Any]:
+    """What is kept of a neuron."""
+    strict = {"strict": neuron.strict} if isinstance(neuron, Lif) else {}
+    return {key: getattr(neuron, key) for key in FLOATS[type(neuron)]} | strict
 
 
 def about_in(path: Path, entry: str) -> About:
@@ -109,19 +116,21 @@ def about_in(path: Path, entry: str) -> About:
         raise InputError(str(path), f"the notes of its export are damaged: {error}", "Export it again.") from None
 
 
-def exact_neuron(about: About | None, name: str, rounded: Lif) -> Lif:
+def exact_neuron(about: About | None, name: str, rounded: AnyNeuron) -> AnyNeuron:
     """`rounded` with the full precision of the original where the two agree, since formats round; else as it is."""
     entry = (about.neurons or {}).get(name) if about else None
     if not isinstance(entry, Mapping):
         return rounded
     try:
         # a neuron that forgets nothing has no tau: it is null
-        exact = {key: inf if entry[key] is None else float(entry[key]) for key in FLOATS}
+        exact = {key: inf if entry[key] is None else float(entry[key]) for key in FLOATS[type(rounded)]}
     except (KeyError, TypeError, ValueError):
         return rounded
     # the arrays of the file decide: an entry that contradicts them was not written for them
-    if not all(np.isclose(exact[key], getattr(rounded, key), rtol=ROUNDING, atol=0) for key in FLOATS):
+    if not all(np.isclose(exact[key], getattr(rounded, key), rtol=ROUNDING, atol=0) for key in exact):
         return rounded
+    if isinstance(rounded, Levels):
+        return replace(rounded, threshold=exact["threshold"], keep=exact["keep"])
     # entries of before hold no `strict`: they were written for models that fire at their threshold
     strict = entry.get("strict") is True
     return replace(rounded, tau=exact["tau"], v_threshold=exact["v_threshold"], strict=strict)

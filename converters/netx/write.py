@@ -13,7 +13,7 @@ from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.converters.netx.fields import CLEARED, LARGEST_MANTISSA, LARGEST_VTH, Layer
 from spikformer_deploy.network.network import Network, Population
-from spikformer_deploy.network.neurons import DECAY_ONE, Accumulator, Lif, LifKind
+from spikformer_deploy.network.neurons import DECAY_ONE, Accumulator, Lif, LifKind, kind_of
 from spikformer_deploy.network.synapses import Conv, Readout
 
 
@@ -95,7 +95,7 @@ def _layer(network: Network, population: Population, source: Population) -> Laye
         kinds = ", ".join(type(projection.synapse).__name__.lower() for projection in incoming)
         raise ModelError(name, f"netx holds chains of conv and dense layers, and this one has inputs by {kinds}")
     if not isinstance(neuron, Lif):
-        raise ModelError(name, f"netx has no layer for {type(neuron).__name__.lower()} neurons")
+        raise ModelError(name, f"netx has no layer for {kind_of(neuron)} neurons", "Export to onnx or lava.")
     conv = incoming[0].synapse
     weight = _weight(name, conv, neuron)
     common = {"shape": list(population.shape), "bias": _bias(name, neuron), "neuron": _neuron(population)}

@@ -31,6 +31,7 @@ from spikformer_deploy.graph.ir import (
     Conv2d,
     Graph,
     Input,
+    Levels,
     Lif,
     Linear,
     MaxPool2d,
@@ -204,8 +205,12 @@ class _Written:
         return np.array(values, self.dtype)
 
 
-def _refusal(name: str, op: MaxPool2d | Attention | SpikeMask | TokenSum | Concat | Offset | BatchNorm) -> ModelError:
+def _refusal(
+    name: str, op: Levels | MaxPool2d | Attention | SpikeMask | TokenSum | Concat | Offset | BatchNorm
+) -> ModelError:
     match op:
+        case Levels():
+            return ModelError(name, "NIR has no neurons that send integers", "Export to onnx.")
         case MaxPool2d():
             return ModelError(name, "NIR has no max-pooling", "Export to onnx, or train with average pooling.")
         case Attention():

@@ -22,22 +22,26 @@ LAYOUT_OPERATORS = ("Reshape", "Transpose", "Cast")
 
 
 class Nodes:
-    """Standard operators, added one by one; a value is the name of the output that makes it."""
+    """Standard operators, added one by one; a value is the name of the output that makes it.
 
-    def __init__(self) -> None:
+    prefix  of all names that nobody gives: those of a graph within a graph must differ from the outer ones
+    """
+
+    def __init__(self, prefix: str = "") -> None:
         import onnx
 
         self.onnx = onnx
+        self.prefix = prefix
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
     def fresh(self, kind: str) -> str:
         """A name that nothing has."""
-        return f"{kind}{len(self.nodes)}"
+        return f"{self.prefix}{kind}{len(self.nodes)}"
 
     def constant(self, values: Any, dtype: Any) -> str:
         """An initializer."""
-        name = f"constant{len(self.constants)}"
+        name = f"{self.prefix}constant{len(self.constants)}"
         self.constants.append(self.onnx.numpy_helper.from_array(np.array(values, dtype, order="C"), name))
         return name
 

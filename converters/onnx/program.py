@@ -1,7 +1,8 @@
 """An integer program as ONNX: standard operators only, so that ONNX Runtime gives the same spikes, bit for bit.
 
 Messages are floats that hold small integers; sums of them stay below 2^24 (2^53 in double), where they are exact.
-Neurons are updated in int64, time step after time step, by one Scan a population.  Maps are (T, N, C, Y, X).
+Neurons are updated in int64, time step after time step, by one Scan a population; those that keep nothing from step to
+step need none.  Maps are (T, N, C, Y, X).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from spikformer_deploy.network.neurons import (
     STOCK_SHIFT,
     Accumulator,
     And,
+    Levels,
     Lif,
     LifKind,
     Max,
@@ -53,7 +55,8 @@ def to_model(network: Network, record: Sequence[str] = ()) -> Any:
 
     Inputs   pixels (N, C, Y, X) uint8, or (N, T, C, Y, X) where the network takes frames
     Outputs  accumulators (N, classes) int64; logits (N, classes) double; for each recorded population `name`
-             sent/name and potential/name (N, T, C, Y, X) float and int64, potentials of LIFs and accumulators only;
+             sent/name and potential/name (N, T, C, Y, X) float and int64, potentials of LIFs, Levels and accumulators
+             only;
              reached/name int64, the largest magnitude of all states and sums met, as Execution.peak_state; none of Max
     """
     graph = _Graph(network, record)
@@ -78,7 +81,7 @@ class _Graph(Nodes):
     """The graph as it grows.
 
     sent        messages of each population, (T, N, C, Y, X) float
-    potentials  of LIFs and accumulators, (T, N, C, Y, X) int64
+    potentials  of LIFs, Levels and accumulators, (T, N, C, Y, X) int64
     reached     by population, the values whose largest magnitude is recorded
     """
 
@@ -136,6 +139,9 @@ class _Graph(Nodes):
                 spikes, potentials, *reached = self.lif(lif, total, name in self.record)
                 self.sent[name] = self.cast(spikes, np.float32)
                 self.potentials[name] = potentials
+            case Levels() as neuron:
+                sent, self.potentials[name], *reached = self.levels(neuron, total, name in self.record)
+                self.sent[name] = self.cast(sent, np.float32)
             case Accumulator() as head:
                 running = total if head.last else self.node("CumSum", total, self.constant(0, np.int64))
                 self.potentials[name] = self.node("Add", running, self.over_positions(head.bias))
@@ -147,12 +153,11 @@ class _Graph(Nodes):
         self.reached[name] = reached
 
     def dropped(self, drop: int, current: str) -> str:
-        """current / 2^drop, rounded to the nearest: floor division by Mod, which is never negative."""
+        """current / 2^drop, rounded to the nearest."""
         if not drop:
             return current
         raised = self.node("Add", current, self.constant(1 << drop >> 1, np.int64))
-        rest = self.node("Mod", raised, self.constant(1 << drop, np.int64))
-        return self.node("Div", self.node("Sub", raised, rest), self.constant(1 << drop, np.int64))
+        return _floored(self, raised, 1 << drop)
 
     def largest(self, population: Population) -> str:
         """What a population that takes the largest of its window sends: ONNX's max-pooling leaves padding out, too."""
@@ -178,9 +183,7 @@ class _Graph(Nodes):
         """
         extra = STOCK_SHIFT if lif.kind == LifKind.STOCK else 0
         scaled = self.node("Mul", total, self.constant(2 ** (lif.shift + extra), np.int64))
-        # zeros of the shape of one step: the number of images is known only when the file is run
-        first = self.node("Gather", scaled, self.constant(0, np.int64), axis=0)
-        rest = self.node("Mul", first, self.constant(0, np.int64))
+        rest = self.at_rest(scaled)
         extras: list[str] = []
         if watched:
             extras = ["reached", "drives", "currents"] if lif.current else ["reached", "drives"]
@@ -193,6 +196,30 @@ class _Graph(Nodes):
         self.nodes.append(scan)
         _, _, *of_all_steps = names
         return of_all_steps
+
+    def levels(self, neuron: Levels, total: str, watched: bool) -> list[str]:
+        """[what is sent, potentials, drives] of all time steps, from the sums, int64.
+
+        And where watched potentials before the reset, of those that keep theirs.
+        """
+        scaled = self.node("Mul", total, self.constant(2**neuron.shift, np.int64))
+        drives = self.node("Add", scaled, self.over_positions(neuron.bias))
+        levels = [self.over_positions(level) for level in neuron.levels.T]
+        if not neuron.decay:
+            return [_how_many(self, drives, levels), drives, drives]
+        last, sent, potentials, *reached = (
+            self.fresh(kind) for kind in ("last", "counts", "states", *["reached"] * watched)
+        )
+        names = [last, sent, potentials, *reached]
+        body = _levels_step(neuron.decay, levels, self.over_positions(neuron.reset), watched=watched)
+        scan = self.onnx.helper.make_node("Scan", [self.at_rest(drives), drives], names, num_scan_inputs=1, body=body)
+        self.nodes.append(scan)
+        return [sent, potentials, drives, *reached]
+
+    def at_rest(self, value: str) -> str:
+        """Zeros of the shape of one step: the number of images is known only when the file is run."""
+        first = self.node("Gather", value, self.constant(0, np.int64), axis=0)
+        return self.node("Mul", first, self.constant(0, np.int64))
 
     # --- synapses ---
 
@@ -267,16 +294,18 @@ class _Graph(Nodes):
         return self.convolved(link, Conv(ones, window.stride, window.padding, channels))
 
     def attention(self, projection: Projection, attention: Attention, target: Population) -> str:
-        """weight * q (K^T V), head by head: channels x tokens."""
+        """weight * q (K^T V), head by head: channels x tokens; q and k may have other channels than v."""
         bound = largest_sum(self.network, projection)
         if bound >= EXACT_FP64:
             raise ModelError(target.name, f"sums of up to {bound:,} are not exact in double", "Use fewer tokens.")
         kind = np.float32 if bound < EXACT_FP32 else np.float64
         steps = self.network.time_steps
-        channels, height, width = target.shape
-        shape = (steps, -1, attention.heads, channels // attention.heads, height * width)
-        by_head = [self.shaped(self.cast(self.sent[source], kind), *shape) for source in projection.sources]
-        q, k, v = by_head
+        tokens = target.shape[1] * target.shape[2]
+        depths = [self.network[name].shape[0] // attention.heads for name in projection.sources]
+        q, k, v = (
+            self.shaped(self.cast(self.sent[name], kind), steps, -1, attention.heads, depth, tokens)
+            for name, depth in zip(projection.sources, depths, strict=True)
+        )
         pairs = self.node("MatMul", v, self.node("Transpose", k, perm=[0, 1, 2, 4, 3]))
         out = self.cast(self.node("MatMul", pairs, q), np.int64)
         weighted = self.node("Mul", out, self.constant(attention.weight, np.int64))
@@ -362,6 +391,37 @@ def _update(onnx: Any, lif: Lif, bias: str, threshold: str, *, watched: int) -> 
         *(info(name, integer, None) for name in watchable[:watched]),
     ]
     return onnx.helper.make_graph([*leak, *rest], "step", inputs, results, constants)
+
+
+def _levels_step(decay: int, levels: Sequence[str], reset: str, *, watched: bool) -> Any:
+    """The body of a Scan: one time step of Levels, (v, drive) -> (v, sent, v); watched: and v before the reset."""
+    body = Nodes("step.")
+    leaked = _floored(body, body.node("Mul", "v", body.constant(decay, np.int64)), DECAY_ONE)
+    potential = body.node("Add", leaked, "drive", name="potential")
+    sent = _how_many(body, potential, levels)
+    body.node("Sub", potential, body.node("Mul", sent, reset), name="state")
+    # of a Scan no value is both carried on and given out in every step: it needs two names
+    body.node("Identity", "state", name="kept")
+    inputs, results = (
+        [body.info(name, np.int64, None) for name in names]
+        for names in (("v", "drive"), ("state", sent, "kept", *[potential] * watched))
+    )
+    return body.onnx.helper.make_graph(body.nodes, "step", inputs, results, body.constants)
+
+
+def _how_many(nodes: Nodes, value: str, levels: Sequence[str]) -> str:
+    """How many of the levels a value reaches, int64: one comparison and one addition each."""
+    reached = [nodes.cast(nodes.node("GreaterOrEqual", value, level), np.int64) for level in levels]
+    count = reached[0]
+    for one in reached[1:]:
+        count = nodes.node("Add", count, one)
+    return count
+
+
+def _floored(nodes: Nodes, value: str, divisor: int) -> str:
+    """floor(value / divisor): ONNX's Div rounds toward zero, and its Mod of a positive divisor is never negative."""
+    rest = nodes.node("Mod", value, nodes.constant(divisor, np.int64))
+    return nodes.node("Div", nodes.node("Sub", value, rest), nodes.constant(divisor, np.int64))
 
 
 def _toward_zero(node: Any, state: str, decay: str, out: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""ONNX models with LIFs as local functions (our own float export, and files made like it) as graphs.
+"""ONNX models with neurons as local functions (our own float export, and files made like it) as graphs.
 
 Every operation is handed to the tracer's handlers (operators.py), so that layout operations vanish and attention is
 found as in a traced model.  What has no handler is refused with its name and node; a file is data and runs nothing.
@@ -28,13 +28,14 @@ from spikformer_deploy.converters.imported import (
 )
 from spikformer_deploy.converters.onnx.nodes import INTEGERS, LOCAL
 from spikformer_deploy.converters.onnx.operators import OPERATORS, OnnxNode
-from spikformer_deploy.converters.onnx.write import FUNCTIONS, lif_function
+from spikformer_deploy.converters.onnx.write import FUNCTIONS, LEVELS, levels_function, lif_function
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import BATCH
 from spikformer_deploy.graph.calls import GraphBuilder, Value
 from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.parts import RefusedSteps
 from spikformer_deploy.graph.readouts import Readouts
+from spikformer_deploy.network.neurons import MOST_LEVELS
 
 LARGEST_FILE = 2**31
 """Protocol buffers hold no more."""
@@ -194,12 +195,14 @@ class _Walk:
         call = OnnxNode(place, node.op_type, node.doc_string, inputs, attributes, self.builder)
         if node.domain == LOCAL and node.op_type in FUNCTIONS:
             return self._lif(call)
+        if node.domain == LOCAL and node.op_type in LEVELS:
+            return self._levels(call)
         operator = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if operator is None:
             kind = ".".join(filter(None, (node.domain, node.op_type)))
             known = ", ".join(sorted(OPERATORS))
             raise ModelError(
-                place, f"operator {kind} is not supported", f"Supported: {known}, and the LIFs of our export."
+                place, f"operator {kind} is not supported", f"Supported: {known}, and the neurons of our export."
             )
         try:
             return operator(call)
@@ -216,19 +219,38 @@ class _Walk:
         assert isinstance(value, Value)
         return value
 
+    def _levels(self, node: OnnxNode) -> Value:
+        count, threshold, keep = (float(node.attributes[name]) for name in ("count", "threshold", "keep"))
+        if not (count in range(1, MOST_LEVELS + 1) and 0 < threshold < np.inf and 0 <= keep <= 1):
+            problem = f"an integer neuron of {count:g} levels with a threshold of {threshold:g}, which keeps {keep:g}"
+            raise ModelError(node.place, problem, f"Whole numbers from 1 to {MOST_LEVELS}, and shares from 0 to 1.")
+        rounded = ir.Levels(int(count), threshold, keep, LEVELS[node.kind])
+        op = exact_neuron(self.about, node.place, rounded)
+        arguments = (*node.inputs, op.count, op.threshold, op.keep, op.half_even)
+        value = node.call("spikformer.levels", arguments, ())
+        assert isinstance(value, Value)
+        return value
+
 
 def _check_functions(model: Any) -> None:
-    """Refuse local functions that are not one of our LIFs, node for node: names prove nothing."""
-    import onnx
-
+    """Refuse local functions that are not one of our neurons, node for node: names prove nothing."""
     for function in model.functions:
-        kind = FUNCTIONS.get(function.name) if function.domain == LOCAL else None
-        if kind is None or function != lif_function(onnx, *kind):
+        if function.domain != LOCAL or function != _known_function(function.name):
+            known = ", ".join((*FUNCTIONS, *LEVELS))
             raise ModelError(
                 f"{function.domain}.{function.name}",
-                "this local function is not the LIF that is known here",
-                f"Known: {', '.join(FUNCTIONS)} of {LOCAL}, as `spikdeploy export --to onnx` writes them.",
+                "this local function is not a neuron that is known here",
+                f"Known: {known} of {LOCAL}, as `spikdeploy export --to onnx` writes them.",
             )
+
+
+def _known_function(name: str) -> Any:
+    """Our own local function of that name; None where there is none."""
+    import onnx
+
+    if name in FUNCTIONS:
+        return lif_function(onnx, *FUNCTIONS[name])
+    return levels_function(onnx, LEVELS[name]) if name in LEVELS else None
 
 
 def _constant(tensor: Any) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""A float model as ONNX: its folded graph in standard operators, each LIF a call of a local function of these.
+"""A float model as ONNX: its folded graph in standard operators, each neuron a call of a local function of these.
 
-The LIF function is a Scan over time in the order of operations of nn/lif.py, so that ONNX Runtime's spikes are torch's
-wherever the sums before them round alike.  Values are (T * N, C, Y, X), as in graph/execute.py.
+The function is a Scan over time in the order of operations of nn/lif.py or nn/levels.py, so that ONNX Runtime's spikes
+are torch's wherever the sums before them round alike.  Values are (T * N, C, Y, X), as in graph/execute.py.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from spikformer_deploy.graph.ir import (
     Conv2d,
     Graph,
     Input,
+    Levels,
     Lif,
     Linear,
     MaxPool2d,
@@ -53,6 +54,8 @@ FUNCTIONS = {
     "LifSoftResetStrict": (False, True, True),
 }
 """Names of the local functions; whether the input decays, the reset is soft, and the comparison strict."""
+LEVELS = {"LevelsHalfEven": True, "LevelsHalfUp": False}
+"""Those of integer neurons; whether ties go to the even neighbour."""
 
 
 def write_model(
@@ -67,10 +70,10 @@ def write_model(
 
 
 def to_model(graph: Graph, record: Sequence[str] = (), entry: str = "") -> Any:
-    """The ModelProto; `record` names LIFs whose spikes become outputs too, `entry` is our own in the metadata.
+    """The ModelProto; `record` names populations whose spikes become outputs too, `entry` is our own in the metadata.
 
     Inputs   images (N, C, Y, X) float32, normalised as in training, or (N, T, C, Y, X) where the model takes frames
-    Outputs  logits (N, classes) float32; for each recorded LIF its spikes, under its name, (N, T, C, Y, X) float32
+    Outputs  logits (N, classes) float32; for each recorded one its spikes, under its name, (N, T, C, Y, X) float32
     """
     nodes = Nodes()
     values: dict[str, str] = {}
@@ -97,7 +100,11 @@ def _functions(onnx: Any, graph: Graph) -> tuple[Any, ...]:
     """The local functions that the graph calls, in an order that is the same for the same graph."""
     lifs = [node.op for node in graph if isinstance(node.op, Lif)]
     kinds = sorted({(lif.decay_input, lif.soft_reset, lif.strict) for lif in lifs})
-    return tuple(lif_function(onnx, *kind) for kind in kinds)
+    roundings = sorted({node.op.half_even for node in graph if isinstance(node.op, Levels)})
+    return (
+        *(lif_function(onnx, *kind) for kind in kinds),
+        *(levels_function(onnx, half_even) for half_even in roundings),
+    )
 
 
 def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
@@ -121,6 +128,11 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
             attributes: dict[str, Any] = {"tau": lif.tau, "v_threshold": lif.v_threshold}
             spikes = nodes.node(function, by_step, domain=LOCAL, **attributes)
             return nodes.shaped(spikes, -1, *node.shape)
+        case Levels() as levels:
+            by_step = nodes.shaped(inputs[0], steps, -1, *node.shape)
+            name = next(name for name, half_even in LEVELS.items() if half_even == levels.half_even)
+            attributes = {"count": float(levels.count), "threshold": levels.threshold, "keep": levels.keep}
+            return nodes.shaped(nodes.node(name, by_step, domain=LOCAL, **attributes), -1, *node.shape)
         case MaxPool2d(kernel, stride, _, dilation) as pool:
             geometry = _window(kernel, stride, _pads(pool, graph[node.inputs[0]].shape))
             if dilation != (1, 1):
@@ -137,7 +149,8 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
         case Scale(factor):
             return nodes.node("Mul", inputs[0], nodes.parameter(factor))
         case Attention(heads, scale):
-            return _attention(nodes, node, heads, scale, inputs)
+            depths = [graph[name].shape[0] // heads for name in node.inputs]
+            return _attention(nodes, node, heads, scale, list(zip(inputs, depths, strict=True)))
         case SpikeMask():
             return _masked(nodes, node, graph[node.inputs[1]].shape, inputs)
         case TokenSum():
@@ -221,12 +234,10 @@ def _average(nodes: Nodes, node: Node, pool: AvgPool2d | AdaptiveAvgPool2d, shap
     )
 
 
-def _attention(nodes: Nodes, node: Node, heads: int, scale: float, inputs: list[str]) -> str:
-    channels, height, width = node.shape
-    by_head = (-1, heads, channels // heads, height * width)
-    q = nodes.shaped(inputs[0], *by_head)
-    k = nodes.shaped(inputs[1], *by_head)
-    v = nodes.shaped(inputs[2], *by_head)
+def _attention(nodes: Nodes, node: Node, heads: int, scale: float, inputs: list[tuple[str, int]]) -> str:
+    """inputs: q, k and v, and how many channels of each a head has."""
+    tokens = node.shape[1] * node.shape[2]
+    q, k, v = (nodes.shaped(value, -1, heads, depth, tokens) for value, depth in inputs)
     # channels first, as the maps lie: (v k^T) q
     pairs = nodes.node("MatMul", v, nodes.node("Transpose", k, perm=[0, 1, 3, 2]))
     products = nodes.node("MatMul", pairs, q)
@@ -270,15 +281,55 @@ def lif_function(onnx: Any, decay_input: bool, soft_reset: bool, strict: bool) -
         node("Constant", [], ["first"], value_int=0),
         node("Div", ["one", "tau"], ["leak"]),
         node("Sub", ["one", "leak"], ["decay"]),
-        node("Gather", ["x", "first"], ["x_first"], axis=0),
-        # the potential at rest, of the shape of one step, which is known only when the function is called
-        node("Mul", ["x_first", "zero"], ["rest"]),
+        *_at_rest(onnx),
         node("Scan", ["rest", "x"], ["last", "spikes"], num_scan_inputs=1, body=step),
     ]
     opset = [onnx.helper.make_opsetid("", OPSET)]
     return onnx.helper.make_function(
         LOCAL, _name(decay_input, soft_reset, strict), ["x"], ["spikes"], body, opset, ["tau", "v_threshold"]
     )
+
+
+def levels_function(onnx: Any, half_even: bool) -> Any:
+    """Integer neurons as a local function: x (T, N, C, Y, X) float32 -> whole numbers.
+
+    Attributes count, threshold and keep, all of them floats (see graph.ir.Levels).
+    """
+    node = onnx.helper.make_node
+    info = onnx.helper.make_tensor_value_info
+    real = onnx.TensorProto.FLOAT
+    up = [node("Add", ["clamped", "half"], ["raised"]), node("Floor", ["raised"], ["s"])]
+    charge_and_count = [
+        node("Mul", ["v", "keep"], ["kept"]),
+        node("Add", ["kept", "x_t"], ["u"]),
+        node("Div", ["u", "threshold"], ["share"]),
+        node("Clip", ["share", "zero", "count"], ["clamped"]),
+        # ONNX's Round goes to the even neighbour at ties
+        *([node("Round", ["clamped"], ["s"])] if half_even else up),
+        node("Mul", ["s", "threshold"], ["reset"]),
+        node("Sub", ["u", "reset"], ["after"]),
+    ]
+    step = onnx.helper.make_graph(
+        charge_and_count, "step", [info("v", real, None), info("x_t", real, None)],
+        [info("after", real, None), info("s", real, None)],
+    )  # fmt: skip
+    body = [
+        *(_attribute(onnx, name, name) for name in ("count", "threshold", "keep")),
+        node("Constant", [], ["zero"], value_float=0.0),
+        node("Constant", [], ["half"], value_float=0.5),
+        node("Constant", [], ["first"], value_int=0),
+        *_at_rest(onnx),
+        node("Scan", ["rest", "x"], ["last", "sent"], num_scan_inputs=1, body=step),
+    ]
+    name = next(name for name, kind in LEVELS.items() if kind == half_even)
+    opset = [onnx.helper.make_opsetid("", OPSET)]
+    return onnx.helper.make_function(LOCAL, name, ["x"], ["sent"], body, opset, ["count", "threshold", "keep"])
+
+
+def _at_rest(onnx: Any) -> list[Any]:
+    """The potential at rest, of the shape of one step, which is known only when the function is called."""
+    node = onnx.helper.make_node
+    return [node("Gather", ["x", "first"], ["x_first"], axis=0), node("Mul", ["x_first", "zero"], ["rest"])]
 
 
 def _attribute(onnx: Any, name: str, out: str) -> Any:

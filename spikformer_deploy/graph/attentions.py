@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from spikformer_deploy.graph import axes, ir
-from spikformer_deploy.graph.axes import Dims, axis
+from spikformer_deploy.graph.axes import Atom, Dims, axis
 from spikformer_deploy.graph.calls import Call, Handler, Product, Value
 
 
@@ -28,12 +28,17 @@ def _matmul(call: Call) -> Value | Product:
     left, right = call.args[:2]
     if not isinstance(left, (Value, Product)) or not isinstance(right, (Value, Product)):
         raise call.refuse("a matrix product with a constant is not supported", "Use nn.Linear for learned weights.")
-    if left.dims[:-2] != right.dims[:-2] or left.dims[-1] != right.dims[-2]:
+    if not _alike(left.dims[:-2], right.dims[:-2]) or left.dims[-1] != right.dims[-2]:
         raise call.refuse(f"the matrix product of {axes.show(left.dims)} and {axes.show(right.dims)} mixes axes")
     dims = (*left.dims[:-1], right.dims[-1])
     if isinstance(left, Value) and isinstance(right, Value):
         return _first_product(call, left, right, dims)
-    return _second_product(call, left, right, dims)
+    return _second_product(call, left, right)
+
+
+def _alike(left: Dims, right: Dims) -> bool:
+    """Whether leading dimensions are the same but for how far heads lie apart: v may be wider than q and k."""
+    return [[(a.role, a.size) for a in dim] for dim in left] == [[(a.role, a.size) for a in dim] for dim in right]
 
 
 def _first_product(call: Call, left: Value, right: Value, dims: Dims) -> Product:
@@ -61,21 +66,20 @@ def _role(dim: axes.Dim) -> str:
     return dim[0].role if dim else ""
 
 
-def _second_product(call: Call, left: Value | Product, right: Value | Product, dims: Dims) -> Value:
+def _second_product(call: Call, left: Value | Product, right: Value | Product) -> Value:
     """The attention that a Product and a third factor make."""
     match left, right:
         case Product("scores"), Value():  # (q k^T) v
-            return _attention(call, _Factors(left.left, left.right, right, left.factor), dims)
+            return _attention(call, _Factors(left.left, left.right, right, left.factor))
         case Value(), Product("memory"):  # q (k^T v)
-            return _attention(call, _Factors(left, right.left, right.right, right.factor), dims)
+            return _attention(call, _Factors(left, right.left, right.right, right.factor))
         case Product("memory"), Value():  # (v^T k) q^T, the transpose of q (k^T v)
             factors = _Factors(_flipped(right), _flipped(left.right), _flipped(left.left), left.factor)
         case Value(), Product("scores"):  # v^T (k q^T), the transpose of (q k^T) v
             factors = _Factors(_flipped(right.right), _flipped(right.left), _flipped(left), right.factor)
         case _:
             raise call.refuse("three products in a row are no attention")
-    attention = _attention(call, factors, (*dims[:-2], dims[-1], dims[-2]))
-    return replace(attention, dims=dims)
+    return _flipped(_attention(call, factors))
 
 
 def _flipped(value: Value) -> Value:
@@ -83,21 +87,36 @@ def _flipped(value: Value) -> Value:
     return replace(value, dims=(*value.dims[:-2], value.dims[-1], value.dims[-2]))
 
 
-def _attention(call: Call, factors: _Factors, dims: Dims) -> Value:
-    """The node, laid out as `dims`; how many heads there are follows from the channels that the product runs over."""
+def _attention(call: Call, factors: _Factors) -> Value:
+    """The node, laid out as (..., tokens, channels of a head).
+
+    How many heads there are follows from the channels that the product runs over.
+    """
     q = factors.q
     k = factors.k
     v = factors.v
-    shapes = {call.node_shape(value) for value in (q, k, v)}
-    if len(shapes) != 1:
-        raise call.refuse("q, k and v of different shapes are not supported")
-    ((channels, height, width),) = shapes
+    channels, height, width = call.node_shape(q)
+    shape = call.node_shape(v)
     per_head = axes.size(q.dims[-1])
     tokens = (*axis("Y", height), *axis("X", width))
-    if q.dims[-2] != tokens or v.dims[-2] != tokens or channels % per_head or q.dims[-1] != v.dims[-1]:
+    if call.node_shape(k) != (channels, height, width) or shape[1:] != (height, width):
+        raise call.refuse("q and k of different shapes, or v of other tokens, are not supported")
+    heads = channels // per_head
+    fits = q.dims[-2] == v.dims[-2] == tokens and heads * per_head == channels
+    # k is a factor as it is, and may have its tokens last
+    cuts = [_is_cut(q, heads, per_head), _is_cut(v, heads, shape[0] // heads)]
+    cuts.append(_is_cut(k, heads, per_head) or _is_cut(_flipped(k), heads, per_head))
+    if not (fits and all(cuts)):
         raise call.refuse(f"the attention over {axes.show(q.dims)} is not one of tokens and channels of a head")
-    op = ir.Attention(channels // per_head, factors.scale)
-    return call.add(op, (q.name, k.name, v.name), (channels, height, width), dims)
+    op = ir.Attention(heads, factors.scale)
+    return call.add(op, (q.name, k.name, v.name), shape, (*v.dims[:-2], q.dims[-2], v.dims[-1]))
+
+
+def _is_cut(value: Value, heads: int, per_head: int) -> bool:
+    """Whether the channels of a value are cut into equal, consecutive heads."""
+    head = (Atom("C", heads, per_head),) if heads > 1 else ()
+    others = [atom for dim in value.dims[:-2] for atom in dim if atom.role == "C"]
+    return value.dims[-1] == axis("C", per_head) and tuple(others) == head
 
 
 ATTENTIONS: dict[str, Handler] = {"aten.matmul": _matmul}

@@ -4,8 +4,8 @@ Every value is a map (C, Y, X): C channels of Y rows and X columns.  What a mode
 map, row after row; heads of an attention are equal, consecutive ranges of channels.  The model's own layouts, with
 their reshapes and permutations, have vanished before (axes.py).
 
-Values are of three kinds.  The image is what the model was trained on, after normalisation.  Spikes are 0 or 1.
-Currents are real numbers, in the unit of the thresholds of the neurons that read them.
+Values are of three kinds.  The image is what the model was trained on, after normalisation.  Spikes are 0 or 1, or
+small integers.  Currents are real numbers, in the unit of the thresholds of the neurons that read them.
 
 Only neurons have state from time step to time step.  T, the number of steps, is a property of the graph.
 
@@ -121,6 +121,27 @@ class Lif:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Levels:
+    """Population of integer neurons: what each sends is a whole number 0..count.
+
+        u[t] = keep * v[t-1] + x[t]
+        y[t] = round(clamp(u[t] / threshold, 0, count))   ties to the even neighbour; half_even False: upwards
+        v[t] = u[t] - y[t] * threshold ;  v[-1] = 0
+
+    Shapes: x, y, v (C, Y, X) in each step t.
+    Units: x and v those of the threshold, y whole numbers.
+
+    keep   share of the potential that a time step leaves, 0..1; 0: no state
+    Source: Luo et al. 2024 (I-LIF), arXiv 2407.20708.
+    """
+
+    count: int = 4
+    threshold: float = 1.0
+    keep: float = 0.0
+    half_even: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MaxPool2d:
     """Maximum over windows, as torch.nn.MaxPool2d.
 
@@ -228,11 +249,11 @@ class Attention:
 
         y[c, p] = scale * sum over r of (sum over e of q[e, p] * k[e, r]) * v[c, r]
 
-    r runs over all positions, and e over the channels of the head that c belongs to.  The same sum in the other order,
-    q (k^T v), is the same number; which one is cheaper depends on the sizes.
+    r runs over all positions, and e over those channels of q and k that belong to the head of c.  The same sum in the
+    other order, q (k^T v), is the same number; which one is cheaper depends on the sizes.
 
-    Shapes: q, k, v, y (C, Y, X); each of the `heads` heads has C / heads channels.
-    Units: q, k, v spikes, y a current.
+    Shapes: q, k (C, Y, X); v, y (C', Y, X); each of the `heads` heads has C / heads, and C' / heads, channels.
+    Units: q, k, v spikes or small integers, y a current.
     Source: Zhou et al. 2023 (Spikformer), eq. 6.
     """
 
@@ -284,8 +305,8 @@ class Output:
     last: bool = False
 
 
-Neuron: TypeAlias = Lif
-"""Operations that fire spikes and have state.  A second kind of neuron is added here: `Lif | Other`."""
+Neuron: TypeAlias = Lif | Levels
+"""Operations that fire spikes, or small integers, and may have state.  Another kind of neuron is added here."""
 
 Pool: TypeAlias = MaxPool2d | AvgPool2d | AdaptiveAvgPool2d
 

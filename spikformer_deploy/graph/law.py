@@ -111,9 +111,12 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape:
                 raise ModelError(node.name, f"{len(gamma)} scales for {inputs[0][0]} channels")
             return inputs[0]
         case Attention(heads=heads):
-            if inputs[0][0] % heads:
-                raise ModelError(node.name, f"{inputs[0][0]} channels do not divide into {heads} heads")
-            return _equal(node, inputs)
+            if any(shape[0] % heads for shape in inputs):
+                raise ModelError(node.name, f"{[i[0] for i in inputs]} channels do not divide into {heads} heads")
+            q, k, v = inputs
+            # v may have more channels than q and k
+            _equal(node, [q, k, (q[0], *v[1:])])
+            return v
         case Add():
             return _equal(node, inputs)
         case Concat():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spikformer_deploy.base.arrays import Float
+from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.execute import input_of, logits_of, value_of
 from spikformer_deploy.graph.ir import (
     AdaptiveAvgPool2d,
@@ -24,6 +25,7 @@ from spikformer_deploy.graph.ir import (
     Output,
 )
 from spikformer_deploy.graph.neurons import fire
+from spikformer_deploy.nn import levels
 from spikformer_deploy.nn.lif import LIF
 
 
@@ -37,6 +39,13 @@ class Neurons(LIF):
     def forward(self, x: Tensor) -> Tensor:
         """Spikes; above the threshold only, where the node is strict."""
         return fire(self.op, x)
+
+
+class Levels(levels.Levels):
+    """A node of integer neurons: (T, B, C, Y, X) currents to small integers."""
+
+    def __init__(self, op: ir.Levels) -> None:
+        super().__init__(op.count, op.threshold, op.keep, op.half_even)
 
 
 class Function(nn.Module):
@@ -89,7 +98,7 @@ class GraphModule(nn.Module):
                     values[node.name] = input_of(self.graph, images, op)
                 case Output() as op:
                     return logits_of(inputs[0].unflatten(0, by_step), op)
-                case Lif():
+                case Lif() | ir.Levels():
                     values[node.name] = self.layers[node.name](inputs[0].unflatten(0, by_step)).flatten(0, 1)
                 case Linear():
                     # torch's linear layers run over the last dimension
@@ -124,6 +133,8 @@ def _layer(node: Node, graph: Graph) -> nn.Module:
             return Added(value)
         case Lif() as op:
             return Neurons(op)
+        case ir.Levels() as op:
+            return Levels(op)
         case _:
             return Function(node, graph)
 

@@ -13,6 +13,7 @@ from typing_extensions import assert_never
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import axis
 from spikformer_deploy.graph.calls import Call, Handler, Value
+from spikformer_deploy.nn.levels import levels
 from spikformer_deploy.nn.lif import lif
 
 
@@ -22,6 +23,8 @@ def fire(op: ir.Neuron, x: torch.Tensor) -> torch.Tensor:
         case ir.Lif(tau, v_threshold, decay_input, soft_reset, strict):
             # the slope of the surrogate gradient changes no spike
             return lif(x, tau, v_threshold, decay_input, 4.0, soft_reset, strict)
+        case ir.Levels(count, threshold, keep, half_even):
+            return levels(x, count, threshold, keep, half_even)
         case _:
             assert_never(op)
 
@@ -32,6 +35,12 @@ def _lif(call: Call) -> Value:
     soft_reset = bool(call.argument(5, False))
     strict = bool(call.argument(6, False))
     return _add_neuron(call, ir.Lif(tau, v_threshold, decay_input, soft_reset, strict), "LIF")
+
+
+def _levels(call: Call) -> Value:
+    """Arguments: x, count, threshold, keep, half_even."""
+    count, threshold, keep, half_even = call.args[1:5]
+    return _add_neuron(call, ir.Levels(int(count), float(threshold), float(keep), bool(half_even)), "integer neuron")
 
 
 def _add_neuron(call: Call, op: ir.Neuron, kind: str) -> Value:
@@ -88,11 +97,29 @@ def _spikingjelly(call: Call, tau: float, decay_input: bool, v_threshold: float,
     return _add_neuron(call, op, "neuron"), None, None
 
 
+def _spikingjelly_ilif(call: Call) -> _Outputs:
+    """Integer neurons.
+
+    Arguments: x, the potential before the first step, tau, D, the ends of the clamp (0 and D), v_threshold.
+    """
+    tau, count, lower, upper, v_threshold = call.args[2:7]
+    if call.argument(1, 0.0) != 0.0:
+        raise call.refuse(
+            "a neuron that holds the potential of an earlier run", "Reset it: functional.reset_net(model)."
+        )
+    if (lower, upper) != (0, count):
+        raise call.refuse(f"an integer neuron that is clamped to {lower}..{upper}, and counts to {count}")
+    op = ir.Levels(int(count), float(v_threshold), 1.0 - 1.0 / float(tau), half_even=True)
+    return _add_neuron(call, op, "integer neuron"), None, None
+
+
 NEURONS: dict[str, Handler] = {
     "spikformer.lif": _lif,
+    "spikformer.levels": _levels,
     "aten.full_like": _full_like,
     "sj_lif.forward": _spikingjelly_lif,
     "sj_plif.forward": _spikingjelly_plif,
     "sj_if.forward": _spikingjelly_if,
+    "sj_ilif.forward": _spikingjelly_ilif,
 }
 """Exported operation -> handler."""

@@ -21,7 +21,12 @@ class Decay:
 
 def decay_of(tau: float) -> Decay:
     """The decay 1 - 1 / tau, as near as 12 bits come to it."""
-    exact = (1 - 1 / tau) * DECAY_ONE
+    return decay_keeping(1 - 1 / tau)
+
+
+def decay_keeping(share: float) -> Decay:
+    """The decay that leaves `share` of a potential, as near as 12 bits come to it."""
+    exact = share * DECAY_ONE
     numerator = round(exact)
     return decay_by(numerator) if numerator == exact else Decay(numerator, None, False)
 

@@ -20,11 +20,11 @@ from spikformer_deploy.network.neurons import (
     Accumulator,
     Levels,
     Lif,
-    LifKind,
     Source,
     check_neuron,
     most_current,
     most_of_state,
+    needs_microcode,
 )
 from spikformer_deploy.network.synapses import Incoming, check_synapse
 
@@ -112,8 +112,7 @@ def _check_stated(network: Network, population: Population) -> None:
     rounding = population.rounding
     require(rounding == ROUNDING_UNKNOWN or 0 <= rounding < np.inf, f"a rounding error of {rounding}")
     neuron = population.neuron
-    own = isinstance(neuron, Levels) or (isinstance(neuron, Lif) and neuron.kind == LifKind.PROGRAMMABLE)
-    if own and neuron.exact:
+    if isinstance(neuron, Levels | Lif) and needs_microcode(neuron) and neuron.exact:
         require(is_exact(neuron, network.time_steps), "said to be exact, and its decay rounds the potential")
 
 

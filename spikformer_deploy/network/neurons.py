@@ -386,7 +386,8 @@ def idle(neuron: Neuron, sent: NDArray[Any], potentials: NDArray[Any] | None) ->
     Source, Accumulator         none: pixels are held by neurons that are updated in every step, and so are sums
     Lif, Levels                 those whose potential before, current and bias are 0, and that do not fire
 
-    Potentials show that of a Lif and, but for a potential before that is not kept, of Levels.  Every decay leaves 0 at 0: floor(0) = 0, ceil(0) = 0 (4095 >> 12), and so does the
+    Potentials show that of a Lif and, but for a potential before that is not kept, of Levels.
+    Every decay leaves 0 at 0: floor(0) = 0, ceil(0) = 0 (4095 >> 12), and so does the
     one toward zero.  From v[t-1] = 0 a neuron without a bias therefore reaches just what its synapses and its current
     add.  Where it does not fire there is no reset, and v[t] is that: v[t-1] = v[t] = 0 without a spike is idle.  A
     spike is work even where nothing arrived, as of programmable neurons whose threshold is 0: they fire at it.
@@ -502,6 +503,9 @@ def _check_levels(neuron: Levels, shape: Shape, state_bits: int) -> None:
     require(good, f"biases of shape {neuron.bias.shape} and type {neuron.bias.dtype}")
     for what, values in (("level", levels), ("reset", neuron.reset), ("bias", neuron.bias)):
         _check_width(what, values, state_bits)
+    # a potential that fits before its reset fits after it
+    least_left = levels - neuron.reset[:, None] * np.arange(1, levels.shape[1] + 1)
+    _check_width("potential after a reset", least_left, state_bits)
 
 
 def _check_width(what: str, values: Int, state_bits: int) -> None:

@@ -19,8 +19,8 @@ from spikformer_deploy.nn.keys import Tensors
 class ModelConfig:
     """Everything that defines a model but its weights.
 
-    family       a name in zoo.FAMILIES: "v1", "v2" (Spikformer), "spikingformer", "sdt1", "sdt2" (Spike-driven
-                 Transformer V1, V2), "qkformer"
+    family       a name in zoo.FAMILIES: "v1", "v2" (Spikformer), "spikingformer", "sdt1", "sdt2", "sdt3" (Spike-
+                 driven Transformer V1, V2, V3), "qkformer"
     form         "cifar", "imagenet" or "dvs": the layout of the official code for that kind of data
     depth        blocks; dim: channels of the last of them; heads: of each attention
     time_steps   T
@@ -28,6 +28,8 @@ class ModelConfig:
     mlp_ratio    hidden channels of an MLP for each of its inputs
     stem_stages  stages of V2's stem, each halving the image
     distilled    "sdt2": there is a second head, of its distillation
+    widths       channels of each stage, where they do not follow from `dim`
+    levels       D, the largest integer that a neuron sends; 0: neurons send spikes
     pooling      "v1": after which of the stem's four stages a 3x3 max-pooling halves the map ("0011": after the last
                  two); "": as the form has it.  No weight depends on it
     """
@@ -45,6 +47,8 @@ class ModelConfig:
     stem_stages: int = 4
     distilled: bool = False
     pooling: str = ""
+    widths: tuple[int, ...] = ()
+    levels: int = 0
 
     @property
     def per_step(self) -> bool:

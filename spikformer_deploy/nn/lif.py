@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from spikformer_deploy.nn.levels import Levels
+
 
 @torch.library.custom_op("spikformer::lif", mutates_args=())
 def lif(
@@ -158,5 +160,5 @@ class LIF(nn.Module):
         return f"tau={self.tau}, v_threshold={self.v_threshold}"
 
 
-SPIKING: tuple[type[nn.Module], ...] = (LIF,)
+SPIKING: tuple[type[nn.Module], ...] = (LIF, Levels)
 """Modules whose spikes the compiler compares with those of the graph."""

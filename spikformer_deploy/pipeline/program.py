@@ -21,7 +21,7 @@ from spikformer_deploy.base.files import check_file, write_whole
 from spikformer_deploy.base.flat import built, checksum, flat
 from spikformer_deploy.base.formats import ENTRY
 from spikformer_deploy.base.json_text import parsed, sealed
-from spikformer_deploy.base.plain import table
+from spikformer_deploy.base.plain import require, table
 from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.data.images import Preprocess
@@ -163,6 +163,8 @@ def _program(structure: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Pro
     for array in tensors.values():
         array.setflags(write=False)
     network = built(Network, structure["network"], tensors, "network")
+    # the last one says how many classes there are
+    require(bool(network.populations), "network.populations: there are none")
     return Program(
         network=network,
         mapping=built(Mapping, structure["mapping"], tensors, "mapping"),

@@ -10,7 +10,7 @@ from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model
 from spikformer_deploy.graph.channels import part_of
 from spikformer_deploy.graph.execute import execute
-from spikformer_deploy.graph.ir import Graph, Lif, Neuron
+from spikformer_deploy.graph.ir import Graph, Levels, Lif, Neuron
 from spikformer_deploy.nn.lif import SPIKING
 
 CHECK_IMAGES = 4
@@ -121,10 +121,13 @@ class Checks:
         out = {}
         for name in flipped:
             op = graph[name].op
-            if not isinstance(op, Lif):  # of other kinds no flip is taken for a tie
-                continue
             current = currents[source[name]].double()
-            near = _distances(op, current, self.last[name]) <= TIE * max(op.v_threshold, float(current.abs().max()))
+            if isinstance(op, Levels):
+                threshold, distances = op.threshold, _distances_of_levels(op, current, self.last[name])
+            else:
+                assert isinstance(op, Lif)
+                threshold, distances = op.v_threshold, _distances(op, current, self.last[name])
+            near = distances <= TIE * max(threshold, float(current.abs().max()))
             flips = now[name] != self.last[name]
             # only the first flip of a neuron is judged: the steps after it start from other potentials
             first = flips & (flips.cumsum(1) == 1)
@@ -156,6 +159,18 @@ def _distances(op: Lif, current: torch.Tensor, spikes: torch.Tensor) -> torch.Te
         out[:, t] = (h - op.v_threshold).abs()
         fired = spikes[:, t].to(h)
         v = h - fired * op.v_threshold if op.soft_reset else h * (1 - fired)
+    return out
+
+
+def _distances_of_levels(op: Levels, current: torch.Tensor, sent: torch.Tensor) -> torch.Tensor:
+    """How far the potentials (B, T, ...) are from the nearest tie of two integers, of neurons that sent `sent`."""
+    v = torch.zeros_like(current[:, 0])
+    out = torch.empty_like(current)
+    for t in range(current.shape[1]):
+        u = op.keep * v + current[:, t]
+        tie = (u / op.threshold).floor().clamp(0, op.count - 1) + 0.5
+        out[:, t] = (u - tie * op.threshold).abs()
+        v = u - sent[:, t].to(u) * op.threshold
     return out
 
 

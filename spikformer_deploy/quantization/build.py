@@ -29,6 +29,7 @@ from spikformer_deploy.quantization.currents import (
 from spikformer_deploy.quantization.fitting import Quantized
 from spikformer_deploy.quantization.heads import make_accumulator
 from spikformer_deploy.quantization.joins import attention, concatenated, masked, residual
+from spikformer_deploy.quantization.levels import make_levels
 from spikformer_deploy.quantization.lif import make_lif
 from spikformer_deploy.quantization.pools import average_pool, max_pool_of_currents, max_pool_of_spikes
 from spikformer_deploy.quantization.ranges import Calibration
@@ -118,6 +119,8 @@ def _value(walk: Walk, node: ir.Node) -> Value:
             raise QuantizeError(name, "a batch normalisation is left", "Fold it into a layer before: it needs one.")
         case ir.Lif() as lif:
             return _fire(walk, node, lif, inputs[0])
+        case ir.Levels() as op:
+            return _count(walk, node, op, inputs[0])
         case ir.MaxPool2d() as pool if name in walk.shared_units:
             return max_pool_of_currents(walk, node, as_signal(name, inputs[0]), pool)
         case ir.MaxPool2d() as pool:
@@ -166,6 +169,14 @@ def _fire(walk: Walk, node: ir.Node, lif: ir.Lif, value: Value) -> Signal:
     return units_of(node.name, current.shape)
 
 
+def _count(walk: Walk, node: ir.Node, op: ir.Levels, value: Value) -> Signal:
+    """The population of integer neurons of a node, and the integers that it sends."""
+    current = at_all_positions(node.name, as_current(node.name, value), walk.shapes)
+    observed = walk.calibration.range_of
+    walk.place(make_levels(node.name, op, current, observed, walk.graph.time_steps, walk.limits, walk.settings))
+    return units_of(node.name, current.shape, op.count)
+
+
 def _send(walk: Walk, node: ir.Node, current: Current) -> Signal:
     """The population of a residual stream, and what it sends."""
     shared = walk.shared_units[node.name]
@@ -191,8 +202,8 @@ def _mean(walk: Walk, node: ir.Node, signal: Signal) -> Signal:
     positions = signal.shape[1] * signal.shape[2]
     mean = replace(summed, scale=summed.scale / positions, offset=summed.offset / positions)
     readers = {type(reader.op) for reader in walk.graph.consumers(node.name)}
-    if signal.low is None or readers <= {ir.Lif}:
-        # Spikes are summed where they are read, and so is a stream by LIFs, whose threshold takes sums of any size.
+    if signal.low is None or readers <= {ir.Lif, ir.Levels}:
+        # Spikes are summed where they are read, and so is a stream by neurons, whose threshold takes sums of any size.
         return mean
     # A head would sum a stream over positions and steps in one accumulator, which is too narrow for that.
     (term,) = as_current(node.name, mean).terms

@@ -98,7 +98,6 @@ def _spread(node: ir.Node, mask: Signal) -> Window | Conv:
 
 def attention(walk: Walk, node: ir.Node, qkv: Sequence[Signal], op: ir.Attention) -> Current:
     """(q k^T) v of integers, times the scales of all three and that of the attention."""
-    channels, height, width = node.shape
     for signal in qkv:
         shared = len(signal.populations) != 1 or walk.population(signal.populations[0]).signed
         if shared or np.any(signal.offset) or np.ptp(signal.scale):
@@ -107,8 +106,9 @@ def attention(walk: Walk, node: ir.Node, qkv: Sequence[Signal], op: ir.Attention
     factor = op.scale * float(np.prod([signal.scale[0] for signal in qkv]))
     if factor <= 0:
         raise QuantizeError(node.name, f"an attention scale of {factor}", "It must be positive.")
-    # Each output sums over the channels of its head and over all tokens.
+    # Each output sums over the channels that q and k have in its head, and over all tokens.
+    channels, height, width = qkv[0].shape
     most_each = int(np.prod([signal.max_out for signal in qkv]))
     limit = most_each * (channels // op.heads) * height * width
     q, k, v = (signal.populations[0] for signal in qkv)
-    return Current((AttentionTerm((q, k, v), op.heads, factor, limit),), np.zeros(channels), node.shape)
+    return Current((AttentionTerm((q, k, v), op.heads, factor, limit),), np.zeros(node.shape[0]), node.shape)

@@ -149,6 +149,8 @@ class Feeders:
                 return self._signal(node.inputs[0]).plus(constant)
             case ir.Add() | ir.Concat() | ir.SpikeMask() | ir.MaxPool2d() | ir.AvgPool2d() | ir.AdaptiveAvgPool2d():
                 return sent_by(node, [self._signal(i) for i in node.inputs], self.weight_bits)
+            case ir.Levels(count=count):
+                return units_of(name, node.shape, count)
             case _:
                 # A neuron.  Means over all positions and currents feed no stream: build.py refuses them by name.
                 return units_of(name, node.shape)

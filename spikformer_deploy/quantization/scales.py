@@ -25,8 +25,11 @@ MAX_CANDIDATES = 256
 """Boundaries between groups that the clustering looks at: enough for 3,072 channels to lose less than a percent."""
 
 
-def gain_of(lif: ir.Lif) -> float:
+def gain_of(neuron: ir.Neuron) -> float:
     """What a current of 1 adds to the potential, in units of the threshold."""
+    if isinstance(neuron, ir.Levels):
+        return 1 / neuron.threshold
+    lif = neuron
     return (1 / lif.tau if lif.decay_input else 1.0) / lif.v_threshold
 
 

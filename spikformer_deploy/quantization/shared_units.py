@@ -110,9 +110,9 @@ def _largest_pooled(graph: ir.Graph, members: frozenset[str], observed: Observed
 
 
 def _gain(graph: ir.Graph, members: frozenset[str]) -> float:
-    """Current in units of the threshold = current * gain, for the first LIF that reads the stream."""
-    for node in graph.of(ir.Lif):
-        assert isinstance(node.op, ir.Lif)
+    """Current in units of the threshold = current * gain, for the first neuron that reads the stream."""
+    for node in graph.of(ir.Neuron):
+        assert isinstance(node.op, ir.Neuron)
         if node.inputs[0] in members:
             return gain_of(node.op)
     return gain_of(ir.Lif())

@@ -408,6 +408,8 @@ def chain_with(layer: str) -> Network:
         x = b.window("pool", Or(), [x], Window((2, 2), (2, 2)))
     if layer == "residual":
         x = b.window("add", Sum(), [x, b.conv("b", x, 4, 3)], Window())
+    if layer == "integers":
+        x = b.levels("levels", x.shape, 9, (b.weights(4, 4), ("a",)))
     if layer == "attention":
         x = b.attention("att", [b.conv(f"{n}", x, 4, 1) for n in "qkv"], 2)
     network = b.finish(x, 3)
@@ -422,6 +424,7 @@ def chain_with(layer: str) -> Network:
         ("head", "output: netx has no accumulators with weights"),
         ("pool", "pool: netx holds chains of conv and dense layers, and this one has inputs by window"),
         ("residual", "add: netx holds chains of conv and dense layers"),
+        ("integers", "levels: netx has no layer for levels neurons\n  Export to onnx or lava"),
         ("attention", "k: netx holds chains of conv and dense layers"),
     ],
 )

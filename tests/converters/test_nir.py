@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from support.chains import chain, frames
+from support.chains import chain, frames, graded_graph
 from support.models import SMALL, model_and_images
 
 import spikformer_deploy as sd
@@ -222,6 +222,12 @@ def test_what_nir_cannot_hold_is_refused_by_name(form: str, tmp_path: Path) -> N
     with pytest.raises(ModelError) as caught:
         written(graph, tmp_path / "a.nir")
     assert str(caught.value).startswith(f"{refused.name}: NIR has no {word}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_integer_neurons_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"^head: NIR has no neurons that send integers\n  Export to onnx"):
+        written(graded_graph(0), tmp_path / "a.nir")
     assert list(tmp_path.iterdir()) == []
 
 

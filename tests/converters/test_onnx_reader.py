@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from support.chains import chain, frames
+from support.chains import chain, frames, graded_graph
 from support.models import SIBLINGS, SMALL, model_and_images
 from support.networks import random_network
 
@@ -18,10 +18,10 @@ from spikformer_deploy.converters.checkpoints.read import load
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.onnx.program import write_program
 from spikformer_deploy.converters.onnx.read import read_model
-from spikformer_deploy.converters.onnx.write import write_model
+from spikformer_deploy.converters.onnx.write import to_model, write_model
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph.execute import execute
-from spikformer_deploy.graph.ir import Graph, Lif
+from spikformer_deploy.graph.ir import Graph, Levels, Lif
 from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.pipeline.export import export
@@ -77,6 +77,35 @@ def test_chains_come_back_and_run(seed: int, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"images": images.numpy()})
     np.testing.assert_allclose(logits, execute(graph, images)["output"].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_integer_neurons_and_wide_attention_come_back_and_run(seed: int, tmp_path: Path) -> None:
+    """Both roundings, with and without a potential that is kept; what they send is torch's, ties included."""
+    graph = graded_graph(seed)
+    path = written(graph, tmp_path / "a.onnx")
+    assert kind_of(path) is Kind.ONNX
+    assert simplify(read_model(path).graph).digest() == simplify(graph).digest()
+    names = [node.name for node in graph.of(Levels)]
+    images = frames(graph, seed, 4)
+    session = onnxruntime.InferenceSession(
+        to_model(graph, names).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    sent = dict(zip(names, session.run(names, {"images": images.numpy()}), strict=True))
+    right = execute(graph, images)
+    for name in names:
+        np.testing.assert_array_equal(sent[name], right[name].numpy(), err_msg=name)
+    assert max(values.max() for values in sent.values()) > 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("count", 0.0), ("count", 2.5), ("threshold", -1.0), ("keep", 1.5)])
+def test_integer_neurons_that_are_none(name: str, value: float, tmp_path: Path) -> None:
+    model = onnx.load(written(graded_graph(0), tmp_path / "a.onnx"))
+    node = next(node for node in model.graph.node if node.op_type.startswith("Levels"))
+    next(attribute for attribute in node.attribute if attribute.name == name).f = value
+    onnx.save(model, tmp_path / "b.onnx")
+    with pytest.raises(ModelError, match=f"^{node.name}: an integer neuron of .*{value:g}"):
+        read_model(tmp_path / "b.onnx")
 
 
 def test_numbers_that_are_changed_in_the_file_are_believed(tmp_path: Path) -> None:
@@ -179,7 +208,7 @@ def mixing(model: Any) -> None:
         (huge, r"its shape is \[1099511627776, .*\], and its values are not there"),
         (huge_input, "absurdly large"),
         (nan, "holds NaN"),
-        (other_function, "this local function is not the LIF that is known here"),
+        (other_function, "this local function is not a neuron that is known here"),
         (tanh, "operator Tanh is not supported"),
         (dilated, r"Conv with dilations = \[2, 2\] is not supported"),
         (lopsided, "pads .* is not supported"),

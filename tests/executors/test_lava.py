@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.executions import assert_equal_activities, with_state_bits
-from support.networks import Builder, random_images, random_network, random_networks_in_one
+from support.networks import Builder, graded_networks_in_one, random_images, random_network, random_networks_in_one
 
 from spikformer_deploy.base.errors import BackendError, InputError, OverflowDetected
 from spikformer_deploy.data.read import read
-from spikformer_deploy.executors import reference
+from spikformer_deploy.executors import onnx, reference
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.executors.lava import execute as lava
-from spikformer_deploy.executors.lava.export import export
+from spikformer_deploy.executors.lava.export import export, write
 from spikformer_deploy.executors.lava.standalone import shim
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.neurons import Lif, Sum
+from spikformer_deploy.network.neurons import Levels, Lif, Sum
 from spikformer_deploy.network.synapses import Conv, Window
 from spikformer_deploy.nn.zoo import named
 from spikformer_deploy.pipeline.stages import compile_model
@@ -48,6 +48,12 @@ def test_random_networks_are_equal(seed: int) -> None:
     """Small networks of both kinds of LIF, many side by side, as Lava takes a second to start."""
     network = random_networks_in_one(seed, IN_ONE)
     assert_equal(network, random_images(network, seed, 1 + seed % 3))
+
+
+def test_integer_neurons_and_wide_attention_are_equal() -> None:
+    network = graded_networks_in_one(0, 2)
+    assert len({p.neuron.decay for p in network if isinstance(p.neuron, Levels)}) > 2
+    assert_equal(network, random_images(network, 0, 3), onnx)
 
 
 @pytest.mark.parametrize("kind", ["programmable", "stock"])
@@ -91,6 +97,20 @@ def test_branches_of_unequal_delay_meet(seed: int) -> None:
     assert_equal(network, random_images(network, seed, 3))
 
 
+def test_integers_go_through_a_dense_of_lava_s_own() -> None:
+    """Single positions: stock neurons read integers a step later, and a branch of integers waits for them."""
+    b = Builder(np.random.default_rng(1), 3, "stock")
+    x = b.source((5, 1, 1), 15, True)
+    first = b.levels("first", (6, 1, 1), 30, (b.weights(6, 5), (x.name,)))
+    lif = b.conv("lif", first, 6, 1)
+    both = (b.weights(6, 6), (lif.name,)), (b.weights(6, 6), (first.name,))
+    network = b.finish(b.levels("last", (6, 1, 1), 20, *both), 3)
+    sent = reference.execute(network, random_images(network, 0, 1), record=["first", "lif"]).spikes
+    assert sent["first"].max() > 1
+    assert sent["lif"].any()
+    assert_equal(network, random_images(network, 0, 1))
+
+
 @pytest.mark.parametrize("steps", range(1, 9))
 def test_stock_neurons_are_the_real_valued_ones(steps: int) -> None:
     """V = V / 2 + a, fire at V >= theta, in doubles that hold every V; lava.proc.lif with E = T - 1 more bits."""
@@ -121,6 +141,21 @@ def test_overflow_is_an_error_that_names_the_population(kind: str) -> None:
     with pytest.raises(OverflowDetected, match=r"stem\.0\.lif: a potential of .* leaves the state") as caught:
         lava.execute(network, random_images(network, 0))
     assert "fewer weight bits" in caught.value.way_out
+
+
+def test_overflow_of_integer_neurons_names_the_population() -> None:
+    b = Builder(np.random.default_rng(0), 2, "")
+    source = b.source((2, 3, 3), 255, False)
+    network = b.finish(b.levels("integers", (4, 3, 3), 900, (b.weights(4, 2), (source.name,))), 2)
+    images = random_images(network, 0)
+    bits = reference.execute(network, images).peak_state["integers"].bit_length()
+    with pytest.raises(OverflowDetected, match=r"integers: a potential of .* leaves the state"):
+        lava.execute(with_state_bits(network, bits), images)
+
+
+def test_an_export_says_what_kinds_of_neurons_it_has(tmp_path: Path) -> None:
+    write(graded_networks_in_one(0, 1), tmp_path / "net")
+    assert "spiking neurons (levels, programmable LIF), 2 time steps" in (tmp_path / "net" / "README.md").read_text()
 
 
 def test_a_stream_that_sends_more_than_it_says_is_an_error() -> None:

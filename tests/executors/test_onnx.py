@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.executions import assert_equal_activities, random_cells, with_state_bits
-from support.networks import Builder, networks, random_images, random_network
+from support.networks import Builder, graded_network, networks, random_images, random_network
 
 from spikformer_deploy.base.errors import InputError, ModelError, OverflowDetected
 from spikformer_deploy.cli.main import cli
@@ -18,6 +18,7 @@ from spikformer_deploy.data.read import read
 from spikformer_deploy.executors import onnx as onnx_backend
 from spikformer_deploy.executors import reference
 from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import Levels, Lif
 from spikformer_deploy.network.synapses import Conv, Window
 from spikformer_deploy.pipeline.stages import compile_model
 
@@ -42,6 +43,26 @@ def assert_equal(network: Network, images: np.ndarray, seed: int = 0) -> None:
 @given(networks(), st.integers(0, 2**32 - 1), st.integers(1, 3))
 def test_random_networks_are_equal(network: Network, seed: int, images: int) -> None:
     assert_equal(network, random_images(network, seed, images), seed)
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
+def test_integer_neurons_and_wide_attention_are_equal(seed: int, time_steps: int) -> None:
+    network = graded_network(seed, time_steps)
+    assert_equal(network, random_images(network, seed), seed)
+
+
+def test_what_keeps_nothing_from_step_to_step_needs_no_scan() -> None:
+    """A Scan each of the neurons that do, and standard operators alone."""
+    import onnx
+
+    for seed in range(3):
+        network = graded_network(seed)
+        model = to_model(network)
+        onnx.checker.check_model(model, full_check=True)
+        assert {n.domain for n in model.graph.node} == {""}
+        keeping = [p for p in network if isinstance(p.neuron, (Levels, Lif)) and p.neuron.decay]
+        assert [n.op_type for n in model.graph.node].count("Scan") == len(keeping) > 0
 
 
 @pytest.mark.parametrize("model", ["digits-v1", "digits-v2"])
@@ -94,8 +115,8 @@ def test_a_stream_that_sends_more_than_it_says_is_an_error() -> None:
 
 def test_states_of_every_population_are_checked() -> None:
     """Sums, currents and accumulators too: the narrowest state that overflows is the reference's."""
-    for seed in range(6):
-        network = random_network(seed, 3, ("programmable", "stock")[seed % 2], 1, shortcuts=seed % 3 == 0)
+    binary = [random_network(s, 3, ("programmable", "stock")[s % 2], 1, shortcuts=s % 3 == 0) for s in range(6)]
+    for seed, network in enumerate([*binary, *map(graded_network, range(3))]):
         images = random_images(network, seed)
         bits = max(reference.execute(network, images).peak_state.values()).bit_length() + 1
         onnx_backend.execute(with_state_bits(network, bits), images)

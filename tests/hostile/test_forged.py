@@ -123,6 +123,13 @@ def test_the_unforged_files_are_accepted() -> None:
         assert from_bytes(content_of(name), "file")
 
 
+def test_a_network_of_nothing_is_refused() -> None:
+    structure, tensors = opened(content_of("stock"))
+    structure["network"]["populations"] = []
+    with pytest.raises(ProgramError, match=r"network\.populations: there are none"):
+        from_bytes(sealed(structure, tensors), "file")
+
+
 # --- what a released version accepted -----------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from spikformer_deploy.network.neurons import DECAY_ONE, HALF_EVEN, HALF_UP, Lev
 
 
 def sent_by_model(inputs: list[Fraction], theta: int, count: int, keep: Fraction, rounding: str) -> list[int]:
-    """What the real neuron sends, written out: u = keep * v + x, s = round(u / theta) within 0..D, v = u - s * theta."""
+    """What the real neuron sends: u = keep * v + x, s = round(u / theta) within 0..D, v = u - s * theta."""
     v, sent = Fraction(0), []
     for x in inputs:
         u = keep * v + x
@@ -72,11 +72,13 @@ def test_worst_cases_hold_and_the_law_is_obeyed(seed: int, time_steps: int) -> N
     for name in names:
         neuron, potentials, sent = network[name].neuron, ran.membranes[name], ran.spikes[name]
         assert isinstance(neuron, Levels)
-        assert 0 <= sent.min() and sent.max() <= neuron.count
+        assert sent.min() >= 0
+        assert sent.max() <= neuron.count
         # before what was sent is taken off
         charge = potentials.astype(np.int64) + sent * neuron.reset[:, None, None]
         low, high = worst[name].state
-        assert low <= charge.min() and charge.max() <= high
+        assert low <= charge.min()
+        assert charge.max() <= high
         assert ran.peak_state[name] <= worst[name].largest
 
 
@@ -92,6 +94,7 @@ def test_what_is_no_levels_is_refused() -> None:
         "keeps nothing": replace(neuron, decay=0, reset=np.ones_like(neuron.reset)),
         "does not fit": replace(neuron, levels=neuron.levels + 2**40),
         "reset of -1": replace(neuron, decay=4096, reset=neuron.reset * 0 - 1),
+        "potential after a reset": replace(neuron, decay=4096, reset=neuron.reset * 0 + 2**31 - 1),
         "send up to": replace(neuron, levels=np.sort(np.concatenate([neuron.levels] * 2, 1), 1)),
     }
     for words, broken in wrong.items():
@@ -106,7 +109,9 @@ def test_levels_that_keep_nothing_are_idle_whatever_came_before() -> None:
     potentials = np.array([2, 0, 4, 0]).reshape(4, 1, 1, 1)
     sent = np.array([0, 0, 1, 0]).reshape(4, 1, 1, 1)
     resting = idle(neuron, sent, potentials)
-    assert resting is not None and resting.ravel().tolist() == [False, True, False, True]
+    assert resting is not None
+    assert resting.ravel().tolist() == [False, True, False, True]
     keeps = replace(neuron, decay=2048)
     resting = idle(keeps, sent, potentials)
-    assert resting is not None and not resting.any()
+    assert resting is not None
+    assert not resting.any()

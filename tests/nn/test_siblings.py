@@ -41,6 +41,20 @@ OFFICIAL = {
 }
 """Parameters, keys, and the first half of sha256 over "key shape" lines, of the official code's own modules."""
 
+COUNTED = {
+    "sdt3-5m": (5105608, 605),
+    "sdt3-10m": (10023112, 605),
+    "sdt3-19m": (18987504, 605),
+}
+"""Parameters and keys of the official code's own modules."""
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_state_dicts_are_as_large_as_the_official_ones(name: str) -> None:
+    with torch.device("meta"):
+        module = build(named(name))
+    assert (sum(p.numel() for p in module.parameters()), len(module.state_dict())) == COUNTED[name]
+
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_state_dicts_are_the_official_ones(name: str) -> None:
@@ -53,7 +67,9 @@ def test_state_dicts_are_the_official_ones(name: str) -> None:
 
 
 def test_every_published_size_is_tested() -> None:
-    assert set(OFFICIAL) == {name for name, config in published().items() if config.family not in ("v1", "v2")}
+    assert OFFICIAL.keys() | COUNTED.keys() == {
+        name for name, config in published().items() if config.family not in ("v1", "v2")
+    }
 
 
 @pytest.mark.parametrize("name", SIBLINGS)
@@ -248,9 +264,58 @@ def meta_spikeformer(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
     return (p.head(s).mean(0) + second.mean(0)) / 2
 
 
+def spike_driven_v3(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
+    def whole(x: Tensor) -> Tensor:
+        return torch.round(torch.clamp(x, 0, 4))
+
+    def sent(x: Tensor) -> Tensor:
+        return whole(x) / 4
+
+    def layer(conv: str, norm: str, x: Tensor, stride: int = 1) -> Tensor:
+        weight = p.state[f"{conv}.weight"]
+        weight = weight if weight.ndim == 4 else weight[..., None]
+        y = F.conv2d(
+            x, weight, p.state.get(f"{conv}.bias"), stride, weight.shape[2] // 2, 1, x.shape[1] // weight.shape[1]
+        )
+        return F.batch_norm(y, *(p.state[f"{norm}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")))
+
+    def sequential(name: str, x: Tensor) -> Tensor:
+        return layer(f"{name}.0", f"{name}.1", x)
+
+    def separable(name: str, x: Tensor) -> Tensor:
+        for part in ("pwconv1", "dwconv", "pwconv2"):
+            x = sequential(f"{name}.{part}", sent(x))
+        return x
+
+    def block(name: str, x: Tensor) -> Tensor:
+        x = x + separable(f"{name}.conv", x)
+        s = sent(x)
+        q, k, v = (sent(sequential(f"{name}.attn.{n}_conv", s)).flatten(2).unflatten(1, (heads, -1)) for n in "qkv")
+        scores = torch.einsum("bhcn,bhcm->bhnm", q, k)
+        attended = torch.einsum("bhnm,bhdm->bhdn", scores, v) * (q.shape[2] ** -0.5 * 2)
+        x = x + sequential(f"{name}.attn.proj_conv", sent(attended.flatten(1, 2).unflatten(2, x.shape[2:])))
+        hidden = layer(f"{name}.mlp.fc1_conv", f"{name}.mlp.fc1_bn", sent(x))
+        return x + layer(f"{name}.mlp.fc2_conv", f"{name}.mlp.fc2_bn", sent(hidden))
+
+    assert len(x) == 1
+    x = x[0]
+    for i, stage in enumerate(("1_1", "1_2", "2", "3", "4")):
+        at = f"downsample{stage}"
+        x = layer(f"{at}.encode_conv", f"{at}.encode_bn", sent(x) if i else x, 1 if stage == "4" else 2)
+        for name in (f"ConvBlock{stage}", f"ConvBlock{stage}_1", f"ConvBlock{stage}_2"):
+            if p.count(name):
+                x = x + separable(f"{name}.0.Conv", x)
+                hidden = layer(f"{name}.0.conv1", f"{name}.0.bn1", sent(x))
+                x = x + layer(f"{name}.0.conv2", f"{name}.0.bn2", sent(hidden))
+        for j in range(p.count(f"block{stage}")):
+            x = block(f"block{stage}.{j}", x)
+    return p.head(whole(x.mean((2, 3))))
+
+
 FORWARD: dict[str, Callable[[_Layers, str, Tensor, int], Tensor]] = {
     "spikingformer": spikingformer,
     "sdt1": spike_driven,
     "sdt2": meta_spikeformer,
+    "sdt3": spike_driven_v3,
     "qkformer": qkformer,
 }

@@ -8,7 +8,19 @@ import numpy as np
 import torch
 
 from spikformer_deploy.base.values import frozen
-from spikformer_deploy.graph.ir import AvgPool2d, Conv2d, Graph, Input, Lif, Linear, Node, Output
+from spikformer_deploy.graph.ir import (
+    Attention,
+    AvgPool2d,
+    Conv2d,
+    Graph,
+    Input,
+    Levels,
+    Lif,
+    Linear,
+    Mean,
+    Node,
+    Output,
+)
 from spikformer_deploy.graph.law import check
 
 
@@ -42,6 +54,40 @@ def chain(seed: int, *, dyadic: bool) -> Graph:
         Node("output", Output(), ("lif4",), (3, 1, 1)),
     )
     return check(Graph(nodes, 3))
+
+
+def graded_graph(seed: int) -> Graph:
+    """Frames (2, 3, 4), T = 3: integer neurons around an attention of heads of 2, and 3 times 2 channels in v.
+
+    Weights, thresholds and what is kept are such that sums and potentials are exact in fp32, and ties are many.
+    """
+    rng = np.random.default_rng(seed)
+
+    def conv(channels: int, inputs: int) -> Conv2d:
+        return Conv2d(
+            frozen(rng.integers(-6, 9, (channels, inputs, 1, 1)) / 8), frozen(rng.integers(-4, 5, channels) / 8)
+        )
+
+    def levels() -> Levels:
+        threshold, keep = float(rng.choice([0.25, 0.5, 1.0])), float(rng.choice([0.0, 0.25, 0.5, 1.0]))
+        return Levels(int(rng.integers(1, 9)), threshold, keep, bool(rng.random() < 0.5))
+
+    nodes = [Node("input", Input(True), (), (2, 3, 4))]
+
+    def add(name: str, channels: int, source: str, inputs: int) -> None:
+        nodes.append(Node(f"{name}.conv", conv(channels, inputs), (source,), (channels, 3, 4)))
+        nodes.append(Node(name, levels(), (f"{name}.conv",), (channels, 3, 4)))
+
+    add("head", 4, "input", 2)
+    for name, channels in (("q", 4), ("k", 4), ("v", 12)):
+        add(name, channels, "head", 4)
+    nodes.append(Node("attention", Attention(2, 0.0625), ("q", "k", "v"), (12, 3, 4)))
+    nodes.append(Node("attended", levels(), ("attention",), (12, 3, 4)))
+    add("last", 5, "attended", 12)
+    nodes.append(Node("mean", Mean(), ("last",), (5, 1, 1)))
+    nodes.append(Node("fc", Linear(conv(3, 5).weight[:, :, 0, 0], conv(3, 5).bias), ("mean",), (3, 1, 1)))
+    nodes.append(Node("output", Output(), ("fc",), (3, 1, 1)))
+    return check(Graph(tuple(nodes), 3))
 
 
 def frames(graph: Graph, seed: int, count: int = 3) -> torch.Tensor:

@@ -253,6 +253,14 @@ def graded_network(seed: int, time_steps: int = 2, state_bits: int = 32) -> Netw
     return b.finish(b.graded("graded", x, channels), 3, state_bits)
 
 
+def graded_networks_in_one(seed: int, count: int, time_steps: int = 2) -> Network:
+    """Many of these that read the same frames, as one, of which the last one alone ends in the accumulator."""
+    b = Builder(np.random.default_rng(seed), time_steps, "programmable")
+    source = b.source((2, 3, 4), 15, True)
+    ends = [b.graded(f"{i}", source, int(b.rng.choice([4, 8]))) for i in range(count)]
+    return b.finish(ends[-1], 3)
+
+
 def two_from_one(seed: int) -> Network:
     """Two convolutions, of 3x3 and of 1x1, from one population to another, as a branch that is not merged yet."""
     b = Builder(np.random.default_rng(seed), 3, "programmable")

@@ -138,9 +138,10 @@ def _exact(network: Network, projection: Projection) -> str:
 
 
 def _summary(network: Network) -> str:
-    neurons = sum(p.size for p in network if isinstance(p.neuron, Lif))
-    kinds = sorted({p.neuron.kind for p in network if isinstance(p.neuron, Lif)})
-    return f"{neurons:,} LIF neurons ({', '.join(kinds)}), {network.time_steps} time steps an image."
+    spiking = [p for p in network if p.neuron.fires]
+    kinds = {f"{p.neuron.kind} LIF" if isinstance(p.neuron, Lif) else kind_of(p.neuron) for p in spiking}
+    neurons = f"{sum(p.size for p in spiking):,} spiking neurons ({', '.join(sorted(kinds))})"
+    return f"{neurons}, {network.time_steps} time steps an image."
 
 
 def _images(network: Network) -> str:

@@ -18,6 +18,7 @@ from processes.convolution import Convolution
 from processes.frames import Frames
 from processes.guarded_lif import GuardedLif
 from processes.head import Accumulator, Readout
+from processes.levels import Levels
 from processes.programmable_lif import ProgrammableLif
 from processes.recorder import PotentialRecorder, SpikeRecorder
 from processes.relay import And, Delay, Or, Stream, Sum
@@ -56,7 +57,7 @@ def assemble(network: Description, arrays: Arrays, pixels: np.ndarray, out: str,
         if record != "none" or population["kind"] == "accumulator":
             recorder = SpikeRecorder(file=os.path.join(out, f"{index}.sent.npy"), **kept)
             processes[name].s_out.connect(recorder.s_in)
-        if record == "all" and population["kind"] in ("programmable", "stock"):
+        if record == "all" and population["kind"] in ("programmable", "stock", "levels"):
             watch = PotentialRecorder(file=os.path.join(out, f"{index}.potentials.npy"), **kept)
             watch.v.connect_var(processes[name].v)
     return processes[network["populations"][0]["name"]], steps + max(delays.values())
@@ -132,6 +133,18 @@ def _neuron(population: Description, network: Description, arrays: Arrays, image
                 state_bits=network["state_bits"],
                 soft=population["soft"],
                 strict=population["strict"],
+                layer=population["name"],
+            )
+        case "levels":
+            return Levels(
+                shape=shape,
+                decay=population["decay"],
+                bias=_over_ports(arrays[population["bias"]], shape),
+                levels=arrays[population["levels"]],
+                reset=arrays[population["reset"]],
+                time_steps=steps,
+                delay=delay,
+                state_bits=network["state_bits"],
                 layer=population["name"],
             )
         case "stock":
@@ -221,9 +234,10 @@ def _synapse(projection: Description, populations: dict[str, Description], array
             kind = Window if projection["kind"] == "window" else Largest
             return kind(shapes=shapes, maps=maps, shift=target["shift"], **geometry)
         case "attention":
+            # the first source is q: k has its shape, and v the target's
             return Attention(
-                shape=shapes[1],
-                maps=maps[1],
+                shapes=shapes,
+                maps=maps,
                 heads=projection["heads"],
                 weight=projection["factor"],
                 shift=target["shift"],

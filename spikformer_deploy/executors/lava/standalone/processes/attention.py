@@ -1,4 +1,4 @@
-"""Spiking self-attention: products of spikes without softmax."""
+"""Spiking self-attention: products of spikes, or of small integers, without softmax."""
 
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
@@ -14,8 +14,9 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 class Attention(AbstractProcess):
     """weight * q (K^T V) * 2^shift, head by head.
 
-    shape   of all four ports
-    maps    (images, Y, X, C) of each
+    shapes  of the ports of q and k, and of those of v and of what goes out
+    maps    (images, Y, X, C) of the same
+    heads   each has an equal, consecutive range of the channels of each
     kind    float type that holds every partial sum exactly
     Source: Zhou et al. 2023 (Spikformer), eq. 6, without the scale, which the next thresholds hold.
     """
@@ -23,8 +24,8 @@ class Attention(AbstractProcess):
     def __init__(
         self,
         *,
-        shape: tuple[int, ...],
-        maps: tuple[int, ...],
+        shapes: tuple[tuple[int, ...], tuple[int, ...]],
+        maps: tuple[tuple[int, ...], tuple[int, ...]],
         heads: int,
         weight: int,
         shift: int,
@@ -32,8 +33,8 @@ class Attention(AbstractProcess):
         **other: object,
     ) -> None:
         super().__init__(maps=maps, heads=heads, weight=weight, shift=shift, kind=kind, **other)
-        self.q_in, self.k_in, self.v_in = InPort(shape), InPort(shape), InPort(shape)
-        self.a_out = OutPort(shape)
+        self.q_in, self.k_in, self.v_in = InPort(shapes[0]), InPort(shapes[0]), InPort(shapes[1])
+        self.a_out = OutPort(shapes[1])
 
 
 @implements(proc=Attention, protocol=LoihiProtocol)
@@ -53,9 +54,13 @@ class AttentionModel(PyLoihiProcessModel):
         self.factor = proc_params["weight"] << proc_params["shift"]
 
     def run_spk(self) -> None:
-        images, height, width, channels = self.maps
-        by_head = (images, height * width, self.heads, channels // self.heads)
-        ports = (self.q_in, self.k_in, self.v_in)
-        q, k, v = (port.recv().reshape(by_head).swapaxes(1, 2).astype(self.kind) for port in ports)
+        narrow, wide = self.maps
+        q, k, v = self._by_head(self.q_in, narrow), self._by_head(self.k_in, narrow), self._by_head(self.v_in, wide)
         out = (q @ (k.swapaxes(2, 3) @ v)).swapaxes(1, 2).astype(np.int32) * self.factor
         self.a_out.send(out.astype(np.int32).reshape(self.a_out.shape))
+
+    def _by_head(self, port: PyInPort, maps: tuple[int, ...]) -> np.ndarray:
+        """(images, heads, tokens, channels of a head)"""
+        images, height, width, channels = maps
+        heads = port.recv().reshape(images, height * width, self.heads, channels // self.heads)
+        return heads.swapaxes(1, 2).astype(self.kind)

@@ -17,6 +17,7 @@ from support.networks import graded_network, random_images
 from spikformer_deploy.base.errors import ModelError, OverflowDetected
 from spikformer_deploy.base.flat import built, flat
 from spikformer_deploy.executors import onnx, reference
+from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Levels
@@ -79,6 +80,7 @@ def test_every_field_has_a_law() -> None:
         images = random_images(network, 1, 1)
         right = answer(reference, network, images)
         assert network.bounds == "observed" or right != "overflow", what
+        assert answer(engine, network, images) == right, what
         try:
             assert answer(onnx, network, images) == right, what
         except ModelError:

@@ -9,15 +9,16 @@ import pytest
 from hostile.forging import opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.networks import preprocess_of, random_images, random_network
+from support.networks import graded_network, preprocess_of, random_images, random_network
 
 from spikformer_deploy.base.errors import InputError, ProgramError
 from spikformer_deploy.base.values import digest
 from spikformer_deploy.chips.profile import load_profile
+from spikformer_deploy.cli.inspect import inspect_file
 from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.mapping.map import map_network
-from spikformer_deploy.network.neurons import Accumulator
+from spikformer_deploy.network.neurons import Accumulator, Levels
 from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
 
 
@@ -46,6 +47,25 @@ def test_everything_comes_back(seed: int, blocks: int) -> None:
     np.testing.assert_array_equal(
         engine.execute(again.network, images).accumulators, engine.execute(program.network, images).accumulators
     )
+
+
+def test_integer_neurons_come_back_and_are_shown(tmp_path: Path) -> None:
+    """Levels and an attention whose v is wider than q and k: the same bytes, and what they are, for a person."""
+    network, profile = graded_network(1, 2, 24), load_profile("loihi2")
+    mapping = map_network(network, profile, {})
+    program = Program(network, mapping, profile, preprocess_of(network), tuple("abc"), {})
+    program.save(tmp_path / "a.spk")
+    again = Program.load(tmp_path / "a.spk")
+    assert to_bytes(again) == to_bytes(program)
+    assert again.network.digest() == network.digest()
+    wide = {name: again.network[f"graded.{name}"].shape[0] for name in "qkv"}
+    assert wide["q"] == wide["k"] < wide["v"]
+    attended = again.network["graded.attn"].neuron
+    assert isinstance(attended, Levels)
+    shown = f"graded.attn: {wide['v']}x3x4 Levels[{attended.count} {attended.rounding} decay={attended.decay} "
+    assert shown in again.network.dump()
+    names = {site["name"] for site in inspect_file(str(tmp_path / "a.spk"), {})[1]["sites"]}
+    assert {"graded.head", "graded.attn.counters", "graded.attn"} <= names
 
 
 def test_save_and_load(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from spikformer_deploy.nn.layers import add_unit, conv_bn_lif, linear_bn_lif
+from spikformer_deploy.nn.layers import add_unit, conv_bn, conv_bn_lif, linear_bn_lif
 from spikformer_deploy.nn.lif import LIF
 
 SCALE = 0.125
@@ -87,3 +87,31 @@ class ConvAttention(nn.Module):
         v = conv_bn_lif(self, "v_{}", tokens)
         sums = self_attention(q, k, v, self.heads, self.scale / share, scores_first=False)
         return conv_bn_lif(self, "proj_{}", self.attn_lif(sums)).unflatten(3, x.shape[3:])
+
+
+class MembraneAttention(nn.Module):
+    """BN(W_proj SSA(LIF(x))).
+
+    in, out       currents (T, B, D, Y, X)
+    scores_first  the order of the two products (see self_attention)
+    """
+
+    def __init__(self, dim: int, heads: int, tau: float = 2.0, *, scores_first: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scores_first = scores_first
+        self.proj_lif = LIF(tau)
+        for name in ("q", "k", "v"):
+            add_unit(self, f"{name}_{{}}", nn.Conv1d(dim, dim, 1, bias=False), LIF(tau))
+        self.attn_lif = LIF(tau, v_threshold=ATTENTION_THRESHOLD)
+        add_unit(self, "proj_{}", nn.Conv1d(dim, dim, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Currents of the shape of x."""
+        # proj_lif is called after the projection, and stands before q, k and v in the official code
+        spikes = self.proj_lif(x).flatten(3)
+        q = conv_bn_lif(self, "q_{}", spikes)
+        k = conv_bn_lif(self, "k_{}", spikes)
+        v = conv_bn_lif(self, "v_{}", spikes)
+        sums = self_attention(q, k, v, self.heads, SCALE, scores_first=self.scores_first)
+        return conv_bn(self, "proj_{}", self.attn_lif(sums)).unflatten(3, x.shape[3:])

@@ -55,12 +55,15 @@ class TokenAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes of the shape of x."""
-        tokens = x.flatten(3)
+        return conv_bn_lif(self, "proj_{}", self.masked(x.flatten(3))).unflatten(3, x.shape[3:])
+
+    def masked(self, tokens: Tensor) -> Tensor:
+        """A * k of tokens (T, B, D, N): spikes of that shape."""
         # (T, B, heads, D / heads, N)
         q = conv_bn_lif(self, "q_{}", tokens).unflatten(2, (self.heads, -1))
         k = conv_bn_lif(self, "k_{}", tokens).unflatten(2, (self.heads, -1))
         mask = self.attn_lif(q.sum(3, keepdim=True))
-        return conv_bn_lif(self, "proj_{}", (mask * k).flatten(2, 3)).unflatten(3, x.shape[3:])
+        return (mask * k).flatten(2, 3)
 
 
 class ChainLayer(NamedTuple):

@@ -9,7 +9,16 @@ from typing import Any
 from torch import nn
 
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.nn import meta_spikeformer, qkformer, spike_driven, spikformer, spikformer_v2, spikingformer
+from spikformer_deploy.nn import (
+    max_former,
+    meta_spikeformer,
+    ms_qkformer,
+    qkformer,
+    spike_driven,
+    spikformer,
+    spikformer_v2,
+    spikingformer,
+)
 from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
 from spikformer_deploy.nn.keys import Tensors
 
@@ -20,6 +29,8 @@ FAMILIES: dict[str, Family] = {
     "sdt1": spike_driven.FAMILY,
     "sdt2": meta_spikeformer.FAMILY,
     "qkformer": qkformer.FAMILY,
+    "max-former": max_former.FAMILY,
+    "ms-qkformer": ms_qkformer.FAMILY,
 }
 """All families, by the name that ModelConfig.family has."""
 

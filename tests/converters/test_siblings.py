@@ -20,7 +20,7 @@ from spikformer_deploy.pipeline.stages import compile_model
 FAMILIES = {
     name: config
     for name, config in published().items()
-    if config.family in ("spikingformer", "sdt1", "sdt2", "qkformer")
+    if config.family in ("spikingformer", "sdt1", "sdt2", "qkformer", "max-former", "ms-qkformer")
 }
 
 

@@ -12,8 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
+from spikformer_deploy.nn.attention import MembraneTokenAttention
 from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
 from spikformer_deploy.nn.hierarchy import (
     CIFAR_HEADS,
@@ -26,21 +25,6 @@ from spikformer_deploy.nn.hierarchy import (
     fields_of,
 )
 from spikformer_deploy.nn.keys import Tensors
-from spikformer_deploy.nn.layers import conv_bn, fire
-from spikformer_deploy.nn.qkformer import TokenAttention
-
-
-class MembraneTokenAttention(TokenAttention):
-    """BN(W_proj (A * k)), q and k from LIF(x); else as TokenAttention.
-
-    in, out  currents (T, B, D, Y, X)
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Currents of the shape of x."""
-        # proj_lif is called after the projection, and stands before q and k in the official code
-        masked = self.masked(fire(self, "proj_{}", x).flatten(3))
-        return conv_bn(self, "proj_{}", masked).unflatten(3, x.shape[3:])
 
 
 def _mixer(config: ModelConfig, stage: int, width: int) -> Mixer:

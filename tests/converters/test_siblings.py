@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.models import SIBLINGS, model_and_images
+from support.models import HIERARCHIES, SIBLINGS, model_and_images
 
 from spikformer_deploy.base.errors import MappingError, ModelError, QuantizeError
 from spikformer_deploy.converters.checkpoints.read import Loaded, load
@@ -36,7 +36,7 @@ def test_published_sizes_are_recognised(name: str) -> None:
 
 def saved(folder: Path, name: str) -> Loaded:
     """A small model of a family through a file as timm writes it, arguments and all."""
-    config = SIBLINGS[name]
+    config = (SIBLINGS | HIERARCHIES)[name]
     module, _ = model_and_images(config)
     arguments = argparse.Namespace(
         num_heads=config.heads,
@@ -51,7 +51,7 @@ def saved(folder: Path, name: str) -> Loaded:
     return replace(loaded, config=config, preprocess=sized)
 
 
-@pytest.mark.parametrize("name", ["spikingformer", "sdt1-imagenet", "qkformer"])
+@pytest.mark.parametrize("name", ["spikingformer", "sdt1-imagenet", "qkformer", "max-former"])
 def test_checkpoints_are_compiled_and_run(name: str, tmp_path: Path) -> None:
     """No pass flips a spike (compile checks), the program fits cores, and the executors agree."""
     loaded = saved(tmp_path, name)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from support.models import SIBLINGS, model_and_images
+from support.models import HIERARCHIES, SIBLINGS, model_and_images
 from torch import Tensor
 
 from spikformer_deploy.nn.zoo import build, named, published
@@ -68,9 +68,9 @@ def test_every_published_size_is_tested() -> None:
     assert set(OFFICIAL) == {name for name, config in published().items() if config.family not in ("v1", "v2")}
 
 
-@pytest.mark.parametrize("name", SIBLINGS)
+@pytest.mark.parametrize("name", SIBLINGS | HIERARCHIES)
 def test_logits_are_those_of_the_official_forward_pass(name: str) -> None:
-    config = SIBLINGS[name]
+    config = (SIBLINGS | HIERARCHIES)[name]
     module, images = model_and_images(config)
     frames = images.transpose(0, 1) if config.per_step else images.expand(config.time_steps, *images.shape)
     with torch.no_grad():

@@ -89,3 +89,31 @@ def test_what_is_not_official_is_refused(tmp_path: Path) -> None:
         events = build(replace(SIBLINGS["sdt1"], in_channels=2)).state_dict()
     with pytest.raises(ModelError, match="pools over tokens and channels at once"):
         recognise("events.pth", events, {})
+
+
+def resformer(stem: int, heads: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """The keys that tell a SpikingResformer and its size: stages of 1, 2 and 3 attentions, patches of 4, 2 and 1."""
+    state = {"prologue.0.weight": torch.zeros(8, 3, stem, stem)}
+    for stage, count in enumerate(heads):
+        for i in range(stage + 1):
+            # a stage begins with its convolution of stride 2, and every other layer is a feed-forward network
+            name = f"layers.{stage}.{2 * i + (stage > 0)}"
+            state[f"{name}.firing_rate_x"] = torch.zeros(1, 1, count, 1, 1)
+            state[f"{name}.W.weight"] = torch.zeros(8, 8, 4 >> stage, 4 >> stage)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("stem", "size", "neurons", "ratio"), [(7, "224x224", "2,228,128", "4.5"), (3, "32x32", "237,568", "0.5")]
+)
+def test_spiking_resformers_are_refused_with_their_size(
+    stem: int, size: str, neurons: str, ratio: str, tmp_path: Path
+) -> None:
+    """The smallest published one, at both sizes of images; and a damaged one."""
+    torch.save({"model": resformer(stem, (1, 3, 6))}, tmp_path / "r.pth")
+    words = rf"SpikingResformer.*have {neurons} neurons at {size}, {ratio} times the 491,400 of a loihi2 chip"
+    with pytest.raises(ModelError, match=words):
+        load(tmp_path / "r.pth")
+    torch.save({"layers.0.0.firing_rate_x": torch.zeros(1)}, tmp_path / "r.pth")
+    with pytest.raises(ModelError, match="its shapes are of no official checkpoint"):
+        load(tmp_path / "r.pth")

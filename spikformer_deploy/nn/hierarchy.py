@@ -1,6 +1,6 @@
 """A hierarchy of stages on a residual stream of membrane currents, as Max-Former and MS-QKFormer have it.
 
-Each stage begins with a patch embedding, which shrinks the map and makes the stream anew, and has blocks of a token
+Each stage begins with a patch embedding, which may shrink the map and makes the stream anew, and has blocks of a token
 mixer and an MLP behind it.  Both families have the official code's key for each part.
 Source: Fang et al. 2025, arXiv 2505.18608, and its code (bic-L/MaxFormer).
 """

@@ -91,6 +91,23 @@ def test_what_is_not_official_is_refused(tmp_path: Path) -> None:
         recognise("events.pth", events, {})
 
 
+@pytest.mark.parametrize("name", ["max-former", "max-former-dvs", "ms-qkformer-imagenet", "ms-qkformer-dvs"])
+def test_only_time_steps_are_in_no_key(name: str, tmp_path: Path) -> None:
+    """Heads are those of the official code, which reads no argument for them; T is an argument, an option, or usual."""
+    form = HIERARCHIES[name].form
+    heads = {"cifar": 8, "imagenet": 1, "dvs": 16}[form]
+    state = build(replace(HIERARCHIES[name], heads=heads)).state_dict()
+    torch.save(state, tmp_path / "bare.pth")
+    usual = load(tmp_path / "bare.pth")
+    assert (usual.config.heads, usual.time_steps) == (heads, 16 if form == "dvs" else 4)
+    assert [note.split(" is ")[0] for note in usual.notes] == [f"time_steps = {usual.time_steps}"]
+    assert load(tmp_path / "bare.pth", time_steps=2).time_steps == 2
+    arguments = argparse.Namespace(num_heads=12, **{"T" if form == "dvs" else "time_step": 6})
+    torch.save({"state_dict": state, "args": arguments}, tmp_path / "m.pth.tar")
+    told = load(tmp_path / "m.pth.tar")
+    assert (told.config.heads, told.time_steps, told.notes) == (heads, 6, ())
+
+
 def resformer(stem: int, heads: tuple[int, ...]) -> dict[str, torch.Tensor]:
     """The keys that tell a SpikingResformer and its size: stages of 1, 2 and 3 attentions, patches of 4, 2 and 1."""
     state = {"prologue.0.weight": torch.zeros(8, 3, stem, stem)}

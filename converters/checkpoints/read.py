@@ -23,6 +23,7 @@ from spikformer_deploy.base.formats import ENTRY, MOST_STEPS
 from spikformer_deploy.base.json_text import written
 from spikformer_deploy.base.plain import table, training_record
 from spikformer_deploy.converters.checkpoints.contents import OWN_CODE, VERSION, Contents, read_contents
+from spikformer_deploy.converters.checkpoints.refused import refuse_known
 from spikformer_deploy.converters.imported import preprocess_of
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.labels import check_names, class_names
@@ -222,7 +223,7 @@ def _of_official(path: Path, contents: Contents, arch: str | None) -> _About:
     """What an official state_dict tells; what had to be assumed is in the notes."""
     try:
         config, notes = _recognised(path, contents.tensors, contents.arguments, arch)
-    except (IndexError, ValueError, ArithmeticError) as error:
+    except (LookupError, ValueError, ArithmeticError) as error:
         raise ModelError(str(path), f"its shapes are of no official checkpoint ({error})") from None
     preprocess, remarks = _usual_preprocess(config, contents.arguments)
     return _About(config, preprocess, notes=(*notes, *remarks))
@@ -234,6 +235,7 @@ def _recognised(
     """The configuration of an official state_dict, from its keys and shapes; what they do not tell is noted."""
     recognised = recognise(str(path), tensors, arguments)
     if recognised is None:
+        refuse_known(str(path), tensors)
         some = ", ".join(list(tensors)[:4])
         raise ModelError(
             str(path),

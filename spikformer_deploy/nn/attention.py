@@ -2,7 +2,8 @@
 
     q, k, v = LIF(BN(W x)), split in heads;  out = LIF_0.5((q k^T) v * scale);  then LIF(BN(W_proj out))
 
-Both orders of the product give the same number: sums of integers.
+Both orders of the product give the same number: sums of integers.  Q-K token attention only masks tokens.  Before
+membrane shortcuts, neurons stand in front of q, k and v instead of behind the projection.
 Source: Zhou et al. 2023 (Spikformer), arXiv 2209.15425, section 3.3; scale and thresholds of the official code.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from spikformer_deploy.nn.layers import add_unit, conv_bn_lif, linear_bn_lif
+from spikformer_deploy.nn.layers import add_unit, conv_bn, conv_bn_lif, fire, linear_bn_lif
 from spikformer_deploy.nn.lif import LIF
 
 SCALE = 0.125
@@ -87,3 +88,73 @@ class ConvAttention(nn.Module):
         v = conv_bn_lif(self, "v_{}", tokens)
         sums = self_attention(q, k, v, self.heads, self.scale / share, scores_first=False)
         return conv_bn_lif(self, "proj_{}", self.attn_lif(sums)).unflatten(3, x.shape[3:])
+
+
+class MembraneAttention(nn.Module):
+    """BN(W_proj SSA(LIF(x))).
+
+    in, out       currents (T, B, D, Y, X)
+    scores_first  the order of the two products (see self_attention)
+    """
+
+    def __init__(self, dim: int, heads: int, tau: float = 2.0, *, scores_first: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scores_first = scores_first
+        self.proj_lif = LIF(tau)
+        for name in ("q", "k", "v"):
+            add_unit(self, f"{name}_{{}}", nn.Conv1d(dim, dim, 1, bias=False), LIF(tau))
+        self.attn_lif = LIF(tau, v_threshold=ATTENTION_THRESHOLD)
+        add_unit(self, "proj_{}", nn.Conv1d(dim, dim, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Currents of the shape of x."""
+        # proj_lif is called after the projection, and stands before q, k and v in the official code
+        spikes = self.proj_lif(x).flatten(3)
+        q = conv_bn_lif(self, "q_{}", spikes)
+        k = conv_bn_lif(self, "k_{}", spikes)
+        v = conv_bn_lif(self, "v_{}", spikes)
+        sums = self_attention(q, k, v, self.heads, SCALE, scores_first=self.scores_first)
+        return conv_bn(self, "proj_{}", self.attn_lif(sums)).unflatten(3, x.shape[3:])
+
+
+class TokenAttention(nn.Module):
+    """Q-K token attention: LIF(BN(W_proj (A * k))).
+
+    in   (T, B, D, Y, X) sums of spikes
+    out  spikes of the same shape
+    Source: Zhou et al. 2024, eq. 6.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        for name in ("q", "k"):
+            add_unit(self, f"{name}_{{}}", nn.Conv1d(dim, dim, 1, bias=False), LIF())
+        self.attn_lif = LIF(v_threshold=ATTENTION_THRESHOLD)
+        add_unit(self, "proj_{}", nn.Conv1d(dim, dim, 1), LIF())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spikes of the shape of x."""
+        return conv_bn_lif(self, "proj_{}", self.masked(x.flatten(3))).unflatten(3, x.shape[3:])
+
+    def masked(self, tokens: Tensor) -> Tensor:
+        """A * k of tokens (T, B, D, N): spikes of that shape."""
+        # (T, B, heads, D / heads, N)
+        q = conv_bn_lif(self, "q_{}", tokens).unflatten(2, (self.heads, -1))
+        k = conv_bn_lif(self, "k_{}", tokens).unflatten(2, (self.heads, -1))
+        mask = self.attn_lif(q.sum(3, keepdim=True))
+        return (mask * k).flatten(2, 3)
+
+
+class MembraneTokenAttention(TokenAttention):
+    """BN(W_proj (A * k)), q and k from LIF(x); else as TokenAttention.
+
+    in, out  currents (T, B, D, Y, X)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Currents of the shape of x."""
+        # proj_lif is called after the projection, and stands before q and k in the official code
+        masked = self.masked(fire(self, "proj_{}", x).flatten(3))
+        return conv_bn(self, "proj_{}", masked).unflatten(3, x.shape[3:])

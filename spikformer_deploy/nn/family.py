@@ -20,7 +20,7 @@ class ModelConfig:
     """Everything that defines a model but its weights.
 
     family       a name in zoo.FAMILIES: "v1", "v2" (Spikformer), "spikingformer", "sdt1", "sdt2", "sdt3" (Spike-
-                 driven Transformer V1, V2, V3), "qkformer"
+                 driven Transformer V1, V2, V3), "qkformer", "max-former", "ms-qkformer"
     form         "cifar", "imagenet" or "dvs": the layout of the official code for that kind of data
     depth        blocks; dim: channels of the last of them; heads: of each attention
     time_steps   T

@@ -118,6 +118,25 @@ class MembraneMLP(MLP):
         return current.unflatten(3, x.shape[3:]) if self.tokens else current
 
 
+class ShortcutMLP(MembraneMLP):
+    """A MembraneMLP with its shortcut: x + BN(W2 LIF(BN(W1 LIF(x)))).
+
+    in, out  currents (T, B, D, Y, X)
+    With a ratio of 1 the hidden layer has a shortcut too, as in the official code.
+    """
+
+    def __init__(self, dim: int, ratio: int) -> None:
+        super().__init__(dim, ratio)
+        self.hidden_shortcut = ratio == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Currents of the shape of x."""
+        hidden = lif_conv_bn(self, self.first, x)
+        if self.hidden_shortcut:
+            x = hidden = x + hidden
+        return lif_conv_bn(self, self.second, hidden) + x
+
+
 class Block(nn.Module):
     """x + attention(x), then x + MLP(x): sums of spikes or of currents, with no neurons behind the sums.
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from spikformer_deploy.nn import keys
-from spikformer_deploy.nn.attention import ATTENTION_THRESHOLD, ConvAttention
+from spikformer_deploy.nn.attention import ConvAttention, TokenAttention
 from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
 from spikformer_deploy.nn.keys import Tensors
 from spikformer_deploy.nn.layers import (
@@ -35,32 +35,6 @@ CIFAR_HEADS = 8
 """Heads of every stage in the official code for CIFAR, whatever its configuration says."""
 DVS_HEADS = 16
 """The same for event data."""
-
-
-class TokenAttention(nn.Module):
-    """Q-K token attention: LIF(BN(W_proj (A * k))).
-
-    in   (T, B, D, Y, X) sums of spikes
-    out  spikes of the same shape
-    Source: Zhou et al. 2024, eq. 6.
-    """
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        for name in ("q", "k"):
-            add_unit(self, f"{name}_{{}}", nn.Conv1d(dim, dim, 1, bias=False), LIF())
-        self.attn_lif = LIF(v_threshold=ATTENTION_THRESHOLD)
-        add_unit(self, "proj_{}", nn.Conv1d(dim, dim, 1), LIF())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Spikes of the shape of x."""
-        tokens = x.flatten(3)
-        # (T, B, heads, D / heads, N)
-        q = conv_bn_lif(self, "q_{}", tokens).unflatten(2, (self.heads, -1))
-        k = conv_bn_lif(self, "k_{}", tokens).unflatten(2, (self.heads, -1))
-        mask = self.attn_lif(q.sum(3, keepdim=True))
-        return conv_bn_lif(self, "proj_{}", (mask * k).flatten(2, 3)).unflatten(3, x.shape[3:])
 
 
 class ChainLayer(NamedTuple):

@@ -21,12 +21,11 @@ from spikformer_deploy.nn.attention import ATTENTION_THRESHOLD
 from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
 from spikformer_deploy.nn.keys import Tensors
 from spikformer_deploy.nn.layers import (
-    MembraneMLP,
+    ShortcutMLP,
     add_unit,
     conv_bn,
     conv_bn_lif,
     fire,
-    lif_conv_bn,
     over_steps,
     repeated,
     token_mean,
@@ -90,25 +89,6 @@ class Attention(nn.Module):
         v = conv_bn_lif(self, "v_{}", spikes)
         kv = self.talking_heads_lif((k * v).sum((3, 4), keepdim=True))
         return conv_bn(self, "proj_{}", q * kv) + x
-
-
-class ShortcutMLP(MembraneMLP):
-    """A MembraneMLP with its shortcut: x + BN(W2 LIF(BN(W1 LIF(x)))).
-
-    in, out  currents (T, B, D, Y, X)
-    With a ratio of 1 the hidden layer has a shortcut too, as in the official code.
-    """
-
-    def __init__(self, dim: int, ratio: int) -> None:
-        super().__init__(dim, ratio)
-        self.hidden_shortcut = ratio == 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Currents of the shape of x."""
-        hidden = lif_conv_bn(self, self.first, x)
-        if self.hidden_shortcut:
-            x = hidden = x + hidden
-        return lif_conv_bn(self, self.second, hidden) + x
 
 
 class SpikeDrivenTransformer(nn.Module):

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spikformer_deploy.nn import keys
-from spikformer_deploy.nn.attention import ATTENTION_THRESHOLD, SCALE, self_attention
+from spikformer_deploy.nn.attention import MembraneAttention
 from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
 from spikformer_deploy.nn.keys import Tensors
 from spikformer_deploy.nn.layers import (
@@ -24,7 +24,6 @@ from spikformer_deploy.nn.layers import (
     MembraneMLP,
     add_unit,
     conv_bn,
-    conv_bn_lif,
     fire,
     over_steps,
     sequence,
@@ -69,34 +68,6 @@ class Tokenizer(nn.Module):
         return x
 
 
-class Attention(nn.Module):
-    """BN(W_proj SSA(LIF(x))).
-
-    in, out       currents (T, B, D, Y, X)
-    scores_first  the order of the two products (see self_attention)
-    """
-
-    def __init__(self, dim: int, heads: int, tau: float, *, scores_first: bool) -> None:
-        super().__init__()
-        self.heads = heads
-        self.scores_first = scores_first
-        self.proj_lif = LIF(tau)
-        for name in ("q", "k", "v"):
-            add_unit(self, f"{name}_{{}}", nn.Conv1d(dim, dim, 1, bias=False), LIF(tau))
-        self.attn_lif = LIF(tau, v_threshold=ATTENTION_THRESHOLD)
-        add_unit(self, "proj_{}", nn.Conv1d(dim, dim, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Currents of the shape of x."""
-        # proj_lif is called after the projection, and stands before q, k and v in the official code
-        spikes = self.proj_lif(x).flatten(3)
-        q = conv_bn_lif(self, "q_{}", spikes)
-        k = conv_bn_lif(self, "k_{}", spikes)
-        v = conv_bn_lif(self, "v_{}", spikes)
-        sums = self_attention(q, k, v, self.heads, SCALE, scores_first=self.scores_first)
-        return conv_bn(self, "proj_{}", self.attn_lif(sums)).unflatten(3, x.shape[3:])
-
-
 class Spikingformer(nn.Module):
     """Spikingformer in its three official forms.
 
@@ -136,7 +107,7 @@ def _block(config: ModelConfig) -> Block:
     """A block, with the unused LayerNorms of the official state_dicts."""
     dim = config.dim
     tau = TAU[config.form]
-    attention = Attention(dim, config.heads, tau, scores_first=config.form != "imagenet")
+    attention = MembraneAttention(dim, config.heads, tau, scores_first=config.form != "imagenet")
     mlp = MembraneMLP(dim, config.mlp_ratio, units=("mlp1_{}", "mlp2_{}"), tau=tau)
     return Block(attention, mlp, norms=dim)
 

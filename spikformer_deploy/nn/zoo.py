@@ -10,7 +10,9 @@ from torch import nn
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.nn import (
+    max_former,
     meta_spikeformer,
+    ms_qkformer,
     qkformer,
     spike_driven,
     spike_driven_v3,
@@ -29,6 +31,8 @@ FAMILIES: dict[str, Family] = {
     "sdt2": meta_spikeformer.FAMILY,
     "sdt3": spike_driven_v3.FAMILY,
     "qkformer": qkformer.FAMILY,
+    "max-former": max_former.FAMILY,
+    "ms-qkformer": ms_qkformer.FAMILY,
 }
 """All families, by the name that ModelConfig.family has."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.models import SIBLINGS, model_and_images
+from support.models import HIERARCHIES, SIBLINGS, model_and_images
 
 from spikformer_deploy.base.errors import MappingError, ModelError, QuantizeError
 from spikformer_deploy.converters.checkpoints.read import Loaded, load
@@ -20,7 +20,7 @@ from spikformer_deploy.pipeline.stages import compile_model
 FAMILIES = {
     name: config
     for name, config in published().items()
-    if config.family in ("spikingformer", "sdt1", "sdt2", "qkformer")
+    if config.family in ("spikingformer", "sdt1", "sdt2", "qkformer", "max-former", "ms-qkformer")
 }
 
 
@@ -36,7 +36,7 @@ def test_published_sizes_are_recognised(name: str) -> None:
 
 def saved(folder: Path, name: str) -> Loaded:
     """A small model of a family through a file as timm writes it, arguments and all."""
-    config = SIBLINGS[name]
+    config = (SIBLINGS | HIERARCHIES)[name]
     module, _ = model_and_images(config)
     arguments = argparse.Namespace(
         num_heads=config.heads,
@@ -51,7 +51,7 @@ def saved(folder: Path, name: str) -> Loaded:
     return replace(loaded, config=config, preprocess=sized)
 
 
-@pytest.mark.parametrize("name", ["spikingformer", "sdt1-imagenet", "qkformer"])
+@pytest.mark.parametrize("name", ["spikingformer", "sdt1-imagenet", "qkformer", "max-former"])
 def test_checkpoints_are_compiled_and_run(name: str, tmp_path: Path) -> None:
     """No pass flips a spike (compile checks), the program fits cores, and the executors agree."""
     loaded = saved(tmp_path, name)
@@ -89,3 +89,48 @@ def test_what_is_not_official_is_refused(tmp_path: Path) -> None:
         events = build(replace(SIBLINGS["sdt1"], in_channels=2)).state_dict()
     with pytest.raises(ModelError, match="pools over tokens and channels at once"):
         recognise("events.pth", events, {})
+
+
+@pytest.mark.parametrize("name", ["max-former", "max-former-dvs", "ms-qkformer-imagenet", "ms-qkformer-dvs"])
+def test_only_time_steps_are_in_no_key(name: str, tmp_path: Path) -> None:
+    """Heads are those of the official code, which reads no argument for them; T is an argument, an option, or usual."""
+    form = HIERARCHIES[name].form
+    heads = {"cifar": 8, "imagenet": 1, "dvs": 16}[form]
+    state = build(replace(HIERARCHIES[name], heads=heads)).state_dict()
+    torch.save(state, tmp_path / "bare.pth")
+    usual = load(tmp_path / "bare.pth")
+    assert (usual.config.heads, usual.time_steps) == (heads, 16 if form == "dvs" else 4)
+    assert [note.split(" is ")[0] for note in usual.notes] == [f"time_steps = {usual.time_steps}"]
+    assert load(tmp_path / "bare.pth", time_steps=2).time_steps == 2
+    arguments = argparse.Namespace(num_heads=12, **{"T" if form == "dvs" else "time_step": 6})
+    torch.save({"state_dict": state, "args": arguments}, tmp_path / "m.pth.tar")
+    told = load(tmp_path / "m.pth.tar")
+    assert (told.config.heads, told.time_steps, told.notes) == (heads, 6, ())
+
+
+def resformer(stem: int, heads: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """The keys that tell a SpikingResformer and its size: stages of 1, 2 and 3 attentions, patches of 4, 2 and 1."""
+    state = {"prologue.0.weight": torch.zeros(8, 3, stem, stem)}
+    for stage, count in enumerate(heads):
+        for i in range(stage + 1):
+            # a stage begins with its convolution of stride 2, and every other layer is a feed-forward network
+            name = f"layers.{stage}.{2 * i + (stage > 0)}"
+            state[f"{name}.firing_rate_x"] = torch.zeros(1, 1, count, 1, 1)
+            state[f"{name}.W.weight"] = torch.zeros(8, 8, 4 >> stage, 4 >> stage)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("stem", "size", "neurons", "ratio"), [(7, "224x224", "2,228,128", "4.5"), (3, "32x32", "237,568", "0.5")]
+)
+def test_spiking_resformers_are_refused_with_their_size(
+    stem: int, size: str, neurons: str, ratio: str, tmp_path: Path
+) -> None:
+    """The smallest published one, at both sizes of images; and a damaged one."""
+    torch.save({"model": resformer(stem, (1, 3, 6))}, tmp_path / "r.pth")
+    words = rf"SpikingResformer.*have {neurons} neurons at {size}, {ratio} times the 491,400 of a loihi2 chip"
+    with pytest.raises(ModelError, match=words):
+        load(tmp_path / "r.pth")
+    torch.save({"layers.0.0.firing_rate_x": torch.zeros(1)}, tmp_path / "r.pth")
+    with pytest.raises(ModelError, match="its shapes are of no official checkpoint"):
+        load(tmp_path / "r.pth")

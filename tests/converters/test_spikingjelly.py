@@ -208,7 +208,7 @@ def installed() -> Any:
 def zoo(name: str) -> tuple[nn.Module, int]:
     """A small model of spikingjelly 2's own, normalised so that neurons fire, and the size of its images."""
     from spikingjelly.activation_based import functional
-    from spikingjelly.activation_based.model import qkformer, spike_driven_transformer, spikformer
+    from spikingjelly.activation_based.model import maxformer, qkformer, spike_driven_transformer, spikformer
 
     torch.manual_seed(0)
     small: dict[str, Any] = {"T": STEPS, "num_classes": 7, "embed_dims": 32}
@@ -218,6 +218,7 @@ def zoo(name: str) -> tuple[nn.Module, int]:
             spikformer.Spikformer(img_size_h=16, img_size_w=16, patch_size=4, num_heads=4, depths=1, **small), 16
         ),
         "qkformer": lambda: (qkformer.QKFormer(qka_type="channel", **hierarchy), 32),
+        "max-former": lambda: (maxformer.MaxFormer(depths=(1, 1, 1), **small), 32),
         "sdt": lambda: (
             spike_driven_transformer.SpikeDrivenTransformer(num_heads=2, depths=1, pooling_stat="0011", **small), 16
         ),
@@ -234,7 +235,7 @@ def zoo(name: str) -> tuple[nn.Module, int]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["spikformer", "qkformer", "sdt"])
+@pytest.mark.parametrize("name", ["spikformer", "qkformer", "sdt", "max-former"])
 def test_models_of_its_own(name: str) -> None:
     """Swapped before export, and as exported with its own nodes: the logits of the model, both ways."""
     installed()

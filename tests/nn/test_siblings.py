@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from support.models import SIBLINGS, model_and_images
+from support.models import HIERARCHIES, SIBLINGS, model_and_images
 from torch import Tensor
 
 from spikformer_deploy.nn.zoo import build, named, published
@@ -38,6 +38,18 @@ OFFICIAL = {
     "qkformer-10-768": (64962760, 434, "93f547b418491fca"),
     "qkformer-2-256-dvs": (1504138, 122, "59ea6873df0689ab"),
     "qkformer-2-256-gesture": (1999371, 122, "c901ce42e5ec0072"),
+    "max-former-4-384": (6568282, 169, "c6e8abf9c00d8cce"),
+    "max-former-10-384": (16237240, 398, "58259c1cefcedd60"),
+    "max-former-10-512": (28653480, 398, "514b90d6e5d6fe8e"),
+    "max-former-10-768": (63992200, 398, "bdaec9b82df90500"),
+    "max-former-2-256-dvs": (1455626, 110, "687404144ec4cdd3"),
+    "max-former-2-256-gesture": (1455883, 110, "ab62441565a7219b"),
+    "ms-qkformer-4-384": (6706234, 200, "52c80d10024378f7"),
+    "ms-qkformer-10-384": (16473688, 434, "e99a00bd6fc922d1"),
+    "ms-qkformer-10-512": (29079336, 434, "666f581cc8fc2593"),
+    "ms-qkformer-10-768": (64962760, 434, "3e672a531a49b2ed"),
+    "ms-qkformer-2-256-dvs": (1504138, 122, "207d55723e7b5b7e"),
+    "ms-qkformer-2-256-gesture": (1504395, 122, "e7352fa8340ec418"),
 }
 """Parameters, keys, and the first half of sha256 over "key shape" lines, of the official code's own modules."""
 
@@ -72,9 +84,9 @@ def test_every_published_size_is_tested() -> None:
     }
 
 
-@pytest.mark.parametrize("name", SIBLINGS)
+@pytest.mark.parametrize("name", SIBLINGS | HIERARCHIES)
 def test_logits_are_those_of_the_official_forward_pass(name: str) -> None:
-    config = SIBLINGS[name]
+    config = (SIBLINGS | HIERARCHIES)[name]
     module, images = model_and_images(config)
     frames = images.transpose(0, 1) if config.per_step else images.expand(config.time_steps, *images.shape)
     with torch.no_grad():
@@ -95,11 +107,15 @@ class _Layers:
 
     def conv_bn(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
         """name: with {} for "conv" and "bn"; every kernel is padded to keep the size."""
-        weight = self.state[name.format("conv") + ".weight"]
-        bias = self.state.get(name.format("conv") + ".bias")
+        return self.layer_bn(name.format("conv"), name.format("bn"), x, stride)
+
+    def layer_bn(self, layer: str, norm_name: str, x: Tensor, stride: int = 1) -> Tensor:
+        weight = self.state[f"{layer}.weight"]
+        bias = self.state.get(f"{layer}.bias")
         weight = weight if weight.ndim == 4 else weight[..., None]
-        y = F.conv2d(x.flatten(0, 1), weight, bias, stride, weight.shape[2] // 2)
-        norm = [self.state[f"{name.format('bn')}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
+        groups = x.shape[2] // weight.shape[1]
+        y = F.conv2d(x.flatten(0, 1), weight, bias, stride, weight.shape[2] // 2, 1, groups)
+        norm = [self.state[f"{norm_name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
         return F.batch_norm(y, *norm).unflatten(0, x.shape[:2])
 
     def head(self, x: Tensor) -> Tensor:
@@ -312,10 +328,105 @@ def spike_driven_v3(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
     return p.head(whole(x.mean((2, 3))))
 
 
+def membrane_mlp(p: _Layers, at: str, x: Tensor) -> Tensor:
+    hidden = p.conv_bn(f"{at}.fc1_{{}}", spikes(x))
+    if hidden.shape == x.shape:
+        x = hidden = x + hidden
+    return x + p.conv_bn(f"{at}.fc2_{{}}", spikes(hidden))
+
+
+def membrane_attention(p: _Layers, at: str, x: Tensor, heads: int) -> Tensor:
+    s = spikes(x)
+    q, k, v = (spikes(p.conv_bn(f"{at}.{name}_{{}}", s)) for name in "qkv")
+    return x + p.conv_bn(f"{at}.proj_{{}}", spikes(attention(q, k, v, heads), 0.5).view_as(q))
+
+
+def event_embedding(p: _Layers, x: Tensor) -> Tensor:
+    shortcut = x = p.conv_bn("patch_embed1.proj_{}", x)
+    for i in (1, 2, 3):
+        s = spikes(x)
+        shortcut = p.conv_bn("patch_embed1.embed1.embed_{}", s, 4) if i == 2 else shortcut
+        x = pooled(p.conv_bn(f"patch_embed1.max_embed{i}.embed_{{}}", s))
+    return x + shortcut
+
+
+def small_embedding(p: _Layers, x: Tensor) -> Tensor:
+    x = p.conv_bn("patch_embed1.proj_{}", x)
+    one, two = (p.conv_bn(f"patch_embed1.embed{i}.embed_{{}}", spikes(x)) for i in (1, 2))
+    return one + two
+
+
+def max_former(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
+    def conv(name: str, x: Tensor, stride: int = 1) -> Tensor:
+        return p.conv_bn(f"{name}.embed_{{}}", x, stride)
+
+    def first(x: Tensor) -> Tensor:
+        s = spikes(conv("patch_embed1.embed1", x, 2))
+        x = conv("patch_embed1.embed3", spikes(conv("patch_embed1.embed2", s, 2)))
+        return x + conv("patch_embed1.embed4", s, 2)
+
+    def later(at: str, x: Tensor) -> Tensor:
+        s = spikes(x)
+        x = conv(f"{at}.embed1", spikes(pooled(conv(f"{at}.max_embed1", s))))
+        return x + pooled(conv(f"{at}.max_embed2", s))
+
+    mixers = {"cifar": ["", "conv"], "imagenet": ["conv5", "conv"], "dvs": ["conv"]}[form]
+    for stage, mixer in enumerate([*mixers, None], 1):
+        if stage == 1:
+            x = {"cifar": small_embedding, "imagenet": lambda _, x: first(x), "dvs": event_embedding}[form](p, x)
+        else:
+            x = later(f"patch_embed{stage}", x)
+        for i in range(p.count(f"stage{stage}")):
+            at = f"stage{stage}.{i}"
+            if mixer is None:
+                x = membrane_attention(p, f"{at}.attn", x, heads)
+            elif mixer:
+                x = x + p.layer_bn(f"{at}.mixer.{mixer}", f"{at}.mixer.{mixer}_bn", spikes(x))
+            x = membrane_mlp(p, f"{at}.mlp", x)
+    return p.head(spikes(x.mean((3, 4))).mean(0))
+
+
+def ms_qkformer(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
+    def first(x: Tensor) -> Tensor:
+        s = spikes(pooled(p.conv_bn("patch_embed1.proj_{}", x)))
+        x = p.conv_bn("patch_embed1.proj_{}2", spikes(pooled(p.conv_bn("patch_embed1.proj_{}1", s))))
+        return x + p.conv_bn("patch_embed1.rpe_{}", s, 2)
+
+    def later(at: str, x: Tensor) -> Tensor:
+        s = spikes(x)
+        if form == "imagenet":
+            x = p.conv_bn(f"{at}.proj4_{{}}", spikes(pooled(p.conv_bn(f"{at}.proj3_{{}}", s))))
+            return x + p.conv_bn(f"{at}.proj_res_{{}}", s, 2)
+        x = pooled(p.conv_bn(f"{at}.max_embed1.embed_{{}}", spikes(p.conv_bn(f"{at}.embed1.embed_{{}}", s))))
+        return x + p.conv_bn(f"{at}.embed2.embed_{{}}", s, 2)
+
+    def token_attention(at: str, x: Tensor) -> Tensor:
+        s = spikes(x)
+        q = spikes(p.conv_bn(f"{at}.q_{{}}", s)).unflatten(2, (heads, -1))
+        k = spikes(p.conv_bn(f"{at}.k_{{}}", s)).unflatten(2, (heads, -1))
+        masked = torch.where(spikes(q.sum(3), 0.5).unsqueeze(3) > 0, k, 0.0)
+        return x + p.conv_bn(f"{at}.proj_{{}}", masked.flatten(2, 3))
+
+    stages = 2 if form == "dvs" else 3
+    for stage in range(1, stages + 1):
+        if stage == 1:
+            x = {"cifar": small_embedding, "imagenet": lambda _, x: first(x), "dvs": event_embedding}[form](p, x)
+        else:
+            x = later(f"patch_embed{stage}", x)
+        for i in range(p.count(f"stage{stage}")):
+            at = f"stage{stage}.{i}"
+            last = stage == stages
+            x = membrane_attention(p, f"{at}.attn", x, heads) if last else token_attention(f"{at}.attn", x)
+            x = membrane_mlp(p, f"{at}.mlp", x)
+    return p.head(spikes(x.mean((3, 4))).mean(0))
+
+
 FORWARD: dict[str, Callable[[_Layers, str, Tensor, int], Tensor]] = {
     "spikingformer": spikingformer,
     "sdt1": spike_driven,
     "sdt2": meta_spikeformer,
     "sdt3": spike_driven_v3,
     "qkformer": qkformer,
+    "max-former": max_former,
+    "ms-qkformer": ms_qkformer,
 }

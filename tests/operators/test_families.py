@@ -23,7 +23,9 @@ from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Lif
 from spikformer_deploy.network.synapses import Attention, Conv
+from spikformer_deploy.nn.attention import TokenAttention
 from spikformer_deploy.nn.family import ModelConfig
+from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.quantization.build import Pixels, quantize
 from spikformer_deploy.quantization.ranges import Calibration
 from spikformer_deploy.quantization.settings import Settings
@@ -64,12 +66,12 @@ def compiled(config: ModelConfig, module: nn.Module, images: torch.Tensor) -> tu
     return raw, quantize(graph, pixels, Calibration(graph, images), LIMITS, Settings())
 
 
-def dense(counts: OperationCounts, *kinds: str, within: str = "") -> int:
-    """Multiply-accumulates of all images, padding counted, of places of some kinds; heads are left out."""
+def dense(counts: OperationCounts, *kinds: str, within: tuple[str, ...] = ("",)) -> int:
+    """Multiply-accumulates of all images, padding counted, of kinds within modules; heads are left out."""
     return sum(
         counted.dense_padded
         for operation in counts.operations
-        if operation.kind in kinds and not operation.name.startswith("head") and within in operation.name
+        if operation.kind in kinds and not operation.name.startswith("head") and operation.name.startswith(within)
         for counted in operation.counted
     )
 
@@ -83,10 +85,11 @@ def test_neurons_and_dense_work_are_those_of_the_program(case: Case) -> None:
     passes = counts.images * steps
     traced = [(n.op.weight.size, n.shape) for n in raw.of(ir.Conv2d, ir.Linear) if not n.name.startswith("head")]
     layers = dense(counts, "convolution", "linear")
-    sums_of_tokens = dense(counts, "reduction", within="tssa")  # of the trace they are a convolution with ones
+    masking = tuple(path for path, module in case.module.named_modules() if isinstance(module, TokenAttention))
+    sums_of_tokens = dense(counts, "reduction", within=masking)  # of the trace they are a convolution with ones
     assert layers + sums_of_tokens == passes * sum(size * shape[1] * shape[2] for size, shape in traced)
     if case.name != "sdt2":  # its convolutions without neurons between them are merged in the program, which adds work
-        masks_of_tokens = sums_of_tokens + dense(counts, "multiplication", within="tssa")
+        masks_of_tokens = sums_of_tokens + dense(counts, "multiplication", within=masking)
         convolutions = [dense_macs(network, p) for p in network.projections if isinstance(p.synapse, Conv)]
         assert layers + masks_of_tokens == passes * sum(convolutions)
 
@@ -118,7 +121,7 @@ def test_firing_rates_are_those_of_the_neurons(case: Case) -> None:
     hooks = [
         layer.register_forward_hook(lambda _, __, out, path=path: outputs.__setitem__(path, out))
         for path, layer in case.module.named_modules()
-        if path.endswith(("lif", "lif1", "lif2", "lif3"))
+        if isinstance(layer, LIF)
     ]
     with torch.no_grad():
         case.module(case.images)

@@ -25,7 +25,17 @@ SIBLINGS: dict[str, ModelConfig] = {
     "qkformer": named("qkformer-4-384", dim=32, depth=3, heads=4, image_size=16),
     "qkformer-imagenet": named("qkformer-10-512", dim=32, depth=4, heads=2, image_size=32, num_classes=7),
     "qkformer-dvs": named("qkformer-2-256-dvs", dim=32, heads=4, image_size=32, time_steps=3),
+    "max-former-imagenet": named("max-former-10-512", dim=32, depth=4, heads=2, image_size=32, num_classes=7),
+    "ms-qkformer": named("ms-qkformer-4-384", dim=32, depth=3, heads=4, image_size=16),
 }
+
+HIERARCHIES: dict[str, ModelConfig] = {
+    "max-former": named("max-former-4-384", dim=32, depth=3, heads=4, image_size=16),
+    "max-former-dvs": named("max-former-2-256-dvs", dim=32, heads=4, image_size=32, time_steps=3),
+    "ms-qkformer-imagenet": named("ms-qkformer-10-512", dim=32, depth=4, heads=2, image_size=32, num_classes=7),
+    "ms-qkformer-dvs": named("ms-qkformer-2-256-dvs", dim=32, heads=4, image_size=32, time_steps=3),
+}
+"""The other forms of the last two families: what their layers have, some sibling has, too."""
 
 
 def model_and_images(config: ModelConfig, seed: int = 0, count: int = 4) -> tuple[nn.Module, torch.Tensor]:

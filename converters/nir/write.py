@@ -41,6 +41,7 @@ from spikformer_deploy.graph.ir import (
     Output,
     Scale,
     SpikeMask,
+    TokenPool,
     TokenSum,
 )
 from spikformer_deploy.graph.windows import one_window
@@ -204,7 +205,9 @@ class _Written:
         return np.array(values, self.dtype)
 
 
-def _refusal(name: str, op: MaxPool2d | Attention | SpikeMask | TokenSum | Concat | Offset | BatchNorm) -> ModelError:
+def _refusal(
+    name: str, op: MaxPool2d | TokenPool | Attention | SpikeMask | TokenSum | Concat | Offset | BatchNorm
+) -> ModelError:
     match op:
         case MaxPool2d():
             return ModelError(name, "NIR has no max-pooling", "Export to onnx, or train with average pooling.")
@@ -212,6 +215,8 @@ def _refusal(name: str, op: MaxPool2d | Attention | SpikeMask | TokenSum | Conca
             return ModelError(name, "NIR has no attention: no product of two activations", "Export to onnx.")
         case SpikeMask():
             return ModelError(name, "NIR has no masks: no product of two activations", "Export to onnx.")
+        case TokenPool():
+            return ModelError(name, "NIR has no max-pooling over tokens and channels", "Export to onnx.")
         case TokenSum():
             return ModelError(name, "NIR has no sum over all positions", "Export to onnx.")
         case Concat():

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from spikformer_deploy.base.arrays import EXACT_FP32, EXACT_FP64
+from spikformer_deploy.base.arrays import EXACT_FP32, EXACT_FP64, Pair
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.converters.onnx.nodes import INTEGERS, Nodes
@@ -254,6 +254,9 @@ class _Graph(Nodes):
 
     def window(self, link: _Link, window: Window) -> str:
         """Sums over windows: of one position, of all positions, or a convolution with ones, channel by channel."""
+        if any(window.offset):
+            moved = replace(link, messages=self.moved(link.messages, window.offset))
+            return self.window(moved, replace(window, offset=(0, 0)))
         if (window.kernel, window.stride, window.padding) == ((1, 1), (1, 1), (0, 0)):
             return self.cast(link.messages, np.int64)
         if window.kernel == link.source.shape[1:] and window.padding == (0, 0):
@@ -265,6 +268,12 @@ class _Graph(Nodes):
         channels = link.source.shape[0]
         ones = np.ones((channels, 1, *window.kernel), np.int8)
         return self.convolved(link, Conv(ones, window.stride, window.padding, channels))
+
+    def moved(self, messages: str, offset: Pair) -> str:
+        """Messages (T, N, C, Y, X) as windows see them that are moved by `offset`: zeros come in on the other side."""
+        oy, ox = offset
+        # a negative number cuts off rows or columns
+        return self.node("Pad", messages, self.constant([0, 0, 0, -oy, -ox, 0, 0, 0, oy, ox], np.int64))
 
     def attention(self, projection: Projection, attention: Attention, target: Population) -> str:
         """weight * q (K^T V), head by head: channels x tokens."""

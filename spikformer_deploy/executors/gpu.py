@@ -388,10 +388,12 @@ def _taps(state: _State, projection: Projection, population: Population, beyond:
     """What each position of a window sees, views (N, T or 1, C, Y, X) int32; beyond the border there is `beyond`."""
     window = projection.synapse
     assert isinstance(window, Window)
-    pad_y, pad_x = window.padding
+    (pad_y, pad_x), (by_y, by_x) = window.padding, window.offset
     stride_y, stride_x = window.stride
     _, height, width = population.shape
-    padded = F.pad(state.sent[projection.sources[0]].int(), (pad_x, pad_x, pad_y, pad_y), value=beyond)
+    # of windows that are moved, a negative border cuts off what none of them sees
+    border = (pad_x - by_x, pad_x + by_x, pad_y - by_y, pad_y + by_y)
+    padded = F.pad(state.sent[projection.sources[0]].int(), border, value=beyond)
     taps = []
     for ky, kx in np.ndindex(*window.kernel):
         rows = slice(ky, ky + stride_y * (height - 1) + 1, stride_y)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from spikformer_deploy.base.arrays import EXACT_FP32, EXACT_FP64, Pair
+from spikformer_deploy.base.arrays import EXACT_FP32, EXACT_FP64
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.converters.onnx.nodes import INTEGERS, Nodes
@@ -255,8 +255,7 @@ class _Graph(Nodes):
     def window(self, link: _Link, window: Window) -> str:
         """Sums over windows: of one position, of all positions, or a convolution with ones, channel by channel."""
         if any(window.offset):
-            moved = replace(link, messages=self.moved(link.messages, window.offset))
-            return self.window(moved, replace(window, offset=(0, 0)))
+            return self.window(self.moved(link, window), Window(window.kernel, window.stride))
         if (window.kernel, window.stride, window.padding) == ((1, 1), (1, 1), (0, 0)):
             return self.cast(link.messages, np.int64)
         if window.kernel == link.source.shape[1:] and window.padding == (0, 0):
@@ -269,11 +268,17 @@ class _Graph(Nodes):
         ones = np.ones((channels, 1, *window.kernel), np.int8)
         return self.convolved(link, Conv(ones, window.stride, window.padding, channels))
 
-    def moved(self, messages: str, offset: Pair) -> str:
-        """Messages (T, N, C, Y, X) as windows see them that are moved by `offset`: zeros come in on the other side."""
-        oy, ox = offset
-        # a negative number cuts off rows or columns
-        return self.node("Pad", messages, self.constant([0, 0, 0, -oy, -ox, 0, 0, 0, oy, ox], np.int64))
+    def moved(self, link: _Link, window: Window) -> _Link:
+        """The part of the source, and of zeros around it, that moved windows see without any padding."""
+        channels, height, width = link.source.shape
+        (py, px), (oy, ox) = window.padding, window.offset
+        shape = (channels, height + 2 * py, width + 2 * px)
+        border = [0, 0, 0, py + abs(oy), px + abs(ox)]
+        padded = self.node("Pad", link.messages, self.constant(border * 2, np.int64))
+        first = [abs(oy) + oy, abs(ox) + ox]
+        end = [first[0] + shape[1], first[1] + shape[2]]
+        seen = self.node("Slice", padded, *(self.constant(values, np.int64) for values in (first, end, [3, 4])))
+        return replace(link, source=replace(link.source, shape=shape), messages=seen)
 
     def attention(self, projection: Projection, attention: Attention, target: Population) -> str:
         """weight * q (K^T V), head by head: channels x tokens."""

@@ -51,7 +51,8 @@ def meta_state(name: str, **changed: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("name", "arguments", "told"), TOLD)
 def test_arguments_tell_the_form(name: str, arguments: dict[str, Any], told: dict[str, Any]) -> None:
     recognised = recognise("file", meta_state(name), arguments)
-    assert recognised is not None and not recognised.choices
+    assert recognised is not None
+    assert not recognised.choices
     config = replace(recognised.usual, **recognised.fields)
     assert {key: getattr(config, key) for key in told} == told
     guessed = config.per_step and not {"dataset", "dvs_mode"} & set(arguments)
@@ -152,7 +153,7 @@ def test_learnt_time_constants_are_exact_where_they_halve(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["statten-2-512", "statten-2-256-dvs"])
 def test_chunks_of_one_step_run_and_others_look_ahead(name: str, tmp_path: Path) -> None:
-    """The attention of one step is an exact threshold; with events its neurons and the shortcut add up to 0, 1 and 2."""
+    """The threshold of an attention within a step is whole; with events it and the shortcut add up to 0, 1 and 2."""
     arguments = {"attention_mode": "STAtten", "chunk_size": 1, "time_steps": 4, "dataset": "cifar10-dvs"}
     loaded = small(saved(tmp_path, name, arguments, chunk=1, time_steps=4))
     network = compile_model(loaded).program.network

@@ -83,7 +83,7 @@ def test_traced_as_torch_pools(
     module = model(lambda x: layout(x, *window))
     graph = check(trace(module, (3, *size), time_steps=STEPS))
     (node,) = graph.of(ir.TokenPool)
-    assert node.op.heads == HEADS and (node.op.tokens, node.op.channels) == window
+    assert (node.op.heads, node.op.tokens, node.op.channels) == (HEADS, *window)
     images = torch.randn(4, 3, *size) * 3
     with torch.no_grad():
         expected = layout(module.lif(module.conv(images).repeat(STEPS, 1, 1, 1, 1)), *window)

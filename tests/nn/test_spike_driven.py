@@ -34,7 +34,7 @@ POOLING = {"cifar": "0011", "dvs": "0011", "gesture": "0111"}
 
 @pytest.mark.parametrize("name", ["sdt1-2-256-dvs", "sdt1-2-256-gesture"])
 def test_learnt_time_constants_are_scalars_of_the_state_dict(name: str) -> None:
-    """Golden numbers of the official modules: 22 scalars in 134 keys, two of each kind that nothing reads among them."""
+    """Golden numbers of the official modules: 22 scalars in 134 keys, some that nothing reads among them."""
     with torch.device("meta"):
         state = build(named(name, plif=True)).state_dict()
         without = build(named(name)).state_dict()

@@ -61,8 +61,10 @@ CIFAR10 = Preprocess(3, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 IMAGENET = Preprocess(3, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DVS = Preprocess(2, 128, (0.0, 0.0), (1 / 255, 1 / 255))
 """Event frames are counts: a standard deviation of 1 / 255 makes the real input the count itself."""
-USUAL = {"cifar": CIFAR10, "imagenet": IMAGENET, "dvs": DVS}
+USUAL = {"cifar": CIFAR10, "imagenet": IMAGENET, "dvs": DVS, "gesture": DVS}
 """What the official scripts of a form do to images."""
+OVER_255 = ("cifar10-dvs-tet",)
+"""Data sets of events whose frames the official scripts take as bytes, over 255: the real input is no count."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -242,8 +244,10 @@ def _recognised(
             f"its keys are of no official checkpoint that is known here ({some}, ...)",
             f"Known: {', '.join(with_official_code())}.\n  {OWN_CODE}",
         )
+    if recognised.choices:
+        _check_choice(path, recognised.choices, arch)
     config = named(arch) if arch else recognised.usual
-    notes = []
+    notes = list(recognised.notes)
     for name, keys in ARGUMENTS.items():
         value = next((arguments[k] for k in keys if isinstance(arguments.get(k), int)), None)
         if value is not None:
@@ -257,9 +261,21 @@ def _recognised(
     return replace(config, **recognised.fields), tuple(notes)
 
 
+def _check_choice(path: Path, choices: tuple[str, ...], arch: str | None) -> None:
+    """Raise an error where a file could be any of several models, and the user has not said which."""
+    if arch is None:
+        problem = "several models have its keys and do other things with them, and no argument in the file tells which"
+        raise ModelError(str(path), problem, f"Give --arch, one of {', '.join(choices)}.")
+    if arch not in choices:
+        problem = f"'{arch}' is none of those that {path} can be"
+        raise InputError("--arch", problem, f"Give one of {', '.join(choices)}.")
+
+
 def _usual_preprocess(config: ModelConfig, arguments: Mapping[str, Any]) -> tuple[Preprocess, tuple[str, ...]]:
     """(preprocessing, what had to be assumed): mean and std of the script's arguments, else the official scripts'."""
     usual = replace(USUAL[config.form], size=config.image_size)
+    if config.per_step and arguments.get("dataset") in OVER_255:
+        usual = replace(usual, std=(1.0,) * usual.channels)
     with suppress(KeyError, TypeError, ValueError):
         return preprocess_of({**asdict(usual), "mean": arguments["mean"], "std": arguments["std"]}), ()
     channels = config.in_channels

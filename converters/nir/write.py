@@ -42,6 +42,7 @@ from spikformer_deploy.graph.ir import (
     Output,
     Scale,
     SpikeMask,
+    TokenPool,
     TokenSum,
 )
 from spikformer_deploy.graph.windows import one_window
@@ -206,7 +207,7 @@ class _Written:
 
 
 def _refusal(
-    name: str, op: Levels | MaxPool2d | Attention | SpikeMask | TokenSum | Concat | Offset | BatchNorm
+    name: str, op: Levels | MaxPool2d | TokenPool | Attention | SpikeMask | TokenSum | Concat | Offset | BatchNorm
 ) -> ModelError:
     match op:
         case Levels():
@@ -217,6 +218,8 @@ def _refusal(
             return ModelError(name, "NIR has no attention: no product of two activations", "Export to onnx.")
         case SpikeMask():
             return ModelError(name, "NIR has no masks: no product of two activations", "Export to onnx.")
+        case TokenPool():
+            return ModelError(name, "NIR has no max-pooling over tokens and channels", "Export to onnx.")
         case TokenSum():
             return ModelError(name, "NIR has no sum over all positions", "Export to onnx.")
         case Concat():

@@ -281,6 +281,8 @@ class _Graph(Nodes):
 
     def window(self, link: _Link, window: Window) -> str:
         """Sums over windows: of one position, of all positions, or a convolution with ones, channel by channel."""
+        if any(window.offset):
+            return self.window(self.moved(link, window), Window(window.kernel, window.stride))
         if (window.kernel, window.stride, window.padding) == ((1, 1), (1, 1), (0, 0)):
             return self.cast(link.messages, np.int64)
         if window.kernel == link.source.shape[1:] and window.padding == (0, 0):
@@ -292,6 +294,18 @@ class _Graph(Nodes):
         channels = link.source.shape[0]
         ones = np.ones((channels, 1, *window.kernel), np.int8)
         return self.convolved(link, Conv(ones, window.stride, window.padding, channels))
+
+    def moved(self, link: _Link, window: Window) -> _Link:
+        """The part of the source, and of zeros around it, that moved windows see without any padding."""
+        channels, height, width = link.source.shape
+        (py, px), (oy, ox) = window.padding, window.offset
+        shape = (channels, height + 2 * py, width + 2 * px)
+        border = [0, 0, 0, py + abs(oy), px + abs(ox)]
+        padded = self.node("Pad", link.messages, self.constant(border * 2, np.int64))
+        first = [abs(oy) + oy, abs(ox) + ox]
+        end = [first[0] + shape[1], first[1] + shape[2]]
+        seen = self.node("Slice", padded, *(self.constant(values, np.int64) for values in (first, end, [3, 4])))
+        return replace(link, source=replace(link.source, shape=shape), messages=seen)
 
     def attention(self, projection: Projection, attention: Attention, target: Population) -> str:
         """weight * q (K^T V), head by head: channels x tokens; q and k may have other channels than v."""

@@ -38,6 +38,7 @@ from spikformer_deploy.graph.ir import (
     Output,
     Scale,
     SpikeMask,
+    TokenPool,
     TokenSum,
 )
 from spikformer_deploy.graph.windows import one_window, overhang
@@ -138,6 +139,12 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
             if dilation != (1, 1):
                 geometry["dilations"] = list(dilation)
             return nodes.node("MaxPool", inputs[0], **geometry)
+        case TokenPool(heads, tokens, channels):
+            height, width = node.shape[1:]
+            by_head = nodes.shaped(inputs[0], -1, heads, node.shape[0] // heads, height * width)
+            pads = [channels // 2, tokens // 2] * 2
+            pooled = nodes.node("MaxPool", by_head, **_window((channels, tokens), (1, 1), pads))
+            return nodes.shaped(pooled, -1, *node.shape)
         case AvgPool2d() | AdaptiveAvgPool2d() as average:
             return _average(nodes, node, average, graph[node.inputs[0]].shape, inputs[0])
         case Add():

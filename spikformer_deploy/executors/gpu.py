@@ -421,14 +421,18 @@ def _taps(state: _State, projection: Projection, population: Population, beyond:
     """What each position of a window sees, views (N, T or 1, C, Y, X) int32; beyond the border there is `beyond`."""
     window = projection.synapse
     assert isinstance(window, Window)
-    pad_y, pad_x = window.padding
+    (pad_y, pad_x), (by_y, by_x) = window.padding, window.offset
     stride_y, stride_x = window.stride
     _, height, width = population.shape
-    padded = F.pad(state.sent[projection.sources[0]].int(), (pad_x, pad_x, pad_y, pad_y), value=beyond)
+    # as far as windows that are moved see, on all sides
+    border_y, border_x = pad_y + abs(by_y), pad_x + abs(by_x)
+    border = (border_x, border_x, border_y, border_y)
+    padded = F.pad(state.sent[projection.sources[0]].int(), border, value=beyond)
     taps = []
     for ky, kx in np.ndindex(*window.kernel):
-        rows = slice(ky, ky + stride_y * (height - 1) + 1, stride_y)
-        columns = slice(kx, kx + stride_x * (width - 1) + 1, stride_x)
+        top, left = ky + abs(by_y) + by_y, kx + abs(by_x) + by_x
+        rows = slice(top, top + stride_y * (height - 1) + 1, stride_y)
+        columns = slice(left, left + stride_x * (width - 1) + 1, stride_x)
         taps.append(padded[..., rows, columns])
     return taps
 

@@ -48,6 +48,12 @@ def _first_product(call: Call, left: Value, right: Value, dims: Dims) -> Product
             return Product("scores", left, right, 1.0, dims)
         case "Y" | "X":
             return Product("memory", left, right, 1.0, dims)
+        case "T":
+            raise call.refuse(
+                "an attention over several time steps at once is not causal: each step needs keys and values of steps "
+                "that have not come yet",
+                "Attend within each step: of STAtten, that is a model of chunk_size 1.",
+            )
         case _:
             raise call.refuse(f"the matrix product over {axes.show(left.dims)} is no part of an attention")
 

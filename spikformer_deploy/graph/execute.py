@@ -32,6 +32,7 @@ from spikformer_deploy.graph.ir import (
     Output,
     Scale,
     SpikeMask,
+    TokenPool,
     TokenSum,
 )
 from spikformer_deploy.graph.neurons import fire
@@ -115,6 +116,11 @@ def value_of(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
             return F.avg_pool2d(x, kernel, stride, padding, ceil_mode, count_include_pad, divisor)
         case AdaptiveAvgPool2d(size):
             return F.adaptive_avg_pool2d(x, size)
+        case TokenPool(heads, tokens, channels):
+            # (T * B, heads, channels of a head, tokens)
+            by_head = x.flatten(2).unflatten(1, (heads, -1))
+            pooled = F.max_pool2d(by_head, (channels, tokens), 1, (channels // 2, tokens // 2))
+            return pooled.flatten(1, 2).unflatten(2, x.shape[2:])
         case Add():
             return x + inputs[1]
         case Concat():

@@ -204,6 +204,28 @@ class AdaptiveAvgPool2d:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class TokenPool:
+    """Maximum over neighbouring tokens and neighbouring channels of a head: a window of both, of stride 1.
+
+        y[c, p] = max over |a| <= tokens // 2, |b| <= channels // 2 of x[c + b, p + a]
+
+    p counts positions row after row: the last one of a row is a neighbour of the first one of the next.  What lies
+    before the first position or behind the last one, and channels of other heads, count as minus infinity.
+
+    Shapes: x, y (C, Y, X); each of the `heads` heads has C / heads channels.
+    Units: those of x.
+
+    tokens, channels   odd sizes of the window
+    Source: the official code of Yao et al. 2023 (Spike-driven Transformer) on CIFAR10-DVS: MaxPool3d of a tensor
+    (T, B, heads, tokens, channels of a head).
+    """
+
+    heads: int
+    tokens: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Add:
     """Element-wise sum of two inputs: y = a + b.
 
@@ -320,6 +342,7 @@ Op: TypeAlias = (
     | BatchNorm
     | Neuron
     | Pool
+    | TokenPool
     | Add
     | Concat
     | Offset

@@ -29,6 +29,7 @@ from spikformer_deploy.graph.ir import (
     Pool,
     Scale,
     SpikeMask,
+    TokenPool,
     TokenSum,
 )
 from spikformer_deploy.graph.windows import pool_shape
@@ -109,6 +110,10 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape:
         case BatchNorm(gamma=gamma):
             if gamma.shape != (inputs[0][0],):
                 raise ModelError(node.name, f"{len(gamma)} scales for {inputs[0][0]} channels")
+            return inputs[0]
+        case TokenPool(heads, tokens, channels):
+            if inputs[0][0] % heads or tokens % 2 == 0 or channels % 2 == 0:
+                raise ModelError(node.name, f"a window of {tokens} tokens and {channels} channels in {heads} heads")
             return inputs[0]
         case Attention(heads=heads):
             if any(shape[0] % heads for shape in inputs):

@@ -255,13 +255,13 @@ def _sums(network: Network, projection: Projection, worst: dict[str, Worst]) -> 
             least = least.reshape(len(weight), -1).min(1)
             most = most.reshape(len(weight), -1).max(1)
             return least << shift, most << shift
-        case Window(kernel, padding=padding):
+        case Window(kernel, padding=padding, offset=offset):
             _, height, width = source.shape
             taps = min(kernel[0], height) * min(kernel[1], width)
             least = low * taps
             most = high * taps
-            if max(padding):
-                # a window may lie in padding for the most part
+            if max(padding) or any(offset):
+                # a window may lie in padding, or beyond the source, for the most part
                 return np.minimum(least, 0), np.maximum(most, 0)
             return least, most
         case Readout(weight):

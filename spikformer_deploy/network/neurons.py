@@ -459,7 +459,7 @@ def check_neuron(neuron: Neuron, shape: Shape, max_out: int, state_bits: int, in
             window = incoming[0].synapse
             assert isinstance(window, Window)
             # a window that lies in padding as a whole has no largest value
-            inside = all(p < k for p, k in zip(window.padding, window.kernel, strict=True))
+            inside = all(p < k for p, k in zip(window.padding, window.kernel, strict=True)) and not any(window.offset)
             require(inside and max_out == incoming[0].max_out, "its window or largest value")
         case Accumulator(bias=bias, scale=scale):
             require(synapses == {Readout} and max_out == 0, "it needs a readout")

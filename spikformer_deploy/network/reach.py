@@ -23,7 +23,8 @@ class Axis(NamedTuple):
     """A window along the rows or along the columns.
 
     Target position t reads the source positions t * stride - padding + tap, for tap = 0, ..., kernel - 1.  Those that
-    lie outside the source are padding: nothing comes from there.
+    lie outside the source are padding: nothing comes from there.  Of windows that are moved, padding is what is left
+    of it before the source, and may be negative.
     """
 
     kernel: int = 1
@@ -34,17 +35,15 @@ class Axis(NamedTuple):
 def axes_of(synapse: Conv | Window | Readout, source: Shape) -> tuple[Axis, Axis]:
     """The windows along rows and columns; a Readout is a kernel over the whole map."""
     match synapse:
-        case Conv():
+        case Conv(stride=stride, padding=padding):
             kernel = synapse.weight.shape[2:]
-        case Window():
-            kernel = synapse.kernel
+        case Window(kernel, stride, padding, offset):
+            padding = (padding[0] - offset[0], padding[1] - offset[1])
         case Readout():
             return Axis(source[1]), Axis(source[2])
         case _:
             assert_never(synapse)
-    rows = Axis(kernel[0], synapse.stride[0], synapse.padding[0])
-    columns = Axis(kernel[1], synapse.stride[1], synapse.padding[1])
-    return rows, columns
+    return Axis(kernel[0], stride[0], padding[0]), Axis(kernel[1], stride[1], padding[1])
 
 
 def reached(extent: int, first: Int, end: Int, kernel: int = 1, stride: int = 1, padding: int = 0) -> Int:

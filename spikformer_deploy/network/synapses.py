@@ -6,7 +6,7 @@ path calls it.  `check_synapse` is the law for networks that come from files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int, Pair, Shape
+from spikformer_deploy.base.flat import LATER
 from spikformer_deploy.base.plain import require
 from spikformer_deploy.base.values import digest
 
@@ -34,11 +35,15 @@ class Conv:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """Unit weights from a window of positions of the same channel; kernel = stride = (1, 1) is the identity."""
+    """Unit weights from a window of positions of the same channel; kernel = stride = (1, 1) is the identity.
+
+    offset  (y, x) how far every window is moved over the source; what it then sees beyond the source is 0, as padding
+    """
 
     kernel: Pair = (1, 1)
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
+    offset: Pair = field(default=(0, 0), metadata={LATER: True})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +75,9 @@ def shown(synapse: Synapse) -> str:
             return f"Conv {'x'.join(map(str, weight.shape))} {digest(weight)[:8]}"
         case Readout(weight=weight):
             return f"Readout {'x'.join(map(str, weight.shape))} {digest(weight)[:8]}"
-        case Window(kernel=kernel):
-            return f"Window {kernel[0]}x{kernel[1]}"
+        case Window(kernel=kernel, offset=(y, x)):
+            moved = f" moved by {y}, {x}" if (y, x) != (0, 0) else ""
+            return f"Window {kernel[0]}x{kernel[1]}{moved}"
         case Attention(heads=heads, weight=weight):
             return f"Attention heads={heads} weight={weight}"
 
@@ -116,10 +122,13 @@ def _convolution(conv: Conv, x: Int, shape: Shape) -> Int:
 
 def _window(window: Window, x: Int, shape: Shape) -> Int:
     """The sum of each window."""
-    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in window.padding)))
+    # zeros as far as any moved window sees, on all sides
+    reach = [(p + abs(o), p + abs(o)) for p, o in zip(window.padding, window.offset, strict=True)]
+    padded = np.pad(x, ((0, 0), (0, 0), *reach))
+    first_y, first_x = (abs(o) + o for o in window.offset)
     total = np.zeros((len(x), *shape), np.int64)
     for ky, kx in np.ndindex(*window.kernel):
-        total += _shifted(padded, ky, kx, window.stride, shape[1:])
+        total += _shifted(padded, first_y + ky, first_x + kx, window.stride, shape[1:])
     return total
 
 
@@ -209,4 +218,4 @@ def _check_windows(source: Shape, target: Shape, window: Window) -> None:
     sizes = [(e + 2 * p - k) // s + 1 for e, k, s, p in zip(source[1:], kernel, stride, padding, strict=True)]
     require(tuple(sizes) == target[1:], geometry)
     most = max(MOST_PADDING, *source[1:], *target[1:])
-    require(max(padding) < most, geometry)
+    require(max(*padding, *map(abs, window.offset)) < most, f"{geometry}, moved by {window.offset}")

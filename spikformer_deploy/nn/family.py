@@ -21,17 +21,20 @@ class ModelConfig:
 
     family       a name in zoo.FAMILIES: "v1", "v2" (Spikformer), "spikingformer", "sdt1", "sdt2", "sdt3" (Spike-
                  driven Transformer V1, V2, V3), "qkformer", "max-former", "ms-qkformer"
-    form         "cifar", "imagenet" or "dvs": the layout of the official code for that kind of data
+    form         "cifar", "imagenet", "dvs" or "gesture": the layout of the official code for that kind of data
     depth        blocks; dim: channels of the last of them; heads: of each attention
     time_steps   T
     image_size   height and width of the (square) input, in pixels
     mlp_ratio    hidden channels of an MLP for each of its inputs
     stem_stages  stages of V2's stem, each halving the image
     distilled    "sdt2": there is a second head, of its distillation
+    pooling      "v1", "sdt1": after which of the stem's four stages a 3x3 max-pooling halves the map ("0011": after
+                 the last two); "": as the form has it.  No weight depends on it
+    plif         "sdt1": the neurons have learnt time constants, a weight each
+    attention    "sdt1": "statten": attention over the tokens of all steps of a chunk (STAtten); "": masks, as its paper
+    chunk        "sdt1" with "statten": steps of a chunk
     widths       channels of each stage, where they do not follow from `dim`
     levels       D, the largest integer that a neuron sends; 0: neurons send spikes
-    pooling      "v1": after which of the stem's four stages a 3x3 max-pooling halves the map ("0011": after the last
-                 two); "": as the form has it.  No weight depends on it
     """
 
     family: str
@@ -47,24 +50,32 @@ class ModelConfig:
     stem_stages: int = 4
     distilled: bool = False
     pooling: str = ""
+    plif: bool = False
+    attention: str = ""
+    chunk: int = 1
     widths: tuple[int, ...] = ()
     levels: int = 0
 
     @property
     def per_step(self) -> bool:
         """Whether the input is a frame for every time step (event data)."""
-        return self.form == "dvs"
+        return self.form in ("dvs", "gesture")
 
 
 class Recognised(NamedTuple):
     """What an official state_dict tells, and what the rest is taken from.
 
-    fields  of a ModelConfig, from keys, shapes and the arguments of the training script
-    usual   the published configuration whose heads, time steps and image size are assumed where nothing tells them
+    fields   of a ModelConfig, from keys, shapes and the arguments of the training script
+    usual    the published configuration whose heads, time steps and image size are assumed where nothing tells them
+    notes    what else had to be assumed
+    choices  names of published configurations that have these keys and do other things: --arch must name one, and says
+             all that is not in `fields`; empty where the file tells
     """
 
     fields: dict[str, Any]
     usual: ModelConfig
+    notes: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 Recognise: TypeAlias = Callable[[str, Tensors, Mapping[str, Any]], Recognised | None]
@@ -82,7 +93,7 @@ class Family:
     forms      the official layouts that are supported
     published  sizes of the papers and of the official configurations, by name
     build      the module of a configuration in one of the forms, freshly initialised; in: images (B, C, Y, X), or
-               frames (B, T, C, Y, X) of the form "dvs"; out: logits (B, classes)
+               frames (B, T, C, Y, X) of the forms "dvs" and "gesture"; out: logits (B, classes)
     recognise  None where there is no official code
     pooling    the value that ModelConfig.pooling has in each form; empty where the stem has no such choice
     unread     keys of parameters that no forward pass reads: a file may lack them

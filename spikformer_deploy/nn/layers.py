@@ -9,10 +9,12 @@ Shapes: T time steps, B images, C or D channels, Y and X rows and columns of a m
 
 from __future__ import annotations
 
+import re
 from typing import TypeAlias
 
 from torch import Tensor, nn
 
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.nn.lif import LIF
 
 Synapses: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d
@@ -169,6 +171,17 @@ def repeated(x: Tensor, time_steps: int) -> Tensor:
 def sequence(x: Tensor, time_steps: int, per_step: bool) -> Tensor:
     """(T, B, C, Y, X) of images (B, C, Y, X), or of frames (B, T, C, Y, X) where there is one for each step."""
     return x.transpose(0, 1) if per_step else repeated(x, time_steps)
+
+
+def pooled_stages(pooling: str) -> tuple[bool, ...]:
+    """Whether each of the four stages of a stem is followed by pooling, of "0011": the last two.
+
+    Raises InputError for what does not say it.
+    """
+    if not re.fullmatch("[01]{4}", pooling):
+        problem = f"'{pooling}' does not say for each of the four stages whether it is pooled"
+        raise InputError("pooling", problem, 'Write four digits, 1: pooled ("0011").')
+    return tuple(digit == "1" for digit in pooling)
 
 
 def token_mean(x: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.nn import keys
 from spikformer_deploy.nn.attention import ConvAttention, LinearAttention
 from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
@@ -29,6 +28,7 @@ from spikformer_deploy.nn.layers import (
     conv_bn_lif,
     linear_bn_lif,
     over_steps,
+    pooled_stages,
     sequence,
     token_mean,
 )
@@ -103,7 +103,7 @@ class Spikformer(nn.Module):
         self.time_steps = config.time_steps
         self.per_step = config.per_step
         dim = config.dim
-        pools = _pools(config)
+        pools = pooled_stages(config.pooling or POOLING[config.form])
         self.patch_embed = SPS(config.in_channels, dim, pools)
         if self.per_step:
             side = config.image_size // 2 ** sum(pools)
@@ -137,15 +137,6 @@ def _block(config: ModelConfig) -> Block:
         case _:
             attention = ConvAttention(dim, config.heads, scale=0.25)
             return Block(attention, MLP(dim, config.mlp_ratio, tokens=True), norms=dim)
-
-
-def _pools(config: ModelConfig) -> tuple[bool, ...]:
-    """Whether each of the four stages of the stem is followed by pooling."""
-    pooling = config.pooling or POOLING[config.form]
-    if not re.fullmatch("[01]{4}", pooling):
-        problem = f"'{pooling}' does not say for each of the four stages whether it is pooled"
-        raise InputError("pooling", problem, 'Write four digits, 1: pooled ("0011").')
-    return tuple(digit == "1" for digit in pooling)
 
 
 # Heads are published for V1-4-384 (12), V1-8-512 (8) and DVS (16).  The others keep the channels a head of those: 32 on

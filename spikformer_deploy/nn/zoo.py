@@ -54,7 +54,7 @@ def recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Reco
     """What an official state_dict tells of its model; None where it is of no family.
 
     path       for errors; arguments: of the training script, where the file holds them
-    Raises ModelError for a form that is not supported.
+    Raises ModelError for a form that is not supported.  What a family's `choices` leave open, its fields do not say.
     """
     for name, family in FAMILIES.items():
         recognised = family.recognise(path, tensors, arguments) if family.recognise else None

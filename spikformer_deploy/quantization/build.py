@@ -31,7 +31,12 @@ from spikformer_deploy.quantization.heads import make_accumulator
 from spikformer_deploy.quantization.joins import attention, concatenated, masked, residual
 from spikformer_deploy.quantization.levels import make_levels
 from spikformer_deploy.quantization.lif import make_lif
-from spikformer_deploy.quantization.pools import average_pool, max_pool_of_currents, max_pool_of_spikes
+from spikformer_deploy.quantization.pools import (
+    average_pool,
+    max_pool_of_currents,
+    max_pool_of_spikes,
+    token_pool_of_spikes,
+)
 from spikformer_deploy.quantization.ranges import Calibration
 from spikformer_deploy.quantization.rows import maps_as_rows
 from spikformer_deploy.quantization.settings import Settings
@@ -125,6 +130,8 @@ def _value(walk: Walk, node: ir.Node) -> Value:
             return max_pool_of_currents(walk, node, as_signal(name, inputs[0]), pool)
         case ir.MaxPool2d() as pool:
             return max_pool_of_spikes(walk, node, as_signal(name, inputs[0]), pool)
+        case ir.TokenPool() as token_pool:
+            return token_pool_of_spikes(walk, node, as_signal(name, inputs[0]), token_pool)
         case ir.AvgPool2d() | ir.AdaptiveAvgPool2d() as pool:
             return average_pool(walk, node, as_signal(name, inputs[0]), pool)
         case ir.Add():

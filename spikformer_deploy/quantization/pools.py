@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph import ir
@@ -34,6 +37,55 @@ def max_pool_of_currents(walk: Walk, node: ir.Node, signal: Signal, pool: ir.Max
 
 def max_pool_of_spikes(walk: Walk, node: ir.Node, signal: Signal, pool: ir.MaxPool2d) -> Signal:
     """Neurons that fire where any in their window does: the largest of zeros and ones."""
+    _check_spikes(node, signal)
+    sent = sent_by(node, [signal], walk.settings.weight_bits)
+    if _is_window(walk, node, pool):
+        window = Window(pool.kernel, pool.stride, pool.padding)
+        return walk.place_neurons(sent, Or(), Projection(signal.populations, node.name, window))
+    return walk.place_neurons(sent, And(1), Projection(signal.populations, node.name, _kernel_of(pool, signal)))
+
+
+def token_pool_of_spikes(walk: Walk, node: ir.Node, signal: Signal, pool: ir.TokenPool) -> Signal:
+    """Neurons that fire where a neighbouring token does in a neighbouring channel: first over channels, then tokens."""
+    _check_spikes(node, signal)
+    if pool.tokens > 3:
+        problem = f"a pool of {pool.tokens} neighbouring tokens: 3 are supported"
+        raise QuantizeError(node.name, problem, "Pool 3 tokens, twice if need be.")
+    sent = sent_by(node, [signal], walk.settings.weight_bits)
+    sources = signal.populations
+    if pool.channels > 1:
+        name = f"{node.name}.channels"
+        while name in walk.graph:  # a module of the user's may be called so
+            name += "_"
+        band = Projection(sources, name, _neighbours(signal.shape[0], pool))
+        sources = walk.place_neurons(replace(sent, populations=(name,)), And(1), band).populations
+    windows = [Projection(sources, node.name, window) for window in _token_windows(pool.tokens, signal.shape)]
+    return walk.place_neurons(sent, Or(), *windows)
+
+
+def _neighbours(channels: int, pool: ir.TokenPool) -> Conv:
+    """Ones from the channels of a window to the one in its middle, head by head."""
+    per_head = channels // pool.heads
+    of_head = np.arange(per_head)
+    near = np.abs(of_head[:, None] - of_head) <= pool.channels // 2
+    return Conv(frozen(np.tile(near[:, :, None, None], (pool.heads, 1, 1, 1)), np.int8), groups=pool.heads)
+
+
+def _token_windows(tokens: int, shape: Shape) -> list[Window]:
+    """Windows that see the token at each position and its neighbours: in its row, and across the ends of rows."""
+    _, height, width = shape
+    if tokens == 1:
+        return [Window()]
+    in_row = Window((1, 3), (1, 1), (0, 1))
+    if height == 1:
+        return [in_row]
+    # Moved over the whole map, a window meets it in one place: the last token of the row before is seen by the first
+    # one of a row, and by no other; and the first token of the next row by the last one.
+    return [in_row, Window(offset=(-1, width - 1)), Window(offset=(1, 1 - width))]
+
+
+def _check_spikes(node: ir.Node, signal: Signal) -> None:
+    """QuantizeError for what is not the spikes of one population: their largest is no OR."""
     if signal.max_out != 1 or len(signal.populations) != 1:
         raise QuantizeError(
             node.name,
@@ -43,11 +95,6 @@ def max_pool_of_spikes(walk: Walk, node: ir.Node, signal: Signal, pool: ir.MaxPo
     if signal.offset.ndim == 3 or np.any(signal.scale <= 0):
         problem = "max-pooling of spikes with a constant added at each position, or scaled by a negative number"
         raise QuantizeError(node.name, problem, "Pool the spikes themselves.")
-    sent = sent_by(node, [signal], walk.settings.weight_bits)
-    if _is_window(walk, node, pool):
-        window = Window(pool.kernel, pool.stride, pool.padding)
-        return walk.place_neurons(sent, Or(), Projection(signal.populations, node.name, window))
-    return walk.place_neurons(sent, And(1), Projection(signal.populations, node.name, _kernel_of(pool, signal)))
 
 
 def _is_window(walk: Walk, node: ir.Node, pool: ir.MaxPool2d) -> bool:

@@ -16,7 +16,7 @@ from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.graph import ir
 from spikformer_deploy.quantization.signals import Signal, by_input, sent_by, units_of
 
-LAYERS = ir.Conv2d | ir.Linear | ir.AvgPool2d | ir.AdaptiveAvgPool2d | ir.Attention | ir.SpikeMask
+LAYERS = ir.Conv2d | ir.Linear | ir.AvgPool2d | ir.AdaptiveAvgPool2d | ir.TokenPool | ir.Attention | ir.SpikeMask
 """What reads spikes, and no stream."""
 
 
@@ -147,7 +147,9 @@ class Feeders:
                 return self._signal(node.inputs[0]).scaled(factor)
             case ir.Offset(constant):
                 return self._signal(node.inputs[0]).plus(constant)
-            case ir.Add() | ir.Concat() | ir.SpikeMask() | ir.MaxPool2d() | ir.AvgPool2d() | ir.AdaptiveAvgPool2d():
+            case ir.MaxPool2d() | ir.AvgPool2d() | ir.AdaptiveAvgPool2d() | ir.TokenPool():
+                return sent_by(node, [self._signal(i) for i in node.inputs], self.weight_bits)
+            case ir.Add() | ir.Concat() | ir.SpikeMask():
                 return sent_by(node, [self._signal(i) for i in node.inputs], self.weight_bits)
             case ir.Levels(count=count):
                 return units_of(name, node.shape, count)

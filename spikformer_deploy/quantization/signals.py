@@ -92,7 +92,7 @@ def sent_by(node: ir.Node, inputs: Sequence[Signal], weight_bits: int) -> Signal
         case ir.Concat():
             largest = max(part.max_out for part in inputs)
             return replace(signal, scale=np.concatenate([part.scale for part in inputs]), max_out=largest)
-        case ir.MaxPool2d():
+        case ir.MaxPool2d() | ir.TokenPool():
             source = inputs[0]
             return replace(
                 signal,

@@ -153,14 +153,16 @@ class Grower(Builder):
 
     def window_of(self, source: Population) -> tuple[Window, tuple[int, int, int]]:
         (ky, sy, py, height), (kx, sx, px, width) = (self.geometry(e) for e in source.shape[1:])
-        return Window((ky, kx), (sy, sx), (py, px)), (source.shape[0], height, width)
+        # moved by up to the whole map, so that some windows see nothing of it
+        by = (self.any_of(0, 0, 0, 1, -1, height), self.any_of(0, 0, 0, 1, -1, width - 1))
+        return Window((ky, kx), (sy, sx), (py, px), by), (source.shape[0], height, width)
 
     def pooled(self) -> None:
         """Or and Sum over windows; Max, of anything, where the padding is smaller than the window."""
         source = self.populations[int(self.rng.integers(len(self.populations)))]
         window, shape = self.window_of(source)
         taps = window.kernel[0] * window.kernel[1]
-        inside = all(p < k for p, k in zip(window.padding, window.kernel, strict=True))
+        inside = all(p < k for p, k in zip(window.padding, window.kernel, strict=True)) and not any(window.offset)
         into = (window, (source.name,))
         if inside and (source.signed or self.chance(0.2)):
             self.add(Population(self.named("max"), shape, Max(), source.max_out), into)

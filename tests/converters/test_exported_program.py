@@ -67,7 +67,7 @@ def test_torch_reads_what_is_written(good: Path) -> None:
         assert torch.equal(program.module()(images), module(images))
 
 
-@pytest.mark.parametrize("form", ["imagenet", "dvs", "spikingformer", "sdt1", "sdt2", "qkformer"])
+@pytest.mark.parametrize("form", ["imagenet", "dvs", "spikingformer", "sdt1-dvs", "sdt2", "qkformer"])
 def test_every_form_of_the_models(form: str, tmp_path: Path) -> None:
     config = {**SMALL, **SIBLINGS}[form]
     size = config.image_size

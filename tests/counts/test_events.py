@@ -39,8 +39,9 @@ def synapses_of(network: Network, synapse: Conv | Window | Readout, source: Wher
             joined = o // (shape[0] // synapse.groups) == c // per_group
         else:
             joined = o == c
-        ky = y + synapse.padding[0] - ty * synapse.stride[0]
-        kx = x + synapse.padding[1] - tx * synapse.stride[1]
+        offset = synapse.offset if isinstance(synapse, Window) else (0, 0)
+        ky = y + synapse.padding[0] - offset[0] - ty * synapse.stride[0]
+        kx = x + synapse.padding[1] - offset[1] - tx * synapse.stride[1]
         if joined and 0 <= ky < kernel[0] and 0 <= kx < kernel[1]:
             out.append((int(o), int(ty), int(tx)))
     return out

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.networks import random_network
+from support.networks import Builder, random_network
 
 from spikformer_deploy.network.law import check_network
-from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.neurons import Lif
+from spikformer_deploy.network.network import Network, Population
+from spikformer_deploy.network.neurons import Lif, Max, Neuron, Or
+from spikformer_deploy.network.synapses import Window
 
 
 def changed(network: Network, field: str, value: int) -> Network:
@@ -25,6 +26,28 @@ def changed(network: Network, field: str, value: int) -> Network:
 def test_parameters_beyond_the_state_are_refused(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"a {field} of {value} does not fit"):
         check_network(changed(random_network(0), field, value))
+
+
+def moved(neuron: Neuron, offset: tuple[int, int]) -> Network:
+    b = Builder(np.random.default_rng(0), 2, "programmable")
+    source = b.source((2, 3, 70), 1, True)
+    pool = b.add(Population("pool", source.shape, neuron, 1), (Window(offset=offset), (source.name,)))
+    return b.finish(b.lif("lif", pool.shape, (Window(), (pool.name,))), 2)
+
+
+def test_windows_are_moved_no_further_than_a_map() -> None:
+    for offset in ((2, -69), (-3, 0)):
+        check_network(moved(Or(), offset))
+    for offset in ((0, 70), (-(2**40), 0)):
+        with pytest.raises(ValueError, match="moved by"):
+            check_network(moved(Or(), offset))
+
+
+def test_the_largest_of_a_window_needs_values() -> None:
+    """Beyond the map there are none."""
+    check_network(moved(Max(), (0, 0)))
+    with pytest.raises(ValueError, match="its window or largest value"):
+        check_network(moved(Max(), (0, 1)))
 
 
 @pytest.mark.parametrize("field", ["threshold", "bias"])

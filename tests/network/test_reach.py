@@ -17,7 +17,7 @@ from spikformer_deploy.network.reach import (
 )
 from spikformer_deploy.network.synapses import Conv, Readout, Window
 
-AXES = st.builds(Axis, st.integers(1, 5), st.integers(1, 4), st.integers(0, 3))
+AXES = st.builds(Axis, st.integers(1, 5), st.integers(1, 4), st.integers(-4, 3))
 EXTENTS = st.integers(1, 9)
 RANGES = st.tuples(st.integers(0, 6), st.integers(1, 6)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 """(first, end) of targets."""
@@ -102,3 +102,5 @@ def test_a_window_keeps_its_channel() -> None:
     low, high = channels_read(window, (8, 5, 5), np.array([2]), np.array([5]))
     assert (low.tolist(), high.tolist()) == ([2], [5])
     assert axes_of(window, (8, 5, 5)) == (Axis(3, 2, 1), Axis(2, 1, 0))
+    moved = Window((3, 2), (2, 1), (1, 0), (2, -4))
+    assert axes_of(moved, (8, 5, 5)) == (Axis(3, 2, -1), Axis(2, 1, 4))

@@ -29,6 +29,11 @@ OFFICIAL = {
     "sdt1-8-512": (29689896, 352, "93c9633d8e896570"),
     "sdt1-10-512": (36006056, 432, "183b7670c989b769"),
     "sdt1-8-768": (66339144, 352, "8f8fc69f064f6091"),
+    "sdt1-2-256-dvs": (2566794, 112, "d1b28ac136d81f89"),
+    "sdt1-2-256-gesture": (2567051, 112, "e023ceb063573b5b"),
+    "statten-2-512": (10233546, 112, "e533a0d63129ab40"),
+    "statten-8-768": (66339144, 352, "8f8fc69f064f6091"),
+    "statten-2-256-dvs": (2566794, 112, "d1b28ac136d81f89"),
     "sdt2-8-384": (31333864, 825, "23e46dd697b475b6"),
     "sdt2-8-512": (55350248, 825, "33bcf84efdf9b029"),
     "sdt2-8-768": (123741160, 825, "0838919356032649"),
@@ -179,11 +184,33 @@ def spike_driven(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:
         q = spikes(p.conv_bn(f"block.{i}.attn.q_{{}}", s))
         k = spikes(p.conv_bn(f"block.{i}.attn.k_{{}}", s))
         v = spikes(p.conv_bn(f"block.{i}.attn.v_{{}}", s))
-        met = spikes((k * v).sum((3, 4), keepdim=True), 0.5)
-        x = x + p.conv_bn(f"block.{i}.attn.proj_{{}}", torch.where(met > 0, q, 0.0))
+        attended = pooled_masks(q, k, v, heads) if form == "dvs" else masks(q, k, v)
+        x = x + p.conv_bn(f"block.{i}.attn.proj_{{}}", attended)
         hidden = p.conv_bn(f"block.{i}.mlp.fc1_{{}}", spikes(x))
         x = x + p.conv_bn(f"block.{i}.mlp.fc2_{{}}", spikes(hidden))
     return p.head(spikes(x.mean((3, 4)))).mean(0)
+
+
+def masks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    met = spikes((k * v).sum((3, 4), keepdim=True), 0.5)
+    return torch.where(met > 0, q, 0.0)
+
+
+def pooled_masks(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """With neighbours: of k and v in the map, of products in (tokens, channels of a head)."""
+    tokens = [x.flatten(3).unflatten(2, (heads, -1)).mT for x in (q, near(k), near(v))]
+    met = spikes(near(tokens[1] * tokens[2]).sum(3, keepdim=True), 0.5)
+    return near(tokens[0] * met).mT.reshape(q.shape)
+
+
+def near(x: Tensor) -> Tensor:
+    """The largest of each value and its eight neighbours along the last two dimensions."""
+    for dim in (-2, -1):
+        none = torch.zeros_like(x.narrow(dim, 0, 1))
+        before = torch.cat([none, x.narrow(dim, 0, x.shape[dim] - 1)], dim)
+        behind = torch.cat([x.narrow(dim, 1, x.shape[dim] - 1), none], dim)
+        x = torch.maximum(torch.maximum(before, behind), x)
+    return x
 
 
 def qkformer(p: _Layers, form: str, x: Tensor, heads: int) -> Tensor:

@@ -20,6 +20,7 @@ SIBLINGS: dict[str, ModelConfig] = {
     "spikingformer-dvs": named("spikingformer-2-256-dvs", dim=32, depth=1, heads=4, image_size=32, time_steps=3),
     "sdt1": named("sdt1-2-512", dim=32, depth=1, heads=4, image_size=16),
     "sdt1-imagenet": named("sdt1-8-512", dim=32, depth=2, heads=4, image_size=32, num_classes=7),
+    "sdt1-dvs": named("sdt1-2-256-dvs", dim=32, depth=1, heads=4, time_steps=3, image_size=16),
     "sdt2": named("sdt2-8-512", dim=32, depth=3, heads=2, time_steps=2, image_size=32, num_classes=7, distilled=True),
     "sdt3": named("sdt3-5m", dim=48, depth=3, image_size=32, num_classes=7, widths=(8, 16, 32, 64, 48)),
     "qkformer": named("qkformer-4-384", dim=32, depth=3, heads=4, image_size=16),

@@ -136,6 +136,13 @@ class Builder:
         both = (self.weights(channels, channels), (spikes.name,)), (self.weights(channels, channels), (head.name,))
         return self.levels(f"{name}.out", shape, 12, *both)
 
+    def neighbours(self, name: str, x: Population) -> Population:
+        """Or over the tokens before, at and behind each position, row after row: windows of which two are moved."""
+        width = x.shape[2]
+        moved = [Window(offset=(-1, width - 1)), Window(offset=(1, 1 - width))]
+        windows = [Window((1, 3), (1, 1), (0, 1)), *(moved if x.shape[1] > 1 else [])]
+        return self.add(Population(name, x.shape, Or(), 1), *((window, (x.name,)) for window in windows))
+
     def attention(self, name: str, qkv: list[Population], heads: int) -> Population:
         synapse = Attention(heads, int(self.rng.integers(1, 4)))
         return self.lif(name, qkv[0].shape, (synapse, tuple(p.name for p in qkv)))
@@ -316,6 +323,8 @@ def _grow(b: Builder, x: Population, channels: int, blocks: int, short: bool = F
     x = b.window("stem.add", Sum(), [rpe, x], Window())
     if rng.random() < 0.3:
         x = b.window("stem.avg", Sum(), [x], Window((1, 2), (1, 2))) if x.shape[2] > 1 else x
+    if b.rest.random() < 0.3:
+        x = b.neighbours("stem.tokens", x)
     for i in range(blocks):
         qkv = [b.conv(f"block.{i}.attn.{name}_lif", x, channels, 1) for name in "qkv"]
         attended = b.attention(f"block.{i}.attn.attn_lif", qkv, int(rng.choice([1, 2, 4])))

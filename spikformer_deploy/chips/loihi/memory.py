@@ -230,8 +230,8 @@ def _own_position(synapse: Synapse) -> bool:
     match synapse:
         case Conv(weight=weight, stride=stride, padding=padding):
             return (weight.shape[2:], stride, padding) == ((1, 1), (1, 1), (0, 0))
-        case Window(kernel=kernel, stride=stride, padding=padding):
-            return (kernel, stride, padding) == ((1, 1), (1, 1), (0, 0))
+        case Window(kernel, stride, padding, offset):
+            return (kernel, stride, padding, offset) == ((1, 1), (1, 1), (0, 0), (0, 0))
         case Readout():
             return False
         case Attention():

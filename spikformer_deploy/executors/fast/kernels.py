@@ -57,7 +57,7 @@ class StreamParameters(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """A window: its size, the steps that it takes, and the border around the map.
+    """A window: its size, the steps that it takes, and the border before the map; a negative one is none of the map.
 
     Numbers side by side, as a parallel loop takes no tuple inside a tuple.
     """

@@ -276,8 +276,9 @@ def is_identity(projection: Projection) -> bool:
 
 
 def geometry_of(window: Window) -> Geometry:
-    """A window as the loops read it."""
-    return Geometry(*window.kernel, *window.stride, *window.padding)
+    """A window as the loops read it: what it is moved by is less, or more, border before the map."""
+    (py, px), (oy, ox) = window.padding, window.offset
+    return Geometry(*window.kernel, *window.stride, py - oy, px - ox)
 
 
 def _distinct_rows(table: Int) -> tuple[Int, Int]:

@@ -119,7 +119,7 @@ def _projection(network: Network, projection: Projection, prefix: str, arrays: d
                 "dense": bool(dense and isinstance(target, Lif) and target.kind == LifKind.STOCK),
             }
         case Window() as window:
-            geometry = {"stride": list(window.stride), "padding": list(window.padding)}
+            geometry = {name: list(getattr(window, name)) for name in ("stride", "padding", "offset")}
             kind = "largest" if isinstance(network[projection.target].neuron, Max) else "window"
             return {**facts, "kind": kind, "kernel": list(window.kernel), **geometry}
         case Readout() as readout:

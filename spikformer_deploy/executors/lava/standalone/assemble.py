@@ -228,8 +228,8 @@ def _synapse(projection: Description, populations: dict[str, Description], array
                 shift=target["shift"] + projection["shift"],
             )
         case "window" | "largest":
-            geometry = {key: tuple(projection[key]) for key in ("kernel", "stride", "padding")}
-            if geometry == {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0)} and not target["shift"]:
+            geometry = {key: tuple(projection[key]) for key in ("kernel", "stride", "padding", "offset")}
+            if tuple(geometry.values()) == ((1, 1), (1, 1), (0, 0), (0, 0)) and not target["shift"]:
                 return None
             kind = Window if projection["kind"] == "window" else Largest
             return kind(shapes=shapes, maps=maps, shift=target["shift"], **geometry)

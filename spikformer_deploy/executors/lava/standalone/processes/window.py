@@ -18,7 +18,7 @@ class Window(AbstractProcess):
 
     shapes                   of the two ports
     maps                     (images, Y, X, C) of what comes in and of what goes out
-    kernel, stride, padding  (y, x)
+    kernel, stride, padding  (y, x); offset: how far every window is moved over the map that comes in
     """
 
     def __init__(
@@ -29,10 +29,12 @@ class Window(AbstractProcess):
         kernel: tuple[int, int],
         stride: tuple[int, int],
         padding: tuple[int, int],
+        offset: tuple[int, int],
         shift: int,
         **other: object,
     ) -> None:
-        super().__init__(maps=maps, kernel=kernel, stride=stride, padding=padding, shift=shift, **other)
+        geometry = {"kernel": kernel, "stride": stride, "padding": padding, "offset": offset}
+        super().__init__(maps=maps, shift=shift, **geometry, **other)
         self.s_in = InPort(shapes[0])
         self.a_out = OutPort(shapes[1])
 
@@ -47,13 +49,17 @@ class _Geometry:
     def __init__(self, proc_params: dict) -> None:
         self.maps, self.kernel = proc_params["maps"], proc_params["kernel"]
         self.stride, self.padding = proc_params["stride"], proc_params["padding"]
+        self.offset = proc_params["offset"]
 
     def seen(self, x: np.ndarray, beyond: int) -> Iterator[np.ndarray]:
         """One map for each position of the window, `beyond` the border a constant."""
-        (height, width), (sy, sx), (py, px) = self.maps[1][1:3], self.stride, self.padding
+        (height, width), (sy, sx), (oy, ox) = self.maps[1][1:3], self.stride, self.offset
+        # as much border as any window reaches into, on all sides
+        py, px = self.padding[0] + abs(oy), self.padding[1] + abs(ox)
         x = np.pad(x.reshape(self.maps[0]), ((0, 0), (py, py), (px, px), (0, 0)), constant_values=beyond)
         for i, j in np.ndindex(*self.kernel):
-            yield x[:, i : i + sy * (height - 1) + 1 : sy, j : j + sx * (width - 1) + 1 : sx]
+            top, left = i + abs(oy) + oy, j + abs(ox) + ox
+            yield x[:, top : top + sy * (height - 1) + 1 : sy, left : left + sx * (width - 1) + 1 : sx]
 
 
 @implements(proc=Window, protocol=LoihiProtocol)

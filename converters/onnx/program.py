@@ -296,10 +296,11 @@ class _Graph(Nodes):
         head = self.network.output
         assert isinstance(head.neuron, Accumulator)
         last = self.node("Gather", self.potentials[head.name], self.constant(-1, np.int64), axis=0)
-        self.node("Reshape", last, self.constant([-1, head.shape[0]], np.int64), name="accumulators")
+        self.node("Reshape", last, self.constant([-1, head.size], np.int64), name="accumulators")
         real = self.cast("accumulators", np.float64)
-        self.node("Mul", real, self.constant(head.neuron.scale, np.float64), name="logits")
-        shape: list[Any] = ["N", head.shape[0]]
+        scale = np.repeat(head.neuron.scale, head.size // head.shape[0])
+        self.node("Mul", real, self.constant(scale, np.float64), name="logits")
+        shape: list[Any] = ["N", head.size]
         infos = [self.info("accumulators", np.int64, shape), self.info("logits", np.float64, shape)]
         for name in self.record:
             if name in self.sent:

@@ -84,7 +84,7 @@ class Run:
         """Logits of the classes."""
         head = self.program.network.output.neuron
         assert isinstance(head, Accumulator)
-        return self.accumulators * head.scale
+        return self.accumulators * np.repeat(head.scale, self.accumulators.shape[1] // len(head.scale))
 
     @property
     def predictions(self) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def _quantized(
 ) -> _Front:
     """The integers of a float model."""
     graph = _graph(loaded, run, Checks(loaded, sample.images) if check else None)
-    _check_labels(place, loaded.labels, graph.nodes[-1].shape[0])
+    _check_labels(place, loaded.labels, prod(graph.nodes[-1].shape))
     network = run("quantize", lambda: sample.quantized(graph, profile.limits, settings, rounding))
     rates = run("calibrate", lambda: sample.rates(network))
     origin = {

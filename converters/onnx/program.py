@@ -51,7 +51,7 @@ def write_program(network: Network, path: Path) -> None:
 def to_model(network: Network, record: Sequence[str] = ()) -> Any:
     """The ModelProto; `record` names populations whose messages and potentials become outputs too.
 
-    Inputs   pixels (N, C, Y, X) uint8, or (N, T, C, Y, X) where the network takes frames
+    Inputs   pixels (N, C, Y, X) uint8, or (N, T, C, Y, X) where the network takes frames; uint16 where they exceed 255
     Outputs  accumulators (N, classes) int64; logits (N, classes) double; for each recorded population `name`
              sent/name and potential/name (N, T, C, Y, X) float and int64, potentials of LIFs and accumulators only;
              reached/name int64, the largest magnitude of all states and sums met, as Execution.peak_state; none of Max
@@ -62,6 +62,11 @@ def to_model(network: Network, record: Sequence[str] = ()) -> Any:
         graph.population(population)
     title = f"Integer spiking network, T = {network.time_steps}; sha256 {network.digest()}"
     return graph.model(INTEGERS, graph.pixels(), graph.outputs(), title)
+
+
+def pixel_type(network: Network) -> type[np.uint8] | type[np.uint16]:
+    """The narrowest type of the pixels that a network takes."""
+    return np.uint8 if network.input.max_out < 256 else np.uint16
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ class _Graph(Nodes):
         """The description of the input."""
         steps = [self.network.time_steps] if _per_step(self.network) else []
         shape: list[Any] = ["N", *steps, *self.network.input.shape]
-        return self.info("pixels", np.uint8, shape)
+        return self.info("pixels", pixel_type(self.network), shape)
 
     def source(self) -> None:
         """What the input sends, in every time step."""

@@ -73,6 +73,10 @@ MODEL_OPTIONS = (
     click.option(
         "--time-steps", type=click.IntRange(1, MOST_STEPS), help="Time steps T, where the file does not tell."
     ),
+    click.option(
+        "--window", type=click.IntRange(1), help="Points of time series that a model sees, where the file does not tell."
+    ),
+    click.option("--variables", type=click.IntRange(1), help="Variables of time series, where the file does not tell."),
     click.option("--dt", type=float, help="Seconds a time step, where a .nir does not tell."),
     click.option("--allow-pickle", is_flag=True, help="Load files that run code when loaded; only if you trust them."),
 )

@@ -20,16 +20,22 @@ class ModelConfig:
     """Everything that defines a model but its weights.
 
     family       a name in zoo.FAMILIES: "v1", "v2" (Spikformer), "spikingformer", "sdt1", "sdt2" (Spike-driven
-                 Transformer V1, V2), "qkformer"
-    form         "cifar", "imagenet" or "dvs": the layout of the official code for that kind of data
+                 Transformer V1, V2), "qkformer", "seqsnn" (on time series)
+    form         "cifar", "imagenet" or "dvs": the layout of the official code for that kind of data; "spikformer" or
+                 "ispikformer" of "seqsnn"
     depth        blocks; dim: channels of the last of them; heads: of each attention
     time_steps   T
-    image_size   height and width of the (square) input, in pixels
+    image_size   height and width of the (square) input, in pixels; "seqsnn": points of a window
     mlp_ratio    hidden channels of an MLP for each of its inputs
     stem_stages  stages of V2's stem, each halving the image
     distilled    "sdt2": there is a second head, of its distillation
     pooling      "v1": after which of the stem's four stages a 3x3 max-pooling halves the map ("0011": after the last
                  two); "": as the form has it.  No weight depends on it
+    encoder      "seqsnn": "conv", "delta" or "repeat", what makes spikes of values
+    positions    "seqsnn": what becomes of spikes that mark positions: "" (none), "add" or "concat"
+    position_neurons  how many mark a position
+    in_channels of "seqsnn" are variables, and num_classes the outputs of its last layer: points that are forecast, of
+    all variables ("spikformer") or of each one ("ispikformer")
     """
 
     family: str
@@ -45,11 +51,14 @@ class ModelConfig:
     stem_stages: int = 4
     distilled: bool = False
     pooling: str = ""
+    encoder: str = ""
+    positions: str = ""
+    position_neurons: int = 1
 
     @property
     def per_step(self) -> bool:
-        """Whether the input is a frame for every time step (event data)."""
-        return self.form == "dvs"
+        """Whether the input is a frame for every time step: event data, and series whose weights depend on the step."""
+        return self.form == "dvs" or self.encoder in ("conv", "delta")
 
 
 class Recognised(NamedTuple):
@@ -57,10 +66,12 @@ class Recognised(NamedTuple):
 
     fields  of a ModelConfig, from keys, shapes and the arguments of the training script
     usual   the published configuration whose heads, time steps and image size are assumed where nothing tells them
+    untold  further fields that no key tells, and the options that say them
     """
 
     fields: dict[str, Any]
     usual: ModelConfig
+    untold: Mapping[str, str] = {}
 
 
 Recognise: TypeAlias = Callable[[str, Tensors, Mapping[str, Any]], Recognised | None]
@@ -78,7 +89,7 @@ class Family:
     forms      the official layouts that are supported
     published  sizes of the papers and of the official configurations, by name
     build      the module of a configuration in one of the forms, freshly initialised; in: images (B, C, Y, X), or
-               frames (B, T, C, Y, X) of the form "dvs"; out: logits (B, classes)
+               frames (B, T, C, Y, X) where ModelConfig.per_step says so; out: logits (B, classes)
     recognise  None where there is no official code
     pooling    the value that ModelConfig.pooling has in each form; empty where the stem has no such choice
     unread     keys of parameters that no forward pass reads: a file may lack them

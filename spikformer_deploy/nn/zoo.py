@@ -9,7 +9,15 @@ from typing import Any
 from torch import nn
 
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.nn import meta_spikeformer, qkformer, spike_driven, spikformer, spikformer_v2, spikingformer
+from spikformer_deploy.nn import (
+    meta_spikeformer,
+    qkformer,
+    seqsnn,
+    spike_driven,
+    spikformer,
+    spikformer_v2,
+    spikingformer,
+)
 from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
 from spikformer_deploy.nn.keys import Tensors
 
@@ -20,6 +28,7 @@ FAMILIES: dict[str, Family] = {
     "sdt1": spike_driven.FAMILY,
     "sdt2": meta_spikeformer.FAMILY,
     "qkformer": qkformer.FAMILY,
+    "seqsnn": seqsnn.FAMILY,
 }
 """All families, by the name that ModelConfig.family has."""
 

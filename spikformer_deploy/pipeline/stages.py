@@ -34,7 +34,15 @@ from spikformer_deploy.mapping.map import map_explained
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import LifKind, Source
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES, RANDOM_IMAGES, RANDOM_NOTE, Sample, firing_rates
+from spikformer_deploy.pipeline.sample import (
+    CALIBRATION_IMAGES,
+    RANDOM,
+    RANDOM_IMAGES,
+    RANDOM_NOTE,
+    Sample,
+    firing_rates,
+    fitted_to,
+)
 from spikformer_deploy.pipeline.spikes import Checks
 from spikformer_deploy.quantization.settings import Settings
 
@@ -114,6 +122,7 @@ def compile_model(
         loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
         if calibrate_on is None and SHOWN.get(place) == "drawn":
             calibrate_on = "drawn"
+        loaded = fitted_to(loaded, calibrate_on)
         settings = Settings(weight_bits, granularity, _kind_of(neuron) if neuron else profile.limits.neuron)
         first = "read" if isinstance(loaded, Imported) else "trace"
         run = _Runner(report, dump, (first, *STAGES[1:]))
@@ -161,7 +170,7 @@ def _quantized(
         "settings": {"target": profile.name, "rounding": rounding, **settings.shown()},
         "calibration": {"images": len(sample.images), "data": sample.remark},
     }
-    notes = loaded.notes if sample.remark != "random pixels" else (*loaded.notes, RANDOM_NOTE)
+    notes = loaded.notes if sample.remark != RANDOM else (*loaded.notes, RANDOM_NOTE)
     return _Front(network, rates, graph, loaded.preprocess, loaded.labels, origin, notes)
 
 

@@ -140,7 +140,9 @@ def load(
         preprocess = series_preprocess(path, config, tensors)
     module = _module(path, config, tensors)
     said = {"heads": heads, "time-steps": time_steps, "window": window, "variables": variables}
-    notes = tuple(note for note in about.notes if not any(value and f"(--{name})" in note for name, value in said.items()))
+    notes = tuple(
+        note for note in about.notes if not any(value and f"(--{name})" in note for name, value in said.items())
+    )
     return Loaded(module, config, preprocess, about.labels, sha256, about.training, notes)
 
 

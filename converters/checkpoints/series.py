@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ def of_series(config: ModelConfig, window: int | None, variables: int | None) ->
         if config.family != SERIES:
             raise InputError(option, "the model takes no time series", "Leave it out.")
         if config.form == untold_in:
-            config = replace(config, **{name: value})
+            sizes: dict[str, Any] = {name: value}
+            config = replace(config, **sizes)
         elif value != getattr(config, name):
             raise InputError(option, f"{value}, and the file says {getattr(config, name)}", "Leave it out.")
     return config

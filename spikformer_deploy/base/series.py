@@ -91,7 +91,7 @@ class Series:
         """Frames (N, T, C, 1, X) of integers (N, L, V), or one for all steps, (N, C, 1, X)."""
         before = np.repeat(integers[:, :1], self.before, 1)
         values = np.concatenate([before, integers], 1)
-        parts = np.stack([np.maximum(values, 0), np.maximum(-values, 0)])
+        parts: Int = np.stack([np.maximum(values, 0), np.maximum(-values, 0)])
         return self._of_points(parts) if self.tokens == "points" else self._of_variables(parts)
 
     def _of_points(self, parts: Int) -> NDArray[np.uint16]:
@@ -114,8 +114,8 @@ class Series:
         """parts (2, N, L + before, V): of both signs."""
         _, count, points, variables = parts.shape
         if not self.steps:
-            return np.stack(parts, 2).astype(np.uint16).reshape(count, 2 * points, 1, variables)
-        both = np.concatenate(parts, 1)
+            return np.stack([*parts], 2).astype(np.uint16).reshape(count, 2 * points, 1, variables)
+        both = np.concatenate([*parts], 1)
         out = np.zeros((count, self.steps, self.steps, 2 * points + 1, variables), np.uint16)
         for t in range(self.steps):
             out[:, t, t, :-1] = both

@@ -18,7 +18,6 @@ from spikformer_deploy.base.series import Series
 from spikformer_deploy.data.labels import WAY_OUT, few, is_number, numbers_of_nameless
 from spikformer_deploy.data.recordings import MOST_EVENTS
 
-
 REGRESSION = "regression"
 TASKS = ("classification", REGRESSION)
 """What results are: classes, or real numbers."""
@@ -111,8 +110,13 @@ class ImageSet:
 
         classes  the model's names, in the order of its logits.  Empty: names that are numbers are those of classes, and
                  others must be as many as there are classes, and stand in their order
-        Raises InputError for a name that is none of the model's, and for a label outside 0 to count - 1.
+        Raises InputError for a name that is none of the model's, for a label outside 0 to count - 1, and for targets of
+        a regression that are not `count` numbers each.
         """
+        targets = None if self.forecast is None else self.forecast.targets
+        if targets is not None and targets.shape[1] != count:
+            problem = f"{targets.shape[1]} numbers an input, and the model makes {count}"
+            raise InputError("targets", problem, "Give what it forecasts: points of time outside, variables inside.")
         if self.labels is None or not self.names:
             self._check_labels(count)
             return self

@@ -102,7 +102,9 @@ def _of_series(
 ) -> ImageSet:
     """Windows of a time series, for a model that takes them."""
     if labels is not None:
-        raise InputError("--labels", "the model takes time series, which have targets", "Keep them in the .npz, as 'y'.")
+        raise InputError(
+            "--labels", "the model takes time series, which have targets", "Keep them in the .npz, as 'y'."
+        )
     if task not in (None, REGRESSION):
         raise InputError("--task", "the model forecasts time series", f"Leave it out, or give --task {REGRESSION}.")
     return read_series(data, preprocess, limit)

@@ -303,7 +303,9 @@ def _positions(path: str, tensors: Tensors, inputs: int) -> dict[str, Any]:
 def _refuse_relatives(path: str, tensors: Tensors) -> None:
     """ModelError for SeqSNN's other networks, which need what there is not."""
     if any(re.fullmatch(r"(network\.)+\d+\.conv1\.weight_g", key) for key in tensors):
-        problem = "it is a Spike-TCN: its neurons count 0 to 4 spikes of a constant current, by levels that are not here"
+        problem = (
+            "it is a Spike-TCN: its neurons count 0 to 4 spikes of a constant current, by levels that are not here"
+        )
         raise ModelError(path, problem, "Spikformer and iSpikformer of the same code are supported.")
     if any(key.endswith((".cpg", ".cpg_linear.weight")) for key in tensors):
         problem = "it is a Spikformer with CPG, whose pattern generators are no part of what is supported"

@@ -196,6 +196,7 @@ def _integers(
     assert isinstance(source, Source)
     preprocess = Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, source.max_value, width)
     frames = network.time_steps if source.per_step else 0
+    images: np.ndarray
     if calibrate_on is None:
         shape = (frames, *network.input.shape) if frames else network.input.shape
         images = np.random.default_rng(0).integers(0, source.max_value + 1, (RANDOM_IMAGES, *shape)).astype(np.uint8)

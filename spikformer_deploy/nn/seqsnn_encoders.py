@@ -32,7 +32,8 @@ class _Encoder(nn.Module):
 
     @torch.no_grad()
     def _make(self) -> None:
-        kind = next(self.parameters(), torch.empty(0)).dtype
+        # of "repeat" nothing is learnt: its layer has the type that it was given
+        kind = next(self.parameters(), getattr(self, "weight", torch.empty(0))).dtype
         for name, value in self.made().items():
             self.register_buffer(name, value.to(kind).contiguous(), persistent=False)
 

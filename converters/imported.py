@@ -12,12 +12,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.flat import built
 from spikformer_deploy.base.formats import MOST_STEPS
 from spikformer_deploy.base.json_text import parsed as json_value
 from spikformer_deploy.base.json_text import written
 from spikformer_deploy.base.plain import table, training_record
+from spikformer_deploy.base.series import Series, check_series
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.labels import class_names
+from spikformer_deploy.data.series import preprocess_of_series
 from spikformer_deploy.graph.ir import Graph, Input, Levels, Lif, Neuron
 
 VERSION = 1
@@ -80,7 +83,7 @@ class About:
 
     def text(self) -> str:
         """The entry; the same for the same model."""
-        return written({"version": VERSION, **asdict(self)}, sort_keys=True)
+        return written({"version": VERSION, **asdict(self), "preprocess": self.preprocess.facts()}, sort_keys=True)
 
 
 def about_of(graph: Graph, preprocess: Preprocess, labels: tuple[str, ...], training: Mapping[str, Any]) -> About:
@@ -197,7 +200,12 @@ def preprocess_of(raw: Mapping[str, Any]) -> Preprocess:
     for key, size in sizes.items():
         if type(size) is not int:
             raise ValueError(f"{key} = {size!r}")
-    preprocess = Preprocess(mean=mean, std=std, **sizes)
+    series = _series_of(raw["series"]) if raw.get("series") is not None else None
+    preprocess = Preprocess(mean=mean, std=std, series=series, **sizes)
+    if series is not None:
+        if preprocess != preprocess_of_series(series):
+            raise ValueError("frames that are not those of its series")
+        return preprocess
     if not (len(mean) == len(std) == preprocess.channels and np.isfinite([*mean, *std]).all() and min(std) > 0):
         raise ValueError("one mean and one positive std a channel")
     height, width = preprocess.extent
@@ -206,6 +214,13 @@ def preprocess_of(raw: Mapping[str, Any]) -> Preprocess:
     if not sensible or not 0 < pixels <= MOST_PIXELS:
         raise ValueError(f"images of {preprocess.extent} with pixels up to {preprocess.max_value}")
     return preprocess
+
+
+def _series_of(raw: Any) -> Series:
+    """A Series from plain values; ValueError, TypeError or KeyError where they make no sense."""
+    series: Series = built(Series, {"type": Series.__name__, **table("series", raw)}, {}, "series")
+    check_series(series)
+    return series
 
 
 def _number(key: str, raw: Any) -> float:

@@ -23,11 +23,14 @@ def load(
     levels: int | None = None,
     time_steps: int | None = None,
     dt: float | None = None,
+    window: int | None = None,
+    variables: int | None = None,
     allow_pickle: bool = False,
 ) -> Model:
     """The float model in a file, or a bundled one by name ("digits-v2").
 
     arch, heads, levels, time_steps  where an official checkpoint does not tell: "v1-4-384", 12, 4, 4
+    window, variables  where an official checkpoint of a model on time series does not tell
     time_steps, dt  where a .nir, .pt2 or .onnx does not tell: T; where a .nir does not: the seconds of a step
     allow_pickle    load files that run code when loaded; only if you trust them
     Raises InputError for a file that cannot be read or is no model, ModelError for a model that is not supported.
@@ -38,9 +41,14 @@ def load(
     # readers are imported where they are used: a format costs its own imports only
     match kind_of(path):
         case Kind.CHECKPOINT | Kind.SAFETENSORS | Kind.TORCH | Kind.TORCHSCRIPT:
-            return checkpoint.load(
-                path, arch=arch, heads=heads, levels=levels, time_steps=time_steps, allow_pickle=allow_pickle
-            )
+            sizes = {
+                "heads": heads,
+                "levels": levels,
+                "time_steps": time_steps,
+                "window": window,
+                "variables": variables,
+            }
+            return checkpoint.load(path, arch=arch, allow_pickle=allow_pickle, **sizes)
         case Kind.NIR:
             from spikformer_deploy.converters.nir.read import read_model as read_nir
 

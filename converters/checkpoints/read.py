@@ -24,6 +24,7 @@ from spikformer_deploy.base.json_text import written
 from spikformer_deploy.base.plain import table, training_record
 from spikformer_deploy.converters.checkpoints.contents import OWN_CODE, VERSION, Contents, read_contents
 from spikformer_deploy.converters.checkpoints.refused import refuse_known
+from spikformer_deploy.converters.checkpoints.series import SERIES, of_series, series_notes, series_preprocess
 from spikformer_deploy.converters.imported import preprocess_of
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.labels import check_names, class_names
@@ -85,7 +86,7 @@ class Loaded:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, Y, X) of an image."""
-        return (self.preprocess.channels, self.preprocess.size, self.preprocess.size)
+        return (self.preprocess.channels, *self.preprocess.extent)
 
     @property
     def time_steps(self) -> int:
@@ -116,11 +117,14 @@ def load(
     heads: int | None = None,
     levels: int | None = None,
     time_steps: int | None = None,
+    window: int | None = None,
+    variables: int | None = None,
     allow_pickle: bool = False,
 ) -> Loaded:
     """The model in a checkpoint file, or a bundled one by name ("digits-v2").
 
     arch, heads, levels, time_steps  where an official file does not tell: "v1-4-384", 12, 4, 4
+    window, variables  where a file of a model on time series does not tell: points of a window, variables
     Raises InputError for a file that cannot be read, ModelError for one that holds no Spikformer of ours.
     """
     path = bundled(str(path)) if str(path) in BUNDLED else Path(path)
@@ -144,9 +148,17 @@ def load(
         levels=levels or stated.levels,
         time_steps=time_steps or stated.time_steps,
     )
+    config = of_series(config, window, variables)
     _check_sizes(path, config, len(tensors))
+    preprocess = about.preprocess
+    if config.family == SERIES:
+        preprocess = series_preprocess(path, config, tensors)
     module = _module(path, config, tensors)
-    return Loaded(module, config, about.preprocess, about.labels, sha256, about.training, about.notes)
+    said = {"heads": heads, "levels": levels, "time-steps": time_steps, "window": window, "variables": variables}
+    notes = tuple(
+        note for note in about.notes if not any(value and f"(--{name})" in note for name, value in said.items())
+    )
+    return Loaded(module, config, preprocess, about.labels, sha256, about.training, notes)
 
 
 def save(
@@ -162,7 +174,7 @@ def save(
         "kind": "checkpoint",
         "version": VERSION,
         "config": asdict(config),
-        "preprocess": asdict(preprocess),
+        "preprocess": preprocess.facts(),
         "labels": list(labels),
         "training": training,
     }
@@ -189,7 +201,7 @@ def _from_header(path: Path, header: dict[str, Any]) -> _About:
         _check_fields(config)
         preprocess = preprocess_of(header["preprocess"])
         images = (preprocess.channels, *preprocess.extent)
-        if images != (config.in_channels, config.image_size, config.image_size):
+        if config.family != SERIES and images != (config.in_channels, config.image_size, config.image_size):
             raise ValueError(
                 f"images of {images} for a model of {config.in_channels} channels, {config.image_size} wide"
             )
@@ -227,6 +239,9 @@ def _of_official(path: Path, contents: Contents, arch: str | None) -> _About:
         config, notes = _recognised(path, contents.tensors, contents.arguments, arch)
     except (LookupError, ValueError, ArithmeticError) as error:
         raise ModelError(str(path), f"its shapes are of no official checkpoint ({error})") from None
+    if config.family == SERIES:
+        # how windows become frames follows from the tensors, and from what the user says beside them
+        return _About(config, Preprocess(1, 1, (0.0,), (1.0,)), notes=(*notes, *series_notes(config)))
     preprocess, remarks = _usual_preprocess(config, contents.arguments)
     return _About(config, preprocess, notes=(*notes, *remarks))
 
@@ -257,6 +272,9 @@ def _recognised(
             notes.append(
                 f"{name} = {getattr(config, name)} is the paper's default: the file does not tell (--{option})"
             )
+    for name, option in recognised.untold.items():
+        if arch is None:
+            notes.append(f"{option} = {getattr(config, name)} is assumed: the file does not tell (--{option})")
     # last, as what the shapes tell holds against an --arch and the arguments
     return replace(config, **recognised.fields), tuple(notes)
 

@@ -53,7 +53,7 @@ def write_program(network: Network, path: Path) -> None:
 def to_model(network: Network, record: Sequence[str] = ()) -> Any:
     """The ModelProto; `record` names populations whose messages and potentials become outputs too.
 
-    Inputs   pixels (N, C, Y, X) uint8, or (N, T, C, Y, X) where the network takes frames
+    Inputs   pixels (N, C, Y, X) uint8, or (N, T, C, Y, X) where the network takes frames; uint16 where they exceed 255
     Outputs  accumulators (N, classes) int64; logits (N, classes) double; for each recorded population `name`
              sent/name and potential/name (N, T, C, Y, X) float and int64, potentials of LIFs, Levels and accumulators
              only;
@@ -65,6 +65,11 @@ def to_model(network: Network, record: Sequence[str] = ()) -> Any:
         graph.population(population)
     title = f"Integer spiking network, T = {network.time_steps}; sha256 {network.digest()}"
     return graph.model(INTEGERS, graph.pixels(), graph.outputs(), title)
+
+
+def pixel_type(network: Network) -> type[np.uint8] | type[np.uint16]:
+    """The narrowest type of the pixels that a network takes."""
+    return np.uint8 if network.input.max_out < 256 else np.uint16
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ class _Graph(Nodes):
         """The description of the input."""
         steps = [self.network.time_steps] if _per_step(self.network) else []
         shape: list[Any] = ["N", *steps, *self.network.input.shape]
-        return self.info("pixels", np.uint8, shape)
+        return self.info("pixels", pixel_type(self.network), shape)
 
     def source(self) -> None:
         """What the input sends, in every time step."""
@@ -339,10 +344,11 @@ class _Graph(Nodes):
         head = self.network.output
         assert isinstance(head.neuron, Accumulator)
         last = self.node("Gather", self.potentials[head.name], self.constant(-1, np.int64), axis=0)
-        self.node("Reshape", last, self.constant([-1, head.shape[0]], np.int64), name="accumulators")
+        self.node("Reshape", last, self.constant([-1, head.size], np.int64), name="accumulators")
         real = self.cast("accumulators", np.float64)
-        self.node("Mul", real, self.constant(head.neuron.scale, np.float64), name="logits")
-        shape: list[Any] = ["N", head.shape[0]]
+        scale = np.repeat(head.neuron.scale, head.size // head.shape[0])
+        self.node("Mul", real, self.constant(scale, np.float64), name="logits")
+        shape: list[Any] = ["N", head.size]
         infos = [self.info("accumulators", np.int64, shape), self.info("logits", np.float64, shape)]
         for name in self.record:
             if name in self.sent:

@@ -171,6 +171,9 @@ class _Walk:
             shown = axes.show(result.dims) if isinstance(result, Value) else "missing"
             way_out = "It must return the mean over the time steps, or the last one."
             raise ModelError("model", f"its result is {shown}", way_out)
+        if not axes.in_order(result.dims, self.builder.shape(result.name)):
+            way_out = "It must be (B, classes), or of a head at each position (B, classes, positions)."
+            raise ModelError("model", f"its result is {axes.show(result.dims)}", way_out)
         op = ir.Output(self.readouts.is_last(name))
         self.builder.nodes.append(ir.Node("output", op, (result.name,), self.builder.shape(result.name)))
 

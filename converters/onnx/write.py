@@ -7,6 +7,7 @@ are torch's wherever the sums before them round alike.  Values are (T * N, C, Y,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def to_model(graph: Graph, record: Sequence[str] = (), entry: str = "") -> Any:
     assert isinstance(first.op, Input)
     frames = [graph.time_steps] if first.op.per_step else []
     images = nodes.info("images", np.float32, ["N", *frames, *first.shape])
-    classes = graph.nodes[-1].shape[0]
+    classes = prod(graph.nodes[-1].shape)
     results = [nodes.info("logits", np.float32, ["N", classes])]
     for name in record:
         maps = nodes.shaped(values[name], graph.time_steps, -1, *graph[name].shape)
@@ -165,7 +166,7 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
         case Mean():
             return nodes.node("ReduceMean", inputs[0], axes=[2, 3], keepdims=1)
         case Output(last):
-            by_step = nodes.shaped(inputs[0], steps, -1, node.shape[0])
+            by_step = nodes.shaped(inputs[0], steps, -1, prod(node.shape))
             return _logits(nodes, by_step, steps, last)
         case op:  # a kind that came after this file
             raise ModelError(node.name, f"the export to ONNX has no operators for {type(op).__name__}")

@@ -26,6 +26,7 @@ from spikformer_deploy.cli.options import (
     model_options,
     output_path,
     runtime_option,
+    task_option,
     timing_option,
 )
 from spikformer_deploy.cli.printing import (
@@ -122,6 +123,7 @@ def compile_command(model: str | None, target: str, output: str | None, as_json:
 @timing_option
 @runtime_option
 @limit_option
+@task_option
 @labels_option
 @memory_option
 @click.option("-o", "--output", help="Write the JSON to a file too.")
@@ -158,6 +160,7 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
 @click.argument("program")
 @input_option
 @limit_option
+@task_option
 @labels_option
 @click.option("-o", "--output", default="report.html", show_default=True)
 @click.option(
@@ -213,6 +216,7 @@ def report_command(
     help="What the engine is compared with; may be given several times.",
 )
 @limit_option
+@task_option
 @labels_option
 @model_options
 @as_json
@@ -223,6 +227,7 @@ def verify_command(
     backends: tuple[str, ...],
     limit: int | None,
     labels: str | None,
+    task: str | None,
     as_json: bool,
     **loading: Any,
 ) -> None:
@@ -242,7 +247,9 @@ def verify_command(
         loaded = load(model, **loading)
     compiled = Program.load(program)
     with progress_bar("verify", as_json) as progress:
-        verdict = verify(compiled, data, model=loaded, backends=backends, limit=limit, labels=labels, progress=progress)
+        verdict = verify(
+            compiled, data, model=loaded, backends=backends, limit=limit, labels=labels, task=task, progress=progress
+        )
     print_notes(verdict.notes)
     if as_json:
         print_json(verdict.to_dict())
@@ -297,6 +304,7 @@ def compare_command(model: str | None, targets: str, data: str, as_json: bool, *
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the table as CSV.")
 @click.option("--latex", "latex_file", metavar="FILE", help="Write the table for a paper, with booktabs.")
 @limit_option
+@task_option
 @labels_option
 @model_options
 @as_json

@@ -24,6 +24,9 @@ from spikformer_deploy.report.targets import target_tables
 
 ATTENTION = {"tokens": "KV first, tokens in series", "channels": "QK first, channels in series"}
 
+OF_SERIES = ("encoder", "positions", "position_neurons")
+"""Fields of a configuration that models on images have no choice of."""
+
 
 def inspect_file(file: str, loading: dict[str, Any]) -> tuple[list[Table], Any]:
     """(tables, plain values) of what `file` holds, whatever its name.  Raises InputError for other files."""
@@ -107,6 +110,8 @@ def inspect_model(file: str, loaded: Model) -> tuple[list[Table], Any]:
         return _graph(file, loaded, about)
     parameters = sum(int(np.prod(p.shape)) for p in loaded.module.parameters())
     config = {**asdict(loaded.config), "pooling": stem_pooling(loaded.config)}
+    if not loaded.config.encoder:  # it takes no time series
+        config = {name: value for name, value in config.items() if name not in OF_SERIES}
     values = {"kind": "model", "parameters": parameters, **config, **about}
     return [facts_table(file, _shown(values) | training)], values
 

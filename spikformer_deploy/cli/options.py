@@ -17,6 +17,7 @@ OBJECTIVES = ("energy", "latency", "cores", "tiles")
 SCHEDULES = ("spatial", "token-serial")
 TIMINGS = ("cycle", "estimate", "none")
 RUNTIMES = ("lava", "bare")
+TASKS = ("classification", "regression")
 """Words of options, as the stages know them: importing those here would load numpy before it is needed."""
 
 UNITS = " KMGT"
@@ -45,6 +46,12 @@ runtime_option = click.option(
 )
 labels_option = click.option(
     "--labels", metavar="FILE", help="Classes of the images of a folder or zip: lines of `file or folder,class`."
+)
+task_option = click.option(
+    "--task",
+    type=click.Choice(TASKS),
+    help="What stands beside the images of an .npz: classes, or real targets, for MSE, MAE, R2 and RSE; "
+    "default: classes, and targets of a model on time series.",
 )
 limit_option = click.option("--limit", type=int, help="Use at most N images.")
 
@@ -76,6 +83,12 @@ MODEL_OPTIONS = (
     click.option(
         "--time-steps", type=click.IntRange(1, MOST_STEPS), help="Time steps T, where the file does not tell."
     ),
+    click.option(
+        "--window",
+        type=click.IntRange(1),
+        help="Points of time series that a model sees, where the file does not tell.",
+    ),
+    click.option("--variables", type=click.IntRange(1), help="Variables of time series, where the file does not tell."),
     click.option("--dt", type=float, help="Seconds a time step, where a .nir does not tell."),
     click.option("--allow-pickle", is_flag=True, help="Load files that run code when loaded; only if you trust them."),
 )

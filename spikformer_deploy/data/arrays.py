@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.data.files import MOST_PACKED, SMALL_PACKED
 
+NPY = b"\x93NUMPY"
+"""How an .npy begins."""
 IMAGES = ("images", "frames", "x")
 LABELS = ("labels", "y")
 """Keys of an .npz; nothing else in it is unpacked."""

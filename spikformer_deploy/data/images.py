@@ -5,15 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.flat import LATER
+from spikformer_deploy.base.series import Series
 from spikformer_deploy.data.labels import WAY_OUT, few, is_number, numbers_of_nameless
 from spikformer_deploy.data.recordings import MOST_EVENTS
+
+REGRESSION = "regression"
+TASKS = ("classification", REGRESSION)
+"""What results are: classes, or real numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +28,7 @@ class Preprocess:
     """What a model takes: real input = (pixel / max_value - mean) / std.
 
     channels, size  of the images; width where they are not square, else 0; mean, std  one a channel
+    series          of a model on time series: how windows become frames; None: it takes images or recordings
     """
 
     channels: int
@@ -29,6 +37,12 @@ class Preprocess:
     std: tuple[float, ...]
     max_value: int = 255
     width: int = 0
+    series: Series | None = field(default=None, metadata={LATER: True})
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values, as files keep them; those of models on images say nothing of series."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name != "series" or value is not None}
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -43,6 +57,28 @@ class Preprocess:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Forecast:
+    """What real results are held against, and how they are read.
+
+    targets    (N, O) float64, or None where there are none
+    mean, std  (N, V) of windows that were standardised: a result is a number of standard deviations from the mean; the
+               variables of results (N, H V) stand inside.  None: results are what they are
+    """
+
+    targets: NDArray[np.float64] | None = None
+    mean: NDArray[np.float64] | None = None
+    std: NDArray[np.float64] | None = None
+
+    def of(self, logits: NDArray[np.floating], first: int = 0) -> NDArray[np.float64]:
+        """Results (n, O) of the inputs from `first` on, in the units of the targets."""
+        if self.mean is None or self.std is None:
+            return logits.astype(np.float64)
+        rows = slice(first, first + len(logits))
+        by_variable = logits.reshape(len(logits), -1, self.mean.shape[1])
+        return (by_variable * self.std[rows, None] + self.mean[rows, None]).reshape(len(logits), -1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:
     """Images that are read when they are asked for; a set that `read` made can be pickled.
 
@@ -52,17 +88,19 @@ class ImageSet:
     lost      (N,) int64 events of each recording that its frames do not hold, known once it is read; or None
     named_by  the file that gave the labels, if any; its names may be numbers of classes
     dark      images of which no pixel is brighter are noted; 0: none are
+    forecast  of a regression; None: results are classes
     """
 
     count: int
     labels: NDArray[np.int64] | None
     names: tuple[str, ...]
     identity: str
-    _read: Callable[[slice], NDArray[np.uint8]] = field(repr=False)
+    _read: Callable[[slice], NDArray[np.integer]] = field(repr=False)
     notes: tuple[str, ...] = ()
     lost: NDArray[np.int64] | None = None
     named_by: str = ""
     dark: int = 0
+    forecast: Forecast | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -72,8 +110,13 @@ class ImageSet:
 
         classes  the model's names, in the order of its logits.  Empty: names that are numbers are those of classes, and
                  others must be as many as there are classes, and stand in their order
-        Raises InputError for a name that is none of the model's, and for a label outside 0 to count - 1.
+        Raises InputError for a name that is none of the model's, for a label outside 0 to count - 1, and for targets of
+        a regression that are not `count` numbers each.
         """
+        targets = None if self.forecast is None else self.forecast.targets
+        if targets is not None and targets.shape[1] != count:
+            problem = f"{targets.shape[1]} numbers an input, and the model makes {count}"
+            raise InputError("targets", problem, "Give what it forecasts: points of time outside, variables inside.")
         if self.labels is None or not self.names:
             self._check_labels(count)
             return self
@@ -110,7 +153,7 @@ class ImageSet:
                 raise InputError("labels", problem, "Number the classes from 0, or give images without labels.")
 
     @property
-    def pixels(self) -> NDArray[np.uint8]:
+    def pixels(self) -> NDArray[np.integer]:
         """All images, (N, C, Y, X) or (N, T, C, Y, X) uint8; warns of what a run would note."""
         pixels = self._read(slice(0, self.count))
         for note in self.all_notes(int(pixels.max()), self.lost_in(slice(0, self.count))):
@@ -130,7 +173,7 @@ class ImageSet:
             notes.append(f"{lost:,} events are lost: a frame holds {MOST_EVENTS} of a pixel")
         return tuple(notes)
 
-    def batches(self, size: int, start: int = 0) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64] | None]]:
+    def batches(self, size: int, start: int = 0) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int64] | None]]:
         """Images and labels from image `start` on, `size` at a time, in order; the next ones are read meanwhile."""
         parts = [slice(first, min(first + size, self.count)) for first in range(start, self.count, size)]
         # one batch ahead and no more: two are in memory at once

@@ -19,15 +19,15 @@ from spikformer_deploy.base.files import POINTER, check_content
 from spikformer_deploy.data import arrays
 from spikformer_deploy.data.arrays import Stored
 from spikformer_deploy.data.files import SUFFIXES, ZIP, Archive, Files, in_archive, in_folder, single
-from spikformer_deploy.data.images import ImageSet, Preprocess
+from spikformer_deploy.data.images import REGRESSION, Forecast, ImageSet, Preprocess
 from spikformer_deploy.data.labels import labelled
 from spikformer_deploy.data.pixels import as_labels, as_pixels
 from spikformer_deploy.data.published import GZIP, is_idx, read_archive, read_cifar, read_folder, read_idx
 from spikformer_deploy.data.readers import InFiles, InMemory, InRecordings
 from spikformer_deploy.data.recordings import is_events, read_recordings
 from spikformer_deploy.data.request import EIGHT_BITS, ImageRequest
+from spikformer_deploy.data.series import read_series, targets_of
 
-NPY = b"\x93NUMPY"
 DIGITS_SIDE = 8
 """Pixels of a digit, in height and width."""
 DIGITS_LARGEST = 16
@@ -51,8 +51,9 @@ def read(
     split: str = "test",
     frames: int = 0,
     labels: str | Path | None = None,
+    task: str | None = None,
 ) -> ImageSet:
-    """The images of `data` for a model that takes `preprocess`.
+    """The images of `data` for a model that takes `preprocess`; of one on time series its windows (see series.py).
 
     data   "digits", "drawn" (see drawn.py), an array, a folder or zip of images (class sub-folders are labels) or of
            recordings (.npz of frames), .npz (images, labels), .npy; an idx file (labels beside it), a CIFAR-10/100
@@ -63,15 +64,19 @@ def read(
            and test (or val) in it
     frames a model of events takes that many, one a time step, and recordings are cut into them; 0: it takes images
     labels a file of labels for a folder or zip (see labels.py)
+    task   one of images.TASKS: of a regression 'y' beside the images are real targets; None: as the model says
     The set can be pickled, and reads the same pixels in another process (see readers.py).
     Raises InputError for anything that is missing, damaged, or of another shape.
     """
     if limit is not None and limit < 1:
         raise InputError("--limit", f"{limit} images", "Give a number of at least 1.")
+    if preprocess.series is not None:
+        return _of_series(data, preprocess, limit, labels, task)
     if preprocess.max_value > EIGHT_BITS:
         problem = f"the model takes pixels up to {preprocess.max_value}, and images are read with 8 bits"
         raise InputError("max_value", problem, "Give a model for 0..255.")
-    request = ImageRequest(preprocess, frames, limit, split, None if labels is None else Path(labels))
+    real = task == REGRESSION
+    request = ImageRequest(preprocess, frames, limit, split, None if labels is None else Path(labels), real)
     if isinstance(data, np.ndarray):
         return _in_memory("images", data, None, (), request)
     if str(data) == "digits":
@@ -79,9 +84,35 @@ def read(
     if str(data) == "drawn":
         return _drawn(request)
     if is_events(data):
+        if real:
+            raise _no_targets(str(data))
         return _recordings(str(data), request)
     found = at(Path(data), split, request.suffixes, by_folder=request.labels is None)
+    if real and isinstance(found, Files):
+        raise _no_targets(str(data))
     return _in_files(found, request) if isinstance(found, Files) else _in_memory(str(Path(data)), *found, request)
+
+
+def _of_series(
+    data: str | Path | NDArray[Any],
+    preprocess: Preprocess,
+    limit: int | None,
+    labels: str | Path | None,
+    task: str | None,
+) -> ImageSet:
+    """Windows of a time series, for a model that takes them."""
+    if labels is not None:
+        raise InputError(
+            "--labels", "the model takes time series, which have targets", "Keep them in the .npz, as 'y'."
+        )
+    if task not in (None, REGRESSION):
+        raise InputError("--task", "the model forecasts time series", f"Leave it out, or give --task {REGRESSION}.")
+    return read_series(data, preprocess, limit)
+
+
+def _no_targets(place: str) -> InputError:
+    problem = f"{place} has classes, or nothing, beside its images"
+    return InputError("--task", problem, "Give an .npz of images 'x' and real targets 'y', (N, O).")
 
 
 def at(path: Path, split: str, suffixes: tuple[str, ...], *, by_folder: bool) -> Found:
@@ -107,7 +138,7 @@ def _file(path: Path, split: str, suffixes: tuple[str, ...], by_folder: bool) ->
     check_content(str(path), head)
     if head.startswith(ZIP):
         return _zip(path, split, suffixes, by_folder)
-    if head.startswith(NPY):
+    if head.startswith(arrays.NPY):
         return arrays.npy(path), None, ()
     # MNIST's files are packed by gzip, too: what is in them must be looked at before the archives
     if is_idx(path):
@@ -182,14 +213,27 @@ def _in_memory(
         raise InputError("--labels", problem, "Leave it out, and keep the labels beside the images in the .npz.")
     stored = images if isinstance(images, Stored) else arrays.in_memory(place, images)
     pixels = as_pixels(stored, request)
-    class_of_image = None if labels is None else as_labels(place, labels, stored.shape[0])[: len(pixels)]
+    class_of_image, forecast = _beside(place, labels, stored.shape[0], len(pixels), request)
     identity = hashlib.sha256(f"{pixels.shape}".encode())
     identity.update(pixels.data)
     notes: tuple[str, ...] = ()
     if request.frames and stored.shape[0] == request.frames and len(stored.shape) == RECORDINGS_RANK:
         notes = (f"{place}: as many recordings as time steps; recordings are taken to be the first axis",)
     reader = InMemory(pixels)
-    return ImageSet(len(pixels), class_of_image, names, identity.hexdigest(), reader, notes, dark=request.dark)
+    return ImageSet(
+        len(pixels), class_of_image, names, identity.hexdigest(), reader, notes, dark=request.dark, forecast=forecast
+    )
+
+
+def _beside(
+    place: str, labels: Stored | NDArray[Any] | None, stored: int, count: int, request: ImageRequest
+) -> tuple[NDArray[np.int64] | None, Forecast | None]:
+    """What stands beside `count` of the `stored` images that are read: (classes, None), or (None, real targets)."""
+    if not request.regression:
+        return None if labels is None else as_labels(place, labels, stored)[:count], None
+    if not isinstance(labels, Stored):
+        raise _no_targets(place)
+    return None, Forecast(targets_of(labels, stored)[:count])
 
 
 def _in_files(files: Files, request: ImageRequest) -> ImageSet:

@@ -30,6 +30,7 @@ class ImageRequest:
     limit: int | None
     split: str
     labels: Path | None
+    regression: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

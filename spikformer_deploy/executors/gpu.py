@@ -440,6 +440,9 @@ def _taps(state: _State, projection: Projection, population: Population, beyond:
 def _read_out(state: _State, population: Population, images: int) -> Int:
     """What reaches the head in every step, (N, T, classes) int64."""
     network = state.plan.network
+    if population.name in state.plan.sums:
+        arrived = _sums(state, population).long().flatten(2).cpu().numpy()
+        return np.broadcast_to(arrived, (images, network.time_steps, population.size))
     total = np.zeros((images, network.time_steps, population.shape[0]), np.int64)
     for projection in network.into(population.name):
         readout = projection.synapse

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.converters.onnx.nodes import check_installed
-from spikformer_deploy.converters.onnx.program import to_model
+from spikformer_deploy.converters.onnx.program import pixel_type, to_model
 from spikformer_deploy.executors.execution import Cells, Execution, Executor, Request, check_state, frames
 from spikformer_deploy.executors.recorded import execution
 from spikformer_deploy.network.network import Network, Population
@@ -48,7 +48,7 @@ def execute(
     frames(network, images)
     session = _session(network)
     names = [output.name for output in session.get_outputs()]
-    outputs = dict(zip(names, session.run(names, {"pixels": images.astype(np.uint8)}), strict=True))
+    outputs = dict(zip(names, session.run(names, {"pixels": images.astype(pixel_type(network))}), strict=True))
     sent = _of_kind("sent/", outputs)
     potentials = _of_kind("potential/", outputs)
     peak = {p.name: _peak(network, p, outputs, sent) for p in network}

@@ -106,6 +106,12 @@ def replaced(dims: Dims, at: int, *new: Dim) -> Dims:
     return (*dims[:at], *new, *dims[at + 1 :])
 
 
+def in_order(dims: Dims, shape: tuple[int, int, int]) -> bool:
+    """Whether a layout has batch, channels, rows and columns, whole and in this order: flattened, those of a node."""
+    whole = (*axis("B", BATCH), *(atom for role, size in zip("CYX", shape, strict=True) for atom in axis(role, size)))
+    return merged(tuple(atom for dim in dims for atom in dim)) == whole
+
+
 def show(dims: Dims) -> str:
     """For a person: "(T, B, C/32, Y*X)"."""
     return "(" + ", ".join("*".join(_show_atom(a) for a in dim) or "1" for dim in dims) + ")"

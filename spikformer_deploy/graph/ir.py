@@ -316,7 +316,7 @@ class Mean:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Output:
-    """The result of the network, one number for each class.
+    """The result of the network, one number for each class; of a map, one for each class at each position.
 
         y = mean over t of x[t]          (last: x[T - 1])
 

@@ -177,6 +177,12 @@ class _Tracer:
                 f"its result is {axes.show(value.dims)}",
                 "It must return the mean over the time steps, or the last one, y[-1].",
             )
+        if not axes.in_order(value.dims, self.builder.shape(value.name)):
+            raise ModelError(
+                "model",
+                f"its result is {axes.show(value.dims)}",
+                "It must return (B, classes), or of a head at each position (B, classes, positions), flattened or not.",
+            )
         op = ir.Output(self.readouts.is_last(node.all_input_nodes[0]))
         self.builder.nodes.append(ir.Node("output", op, (value.name,), self.builder.shape(value.name)))
 

@@ -28,7 +28,9 @@ from spikformer_deploy.data.read import read
 from spikformer_deploy.graph.ir import Attention
 from spikformer_deploy.graph.module import GraphModule
 from spikformer_deploy.inference.forward import OWN_STEPS, WAYS, Forward, evaluating, forward_of
+from spikformer_deploy.inference.regression import scores
 from spikformer_deploy.operators.count import count_operations
+from spikformer_deploy.pipeline.sample import fitted_to
 
 AT_ONCE = 16
 """Images of a batch at most.  What a call reads is judged call by call, by the whole batch."""
@@ -52,6 +54,7 @@ class Counted:
     takes        how it was run, one of forward.WAYS
     batch        images at once: rules that judge a call judge that many
     accuracy     of the float model; None where the images have no labels, or the model no classes
+    regression   its errors against real targets (see regression.scores); None where there are none
     accounts     one a convention, in the order in which they were asked for
     notes        what a user must know of the model, the images and what is not understood
     """
@@ -60,6 +63,7 @@ class Counted:
     takes: str
     batch: int
     accuracy: float | None
+    regression: dict[str, float | None] | None
     counts: OperationCounts
     accounts: tuple[Account, ...]
     notes: tuple[str, ...]
@@ -74,6 +78,7 @@ class Counted:
             "takes": WAYS[self.takes],
             "batch": self.batch,
             "accuracy": self.accuracy,
+            "regression": self.regression,
             "energy_mj": {a.convention: energy_values(a.energy) for a in self.accounts if a.energy is not None},
             "conventions": {a.convention: _account_facts(a) for a in self.accounts},
             "operations": [asdict(operation) for operation in self.counts.operations],
@@ -93,6 +98,7 @@ def energy(
     time_steps: int | None = None,
     limit: int | None = None,
     labels: str | Path | None = None,
+    task: str | None = None,
     progress: Progress = silent,
     **loading: Any,
 ) -> Counted:
@@ -104,6 +110,7 @@ def energy(
     conventions  names of accounting.operators.CONVENTIONS; none: all
     time_steps   T, where the model does not tell
     labels       a file of the classes of the images (see data/labels.py)
+    task         as of run: "classification" or "regression"
     progress     called with (images done, images in all, a note)
     loading      arch, heads, dt, allow_pickle: see converters.models.load
     Raises InputError for an unknown convention, and for a model or images that cannot be used, ModelError for a model
@@ -115,17 +122,19 @@ def energy(
         model = Made(model, type(model).__name__)
     with evaluating(model.module) if isinstance(model, Made) else nullcontext():
         subject = _subject(model, data, time_steps, loading)
-        images = data if isinstance(data, ImageSet) else _images(subject, data, limit, labels)
+        images = data if isinstance(data, ImageSet) else _images(subject, data, limit, labels, task)
         if not len(images):
             raise InputError("input", "there are no images", "Give at least one.")
         seen = _run(subject, images, progress)
     accuracy, note = _accuracy(seen, images, subject.labels)
+    regression = _regression(seen, images)
     of_images = images.all_notes(seen.brightest, images.lost_in(slice(0, len(images))))
     return Counted(
         model=subject.forward.place,
         takes=subject.forward.takes,
         batch=_at_once(subject),
         accuracy=accuracy,
+        regression=regression,
         counts=seen.counts,
         accounts=tuple(account(seen.counts, name) for name in names),
         notes=(*subject.notes, *of_images, *note, *_on_counts(seen.counts)),
@@ -158,6 +167,7 @@ def _subject(model: str | Path | Model | Made, data: Any, time_steps: int | None
         return _own(model, data, time_steps)
     place = str(model) if isinstance(model, (str, Path)) else "model"
     loaded = load(model, time_steps=time_steps, **loading) if isinstance(model, (str, Path)) else model
+    loaded = fitted_to(loaded, None if isinstance(data, ImageSet) else data)
     takes = "recordings" if loaded.per_step else "images"
     notes = loaded.notes
     if isinstance(loaded, Imported):
@@ -189,8 +199,8 @@ def _own(made: Made, data: Any, time_steps: int | None) -> _Subject:
     return _Subject(forward, known.preprocess, frames, known.labels, (*made.notes, *known.notes))
 
 
-def _images(subject: _Subject, data: Any, limit: int | None, labels: str | Path | None) -> ImageSet:
-    return read(data, subject.preprocess, limit=limit, frames=subject.frames, labels=labels)
+def _images(subject: _Subject, data: Any, limit: int | None, labels: str | Path | None, task: str | None) -> ImageSet:
+    return read(data, subject.preprocess, limit=limit, frames=subject.frames, labels=labels, task=task)
 
 
 def _at_once(subject: _Subject) -> int:
@@ -204,11 +214,13 @@ class _Seen:
     """What a run over all images gave.
 
     predictions  (N,) the class with the largest logit; None where the results are no logits of classes
+    results      (N, O) of a regression; None of classes
     classes      how many; brightest: the largest pixel
     """
 
     counts: OperationCounts
     predictions: NDArray[np.int64] | None
+    results: NDArray[np.float64] | None
     classes: int
     brightest: int
 
@@ -217,6 +229,7 @@ def _run(subject: _Subject, images: ImageSet, progress: Progress) -> _Seen:
     """Count while the model runs on all images, in batches."""
     forward = subject.forward
     predictions: list[NDArray[np.int64]] = []
+    results: list[NDArray[np.float64]] = []
     classes = brightest = done = 0
     with count_operations(forward.module, forward.time_steps, len(images)) as counting:
         for pixels, _ in images.batches(_at_once(subject)):
@@ -224,6 +237,8 @@ def _run(subject: _Subject, images: ImageSet, progress: Progress) -> _Seen:
             if logits.ndim == 2:
                 predictions.append(logits.argmax(1))
                 classes = logits.shape[1]
+            if images.forecast is not None:
+                results.append(images.forecast.of(logits.reshape(len(logits), -1), done))
             brightest = max(brightest, int(pixels.max()))
             done += len(pixels)
             progress(done, len(images), "")
@@ -233,7 +248,22 @@ def _run(subject: _Subject, images: ImageSet, progress: Progress) -> _Seen:
     if forward.takes == "images" and forward.time_steps and 1 < made != forward.time_steps:
         problem = f"it makes its own {made} time steps, and {forward.time_steps} are asked for"
         raise InputError(forward.place, problem, OWN_STEPS)
-    return _Seen(counts, np.concatenate(predictions) if predictions else None, classes, brightest)
+    return _Seen(
+        counts,
+        np.concatenate(predictions) if predictions else None,
+        np.concatenate(results) if results else None,
+        classes,
+        brightest,
+    )
+
+
+def _regression(seen: _Seen, images: ImageSet) -> dict[str, float | None] | None:
+    """Errors against real targets; InputError where these are others than the model makes."""
+    targets = None if images.forecast is None else images.forecast.targets
+    if targets is None or seen.results is None:
+        return None
+    images.of_classes((), seen.results.shape[1])
+    return scores(seen.results, targets)
 
 
 def _accuracy(seen: _Seen, images: ImageSet, labels: tuple[str, ...]) -> tuple[float | None, tuple[str, ...]]:

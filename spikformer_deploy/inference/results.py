@@ -13,7 +13,8 @@ from spikformer_deploy.accounting.energy import Energy
 from spikformer_deploy.accounting.figures import energy_values, time_figures
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.counts.events import Events
-from spikformer_deploy.data.images import ImageSet
+from spikformer_deploy.data.images import REGRESSION, TASKS, ImageSet
+from spikformer_deploy.inference.regression import scores
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.timing.spread import Spread
@@ -44,7 +45,7 @@ class Run:
     """The record of a program on a set of images.
 
     accumulators  (N, classes) int64; logits (N, classes) float64 = accumulators * scale
-    accuracy      None where the images have no labels
+    accuracy      None where the images have no labels, or results are no classes
     runtime       what energies and figures are under, one of chips.profile.RUNTIMES
     under         by runtime: times; {} where no timing was asked for
     notes         what a user must know of the images: files left out, pixels of another scale, events lost
@@ -84,7 +85,22 @@ class Run:
         """Logits of the classes."""
         head = self.program.network.output.neuron
         assert isinstance(head, Accumulator)
-        return self.accumulators * head.scale
+        scale: NDArray[np.float64] = np.repeat(head.scale, self.accumulators.shape[1] // len(head.scale))
+        return self.accumulators * scale
+
+    @property
+    def results(self) -> NDArray[np.float64] | None:
+        """(N, O) of a regression, in the units of its targets; None where results are classes."""
+        forecast = self.data.forecast
+        return None if forecast is None else forecast.of(self.logits)
+
+    @property
+    def regression(self) -> dict[str, float | None] | None:
+        """The errors of a regression (see regression.scores); None where there are no targets."""
+        results, forecast = self.results, self.data.forecast
+        if results is None or forecast is None or forecast.targets is None:
+            return None
+        return scores(results, forecast.targets)
 
     @property
     def predictions(self) -> NDArray[np.int64]:
@@ -103,8 +119,10 @@ class Run:
         visits = sum(p.size for p in spiking) * self.events.time_steps * self.events.images
         return {
             "images": len(self.accumulators),
+            "task": TASKS[0] if self.results is None else REGRESSION,
             "accuracy": self.accuracy,
-            "predictions": self.predictions.tolist(),
+            "regression": self.regression,
+            "predictions": (self.predictions if self.results is None else self.results).tolist(),
             "logits_sha256": hashlib.sha256(np.ascontiguousarray(self.accumulators, "<i8").tobytes()).hexdigest(),
             "notes": list(self.notes),
             "backend": self.backend,
@@ -169,6 +187,7 @@ def _figures(times: StepTimes, spread: Spread) -> dict[str, Any]:
 class Verdict:
     """What a verification found.
 
+    float_regression, integer_regression  errors of a regression (see regression.scores); None without targets
     equal_spikes  share of equal spikes of each LIF population, float against integer; empty without a model
     notes         what a user must know of the images, as of a Run
     backends      by name: whether spikes, potentials and accumulators of every image equal the engine's
@@ -177,6 +196,8 @@ class Verdict:
     images: int = 0
     float_accuracy: float | None = None
     integer_accuracy: float | None = None
+    float_regression: dict[str, float | None] | None = None
+    integer_regression: dict[str, float | None] | None = None
     equal_spikes: dict[str, float] = field(default_factory=dict)
     backends: dict[str, bool] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -192,6 +213,8 @@ class Verdict:
             "images": self.images,
             "float_accuracy": self.float_accuracy,
             "integer_accuracy": self.integer_accuracy,
+            "float_regression": self.float_regression,
+            "integer_regression": self.integer_regression,
             "layers": [{"name": name, "equal_spikes": share} for name, share in self.equal_spikes.items()],
             "backends": {name: "equal" if equal else "different" for name, equal in self.backends.items()},
             "passed": self.passed,

@@ -50,6 +50,7 @@ def run(
     runtime: str = "lava",
     limit: int | None = None,
     labels: str | Path | None = None,
+    task: str | None = None,
     memory_limit: int | None = None,
     unfinished: Path | None = None,
     resume: bool = False,
@@ -62,6 +63,8 @@ def run(
     runtime       "lava", or "bare": one that costs nothing; the other one's times are given too
     device        "cpu", or "cuda" for the engine on a GPU: the same integers
     labels        a file of the classes of the images (see data/labels.py)
+    task          "classification" or "regression": what is beside the images, classes or real targets; None: as the
+                  program says
     memory_limit  bytes that the process may take
     unfinished    a file that holds what has been found so far, every few seconds; the caller removes it at the end
     resume        go on from that file, where there is one
@@ -69,7 +72,7 @@ def run(
     Raises InputError for images that do not fit, a limit that is too low, or a file of another run; OverflowDetected
     where a state leaves its bits.
     """
-    images = _images(program, data, limit, labels)
+    images = _images(program, data, limit, labels, task)
     of_file = program
     program = replace(program, profile=hardware.under(program.profile, runtime))
     geometry = geometry_of(program.network, program.mapping)
@@ -206,11 +209,15 @@ def _all_batches(
 
 
 def _images(
-    program: Program, data: str | Path | NDArray[Any] | ImageSet, limit: int | None, labels: str | Path | None
+    program: Program,
+    data: str | Path | NDArray[Any] | ImageSet,
+    limit: int | None,
+    labels: str | Path | None,
+    task: str | None,
 ) -> ImageSet:
     """The images, with the labels of the program's classes."""
     if not isinstance(data, ImageSet):
-        data = read(data, program.preprocess, limit=limit, frames=program.frames, labels=labels)
+        data = read(data, program.preprocess, limit=limit, frames=program.frames, labels=labels, task=task)
     images = data.of_classes(program.labels, program.network.output.size)
     if not len(images):
         raise InputError("input", "there are no images", "Give at least one.")

@@ -14,7 +14,9 @@ from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import BATCH, Execution, Request
+from spikformer_deploy.inference.regression import scores
 from spikformer_deploy.inference.results import Verdict
+from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.pipeline.program import Program
 
 AT_ONCE = 8
@@ -29,16 +31,18 @@ def verify(
     backends: Sequence[str] = ("reference",),
     limit: int | None = None,
     labels: str | Path | None = None,
+    task: str | None = None,
     progress: Progress = silent,
 ) -> Verdict:
     """Compare a program with its float model, and the engine with other `backends`.
 
     model   a converters.models.Model, or None
     labels  a file of the classes of the images (see data/labels.py)
+    task    as of run: "classification" or "regression"
     Raises InputError where the model is not the one that the program was compiled from.
     """
     if not isinstance(data, ImageSet):
-        data = read(data, program.preprocess, limit=limit, frames=program.frames, labels=labels)
+        data = read(data, program.preprocess, limit=limit, frames=program.frames, labels=labels, task=task)
     images = data.of_classes(program.labels, program.network.output.size)
     brightest = 0
     lifs = [p.name for p in program.network if p.neuron.fires]
@@ -57,19 +61,34 @@ def verify(
         ours = engine.execute(pixels, lifs)
         for name, executor in others.items():
             verdict.backends[name] &= equal(ours, executor.execute(pixels, lifs))
-        integers.append(ours.accumulators.argmax(1))
+        integers.append(ours.accumulators)
         brightest = max(brightest, int(pixels.max()))
         if float_run is not None:
             float_run.compare(pixels, ours)
         note_batch(0, 0, "")
     verdict.notes = images.all_notes(brightest, images.lost_in(slice(0, len(images))))
-    if images.labels is not None:
-        verdict.integer_accuracy = float((np.concatenate(integers) == images.labels).mean())
+    logits = np.concatenate(integers) * _scales(program)
+    verdict.integer_accuracy, verdict.integer_regression = _against(images, logits)
     if float_run is not None:
         verdict.equal_spikes = float_run.shares()
-        if images.labels is not None:
-            verdict.float_accuracy = float((np.concatenate(float_run.predictions) == images.labels).mean())
+        verdict.float_accuracy, verdict.float_regression = _against(images, np.concatenate(float_run.logits))
     return verdict
+
+
+def _scales(program: Program) -> np.ndarray:
+    """What an accumulator of each class stands for, (classes,)."""
+    head = program.network.output
+    assert isinstance(head.neuron, Accumulator)
+    return np.repeat(head.neuron.scale, head.size // len(head.neuron.scale))
+
+
+def _against(images: ImageSet, logits: np.ndarray) -> tuple[float | None, dict[str, float | None] | None]:
+    """(accuracy, errors of a regression) of logits (N, classes), None where nothing is known of them."""
+    accuracy = None if images.labels is None else float((logits.argmax(1) == images.labels).mean())
+    forecast = images.forecast
+    if forecast is None or forecast.targets is None:
+        return accuracy, None
+    return accuracy, scores(forecast.of(logits), forecast.targets)
 
 
 def equal(ours: Execution, theirs: Execution) -> bool:
@@ -82,7 +101,7 @@ def equal(ours: Execution, theirs: Execution) -> bool:
 
 
 class _FloatRun:
-    """The folded float graph beside the integers: equal spikes a layer, and predictions."""
+    """The folded float graph beside the integers: equal spikes a layer, and logits."""
 
     def __init__(self, program: Program, model: Any, lifs: list[str]) -> None:
         from spikformer_deploy.pipeline.stages import float_graph
@@ -96,7 +115,7 @@ class _FloatRun:
         self.lifs = lifs
         self.right = dict.fromkeys(lifs, 0)
         self.total = dict.fromkeys(lifs, 0)
-        self.predictions: list[np.ndarray] = []
+        self.logits: list[np.ndarray] = []
 
     def compare(self, pixels: np.ndarray, ours: Execution) -> None:
         import torch
@@ -104,7 +123,7 @@ class _FloatRun:
         from spikformer_deploy.graph.execute import execute
 
         values = execute(self.graph, torch.from_numpy(self.preprocess.normalised(pixels)))
-        self.predictions.append(values[self.graph.nodes[-1].name].argmax(1).numpy())
+        self.logits.append(values[self.graph.nodes[-1].name].numpy())
         for name in self.lifs:
             self.right[name] += int((values[name].numpy() == ours.spikes[name]).sum())
             self.total[name] += ours.spikes[name].size

@@ -216,6 +216,8 @@ class Max:
 class Accumulator:
     """Does not fire: v starts at bias and adds a in every step; logits = v * scale after the last one.
 
+    A Readout adds up all positions into (C, 1, 1), one accumulator a class; convolutions reach a map (C, Y, X), a head
+    at each position, whose logits are flattened in that order.
     bias (C,) int64; scale (C,) float64
     last  it forgets before every step, v = bias + a: what it holds in the end is of the last step only
     """
@@ -462,8 +464,9 @@ def check_neuron(neuron: Neuron, shape: Shape, max_out: int, state_bits: int, in
             inside = all(p < k for p, k in zip(window.padding, window.kernel, strict=True)) and not any(window.offset)
             require(inside and max_out == incoming[0].max_out, "its window or largest value")
         case Accumulator(bias=bias, scale=scale):
-            require(synapses == {Readout} and max_out == 0, "it needs a readout")
-            shapes = bias.shape == scale.shape == (channels,) and shape == (channels, 1, 1)
+            of_all_positions = synapses == {Readout} and shape == (channels, 1, 1)
+            require((of_all_positions or synapses == {Conv}) and max_out == 0, "it needs a readout, or convolutions")
+            shapes = bias.shape == scale.shape == (channels,)
             require(shapes and bias.dtype == np.int64, "its bias or scale")
             # the largest integer is the predicted class
             good = scale[0] > 0 and np.isfinite(scale[0]) and bool((scale == scale[0]).all())

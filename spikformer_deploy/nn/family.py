@@ -20,11 +20,12 @@ class ModelConfig:
     """Everything that defines a model but its weights.
 
     family       a name in zoo.FAMILIES: "v1", "v2" (Spikformer), "spikingformer", "sdt1", "sdt2", "sdt3" (Spike-
-                 driven Transformer V1, V2, V3), "qkformer", "max-former", "ms-qkformer"
-    form         "cifar", "imagenet", "dvs" or "gesture": the layout of the official code for that kind of data
+                 driven Transformer V1, V2, V3), "qkformer", "max-former", "ms-qkformer", "seqsnn" (on time series)
+    form         "cifar", "imagenet", "dvs" or "gesture": the layout of the official code for that kind of data;
+                 "spikformer" or "ispikformer" of "seqsnn"
     depth        blocks; dim: channels of the last of them; heads: of each attention
     time_steps   T
-    image_size   height and width of the (square) input, in pixels
+    image_size   height and width of the (square) input, in pixels; "seqsnn": points of a window
     mlp_ratio    hidden channels of an MLP for each of its inputs
     stem_stages  stages of V2's stem, each halving the image
     distilled    "sdt2": there is a second head, of its distillation
@@ -35,6 +36,11 @@ class ModelConfig:
     chunk        "sdt1" with "statten": steps of a chunk
     widths       channels of each stage, where they do not follow from `dim`
     levels       D, the largest integer that a neuron sends; 0: neurons send spikes
+    encoder      "seqsnn": "conv", "delta" or "repeat", what makes spikes of values
+    positions    "seqsnn": what becomes of spikes that mark positions: "" (none), "add" or "concat"
+    position_neurons  how many mark a position
+    in_channels of "seqsnn" are variables, and num_classes the outputs of its last layer: points that are forecast, of
+    all variables ("spikformer") or of each one ("ispikformer")
     """
 
     family: str
@@ -55,11 +61,14 @@ class ModelConfig:
     chunk: int = 1
     widths: tuple[int, ...] = ()
     levels: int = 0
+    encoder: str = ""
+    positions: str = ""
+    position_neurons: int = 1
 
     @property
     def per_step(self) -> bool:
-        """Whether the input is a frame for every time step (event data)."""
-        return self.form in ("dvs", "gesture")
+        """Whether the input is a frame for every time step: event data, and series whose weights depend on the step."""
+        return self.form in ("dvs", "gesture") or self.encoder in ("conv", "delta")
 
 
 class Recognised(NamedTuple):
@@ -70,12 +79,14 @@ class Recognised(NamedTuple):
     notes    what else had to be assumed
     choices  names of published configurations that have these keys and do other things: --arch must name one, and says
              all that is not in `fields`; empty where the file tells
+    untold   further fields that no key tells, and the options that say them
     """
 
     fields: dict[str, Any]
     usual: ModelConfig
     notes: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    untold: Mapping[str, str] = {}
 
 
 Recognise: TypeAlias = Callable[[str, Tensors, Mapping[str, Any]], Recognised | None]
@@ -93,7 +104,7 @@ class Family:
     forms      the official layouts that are supported
     published  sizes of the papers and of the official configurations, by name
     build      the module of a configuration in one of the forms, freshly initialised; in: images (B, C, Y, X), or
-               frames (B, T, C, Y, X) of the forms "dvs" and "gesture"; out: logits (B, classes)
+               frames (B, T, C, Y, X) where ModelConfig.per_step says so; out: logits (B, classes)
     recognise  None where there is no official code
     pooling    the value that ModelConfig.pooling has in each form; empty where the stem has no such choice
     unread     keys of parameters that no forward pass reads: a file may lack them

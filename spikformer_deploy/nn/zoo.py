@@ -14,6 +14,7 @@ from spikformer_deploy.nn import (
     meta_spikeformer,
     ms_qkformer,
     qkformer,
+    seqsnn,
     spike_driven,
     spike_driven_v3,
     spikformer,
@@ -33,6 +34,7 @@ FAMILIES: dict[str, Family] = {
     "qkformer": qkformer.FAMILY,
     "max-former": max_former.FAMILY,
     "ms-qkformer": ms_qkformer.FAMILY,
+    "seqsnn": seqsnn.FAMILY,
 }
 """All families, by the name that ModelConfig.family has."""
 

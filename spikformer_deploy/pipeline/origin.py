@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from spikformer_deploy.base.plain import LARGEST_WHOLE, require, shown, table, training_record
+from spikformer_deploy.base.series import check_series
 from spikformer_deploy.data.images import Preprocess
+from spikformer_deploy.data.series import preprocess_of_series
 from spikformer_deploy.mapping.partition import SERIALS
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Source
@@ -24,11 +26,25 @@ def check_images(preprocess: Preprocess, network: Network) -> None:
     assert isinstance(source, Source)
     shape = (preprocess.channels, *preprocess.extent)
     require(shape == network.input.shape, f"images of {shape}, and the network takes {network.input.shape}")
+    if preprocess.series is not None:
+        _check_series(preprocess, network, source)
     require(preprocess.max_value == source.max_value, f"pixels up to {preprocess.max_value} and {source.max_value}")
     pairs = {"mean": (preprocess.mean, network.mean), "std": (preprocess.std, network.std)}
     for what, (of_images, of_network) in pairs.items():
         problem = f"a {what} of {of_images}, and of {of_network.tolist()} in the network"
         require(list(of_images) == of_network.tolist(), problem)
+
+
+def _check_series(preprocess: Preprocess, network: Network, source: Source) -> None:
+    """Windows of a series become frames of this network, and its results are points of all variables."""
+    series = preprocess.series
+    assert series is not None
+    check_series(series)
+    require(preprocess == preprocess_of_series(series), "frames that are not those of its series")
+    steps = network.time_steps if source.per_step else 0
+    require(series.steps == steps, f"{series.steps} steps of a series, and {steps} of the network")
+    outputs = network.output.size
+    require(not series.standardised or outputs % series.variables == 0, f"{outputs} results of {series.variables}")
 
 
 def check_origin(origin: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import torch
 from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.converters.models import Model
 from spikformer_deploy.data.read import read
+from spikformer_deploy.data.series import fitted, read_series, windows_of
 from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.graph.ir import Graph
@@ -23,6 +24,8 @@ from spikformer_deploy.quantization.settings import Settings
 CALIBRATION_IMAGES = 64
 RANDOM_IMAGES = 4
 """Most images of the user's, and how many of random pixels stand in where there are none."""
+RANDOM = "random pixels"
+"""What calibration images are called that nobody gave."""
 RANDOM_NOTE = "calibrated on random pixels: firing rates, and bounds that are only observed, are not those of your data"
 
 
@@ -32,7 +35,7 @@ class Sample:
     It runs once, for the range of its head and for the rates: a head does not change what reaches it, so the rates of
     a run with a wider one are those of the network.
 
-    images  uint8, as calibration_images gives them; remark: a word on what they are
+    images  integers, as calibration_images gives them; remark: a word on what they are
     """
 
     def __init__(self, loaded: Model, data: str | Path | np.ndarray | None) -> None:
@@ -75,6 +78,15 @@ def _float_batch(graph: Graph) -> int:
     return max(1, 2**24 // max(n.shape[0] * n.shape[1] * n.shape[2] * graph.time_steps for n in graph))
 
 
+def fitted_to(loaded: Model, data: str | Path | np.ndarray | None) -> Model:
+    """The model with integers as fine as values of the user's time series allow; as it is where there are none."""
+    series = loaded.preprocess.series
+    if series is None or data is None:
+        return loaded
+    windows, _ = windows_of(data, series, CALIBRATION_IMAGES)
+    return replace(loaded, preprocess=fitted(loaded.preprocess, windows))
+
+
 def firing_rates(network: Network, images: np.ndarray) -> dict[str, float]:
     """Share of non-zero outputs per neuron and step, by population, of an integer network on some images."""
     return _rates(network, engine.execute(network, images))
@@ -88,15 +100,19 @@ def _rates(network: Network, done: Execution) -> dict[str, float]:
 def calibration_images(
     loaded: Model, data: str | Path | np.ndarray | None, most: int = CALIBRATION_IMAGES
 ) -> tuple[np.ndarray, str]:
-    """Images to calibrate on, uint8, at most `most` of them, and a word on what they are."""
+    """Images to calibrate on, integers, at most `most` of them, and a word on what they are."""
     frames = loaded.time_steps if loaded.per_step else 0
     if data is not None:
         remark = "an array" if isinstance(data, np.ndarray) else Path(data).name[:80]
         return read(data, loaded.preprocess, limit=most, split="train", frames=frames).pixels, remark
+    if loaded.preprocess.series is not None:
+        series = loaded.preprocess.series
+        windows = np.random.default_rng(0).standard_normal((RANDOM_IMAGES, series.points, series.variables))
+        return read_series((windows, None), loaded.preprocess).pixels, RANDOM
     source = loaded.training.get("recipe", {}).get("data", {}).get("source")
     if source == "digits":
         return read("digits", loaded.preprocess, limit=most, split="train").pixels, "digits, training split"
     steps = (frames,) if frames else ()
     rng = np.random.default_rng(0)
     largest = 2 if loaded.per_step else loaded.preprocess.max_value + 1
-    return rng.integers(0, largest, (RANDOM_IMAGES, *steps, *loaded.input_shape)).astype(np.uint8), "random pixels"
+    return rng.integers(0, largest, (RANDOM_IMAGES, *steps, *loaded.input_shape)).astype(np.uint8), RANDOM

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,15 @@ from spikformer_deploy.mapping.map import map_explained
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import LifKind, Source
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES, RANDOM_IMAGES, RANDOM_NOTE, Sample, firing_rates
+from spikformer_deploy.pipeline.sample import (
+    CALIBRATION_IMAGES,
+    RANDOM,
+    RANDOM_IMAGES,
+    RANDOM_NOTE,
+    Sample,
+    firing_rates,
+    fitted_to,
+)
 from spikformer_deploy.pipeline.spikes import Checks
 from spikformer_deploy.quantization.settings import Settings
 
@@ -113,6 +122,7 @@ def compile_model(
         loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
         if calibrate_on is None and SHOWN.get(place) == "drawn":
             calibrate_on = "drawn"
+        loaded = fitted_to(loaded, calibrate_on)
         settings = Settings(weight_bits, granularity, _kind_of(neuron) if neuron else profile.limits.neuron)
         first = "read" if isinstance(loaded, Imported) else "trace"
         run = _Runner(report, dump, (first, *STAGES[1:]))
@@ -151,7 +161,7 @@ def _quantized(
 ) -> _Front:
     """The integers of a float model."""
     graph = _graph(loaded, run, Checks(loaded, sample.images) if check else None)
-    _check_labels(place, loaded.labels, graph.nodes[-1].shape[0])
+    _check_labels(place, loaded.labels, prod(graph.nodes[-1].shape))
     network = run("quantize", lambda: sample.quantized(graph, profile.limits, settings, rounding))
     rates = run("calibrate", lambda: sample.rates(network))
     origin = {
@@ -160,7 +170,7 @@ def _quantized(
         "settings": {"target": profile.name, "rounding": rounding, **settings.shown()},
         "calibration": {"images": len(sample.images), "data": sample.remark},
     }
-    notes = loaded.notes if sample.remark != "random pixels" else (*loaded.notes, RANDOM_NOTE)
+    notes = loaded.notes if sample.remark != RANDOM else (*loaded.notes, RANDOM_NOTE)
     return _Front(network, rates, graph, loaded.preprocess, loaded.labels, origin, notes)
 
 
@@ -186,6 +196,7 @@ def _integers(
     assert isinstance(source, Source)
     preprocess = Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, source.max_value, width)
     frames = network.time_steps if source.per_step else 0
+    images: np.ndarray
     if calibrate_on is None:
         shape = (frames, *network.input.shape) if frames else network.input.shape
         images = np.random.default_rng(0).integers(0, source.max_value + 1, (RANDOM_IMAGES, *shape)).astype(np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,11 +15,14 @@ from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.network.bounds import weighted_range
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.neurons import Accumulator
-from spikformer_deploy.network.synapses import Readout
-from spikformer_deploy.quantization.currents import Current, ReadoutTerm
+from spikformer_deploy.network.synapses import Conv, Readout
+from spikformer_deploy.quantization.currents import ConvTerm, Current, ReadoutTerm
 from spikformer_deploy.quantization.fitting import OBSERVED_MARGIN, Quantized, margin_of, within
 from spikformer_deploy.quantization.grids import are_whole, grid_steps, none_below, weight_error
 from spikformer_deploy.quantization.settings import Settings
+
+HeadTerm: TypeAlias = ReadoutTerm | ConvTerm
+"""What reaches a head: sums over positions, or convolutions of a head that is a map."""
 
 FEWEST_HEAD_BITS = 4
 """A head gives up weight bits down to here where its accumulators are too wide."""
@@ -36,10 +40,11 @@ def make_accumulator(
     """The non-firing output population: logits = mean over T of the current = accumulator * scale.
 
     One scale for all classes, so that the largest integer is the predicted class.
+    A current at one position has an accumulator a class; that of a map has one a class and position.
     last      logits = the current of the last step only, which accumulators that forget hold: the mean of one step
     observed  largest |accumulator| of a head in calibration, asked for where the worst case does not fit
     """
-    terms = _readouts(name, current)
+    terms = _head_terms(name, current)
     summed_steps = 1 if last else time_steps
     fewest = min(FEWEST_HEAD_BITS, settings.weight_bits)
     seen: float | None = None
@@ -59,15 +64,20 @@ def make_accumulator(
     raise QuantizeError(name, problem, "Reduce the tokens or the time steps, or use a target with a wider state.")
 
 
-def _readouts(name: str, current: Current) -> list[ReadoutTerm]:
-    """The terms of a head, which are all readouts; QuantizeError where they are not."""
-    terms = [term for term in current.terms if isinstance(term, ReadoutTerm)]
+def _head_terms(name: str, current: Current) -> list[HeadTerm]:
+    """The terms of a head, all readouts, or all convolutions where it is a map; QuantizeError where they are not."""
+    kind = ReadoutTerm if current.shape[1:] == (1, 1) else ConvTerm
+    terms: list[HeadTerm] = [term for term in current.terms if isinstance(term, kind)]
     if len(terms) != len(current.terms) or not terms:
         raise QuantizeError(
             name,
-            "the network must end in a mean over positions and one linear layer, or in neurons at one position",
+            "the network must end in a mean over positions and one linear layer, in neurons at one position, or in one "
+            "layer at each position",
             "Put LIF neurons after the last layer.",
         )
+    if current.bias.ndim > 1:
+        problem = "what its accumulators start at differs from position to position"
+        raise QuantizeError(name, problem, "Put LIF neurons before the last layer, and no padding into it.")
     return terms
 
 
@@ -75,7 +85,7 @@ def _readouts(name: str, current: Current) -> list[ReadoutTerm]:
 class _Integers:
     """A head in integers: the real sum over the steps = integer * scale.
 
-    weights  of each readout, (O, C); bias (O,), summed over the steps
+    weights  of each term, (O, C) or (O, C, KY, KX); bias (O,), summed over the steps
     """
 
     scale: float
@@ -83,7 +93,7 @@ class _Integers:
     bias: Int
 
 
-def _integers(terms: Sequence[ReadoutTerm], current: Current, time_steps: int, bits: int) -> _Integers:
+def _integers(terms: Sequence[HeadTerm], current: Current, time_steps: int, bits: int) -> _Integers:
     """Weights of `bits` bits, and the bias that all time steps add up to in their unit."""
     peak = max(float(np.abs(term.weight).max(initial=0.0)) for term in terms) or 1.0
     largest = 2 ** (bits - 1) - 1
@@ -106,7 +116,7 @@ def _finer(step: float, peak: float, bias: Float, largest: int) -> float:
 
 
 def _head(
-    name: str, terms: Sequence[ReadoutTerm], integers: _Integers, current: Current, time_steps: int, last: bool
+    name: str, terms: Sequence[HeadTerm], integers: _Integers, current: Current, time_steps: int, last: bool
 ) -> Quantized:
     """The population of integer weights, with the range of its worst case, and its synapses."""
     classes = len(integers.bias)
@@ -114,15 +124,23 @@ def _head(
     scale = np.full(classes, integers.scale / time_steps)
     neuron = Accumulator(frozen(integers.bias), frozen(scale), last)
     bounds = _worst_case(terms, integers, time_steps)
-    population = Population(name, (classes, 1, 1), neuron, 0, bounds, _rounding(terms, integers, current, time_steps))
+    rounding = _rounding(terms, integers, current, time_steps)
+    population = Population(name, (classes, *current.shape[1:]), neuron, 0, bounds, rounding)
     projections = tuple(
-        Projection((term.source,), name, Readout(frozen(weight, np.int8)))
+        Projection((term.source,), name, _synapse(term, weight))
         for term, weight in zip(terms, integers.weights, strict=True)
     )
     return Quantized(population, projections)
 
 
-def _rounding(terms: Sequence[ReadoutTerm], integers: _Integers, current: Current, time_steps: int) -> float:
+def _synapse(term: HeadTerm, weight: Int) -> Readout | Conv:
+    """The synapses of a term, with its integer weights."""
+    if isinstance(term, ReadoutTerm):
+        return Readout(frozen(weight, np.int8))
+    return Conv(frozen(weight, np.int8), term.stride, term.padding, term.groups)
+
+
+def _rounding(terms: Sequence[HeadTerm], integers: _Integers, current: Current, time_steps: int) -> float:
     """The largest relative error of a weight, or of a bias against the largest weight."""
     errors = [
         weight_error(term.weight / integers.scale, weight) for term, weight in zip(terms, integers.weights, strict=True)
@@ -132,14 +150,15 @@ def _rounding(terms: Sequence[ReadoutTerm], integers: _Integers, current: Curren
     return none_below(max(*errors, off / largest_weight))
 
 
-def _worst_case(terms: Sequence[ReadoutTerm], integers: _Integers, time_steps: int) -> tuple[int, int]:
+def _worst_case(terms: Sequence[HeadTerm], integers: _Integers, time_steps: int) -> tuple[int, int]:
     """Least and largest value of the accumulators at any time, over all classes and inputs."""
     # They start at the bias of all steps: before the first sums arrive, zero and the bias are within the range.
     low = np.minimum(integers.bias, 0)
     high = np.maximum(integers.bias, 0)
     for term, weight in zip(terms, integers.weights, strict=True):
-        least, most = weighted_range(weight, term.max_out * term.positions * time_steps)
-        if term.signed:
+        positions = term.positions if isinstance(term, ReadoutTerm) else 1
+        least, most = weighted_range(weight, term.max_out * positions * time_steps)
+        if isinstance(term, ReadoutTerm) and term.signed:
             # inputs from -max_out to max_out: each weight can count with either sign
             least, most = least - most, most - least
         low = low + least

@@ -44,6 +44,7 @@ def report_data(run: Run, float_accuracy: float | None = None) -> dict[str, Any]
         "estimate": True,
         "program": {**program_facts(program), **described},
         "accuracy": {"integer": run.accuracy, "float": float_accuracy, "images": len(run.accumulators)},
+        "regression": run.regression,
         "run": {k: v for k, v in run.to_dict().items() if k != "predictions"},
         "layers": _layers(run),
         "sparsity": _sparsity(run),

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from spikformer_deploy.base.errors import printable
 from spikformer_deploy.report import svg
+from spikformer_deploy.report.tables import number
 
 
 def render(data: dict[str, Any]) -> str:
@@ -22,6 +23,7 @@ def render(data: dict[str, Any]) -> str:
         finalize=_shown,
     )
     environment.filters |= {"si": svg.si, "percent": _percent, "joules": _joules, "micro": _micro}
+    environment.filters["score"] = number
     environment.filters |= {"likely": _likely, "nominal": _nominal, "envelope": _envelope}
     target = _on_target(data)
     pictures = {

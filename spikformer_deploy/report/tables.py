@@ -95,13 +95,22 @@ def run_tables(result: Run) -> list[Table]:
     """Accuracy, the times, the layers, the energies, and what times and energies rest on."""
     values = result.to_dict()
     numbers = OF_NUMBERS if graded_spikes(result.program.network) else ()
-    facts = facts_table("run", {name: values[name] for name in (*RUN_FACTS, *numbers)})
+    shown = {name: values[name] for name in (*RUN_FACTS, *numbers)}
+    facts = facts_table("run", with_scores(shown, values["regression"]))
     timing = result.timing
     if timing is None:
         return [facts, _layer_table(result), _energy_table(result)]
     if timing.cycle is not None:
         facts.add_row("cycle / estimate, a step", number(values["time"]["ratio"]))
     return [facts, _time_table(result), _layer_table(result), _energy_table(result), _basis_table(result, timing)]
+
+
+def with_scores(facts: dict[str, Any], scores: dict[str, Any] | None, prefix: str = "") -> dict[str, Any]:
+    """The same facts with the errors of a regression where the accuracy of classes stands; prefix: of their names."""
+    if scores is None:
+        return facts
+    named = {f"{prefix}{name}": value for name, value in scores.items()}
+    return {n: v for n, v in facts.items() if n != f"{prefix}accuracy"} | named
 
 
 def _time_table(result: Run) -> Table:
@@ -186,7 +195,10 @@ def _percents(shares: dict[str, float]) -> str:
 def verify_tables(verdict: Verdict) -> list[Table]:
     """Accuracies and backends, then the share of equal spikes of each layer."""
     values = verdict.to_dict()
-    facts = facts_table("verify", {n: values[n] for n in ("images", "float_accuracy", "integer_accuracy")})
+    named = {n: values[n] for n in ("images", "float_accuracy", "integer_accuracy")}
+    for kind in ("float", "integer"):
+        named = with_scores(named, values[f"{kind}_regression"], f"{kind}_")
+    facts = facts_table("verify", named)
     for name, state in values["backends"].items():
         facts.add_row(f"engine = {name}", state)
     if not verdict.equal_spikes:

@@ -127,7 +127,7 @@ def read_unlabelled(data: Data) -> tuple[Images, Preprocess]:
         return everything, _preprocess(data, everything)
     images = read(data.source, _unit(data), split="train")
     labels = images.labels if images.labels is not None else np.zeros(len(images), np.int64)
-    everything = Labelled(images.pixels, labels)
+    everything = Labelled(images.pixels.astype(np.uint8, copy=False), labels)
     return everything, _preprocess(data, everything)
 
 
@@ -208,7 +208,7 @@ def _labelled(
         return files, files.files.classes
     images = read(source, preprocess, split=split, frames=frames)
     labels = _check_labelled(source, images.labels)
-    return Labelled(images.pixels, labels), images.names
+    return Labelled(images.pixels.astype(np.uint8, copy=False), labels), images.names
 
 
 def _check_labelled(source: str, labels: NDArray[np.int64] | None) -> NDArray[np.int64]:

@@ -293,6 +293,8 @@ def _largest(batch: Batch, population: Population) -> tuple[Sent, int]:
 
 def _read_out(batch: Batch, population: Population) -> Array:
     """What reaches the head in every step, (N, T, classes) int64."""
+    if population.name in batch.plan.sums:
+        return _map_of_head(batch, population)
     total = np.zeros((batch.images, batch.network.time_steps, population.shape[0]), np.int64)
     for projection in batch.network.into(population.name):
         readout = projection.synapse
@@ -303,6 +305,16 @@ def _read_out(batch: Batch, population: Population) -> Array:
         kernels.sum_over_positions(sent.reshape(-1, positions, channels), pooled)
         total += pooled.reshape(images, steps, channels) @ readout.weight.astype(np.int64).T
     return total
+
+
+def _map_of_head(batch: Batch, population: Population) -> Array:
+    """What reaches a head that is a map in every step, (N, T, C * Y * X) int64."""
+    channels, height, width = population.shape
+    # (N, T, P, C), as the sums come
+    total = np.zeros((batch.images, batch.network.time_steps, height * width, channels), np.int64)
+    for images, first, values in sums.pieces(batch, population):
+        total[images, :, first : first + values.shape[2]] = values
+    return np.ascontiguousarray(total.transpose(0, 1, 3, 2)).reshape(*total.shape[:2], -1)
 
 
 def _joined(batches: list[Batch]) -> Execution:

@@ -32,8 +32,9 @@ class Kept:
         self.peak[population.name] = largest
 
     def accumulate(self, population: Population, neuron: Accumulator, total: Int) -> None:
-        """The head's states from what reaches it in every step, (N, T, classes)."""
-        states = neuron.bias + (total if neuron.last else total.cumsum(1))
+        """The head's states from what reaches it in every step, (N, T, classes); a map (C, Y, X) is one row."""
+        bias = np.repeat(neuron.bias, population.size // len(neuron.bias))
+        states = bias + (total if neuron.last else total.cumsum(1))
         largest = max(int(np.abs(states).max(initial=0)), int(np.abs(total).max(initial=0)))
         self.note_peak(population, largest)
         self.accumulators = states[:, -1]

@@ -47,7 +47,7 @@ SMALL_SUM = 2**30
 """Drives below this leave 32-bit integers no way to wrap."""
 
 Parameters: TypeAlias = LifParameters | LevelsParameters | StreamParameters | None
-"""What neurons read besides their sums: of a Lif, of Levels, of a Stream, of an And."""
+"""What neurons read besides their sums: of a Lif, of Levels, of a Stream, of an And or an Accumulator."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +67,7 @@ class Arriving:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SumsPlan:
-    """How the synaptic sums of a population (Lif, Levels, Stream, And) are computed, and what its neurons make of them.
+    """How the synaptic sums of a population (Lif, Levels, Stream, And, the map of a head) are computed, and what follows.
 
     wide        the sums of all projections together need 64 bits
     row_bytes   of the synaptic sums of one row of an image, all steps
@@ -95,7 +95,7 @@ class SumsPlan:
 class Plan:
     """A network ready to run.
 
-    sums         by population of kind Lif, Levels, Stream or And
+    sums         by population of kind Lif, Levels, Stream or And, and of the head where it is a map
     steps        time steps in which each population sends something of its own: 1 where an image makes all steps alike
     cells        by population but the head: the grid in which its messages are counted
     tables       the same as the loops read it
@@ -182,6 +182,8 @@ def _sums_plans(network: Network, steps: Mapping[str, int]) -> dict[str, SumsPla
             case Stream(bias=bias, drop=drop):
                 parameters = StreamParameters(drop, *_bias_rows(bias, height * width))
             case And():
+                parameters = None
+            case Accumulator() if any(i.convolve is not None for i in incoming):
                 parameters = None
             case Source() | Or() | Sum() | Max() | Accumulator():
                 continue

@@ -119,7 +119,7 @@ def _neuron(population: Description, network: Description, arrays: Arrays, image
                 shape=shape, bias=bias, drop=population["drop"], largest=population["largest"], layer=population["name"]
             )
         case "accumulator":
-            bias = arrays[population["bias"]]
+            bias = _over_ports(arrays[population["bias"]], shape)
             # one that forgets starts anew in every step
             return Accumulator(shape=shape, bias=bias, time_steps=1 if population["last"] else steps, delay=delay)
         case "programmable":

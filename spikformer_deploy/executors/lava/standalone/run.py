@@ -57,10 +57,13 @@ def main() -> None:
     if code == 0:
         head = len(network["populations"]) - 1
         last = np.load(options.output / f"{head}.sent.npy")[network["time_steps"] - 1 :: network["time_steps"]]
-        last = last[: -(-len(images) // at_once)].reshape(-1, network["populations"][-1]["shape"][0])
-        accumulators = last[: len(images)].astype(np.int64)
+        channels, height, width = network["populations"][-1]["shape"]
+        # ports have channels last, and results have them first
+        maps = last[: -(-len(images) // at_once)].reshape(-1, height * width, channels).transpose(0, 2, 1)
+        accumulators = maps.reshape(len(maps), -1)[: len(images)].astype(np.int64)
         np.save(options.output / "accumulators.npy", accumulators)
-        print("classes", *(accumulators * arrays[network["populations"][-1]["scale"]]).argmax(1), flush=True)
+        # one scale for all: the largest integer is the class
+        print("classes", *accumulators.argmax(1), flush=True)
     os._exit(code)  # Lava's threads wait for ever for processes that are no more
 
 

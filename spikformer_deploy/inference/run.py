@@ -18,19 +18,19 @@ from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.chips.loihi.latencies import latencies
-from spikformer_deploy.counts.events import Geometry, count
+from spikformer_deploy.counts.events import Geometry
 from spikformer_deploy.counts.events import geometry as geometry_of
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors.choose import prepare
-from spikformer_deploy.executors.execution import Execution, Executor, Request
+from spikformer_deploy.executors.execution import Executor, Request
 from spikformer_deploy.inference import tally as tally_file
+from spikformer_deploy.inference.batch import recorded_in, seen, tally_of
 from spikformer_deploy.inference.messages import message_times
 from spikformer_deploy.inference.results import Run, Timing
 from spikformer_deploy.inference.tally import Tally
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.timing.estimate import estimate
-from spikformer_deploy.timing.hops import HopTable, hop_table, mean_hops
+from spikformer_deploy.timing.hops import HopTable, hop_table
 from spikformer_deploy.timing.machine import machine
 from spikformer_deploy.timing.spread import spread
 from spikformer_deploy.timing.times import StepTimes, under_runtime, with_range_of
@@ -101,6 +101,8 @@ def run(
         events=tally.events,
         runtime=runtime,
         under=under,
+        right=tally.right,
+        shorter=tally.shorter,
         energies=account(program.network, tally.events, *mapped),
         seconds=time.monotonic() - start,
         peak_memory_mib=peak_memory_mib(),
@@ -194,9 +196,9 @@ def _all_batches(
     """The tally of all images; an interrupted run leaves what it has."""
     try:
         for pixels, _ in images.batches(executor.batch, saved.done):
-            execution = executor.execute(pixels)
-            lost = images.lost_in(slice(saved.done, saved.done + len(pixels)))
-            tally = saved.add(_tally(program, geometry, hops, execution, int(pixels.max()), lost))
+            execution = executor.execute(pixels, recorded_in(program.network))
+            place = slice(saved.done, saved.done + len(pixels))
+            tally = saved.add(tally_of(program, geometry, hops, execution, seen(images, place, pixels)))
             progress(saved.done, len(images), _accuracy_so_far(tally, images))
     except KeyboardInterrupt:
         saved.now()
@@ -220,18 +222,6 @@ def _images(
 def _hop_table(program: Program, geometry: Geometry) -> HopTable:
     mesh = machine(program.profile, program.mapping).mesh
     return hop_table(traffic(geometry, program.profile), mesh, geometry.cells)
-
-
-def _tally(
-    program: Program, geometry: Geometry, hops: HopTable | None, execution: Execution, brightest: int, lost: int
-) -> Tally:
-    """What a batch adds to the run: its largest pixel and the events lost in it are given; hops: None without times."""
-    events = count(geometry, execution)
-    times = None
-    if hops is not None:
-        times = estimate(events, program.network, program.mapping, program.profile)
-        times = replace(times, hops=mean_hops(hops, execution.activity))
-    return Tally(execution.accumulators, events, times, execution.kernels, brightest, lost)
 
 
 def _accuracy_so_far(tally: Tally, images: ImageSet) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import check_file, write_whole
 from spikformer_deploy.base.flat import built, checksum, flat
@@ -27,13 +28,17 @@ class Tally:
 
     accumulators  (images, classes) int64
     events        of all of them, those of slices summed over the images; times: None where no timing was asked for
+    right         (T,) images whose class after each step is their label; zeros without labels
+    shorter       times of the first `by_step.timed(T)` steps but T, as `times`; () where no timing was asked for
     kernels       which ran
     brightest     the largest pixel; lost: events that frames do not hold
     """
 
     accumulators: NDArray[np.int64]
     events: Events
+    right: Int
     times: StepTimes | None
+    shorter: tuple[StepTimes, ...]
     kernels: str
     brightest: int
     lost: int
@@ -42,12 +47,19 @@ class Tally:
 def added(first: Tally | None, more: Tally) -> Tally:
     """The tally of the images of both."""
     if first is None:
-        return Tally(more.accumulators, condensed(more.events), more.times, more.kernels, more.brightest, more.lost)
+        return replace(more, events=condensed(more.events))
     times = None if first.times is None or more.times is None else join_times(first.times, more.times)
     events = join([first.events, condensed(more.events)])
-    accumulators = np.concatenate([first.accumulators, more.accumulators])
-    brightest = max(first.brightest, more.brightest)
-    return Tally(accumulators, condensed(events), times, more.kernels, brightest, first.lost + more.lost)
+    return Tally(
+        accumulators=np.concatenate([first.accumulators, more.accumulators]),
+        events=condensed(events),
+        right=first.right + more.right,
+        times=times,
+        shorter=tuple(join_times(*pair) for pair in zip(first.shorter, more.shorter, strict=True)),
+        kernels=more.kernels,
+        brightest=max(first.brightest, more.brightest),
+        lost=first.lost + more.lost,
+    )
 
 
 def save(tally: Tally, path: Path, run: dict[str, str]) -> None:

@@ -64,7 +64,7 @@ def by_step(run: Run) -> tuple[AfterStep, ...]:
     return tuple(
         AfterStep(
             step=step,
-            accuracy=None if run.labels is None else int(run.right[step - 1]) / events.images,
+            accuracy=None if run.labels is None else float((run.classes[:, step - 1] == run.labels).mean()),
             synops=int(synops[step - 1]) / events.images,
             energies=_energies(run, step, durations),
         )

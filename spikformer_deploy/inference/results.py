@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.accounting.energy import Energy
 from spikformer_deploy.accounting.figures import energy_values, time_figures
-from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.counts.events import Events
 from spikformer_deploy.data.images import ImageSet
@@ -46,10 +45,10 @@ class Run:
     """The record of a program on a set of images.
 
     accumulators  (N, classes) int64; logits (N, classes) float64 = accumulators * scale
+    classes       (N, T) int32: the class after each time step
     accuracy      None where the images have no labels
     runtime       what energies and figures are under, one of chips.profile.RUNTIMES
     under         by runtime: times; {} where no timing was asked for
-    right         (T,) images whose class after each time step is their label; zeros without labels
     shorter       times of the first steps, see by_step.timed, under the run's runtime; () where there are none
     notes         what a user must know of the images: files left out, pixels of another scale, events lost
     """
@@ -59,11 +58,11 @@ class Run:
     backend: str
     kernels: str
     accumulators: NDArray[np.int64]
+    classes: NDArray[np.int32]
     labels: NDArray[np.int64] | None
     events: Events
     runtime: str
     under: dict[str, Timing]
-    right: Int
     shorter: tuple[StepTimes, ...]
     energies: tuple[Energy, ...]
     seconds: float

@@ -12,12 +12,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from spikformer_deploy.accounting.energy import Duration, account
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.chips import profile as hardware
-from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.counts.events import Geometry
 from spikformer_deploy.counts.events import geometry as geometry_of
 from spikformer_deploy.data.images import ImageSet
@@ -25,15 +23,14 @@ from spikformer_deploy.data.read import read
 from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import Executor, Request
 from spikformer_deploy.inference import tally as tally_file
-from spikformer_deploy.inference.batch import recorded_in, seen, tally_of
+from spikformer_deploy.inference.batch import recorded_in, tally_of
 from spikformer_deploy.inference.messages import message_times
-from spikformer_deploy.inference.results import Run, Timing
+from spikformer_deploy.inference.record import record
+from spikformer_deploy.inference.results import Run
 from spikformer_deploy.inference.tally import Tally
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.timing.hops import HopTable, hop_table
 from spikformer_deploy.timing.machine import machine
-from spikformer_deploy.timing.spread import spread
-from spikformer_deploy.timing.times import StepTimes, under_runtime, with_range_of
 from spikformer_deploy.timing.traffic import check_spatial, traffic
 
 SAVE_SECONDS = 5.0
@@ -89,57 +86,7 @@ def run(
         # it takes long, and needs all of what the batches gave
         saved.now()
         cycle = message_times(program, images, geometry, tally, progress)
-    under = _under_runtimes(of_file, runtime, tally, cycle)
-    mapped = (program.mapping, program.profile, _duration(under[runtime])) if under else (None, None, None)
-    return Run(
-        program=of_file,
-        data=images,
-        backend=backend,
-        kernels=tally.kernels,
-        accumulators=tally.accumulators,
-        labels=images.labels,
-        events=tally.events,
-        runtime=runtime,
-        under=under,
-        right=tally.right,
-        shorter=tally.shorter,
-        energies=account(program.network, tally.events, *mapped),
-        seconds=time.monotonic() - start,
-        peak_memory_mib=peak_memory_mib(),
-        notes=(*images.all_notes(tally.brightest, tally.lost), *_of_before(of_file)),
-    )
-
-
-def _under_runtimes(program: Program, runtime: str, tally: Tally, cycle: StepTimes | None) -> dict[str, Timing]:
-    """Times under every runtime, of times under one of them; {} where there are none."""
-    if tally.times is None:
-        return {}
-    out = {}
-    for name in hardware.RUNTIMES:
-        profile = hardware.under(program.profile, name)
-        runtime_ns = latencies(profile).runtime
-        estimated = tally.times if name == runtime else under_runtime(tally.times, runtime_ns)
-        followed = cycle
-        if cycle is not None and name != runtime:
-            followed = with_range_of(under_runtime(cycle, runtime_ns), estimated)
-        sure = spread(tally.events, program.network, program.mapping, profile)
-        out[name] = Timing(estimated, followed, sure)
-    return out
-
-
-def _duration(timing: Timing) -> Duration:
-    return Duration(timing.finest, timing.spread)
-
-
-def _of_before(program: Program) -> tuple[str, ...]:
-    """A note on times and energies of a program of an earlier release."""
-    if not hardware.of_before(program.profile):
-        return ()
-    return (
-        "The program holds the hardware profile of an earlier release, which knows no runtime of a step and no running "
-        "power: its times and energies are today's form with that release's constants, and figures of neither. Compile "
-        "it again.",
-    )
+    return record(of_file, images, tally, backend, runtime, cycle, time.monotonic() - start, peak_memory_mib())
 
 
 class _Saved:
@@ -198,7 +145,8 @@ def _all_batches(
         for pixels, _ in images.batches(executor.batch, saved.done):
             execution = executor.execute(pixels, recorded_in(program.network))
             place = slice(saved.done, saved.done + len(pixels))
-            tally = saved.add(tally_of(program, geometry, hops, execution, seen(images, place, pixels)))
+            tally = tally_of(program, geometry, hops, execution, int(pixels.max()))
+            tally = saved.add(replace(tally, lost=images.lost_in(place)))
             progress(saved.done, len(images), _accuracy_so_far(tally, images))
     except KeyboardInterrupt:
         saved.now()

@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import check_file, write_whole
 from spikformer_deploy.base.flat import built, checksum, flat
@@ -27,16 +26,16 @@ class Tally:
     """The first images of a run.
 
     accumulators  (images, classes) int64
+    classes       (images, T) int32: the class after each time step
     events        of all of them, those of slices summed over the images; times: None where no timing was asked for
-    right         (T,) images whose class after each step is their label; zeros without labels
     shorter       times of the first `by_step.timed(T)` steps but T, as `times`; () where no timing was asked for
     kernels       which ran
     brightest     the largest pixel; lost: events that frames do not hold
     """
 
     accumulators: NDArray[np.int64]
+    classes: NDArray[np.int32]
     events: Events
-    right: Int
     times: StepTimes | None
     shorter: tuple[StepTimes, ...]
     kernels: str
@@ -52,8 +51,8 @@ def added(first: Tally | None, more: Tally) -> Tally:
     events = join([first.events, condensed(more.events)])
     return Tally(
         accumulators=np.concatenate([first.accumulators, more.accumulators]),
+        classes=np.concatenate([first.classes, more.classes]),
         events=condensed(events),
-        right=first.right + more.right,
         times=times,
         shorter=tuple(join_times(*pair) for pair in zip(first.shorter, more.shorter, strict=True)),
         kernels=more.kernels,

@@ -117,7 +117,7 @@ def compile_model(
         run = _Runner(report, dump, (first, *STAGES[1:]))
         sample = Sample(loaded, calibrate_on)
         graph = _graph(loaded, run, Checks(loaded, sample.images) if check else None)
-        _check_labels(place, loaded.labels, graph.nodes[-1].shape[0])
+        check_labels(place, loaded.labels, graph.nodes[-1].shape[0])
         front = quantized(graph, sample, profile, settings, rounding, run)
     program = mapped(front, profile, objective, runtime, schedule, run)
     return Compiled(program, front.graph, front.notes, time.monotonic() - start, run.seconds, front.rates)
@@ -234,7 +234,7 @@ def _check_as_they_are(**changed: bool) -> None:
             raise InputError(option, "the integers and the neurons of a .net are taken as they are", "Leave it out.")
 
 
-def _check_labels(place: str, labels: tuple[str, ...], classes: int) -> None:
+def check_labels(place: str, labels: tuple[str, ...], classes: int) -> None:
     """Raise InputError where a model has names for other classes than it tells apart."""
     try:
         class_names(labels, classes)

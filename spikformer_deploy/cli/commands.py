@@ -27,6 +27,7 @@ from spikformer_deploy.cli.options import (
     output_path,
     runtime_option,
     timing_option,
+    worker_options,
 )
 from spikformer_deploy.cli.printing import (
     json_text,
@@ -124,6 +125,7 @@ def compile_command(model: str | None, target: str, output: str | None, as_json:
 @limit_option
 @labels_option
 @memory_option
+@worker_options
 @click.option("-o", "--output", help="Write the JSON to a file too.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run that had the same -o.")
 @as_json
@@ -169,6 +171,7 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
 )
 @timing_option
 @runtime_option
+@worker_options
 @click.option("--timeline", help="Write the first image's way through the chip, for Perfetto.")
 def report_command(
     program: str, data: str, output: str, json_file: str | None, timeline: str | None, **options: Any

@@ -1,7 +1,7 @@
 """Workers of Dask: processes of this machine, or a cluster that is there.
 
-Functions, items and results are pickled between the processes of one user, as Dask does it, and nothing that a file brings
-is.  docs/cluster.md says whom a shared scheduler trusts.
+Functions, items and results are pickled between the processes of one user, as Dask does it: no pickle comes from a
+file.  docs/cluster.md says whom a shared scheduler trusts.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Received:
 
 
 def _call(received: _Received, item: Any, sender: str) -> Any:
-    """In a worker: one item, on the threads that Dask says it has; sender: the version of this package that sends it."""
+    """In a worker: one item, on the threads that Dask says it has; sender: the version of this package there."""
     here = version(PACKAGE)
     if here != sender:
         place = f"worker {get_worker().address}"

@@ -20,9 +20,9 @@ from spikformer_deploy.counts.grids import common_cells, in_cells
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import Request
-from spikformer_deploy.inference.batch import recorded_in, tally_of
 from spikformer_deploy.inference.record import record
 from spikformer_deploy.inference.results import Run
+from spikformer_deploy.inference.tallied import recorded_in, tally_of
 from spikformer_deploy.inference.tally import Tally, added
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Source

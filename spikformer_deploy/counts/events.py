@@ -49,7 +49,8 @@ class PopulationEvents:
     messages  (T,) one for each spike and each core it is sent to; equal to `spikes` where there is no mapping
     gathered  (T,) partial sums of a split fan-in that reach its neurons, an operation each: at most, as zeros stay at
               home; zero where there is no mapping
-    active    (C, Y, X) neurons that sent anything in any step of any image; none of the Accumulator
+    active    (C, Y, X) neurons that sent anything in any step of any image; none of the Accumulator.  None where
+              executors do not say it: of the first steps of a longer execution
     """
 
     name: str
@@ -59,12 +60,12 @@ class PopulationEvents:
     values: Int
     messages: Int
     gathered: Int
-    active: NDArray[np.bool_]
+    active: NDArray[np.bool_] | None
 
     @property
-    def silent(self) -> int:
-        """Neurons that sent nothing in any step of any image."""
-        return int((~self.active).sum())
+    def silent(self) -> int | None:
+        """Neurons that sent nothing in any step of any image; None where that is not known."""
+        return None if self.active is None else int((~self.active).sum())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,7 +204,8 @@ def join(parts: Sequence[Events]) -> Events:
 
 def _joined_population(parts: list[PopulationEvents]) -> PopulationEvents:
     """A neuron is active where it is in any batch."""
-    active = np.logical_or.reduce([part.active for part in parts])
+    known = [part.active for part in parts if part.active is not None]
+    active = np.logical_or.reduce(known) if len(known) == len(parts) else None
     return replace(_summed(parts, SUMMED_OF_POPULATION), active=active)
 
 

@@ -7,16 +7,16 @@ from functools import cached_property
 
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.base.progress import Progress, silent
-from spikformer_deploy.counts.events import Geometry, count, geometry
+from spikformer_deploy.counts.events import Geometry, geometry
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.executors.choose import prepare
-from spikformer_deploy.executors.execution import Execution, Executor, Request
+from spikformer_deploy.executors.execution import Executor, Request
 from spikformer_deploy.inference.parts import Part, read_part
 from spikformer_deploy.inference.seam import Work
+from spikformer_deploy.inference.tallied import recorded_in, tally_of
 from spikformer_deploy.inference.tally import Tally, added
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.timing.estimate import estimate
-from spikformer_deploy.timing.hops import HopTable, hop_table, mean_hops
+from spikformer_deploy.timing.hops import HopTable, hop_table
 from spikformer_deploy.timing.machine import machine
 from spikformer_deploy.timing.traffic import traffic
 
@@ -60,18 +60,8 @@ class Batches(Work):
         tally: Tally | None = None
         for first in range(0, len(read.pixels), self.executor.batch):
             pixels = read.pixels[first : first + self.executor.batch]
-            execution = self.executor.execute(pixels)
-            more = _tally(self.program, self.geometry, self.hops, execution, int(pixels.max()))
+            execution = self.executor.execute(pixels, recorded_in(self.program.network))
+            more = tally_of(self.program, self.geometry, self.hops, execution, int(pixels.max()))
             tally = added(tally, more)
         assert tally is not None
         return replace(tally, lost=read.lost), peak_memory_mib()
-
-
-def _tally(program: Program, geometry: Geometry, hops: HopTable | None, execution: Execution, brightest: int) -> Tally:
-    """What a batch adds to the run: its largest pixel is given, lost events are not known; hops: None without times."""
-    events = count(geometry, execution)
-    times = None
-    if hops is not None:
-        times = estimate(events, program.network, program.mapping, program.profile)
-        times = replace(times, hops=mean_hops(hops, execution.activity))
-    return Tally(execution.accumulators, events, times, execution.kernels, brightest, 0)

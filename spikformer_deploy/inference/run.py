@@ -12,12 +12,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from spikformer_deploy.accounting.energy import Duration, account
 from spikformer_deploy.base.errors import BackendError, InputError
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.chips import profile as hardware
-from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors.execution import BATCH
@@ -25,12 +23,11 @@ from spikformer_deploy.inference import tally as tally_file
 from spikformer_deploy.inference.batches import Batches
 from spikformer_deploy.inference.messages import message_times
 from spikformer_deploy.inference.parts import Source, check_sending, source
-from spikformer_deploy.inference.results import Run, Timing
+from spikformer_deploy.inference.record import record
+from spikformer_deploy.inference.results import Run
 from spikformer_deploy.inference.seam import Pool, in_order, pool
 from spikformer_deploy.inference.tally import Tally
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.timing.spread import spread
-from spikformer_deploy.timing.times import StepTimes, under_runtime, with_range_of
 from spikformer_deploy.timing.traffic import check_spatial
 
 SAVE_SECONDS = 5.0
@@ -93,55 +90,8 @@ def run(
             # it takes long, and needs all of what the batches gave
             saved.now()
             cycle = message_times(program, origin, crew, tally, progress)
-    under = _under_runtimes(of_file, runtime, tally, cycle)
-    mapped = (program.mapping, program.profile, _duration(under[runtime])) if under else (None, None, None)
-    return Run(
-        program=of_file,
-        data=images,
-        backend=backend,
-        kernels=tally.kernels,
-        accumulators=tally.accumulators,
-        labels=images.labels,
-        events=tally.events,
-        runtime=runtime,
-        under=under,
-        energies=account(program.network, tally.events, *mapped),
-        seconds=time.monotonic() - start,
-        peak_memory_mib=max(peak_mib, peak_memory_mib()),
-        notes=(*images.all_notes(tally.brightest, tally.lost), *_of_before(of_file)),
-    )
-
-
-def _under_runtimes(program: Program, runtime: str, tally: Tally, cycle: StepTimes | None) -> dict[str, Timing]:
-    """Times under every runtime, of times under one of them; {} where there are none."""
-    if tally.times is None:
-        return {}
-    out = {}
-    for name in hardware.RUNTIMES:
-        profile = hardware.under(program.profile, name)
-        runtime_ns = latencies(profile).runtime
-        estimated = tally.times if name == runtime else under_runtime(tally.times, runtime_ns)
-        followed = cycle
-        if cycle is not None and name != runtime:
-            followed = with_range_of(under_runtime(cycle, runtime_ns), estimated)
-        sure = spread(tally.events, program.network, program.mapping, profile)
-        out[name] = Timing(estimated, followed, sure)
-    return out
-
-
-def _duration(timing: Timing) -> Duration:
-    return Duration(timing.finest, timing.spread)
-
-
-def _of_before(program: Program) -> tuple[str, ...]:
-    """A note on times and energies of a program of an earlier release."""
-    if not hardware.of_before(program.profile):
-        return ()
-    return (
-        "The program holds the hardware profile of an earlier release, which knows no runtime of a step and no running "
-        "power: its times and energies are today's form with that release's constants, and figures of neither. Compile "
-        "it again.",
-    )
+    peak_mib = max(peak_mib, peak_memory_mib())
+    return record(of_file, images, tally, backend, runtime, cycle, time.monotonic() - start, peak_mib)
 
 
 class _Saved:

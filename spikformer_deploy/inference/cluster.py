@@ -42,6 +42,13 @@ WORKER_SECONDS = 120
 NEVER = "1 TiB"
 """A size that no function has: Dask would warn of those above 10 MB, and ours hold programs."""
 
+OF_OUR_OWN = {
+    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
+"""Dask's settings for processes that we start: they serve no pages, and what dies and is begun again is no error."""
+
 _alone = Lock()
 """In a worker: one item at a time."""
 
@@ -200,10 +207,14 @@ def own(workers: int) -> Iterator[_Cluster]:
         "memory_limit": 0,
         "env": {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")} | environment,
         "dashboard_address": None,
+        "scheduler_kwargs": {"dashboard_address": f"{LOOPBACK}:0"},
     }
-    quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
-    with _quiet(), dask.config.set(quiet):
-        cluster = LocalCluster(n_workers=workers, threads_per_worker=threads, host=LOOPBACK, **settings)
+    with _quiet(), dask.config.set(OF_OUR_OWN):
+        try:
+            cluster = LocalCluster(n_workers=workers, threads_per_worker=threads, host=LOOPBACK, **settings)
+        except RuntimeError as error:
+            way_out = 'In a script, ask for workers below if __name__ == "__main__": each of them imports it.'
+            raise BackendError(WORKERS, f"they do not start: {error}", way_out) from error
         with cluster, Client(cluster, set_as_default=False) as client:
             yield _Cluster(client, WORKERS)
 

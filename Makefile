@@ -9,7 +9,7 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,lava,netx,nir,onnx,spikingjelly]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,cluster,lava,netx,nir,onnx,spikingjelly]"
 	# its metadata stops at Python 3.10 and numpy 1; executors/lava/standalone/shim.py makes it run beyond
 	# lava-dl, against whose reader .net files are tested, asks for an old torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --ignore-requires-python lava-nc lava-dl

@@ -23,7 +23,7 @@ class LayerCounts:
                 binary spikes.  None where messages are no numbers of spikes: of pixels, currents, and the head
     synops      (T,) synaptic operations that reach the layer, mean over the images; see Events.synops_of
     dense_macs  multiply-accumulates of the layer for one image and step where nothing is skipped
-    silent      neurons that sent nothing in any step of any image
+    silent      neurons that sent nothing in any step of any image; None where that is not known
     graded      it sends values beyond 1
     """
 
@@ -35,7 +35,7 @@ class LayerCounts:
     mean_sent: NDArray[np.float64] | None
     synops: NDArray[np.float64]
     dense_macs: int
-    silent: int
+    silent: int | None
     graded: bool
 
 
@@ -46,13 +46,13 @@ class Sparsity:
     activation  zeros among all outputs of all these neurons, steps and images
     connection  zeros among all stored weights
     rate        share of these neurons that send something in a step, 1 - activation
-    silent      share of these neurons that never did
+    silent      share of these neurons that never did; None where that is not known
     """
 
     activation: float
     connection: float
     rate: float
-    silent: float
+    silent: float | None
 
 
 def layers(network: Network, events: Events) -> tuple[LayerCounts, ...]:
@@ -106,11 +106,12 @@ def sparsity(network: Network, events: Events) -> Sparsity:
     neurons = sum(size for size, _ in lifs)
     spikes = sum(int(counted.spikes.sum()) for _, counted in lifs)
     rate = spikes / (neurons * events.time_steps * events.images)
+    silent = [counted.silent for _, counted in lifs if counted.silent is not None]
     weights = [p.synapse.weight for p in network.projections if isinstance(p.synapse, (Conv, Readout))]
     zeros = sum(int((w == 0).sum()) for w in weights)
     return Sparsity(
         activation=1 - rate,
         connection=zeros / sum(w.size for w in weights),
         rate=rate,
-        silent=sum(counted.silent for _, counted in lifs) / neurons,
+        silent=sum(silent) / neurons if len(silent) == len(lifs) else None,
     )

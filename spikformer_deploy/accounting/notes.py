@@ -182,5 +182,5 @@ def _attention(events: Events) -> Iterator[str]:
 def _silent(network: Network, events: Events) -> Iterator[str]:
     """How many neurons never fired."""
     silent = sparsity(network, events).silent
-    if silent > SILENT_SHARE:
+    if silent is not None and silent > SILENT_SHARE:
         yield f"{silent:.0%} of the neurons never fired on these {events.images} images."

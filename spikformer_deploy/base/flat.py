@@ -67,9 +67,15 @@ def built(kind: Any, raw: Any, tensors: dict[str, NDArray[Any]], path: str) -> A
 
 
 def _one_of(kinds: tuple[Any, ...], raw: Any, tensors: dict[str, NDArray[Any]], path: str) -> Any:
-    """A value of that one of several dataclasses whose name the value has, or None where that is one of them."""
+    """A value of that one of several dataclasses whose name the value has, or None where that is one of them.
+
+    Beside None an array may stand, too.
+    """
     if raw is None and NoneType in kinds:
         return None
+    arrays = [kind for kind in kinds if get_origin(kind) is np.ndarray]
+    if arrays:
+        return built(arrays[0], raw, tensors, path)
     by_name = {getattr(kind, "__name__", ""): kind for kind in kinds}
     word = raw.get("type") if isinstance(raw, dict) else None
     if not isinstance(word, str) or word not in by_name:

@@ -28,6 +28,7 @@ from spikformer_deploy.cli.options import (
     runtime_option,
     task_option,
     timing_option,
+    worker_options,
 )
 from spikformer_deploy.cli.printing import (
     json_text,
@@ -126,6 +127,7 @@ def compile_command(model: str | None, target: str, output: str | None, as_json:
 @task_option
 @labels_option
 @memory_option
+@worker_options
 @click.option("-o", "--output", help="Write the JSON to a file too.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run that had the same -o.")
 @as_json
@@ -172,6 +174,7 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
 )
 @timing_option
 @runtime_option
+@worker_options
 @click.option("--timeline", help="Write the first image's way through the chip, for Perfetto.")
 def report_command(
     program: str, data: str, output: str, json_file: str | None, timeline: str | None, **options: Any
@@ -218,6 +221,7 @@ def report_command(
 @limit_option
 @task_option
 @labels_option
+@worker_options
 @model_options
 @as_json
 def verify_command(
@@ -228,6 +232,9 @@ def verify_command(
     limit: int | None,
     labels: str | None,
     task: str | None,
+    workers: int | None,
+    scheduler: str | None,
+    send_images: bool,
     as_json: bool,
     **loading: Any,
 ) -> None:
@@ -246,10 +253,10 @@ def verify_command(
     elif model:
         loaded = load(model, **loading)
     compiled = Program.load(program)
+    options: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "send_images": send_images}
+    options |= {"backends": backends, "limit": limit, "labels": labels, "task": task}
     with progress_bar("verify", as_json) as progress:
-        verdict = verify(
-            compiled, data, model=loaded, backends=backends, limit=limit, labels=labels, task=task, progress=progress
-        )
+        verdict = verify(compiled, data, model=loaded, progress=progress, **options)
     print_notes(verdict.notes)
     if as_json:
         print_json(verdict.to_dict())

@@ -74,6 +74,21 @@ memory_option = click.option(
     help="What the process may take, 2GiB; batches are cut to fit.",
 )
 
+WORKER_OPTIONS = (
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Share the images out to N processes of this machine (docs/cluster.md).",
+    ),
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="Share them out to the workers of a Dask scheduler, tcp://HOST:PORT."
+    ),
+    click.option(
+        "--send-images", is_flag=True, help="Read image files here and send them, where workers cannot read them."
+    ),
+)
+
 MODEL_OPTIONS = (
     click.option("--arch", help="Published size, v1-4-384, where the file does not tell."),
     click.option("--heads", type=int, help="Attention heads, where the file does not tell."),
@@ -110,6 +125,13 @@ FACTORY_OPTIONS = (
     ),
     click.option("--weights", metavar="FILE", help="A state_dict for it, .pth or .safetensors, of exactly its keys."),
 )
+
+
+def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say who computes."""
+    for option in reversed(WORKER_OPTIONS):
+        command = option(command)
+    return command
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:

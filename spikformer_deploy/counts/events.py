@@ -7,9 +7,10 @@ A message is a non-zero output on its way to one core: a spike that serves sever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,8 @@ class PopulationEvents:
     messages  (T,) one for each spike and each core it is sent to; equal to `spikes` where there is no mapping
     gathered  (T,) partial sums of a split fan-in that reach its neurons, an operation each: at most, as zeros stay at
               home; zero where there is no mapping
-    active    (C, Y, X) neurons that sent anything in any step of any image; none of the Accumulator
+    active    (C, Y, X) neurons that sent anything in any step of any image; none of the Accumulator.  None where
+              executors do not say it: of the first steps of a longer execution
     """
 
     name: str
@@ -60,12 +62,26 @@ class PopulationEvents:
     values: Int
     messages: Int
     gathered: Int
-    active: NDArray[np.bool_]
+    active: NDArray[np.bool_] | None
 
     @property
-    def silent(self) -> int:
-        """Neurons that sent nothing in any step of any image."""
-        return int((~self.active).sum())
+    def silent(self) -> int | None:
+        """Neurons that sent nothing in any step of any image; None where that is not known."""
+        return None if self.active is None else int((~self.active).sum())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickled with a bit a neuron: masks are most of what a worker sends of a batch
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        mask = values.pop("active")
+        return _with_mask, (values, None if mask is None else (np.packbits(mask), mask.shape))
+
+
+def _with_mask(values: dict[str, Any], mask: tuple[NDArray[np.uint8], tuple[int, ...]] | None) -> PopulationEvents:
+    """As it was pickled: bits and shape of `active`, and all other fields."""
+    if mask is None:
+        return PopulationEvents(**values, active=None)
+    bits, shape = mask
+    return PopulationEvents(**values, active=np.unpackbits(bits, count=math.prod(shape)).view(bool).reshape(shape))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -240,7 +256,8 @@ def join(parts: Sequence[Events]) -> Events:
 
 def _joined_population(parts: list[PopulationEvents]) -> PopulationEvents:
     """A neuron is active where it is in any batch."""
-    active = np.logical_or.reduce([part.active for part in parts])
+    known = [part.active for part in parts if part.active is not None]
+    active = np.logical_or.reduce(known) if len(known) == len(parts) else None
     return replace(_summed(parts, SUMMED_OF_POPULATION), active=active)
 
 

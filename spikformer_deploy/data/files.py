@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -154,6 +155,21 @@ def size_and_time(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
+def check_mark(place: str, raw: bytes, mark: str) -> None:
+    """Raise InputError for the content of a file that is not the one whose mark (see Files) was taken.
+
+    The time is left out: a copy on another machine has its own.
+    """
+    size, _, time = mark.partition(" ")
+    if time and int(size) != len(raw):
+        problem = f"it has {len(raw):,} bytes, and had {int(size):,} when the images were listed"
+    elif not time and f"{zlib.crc32(raw):08x}" != mark:
+        problem = "it is another one than when the images were listed"
+    else:
+        return
+    raise InputError(place, problem, "Let all workers read the same files, and leave them as they are meanwhile.")
+
+
 def _below(path: Path) -> Iterator[Path]:
     """Files in a folder and those below it, and hidden folders unopened; links to folders are followed.
 
@@ -202,6 +218,15 @@ def _chosen(place: str, names: Iterable[str], suffixes: tuple[str, ...]) -> _Cho
 def _hidden(name: str) -> bool:
     """Whether a file, or a folder above it, is hidden: previews, caches and what macOS adds to archives."""
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def from_anywhere(load: Load) -> Load:
+    """The `load` of some Files that finds them from any working folder."""
+    if isinstance(load, partial):
+        return partial(bytes_of, load.args[0].absolute())
+    archive = getattr(load, "__self__", None)
+    assert isinstance(archive, Archive)
+    return Archive(archive.path.absolute()).read
 
 
 def _check_size(place: str, size: int, most: int) -> None:

@@ -160,6 +160,10 @@ class ImageSet:
             warnings.warn(note, stacklevel=2)
         return pixels
 
+    def pixels_in(self, part: slice) -> NDArray[np.integer]:
+        """Pixels of some of them, as `pixels`."""
+        return self._read(part)
+
     def lost_in(self, part: slice) -> int:
         """Events that are lost in some of the images, once they are read."""
         return 0 if self.lost is None else int(self.lost[part].sum())

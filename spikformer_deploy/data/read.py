@@ -242,13 +242,14 @@ def _in_files(files: Files, request: ImageRequest) -> ImageSet:
         files = labelled(files, request.labels)
     order = _some(len(files.names), request.limit)
     names = tuple(files.names[i] for i in order)
-    marked = [[files.names[i], files.marks[i]] for i in order]
+    marks = tuple(files.marks[i] for i in order)
+    marked = [list(pair) for pair in zip(names, marks, strict=True)]
     return ImageSet(
         count=len(order),
         labels=None if files.labels is None else files.labels[order],
         names=files.classes,
         identity=hashlib.sha256(json.dumps(marked).encode()).hexdigest(),
-        _read=InFiles(names, files.load, request),
+        _read=InFiles(names, marks, files.load, request),
         notes=files.notes,
         named_by=str(request.labels or ""),
         dark=request.dark,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.data import arrays
 from spikformer_deploy.data.arrays import check_room
-from spikformer_deploy.data.files import Load, decoded, pixels_of
+from spikformer_deploy.data.files import Load, check_mark, decoded, from_anywhere, pixels_of
+from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.pixels import as_pixels
-from spikformer_deploy.data.recordings import LoadFrames
+from spikformer_deploy.data.recordings import PREFIX, LoadFrames
 from spikformer_deploy.data.request import ImageRequest
 
 
@@ -38,10 +40,11 @@ class InMemory:
 class InFiles:
     """Files of images or recordings, decoded by several threads.
 
-    names  of the files, in the order of the set; load: the bytes of one, as of Files
+    names  of the files, in the order of the set; marks, load: as of Files
     """
 
     names: tuple[str, ...]
+    marks: tuple[str, ...]
     load: Load
     request: ImageRequest
 
@@ -50,10 +53,11 @@ class InFiles:
         names = self.names[part]
         check_room("images", len(names), math.prod(self.request.shape))
         with ThreadPoolExecutor() as workers:
-            return np.stack(list(workers.map(self._read_one, names)))
+            return np.stack(list(workers.map(self._read_one, names, self.marks[part])))
 
-    def _read_one(self, name: str) -> NDArray[np.uint8]:
+    def _read_one(self, name: str, mark: str) -> NDArray[np.uint8]:
         raw = self.load(name, self.request.most_bytes)
+        check_mark(name, raw, mark)
         return _recording(name, raw, self.request) if self.request.frames else _image(name, raw, self.request)
 
 
@@ -78,6 +82,25 @@ class InRecordings:
             frames, lost = zip(*workers.map(self.load, chosen.tolist()), strict=True)
         self.lost[part] = lost
         return np.stack(frames)
+
+
+def are_files(images: ImageSet) -> bool:
+    """Whether the pixels of a set stay in files until they are asked for."""
+    return isinstance(images._read, InFiles | InRecordings)
+
+
+def found_anywhere(images: ImageSet) -> ImageSet:
+    """The same set, whose files are found from any working folder.
+
+    Raises InputError for recordings in a folder that is not named whole.
+    """
+    match images._read:
+        case InFiles(load=load) as reader:
+            return replace(images, _read=replace(reader, load=from_anywhere(load)))
+        case InRecordings(source=source) if not Path(source.removeprefix(PREFIX).partition(":")[2]).is_absolute():
+            problem = "workers may have another working folder, and this one is named from here"
+            raise InputError(source, problem, "Give its whole path.")
+    return images
 
 
 def _image(name: str, raw: bytes, request: ImageRequest) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from spikformer_deploy.accounting.figures import energy_values, time_figures
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.counts.events import Events
 from spikformer_deploy.data.images import REGRESSION, TASKS, ImageSet
+from spikformer_deploy.inference.by_step import AfterStep, by_step
 from spikformer_deploy.inference.regression import scores
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.pipeline.program import Program
@@ -45,9 +46,11 @@ class Run:
     """The record of a program on a set of images.
 
     accumulators  (N, classes) int64; logits (N, classes) float64 = accumulators * scale
+    classes       (N, T) int32: the class after each time step
     accuracy      None where the images have no labels, or results are no classes
     runtime       what energies and figures are under, one of chips.profile.RUNTIMES
     under         by runtime: times; {} where no timing was asked for
+    shorter       times of the first steps, see by_step.timed, under the run's runtime; () where there are none
     notes         what a user must know of the images: files left out, pixels of another scale, events lost
     """
 
@@ -56,10 +59,12 @@ class Run:
     backend: str
     kernels: str
     accumulators: NDArray[np.int64]
+    classes: NDArray[np.int32]
     labels: NDArray[np.int64] | None
     events: Events
     runtime: str
     under: dict[str, Timing]
+    shorter: tuple[StepTimes, ...]
     energies: tuple[Energy, ...]
     seconds: float
     peak_memory_mib: float
@@ -112,6 +117,11 @@ class Run:
         """Share of images whose prediction is their label."""
         return None if self.labels is None else float((self.predictions == self.labels).mean())
 
+    @property
+    def by_step(self) -> tuple[AfterStep, ...]:
+        """Accuracy, synaptic operations and energies after every time step (see by_step.py)."""
+        return by_step(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The figures of the run as plain values: the JSON of `spikdeploy run`."""
         spiking = [p for p in self.program.network if p.max_out == 1 or p.neuron.fires]
@@ -134,6 +144,7 @@ class Run:
             "mean_sent": sum(int(c.values.sum()) for c in counted) / visits,
             "time": time_facts(self),
             "energy_mj": {energy.convention: energy_values(energy) for energy in self.energies},
+            "by_step": [after.to_dict() for after in self.by_step],
             "seconds": self.seconds,
             "peak_memory_mib": self.peak_memory_mib,
         }

@@ -12,29 +12,23 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from spikformer_deploy.accounting.energy import Duration, account
-from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.errors import BackendError, InputError
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.chips import profile as hardware
-from spikformer_deploy.chips.loihi.latencies import latencies
-from spikformer_deploy.counts.events import Geometry, count
-from spikformer_deploy.counts.events import geometry as geometry_of
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
-from spikformer_deploy.executors.choose import prepare
-from spikformer_deploy.executors.execution import Execution, Executor, Request
+from spikformer_deploy.executors.execution import BATCH
 from spikformer_deploy.inference import tally as tally_file
+from spikformer_deploy.inference.batches import Batches
 from spikformer_deploy.inference.messages import message_times
-from spikformer_deploy.inference.results import Run, Timing
+from spikformer_deploy.inference.parts import Source, check_sending, source
+from spikformer_deploy.inference.record import record
+from spikformer_deploy.inference.results import Run
+from spikformer_deploy.inference.seam import Pool, in_order, pool
 from spikformer_deploy.inference.tally import Tally
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.timing.estimate import estimate
-from spikformer_deploy.timing.hops import HopTable, hop_table, mean_hops
-from spikformer_deploy.timing.machine import machine
-from spikformer_deploy.timing.spread import spread
-from spikformer_deploy.timing.times import StepTimes, under_runtime, with_range_of
-from spikformer_deploy.timing.traffic import check_spatial, traffic
+from spikformer_deploy.timing.traffic import check_spatial
 
 SAVE_SECONDS = 5.0
 """Between two writings of what has been found so far: little is lost, and little time is spent."""
@@ -52,6 +46,9 @@ def run(
     labels: str | Path | None = None,
     task: str | None = None,
     memory_limit: int | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    send_images: bool = False,
     unfinished: Path | None = None,
     resume: bool = False,
     progress: Progress = silent,
@@ -65,82 +62,39 @@ def run(
     labels        a file of the classes of the images (see data/labels.py)
     task          "classification" or "regression": what is beside the images, classes or real targets; None: as the
                   program says
-    memory_limit  bytes that the process may take
+    memory_limit  bytes that the process may take; with workers: each of them
+    workers       that many processes of this machine; scheduler: the address of workers that are there (see seam.pool)
+    send_images   with workers: files are read here and sent, instead of being read by the workers
     unfinished    a file that holds what has been found so far, every few seconds; the caller removes it at the end
     resume        go on from that file, where there is one
     progress      called with (images done, images in all, a note)
     Raises InputError for images that do not fit, a limit that is too low, or a file of another run; OverflowDetected
-    where a state leaves its bits.
+    where a state leaves its bits; BackendError where the workers are lost.
     """
+    check_sending(send_images, workers, scheduler)
+    if device != "cpu" and workers is not None:
+        problem = f"processes of one machine would share its GPU, and {workers} are asked for"
+        raise InputError("--workers", problem, "Leave it out, or start a worker for each GPU and give --scheduler.")
     images = _images(program, data, limit, labels, task)
     of_file = program
     program = replace(program, profile=hardware.under(program.profile, runtime))
-    geometry = geometry_of(program.network, program.mapping)
     if timing == "cycle":
         check_spatial(program.mapping)
     saved = _Saved(unfinished, resume, of_file, images, backend, timing, runtime)
-
-    def note_batch(_done: int, _total: int, note: str) -> None:
-        progress(saved.done, len(images), note)
-
-    executor = prepare(backend, Request(program.network, geometry.cells, device, memory_limit, note_batch))
-    hops = None if timing == "none" else _hop_table(program, geometry)
-    start = time.monotonic()
-    tally = _all_batches(program, images, geometry, executor, hops, saved, progress)
-    cycle = None
-    if timing == "cycle":
-        # it takes long, and needs all of what the batches gave
-        saved.now()
-        cycle = message_times(program, images, geometry, tally, progress)
-    under = _under_runtimes(of_file, runtime, tally, cycle)
-    mapped = (program.mapping, program.profile, _duration(under[runtime])) if under else (None, None, None)
-    return Run(
-        program=of_file,
-        data=images,
-        backend=backend,
-        kernels=tally.kernels,
-        accumulators=tally.accumulators,
-        labels=images.labels,
-        events=tally.events,
-        runtime=runtime,
-        under=under,
-        energies=account(program.network, tally.events, *mapped),
-        seconds=time.monotonic() - start,
-        peak_memory_mib=peak_memory_mib(),
-        notes=(*images.all_notes(tally.brightest, tally.lost), *_of_before(of_file)),
-    )
-
-
-def _under_runtimes(program: Program, runtime: str, tally: Tally, cycle: StepTimes | None) -> dict[str, Timing]:
-    """Times under every runtime, of times under one of them; {} where there are none."""
-    if tally.times is None:
-        return {}
-    out = {}
-    for name in hardware.RUNTIMES:
-        profile = hardware.under(program.profile, name)
-        runtime_ns = latencies(profile).runtime
-        estimated = tally.times if name == runtime else under_runtime(tally.times, runtime_ns)
-        followed = cycle
-        if cycle is not None and name != runtime:
-            followed = with_range_of(under_runtime(cycle, runtime_ns), estimated)
-        sure = spread(tally.events, program.network, program.mapping, profile)
-        out[name] = Timing(estimated, followed, sure)
-    return out
-
-
-def _duration(timing: Timing) -> Duration:
-    return Duration(timing.finest, timing.spread)
-
-
-def _of_before(program: Program) -> tuple[str, ...]:
-    """A note on times and energies of a program of an earlier release."""
-    if not hardware.of_before(program.profile):
-        return ()
-    return (
-        "The program holds the hardware profile of an earlier release, which knows no runtime of a step and no running "
-        "power: its times and energies are today's form with that release's constants, and figures of neither. Compile "
-        "it again.",
-    )
+    with pool(workers, scheduler) as crew:
+        origin = source(images, crew, send_images)
+        work = Batches(program, origin.sent, backend, device, timing != "none", memory_limit)
+        if not crew.elsewhere:
+            work = _here(work, saved, progress)
+        start = time.monotonic()
+        tally, peak_mib = _all_batches(work, origin, crew, saved, progress)
+        cycle = None
+        if timing == "cycle":
+            # it takes long, and needs all of what the batches gave
+            saved.now()
+            cycle = message_times(program, origin, crew, tally, progress)
+    peak_mib = max(peak_mib, peak_memory_mib())
+    return record(of_file, images, tally, backend, runtime, cycle, time.monotonic() - start, peak_mib)
 
 
 class _Saved:
@@ -185,27 +139,35 @@ class _Saved:
             self._last = time.monotonic()
 
 
-def _all_batches(
-    program: Program,
-    images: ImageSet,
-    geometry: Geometry,
-    executor: Executor,
-    hops: HopTable | None,
-    saved: _Saved,
-    progress: Progress,
-) -> Tally:
-    """The tally of all images; an interrupted run leaves what it has."""
+def _here(work: Batches, saved: _Saved, progress: Progress) -> Batches:
+    """The same work with an executor that is ready in this process, and says how far it is in a batch."""
+    count = len(work.images)
+
+    def note_batch(_done: int, _total: int, note: str) -> None:
+        progress(saved.done, count, note)
+
+    work = replace(work, progress=note_batch)
+    _ = work.executor, work.hops
+    return work
+
+
+def _all_batches(work: Batches, origin: Source, crew: Pool, saved: _Saved, progress: Progress) -> tuple[Tally, float]:
+    """The tally of all images, and the largest peak memory of a process in MiB.
+
+    An interrupted run leaves what it has.
+    """
+    peak_mib = 0.0
+    parts = origin.parts(BATCH if crew.elsewhere else work.executor.batch, saved.done)
     try:
-        for pixels, _ in images.batches(executor.batch, saved.done):
-            execution = executor.execute(pixels)
-            lost = images.lost_in(slice(saved.done, saved.done + len(pixels)))
-            tally = saved.add(_tally(program, geometry, hops, execution, int(pixels.max()), lost))
-            progress(saved.done, len(images), _accuracy_so_far(tally, images))
-    except KeyboardInterrupt:
+        for more, mib in in_order(crew.map(work, parts)):
+            peak_mib = max(peak_mib, mib)
+            tally = saved.add(more)
+            progress(saved.done, len(origin.images), _accuracy_so_far(tally, origin.images))
+    except (KeyboardInterrupt, BackendError):
         saved.now()
         raise
     assert saved.tally is not None
-    return saved.tally
+    return saved.tally, peak_mib
 
 
 def _images(
@@ -222,23 +184,6 @@ def _images(
     if not len(images):
         raise InputError("input", "there are no images", "Give at least one.")
     return images
-
-
-def _hop_table(program: Program, geometry: Geometry) -> HopTable:
-    mesh = machine(program.profile, program.mapping).mesh
-    return hop_table(traffic(geometry, program.profile), mesh, geometry.cells)
-
-
-def _tally(
-    program: Program, geometry: Geometry, hops: HopTable | None, execution: Execution, brightest: int, lost: int
-) -> Tally:
-    """What a batch adds to the run: its largest pixel and the events lost in it are given; hops: None without times."""
-    events = count(geometry, execution)
-    times = None
-    if hops is not None:
-        times = estimate(events, program.network, program.mapping, program.profile)
-        times = replace(times, hops=mean_hops(hops, execution.activity))
-    return Tally(execution.accumulators, events, times, execution.kernels, brightest, lost)
 
 
 def _accuracy_so_far(tally: Tally, images: ImageSet) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +26,18 @@ class Tally:
     """The first images of a run.
 
     accumulators  (images, classes) int64
+    classes       (images, T) int32: the class after each time step
     events        of all of them, those of slices summed over the images; times: None where no timing was asked for
-    kernels       which ran
+    shorter       times of the first `by_step.timed(T)` steps but T, as `times`; () where no timing was asked for
+    kernels       which ran; those of different machines with "; " between
     brightest     the largest pixel; lost: events that frames do not hold
     """
 
     accumulators: NDArray[np.int64]
+    classes: NDArray[np.int32]
     events: Events
     times: StepTimes | None
+    shorter: tuple[StepTimes, ...]
     kernels: str
     brightest: int
     lost: int
@@ -42,12 +46,19 @@ class Tally:
 def added(first: Tally | None, more: Tally) -> Tally:
     """The tally of the images of both."""
     if first is None:
-        return Tally(more.accumulators, condensed(more.events), more.times, more.kernels, more.brightest, more.lost)
+        return replace(more, events=condensed(more.events))
     times = None if first.times is None or more.times is None else join_times(first.times, more.times)
     events = join([first.events, condensed(more.events)])
-    accumulators = np.concatenate([first.accumulators, more.accumulators])
-    brightest = max(first.brightest, more.brightest)
-    return Tally(accumulators, condensed(events), times, more.kernels, brightest, first.lost + more.lost)
+    return Tally(
+        accumulators=np.concatenate([first.accumulators, more.accumulators]),
+        classes=np.concatenate([first.classes, more.classes]),
+        events=condensed(events),
+        times=times,
+        shorter=tuple(join_times(*pair) for pair in zip(first.shorter, more.shorter, strict=True)),
+        kernels="; ".join(sorted({*first.kernels.split("; "), *more.kernels.split("; ")})),
+        brightest=max(first.brightest, more.brightest),
+        lost=first.lost + more.lost,
+    )
 
 
 def save(tally: Tally, path: Path, run: dict[str, str]) -> None:

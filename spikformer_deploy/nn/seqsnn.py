@@ -263,7 +263,7 @@ def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Rec
     fields |= {"form": "spikformer", "encoder": "conv", "in_channels": variables, "num_classes": outputs, **positions}
     fields["time_steps"] = tensors["network.temporal_encoder.encoder.0.weight"].shape[0]
     alike = (config for config in _SPIKFORMERS.values() if config.in_channels == variables)
-    return Recognised(fields, next(alike, _ELECTRICITY), {"image_size": "window"})
+    return Recognised(fields, next(alike, _ELECTRICITY), untold={"image_size": "window"})
 
 
 def _recognised_inverted(tensors: Tensors, fields: dict[str, Any], horizon: int) -> Recognised:
@@ -279,7 +279,7 @@ def _recognised_inverted(tensors: Tensors, fields: dict[str, Any], horizon: int)
         fields["time_steps"] = of_steps.shape[0]
     alike = (config for config in _ISPIKFORMERS.values() if (config.image_size, config.encoder) == (points, encoder))
     usual = next(alike, _ISPIKFORMERS["seqsnn-ispikformer-electricity"])
-    return Recognised(fields, usual, {"in_channels": "variables"})
+    return Recognised(fields, usual, untold={"in_channels": "variables"})
 
 
 def _positions(path: str, tensors: Tensors, inputs: int) -> dict[str, Any]:

@@ -32,21 +32,23 @@ RANDOM_NOTE = "calibrated on random pixels: firing rates, and bounds that are on
 class Sample:
     """The calibration images of a model, and the integer network on them.
 
-    It runs once, for the range of its head and for the rates: a head does not change what reaches it, so the rates of
-    a run with a wider one are those of the network.
+    A network runs once, for the range of its head and for the rates: a head does not change what reaches it, so the
+    rates of a run with a wider one are those of the network.  One network is made after the other.
 
     images  integers, as calibration_images gives them; remark: a word on what they are
     """
 
     def __init__(self, loaded: Model, data: str | Path | np.ndarray | None) -> None:
-        self._loaded = loaded
+        self.loaded = loaded
         self._data = data
         self.images, self.remark = calibration_images(loaded, data)
         self._run: Execution | None = None
+        self._moments_of: tuple[Graph, Moments] | None = None
 
     def quantized(self, graph: Graph, limits: CoreLimits, settings: Settings, rounding: str) -> Network:
         """The integers of a graph; the float graph runs only for ranges that no worst case bounds, and for moments."""
-        preprocess = self._loaded.preprocess
+        self._run = None
+        preprocess = self.loaded.preprocess
         batch = _float_batch(graph)
         if rounding == "calibrated":
             settings = replace(settings, moments=self._moments(graph, min(batch, 64)))
@@ -64,13 +66,17 @@ class Sample:
         return self._run.peak_state[network.output.name]
 
     def _moments(self, graph: Graph, batch: int) -> Moments:
-        """What reaches each layer, on more images where its maps are small."""
-        preprocess = self._loaded.preprocess
+        """What reaches each layer, on more images where its maps are small; the same for all settings of a graph."""
+        if self._moments_of is not None and self._moments_of[0] is graph:
+            return self._moments_of[1]
+        preprocess = self.loaded.preprocess
         most = max(CALIBRATION_IMAGES, images_for_rounding(graph))
-        real = torch.from_numpy(preprocess.normalised(calibration_images(self._loaded, self._data, most)[0]))
+        real = torch.from_numpy(preprocess.normalised(calibration_images(self.loaded, self._data, most)[0]))
         std = np.array(preprocess.std) * preprocess.max_value
         mean = np.array(preprocess.mean) * preprocess.max_value
-        return second_moments(graph, real, std, mean, batch)
+        moments = second_moments(graph, real, std, mean, batch)
+        self._moments_of = (graph, moments)
+        return moments
 
 
 def _float_batch(graph: Graph) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -120,25 +120,25 @@ def compile_model(
     else:
         place = str(model) if isinstance(model, (str, Path)) else "model"
         loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
-        if calibrate_on is None and SHOWN.get(place) == "drawn":
-            calibrate_on = "drawn"
+        calibrate_on = images_of(place) if calibrate_on is None else calibrate_on
         loaded = fitted_to(loaded, calibrate_on)
         settings = Settings(weight_bits, granularity, _kind_of(neuron) if neuron else profile.limits.neuron)
         first = "read" if isinstance(loaded, Imported) else "trace"
         run = _Runner(report, dump, (first, *STAGES[1:]))
-        front = _quantized(place, loaded, profile, run, Sample(loaded, calibrate_on), settings, rounding, check)
-    network = front.network
-    rates = front.rates
-    timed = hardware.under(profile, runtime)
-    mapping, explained = run("map", lambda: map_explained(network, timed, rates, objective, schedule=schedule))
-    origin = {**front.origin, "mapping": {**explained, "runtime": runtime}, "versions": _versions()}
-    program = Program(network, mapping, profile, front.preprocess, front.labels, origin)
-    return Compiled(program, front.graph, front.notes, time.monotonic() - start, run.seconds, rates)
+        sample = Sample(loaded, calibrate_on)
+        graph = _graph(loaded, run, Checks(loaded, sample.images) if check else None)
+        check_labels(place, loaded.labels, prod(graph.nodes[-1].shape))
+        front = quantized(graph, sample, profile, settings, rounding, run)
+    program = mapped(front, profile, objective, runtime, schedule, run)
+    return Compiled(program, front.graph, front.notes, time.monotonic() - start, run.seconds, front.rates)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Front:
-    """All that comes before the mapping: the network, how often its neurons fire, and what a program keeps of both."""
+class Front:
+    """All that comes before the mapping: the network, how often its neurons fire, and what a program keeps of both.
+
+    rates  messages a neuron and step of each population, from calibration
+    """
 
     network: Network
     rates: dict[str, float]
@@ -149,19 +149,28 @@ class _Front:
     notes: tuple[str, ...]
 
 
-def _quantized(
-    place: str,
-    loaded: Model,
-    profile: Profile,
-    run: _Runner,
-    sample: Sample,
-    settings: Settings,
-    rounding: str,
-    check: bool,
-) -> _Front:
-    """The integers of a float model."""
-    graph = _graph(loaded, run, Checks(loaded, sample.images) if check else None)
-    _check_labels(place, loaded.labels, prod(graph.nodes[-1].shape))
+Stage: TypeAlias = Callable[[str, Callable[[], Any]], Any]
+"""Runs a stage, which has a name."""
+
+
+def at_once(_name: str, stage: Callable[[], Any]) -> Any:
+    """Run a stage, and keep no record of it."""
+    return stage()
+
+
+def images_of(model: str) -> str | None:
+    """The images in the box that a bundled model is calibrated on, where its recipe does not name them."""
+    return "drawn" if SHOWN.get(model) == "drawn" else None
+
+
+def quantized(
+    graph: Graph, sample: Sample, profile: Profile, settings: Settings, rounding: str, run: Stage = at_once
+) -> Front:
+    """The integers of a folded and simplified float graph; sample: of its model.
+
+    Raises QuantizeError, naming the layer, where the target's integers cannot hold it.
+    """
+    loaded = sample.loaded
     network = run("quantize", lambda: sample.quantized(graph, profile.limits, settings, rounding))
     rates = run("calibrate", lambda: sample.rates(network))
     origin = {
@@ -171,7 +180,22 @@ def _quantized(
         "calibration": {"images": len(sample.images), "data": sample.remark},
     }
     notes = loaded.notes if sample.remark != RANDOM else (*loaded.notes, RANDOM_NOTE)
-    return _Front(network, rates, graph, loaded.preprocess, loaded.labels, origin, notes)
+    return Front(network, rates, graph, loaded.preprocess, loaded.labels, origin, notes)
+
+
+def mapped(
+    front: Front, profile: Profile, objective: str, runtime: str, schedule: str, run: Stage = at_once
+) -> Program:
+    """The program of a front on a target; arguments as of compile_model.
+
+    Raises MappingError, naming the layer and the limit, where it does not fit, InputError for a schedule that its
+    network cannot have.
+    """
+    network = front.network
+    timed = hardware.under(profile, runtime)
+    mapping, explained = run("map", lambda: map_explained(network, timed, front.rates, objective, schedule=schedule))
+    origin = {**front.origin, "mapping": {**explained, "runtime": runtime}, "versions": _versions()}
+    return Program(network, mapping, profile, front.preprocess, front.labels, origin)
 
 
 def _graph(loaded: Model, run: _Runner, checks: Checks | None) -> Graph:
@@ -185,7 +209,7 @@ def _graph(loaded: Model, run: _Runner, checks: Checks | None) -> Graph:
 
 def _integers(
     path: Path, profile: Profile, run: _Runner, calibrate_on: str | Path | np.ndarray | None, time_steps: int | None
-) -> _Front:
+) -> Front:
     """The integers of a .net of lava-dl, as they are."""
     network = run("read", lambda: read_network(path, time_steps))
     if network.state_bits > profile.limits.state_bits:
@@ -210,7 +234,7 @@ def _integers(
         "calibration": {"images": len(images), "data": "random pixels" if calibrate_on is None else "images"},
     }
     notes = (delay_note(network), *(() if calibrate_on is not None else (RANDOM_NOTE,)))
-    return _Front(network, rates, None, preprocess, (), origin, notes)
+    return Front(network, rates, None, preprocess, (), origin, notes)
 
 
 def _check_as_they_are(**changed: bool) -> None:
@@ -221,7 +245,7 @@ def _check_as_they_are(**changed: bool) -> None:
             raise InputError(option, "the integers and the neurons of a .net are taken as they are", "Leave it out.")
 
 
-def _check_labels(place: str, labels: tuple[str, ...], classes: int) -> None:
+def check_labels(place: str, labels: tuple[str, ...], classes: int) -> None:
     """Raise InputError where a model has names for other classes than it tells apart."""
     try:
         class_names(labels, classes)

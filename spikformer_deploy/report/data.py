@@ -107,7 +107,7 @@ def _layers(run: Run) -> list[dict[str, Any]]:
     return out
 
 
-def _sparsity(run: Run) -> dict[str, float]:
+def _sparsity(run: Run) -> dict[str, float | None]:
     """Shares of zeros, and of neurons that fire (see accounting.layers.Sparsity)."""
     shares = sparsity(run.program.network, run.events)
     return {

@@ -67,7 +67,7 @@ class Arriving:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SumsPlan:
-    """How the synaptic sums of a population (Lif, Levels, Stream, And, the map of a head) are computed, and what follows.
+    """How the sums of a population (Lif, Levels, Stream, And, the map of a head) are computed, and what follows.
 
     wide        the sums of all projections together need 64 bits
     row_bytes   of the synaptic sums of one row of an image, all steps

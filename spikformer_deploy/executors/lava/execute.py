@@ -80,7 +80,9 @@ def execute(
         folder = Path(name)
         write(network, folder / "network")
         np.save(folder / "images.npy", images)
-        potentials = bool(record) or any(may_idle(p.neuron) for p in network)
+        # an accumulator sends its state: it is known without its potential
+        named = set(record) - {network.output.name}
+        potentials = bool(named) or any(may_idle(p.neuron) for p in network)
         _run(folder, "all" if potentials else "spikes", progress)
         return _execution(network, folder / "results", len(images), record, cells)
 

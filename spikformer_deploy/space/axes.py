@@ -129,8 +129,8 @@ def _space(raw: dict[str, Any], place: str) -> Space:
         points *= len(getattr(space, name))
     if points > MOST_POINTS:
         raise InputError(place, f"{points:,} points, and at most {MOST_POINTS:,} are run", "Give fewer values.")
-    once: dict[str, Any] = {name: tuple(dict.fromkeys(value)) for name, value in attrs.asdict(space, recurse=False).items()
-            if isinstance(value, tuple)}  # fmt: skip
+    axes = {name: value for name, value in attrs.asdict(space, recurse=False).items() if isinstance(value, tuple)}
+    once: dict[str, Any] = {name: tuple(dict.fromkeys(values)) for name, values in axes.items()}
     return attrs.evolve(space, **once)
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from spikformer_deploy.report.svg import VIRIDIS, escape
 
-Shown = Callable[[float], str]
+Shown: TypeAlias = Callable[[float], str]
 
 CURVE_WIDTH, CURVE_HEIGHT = 320, 170
 SCATTER_WIDTH, SCATTER_HEIGHT = 540, 330
-LEFT, RIGHT, TOP, BOTTOM = 62, 20, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 62, 20, 24, 40
 """Margins of a plot, for what its axes say."""
 MARGIN = 0.05
 """Of a linear axis, beyond its first and last value."""
@@ -24,6 +25,8 @@ LOG_FROM = 8.0
 """An axis whose last value is that many times its first is logarithmic."""
 DOT = 2.5
 POINT = 5
+ACCURACY = '<text x="4" y="12" class="tick">accuracy</text>'
+"""What the y axes of all scatter plots show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ def scatter(
     x = fitting(ends, LEFT, SCATTER_WIDTH - RIGHT)
     y = linear([spot.y for spot in spots], SCATTER_HEIGHT - BOTTOM, TOP)
     size = f"0 0 {SCATTER_WIDTH} {SCATTER_HEIGHT}"
-    out = [f'<svg viewBox="{size}" role="img" class="scatter">', *_rows(y, SCATTER_WIDTH, shown_y)]
+    out = [f'<svg viewBox="{size}" role="img" class="scatter">', ACCURACY, *_rows(y, SCATTER_WIDTH, shown_y)]
     out += _columns(x, title, shown)
     if front:
         out.append(f'<path d="{_steps(front, x, y)}" class="front"/>')
@@ -153,16 +156,27 @@ def scatter(
     return "".join(out) + "</svg>"
 
 
-def paths(lines: Sequence[tuple[str, Sequence[tuple[float, float, str]]]], shown: Shown, shown_y: Shown) -> str:
-    """Points of two figures joined in their order, each with a word; by line, its title and its points."""
+NamedLine: TypeAlias = tuple[str, Sequence[tuple[float, float, str]]]
+"""Its title, and its points, each with a word."""
+
+
+def legend(titles: Sequence[str]) -> list[tuple[str, str]]:
+    """The colour of each line of `paths`, and its title."""
+    last = max(1, len(titles) - 1)
+    # the brightest colour is hardly seen on white
+    colours = VIRIDIS[:-1]
+    return [(colours[number * (len(colours) - 1) // last], title) for number, title in enumerate(titles)]
+
+
+def paths(lines: Sequence[NamedLine], shown: Shown, shown_y: Shown) -> str:
+    """Points of two figures, energy and accuracy, joined in their order."""
     points = [point for _, line in lines for point in line]
     x = fitting([point[0] for point in points], LEFT, SCATTER_WIDTH - RIGHT)
     y = linear([point[1] for point in points], SCATTER_HEIGHT - BOTTOM, TOP)
     size = f"0 0 {SCATTER_WIDTH} {SCATTER_HEIGHT}"
-    out = [f'<svg viewBox="{size}" role="img" class="scatter">', *_rows(y, SCATTER_WIDTH, shown_y)]
+    out = [f'<svg viewBox="{size}" role="img" class="scatter">', ACCURACY, *_rows(y, SCATTER_WIDTH, shown_y)]
     out += _columns(x, "energy an image", shown)
-    for number, (title, line) in enumerate(lines):
-        colour = VIRIDIS[number * (len(VIRIDIS) - 1) // max(1, len(lines) - 1)] if len(lines) > 1 else VIRIDIS[3]
+    for (colour, title), (_, line) in zip(legend([title for title, _ in lines]), lines, strict=True):
         way = _path([(a, b) for a, b, _ in line], x, y)
         out.append(f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         for a, b, word in line:

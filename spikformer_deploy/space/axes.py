@@ -119,6 +119,11 @@ def read_space(path: str | Path) -> Space:
     return _space(raw, str(path))
 
 
+def with_budget(space: Space, budget: str | None) -> Space:
+    """The space with another budget, where one is given."""
+    return space if budget is None else attrs.evolve(space, budget=budget)
+
+
 def _space(raw: dict[str, Any], place: str) -> Space:
     try:
         space = strict_converter().structure(raw, Space)

@@ -90,6 +90,6 @@ CRITERIA = {
     "throughput": Criterion("images a second", "/s", {"/s": 1.0}, True, ("time", "images_per_second"), _of_throughput),
     "cores": Criterion("cores", "", COUNT, False, ("cores",)),
     "chips": Criterion("chips", "", COUNT, False, ("chips",)),
-    "memory": Criterion("memory", "words", COUNT | {"words": 1.0}, False, ("memory_words",)),
+    "memory": Criterion("memory, words", "words", COUNT | {"words": 1.0}, False, ("memory_words",)),
 }
 """By the word that a budget uses."""

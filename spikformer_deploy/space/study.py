@@ -1,14 +1,14 @@
 """What is done of a design space in one place: the points that share integers, from their models to their rows.
 
-A model is traced once a number of time steps, quantized once a setting, and its network runs once, however many
-mappings there are of it (inference/together.py).
+A model is traced once, quantized once a setting, and its network runs once, however many mappings there are of it
+(inference/together.py).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -22,7 +22,8 @@ from spikformer_deploy.base.errors import (
 )
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.chips.profile import load_profile
-from spikformer_deploy.converters.models import load
+from spikformer_deploy.converters.checkpoints.read import Loaded
+from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.graph.ir import Graph
 from spikformer_deploy.inference.results import Run
@@ -131,13 +132,23 @@ class Study(Work):
         path = os.path.join(self.home, name)
         return path if self.home and os.path.exists(path) else name
 
+    def _graph(self, model: str, loaded: Model) -> Graph:
+        """The float graph of a model; of a published architecture that is known already the number of steps changes.
+
+        Its graph is that of one time step, the same for any number; a file of another kind may hold one for each.
+        """
+        known = [traced.graph for (name, _), traced in self._traced.items() if name == model]
+        if known and isinstance(loaded, Loaded):
+            return replace(known[0], time_steps=loaded.time_steps)
+        return float_graph(loaded)
+
     def traced(self, model: str, time_steps: int) -> Traced:
         """The float graph of a model, kept until another model comes."""
         if (model, time_steps) not in self._traced:
             for key in [key for key in self._traced if key[0] != model]:
                 del self._traced[key]
             loaded = load(self._found(model), time_steps=time_steps, **self.loading)
-            graph = float_graph(loaded)
+            graph = self._graph(model, loaded)
             check_labels(model, loaded.labels, graph.nodes[-1].shape[0])
             calibrate = images_of(model) if self.calibrate is None else self._found(self.calibrate)
             self._traced[model, time_steps] = Traced(graph, Sample(loaded, calibrate))

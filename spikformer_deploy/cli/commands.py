@@ -217,6 +217,7 @@ def report_command(
 )
 @limit_option
 @labels_option
+@worker_options
 @model_options
 @as_json
 def verify_command(
@@ -226,6 +227,9 @@ def verify_command(
     backends: tuple[str, ...],
     limit: int | None,
     labels: str | None,
+    workers: int | None,
+    scheduler: str | None,
+    send_images: bool,
     as_json: bool,
     **loading: Any,
 ) -> None:
@@ -244,8 +248,10 @@ def verify_command(
     elif model:
         loaded = load(model, **loading)
     compiled = Program.load(program)
+    options: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "send_images": send_images}
+    options |= {"backends": backends, "limit": limit, "labels": labels}
     with progress_bar("verify", as_json) as progress:
-        verdict = verify(compiled, data, model=loaded, backends=backends, limit=limit, labels=labels, progress=progress)
+        verdict = verify(compiled, data, model=loaded, progress=progress, **options)
     print_notes(verdict.notes)
     if as_json:
         print_json(verdict.to_dict())

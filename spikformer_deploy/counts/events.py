@@ -7,9 +7,10 @@ A message is a non-zero output on its way to one core: a spike that serves sever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,20 @@ class PopulationEvents:
     def silent(self) -> int | None:
         """Neurons that sent nothing in any step of any image; None where that is not known."""
         return None if self.active is None else int((~self.active).sum())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickled with a bit a neuron: masks are most of what a worker sends of a batch
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        mask = values.pop("active")
+        return _with_mask, (values, None if mask is None else (np.packbits(mask), mask.shape))
+
+
+def _with_mask(values: dict[str, Any], mask: tuple[NDArray[np.uint8], tuple[int, ...]] | None) -> PopulationEvents:
+    """As it was pickled: bits and shape of `active`, and all other fields."""
+    if mask is None:
+        return PopulationEvents(**values, active=None)
+    bits, shape = mask
+    return PopulationEvents(**values, active=np.unpackbits(bits, count=math.prod(shape)).view(bool).reshape(shape))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +31,7 @@ from spikformer_deploy.inference.seam import AT_ONCE, Item, Result
 PACKAGE = "spikformer-deploy"
 WORKERS = "--workers"
 SCHEDULER = "--scheduler"
+WAY_OUT = "Give the address that the scheduler says when it starts, tcp://HOST:PORT."
 LOOPBACK = "127.0.0.1"
 LOOK_SECONDS = 1.0
 """Between two looks at which workers there are."""
@@ -38,6 +41,13 @@ WORKER_SECONDS = 120
 """Without any worker: new ones may be on their way."""
 NEVER = "1 TiB"
 """A size that no function has: Dask would warn of those above 10 MB, and ours hold programs."""
+
+OF_OUR_OWN = {
+    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
+"""Dask's settings for processes that we start: they serve no pages, and what dies and is begun again is no error."""
 
 _alone = Lock()
 """In a worker: one item at a time."""
@@ -197,34 +207,52 @@ def own(workers: int) -> Iterator[_Cluster]:
         "memory_limit": 0,
         "env": {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")} | environment,
         "dashboard_address": None,
+        "scheduler_kwargs": {"dashboard_address": f"{LOOPBACK}:0"},
     }
-    with _quiet():
-        cluster = LocalCluster(n_workers=workers, threads_per_worker=threads, host=LOOPBACK, **settings)
+    with _quiet(), dask.config.set(OF_OUR_OWN):
+        try:
+            cluster = LocalCluster(n_workers=workers, threads_per_worker=threads, host=LOOPBACK, **settings)
+        except RuntimeError as error:
+            way_out = 'In a script, ask for workers below if __name__ == "__main__": each of them imports it.'
+            raise BackendError(WORKERS, f"they do not start: {error}", way_out) from error
         with cluster, Client(cluster, set_as_default=False) as client:
             yield _Cluster(client, WORKERS)
 
 
 @contextmanager
 def shared(address: str) -> Iterator[_Cluster]:
-    """The workers of a scheduler that is there.  Raises InputError where it does not answer."""
+    """The workers of a scheduler that is there.  Raises InputError where nobody answers."""
+    _check_answer(address)
     with _quiet():
         try:
             client = Client(address, timeout=ANSWER_SECONDS, set_as_default=False)
-        except (OSError, ValueError, TypeError) as error:
-            problem = f"'{address}' does not answer: {error}"
-            raise InputError(SCHEDULER, problem, "Give the address that the scheduler says, tcp://HOST:PORT.") from None
+        except (OSError, ValueError, TypeError) as error:  # certificates that do not fit, another protocol
+            raise InputError(SCHEDULER, f"'{address}' is no scheduler that takes us: {error}", WAY_OUT) from None
         with client:
             yield _Cluster(client, SCHEDULER)
+
+
+def _check_answer(address: str) -> None:
+    """Before Dask tries for long, and does not say why."""
+    match = re.fullmatch(r"(tcp|tls)://(.+):(\d{1,5})", address)
+    if match is None:
+        raise InputError(SCHEDULER, f"'{address}' is no address", WAY_OUT)
+    try:
+        socket.create_connection((match[2].strip("[]"), int(match[3])), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(SCHEDULER, f"'{address}' does not answer: {reason}", WAY_OUT) from None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Dask's log says what dies and is begun again, in its own words; that is no error here."""
-    log = logging.getLogger("distributed")
-    before = log.level
-    log.setLevel(logging.CRITICAL)
+    logs = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    before = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
-        with dask.config.set({"logging.distributed": "critical"}):
-            yield
+        yield
     finally:
-        log.setLevel(before)
+        for log, level in zip(logs, before, strict=True):
+            log.setLevel(level)

@@ -18,7 +18,7 @@ from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.network.steps import states_after
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.timing.estimate import estimate
-from spikformer_deploy.timing.hops import HopTable, mean_hops
+from spikformer_deploy.timing.hops import HopTable, hops_of_images
 from spikformer_deploy.timing.times import StepTimes
 
 
@@ -43,7 +43,7 @@ def tally_of(
     if hops is not None:
         for some in timed(steps):
             of_some = estimate(first_steps(events, some), program.network, program.mapping, program.profile)
-            times.append(replace(of_some, hops=mean_hops(hops, execution.activity, some)))
+            times.append(replace(of_some, hop_counts=hops_of_images(hops, execution.activity, some)))
     states = _states(program.network, geometry.network, execution)
     head = program.network.output.neuron
     assert isinstance(head, Accumulator)

@@ -29,7 +29,7 @@ class Tally:
     classes       (images, T) int32: the class after each time step
     events        of all of them, those of slices summed over the images; times: None where no timing was asked for
     shorter       times of the first `by_step.timed(T)` steps but T, as `times`; () where no timing was asked for
-    kernels       which ran
+    kernels       which ran; those of different machines with "; " between
     brightest     the largest pixel; lost: events that frames do not hold
     """
 
@@ -55,7 +55,7 @@ def added(first: Tally | None, more: Tally) -> Tally:
         events=condensed(events),
         times=times,
         shorter=tuple(join_times(*pair) for pair in zip(first.shorter, more.shorter, strict=True)),
-        kernels=more.kernels,
+        kernels="; ".join(sorted({*first.kernels.split("; "), *more.kernels.split("; ")})),
         brightest=max(first.brightest, more.brightest),
         lost=first.lost + more.lost,
     )

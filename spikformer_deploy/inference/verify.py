@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,9 +15,14 @@ from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors.choose import prepare
-from spikformer_deploy.executors.execution import BATCH, Execution, Request
+from spikformer_deploy.executors.execution import BATCH, Execution, Executor, Request
+from spikformer_deploy.inference.parts import Part, check_sending, read_part, source
 from spikformer_deploy.inference.results import Verdict
+from spikformer_deploy.inference.seam import Work, in_order, pool
 from spikformer_deploy.pipeline.program import Program
+
+if TYPE_CHECKING:
+    from spikformer_deploy.graph.ir import Graph
 
 AT_ONCE = 8
 """Images at once: what is recorded of them takes memory, and so does the float model."""
@@ -29,46 +36,149 @@ def verify(
     backends: Sequence[str] = ("reference",),
     limit: int | None = None,
     labels: str | Path | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    send_images: bool = False,
     progress: Progress = silent,
 ) -> Verdict:
     """Compare a program with its float model, and the engine with other `backends`.
 
     model   a converters.models.Model, or None
     labels  a file of the classes of the images (see data/labels.py)
+    workers, scheduler, send_images  as of inference.run.run
     Raises InputError where the model is not the one that the program was compiled from.
     """
+    check_sending(send_images, workers, scheduler)
     if not isinstance(data, ImageSet):
         data = read(data, program.preprocess, limit=limit, frames=program.frames, labels=labels)
     images = data.of_classes(program.labels, program.network.output.size)
-    brightest = 0
-    lifs = [p.name for p in program.network if p.neuron.fires]
-    verdict = Verdict(len(images), backends=dict.fromkeys(backends, True))
+    graph = None if model is None else _float_graph(program, model)
+    found: list[_Compared] = []
 
     def note_batch(_done: int, _total: int, note: str) -> None:
-        progress(sum(map(len, integers)), len(images), note)
+        progress(sum(len(part.integers) for part in found), len(images), note)
 
-    request = Request(program.network, progress=note_batch)
-    engine = prepare("engine", request)
-    others = {name: prepare(name, request) for name in backends}
-    float_run = None if model is None else _FloatRun(program, model, lifs)
-    integers: list[np.ndarray] = []
-    slow_start = any(executor.batch > BATCH for executor in others.values())
-    for pixels, _ in images.batches(BATCH if slow_start else AT_ONCE):
-        ours = engine.execute(pixels, lifs)
-        for name, executor in others.items():
-            verdict.backends[name] &= equal(ours, executor.execute(pixels, lifs))
-        integers.append(ours.accumulators.argmax(1))
-        brightest = max(brightest, int(pixels.max()))
-        if float_run is not None:
-            float_run.compare(pixels, ours)
-        note_batch(0, 0, "")
-    verdict.notes = images.all_notes(brightest, images.lost_in(slice(0, len(images))))
+    with pool(workers, scheduler) as crew:
+        origin = source(images, crew, send_images)
+        work = _Comparison(program, origin.sent, graph, tuple(backends), silent if crew.elsewhere else note_batch)
+        for compared in in_order(crew.map(work, origin.parts(BATCH if crew.elsewhere else work.at_once))):
+            found += compared
+            note_batch(0, 0, "")
+    return _verdict(images, work, found)
+
+
+class _InFloat(NamedTuple):
+    """What the float model says of some images; empty without one.
+
+    classes  (n,); right: of each LIF population, float spikes that equal the integer ones, of `total`
+    """
+
+    classes: np.ndarray | None
+    right: dict[str, int]
+    total: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Compared:
+    """What some images say.
+
+    backends   by name: whether all of them equal the engine's
+    integers   (n,) classes
+    in_float   what the float model says
+    brightest  the largest pixel; lost: events that frames do not hold
+    """
+
+    backends: dict[str, bool]
+    integers: np.ndarray
+    in_float: _InFloat
+    brightest: int
+    lost: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Comparison(Work):
+    """What a part of `images` says, a few at a time; graph: the folded float model, or None."""
+
+    program: Program
+    images: ImageSet
+    graph: Graph | None
+    backends: tuple[str, ...]
+    progress: Progress
+
+    @cached_property
+    def executors(self) -> dict[str, Executor]:
+        """By name, the engine first."""
+        request = Request(self.program.network, progress=self.progress)
+        return {name: prepare(name, request) for name in ("engine", *self.backends)}
+
+    @cached_property
+    def at_once(self) -> int:
+        """Images: more where an executor is slow to start."""
+        return BATCH if any(executor.batch > BATCH for executor in self.executors.values()) else AT_ONCE
+
+    @property
+    def lifs(self) -> list[str]:
+        """The populations that are compared."""
+        return [p.name for p in self.program.network if p.neuron.fires]
+
+    def __call__(self, part: Part | slice) -> list[_Compared]:
+        read = read_part(self.images, part)
+        starts = range(0, len(read.pixels), self.at_once)
+        compared = [self._compare(read.pixels[first : first + self.at_once]) for first in starts]
+        compared[0] = replace(compared[0], lost=read.lost)
+        return compared
+
+    def _compare(self, pixels: np.ndarray) -> _Compared:
+        ours = self.executors["engine"].execute(pixels, self.lifs)
+        theirs = {name: self.executors[name].execute(pixels, self.lifs) for name in self.backends}
+        in_float = _InFloat(None, {}, {})
+        if self.graph is not None:
+            in_float = _in_float(self.graph, self.program.preprocess.normalised(pixels), ours)
+        return _Compared(
+            backends={name: equal(ours, execution) for name, execution in theirs.items()},
+            integers=ours.accumulators.argmax(1),
+            in_float=in_float,
+            brightest=int(pixels.max()),
+            lost=0,
+        )
+
+
+def _in_float(graph: Graph, real: np.ndarray, ours: Execution) -> _InFloat:
+    """The float graph on the images of `ours`, (N, C, Y, X) or (N, T, C, Y, X) as it takes them."""
+    import torch
+
+    from spikformer_deploy.graph.execute import execute
+
+    values = execute(graph, torch.from_numpy(real))
+    right = {name: int((values[name].numpy() == spikes).sum()) for name, spikes in ours.spikes.items()}
+    total = {name: spikes.size for name, spikes in ours.spikes.items()}
+    return _InFloat(values[graph.nodes[-1].name].argmax(1).numpy(), right, total)
+
+
+def _float_graph(program: Program, model: Any) -> Graph:
+    """The folded float graph of the model that the program was compiled from."""
+    from spikformer_deploy.pipeline.stages import float_graph
+
+    if program.provenance.get("model_sha256") != model.sha256:
+        raise InputError("MODEL", "the program was compiled from another model file", "Give that one, or compile it.")
+    return float_graph(model)
+
+
+def _verdict(images: ImageSet, work: _Comparison, found: list[_Compared]) -> Verdict:
+    """What all images say."""
+    verdict = Verdict(len(images))
+    verdict.backends = {name: all(some.backends[name] for some in found) for name in work.backends}
+    brightest = max((some.brightest for some in found), default=0)
+    verdict.notes = images.all_notes(brightest, sum(some.lost for some in found))
     if images.labels is not None:
-        verdict.integer_accuracy = float((np.concatenate(integers) == images.labels).mean())
-    if float_run is not None:
-        verdict.equal_spikes = float_run.shares()
+        verdict.integer_accuracy = float((np.concatenate([some.integers for some in found]) == images.labels).mean())
+    if work.graph is not None:
+        for name in work.lifs:
+            total = sum(some.in_float.total[name] for some in found)
+            verdict.equal_spikes[name] = sum(some.in_float.right[name] for some in found) / total
         if images.labels is not None:
-            verdict.float_accuracy = float((np.concatenate(float_run.predictions) == images.labels).mean())
+            floats = np.concatenate([some.in_float.classes for some in found if some.in_float.classes is not None])
+            verdict.float_accuracy = float((floats == images.labels).mean())
     return verdict
 
 
@@ -79,35 +189,3 @@ def equal(ours: Execution, theirs: Execution) -> bool:
         same = same and np.array_equal(ours.spikes[name], spikes)
         same = same and np.array_equal(ours.membranes[name], theirs.membranes[name])
     return same
-
-
-class _FloatRun:
-    """The folded float graph beside the integers: equal spikes a layer, and predictions."""
-
-    def __init__(self, program: Program, model: Any, lifs: list[str]) -> None:
-        from spikformer_deploy.pipeline.stages import float_graph
-
-        if program.provenance.get("model_sha256") != model.sha256:
-            raise InputError(
-                "MODEL", "the program was compiled from another model file", "Give that one, or compile it."
-            )
-        self.graph = float_graph(model)
-        self.preprocess = program.preprocess
-        self.lifs = lifs
-        self.right = dict.fromkeys(lifs, 0)
-        self.total = dict.fromkeys(lifs, 0)
-        self.predictions: list[np.ndarray] = []
-
-    def compare(self, pixels: np.ndarray, ours: Execution) -> None:
-        import torch
-
-        from spikformer_deploy.graph.execute import execute
-
-        values = execute(self.graph, torch.from_numpy(self.preprocess.normalised(pixels)))
-        self.predictions.append(values[self.graph.nodes[-1].name].argmax(1).numpy())
-        for name in self.lifs:
-            self.right[name] += int((values[name].numpy() == ours.spikes[name]).sum())
-            self.total[name] += ours.spikes[name].size
-
-    def shares(self) -> dict[str, float]:
-        return {name: self.right[name] / self.total[name] for name in self.lifs}

@@ -39,7 +39,7 @@ def estimate(events: Events, network: Network, mapping: Mapping, profile: Profil
     return StepTimes(
         step_ns=step.total,
         fall_through_ns=_fall_through(work, chip),
-        parts_ns=step.parts(NOMINAL),
+        parts=step.parts(NOMINAL),
         busiest=step.busiest,
         depth=layout.depth,
         runtime_ns=chip.table.runtime,
@@ -130,10 +130,12 @@ class _Step:
         swept = np.maximum(self.at_once["neurons"], self.at_once["sending"])
         return np.maximum(np.maximum(swept, served), self.link) + self.barrier + self.runtime + self.sub_steps
 
-    def parts(self, point: int) -> dict[str, float]:
-        """Mean ns of each part."""
+    def parts(self, point: int) -> dict[str, Times]:
+        """(images,) mean ns a step of each part."""
         added = {"link": self.link, "barrier": self.barrier, "runtime": self.runtime, "sub_steps": self.sub_steps}
-        return {name: float(values[point].mean()) for name, values in (self.at_once | added).items()}
+        # (images, T) all of them, also those that are alike in all images: sums in one order, whatever the batch
+        full = {name: np.broadcast_to(ns[point], self.busiest.shape) for name, ns in (self.at_once | added).items()}
+        return {name: np.ascontiguousarray(ns).mean(1) for name, ns in full.items()}
 
 
 def _step(work: _SliceWork, chip: _Chip) -> _Step:

@@ -42,18 +42,17 @@ def hop_table(traffic: Traffic, mesh: Mesh, cells: Mapping[str, Cells]) -> HopTa
     return HopTable(of_cell, always)
 
 
-def mean_hops(table: HopTable, activity: Mapping[str, Activity], steps: int | None = None) -> tuple[float, float]:
-    """Messages * hops of an image, east-west and north-south, mean over the images of an execution.
+def hops_of_images(table: HopTable, activity: Mapping[str, Activity], steps: int | None = None) -> Int:
+    """(images, 2) messages * hops of each image of an execution, east-west and north-south.
 
     steps  of its first `steps` time steps; None: of all
     """
     counts = {name: activity[name].messages[:, :steps] for name in table.of_cell}
     images, counted = next(iter(counts.values())).shape[:2]
-    total = table.always * images * counted
+    total = np.tile(table.always * counted, (images, 1))
     for name, hops in table.of_cell.items():
-        total = total + hops @ counts[name].sum((0, 1), dtype=np.int64).ravel()
-    across, along = (total / images).tolist()
-    return across, along
+        total += counts[name].sum(1, dtype=np.int64).reshape(images, -1) @ hops.T
+    return total
 
 
 def _hops(sender: Sender, traffic: Traffic, mesh: Mesh, neurons: Int) -> Int:

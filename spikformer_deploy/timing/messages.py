@@ -138,8 +138,8 @@ def _times_of_image(timer: Timer, stream: list[Step], passing: list[Step]) -> St
     step_ns = np.array([step.parts.total for step in stream]) * (TICK_PS / 1000)
     passing_ns = np.array([step.parts.total for step in passing]) * (TICK_PS / 1000)
     fall_through_ns = passing_ns.reshape(-1, steps).sum(0)
-    parts_ns = {
-        part.name: float(np.mean([getattr(step.parts, part.name) for step in stream])) * TICK_PS / 1000
+    parts = {
+        part.name: np.mean([[getattr(step.parts, part.name) for step in stream]], 1) * TICK_PS / 1000
         for part in fields(Parts)
     }
     busiest = [int(step.busy.argmax()) for step in stream]
@@ -147,14 +147,14 @@ def _times_of_image(timer: Timer, stream: list[Step], passing: list[Step]) -> St
     return StepTimes(
         step_ns=np.broadcast_to(step_ns, (len(CORNERS), 1, steps)).copy(),
         fall_through_ns=np.broadcast_to(fall_through_ns, (len(CORNERS), 1, steps)).copy(),
-        parts_ns=parts_ns,
+        parts=parts,
         busiest=timer.machine.cores[busiest][None],
         depth=timer.traffic.layout.depth,
         runtime_ns=np.full(len(CORNERS), timer.machine.runtime * TICK_PS / 1000),
         chip_steps=1 + max(timer.traffic.sub_steps.values(), default=0),
         chip_steps_falling=timer.traffic.levels + sum(timer.traffic.sub_steps.values()),
         model="cycle",
-        hops=timer.machine.mesh.hops(load),
+        hop_counts=np.array([timer.machine.mesh.hops(load)], np.int64),
     )
 
 

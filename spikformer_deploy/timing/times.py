@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ class StepTimes:
 
     step_ns            (3, images, T) one chip-wide step with all layers at work on different steps (pipelined)
     fall_through_ns    (3, images, T) one step that passes all layers one after the other
-    parts_ns           mean nominal time of each thing that can rule a step ("neurons", "sending", "synapses" and
+    parts              (images,) nominal ns a step of each thing that can rule it ("neurons", "sending", "synapses" and
                        "messages", which come one after the other, "link"), and of what is added ("barrier", "runtime",
                        "sub_steps")
     busiest            (images, T) the core with most work
@@ -30,29 +30,39 @@ class StepTimes:
     chip_steps         time steps of the chip in a pipelined step: it and its sub-steps
     chip_steps_falling those in which a time step passes all layers
     model              "estimate" (estimate.py) or "cycle" (messages.py, which adds the part "waiting")
-    hops               messages * hops of an image, east-west and north-south (hops.py); empty where not counted
+    hop_counts         (images, 2) messages * hops, east-west and north-south (hops.py); of no image where not counted
+
+    What is of an image is kept by image: means do not depend on how the images were cut into batches.
     """
 
     step_ns: Times
     fall_through_ns: Times
-    parts_ns: dict[str, float]
+    parts: dict[str, Times]
     busiest: NDArray[np.int64]
     depth: int
     runtime_ns: Times
     chip_steps: int
     chip_steps_falling: int
     model: str = "estimate"
-    hops: tuple[float, ...] = ()
+    hop_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+
+    @property
+    def parts_ns(self) -> dict[str, float]:
+        """The parts of the mean image."""
+        return {name: float(ns.mean()) for name, ns in self.parts.items()}
+
+    @property
+    def hops(self) -> tuple[float, ...]:
+        """Messages * hops of the mean image, east-west and north-south; () where not counted."""
+        return tuple(self.hop_counts.mean(0).tolist()) if len(self.hop_counts) else ()
 
     @property
     def bound(self) -> str:
         """What rules the step: the largest of parts_ns; synapses and messages of a core count together."""
         served = ("synapses", "messages")
-        together = sum(self.parts_ns[name] for name in served)
-        return max(
-            self.parts_ns,
-            key=lambda name: (together if name in served else self.parts_ns[name], self.parts_ns[name]),
-        )
+        parts = self.parts_ns
+        together = sum(parts[name] for name in served)
+        return max(parts, key=lambda name: (together if name in served else parts[name], parts[name]))
 
     @property
     def busiest_core(self) -> int:
@@ -96,35 +106,29 @@ def under_runtime(times: StepTimes, runtime_ns: Times) -> StepTimes:
     """The same times where the runtime takes (3,) `runtime_ns` of every time step of the chip."""
     more = (runtime_ns - times.runtime_ns)[:, None, None]
     nominal = float(more[NOMINAL, 0, 0])
-    parts = dict(times.parts_ns)
-    parts["runtime"] += nominal
-    parts["sub_steps"] += (times.chip_steps - 1) * nominal
+    parts = dict(times.parts)
+    parts["runtime"] = parts["runtime"] + nominal
+    parts["sub_steps"] = parts["sub_steps"] + (times.chip_steps - 1) * nominal
     return replace(
         times,
         step_ns=times.step_ns + times.chip_steps * more,
         fall_through_ns=times.fall_through_ns + times.chip_steps_falling * more,
-        parts_ns=parts,
+        parts=parts,
         runtime_ns=runtime_ns,
     )
 
 
 def join_times(first: StepTimes, more: StepTimes) -> StepTimes:
-    """The times of the images of both; means are weighted by their images."""
-    images = first.step_ns.shape[1]
-    share = images / (images + more.step_ns.shape[1])
-
-    def mean(of_first: float, of_more: float) -> float:
-        return share * of_first + (1 - share) * of_more
-
+    """The times of the images of both, in order."""
     return StepTimes(
         step_ns=np.concatenate([first.step_ns, more.step_ns], 1),
         fall_through_ns=np.concatenate([first.fall_through_ns, more.fall_through_ns], 1),
-        parts_ns={name: mean(ns, more.parts_ns[name]) for name, ns in first.parts_ns.items()},
+        parts={name: np.concatenate([ns, more.parts[name]]) for name, ns in first.parts.items()},
         busiest=np.concatenate([first.busiest, more.busiest]),
         depth=first.depth,
         runtime_ns=first.runtime_ns,
         chip_steps=first.chip_steps,
         chip_steps_falling=first.chip_steps_falling,
         model=first.model,
-        hops=tuple(mean(*pair) for pair in zip(first.hops, more.hops, strict=True)),
+        hop_counts=np.concatenate([first.hop_counts, more.hop_counts]),
     )

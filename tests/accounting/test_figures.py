@@ -84,9 +84,9 @@ def test_models_that_are_far_apart_are_explained(counted: tuple[Network, Mapping
 
     def followed(waiting_ns: float, sub_steps_ns: float) -> StepTimes:
         """The same, message by message, with so much more of two parts."""
-        parts = closed.parts_ns | {"waiting": waiting_ns}
-        parts["sub_steps"] += sub_steps_ns
-        return replace(closed, step_ns=closed.step_ns + waiting_ns + sub_steps_ns, parts_ns=parts, model="cycle")
+        parts = closed.parts | {"waiting": np.full_like(closed.parts["link"], waiting_ns)}
+        parts["sub_steps"] = parts["sub_steps"] + sub_steps_ns
+        return replace(closed, step_ns=closed.step_ns + waiting_ns + sub_steps_ns, parts=parts, model="cycle")
 
     def said(times: StepTimes) -> list[str]:
         return [text for text in notes(network, found, account(network, found), times, closed) if "Message by" in text]

@@ -16,6 +16,7 @@ from typing import Any
 _PUBLIC = {
     "compile": "api",
     "run": "api",
+    "sweep": "api",
     "Run": "api",
     "count_operations": "api",
     "load": "converters.models",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from io import StringIO
@@ -21,7 +21,10 @@ from spikformer_deploy.operators import count
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import Model, compile_model
 from spikformer_deploy.report.operations import layer_rows, table
+from spikformer_deploy.report.sweep import write_sweep
 from spikformer_deploy.report.write import write_report, write_timeline
+from spikformer_deploy.space.axes import space_of
+from spikformer_deploy.space.sweep import sweep_space
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,6 +68,32 @@ def count_operations(model: nn.Module, time_steps: int | None = None, images: in
 def compile(model: str | Path | Model, target: str = "loihi2", **options: Any) -> Program:
     """The Program of a model for a target; options and errors as compile_model, which gives the float graph too."""
     return compile_model(model, target, **options).program
+
+
+def sweep(
+    models: str | Sequence[str],
+    data: str,
+    *,
+    output: str | Path | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    allow_pickle: bool = False,
+    progress: Progress = silent,
+    **axes: Any,
+) -> list[dict[str, Any]]:
+    """Run every setting against every other: a row a point, as docs/sweep.md says.
+
+    models, data  files or names; axes and the rest: fields of space.axes.Space, each axis a tuple of values
+    output        a folder that gets rows, page and CSV file, and whose rows are not run again; None: no file is written
+    Raises InputError for what cannot be read, and for a folder of another sweep.  What a target cannot hold is a row.
+    """
+    space = space_of(models=[models] if isinstance(models, str) else list(models), input=data, **axes)
+    folder = None if output is None else Path(output)
+    options: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "allow_pickle": allow_pickle}
+    swept = sweep_space(space, folder, progress=progress, **options)
+    if folder is not None:
+        write_sweep(swept, folder)
+    return swept.rows
 
 
 def run(program: Program, data: str | Path | Any | ImageSet, **options: Any) -> Run:

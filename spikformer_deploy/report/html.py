@@ -9,22 +9,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from spikformer_deploy.base.errors import printable
-from spikformer_deploy.report import svg
+from spikformer_deploy.report import plots, svg
 from spikformer_deploy.report.tables import number
 
 
 def render(data: dict[str, Any]) -> str:
     """The page of `data` (see data.report_data)."""
-    environment = Environment(
-        loader=PackageLoader("spikformer_deploy.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        finalize=_shown,
-    )
-    environment.filters |= {"si": svg.si, "percent": _percent, "joules": _joules, "micro": _micro}
-    environment.filters["score"] = number
-    environment.filters |= {"likely": _likely, "nominal": _nominal, "envelope": _envelope}
     target = _on_target(data)
     pictures = {
         "energy": svg.bars([bar for e in data["energies"] for bar in _bars(e)], "mJ"),
@@ -40,9 +30,50 @@ def render(data: dict[str, Any]) -> str:
     }
     rates = {layer["name"]: Markup(svg.rates(layer["rate_by_step"])) for layer in data["layers"]}
     roles = {constant["path"]: constant["role"] for constant in data["constants"]}
-    return environment.get_template("report.html.j2").render(
-        data, target=target, role_of=roles, rates=rates, pictures={k: Markup(v) for k, v in pictures.items()}
+    curves = {title: Markup(picture) for title, picture in _curves(data["run"]["by_step"]).items()}
+    return (
+        pages()
+        .get_template("report.html.j2")
+        .render(
+            data,
+            target=target,
+            role_of=roles,
+            rates=rates,
+            curves=curves,
+            pictures={k: Markup(v) for k, v in pictures.items()},
+        )
     )
+
+
+def pages() -> Environment:
+    """The templates, with what shows figures; everything inserted is escaped."""
+    environment = Environment(
+        loader=PackageLoader("spikformer_deploy.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters |= {"si": svg.si, "percent": percent, "joules": joules, "micro": micro, "score": number}
+    environment.filters |= {"likely": _likely, "nominal": _nominal, "envelope": _envelope}
+    return environment
+
+
+def _curves(by_step: list[dict[str, Any]]) -> dict[str, str]:
+    """Pictures over the time steps, by title, of what there is."""
+    steps = [after["step"] for after in by_step]
+    synops = [after["synaptic_ops"] for after in by_step]
+    out = {"synaptic operations an image": plots.curve(plots.Line(steps, synops), svg.si)}
+    if by_step[0]["accuracy"] is not None:
+        accuracies = [after["accuracy"] for after in by_step]
+        out = {"accuracy": plots.curve(plots.Line(steps, accuracies), percent)} | out
+    timed = [after for after in by_step if "profile" in (after["energy_mj"] or {})]
+    if timed:
+        energies = [after["energy_mj"]["profile"] for after in timed]
+        band = [(energy["likely_low"], energy["likely_high"]) for energy in energies]
+        line = plots.Line([after["step"] for after in timed], [energy["nominal"] for energy in energies], band)
+        out["energy an image"] = plots.curve(line, joules)
+    return out
 
 
 def _shown(value: Any) -> Any:
@@ -99,13 +130,14 @@ def _interval(low: float, high: float, what: str) -> str:
     return f"{number if unit == last.partition(' ')[2] else first} to {last}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share, or a dash where there is none."""
     if value is None:
         return "-"
     return f"{value:.2%}" if value < 0.1 else f"{value:.1%}"
 
 
-def _joules(millijoules: float) -> str:
+def joules(millijoules: float) -> str:
     """Energy with the prefix that suits it."""
     for factor, unit in ((1e-3, "J"), (1.0, "mJ"), (1e3, "uJ")):
         if millijoules * factor >= 0.1 or unit == "uJ":
@@ -113,12 +145,12 @@ def _joules(millijoules: float) -> str:
     raise AssertionError("the last unit takes every value")
 
 
-def _micro(microseconds: float) -> str:
+def micro(microseconds: float) -> str:
     """Time with the prefix that suits it."""
     if microseconds >= 1e3:
         return f"{microseconds / 1e3:.3g} ms"
     return f"{microseconds:.3g} µs"
 
 
-SHOWN: dict[str, Callable[[float], str]] = {"energy": _joules, "time": _micro, "rate": svg.si}
+SHOWN: dict[str, Callable[[float], str]] = {"energy": joules, "time": micro, "rate": svg.si}
 """How what is shown."""

@@ -1,0 +1,1 @@
+"""Design spaces: every setting of a compiler against every other, and which of them are worth having."""

@@ -1,0 +1,111 @@
+"""What a point must keep to: "energy<1mJ, accuracy>0.98", and which points do."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.space.criteria import CRITERIA
+
+PLACE = "--budget"
+COMPARED: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+TERM = re.compile(r"\s*([a-z]+)\s*(<=|>=|<|>)\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*")
+
+
+class Verdict(str, Enum):
+    """Whether a point keeps to a budget."""
+
+    YES = "yes"
+    """With its nominal values, and with the likely intervals of all estimates."""
+    NOMINAL = "nominal"
+    """With its nominal values; an estimate may likely be beyond."""
+    NO = "no"
+
+    __str__ = str.__str__
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One condition: the figure `name` compared with `value`, in the unit of its criterion."""
+
+    name: str
+    comparison: str
+    value: float
+
+    def verdict(self, row: dict[str, Any]) -> Verdict:
+        """Of one row, which is not refused; an accuracy that is not known keeps to nothing."""
+        criterion = CRITERIA[self.name]
+        nominal = criterion.of(row)
+        if nominal is None or not self._holds(nominal):
+            return Verdict.NO
+        return Verdict.YES if all(map(self._holds, criterion.interval(row) or ())) else Verdict.NOMINAL
+
+    def _holds(self, value: float) -> bool:
+        return COMPARED[self.comparison](value, self.value)
+
+
+def parse_budget(text: str) -> tuple[Limit, ...]:
+    """The conditions of a budget, with commas between; all must hold.
+
+    Raises InputError for a word, a unit or a number that is not known.
+    """
+    return tuple(_limit(term) for term in text.split(",")) if text.strip() else ()
+
+
+def _limit(term: str) -> Limit:
+    match = TERM.fullmatch(term)
+    if match is None:
+        problem = f"'{term.strip()}' is no condition"
+        raise InputError(PLACE, problem, 'Write a figure, <, <=, > or >=, a number and its unit: "energy<1mJ".')
+    name, comparison, number, unit = match.groups()
+    if name not in CRITERIA:
+        raise InputError(PLACE, f"'{name}' is no figure of a point", f"Known: {', '.join(CRITERIA)}.")
+    units = CRITERIA[name].units
+    if unit not in units:
+        said = f"'{unit}' is no unit of" if unit else "there is no unit beside"
+        known = ", ".join(repr(known) for known in units if known) or "none"
+        raise InputError(PLACE, f"{said} {name}", f"Known: {known}.")
+    value = float(number) * units[unit]
+    if not math.isfinite(value):
+        raise InputError(PLACE, f"{number} is too large for a number")
+    return Limit(name, comparison, value)
+
+
+def verdicts(rows: Sequence[dict[str, Any]], budget: Sequence[Limit]) -> list[Verdict]:
+    """Of every row, the weakest of its verdicts; what is refused keeps to nothing."""
+    order = [Verdict.NO, Verdict.NOMINAL, Verdict.YES]
+
+    def verdict(row: dict[str, Any]) -> Verdict:
+        if "refused" in row:
+            return Verdict.NO
+        return min((limit.verdict(row) for limit in budget), key=order.index, default=Verdict.YES)
+
+    return [verdict(row) for row in rows]
+
+
+def best(rows: Sequence[dict[str, Any]], budget: Sequence[Limit]) -> dict[str, int]:
+    """By criterion, the number of the best row of those that keep to the budget; of equals that of least energy.
+
+    A criterion that no such row has is left out.
+    """
+    kept = [number for number, verdict in enumerate(verdicts(rows, budget)) if verdict is not Verdict.NO]
+    out: dict[str, int] = {}
+    for name, criterion in CRITERIA.items():
+        known = {number: value for number in kept if (value := criterion.of(rows[number])) is not None}
+        if not known:
+            continue
+        best_value = max(known.values()) if criterion.higher else min(known.values())
+        equals = [number for number, value in known.items() if value == best_value]
+        out[name] = min(equals, key=lambda number: (CRITERIA["energy"].of(rows[number]), number))
+    return out

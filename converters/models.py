@@ -20,24 +20,27 @@ def load(
     *,
     arch: str | None = None,
     heads: int | None = None,
+    levels: int | None = None,
     time_steps: int | None = None,
     dt: float | None = None,
     allow_pickle: bool = False,
 ) -> Model:
     """The float model in a file, or a bundled one by name ("digits-v2").
 
-    arch, heads, time_steps  where an official checkpoint does not tell: "v1-4-384", 12, 4
-    time_steps, dt           where a .nir, .pt2 or .onnx does not tell: T; where a .nir does not: the seconds of a step
-    allow_pickle             load files that run code when loaded; only if you trust them
+    arch, heads, levels, time_steps  where an official checkpoint does not tell: "v1-4-384", 12, 4, 4
+    time_steps, dt  where a .nir, .pt2 or .onnx does not tell: T; where a .nir does not: the seconds of a step
+    allow_pickle    load files that run code when loaded; only if you trust them
     Raises InputError for a file that cannot be read or is no model, ModelError for a model that is not supported.
     """
     if str(path) in BUNDLED:
-        return checkpoint.load(path, heads=heads, time_steps=time_steps)
+        return checkpoint.load(path, heads=heads, levels=levels, time_steps=time_steps)
     path = Path(path)
     # readers are imported where they are used: a format costs its own imports only
     match kind_of(path):
         case Kind.CHECKPOINT | Kind.SAFETENSORS | Kind.TORCH | Kind.TORCHSCRIPT:
-            return checkpoint.load(path, arch=arch, heads=heads, time_steps=time_steps, allow_pickle=allow_pickle)
+            return checkpoint.load(
+                path, arch=arch, heads=heads, levels=levels, time_steps=time_steps, allow_pickle=allow_pickle
+            )
         case Kind.NIR:
             from spikformer_deploy.converters.nir.read import read_model as read_nir
 

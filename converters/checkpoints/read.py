@@ -40,7 +40,11 @@ SHOWN_KEYS = 8
 LONGEST_PROBLEM = 300
 """Characters of a message of torch's that are passed on."""
 
-ARGUMENTS = {"heads": ("num_heads", "heads"), "time_steps": ("time_step", "time_steps", "timestep", "T")}
+ARGUMENTS = {
+    "heads": ("num_heads", "heads"),
+    "time_steps": ("time_step", "time_steps", "timestep", "T"),
+    "levels": ("D",),
+}
 """Fields of a ModelConfig, and what the arguments of the official training scripts call them."""
 
 BUNDLED = {
@@ -107,12 +111,13 @@ def load(
     *,
     arch: str | None = None,
     heads: int | None = None,
+    levels: int | None = None,
     time_steps: int | None = None,
     allow_pickle: bool = False,
 ) -> Loaded:
     """The model in a checkpoint file, or a bundled one by name ("digits-v2").
 
-    arch, heads, time_steps  where an official file does not tell: "v1-4-384", 12, 4
+    arch, heads, levels, time_steps  where an official file does not tell: "v1-4-384", 12, 4, 4
     Raises InputError for a file that cannot be read, ModelError for one that holds no Spikformer of ours.
     """
     path = bundled(str(path)) if str(path) in BUNDLED else Path(path)
@@ -128,7 +133,14 @@ def load(
         about = _of_official(path, replace(contents, tensors=tensors), arch)
     check_names(str(path), about.labels)
     stated = about.config
-    config = replace(stated, heads=heads or stated.heads, time_steps=time_steps or stated.time_steps)
+    if levels and not stated.levels:
+        raise InputError("--levels", f"the neurons of {stated.family} send spikes, and no integers", "Leave it out.")
+    config = replace(
+        stated,
+        heads=heads or stated.heads,
+        levels=levels or stated.levels,
+        time_steps=time_steps or stated.time_steps,
+    )
     _check_sizes(path, config, len(tensors))
     module = _module(path, config, tensors)
     return Loaded(module, config, about.preprocess, about.labels, sha256, about.training, about.notes)
@@ -167,7 +179,10 @@ def bundled(name: str) -> Path:
 def _from_header(path: Path, header: dict[str, Any]) -> _About:
     """What our own header says; InputError where it is damaged."""
     with _clear_errors(path):
-        config = ModelConfig(**table("config", header["config"]))
+        stated = table("config", header["config"])
+        if isinstance(stated.get("widths"), list):
+            stated = {**stated, "widths": tuple(stated["widths"])}  # JSON knows lists alone
+        config = ModelConfig(**stated)
         _check_fields(config)
         preprocess = preprocess_of(header["preprocess"])
         images = (preprocess.channels, *preprocess.extent)
@@ -181,12 +196,16 @@ def _from_header(path: Path, header: dict[str, Any]) -> _About:
 
 def _check_fields(config: ModelConfig) -> None:
     """ValueError for a field of another type, and for a size that no model has."""
-    types = {"int": int, "str": str, "bool": bool}
+    types = {"int": int, "str": str, "bool": bool, "tuple[int, ...]": tuple}
     for member in fields(config):
         value = getattr(config, member.name)
         # not isinstance: True would pass for the number 1
         right_type = type(value) is types[str(member.type)]
-        if not right_type or (type(value) is int and not 0 < value < LARGEST_SIZE):
+        numbers = value if isinstance(value, tuple) else (value,)
+        # none of what most models do not have
+        least = 0 if value == member.default else 1
+        good = all(type(n) is not int or least <= n < LARGEST_SIZE for n in numbers)
+        if not right_type or not good or (isinstance(value, tuple) and any(type(n) is not int for n in value)):
             raise ValueError(f"{member.name} = {value!r}")
 
 
@@ -227,7 +246,7 @@ def _recognised(
         value = next((arguments[k] for k in keys if isinstance(arguments.get(k), int)), None)
         if value is not None:
             config = replace(config, **{name: value})
-        elif arch is None and name not in recognised.fields:
+        elif arch is None and name not in recognised.fields and getattr(config, name):
             option = name.replace("_", "-")
             notes.append(
                 f"{name} = {getattr(config, name)} is the paper's default: the file does not tell (--{option})"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.counts.events import Events
-from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.network import Network, graded_spikes
 from spikformer_deploy.network.neurons import kind_of
 from spikformer_deploy.network.synapses import Conv, Readout
 
@@ -18,7 +18,9 @@ from spikformer_deploy.network.synapses import Conv, Readout
 class LayerCounts:
     """One population and the synapses that reach it.
 
-    rate        (T,) share of the neurons that send something in a step, mean over the images
+    rate        (T,) share of the neurons that send something in a step, whatever it is, mean over the images
+    mean_sent   (T,) mean of the whole numbers that its neurons send in a step, zeros included; equal to `rate` of binary
+                spikes.  None where messages are no numbers of spikes: of pixels, currents, and the head
     synops      (T,) synaptic operations that reach the layer, mean over the images; see Events.synops_of
     dense_macs  multiply-accumulates of the layer for one image and step where nothing is skipped
     silent      neurons that sent nothing in any step of any image
@@ -30,6 +32,7 @@ class LayerCounts:
     shape: Shape
     neurons: int
     rate: NDArray[np.float64]
+    mean_sent: NDArray[np.float64] | None
     synops: NDArray[np.float64]
     dense_macs: int
     silent: int
@@ -38,12 +41,12 @@ class LayerCounts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sparsity:
-    """Shares of zeros as NeuroBench defines them (Yik et al., arXiv 2304.04640), and the firing of LIF neurons.
+    """Shares of zeros as NeuroBench defines them (Yik et al., arXiv 2304.04640), and the firing of LIFs and Levels.
 
-    activation  zeros among all outputs of all LIF neurons, steps and images
+    activation  zeros among all outputs of all these neurons, steps and images
     connection  zeros among all stored weights
-    rate        share of LIF neurons that fire in a step, 1 - activation
-    silent      share of LIF neurons that never fired
+    rate        share of these neurons that send something in a step, 1 - activation
+    silent      share of these neurons that never did
     """
 
     activation: float
@@ -54,9 +57,11 @@ class Sparsity:
 
 def layers(network: Network, events: Events) -> tuple[LayerCounts, ...]:
     """The counts of every population, in the order of the network."""
+    numbers = graded_spikes(network)
     out = []
     for population in network:
         counted = events.populations[population.name]
+        spiking = population.name in numbers or population.max_out == 1
         incoming = [p for p in events.projections if p.target == population.name]
         out.append(
             LayerCounts(
@@ -65,6 +70,7 @@ def layers(network: Network, events: Events) -> tuple[LayerCounts, ...]:
                 population.shape,
                 population.size,
                 counted.spikes / (events.images * population.size),
+                counted.values / (events.images * population.size) if spiking else None,
                 events.synops_of(population.name) / events.images,
                 sum(p.dense for p in incoming),
                 counted.silent,
@@ -74,8 +80,28 @@ def layers(network: Network, events: Events) -> tuple[LayerCounts, ...]:
     return tuple(out)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Slots:
+    """Small integers as binary spikes, a slot of time for each unit.
+
+    count  slots that an image takes: its time steps, times the largest integer that neurons send (1 of binary spikes)
+    rate   mean firing rate of LIFs and Levels in a slot
+    """
+
+    count: int
+    rate: float
+
+
+def slots(network: Network, events: Events) -> Slots:
+    """The network as one of binary spikes would be counted: equal to its own steps and rate where it is one."""
+    firing = [p for p in network if p.neuron.fires]
+    count = events.time_steps * max((p.max_out for p in firing), default=1)
+    spikes = sum(int(events.populations[p.name].values.sum()) for p in firing)
+    return Slots(count, spikes / (sum(p.size for p in firing) * count * events.images))
+
+
 def sparsity(network: Network, events: Events) -> Sparsity:
-    """Sparsity of activations and weights, and the shares of firing and silent LIF neurons."""
+    """Sparsity of activations and weights, and the shares of firing and silent LIFs and Levels."""
     lifs = [(p.size, events.populations[p.name]) for p in network if p.neuron.fires]
     neurons = sum(size for size, _ in lifs)
     spikes = sum(int(counted.spikes.sum()) for _, counted in lifs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from spikformer_deploy.accounting.figures import interval, rounded
-from spikformer_deploy.accounting.layers import sparsity
+from spikformer_deploy.accounting.layers import slots, sparsity
 from spikformer_deploy.accounting.uncertainty import Energy
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.counts.events import Events
@@ -62,9 +62,16 @@ def _against_ann(network: Network, events: Events) -> Iterator[str]:
     """Whether a spiking network of such steps and rates was found to win."""
     rate = sparsity(network, events).rate
     steps = events.time_steps
-    inside = "inside" if steps <= WINNING_STEPS and rate < WINNING_RATE else "outside"
+    slot = slots(network, events)
+    inside = "inside" if slot.count <= WINNING_STEPS and slot.rate < WINNING_RATE else "outside"
+    fired = f"T = {steps} and a mean firing rate of {rate:.1%}"
+    if slot.count > steps:
+        fired = (
+            f"T = {steps} and integers up to {slot.count // steps}, which is {slot.count} slots of binary spikes, and a "
+            f"mean firing rate of {slot.rate:.1%} in a slot ({rate:.1%} of the neurons send something in a step)"
+        )
     yield (
-        f"With T = {steps} and a mean firing rate of {rate:.1%} this network is {inside} the region where a spiking "
+        f"With {fired} this network is {inside} the region where a spiking "
         f"network was found to win against a matched quantized ANN: T <= {WINNING_STEPS} and firing rates under about "
         f"{WINNING_RATE:.0%} (arXiv 2409.08290)."
     )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from spikformer_deploy.converters.imported import Imported
 
 OF_FACTORY = ("factory", "arguments", "weights")
-OF_FILES = ("arch", "heads", "dt")
+OF_FILES = ("arch", "heads", "levels", "dt")
 """Options, of those that all commands with a model share."""
 
 

@@ -71,6 +71,9 @@ MODEL_OPTIONS = (
     click.option("--arch", help="Published size, v1-4-384, where the file does not tell."),
     click.option("--heads", type=int, help="Attention heads, where the file does not tell."),
     click.option(
+        "--levels", type=click.IntRange(1), help="Largest integer that integer neurons send, where no file tells."
+    ),
+    click.option(
         "--time-steps", type=click.IntRange(1, MOST_STEPS), help="Time steps T, where the file does not tell."
     ),
     click.option("--dt", type=float, help="Seconds a time step, where a .nir does not tell."),

@@ -22,7 +22,8 @@ from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.executors.execution import Activity, Cells, Execution, Executor, Request, frames
 from spikformer_deploy.executors.fast.kept import Kept
-from spikformer_deploy.executors.fast.kernels import LevelsParameters, LifParameters, StreamParameters
+from spikformer_deploy.executors.fast.kernels import LifParameters, StreamParameters
+from spikformer_deploy.executors.fast.levels import LevelsParameters
 from spikformer_deploy.executors.fast.plan import Arriving, Parameters, Plan, make_plan, message_type
 from spikformer_deploy.executors.fast.synapses import exact_in_fp32
 from spikformer_deploy.network.network import Population, Projection

@@ -36,8 +36,8 @@ def module_type(node: torch.fx.Node) -> str | None:
 
 
 def is_leaf(kind: str, operation: str) -> bool:
-    """Whether the module is the operation itself (torch.nn.Conv2d, our LIF), so that its path is name enough."""
-    return kind.startswith("torch.nn.modules") or operation == "lif"
+    """Whether the module is the operation itself (torch.nn.Conv2d, our neurons), so that its path is name enough."""
+    return kind.startswith("torch.nn.modules") or operation in ("lif", "levels")
 
 
 def source_line(node: torch.fx.Node) -> str:

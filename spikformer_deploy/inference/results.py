@@ -98,9 +98,9 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """The figures of the run as plain values: the JSON of `spikdeploy run`."""
-        lifs = [p.name for p in self.program.network if p.max_out == 1]
-        spikes = sum(int(self.events.populations[name].spikes.sum()) for name in lifs)
-        neurons = sum(self.program.network[name].size for name in lifs)
+        spiking = [p for p in self.program.network if p.max_out == 1 or p.neuron.fires]
+        counted = [self.events.populations[p.name] for p in spiking]
+        visits = sum(p.size for p in spiking) * self.events.time_steps * self.events.images
         return {
             "images": len(self.accumulators),
             "accuracy": self.accuracy,
@@ -110,8 +110,10 @@ class Run:
             "backend": self.backend,
             "kernels": self.kernels,
             "synaptic_ops": self.events.synops,
+            "synaptic_ops_as_slots": self.events.slot_synops,
             "dense_macs": self.events.dense_macs,
-            "firing_rate": spikes / (neurons * self.events.time_steps * self.events.images),
+            "firing_rate": sum(int(c.spikes.sum()) for c in counted) / visits,
+            "mean_sent": sum(int(c.values.sum()) for c in counted) / visits,
             "time": time_facts(self),
             "energy_mj": {energy.convention: energy_values(energy) for energy in self.energies},
             "seconds": self.seconds,

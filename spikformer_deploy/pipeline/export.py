@@ -20,7 +20,7 @@ from spikformer_deploy.pipeline.stages import float_graph
 def export(source: str | Path | Program | Model, to: str, output: str | Path, **loading: Any) -> None:
     """Write a program ("lava", "netx", "onnx") or a float model ("nir", "onnx", "pt2"), or what a file holds of either.
 
-    loading  arch, heads, time_steps, dt, allow_pickle: see converters.models.load
+    loading  arch, heads, levels, time_steps, dt, allow_pickle: see converters.models.load
     Raises InputError where the format is not for what is given or `output` cannot be written, ModelError for what the
     format cannot hold.
     """

@@ -97,7 +97,7 @@ def compile_model(
     check         compare the spikes of every LIF with the eager model's after each pass over the graph
     dump_ir       a folder that gets each stage as text
     report        called after every stage
-    loading       arch, heads, time_steps, dt, allow_pickle: see converters.models.load
+    loading       arch, heads, levels, time_steps, dt, allow_pickle: see converters.models.load
     Raises the errors of base/errors.py, each naming the place, the limit and the way out.
     """
     start = time.monotonic()

@@ -160,7 +160,12 @@ def _of_units(task: _Task, terms: Sequence[UnitTerm]) -> _Sums:
     if any(not np.allclose(term.scale, unit, rtol=1e-12) for term in terms):
         raise QuantizeError(task.name, "it adds streams of different units", "Add currents before pooling them.")
     projections = tuple(Projection((term.source,), task.name, term.window) for term in terms)
-    return _Sums(projections, unit, np.sum([t.low for t in terms], 0), np.sum([t.high for t in terms], 0))
+    low = np.sum([term.low for term in terms], 0)
+    high = np.sum([term.high for term in terms], 0)
+    # a stream that may send all that a message holds was only observed, and so is what reads it
+    whole_message = 2 ** (min(task.limits.message_bits, task.limits.state_bits) - 1) - 1
+    proofs = (True, False) if max(-low.min(), high.max()) < whole_message else (False,)
+    return _Sums(projections, unit, low, high, proofs=proofs)
 
 
 def _of_grid(task: _Task, terms: Sequence[ConvTerm]) -> _Sums | None:

@@ -93,6 +93,7 @@ def _layers(run: Run) -> list[dict[str, Any]]:
                 "neurons": layer.neurons,
                 "firing_rate": float(layer.rate.mean()) if sends else None,
                 "rate_by_step": layer.rate.tolist(),
+                "mean_sent": None if layer.mean_sent is None else float(layer.mean_sent.mean()),
                 "spikes": float(layer.rate.sum() * layer.neurons),
                 "synaptic_ops": synops,
                 "dense_macs": dense,

@@ -11,6 +11,7 @@ from spikformer_deploy.accounting.figures import by_boundary, interval, largest,
 from spikformer_deploy.accounting.layers import layers
 from spikformer_deploy.accounting.uncertainty import Range
 from spikformer_deploy.network.mapping import SECTIONS
+from spikformer_deploy.network.network import graded_spikes
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.network.synapses import Conv, Readout
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 RUN_FACTS = ("images", "accuracy", "synaptic_ops", "dense_macs", "firing_rate", "backend", "kernels", "seconds")
 """Of the JSON of a run, what its table shows."""
+OF_NUMBERS = ("synaptic_ops_as_slots", "mean_sent")
+"""And where messages are numbers of spikes, not one each."""
 TIMES = {
     "step_us": "step, us",
     "latency_us": "latency, pipelined, us",
@@ -91,7 +94,8 @@ def facts_table(title: str, values: dict[str, Any]) -> Table:
 def run_tables(result: Run) -> list[Table]:
     """Accuracy, the times, the layers, the energies, and what times and energies rest on."""
     values = result.to_dict()
-    facts = facts_table("run", {name: values[name] for name in RUN_FACTS})
+    numbers = OF_NUMBERS if graded_spikes(result.program.network) else ()
+    facts = facts_table("run", {name: values[name] for name in (*RUN_FACTS, *numbers)})
     timing = result.timing
     if timing is None:
         return [facts, _layer_table(result), _energy_table(result)]
@@ -135,14 +139,17 @@ def _cells(figure: Range) -> tuple[str, str, str]:
 def _layer_table(result: Run) -> Table:
     """A row for every population."""
     table = Table(title="layers (an image)", title_justify="left")
-    for name in ("layer", "shape", "kind", "firing rate", "synaptic ops", "dense MACs", "ratio"):
+    for name in ("layer", "shape", "kind", "firing rate", "mean sent", "synaptic ops", "dense MACs", "ratio"):
         table.add_column(name, justify="left" if name in ("layer", "kind") else "right")
     for layer in layers(result.program.network, result.events):
         dense = layer.dense_macs * result.events.time_steps
         synops = float(layer.synops.sum())
         shape = "x".join(map(str, layer.shape))
         ratio = f"{synops / dense:.1%}" if dense else ""
-        table.add_row(layer.name, shape, layer.kind, f"{layer.rate.mean():.1%}", number(synops), number(dense), ratio)
+        rate = f"{layer.rate.mean():.1%}"
+        # of binary spikes it is the rate
+        mean = f"{layer.mean_sent.mean():.3f}" if layer.graded and layer.mean_sent is not None else ""
+        table.add_row(layer.name, shape, layer.kind, rate, mean, number(synops), number(dense), ratio)
     return table
 
 

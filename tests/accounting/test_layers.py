@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.durations import duration
 from support.mappings import random_mapping
-from support.networks import random_images, random_network
+from support.networks import graded_network, random_images, random_network
 
 from spikformer_deploy.accounting import layers as counts
 from spikformer_deploy.accounting.energy import account
@@ -14,14 +14,15 @@ from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.neurons import Accumulator, Lif
+from spikformer_deploy.network.neurons import Accumulator, Levels, Lif, Source, Stream
 from spikformer_deploy.network.synapses import Attention, Conv, Readout
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
+GRADED = st.builds(graded_network, st.integers(0, 2**32 - 1), st.integers(1, 2))
 
 
 @settings(max_examples=20, deadline=None)
-@given(NETWORKS, st.integers(0, 2**32 - 1))
+@given(NETWORKS | GRADED, st.integers(0, 2**32 - 1))
 def test_counts_equal_the_spikes(network: Network, seed: int) -> None:
     names = [p.name for p in network]
     whole = events.geometry(network, None)
@@ -33,6 +34,9 @@ def test_counts_equal_the_spikes(network: Network, seed: int) -> None:
         fired = run.spikes[layer.name] != 0
         np.testing.assert_allclose(layer.rate, fired.mean((0, 2, 3, 4)), rtol=1e-12)
         assert layer.silent == (~fired.any((0, 1))).sum()
+        if layer.mean_sent is not None:
+            np.testing.assert_allclose(layer.mean_sent, run.spikes[layer.name].mean((0, 2, 3, 4)), rtol=1e-12)
+        assert (layer.mean_sent is None) == isinstance(population.neuron, Accumulator | Source | Stream)
         assert layer.graded == (population.max_out > 1)
         if isinstance(population.neuron, Accumulator):
             assert (layer.kind, layer.rate.sum()) == ("accumulator", 0)
@@ -42,16 +46,20 @@ def test_counts_equal_the_spikes(network: Network, seed: int) -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(NETWORKS, st.integers(0, 2**32 - 1))
+@given(NETWORKS | GRADED, st.integers(0, 2**32 - 1))
 def test_sparsity(network: Network, seed: int) -> None:
-    lifs = [p.name for p in network if isinstance(p.neuron, Lif)]
+    lifs = [p.name for p in network if isinstance(p.neuron, Lif | Levels)]
     whole = events.geometry(network, None)
     run = reference.execute(network, random_images(network, seed), record=lifs, cells=whole.cells)
-    found = counts.sparsity(network, events.count(whole, run))
+    found_events = events.count(whole, run)
+    found = counts.sparsity(network, found_events)
     outputs = np.concatenate([run.spikes[name].reshape(2, network.time_steps, -1) for name in lifs], 2)
     weights = [p.synapse.weight.ravel() for p in network.projections if isinstance(p.synapse, Conv | Readout)]
     np.testing.assert_allclose(found.activation, (outputs == 0).mean(), rtol=1e-12)
     np.testing.assert_allclose(found.rate, 1 - found.activation, atol=1e-12)
+    slots = counts.slots(network, found_events)
+    assert slots.count == network.time_steps * max(network[name].max_out for name in lifs)
+    np.testing.assert_allclose(slots.rate * slots.count, outputs.sum() / outputs[:, 0].size, rtol=1e-12)
     np.testing.assert_allclose(found.silent, (outputs == 0).all((0, 1)).mean(), atol=1e-12)
     np.testing.assert_allclose(found.connection, (np.concatenate(weights) == 0).mean(), rtol=1e-12)
 

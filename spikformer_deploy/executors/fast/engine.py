@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from spikformer_deploy.executors.fast import kernels, sums, synapses, threads
 from spikformer_deploy.executors.fast.batch import Batch, Buffers, Sent, empty_counts
 from spikformer_deploy.executors.fast.counting import add_up, observe
 from spikformer_deploy.executors.fast.kept import Kept
-from spikformer_deploy.executors.fast.kernels import LevelsParameters, LifParameters
+from spikformer_deploy.executors.fast.kernels import LIF_LOOPS, LifParameters
+from spikformer_deploy.executors.fast.levels import LEVELS_LOOPS, LevelsParameters
 from spikformer_deploy.executors.fast.plan import Parameters, Plan, blocks, make_plan, message_type
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Accumulator, And, Levels, Lif, Max, Or, Source, Stream, Sum
@@ -220,7 +222,8 @@ def _fire(batch: Batch, population: Population) -> tuple[Sent, Array | None, int
     """What neurons with a potential send (N, T or 1, P, C), potentials where needed, and the largest magnitude met."""
     neurons = batch.plan.sums[population.name].parameters
     assert isinstance(neurons, LifParameters | LevelsParameters)
-    loop = kernels.loop_of(neurons)
+    loops: Mapping[Any, Callable[..., None]] = LEVELS_LOOPS if isinstance(neurons, LevelsParameters) else LIF_LOOPS
+    loop = loops[neurons.bias.dtype]
     out = _room(batch, population, np.uint8)
     needed = population.name in batch.plan.may_idle or population.name in batch.kept.record
     membrane = batch.buffers.take(out.shape, np.int32) if needed else NOTHING

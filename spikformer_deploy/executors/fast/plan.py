@@ -18,7 +18,8 @@ from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.executors.execution import Cells, one_cell
 from spikformer_deploy.executors.fast import kernels, synapses
 from spikformer_deploy.executors.fast.counting import CellTable
-from spikformer_deploy.executors.fast.kernels import Geometry, LevelsParameters, LifParameters, StreamParameters
+from spikformer_deploy.executors.fast.kernels import Geometry, LifParameters, StreamParameters
+from spikformer_deploy.executors.fast.levels import LEVELS_AT_ONCE, LevelsParameters
 from spikformer_deploy.network.bounds import largest_sum, shift_of
 from spikformer_deploy.network.network import Network, Population, Projection, graded_spikes
 from spikformer_deploy.network.neurons import (
@@ -240,8 +241,10 @@ def _in_32_bits(lif: LifParameters) -> LifParameters:
 
 def _levels_parameters(neuron: Levels, delivered: int, positions: int, time_steps: int) -> LevelsParameters:
     """The parameters in 32 bits where the loop of that width serves, else in 64."""
-    unreached = np.full((-neuron.count % kernels.LEVELS_AT_ONCE, len(neuron.levels)), np.iinfo(np.int64).max)
-    levels = np.concatenate([neuron.levels.T, unreached])
+    rows = -(-neuron.count // LEVELS_AT_ONCE) * LEVELS_AT_ONCE
+    # beyond the levels that there are stand some that nothing reaches
+    levels = np.full((rows, len(neuron.levels)), np.iinfo(np.int64).max)
+    levels[: neuron.count] = neuron.levels.T
     parameters = LevelsParameters(neuron.decay, neuron.shift, levels, neuron.reset, *_bias_rows(neuron.bias, positions))
     most = (delivered << neuron.shift) + int(np.abs(neuron.bias).max(initial=0))
     if neuron.decay:

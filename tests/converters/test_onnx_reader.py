@@ -57,7 +57,7 @@ def test_it_compiles_to_equal_integers(good: Path) -> None:
     assert to_bytes(programs[0]) == to_bytes(programs[1])
 
 
-@pytest.mark.parametrize("form", ["imagenet", "dvs", "v2", "spikingformer-dvs", "sdt1-dvs", "sdt2", "qkformer"])
+@pytest.mark.parametrize("form", ["imagenet", "dvs", "v2", "spikingformer-dvs", "sdt1-dvs", "sdt2", "sdt3", "qkformer"])
 def test_every_form_comes_back(form: str, tmp_path: Path) -> None:
     config = {**SMALL, **SIBLINGS}[form]
     shape = (config.in_channels, config.image_size, config.image_size)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.table import Table
-from support.networks import random_images, random_network
+from support.networks import graded_network, random_images, random_network
 
 from spikformer_deploy.accounting.energy import Energy
 from spikformer_deploy.accounting.figures import interval
@@ -125,6 +125,26 @@ def test_json_holds_the_counted_totals(result: Run) -> None:
     assert len(data["cores"]["used"]) == result.program.mapping.cores_used
     assert sum(data["cores"]["sections"].values()) == int(result.program.mapping.words.sum())
     assert data["accuracy"]["integer"] == result.accuracy
+
+
+def test_small_integers_have_their_mean_and_slots_beside_the_rate() -> None:
+    found = run_of(graded_network(3))
+    data, values = report_data(found), found.to_dict()
+    assert values["synaptic_ops_as_slots"] == found.events.slot_synops > values["synaptic_ops"] == found.events.synops
+    assert values["mean_sent"] > values["firing_rate"] > 0
+    rows = {layer["name"]: layer for layer in data["layers"]}
+    for name in ("graded.attn", "graded.out"):
+        population, sent = found.program.network[name], found.events.populations[name]
+        visits = population.size * found.events.time_steps * found.events.images
+        assert rows[name]["mean_sent"] == pytest.approx(int(sent.values.sum()) / visits)
+        assert rows[name]["firing_rate"] == pytest.approx(int(sent.spikes.sum()) / visits)
+        assert f"<td>{rows[name]['mean_sent']:.3f}</td>" in render(data)
+    # currents are no numbers of spikes, and the head sends nothing
+    assert rows["graded.in"]["mean_sent"] is rows["output"]["mean_sent"] is None
+    stream = io.StringIO()
+    with contextlib.redirect_stdout(stream):
+        print_tables(run_tables(found))
+    assert "synaptic ops as slots" in stream.getvalue()
 
 
 def test_several_chips(tmp_path: Path) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from spikformer_deploy.base.errors import InputError, MappingError, QuantizeError
+from spikformer_deploy.accounting.figures import energy_values
+from spikformer_deploy.base.errors import InputError, MappingError, OverflowDetected, QuantizeError
 from spikformer_deploy.base.progress import Progress, silent
-from spikformer_deploy.chips.profile import load_profile
+from spikformer_deploy.chips.profile import CoreLimits, Profile, load_profile
 from spikformer_deploy.converters.models import Model, load
-from spikformer_deploy.inference.run import run
+from spikformer_deploy.graph.ir import Graph
+from spikformer_deploy.inference.results import Run, time_facts
+from spikformer_deploy.inference.run import images_for
+from spikformer_deploy.inference.together import run_together, same_integers
 from spikformer_deploy.mapping.map import SCHEDULES
-from spikformer_deploy.pipeline.stages import compile_model
+from spikformer_deploy.pipeline.program import Program
+from spikformer_deploy.pipeline.sample import Sample
+from spikformer_deploy.pipeline.stages import Front, check_labels, float_graph, images_of, mapped, quantized
+from spikformer_deploy.quantization.settings import Settings
 
 FROM_TIMES = ("latency_us", "latency_us_likely", "images_per_second", "images_per_second_likely")
 """Of the times of a run, what a row has under the same name."""
@@ -43,41 +51,94 @@ def compare(
     progress  called with (targets done, in all, a note)
     Raises InputError for an unknown target, a model or images that cannot be used.
     """
-    for target in targets:
-        load_profile(target)
+    profiles = {target: load_profile(target) for target in targets}
     loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
-    rows: list[dict[str, Any]] = []
+    place = str(model) if isinstance(model, (str, Path)) else "model"
+    graph = float_graph(loaded)
+    check_labels(place, loaded.labels, graph.nodes[-1].shape[0])
+    sample = Sample(loaded, images_of(place) if calibrate_on is None else calibrate_on)
+    fronts: dict[CoreLimits, Front | QuantizeError] = {}
     pairs = list(product(targets, SCHEDULES))
+    made: dict[tuple[str, str], Program | MappingError | QuantizeError] = {}
     for done, (target, schedule) in enumerate(pairs):
         progress(done, len(pairs), f"{target}, {schedule}")
-        options: dict[str, Any] = {"calibrate_on": calibrate_on, "objective": objective, "check": False}
-        options["runtime"] = runtime
-        try:
-            compiled = compile_model(loaded, target, schedule=schedule, **options)
-        except (MappingError, QuantizeError) as error:
-            rows.append({"target": target, "schedule": schedule, "refused": str(error)})
-            continue
-        except InputError as error:
-            if error.place == "--schedule":  # no attention, no tokens
-                continue
-            raise
-        result = run(compiled.program, data, limit=limit, labels=labels, runtime=runtime)
-        values, mapping = result.to_dict(), compiled.program.mapping
-        times = values["time"]
-        rows.append(
-            {
-                "target": target,
-                "schedule": schedule,
-                "runtime": runtime,
-                "cores": mapping.cores_used,
-                "chips": mapping.chips,
-                "accuracy": values["accuracy"],
-                "step_us": times["step_us_mean"],
-                "step_us_likely": [times["likely_low"], times["likely_high"]],
-                **{name: times[name] for name in FROM_TIMES},
-                "energy_mj": values["energy_mj"]["profile"],
-                "logits_sha256": values["logits_sha256"],
-                "notes": values["notes"],
-            }
-        )
+        profile = profiles[target]
+        if profile.limits not in fronts:
+            fronts[profile.limits] = _front(graph, sample, profile)
+        found = _mapped(fronts[profile.limits], profile, objective, runtime, schedule)
+        if found is not None:
+            made[target, schedule] = found
+    programs = {pair: program for pair, program in made.items() if isinstance(program, Program)}
+    runs = _runs(programs, data, limit, labels, runtime)
+    rows = [
+        {"target": target, "schedule": schedule, **_figures(runs[target, schedule])}
+        if (target, schedule) in runs
+        else {"target": target, "schedule": schedule, "refused": str(made[target, schedule])}
+        for target, schedule in made
+    ]
     return rows
+
+
+def _front(graph: Graph, sample: Sample, profile: Profile) -> Front | QuantizeError:
+    """The integers of a target, or why there are none."""
+    try:
+        return quantized(graph, sample, profile, Settings(neuron=profile.limits.neuron), "nearest")
+    except QuantizeError as error:
+        return error
+
+
+def _mapped(
+    front: Front | QuantizeError, profile: Profile, objective: str, runtime: str, schedule: str
+) -> Program | MappingError | QuantizeError | None:
+    """The program, or why there is none; None of a schedule that the network cannot have on any target."""
+    if isinstance(front, QuantizeError):
+        return front
+    try:
+        return mapped(front, profile, objective, runtime, schedule)
+    except MappingError as error:
+        return error
+    except InputError as error:
+        if error.place == "--schedule":  # no attention, no tokens
+            return None
+        raise
+
+
+def _runs(
+    programs: Mapping[tuple[str, str], Program],
+    data: str | Path,
+    limit: int | None,
+    labels: str | Path | None,
+    runtime: str,
+) -> dict[tuple[str, str], Run]:
+    """The records of all programs; those with the same integers share a run."""
+    served: dict[str, dict[tuple[str, str], Program]] = {}
+    for pair, program in programs.items():
+        served.setdefault(same_integers(program.network), {})[pair] = program
+    runs: dict[tuple[str, str], Run] = {}
+    for some in served.values():
+        images = images_for(next(iter(some.values())), data, limit, labels)
+        for pair, found in zip(some, run_together(list(some.values()), images, runtime), strict=True):
+            if isinstance(found, OverflowDetected):
+                raise found
+            runs[pair] = found
+    return runs
+
+
+def _figures(found: Run) -> dict[str, Any]:
+    """The figures of a row."""
+    mapping = found.program.mapping
+    times = time_facts(found)
+    assert times is not None
+    energy = next(energy for energy in found.energies if energy.convention == "profile")
+    return {
+        "runtime": found.runtime,
+        "cores": mapping.cores_used,
+        "chips": mapping.chips,
+        "accuracy": found.accuracy,
+        "step_us": times["step_us_mean"],
+        "step_us_likely": [times["likely_low"], times["likely_high"]],
+        **{name: times[name] for name in FROM_TIMES},
+        "energy_mj": energy_values(energy),
+        "logits_sha256": found.logits_sha256,
+        "notes": list(found.notes),
+    }

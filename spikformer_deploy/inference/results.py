@@ -118,6 +118,11 @@ class Run:
         return None if self.labels is None else float((self.predictions == self.labels).mean())
 
     @property
+    def logits_sha256(self) -> str:
+        """Of the integers that logits are multiples of."""
+        return hashlib.sha256(np.ascontiguousarray(self.accumulators, "<i8").tobytes()).hexdigest()
+
+    @property
     def by_step(self) -> tuple[AfterStep, ...]:
         """Accuracy, synaptic operations and energies after every time step (see by_step.py)."""
         return by_step(self)
@@ -133,7 +138,7 @@ class Run:
             "accuracy": self.accuracy,
             "regression": self.regression,
             "predictions": (self.predictions if self.results is None else self.results).tolist(),
-            "logits_sha256": hashlib.sha256(np.ascontiguousarray(self.accumulators, "<i8").tobytes()).hexdigest(),
+            "logits_sha256": self.logits_sha256,
             "notes": list(self.notes),
             "backend": self.backend,
             "kernels": self.kernels,

@@ -75,7 +75,7 @@ def run(
     if device != "cpu" and workers is not None:
         problem = f"processes of one machine would share its GPU, and {workers} are asked for"
         raise InputError("--workers", problem, "Leave it out, or start a worker for each GPU and give --scheduler.")
-    images = _images(program, data, limit, labels, task)
+    images = images_for(program, data, limit, labels, task)
     of_file = program
     program = replace(program, profile=hardware.under(program.profile, runtime))
     if timing == "cycle":
@@ -170,12 +170,12 @@ def _all_batches(work: Batches, origin: Source, crew: Pool, saved: _Saved, progr
     return saved.tally, peak_mib
 
 
-def _images(
+def images_for(
     program: Program,
     data: str | Path | NDArray[Any] | ImageSet,
-    limit: int | None,
-    labels: str | Path | None,
-    task: str | None,
+    limit: int | None = None,
+    labels: str | Path | None = None,
+    task: str | None = None,
 ) -> ImageSet:
     """The images, with the labels of the program's classes."""
     if not isinstance(data, ImageSet):

@@ -87,7 +87,9 @@ CRITERIA = {
         ("time", "latency_us"),
         _of_latency,
     ),
-    "throughput": Criterion("images a second", "/s", {"/s": 1.0}, True, ("time", "images_per_second"), _of_throughput),
+    "throughput": Criterion(
+        "images a second", "/s", COUNT | {"/s": 1.0}, True, ("time", "images_per_second"), _of_throughput
+    ),
     "cores": Criterion("cores", "", COUNT, False, ("cores",)),
     "chips": Criterion("chips", "", COUNT, False, ("chips",)),
     "memory": Criterion("memory, words", "words", COUNT | {"words": 1.0}, False, ("memory_words",)),

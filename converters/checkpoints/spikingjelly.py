@@ -119,6 +119,19 @@ class _Model(nn.Module):
         return logits.mean(0) if logits.ndim == 3 else logits
 
 
+class _Lines(nn.Module):
+    """A model of lines of points (..., C, L), on images of one row (..., C, 1, L)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the model makes of the rows."""
+        out: Tensor = self.model(x.squeeze(-2))
+        return out
+
+
 def from_spikingjelly(
     module: nn.Module,
     preprocess: Preprocess,
@@ -130,7 +143,8 @@ def from_spikingjelly(
     """The float model of any module made of spikingjelly's layers, for `compile`.
 
     module      single-step (it is run T times and its outputs are averaged) or multi-step: (T, B, C, Y, X), or images
-                that it repeats itself; its result (T, B, classes) is averaged over the steps, (B, classes) taken as is
+                that it repeats itself; its result (T, B, classes) is averaged over the steps, (B, classes) taken as is.
+                Of images with one row it may take the row alone, (..., C, L): time series, for Conv1d
     preprocess  what its images look like, and how they were normalised; per_step: it takes a frame for each step
     Raises ModelError for neurons that are not supported, by path and class, for neurons that hold a potential, and
     where the swapped model does not give the logits of the original.
@@ -141,14 +155,16 @@ def from_spikingjelly(
     if len(modes) != 1:
         raise _without_mode(module, bool(modes))
     by_step = modes == {"s"}
-    ours = _swapped(copy.deepcopy(module).eval(), time_steps if by_step else 0)
     shape = (preprocess.channels, *preprocess.extent)
+    sha256 = digest_of(module)
+    module = _of_rows(module, shape, 0 if by_step else time_steps)
+    ours = _swapped(copy.deepcopy(module).eval(), time_steps if by_step else 0)
     takes = "steps" if by_step else _takes(ours, (time_steps, *shape), per_step)
     wrapped = _Model(ours, takes, time_steps, per_step).eval()
     # before the trace, which would unroll a loop over time steps into a graph that is wrong
     _refuse_repeated(wrapped, _images(wrapped, shape), time_steps)
     graph = check(trace(wrapped, shape, time_steps=time_steps, per_step=per_step))
-    imported = Imported("spikingjelly", graph, preprocess, labels, digest_of(module), {}, ())
+    imported = Imported("spikingjelly", graph, preprocess, labels, sha256, {}, ())
     return replace(imported, notes=_compare(module, imported, takes))
 
 
@@ -258,6 +274,29 @@ def _takes(model: nn.Module, shape: tuple[int, ...], per_step: bool) -> str:
         except Exception:  # whatever a model says to a shape that it does not take
             pass
     return "sequence"
+
+
+def _of_rows(module: nn.Module, shape: tuple[int, ...], time_steps: int) -> nn.Module:
+    """The module for images of one row, where it takes rows and no images; else as it is.
+
+    shape       (C, Y, X); time_steps: T of a multi-step model, 0 of one that makes a step
+    """
+    if shape[1] > 1 or _runs(module, shape, time_steps):
+        return module
+    rows = _Lines(module)
+    return rows if _runs(rows, shape, time_steps) else module
+
+
+def _runs(module: nn.Module, shape: tuple[int, ...], time_steps: int) -> bool:
+    """Whether a module takes images of a shape, or sequences of them: tried out on zeros, and on a copy."""
+    for leading in ((time_steps, 2), (2,)) if time_steps else ((2,),):
+        try:
+            with torch.no_grad():
+                copy.deepcopy(module).eval()(torch.zeros(*leading, *shape))
+            return True
+        except Exception:  # whatever a model says to a shape that it does not take
+            pass
+    return False
 
 
 def _images(model: _Model, shape: tuple[int, ...]) -> Tensor:

@@ -33,6 +33,7 @@ STOCK_SHIFT = 6
 #     keeps_state     whether a population of it has a range of states (Population.bounds); else that is (0, 0)
 #     sends_negative  whether it can send negative values
 #     fires           whether it has a potential and fires: its spikes and potentials are recorded and compared
+#     sends_spikes    whether what it sends is a number of spikes, 1 or more; None: where all that it reads is
 #     idle_if_silent  whether a neuron that sends nothing in a time step had nothing to do in it: see `idle`
 
 
@@ -45,6 +46,7 @@ class Source:
 
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = False
+    sends_spikes: ClassVar[bool | None] = False
     fires: ClassVar[bool] = False
     idle_if_silent: ClassVar[bool] = False
 
@@ -90,6 +92,7 @@ class Lif:
 
     keeps_state: ClassVar[bool] = True
     sends_negative: ClassVar[bool] = False
+    sends_spikes: ClassVar[bool | None] = True
     fires: ClassVar[bool] = True
     idle_if_silent: ClassVar[bool] = False
 
@@ -134,6 +137,7 @@ class Levels:
 
     keeps_state: ClassVar[bool] = True
     sends_negative: ClassVar[bool] = False
+    sends_spikes: ClassVar[bool | None] = True
     fires: ClassVar[bool] = True
     idle_if_silent: ClassVar[bool] = False
 
@@ -157,6 +161,7 @@ class Or:
 
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = False
+    sends_spikes: ClassVar[bool | None] = True
     fires: ClassVar[bool] = False
     idle_if_silent: ClassVar[bool] = True
 
@@ -167,6 +172,7 @@ class Sum:
 
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = False
+    sends_spikes: ClassVar[bool | None] = None
     fires: ClassVar[bool] = False
     idle_if_silent: ClassVar[bool] = True
 
@@ -177,6 +183,7 @@ class And:
 
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = False
+    sends_spikes: ClassVar[bool | None] = True
     fires: ClassVar[bool] = False
     idle_if_silent: ClassVar[bool] = True
 
@@ -195,6 +202,7 @@ class Stream:
 
     keeps_state: ClassVar[bool] = True
     sends_negative: ClassVar[bool] = True
+    sends_spikes: ClassVar[bool | None] = False
     fires: ClassVar[bool] = False
     idle_if_silent: ClassVar[bool] = True
 
@@ -208,6 +216,7 @@ class Max:
 
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = True
+    sends_spikes: ClassVar[bool | None] = None
     fires: ClassVar[bool] = False
     idle_if_silent: ClassVar[bool] = True
 
@@ -224,6 +233,7 @@ class Accumulator:
 
     keeps_state: ClassVar[bool] = True
     sends_negative: ClassVar[bool] = False
+    sends_spikes: ClassVar[bool | None] = False
     fires: ClassVar[bool] = False
     idle_if_silent: ClassVar[bool] = False
 

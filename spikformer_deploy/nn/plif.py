@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Any
 
 import torch
@@ -10,6 +9,10 @@ from torch import Tensor, nn
 
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.nn.lif import LIF
+
+
+LONGEST = 2.0**20
+"""Time steps of a time constant: beyond, nothing leaks and nothing charges."""
 
 
 class PLIF(LIF):
@@ -30,13 +33,13 @@ class PLIF(LIF):
 
 
 def time_constant(key: str, w: Tensor) -> float:
-    """tau of 1 / tau = sigmoid(w), in time steps.  Raises ModelError, naming the key, where it is no finite number."""
+    """tau of 1 / tau = sigmoid(w), in time steps.  Raises ModelError, naming the key, where that is beyond LONGEST."""
     share = float(w.detach().double().sigmoid())
-    tau = 1 / share if share else float("inf")
-    if not isfinite(tau):
-        problem = f"a learnt time constant of 1 / sigmoid({float(w):.4g}) is no finite number"
+    # not "below": NaN is refused too
+    if not share >= 1 / LONGEST:
+        problem = f"a learnt time constant of 1 / sigmoid({float(w):.4g}) is more than {LONGEST:.0f} time steps"
         raise ModelError(key, problem, "The training diverged, or the file is damaged.")
-    return tau
+    return 1 / share
 
 
 def learn_time_constants(module: nn.Module) -> None:

@@ -66,7 +66,7 @@ def test_time_constants_follow_what_is_loaded() -> None:
     assert neurons.tau == 2
     neurons.load_state_dict({"w": torch.tensor(-1.0986123)})  # -ln 3
     assert neurons.tau == pytest.approx(4)
-    for w in (-1e4, float("nan")):
+    for w in (-14.0, -1e4, float("nan")):
         with pytest.raises(ModelError, match="w: a learnt time constant of 1 / sigmoid"):
             neurons.load_state_dict({"w": torch.tensor(w)})
 

@@ -10,7 +10,7 @@ Shapes: T time steps, B images, C or D channels, Y and X rows and columns of a m
 from __future__ import annotations
 
 import re
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
@@ -187,3 +187,22 @@ def pooled_stages(pooling: str) -> tuple[bool, ...]:
 def token_mean(x: Tensor) -> Tensor:
     """The mean over all positions: (T, B, D) of (T, B, D, Y, X) or (T, B, D, N)."""
     return x.flatten(3).mean(3)
+
+
+class Stage(NamedTuple):
+    """A convolution that shrinks the map, and the lists of blocks behind it, by their official names."""
+
+    name: str
+    kernel: int
+    stride: int
+    blocks: tuple[str, ...]
+
+
+STAGES = (
+    Stage("1_1", 7, 2, ("ConvBlock1_1",)),
+    Stage("1_2", 3, 2, ("ConvBlock1_2",)),
+    Stage("2", 3, 2, ("ConvBlock2_1", "ConvBlock2_2")),
+    Stage("3", 3, 2, ("block3",)),
+    Stage("4", 3, 1, ("block4",)),
+)
+"""Of Spike-driven Transformer V2 and its successors."""

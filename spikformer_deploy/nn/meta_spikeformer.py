@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,7 +17,16 @@ from spikformer_deploy.nn import keys
 from spikformer_deploy.nn.attention import ATTENTION_THRESHOLD, SCALE, self_attention
 from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
 from spikformer_deploy.nn.keys import Tensors
-from spikformer_deploy.nn.layers import Block, MembraneMLP, add_unit, lif_conv_bn, over_steps, repeated, token_mean
+from spikformer_deploy.nn.layers import (
+    STAGES,
+    Block,
+    MembraneMLP,
+    add_unit,
+    lif_conv_bn,
+    over_steps,
+    repeated,
+    token_mean,
+)
 from spikformer_deploy.nn.lif import LIF
 
 
@@ -149,24 +158,6 @@ class DownSampling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Currents (T, B, C', Y / stride, X / stride)."""
         return lif_conv_bn(self, "encode_{}", x)
-
-
-class Stage(NamedTuple):
-    """A convolution that shrinks the map, and the lists of blocks behind it, by their official names."""
-
-    name: str
-    kernel: int
-    stride: int
-    blocks: tuple[str, ...]
-
-
-STAGES = (
-    Stage("1_1", 7, 2, ("ConvBlock1_1",)),
-    Stage("1_2", 3, 2, ("ConvBlock1_2",)),
-    Stage("2", 3, 2, ("ConvBlock2_1", "ConvBlock2_2")),
-    Stage("3", 3, 2, ("block3",)),
-    Stage("4", 3, 1, ("block4",)),
-)
 
 
 class MetaSpikeFormer(nn.Module):

@@ -17,9 +17,8 @@ from spikformer_deploy.nn import keys
 from spikformer_deploy.nn.attention import self_attention
 from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
 from spikformer_deploy.nn.keys import Tensors
-from spikformer_deploy.nn.layers import Block, add_unit, conv_bn, over_steps, repeated, token_mean
+from spikformer_deploy.nn.layers import STAGES, Block, add_unit, conv_bn, over_steps, repeated, token_mean
 from spikformer_deploy.nn.levels import Levels
-from spikformer_deploy.nn.meta_spikeformer import STAGES
 
 WIDER = 4
 """Channels of v for each channel of q and k."""

@@ -17,7 +17,7 @@ from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.base.flat import LATER
 from spikformer_deploy.base.values import digest
 from spikformer_deploy.network import neurons, synapses
-from spikformer_deploy.network.neurons import Accumulator, Levels, Lif, Max, Neuron, Source, Stream, Sum
+from spikformer_deploy.network.neurons import Levels, Lif, Neuron
 from spikformer_deploy.network.synapses import Synapse
 
 ROUNDING_UNKNOWN = -1.0
@@ -143,11 +143,6 @@ def graded_spikes(network: Network) -> frozenset[str]:
     spiking: set[str] = set()
     for population in network:
         sources = [name for projection in network.into(population.name) for name in projection.sources]
-        match population.neuron:
-            case Source() | Stream() | Accumulator():
-                continue
-            case Sum() | Max():
-                if not spiking.issuperset(sources):
-                    continue
-        spiking.add(population.name)
+        if neurons.counts_spikes(population.neuron, spiking.issuperset(sources)):
+            spiking.add(population.name)
     return frozenset(name for name in spiking if network[name].max_out > 1)

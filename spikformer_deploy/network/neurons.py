@@ -246,6 +246,13 @@ def needs_microcode(neuron: Neuron) -> bool:
     return isinstance(neuron, Levels) or (isinstance(neuron, Lif) and neuron.kind == LifKind.PROGRAMMABLE)
 
 
+def counts_spikes(neuron: Neuron, reads_spikes: bool) -> bool:
+    """Whether what it sends is a number of spikes, no pixel and no current; reads_spikes: all that it reads is."""
+    if isinstance(neuron, Sum | Max):
+        return reads_spikes
+    return not isinstance(neuron, Source | Stream | Accumulator)
+
+
 def kind_of(neuron: Neuron) -> str:
     """The kind of a neuron as a word of reports: "lif", "stream"."""
     return type(neuron).__name__.lower()

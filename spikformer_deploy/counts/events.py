@@ -99,7 +99,7 @@ class ProjectionEvents:
     coincidences  (T,) pairs of messages k[n, c], v[n, c'] of one token and head: the additions that K^T V needs; where
                   messages are small integers, a multiplication each as well
     products      (T,) min(e * spikes of k, d * spikes of v) + e * spikes of q: the additions of q (K^T V) where zeros
-                  of one operand are skipped; the count of the syops tool, here with exact spikes
+                  of one operand are skipped; the count of the syops tool, here with the exact spikes of each image
     slot_products (T,) the same of the numbers that q, k and v send: an addition for each spike that they stand for
     dense         multiply-accumulates of one image and step where nothing is skipped: see dense_macs
     """
@@ -191,7 +191,7 @@ def count(geometry: Geometry, execution: Execution) -> Events:
         _add_mapped(populations, mapping, slices)
         serial = {site.population: site.serial for site in mapping.sites if site.kind == "attention"}
     synops = wholes[1].sum(0).T
-    numbers, slots = messages, synops
+    numbers, slots = totals, synops
     if geometry.graded:
         numbers, slots = _in_slots(geometry, execution, sums)
     projections = tuple(
@@ -200,7 +200,7 @@ def count(geometry: Geometry, execution: Execution) -> Events:
             projection,
             (synops[i], slots[i]),
             execution,
-            (messages, numbers),
+            (totals, numbers),
             serial.get(projection.target, ""),
         )
         for i, projection in enumerate(network.projections)
@@ -211,14 +211,14 @@ def count(geometry: Geometry, execution: Execution) -> Events:
 def _in_slots(
     geometry: Geometry, execution: Execution, messages: dict[str, NDArray[np.int32]]
 ) -> tuple[dict[str, Int], Int]:
-    """(by population (T,) spikes that its messages stand for, (projections, T) operations of these), of all images."""
+    """(by population (images, T) spikes that its messages stand for, (projections, T) operations of these in all)."""
     numbers = dict(messages)
     for name in geometry.graded & messages.keys():
         values = execution.activity[name].values
         assert values is not None
         numbers[name] = values
     totals, ((_, slots),) = weighted((geometry.wholes,), numbers, geometry.first)
-    return {name: total.sum(0) for name, total in totals.items()}, slots.sum(0).T
+    return totals, slots.sum(0).T
 
 
 def _add_mapped(populations: dict[str, PopulationEvents], mapping: Mapping, slices: SliceEvents) -> None:
@@ -337,7 +337,7 @@ def _projection(
     """Its events.
 
     operations  (T,) those of this projection, unless it is an attention, by messages and by slots
-    sent        by population: (T,) messages of all images, and the spikes that they stand for
+    sent        by population: (images, T) messages, and the spikes that they stand for
     serial      of an attention, as in its Site; "" where there is no mapping
     """
     synops, slots = operations
@@ -375,8 +375,11 @@ def _projection(
 
 
 def _at_counters(heads: Heads, tokens_in_series: bool, sent: list[Int]) -> tuple[Int, Int]:
-    """(operations at the counters of an attention, values that these send on at most), of messages of q, k and v."""
-    q, k, v = sent
+    """(operations at the counters of an attention, values that these send on at most), of messages of q, k and v.
+
+    sent  (images, T) each; the results (T,)
+    """
+    q, k, v = (messages.sum(0) for messages in sent)
     if not tokens_in_series:
         return heads.tokens * (q + k + v), heads.tokens * v
     # q and k choose a row of counters, one for each channel of v in the head; v a column
@@ -384,9 +387,12 @@ def _at_counters(heads: Heads, tokens_in_series: bool, sent: list[Int]) -> tuple
 
 
 def _products(heads: Heads, sent: list[Int]) -> Int:
-    """Additions of q (K^T V) where zeros are skipped: of k or of v, whichever is cheaper, and of q."""
+    """(T,) additions of q (K^T V) where zeros are skipped: of k or of v, whichever is cheaper for an image, and of q.
+
+    sent  (images, T) each
+    """
     q, k, v = sent
-    return np.minimum(heads.width * k, heads.depth * v) + heads.width * q
+    return (np.minimum(heads.width * k, heads.depth * v) + heads.width * q).sum(0)
 
 
 def dense_macs(network: Network, projection: Projection) -> int:

@@ -274,15 +274,16 @@ def test_attention_additions(network: Network, seed: int) -> None:
         q, k, v = (s.reshape(n, t, heads, -1, tokens).astype(np.int64) for s in (q, k, v))
         np.testing.assert_array_equal(counted.coincidences, np.einsum("nthcp,nthdp->t", k, v))
         d, e = q.shape[3], v.shape[3]
-        of_q, of_k, of_v = (s.sum((0, 2, 3, 4)) for s in (q, k, v))
+        # of each image: how many are in a batch changes no count
+        of_q, of_k, of_v = (s.sum((2, 3, 4)) for s in (q, k, v))
         kv_first = d * e <= tokens**2
         synops = e * (of_q + of_k) + d * of_v if kv_first else tokens * (of_q + of_k + of_v)
-        np.testing.assert_array_equal(counted.synops, synops)
-        np.testing.assert_array_equal(counted.delivered, e * of_q if kv_first else tokens * of_v)
-        np.testing.assert_array_equal(counted.products, np.minimum(e * of_k, d * of_v) + e * of_q)
+        np.testing.assert_array_equal(counted.synops, synops.sum(0))
+        np.testing.assert_array_equal(counted.delivered, (e * of_q if kv_first else tokens * of_v).sum(0))
+        np.testing.assert_array_equal(counted.products, (np.minimum(e * of_k, d * of_v) + e * of_q).sum(0))
         # in slots every unit of a number is a spike
-        of_q, of_k, of_v = (execution.spikes[s].astype(np.int64).sum((0, 2, 3, 4)) for s in projection.sources)
-        np.testing.assert_array_equal(counted.slot_products, np.minimum(e * of_k, d * of_v) + e * of_q)
+        of_q, of_k, of_v = (execution.spikes[s].astype(np.int64).sum((2, 3, 4)) for s in projection.sources)
+        np.testing.assert_array_equal(counted.slot_products, (np.minimum(e * of_k, d * of_v) + e * of_q).sum(0))
         # every product, in the cheaper order of the two
         dense = heads * tokens * min(2 * d * e, tokens * (d + e))
         assert counted.dense == dense

@@ -95,7 +95,7 @@ class ProjectionEvents:
     delivered     (T,) graded values that the counters send on to the target: at most, as counters at zero send none
     coincidences  (T,) pairs of spikes k[n, c], v[n, c'] of one token and head: the additions that K^T V needs
     products      (T,) d * (min(spikes of k, spikes of v) + spikes of q): the additions of q (K^T V) where zeros of
-                  one operand are skipped; the count of the syops tool, here with exact spikes
+                  one operand are skipped; the count of the syops tool, here with the exact spikes of each image
     dense         multiply-accumulates of one image and step where nothing is skipped: see dense_macs
     """
 
@@ -178,7 +178,7 @@ def count(geometry: Geometry, execution: Execution) -> Events:
         serial = {site.population: site.serial for site in mapping.sites if site.kind == "attention"}
     synops = wholes[1].sum(0).T
     projections = tuple(
-        _projection(network, projection, operations, execution, messages, serial.get(projection.target, ""))
+        _projection(network, projection, operations, execution, totals, serial.get(projection.target, ""))
         for projection, operations in zip(network.projections, synops, strict=True)
     )
     return Events(images, network.time_steps, populations, projections, slices)
@@ -300,7 +300,7 @@ def _projection(
     """Its events.
 
     synops    (T,) operations of this projection, unless it is an attention
-    messages  by population: (T,) messages of all images
+    messages  by population: (images, T)
     serial    of an attention, as in its Site; "" where there is no mapping
     """
     none = np.zeros_like(synops)
@@ -326,10 +326,10 @@ def _projection(
     per_spike = depth if tokens_in_series else tokens
     return replace(
         events,
-        synops=per_spike * (q + k + v),
-        delivered=per_spike * (q if tokens_in_series else v),
+        synops=per_spike * (q + k + v).sum(0),
+        delivered=per_spike * (q if tokens_in_series else v).sum(0),
         coincidences=execution.coincidences[projection.target],
-        products=depth * (np.minimum(k, v) + q),
+        products=depth * (np.minimum(k, v) + q).sum(0),
     )
 
 

@@ -239,9 +239,10 @@ def test_attention_additions(network: Network, seed: int) -> None:
         np.testing.assert_array_equal(counted.coincidences, np.einsum("nthcp,nthdp->t", k, v))
         d = channels // heads
         tokens = height * width
-        sums = [s.sum((0, *range(2, s.ndim))) for s in (q, k, v)]
-        np.testing.assert_array_equal(counted.synops, min(d, tokens) * sum(sums))
-        np.testing.assert_array_equal(counted.products, d * (np.minimum(sums[1], sums[2]) + sums[0]))
+        # of each image: how many are in a batch changes no count
+        sums = [s.sum(tuple(range(2, s.ndim))) for s in (q, k, v)]
+        np.testing.assert_array_equal(counted.synops, min(d, tokens) * sum(sums).sum(0))
+        np.testing.assert_array_equal(counted.products, d * (np.minimum(sums[1], sums[2]) + sums[0]).sum(0))
 
 
 def test_what_nobody_reads_is_counted_where_it_is() -> None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.nn.lif import LIF
 
-
 LONGEST = 2.0**20
 """Time steps of a time constant: beyond, nothing leaks and nothing charges."""
 

@@ -24,7 +24,7 @@ from spikformer_deploy.executors.execution import Cells, Execution
 from spikformer_deploy.network.heads import Heads, heads_of
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection
-from spikformer_deploy.network.neurons import Accumulator
+from spikformer_deploy.network.neurons import Accumulator, And
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 __all__ = [
@@ -88,7 +88,7 @@ def _with_mask(values: dict[str, Any], mask: tuple[NDArray[np.uint8], tuple[int,
 class ProjectionEvents:
     """Events of one projection of the network, summed over the images.
 
-    kind          "conv" | "window" | "readout" | "attention"
+    kind          "conv" | "window" | "readout" | "attention"; a pool whose windows have gaps is a "window", too
     graded        some source sends values beyond 1
     synops        (T,) synaptic operations; of an attention: those at its counters.  KV first, tokens in series, each
                   spike of q and k costs e, and each of v d; QK first N; d channels of q and k a head, e of v, N tokens
@@ -345,7 +345,7 @@ def _projection(
     events = ProjectionEvents(
         sources=projection.sources,
         target=projection.target,
-        kind=type(projection.synapse).__name__.lower(),
+        kind="window" if _only_compares(network, projection) else type(projection.synapse).__name__.lower(),
         graded=any(network[source].max_out > 1 for source in projection.sources),
         synops=synops,
         slots=slots,
@@ -401,6 +401,8 @@ def dense_macs(network: Network, projection: Projection) -> int:
     Zero padding is included; of an attention both products in the cheaper order; a readout works on the pooled map;
     windows (pooling, residual sums) multiply nothing.
     """
+    if _only_compares(network, projection):
+        return 0
     _, height, width = network[projection.target].shape
     positions = height * width
     match projection.synapse:
@@ -416,3 +418,11 @@ def dense_macs(network: Network, projection: Projection) -> int:
             return 0
         case _:
             assert_never(projection.synapse)
+
+
+def _only_compares(network: Network, projection: Projection) -> bool:
+    """Whether a convolution of ones and zeros leads to neurons that fire where any spike arrives: a pool of spikes."""
+    neuron = network[projection.target].neuron
+    if not (isinstance(projection.synapse, Conv) and isinstance(neuron, And) and neuron.inputs == 1):
+        return False
+    return bool(np.isin(projection.synapse.weight, (0, 1)).all())

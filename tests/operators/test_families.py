@@ -90,9 +90,7 @@ def test_neurons_and_dense_work_are_those_of_the_program(case: Case) -> None:
     assert layers + sums_of_tokens == passes * sum(size * shape[1] * shape[2] for size, shape in traced)
     if case.name != "sdt2":  # its convolutions without neurons between them are merged in the program, which adds work
         masks_of_tokens = sums_of_tokens + dense(counts, "multiplication", within=masking)
-        # of the pools over tokens and channels, which the float model compares, those over channels are convolutions
-        layers_of_weights = [p for p in network.projections if not p.target.endswith(".channels")]
-        convolutions = [dense_macs(network, p) for p in layers_of_weights if isinstance(p.synapse, Conv)]
+        convolutions = [dense_macs(network, p) for p in network.projections if isinstance(p.synapse, Conv)]
         assert layers + masks_of_tokens == passes * sum(convolutions)
 
 

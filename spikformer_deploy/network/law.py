@@ -16,12 +16,12 @@ from spikformer_deploy.base.plain import require
 from spikformer_deploy.network.bounds import Worst, largest_sum, shift_of, worst_cases
 from spikformer_deploy.network.decay import is_exact
 from spikformer_deploy.network.network import ROUNDING_UNKNOWN, Network, Population, Projection
+from spikformer_deploy.network.neuron_law import check_neuron
 from spikformer_deploy.network.neurons import (
     Accumulator,
     Levels,
     Lif,
     Source,
-    check_neuron,
     most_current,
     most_of_state,
     needs_microcode,

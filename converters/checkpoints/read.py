@@ -152,7 +152,7 @@ def load(
     _check_sizes(path, config, len(tensors))
     preprocess = about.preprocess
     if config.family == SERIES:
-        preprocess = series_preprocess(path, config, tensors)
+        preprocess = series_preprocess(path, config, tensors, preprocess.series)
     module = _module(path, config, tensors)
     said = {"heads": heads, "levels": levels, "time-steps": time_steps, "window": window, "variables": variables}
     notes = tuple(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from spikformer_deploy.base.errors import InputError, ModelError
-from spikformer_deploy.base.series import LARGEST, MOST_VALUES, Series, table_of
+from spikformer_deploy.base.series import LARGEST, MOST_VALUES, SCALE, Series, table_of
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.series import preprocess_of_series
 from spikformer_deploy.nn.family import ModelConfig
@@ -48,8 +48,13 @@ def series_notes(config: ModelConfig) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def series_preprocess(path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> Preprocess:
-    """How windows become the frames of a model.  Raises InputError where a frame would be too large."""
+def series_preprocess(
+    path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor], stated: Series | None
+) -> Preprocess:
+    """How windows become the frames of a model; stated: what its file says, whose scale holds.
+
+    Raises InputError where a frame would be too large.
+    """
     points = config.form == "spikformer"
     series = Series(
         points=config.image_size,
@@ -58,6 +63,7 @@ def series_preprocess(path: Path, config: ModelConfig, tensors: Mapping[str, tor
         steps=config.time_steps if config.per_step else 0,
         before=int(config.encoder == "delta"),
         standardised=not points,
+        scale=SCALE if stated is None else stated.scale,
     )
     values = int(np.prod(series.frame, dtype=object))
     if values > MOST_VALUES:

@@ -87,14 +87,14 @@ class Series:
         beyond = int((np.abs(whole) > LARGEST).sum())
         return np.clip(whole, -LARGEST, LARGEST).astype(np.int64), beyond
 
-    def frames(self, integers: Int) -> NDArray[np.uint16]:
+    def frames(self, integers: NDArray[np.integer]) -> NDArray[np.uint16]:
         """Frames (N, T, C, 1, X) of integers (N, L, V), or one for all steps, (N, C, 1, X)."""
         before = np.repeat(integers[:, :1], self.before, 1)
         values = np.concatenate([before, integers], 1)
-        parts: Int = np.stack([np.maximum(values, 0), np.maximum(-values, 0)])
+        parts: NDArray[np.integer] = np.stack([np.maximum(values, 0), np.maximum(-values, 0)])
         return self._of_points(parts) if self.tokens == "points" else self._of_variables(parts)
 
-    def _of_points(self, parts: Int) -> NDArray[np.uint16]:
+    def _of_points(self, parts: NDArray[np.integer]) -> NDArray[np.uint16]:
         """parts (2, N, L, V): of both signs."""
         _, count, points, variables = parts.shape
         steps = self.steps
@@ -110,7 +110,7 @@ class Series:
                 out[:, t, first : first + self.marks, -1] = self.scale * marks[t].T
         return out.reshape(count, steps, -1, 1, points)
 
-    def _of_variables(self, parts: Int) -> NDArray[np.uint16]:
+    def _of_variables(self, parts: NDArray[np.integer]) -> NDArray[np.uint16]:
         """parts (2, N, L + before, V): of both signs."""
         _, count, points, variables = parts.shape
         if not self.steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.base.arrays import Float
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.series import LARGEST, Series, fitting_scale
 from spikformer_deploy.data import arrays
 from spikformer_deploy.data.arrays import Stored
 from spikformer_deploy.data.images import Forecast, ImageSet, Preprocess
 
+MOST_VALUES = 2**28
+"""Of windows in memory, 2 GiB in doubles."""
 FORM = "Give an .npz with the windows 'x' (N, L, V) and, if there are any, the targets 'y', or the windows as .npy."
 
 
@@ -24,7 +27,7 @@ FORM = "Give an .npz with the windows 'x' (N, L, V) and, if there are any, the t
 class InWindows:
     """Windows as integers (N, L, V), laid out as frames when they are asked for."""
 
-    integers: Int
+    integers: NDArray[np.int16]
     series: Series
 
     def __call__(self, part: slice) -> NDArray[np.uint16]:
@@ -93,9 +96,8 @@ def read_series(
     forecast = Forecast(targets)
     if series.standardised:
         forecast = Forecast(targets, *series.moments(windows))
-    return ImageSet(
-        len(windows), None, (), identity.hexdigest(), InWindows(integers, series), tuple(notes), forecast=forecast
-    )
+    reader = InWindows(integers.astype(np.int16), series)
+    return ImageSet(len(windows), None, (), identity.hexdigest(), reader, tuple(notes), forecast=forecast)
 
 
 def _stored(path: Path) -> tuple[Stored, Stored | None]:
@@ -113,7 +115,10 @@ def _stored(path: Path) -> tuple[Stored, Stored | None]:
 
 def _real(stored: Stored, count: int) -> Float:
     """The first rows in doubles, all finite."""
-    arrays.check_room(stored.place, count, int(np.prod(stored.shape[1:])))
+    each = math.prod(stored.shape[1:])
+    if count * each > MOST_VALUES:
+        problem = f"{count:,} rows of {each:,} values, and {MOST_VALUES:,} are kept in memory at most"
+        raise InputError(stored.place, problem, "Give --limit.")
     blocks = [block.astype(np.float64) for block in stored.blocks(count)]
     values = np.concatenate(blocks) if blocks else np.empty((0, *stored.shape[1:]))
     if not np.isfinite(values).all():

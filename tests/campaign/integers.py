@@ -207,7 +207,9 @@ class Grower(Builder):
         self.neurons(self.named("lif"), shape, [(Window(), (made.name,))])
 
     def head(self) -> Network:
-        """Accumulators over one to three populations, the last one among them."""
+        """Accumulators over one to three populations, the last one among them; or a map of them, by convolutions."""
+        if self.rest.random() < 0.25:
+            return self.head_of_map()
         rng, classes = self.rng, self.any_of(1, 2, 3, 10)
         chosen = {len(self.populations) - 1, *rng.integers(0, len(self.populations), self.any_of(0, 0, 1, 2)).tolist()}
         incoming = [
@@ -216,6 +218,15 @@ class Grower(Builder):
         ]
         neuron = Accumulator(rng.integers(-99, 99, classes), np.full(classes, 0.5), self.chance(0.3))
         self.add(Population("output", (classes, 1, 1), neuron, 0), *incoming)
+        return self.network(self.any_of(24, 32, 32))
+
+    def head_of_map(self) -> Network:
+        """Accumulators at each position, over the last population and any other that fits."""
+        into, shape = self.layer(self.populations[-1])
+        other = self.alike(self.populations[int(self.rng.integers(len(self.populations)))], shape)
+        incoming = [into, *([other] if other is not None and isinstance(other[0], Conv) else [])]
+        neuron = Accumulator(self.rng.integers(-99, 99, shape[0]), np.full(shape[0], 0.5), self.chance(0.3))
+        self.add(Population("output", shape, neuron, 0), *incoming)
         return self.network(self.any_of(24, 32, 32))
 
 

@@ -23,11 +23,12 @@ from spikformer_deploy.base.errors import InputError, ModelError, ProgramError
 from spikformer_deploy.base.series import LARGEST, Series, fitting_scale, table_of
 from spikformer_deploy.converters.checkpoints.read import Loaded, load, save
 from spikformer_deploy.converters.models import load as load_any
-from spikformer_deploy.data.series import preprocess_of_series, read_series
+from spikformer_deploy.data.series import read_series
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.lava import execute as lava
 from spikformer_deploy.nn.zoo import build, published
 from spikformer_deploy.pipeline.program import from_bytes, to_bytes
+from spikformer_deploy.pipeline.sample import fitted_to
 
 
 def loaded(tmp_path: Path, case: str) -> Loaded:
@@ -297,13 +298,18 @@ def test_relatives_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_our_checkpoint_and_exports_keep_it(tmp_path: Path) -> None:
     """The layout of windows goes along: with marks, and as fine as it was."""
-    model = loaded(tmp_path, "points, marks added")
+    model = fitted_to(loaded(tmp_path, "points, marks added"), windows() / 10)
+    assert isinstance(model, Loaded)
+    assert model.preprocess.series is not None
+    assert model.preprocess.series.scale == 256
     save(tmp_path / "ours.safetensors", model.module, model.config, model.preprocess, (), {})
     again = load(tmp_path / "ours.safetensors")
     assert (again.config, again.preprocess) == (model.config, model.preprocess)
-    sd.export(model, "onnx", tmp_path / "model.onnx")
-    back = load_any(tmp_path / "model.onnx")
-    assert back.preprocess == model.preprocess
-    assert preprocess_of_series(back.preprocess.series) == model.preprocess  # type: ignore[arg-type]
-    ours, theirs = (sd.compile(m, check=False).network.digest() for m in (model, back))
-    assert ours == theirs
+    ours = sd.compile(model, check=False).network.digest()
+    for kind in ("onnx", "pt2"):
+        sd.export(model, kind, tmp_path / f"model.{kind}")
+        back = load_any(tmp_path / f"model.{kind}")
+        assert back.preprocess == model.preprocess
+        assert sd.compile(back, check=False).network.digest() == ours
+    with pytest.raises(ModelError, match="attn"):
+        sd.export(model, "nir", tmp_path / "model.nir")

@@ -52,7 +52,7 @@ class AttentionBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the shape of x."""
-        x = x + scaled(self.attn(x), self.layer_scale1)
+        x = x + scaled(self.get_submodule(self.name)(x), self.layer_scale1)
         return x + scaled(self.mlp(x), self.layer_scale2)
 
 

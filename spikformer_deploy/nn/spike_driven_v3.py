@@ -138,8 +138,8 @@ class AttentionBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the shape of x."""
-        for i, part in enumerate((self.conv, self.attn, self.mlp), 1):
-            added = part(x)
+        for i, name in enumerate(("conv", self.name, "mlp"), 1):
+            added = self.get_submodule(name)(x)
             x = x + (scaled(added, self.get_parameter(f"layer_scale{i}")) if self.scales else added)
         return x
 

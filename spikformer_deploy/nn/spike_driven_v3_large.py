@@ -126,7 +126,7 @@ class AttentionBlock(Block):
         """Of the shape of x."""
         if hasattr(self, "rep_conv"):
             x = x + self._over_tokens(lambda tokens: over_steps(self.rep_conv, self.lif(tokens)), x)
-        x = x + scaled(self._over_tokens(self.attn, x), self.layer_scale1)
+        x = x + scaled(self._over_tokens(self.get_submodule(self.name), x), self.layer_scale1)
         return x + scaled(self.mlp(x), self.layer_scale2)
 
     def _over_tokens(self, part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def test_a_family_stands_where_the_list_says() -> None:
     for family in (
         "qkformer",
         "spikingformer",
-        "meta_spikeformer",
+        "qsd_transformer",
         "spike_driven_v3",
         "max_former",
         "ms_qkformer",

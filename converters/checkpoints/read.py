@@ -355,7 +355,8 @@ def _check_keys(
 
 def _weight(key: str, wanted: torch.Tensor, value: torch.Tensor | None, optional: bool) -> torch.Tensor:
     """A tensor of the file as the module takes it, zeros where there is none; ModelError where it does not fit."""
-    if value is None or (optional and value.shape != wanted.shape):
+    # what no forward pass reads may be memory that nobody ever set
+    if value is None or (optional and (value.shape != wanted.shape or not bool(torch.isfinite(value).all()))):
         value = torch.zeros(wanted.shape, dtype=wanted.dtype)
     if value.shape != wanted.shape:
         raise ModelError(key, f"its shape is {tuple(value.shape)}, and the model has {tuple(wanted.shape)}")

@@ -16,10 +16,25 @@ DUAL_ATTENTION = re.compile(r"layers\.(\d+)\.\d+\.firing_rate_x")
 """The keys of SpikingResformer's attentions, with their stage."""
 
 
+DETECTION_HEAD = "model.26.dfl.conv.weight"
+"""The key of what turns SpikeYOLO's outputs into distances, in its last layer."""
+
+
 def refuse_known(path: str, tensors: Mapping[str, Tensor]) -> None:
     """Raise ModelError where the keys of a state_dict are those of a family that is known and not supported."""
-    if "layers.0.0.firing_rate_x" not in tensors:
-        return
+    if DETECTION_HEAD in tensors:
+        raise ModelError(
+            path,
+            "it is a SpikeYOLO, which detects objects: it gives maps of boxes and classes at three sizes, and a "
+            "program has one output of classes",
+            "Count it as a float model, with the code that makes it: spikdeploy energy --factory module:function.",
+        )
+    if "layers.0.0.firing_rate_x" in tensors:
+        _refuse_resformer(path, tensors)
+
+
+def _refuse_resformer(path: str, tensors: Mapping[str, Tensor]) -> None:
+    """ModelError for a SpikingResformer, with its size."""
     size = _image_size(tensors)
     neurons = sum(_attention_neurons(tensors, size))
     profile = load_profile(CHIP)

@@ -1,16 +1,18 @@
-"""Constants of a model that are added to activations (position embeddings).
+"""Constants of a model: what it adds to activations (position embeddings), or multiplies them with (learnt scales).
 
-A constant is a tensor until it meets an activation: layout operations are carried out on it, as the model does.  Where
-it is added, it is brought into the layout (C, Y, X) of the activation's node, and is an Offset there.
+A constant is a tensor until it meets an activation: layout operations and arithmetic of constants alone (weights that
+are integers times a learnt step) are carried out as the model does.  Where it meets one, it is brought into the layout
+(C, Y, X) of the activation's node: what is added is an Offset there, and a scale of channels a BatchNorm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 
 from spikformer_deploy.base.arrays import Float, Shape
@@ -23,6 +25,8 @@ RESHAPES = {f"aten.{n}" for n in ("unsqueeze", "squeeze", "reshape", "view", "fl
 PERMUTATIONS = {f"aten.{n}" for n in ("permute", "transpose", "t")}
 UNCHANGED = {f"aten.{n}" for n in ("contiguous", "clone", "detach", "alias", "to")}
 REPETITIONS = {f"aten.{n}" for n in ("expand", "repeat")}
+ARITHMETIC = {f"aten.{n}" for n in ("add", "sub", "mul", "div", "neg", "abs", "clamp", "round", "floor", "sqrt")}
+"""Operations that work element by element, and that are carried out where they read constants alone."""
 MOST_VALUES = 2**26
 """Of a constant: a file may ask for any repetition, and for memory without end."""
 
@@ -34,7 +38,20 @@ def with_constants(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
         out[operation] = partial(_laid_out_or, handlers[operation], operation)
     for operation in ("aten.add", "aten.add_"):
         out[operation] = partial(_added_or, handlers[operation])
+    for operation in ("aten.mul", "aten.mul_"):
+        out[operation] = partial(_scaled_or, handlers[operation])
     return out
+
+
+def computed(operation: str, target: Any, args: Sequence[Any]) -> torch.Tensor | None:
+    """The result of arithmetic of constants alone, in the type that the model has; None for all else."""
+    tensors = [value for value in args if isinstance(value, torch.Tensor)]
+    others = [value for value in args if not isinstance(value, (torch.Tensor, int, float, type(None)))]
+    if operation not in ARITHMETIC or not tensors or others:
+        return None
+    result = target(*args)
+    assert isinstance(result, torch.Tensor)
+    return result
 
 
 def _laid_out_or(handler: Handler, operation: str, call: Call) -> Any:
@@ -53,6 +70,16 @@ def _added_or(handler: Handler, call: Call) -> Any:
         first, second = second, first
     if isinstance(first, Value) and isinstance(second, (torch.Tensor, int, float)):
         return added(call, first, second)
+    return handler(call)
+
+
+def _scaled_or(handler: Handler, call: Call) -> Any:
+    """An activation times a constant, in either order; or what the handler makes of other factors."""
+    first, second = call.args[:2]
+    if isinstance(second, Value) and isinstance(first, torch.Tensor):
+        first, second = second, first
+    if isinstance(first, Value) and isinstance(second, torch.Tensor):
+        return _scaled(call, first, second)
     return handler(call)
 
 
@@ -98,11 +125,28 @@ def _repeated(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor | No
     return None
 
 
-# --- sums with activations ------------------------------------------------------------------------------------
+# --- where they meet activations -----------------------------------------------------------------------------------
 
 
 def added(call: Call, value: Value, constant: torch.Tensor | float) -> Value:
     """`value` plus a constant that is laid out as it is, the same in every image and time step."""
+    offset = ir.Offset(_met(call, value, constant))
+    return call.add(offset, (value.name,), call.node_shape(value), value.dims)
+
+
+def _scaled(call: Call, value: Value, constant: torch.Tensor) -> Value:
+    """`value` times a constant that is the same at all positions of a channel: a normalisation that only scales."""
+    factors = _met(call, value, constant)
+    by_channel = factors[:, 0, 0]
+    if not (factors == by_channel[:, None, None]).all():
+        raise call.refuse("a scale that differs between positions is not supported", "Scale channels.")
+    zeros = frozen(np.zeros(len(by_channel)))
+    op = ir.BatchNorm(frozen(by_channel), zeros, zeros, frozen(np.ones(len(by_channel))), 0.0)
+    return call.add(op, (value.name,), call.node_shape(value), value.dims)
+
+
+def _met(call: Call, value: Value, constant: torch.Tensor | float) -> Float:
+    """(C, Y, X) of a constant that meets an activation, laid out as it is."""
     tensor = torch.as_tensor(constant, dtype=torch.float64)
     sizes = axes.sizes(value.dims)
     if tensor.ndim > len(sizes):
@@ -114,12 +158,12 @@ def added(call: Call, value: Value, constant: torch.Tensor | float) -> Value:
             raise _mismatch(call, value, tensor)
         if tensor.shape[at] > 1 and axes.roles(dim) & {"T", "B"}:
             tensor = _once(call, tensor, at, dim)
-    offset = ir.Offset(_as_map(call, value, tensor))
-    return call.add(offset, (value.name,), call.node_shape(value), value.dims)
+    return _as_map(call, value, tensor)
 
 
 def _mismatch(call: Call, value: Value, tensor: torch.Tensor) -> Exception:
-    return call.refuse(f"a sum of {axes.show(value.dims)} and a constant of {tuple(tensor.shape)}")
+    word = "sum" if call.what.startswith("add") else "product"
+    return call.refuse(f"a {word} of {axes.show(value.dims)} and a constant of {tuple(tensor.shape)}")
 
 
 def _once(call: Call, tensor: torch.Tensor, at: int, dim: axes.Dim) -> torch.Tensor:

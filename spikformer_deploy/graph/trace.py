@@ -18,6 +18,7 @@ from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.calls import REWRITE, Call, GraphBuilder, Value, in_brackets, plain_name
+from spikformer_deploy.graph.constants import computed
 from spikformer_deploy.graph.export import Exported, export, shape_of
 from spikformer_deploy.graph.operations import HANDLERS, READS_SHAPE_ONLY, WAYS_OUT
 from spikformer_deploy.graph.parts import RefusedSteps, without_unread
@@ -99,6 +100,10 @@ class _Tracer:
             shape=shape_of(node),
             line=source_line(node),
         )
+        constant = computed(operation, node.target, call.args)
+        if constant is not None:
+            _refuse_keywords(node, call)
+            return constant
         if handler is None:
             result = node.meta.get("val")
             if isinstance(result, (torch.Tensor, tuple, list)):

@@ -19,8 +19,9 @@ from spikformer_deploy.nn.keys import Tensors
 class ModelConfig:
     """Everything that defines a model but its weights.
 
-    family       a name in zoo.FAMILIES: "v1", "v2" (Spikformer), "spikingformer", "sdt1", "sdt2", "sdt3" (Spike-
-                 driven Transformer V1, V2, V3), "qkformer", "max-former", "ms-qkformer", "seqsnn" (on time series)
+    family       a name in zoo.FAMILIES: "v1", "v2" (Spikformer), "spikingformer", "sdt1", "sdt2", "sdt3", "sdt3-large"
+                 (Spike-driven Transformer V1, V2, V3), "qsd" (QSD-Transformer), "qkformer", "max-former",
+                 "ms-qkformer", "seqsnn" (on time series)
     form         "cifar", "imagenet", "dvs" or "gesture": the layout of the official code for that kind of data;
                  "spikformer" or "ispikformer" of "seqsnn"
     depth        blocks; dim: channels of the last of them; heads: of each attention
@@ -28,7 +29,7 @@ class ModelConfig:
     image_size   height and width of the (square) input, in pixels; "seqsnn": points of a window
     mlp_ratio    hidden channels of an MLP for each of its inputs
     stem_stages  stages of V2's stem, each halving the image
-    distilled    "sdt2": there is a second head, of its distillation
+    distilled    "sdt2", "sdt3-large": there is a second head, of its distillation
     pooling      "v1", "sdt1": after which of the stem's four stages a 3x3 max-pooling halves the map ("0011": after
                  the last two); "": as the form has it.  No weight depends on it
     plif         "sdt1": the neurons have learnt time constants, a weight each
@@ -36,6 +37,7 @@ class ModelConfig:
     chunk        "sdt1" with "statten": steps of a chunk
     widths       channels of each stage, where they do not follow from `dim`
     levels       D, the largest integer that a neuron sends; 0: neurons send spikes
+    rep_width    "sdt3-large": hidden channels of the two layers in front of each attention; 0: there are none
     encoder      "seqsnn": "conv", "delta" or "repeat", what makes spikes of values
     positions    "seqsnn": what becomes of spikes that mark positions: "" (none), "add" or "concat"
     position_neurons  how many mark a position
@@ -64,6 +66,7 @@ class ModelConfig:
     encoder: str = ""
     positions: str = ""
     position_neurons: int = 1
+    rep_width: int = 0
 
     @property
     def per_step(self) -> bool:

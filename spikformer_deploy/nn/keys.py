@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -43,3 +43,8 @@ def required(tensors: Tensors, key: str) -> Tensor:
 def count(tensors: Tensors, name: str) -> int:
     """Members of the module list `name`, whose keys are "name.0...", "name.1..."."""
     return len({key.split(".")[1] for key in tensors if key.startswith(f"{name}.")})
+
+
+def widths(tensors: Tensors, names: Iterable[str]) -> tuple[int, ...]:
+    """Output channels of each of the layers whose weights have these names.  Raises ModelError where one is missing."""
+    return tuple(int(required(tensors, name).shape[0]) for name in names)

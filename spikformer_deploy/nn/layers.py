@@ -20,7 +20,7 @@ from spikformer_deploy.nn.lif import LIF
 Synapses: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
-def add_unit(module: nn.Module, unit: str, synapses: Synapses, lif: LIF | None = None) -> None:
+def add_unit(module: nn.Module, unit: str, synapses: Synapses, lif: nn.Module | None = None) -> None:
     """Put a unit into `module`: `synapses`, a batch normalisation of their channels, and neurons if there are some.
 
     Weights are drawn at random here, so that those of a seed depend on the order of the calls.

@@ -7,9 +7,10 @@ Source: Yao et al. 2024 (ICLR), arXiv 2404.03663, and its code (BICLab/Spike-Dri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -28,6 +29,24 @@ from spikformer_deploy.nn.layers import (
     token_mean,
 )
 from spikformer_deploy.nn.lif import LIF
+
+
+class Kit(NamedTuple):
+    """What the blocks are made of; QSD-Transformer has the same blocks of other layers.
+
+    conv              as nn.Conv2d
+    neuron            the neurons in front of a layer; attention_neuron: those behind the attention
+    scale             of the attention's sums
+    """
+
+    conv: Callable[..., nn.Conv2d] = nn.Conv2d
+    neuron: Callable[[], nn.Module] = LIF
+    attention_neuron: Callable[[], nn.Module] = partial(LIF, v_threshold=ATTENTION_THRESHOLD)
+    scale: float = SCALE
+
+
+SPIKING = Kit()
+"""Of Spike-driven Transformer V2."""
 
 
 class PaddedNorm(nn.Module):
@@ -51,15 +70,15 @@ class RepConv(nn.Module):
     in, out  maps (B, C, Y, X)
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kit: Kit = SPIKING) -> None:
         super().__init__()
         self.body = nn.Sequential(
             # padded here, and not in the 3x3: the border then passes the normalisation like the official one
-            nn.Conv2d(channels, channels, 1, padding=1, bias=False),
+            kit.conv(channels, channels, 1, padding=1, bias=False),
             PaddedNorm(channels),
             nn.Sequential(
-                nn.Conv2d(channels, channels, 3, groups=channels, bias=False),
-                nn.Conv2d(channels, channels, 1, bias=False),
+                kit.conv(channels, channels, 3, groups=channels, bias=False),
+                kit.conv(channels, channels, 1, bias=False),
                 nn.BatchNorm2d(channels),
             ),
         )
@@ -70,20 +89,20 @@ class RepConv(nn.Module):
 
 
 class SepConv(nn.Module):
-    """Separable convolution: LIF, 1x1 C -> 2C, BN, LIF, 7x7 depthwise, 1x1 2C -> C, BN.
+    """Separable convolution: neurons, 1x1 C -> 2C, BN, neurons, 7x7 depthwise, 1x1 2C -> C, BN.
 
     in, out  currents (T, B, C, Y, X)
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, kit: Kit = SPIKING) -> None:
         super().__init__()
         hidden = 2 * dim
-        self.lif1 = LIF()
-        self.pwconv1 = nn.Conv2d(dim, hidden, 1, bias=False)
+        self.lif1 = kit.neuron()
+        self.pwconv1 = kit.conv(dim, hidden, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(hidden)
-        self.lif2 = LIF()
-        self.dwconv = nn.Conv2d(hidden, hidden, 7, padding=3, groups=hidden, bias=False)
-        self.pwconv2 = nn.Conv2d(hidden, dim, 1, bias=False)
+        self.lif2 = kit.neuron()
+        self.dwconv = kit.conv(hidden, hidden, 7, padding=3, groups=hidden, bias=False)
+        self.pwconv2 = kit.conv(hidden, dim, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,16 +112,16 @@ class SepConv(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """x + SepConv(x), then x + BN(3x3 LIF(BN(3x3 LIF(x)))).
+    """x + SepConv(x), then x + BN(3x3 s(BN(3x3 s(x)))), s neurons.
 
     in, out  currents (T, B, C, Y, X)
     """
 
-    def __init__(self, dim: int, ratio: int) -> None:
+    def __init__(self, dim: int, ratio: int, kit: Kit = SPIKING) -> None:
         super().__init__()
-        self.Conv = SepConv(dim)
-        add_unit(self, "{}1", nn.Conv2d(dim, ratio * dim, 3, padding=1, bias=False), LIF())
-        add_unit(self, "{}2", nn.Conv2d(ratio * dim, dim, 3, padding=1, bias=False), LIF())
+        self.Conv = SepConv(dim, kit)
+        add_unit(self, "{}1", kit.conv(dim, ratio * dim, 3, padding=1, bias=False), kit.neuron())
+        add_unit(self, "{}2", kit.conv(ratio * dim, dim, 3, padding=1, bias=False), kit.neuron())
 
     def forward(self, x: Tensor) -> Tensor:
         """Currents of the shape of x."""
@@ -112,20 +131,21 @@ class ConvBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """BN(RepConv(SSA(LIF(x)))) with q, k, v from RepConvs; k^T v first.
+    """BN(RepConv(SSA(s(x)))) with q, k, v from RepConvs; k^T v first.
 
     in, out  currents (T, B, D, Y, X)
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, kit: Kit = SPIKING) -> None:
         super().__init__()
         self.heads = heads
-        self.head_lif = LIF()
-        self.attn_lif = LIF(v_threshold=ATTENTION_THRESHOLD)
+        self.scale = kit.scale
+        self.head_lif = kit.neuron()
+        self.attn_lif = kit.attention_neuron()
         for name in ("q", "k", "v", "proj"):
-            self.add_module(f"{name}_conv", nn.Sequential(RepConv(dim), nn.BatchNorm2d(dim)))
+            self.add_module(f"{name}_conv", nn.Sequential(RepConv(dim, kit), nn.BatchNorm2d(dim)))
         for name in ("q", "k", "v"):
-            self.add_module(f"{name}_lif", LIF())
+            self.add_module(f"{name}_lif", kit.neuron())
 
     def forward(self, x: Tensor) -> Tensor:
         """Currents of the shape of x."""
@@ -133,7 +153,7 @@ class Attention(nn.Module):
         q = self._tokens("q", spikes)
         k = self._tokens("k", spikes)
         v = self._tokens("v", spikes)
-        sums = self_attention(q, k, v, self.heads, SCALE, scores_first=False)
+        sums = self_attention(q, k, v, self.heads, self.scale, scores_first=False)
         return over_steps(self.get_submodule("proj_conv"), self.attn_lif(sums).unflatten(3, x.shape[3:]))
 
     def _tokens(self, name: str, x: Tensor) -> Tensor:
@@ -215,7 +235,8 @@ _SDT2 = ModelConfig("sdt2", "imagenet", 8, 512, 8, 4, 3, 224, 1000)
 
 def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Recognised | None:
     """What a state_dict tells."""
-    if "ConvBlock1_1.0.Conv.pwconv1.weight" not in tensors:
+    # QSD-Transformer has these keys too, and a step beside every weight
+    if "ConvBlock1_1.0.Conv.pwconv1.weight" not in tensors or "head.alpha" in tensors:
         return None
     hidden = keys.required(tensors, "block3.0.mlp.fc1_conv.weight")
     in_channels = keys.input_channels(tensors, "downsample1_1.encode_conv.weight")

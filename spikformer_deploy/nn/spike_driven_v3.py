@@ -1,45 +1,46 @@
-"""Spike-driven Transformer V3 (E-SpikeFormer), base sizes: integer neurons, one time step, membrane shortcuts.
+"""Spike-driven Transformer V3 (E-SpikeFormer), base sizes and event data: integer neurons, membrane shortcuts.
 
-Keys are those of the official code.  Its neurons send s / D, with s in 0..D, rounded to the even neighbour at ties.
-Its convolutional blocks are those of V2 with neurons behind the depthwise convolution, too; in attention, v is four
-times as wide as q and k.
+Keys are those of the official code.  Its neurons send s / D on images, with s in 0..D, rounded to the even neighbour at
+ties, in one time step.  On event data they keep their potential, less what they sent, and blocks scale what they add to
+the stream.  Its convolutional blocks are those of V2 with neurons behind the depthwise convolution, too; in attention,
+v is four times as wide as q and k.
 Source: Yao et al. 2025 (TPAMI), arXiv 2411.16061, and its code (BICLab/Spike-Driven-Transformer-V3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from spikformer_deploy.nn import keys
 from spikformer_deploy.nn.attention import self_attention
 from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
+from spikformer_deploy.nn.integer_blocks import MLP, MultiSpike, Stages, check_heads, scaled
 from spikformer_deploy.nn.keys import Tensors
-from spikformer_deploy.nn.layers import STAGES, Block, add_unit, conv_bn, over_steps, repeated, token_mean
-from spikformer_deploy.nn.levels import Levels
+from spikformer_deploy.nn.layers import STAGES, Block, add_unit, conv_bn, over_steps, sequence, token_mean
 
 WIDER = 4
 """Channels of v for each channel of q and k."""
+NORM = {"gesture": 8, "dvs": 1}
+"""What integers are divided by before they are sent, on DVS128 Gesture and on HARDVS; on images D."""
+FORMS = {
+    "Efficient_Spiking_Transformer_scaling_2_8M_gesture": "gesture",
+    "Efficient_Spiking_Transformer_scaling_8_19M": "dvs",
+}
+"""The official models of event data, as the training script's `model` names them, and the forms that they have here."""
+INITIAL_SCALE = 1e-6
+"""Of what a block adds to the stream, before training."""
 
 
-class MultiSpike(nn.Module):
-    """Integer neurons that send s / norm: (T, ...) currents -> (T, ...) multiples of 1 / norm."""
-
-    def __init__(self, count: int, norm: int) -> None:
-        super().__init__()
-        self.levels = Levels(count)
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of the shape of x."""
-        whole = self.levels(x)
-        return whole if self.norm == 1 else whole / self.norm
-
-
-def _spike(config: ModelConfig) -> MultiSpike:
-    return MultiSpike(config.levels, config.levels)
+def _spike(config: ModelConfig, norm: int = 0) -> MultiSpike:
+    """Neurons that send s / `norm`, by default as the form has it."""
+    norm = norm or NORM.get(config.form, config.levels)
+    return MultiSpike(config.levels, norm, keep=float(config.per_step))
 
 
 class SepConv(nn.Module):
@@ -93,6 +94,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, config: ModelConfig) -> None:
         super().__init__()
+        check_heads(dim, config.heads)
         self.heads = config.heads
         self.scale = 2 * (dim // config.heads) ** -0.5
         self.head_spike, self.attn_spike = _spike(config), _spike(config)
@@ -119,93 +121,49 @@ def _pointwise(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
 
-class MLP(nn.Module):
-    """BN(W2 s(BN(W1 s(x)))) over tokens.
+class AttentionBlock(Block):
+    """x + SepConv(x), then x + attention(x), then x + MLP(x); in, out: currents (T, B, C, Y, X).
 
-    in, out  currents (T, B, C, Y, X)
+    On event data, each of the three is scaled by channel.
     """
 
     def __init__(self, dim: int, config: ModelConfig) -> None:
-        super().__init__()
-        hidden = config.mlp_ratio * dim
-        self.fc1_spike, self.fc2_spike = _spike(config), _spike(config)
-        add_unit(self, "fc1_{}", nn.Conv1d(dim, hidden, 1))
-        add_unit(self, "fc2_{}", nn.Conv1d(hidden, dim, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Currents of the shape of x."""
-        hidden = conv_bn(self, "fc1_{}", self.fc1_spike(x.flatten(3)))
-        return conv_bn(self, "fc2_{}", self.fc2_spike(hidden)).unflatten(3, x.shape[3:])
-
-
-class AttentionBlock(Block):
-    """x + SepConv(x), then x + attention(x), then x + MLP(x); in, out: currents (T, B, C, Y, X)."""
-
-    def __init__(self, dim: int, config: ModelConfig) -> None:
-        super().__init__(Attention(dim, config), MLP(dim, config))
+        super().__init__(Attention(dim, config), MLP(dim, config.mlp_ratio, partial(_spike, config)))
         self.conv = SepConv(dim, 3, config)
+        self.scales = config.per_step
+        if self.scales:
+            for i in (1, 2, 3):
+                self.register_parameter(f"layer_scale{i}", nn.Parameter(torch.full((dim,), INITIAL_SCALE)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the shape of x."""
-        return super().forward(x + self.conv(x))
+        for i, name in enumerate(("conv", self.name, "mlp"), 1):
+            added = self.get_submodule(name)(x)
+            x = x + (scaled(added, self.get_parameter(f"layer_scale{i}")) if self.scales else added)
+        return x
 
 
-class DownSampling(nn.Module):
-    """BN(conv(s(x))) with bias; the first one sees the image itself.
-
-    in   currents (T, B, C, Y, X), or images
-    out  currents (T, B, C', Y / stride, X / stride)
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, spike: nn.Module) -> None:
-        super().__init__()
-        add_unit(self, "encode_{}", nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2))
-        self.encode_spike = spike
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Currents (T, B, C', Y / stride, X / stride)."""
-        return conv_bn(self, "encode_{}", self.encode_spike(x))
-
-
-class SpikeDrivenV3(nn.Module):
-    """Spike-driven Transformer V3, base: images (B, C, Y, X) -> logits (B, classes).
+class SpikeDrivenV3(Stages):
+    """Spike-driven Transformer V3, base: images (B, C, Y, X), or frames (B, T, C, Y, X), -> logits (B, classes).
 
     widths  channels of the five stages; levels: D
-    depth   blocks with attention: two in the last stage, all others in the fourth
     Source: Yao et al. 2025, arXiv 2411.16061, and its code.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        def block(name: str, width: int) -> nn.Module:
+            return (ConvBlock if name.startswith("ConvBlock") else AttentionBlock)(width, config)
+
+        super().__init__(config, STAGES, partial(_spike, config), block)
         self.time_steps = config.time_steps
-        inputs = config.in_channels
-        for stage, width in zip(STAGES, config.widths, strict=True):
-            spike = nn.Identity() if stage is STAGES[0] else _spike(config)
-            self.add_module(f"downsample{stage.name}", DownSampling(inputs, width, stage.kernel, stage.stride, spike))
-            inputs = width
-        for stage, width in zip(STAGES, config.widths, strict=True):
-            for name in stage.blocks:
-                self.add_module(name, _blocks(name, width, config))
-        self.spike = MultiSpike(config.levels, 1)
-        self.head = nn.Linear(inputs, config.num_classes)
+        self.per_step = config.per_step
+        self.spike = _spike(config, norm=1)
+        self.head = nn.Linear(config.widths[-1], config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes)."""
-        x = repeated(x, self.time_steps)
-        for stage in STAGES:
-            x = self.get_submodule(f"downsample{stage.name}")(x)
-            for name in stage.blocks:
-                for block in getattr(self, name):
-                    x = block(x)
+        x = self.streamed(sequence(x, self.time_steps, self.per_step))
         return self.head(self.spike(token_mean(x))).mean(0)
-
-
-def _blocks(name: str, width: int, config: ModelConfig) -> nn.ModuleList:
-    """The list of blocks `name`: one convolutional block, or blocks with attention."""
-    if name.startswith("ConvBlock"):
-        return nn.ModuleList([ConvBlock(width, config)])
-    count = 2 if name == "block4" else config.depth - 2
-    return nn.ModuleList(AttentionBlock(width, config) for _ in range(count))
 
 
 def _size(first: int, last: int) -> ModelConfig:
@@ -214,30 +172,41 @@ def _size(first: int, last: int) -> ModelConfig:
     return ModelConfig("sdt3", "imagenet", 8, last, 8, 1, 3, 224, 1000, widths=widths, levels=4)
 
 
+_HARDVS = replace(_size(32, 360), form="dvs", time_steps=8, in_channels=2, num_classes=300)
 _PUBLISHED = {
     "sdt3-5m": _size(16, 192),
     "sdt3-10m": _size(24, 240),
     "sdt3-19m": _size(32, 360),
+    "sdt3-19m-hardvs": _HARDVS,
+    "sdt3-8m-gesture": replace(_HARDVS, form="gesture", depth=1, image_size=128, num_classes=11),
 }
 
 
 def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Recognised | None:
-    """What a state_dict tells."""
+    """What a state_dict tells; of event data it does not tell what integers are divided by."""
     if "ConvBlock1_1.0.Conv.pwconv1.0.weight" not in tensors:
         return None
-    hidden = keys.required(tensors, "block4.0.mlp.fc1_conv.weight")
+    hidden = keys.required(tensors, "block3.0.mlp.fc1_conv.weight")
     fields = keys.sizes(tensors, "imagenet", hidden, keys.input_channels(tensors, "downsample1_1.encode_conv.weight"))
-    names = [f"downsample{stage.name}.encode_conv.weight" for stage in STAGES]
-    fields["widths"] = tuple(int(keys.required(tensors, name).shape[0]) for name in names)
+    fields["widths"] = keys.widths(tensors, [f"downsample{stage.name}.encode_conv.weight" for stage in STAGES])
+    fields["dim"] = fields["widths"][-1]
     fields["depth"] = keys.count(tensors, "block3") + keys.count(tensors, "block4")
-    return Recognised(fields, _PUBLISHED["sdt3-5m"])
+    if "block3.0.layer_scale1" not in tensors:
+        return Recognised(fields, _PUBLISHED["sdt3-5m"])
+    fields |= {"levels": _HARDVS.levels, "heads": _HARDVS.heads}
+    form = FORMS.get(str(arguments.get("model")))
+    usual = next((config for config in _PUBLISHED.values() if config.form == form), None)
+    if form and usual:
+        return Recognised(fields | {"form": form}, usual)
+    del fields["form"]
+    return Recognised(fields, _HARDVS, choices=tuple(n for n, config in _PUBLISHED.items() if config.per_step))
 
 
 FAMILY = Family(
     title="Spike-driven Transformer V3",
-    forms=("imagenet",),
+    forms=("imagenet", "dvs", "gesture"),
     published=_PUBLISHED,
     build=SpikeDrivenV3,
     recognise=_recognise,
 )
-"""Sizes of the official base configurations."""
+"""Sizes of the official configurations of the base model, of its own and of event data."""

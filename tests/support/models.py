@@ -22,7 +22,7 @@ SIBLINGS: dict[str, ModelConfig] = {
     "sdt1-imagenet": named("sdt1-8-512", dim=32, depth=2, heads=4, image_size=32, num_classes=7),
     "sdt1-dvs": named("sdt1-2-256-dvs", dim=32, depth=1, heads=4, time_steps=3, image_size=16),
     "sdt2": named("sdt2-8-512", dim=32, depth=3, heads=2, time_steps=2, image_size=32, num_classes=7, distilled=True),
-    "sdt3": named("sdt3-5m", dim=48, depth=3, image_size=32, num_classes=7, widths=(8, 16, 32, 64, 48)),
+    "sdt3": named("sdt3-5m", dim=48, depth=4, image_size=32, num_classes=7, widths=(8, 16, 32, 64, 48)),
     "qkformer": named("qkformer-4-384", dim=32, depth=3, heads=4, image_size=16),
     "qkformer-imagenet": named("qkformer-10-512", dim=32, depth=4, heads=2, image_size=32, num_classes=7),
     "qkformer-dvs": named("qkformer-2-256-dvs", dim=32, heads=4, image_size=32, time_steps=3),
@@ -38,11 +38,30 @@ HIERARCHIES: dict[str, ModelConfig] = {
 }
 """The other forms of the last two families: what their layers have, some sibling has, too."""
 
+INTEGERS: dict[str, ModelConfig] = {
+    "sdt3-large": named(
+        "sdt3-83m", dim=32, depth=1, heads=4, image_size=32, num_classes=7, widths=(4, 8, 16, 32), rep_width=48
+    ),
+    "qsd": named("qsd-8-256", dim=48, depth=4, heads=4, image_size=32, num_classes=7, widths=(4, 8, 16, 32, 48)),
+    "sdt3-hardvs": named(
+        "sdt3-19m-hardvs",
+        dim=24,
+        depth=4,
+        heads=4,
+        image_size=32,
+        num_classes=7,
+        widths=(4, 8, 8, 16, 24),
+        time_steps=3,
+    ),
+}
+"""Families of integer neurons beside the third Spike-driven Transformer, and its form for event data."""
+
 
 def model_and_images(config: ModelConfig, seed: int = 0, count: int = 4) -> tuple[nn.Module, torch.Tensor]:
     """A model whose batch normalisations are calibrated on the images, shifted so that neurons fire."""
     torch.manual_seed(seed)
     module = build(config)
+    _vary_scales(module)
     steps = (config.time_steps,) if config.per_step else ()
     images = torch.randn(count, *steps, config.in_channels, config.image_size, config.image_size)
     images = (images > 0.5).float() if config.per_step else images
@@ -57,3 +76,13 @@ def model_and_images(config: ModelConfig, seed: int = 0, count: int = 4) -> tupl
             if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 layer.running_var.clamp_(min=0.05)  # type: ignore[union-attr]  # silent layers have none
     return module.eval(), images
+
+
+def _vary_scales(module: nn.Module) -> None:
+    """Scales and steps that matter: the official ones begin as good as zero, or so that no weight is clamped."""
+    for name, parameter in module.named_parameters():
+        if "layer_scale" in name:
+            nn.init.uniform_(parameter, -1.5, 1.5)
+        elif name.endswith(".alpha") and ".act." not in name:
+            signs = torch.randint(0, 2, parameter.shape) * 2 - 1
+            parameter.data *= signs * torch.empty(len(parameter)).uniform_(0.1, 0.4)

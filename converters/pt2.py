@@ -9,6 +9,7 @@ versions) is loaded by torch only with --allow-pickle; else the error lists what
 from __future__ import annotations
 
 import ast
+import copy
 import io
 import json
 import math
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.base.errors import InputError, ModelError
@@ -59,13 +61,21 @@ DTYPES = {
 """torch._export.serde.schema.ScalarType."""
 
 
+def _with_all_tensors(module: nn.Module) -> nn.Module:
+    """The module with all its tensors in its state: those that follow from others, which no state_dict holds, too."""
+    own = copy.deepcopy(module)
+    for layer in own.modules():
+        layer._non_persistent_buffers_set.clear()
+    return own
+
+
 def write_model(model: Loaded, path: Path) -> None:
     """Write the module, its batch dynamic and each LIF a single node `spikformer::lif`.
 
     `import spikformer_deploy.nn.lif` registers that operator, for others that read the file by torch.export.load.
     """
     frames = (model.time_steps,) if model.per_step else ()
-    program = export(model.module, (*frames, *model.input_shape))
+    program = export(_with_all_tensors(model.module), (*frames, *model.input_shape))
     # where the sources lie on the disk of who exports is nobody's business: only the names of files stay
     for node in program.graph.nodes:
         trace = node.meta.get("stack_trace")

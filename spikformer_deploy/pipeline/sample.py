@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spikformer_deploy.base.series import SCALE
 from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.converters.models import Model
 from spikformer_deploy.data.read import read
@@ -114,6 +115,7 @@ def calibration_images(
     if loaded.preprocess.series is not None:
         series = loaded.preprocess.series
         windows = np.random.default_rng(0).standard_normal((RANDOM_IMAGES, series.points, series.variables))
+        windows *= SCALE / series.scale
         return read_series((windows, None), loaded.preprocess).pixels, RANDOM
     source = loaded.training.get("recipe", {}).get("data", {}).get("source")
     if source == "digits":

@@ -53,6 +53,7 @@ def test_no_import_runs_back_up(house: Path) -> None:
         ("report/data.py", "from spikformer_deploy.executors import choose"),
         ("executors/fast/engine.py", "from spikformer_deploy.executors import reference"),
         ("data/read.py", "import torch"),
+        ("inference/run.py", "import distributed"),
     ],
 )
 def test_a_wrong_import_is_found(house: Path, module: str, line: str) -> None:

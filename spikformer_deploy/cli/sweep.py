@@ -12,7 +12,6 @@ from spikformer_deploy.cli.options import (
     OBJECTIVES,
     RUNTIMES,
     SCHEDULES,
-    WORKER_OPTIONS,
     as_json,
     labels_option,
     limit_option,
@@ -73,6 +72,8 @@ def _axis(name: str, default: str, known: tuple[str, ...] = (), help: str = "") 
 @click.option("--heads", type=int, help="Attention heads, where a checkpoint does not tell.")
 @click.option("--dt", type=float, help="Seconds a time step, where a .nir does not tell.")
 @click.option("--allow-pickle", is_flag=True, help="Load files that run code when loaded; only if you trust them.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Share the points out to N processes.")
+@click.option("--scheduler", metavar="ADDRESS", help="Share them out to the workers of a Dask scheduler.")
 @click.option("--budget", help='What a point must keep to: "energy<1mJ, accuracy>0.98".')
 @click.option("-o", "--output", default="sweep", show_default=True, help="A folder; what it has already is not run.")
 @as_json
@@ -113,11 +114,6 @@ def sweep_command(
         return
     print_tables(sweep_tables(swept))
     print_line(f"wrote {Path(output) / PAGE}")
-
-
-# the images are read by whoever runs a point: there is nothing to send
-for _option in WORKER_OPTIONS[:2]:
-    sweep_command = _option(sweep_command)
 
 
 def _space(context: click.Context, models: tuple[str, ...], data: str | None, options: dict[str, Any]) -> Space:

@@ -10,13 +10,15 @@ import logging
 import os
 import pickle
 import re
+import signal
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Any, NamedTuple
@@ -65,13 +67,21 @@ class _Received:
 
 def _call(received: _Received, item: Any, sender: str) -> Any:
     """In a worker: one item, on the threads that Dask says it has; sender: the version of this package there."""
-    here = version(PACKAGE)
-    if here != sender:
+    if _installed() != sender:
         place = f"worker {get_worker().address}"
-        raise InputError(place, f"it has {PACKAGE} {here}, and {sender} sends the work", "Install one version.")
+        raise InputError(place, f"it has {PACKAGE} {_installed()}, and {sender} sends the work", "Install one version.")
     with _alone:
         _use_threads(get_worker().state.nthreads)
         return received.function(item)
+
+
+@cache
+def _installed() -> str:
+    """The version of this package in this process."""
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _use_threads(count: int) -> None:
@@ -90,6 +100,11 @@ class _Given(NamedTuple):
 
     number: int
     address: str
+
+
+def dask_setup(worker: Any) -> None:
+    """Called by Dask as our own workers start: Ctrl-C reaches them, too, and this process is to end them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Cluster:
@@ -112,9 +127,8 @@ class _Cluster:
     ) -> Iterator[tuple[int, Result]]:
         """As Pool.map."""
         name = f"{PACKAGE}-{uuid4().hex}"
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": NEVER}):
-            # a task, and no scattered value: where all workers that hold it die, Dask makes it anew
-            received = self._client.submit(_Received, pickle.dumps(function), key=name)
+        # a task, and no scattered value: where all workers that hold it die, Dask makes it anew
+        received = self._client.submit(_Received, pickle.dumps(function), key=name)
         given: dict[Future, _Given] = {}
         done: SimpleQueue[Future] = SimpleQueue()
         todo = enumerate(items)
@@ -126,7 +140,7 @@ class _Cluster:
                     _call,
                     received,
                     item,
-                    version(PACKAGE),
+                    _installed(),
                     key=f"{name}-{number}",
                     workers=[address],
                     allow_other_workers=True,
@@ -189,10 +203,11 @@ class _Cluster:
             raise BackendError(
                 self._option, "the scheduler is gone", "Start it again; a run with -o goes on with --resume."
             ) from None
-        except (ImportError, AttributeError) as error:
-            raise BackendError(
-                self._option, f"a worker lacks what this machine has: {error}", f"Install {PACKAGE} there as here."
-            ) from error
+        except (ModuleNotFoundError, AttributeError) as error:
+            if isinstance(error, AttributeError) and not str(error).startswith("Can't get attribute"):
+                raise
+            problem = f"a worker lacks what this process has: {error}"
+            raise BackendError(self._option, problem, f"Install {PACKAGE} there as here.") from error
 
 
 @contextmanager
@@ -206,6 +221,7 @@ def own(workers: int) -> Iterator[_Cluster]:
         # memory is the business of --memory-limit: Dask would write values to disk, and end workers
         "memory_limit": 0,
         "env": {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")} | environment,
+        "preload": [__name__],
         "dashboard_address": None,
         "scheduler_kwargs": {"dashboard_address": f"{LOOPBACK}:0"},
     }
@@ -246,13 +262,14 @@ def _check_answer(address: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Dask's log says what dies and is begun again, in its own words; that is no error here."""
+    """Dask's log says in its own words what dies and is begun again, and its warnings that programs are large."""
     logs = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     before = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.CRITICAL)
     try:
-        yield
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": NEVER}):
+            yield
     finally:
         for log, level in zip(logs, before, strict=True):
             log.setLevel(level)

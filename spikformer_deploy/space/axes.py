@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import cattrs
@@ -99,6 +99,14 @@ class Point:
 
 SETTINGS = tuple(Point.__dataclass_fields__)
 """The first columns of every row."""
+
+Row: TypeAlias = dict[str, Any]
+"""The settings of a point, then its figures, or `refused`: why it cannot be."""
+
+
+def point_of(row: Row) -> Point:
+    """The point of a row."""
+    return Point(**{name: row[name] for name in SETTINGS})
 
 
 def space_of(**values: Any) -> Space:

@@ -15,9 +15,8 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import check_file, check_folder_output, write_whole, writing
 from spikformer_deploy.base.json_text import parsed, sealed, written
 from spikformer_deploy.base.plain import shown
-from spikformer_deploy.space.axes import SETTINGS, Point
+from spikformer_deploy.space.axes import Point, Row, point_of
 from spikformer_deploy.space.criteria import CRITERIA
-from spikformer_deploy.space.study import Row
 
 RESULTS = "results.jsonl"
 ABOUT = "sweep.json"
@@ -84,11 +83,6 @@ def read_rows(path: Path) -> dict[Point, Row]:
             raise InputError(str(path), f"line {number} is no row of a sweep: {error}", WAY_OUT) from None
         rows[point_of(row)] = row
     return rows
-
-
-def point_of(row: Row) -> Point:
-    """The point of a row."""
-    return Point(**{name: row[name] for name in SETTINGS})
 
 
 def _line(row: Row) -> bytes:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 from spikformer_deploy.base.errors import (
     InputError,
@@ -33,10 +33,7 @@ from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.sample import Sample
 from spikformer_deploy.pipeline.stages import Front, check_labels, float_graph, images_of, mapped, quantized
 from spikformer_deploy.quantization.settings import Settings
-from spikformer_deploy.space.axes import Point
-
-Row: TypeAlias = dict[str, Any]
-"""The settings of a point, then its figures, or `refused`: why it cannot be."""
+from spikformer_deploy.space.axes import Point, Row
 
 NOT_IN_A_ROW = ("predictions", "seconds", "peak_memory_mib")
 """Of the JSON of a run: what is long, and what another run of the same would not repeat."""

@@ -21,10 +21,10 @@ from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
 from spikformer_deploy.data.readers import found_anywhere
 from spikformer_deploy.inference.seam import Pool, pool
-from spikformer_deploy.space.axes import Point, Space, points_of
+from spikformer_deploy.space.axes import Point, Row, Space, points_of
 from spikformer_deploy.space.budget import parse_budget
 from spikformer_deploy.space.folder import Folder
-from spikformer_deploy.space.study import Group, Row, Study
+from spikformer_deploy.space.study import Group, Study
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -51,7 +51,7 @@ def frames_of(network: Network, pixels: np.ndarray, steps: int) -> np.ndarray:
     return pixels[:, :steps] if network.input.neuron.per_step else pixels
 
 
-@pytest.mark.parametrize(("seed", "last"), [(4, False), (5, True), (11, False), (23, False)])
+@pytest.mark.parametrize(("seed", "last"), [(4, False), (5, True), (11, False)])
 def test_after_each_step_stands_what_a_program_of_so_many_steps_gives(seed: int, last: bool) -> None:
     network = random_network(seed, blocks=1)
     network = with_head(network, last=last, bias=np.arange(network.output.size) * 3 - 5)

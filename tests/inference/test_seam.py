@@ -5,6 +5,7 @@ import pickle
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,14 @@ distributed = pytest.importorskip("distributed", reason="the extra cluster is no
 
 LOIHI2 = load_profile("loihi2")
 IMAGES = 11
+QUIET = {"scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
+"""Dask would warn where its usual port is taken."""
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two workers of one thread each, as somebody else starts them."""
-    settings = {"host": "127.0.0.1", "dashboard_address": None, "memory_limit": 0, "silence_logs": 50}
+    settings = {"host": "127.0.0.1", "dashboard_address": None, "memory_limit": 0, "silence_logs": 50, **QUIET}
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **settings) as found:
         yield found
 
@@ -143,12 +146,34 @@ def test_errors_of_the_work_come_back(cluster: Any, tmp_path: Path) -> None:
 def test_another_version_is_refused(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from spikformer_deploy.inference import cluster as dask
 
-    monkeypatch.setattr(dask, "version", lambda package: "0.0.7")
+    monkeypatch.setattr(dask, "_installed", lambda: "0.0.7")
     with (
         pool(scheduler=cluster.scheduler_address) as crew,
         pytest.raises(InputError, match=r"worker tcp://.*: it has spikformer-deploy .*, and 0\.0\.7 sends the work"),
     ):
         list(crew.map(Squares(tmp_path), range(3)))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (distributed.KilledWorker("work", None, 3), "--workers: 4 workers died over the same work"),
+        (ModuleNotFoundError("No module named 'torch'"), "--workers: a worker lacks what this process has: No module"),
+        (AttributeError("Can't get attribute 'Batches'"), "--workers: a worker lacks what this process has: Can't get"),
+        (CancelledError(), "--workers: the scheduler is gone"),
+    ],
+)
+def test_what_goes_wrong_with_workers_is_said(error: BaseException, said: str) -> None:
+    from spikformer_deploy.inference.cluster import WORKERS, _Cluster
+
+    class Failed:
+        status = "cancelled"
+
+        def result(self) -> None:
+            raise error
+
+    with pytest.raises(BackendError, match=said):
+        _Cluster(None, WORKERS)._result(Failed())
 
 
 @pytest.mark.parametrize("sent", ["pixels", "names", "files"])
@@ -199,7 +224,7 @@ def test_a_run_whose_scheduler_dies_is_resumed(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "BATCH", 1)
-    settings = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None, "silence_logs": 50}
+    settings = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None, "silence_logs": 50, **QUIET}
     unfinished = tmp_path / "run.partial"
     with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, **settings) as found:
 

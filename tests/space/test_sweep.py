@@ -8,19 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from click.testing import CliRunner
 
 import spikformer_deploy as sd
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.values import digest
+from spikformer_deploy.cli import sweep as sweep_cli
 from spikformer_deploy.cli.main import cli
 from spikformer_deploy.inference import together
 from spikformer_deploy.pipeline.stages import float_graph
-from spikformer_deploy.space import study
-from spikformer_deploy.space.axes import SETTINGS, Space, read_space, space_of
+from spikformer_deploy.space import axes, study
+from spikformer_deploy.space.axes import SETTINGS, Space, point_of, read_space, space_of
 from spikformer_deploy.space.commands import command_of
-from spikformer_deploy.space.folder import RESULTS, point_of
+from spikformer_deploy.space.folder import RESULTS
 from spikformer_deploy.space.sweep import sweep_space
 
 SPACE = {
@@ -195,6 +197,11 @@ def test_the_command_line(swept: Path, tmp_path: Path) -> None:
         assert done.exit_code == 2, done.output
         assert problem in done.output
     assert not (tmp_path / "none").exists()
+
+
+def test_the_words_of_the_command_are_those_of_a_space() -> None:
+    assert (sweep_cli.ROUNDINGS, sweep_cli.GRANULARITIES) == (axes.ROUNDINGS, axes.GRANULARITIES)
+    assert {p.name for p in sweep_cli.sweep_command.params} >= {f.name for f in attrs.fields(Space)} - {"input"}
 
 
 def test_from_python(swept: Path) -> None:

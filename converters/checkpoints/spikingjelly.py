@@ -21,13 +21,15 @@ from torch import Tensor, nn
 
 from spikformer_deploy.base.errors import InputError, ModelError
 from spikformer_deploy.base.formats import MOST_STEPS
+from spikformer_deploy.converters.checkpoints.slots import LAYERS, LeftOut, check_slots
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.graph.execute import execute
-from spikformer_deploy.graph.ir import Lif
+from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.source import of_library
 from spikformer_deploy.graph.trace import trace
+from spikformer_deploy.nn.levels import levels
 from spikformer_deploy.nn.lif import lif
 
 NEURONS = {
@@ -39,8 +41,9 @@ NEURONS = {
     "SimpleLIFNode": "LIF",
     "ParametricLIFNode": "PLIF",
     "MultiStepParametricLIFNode": "PLIF",
+    "ILIFNode": "ILIF",
 }
-"""Classes of neurons by name; those of 0.0.0.0.12's clock_driven that work on sequences are called MultiStep..."""
+"""Exact classes of neurons by name (ILIFNode is made from LIFNode); those of 0.0.0.0.12's clock_driven that work on sequences are called MultiStep..."""
 SCALES = (1, 2, 4, 8, 16, 64, 256)
 """The comparison's images are scaled by these, one after the other, until every layer of neurons has fired."""
 TRIED_SCALE = SCALES[2]
@@ -74,6 +77,26 @@ class Neuron(nn.Module):
         by_step = x.unflatten(0, (self.time_steps, -1)) if self.time_steps else x
         spikes = lif(by_step, self.tau, self.v_threshold, self.decay_input, SURROGATE_SLOPE, self.soft_reset)
         return spikes.flatten(0, 1) if self.time_steps else spikes
+
+
+class IntegerNeuron(nn.Module):
+    """Neurons that send 0..count, in place of spikingjelly's ILIFNode; see Neuron for shapes.
+
+    keep  the share of the potential that a time step leaves
+    """
+
+    def __init__(self, count: int, v_threshold: float, keep: float, time_steps: int) -> None:
+        super().__init__()
+        self.count = count
+        self.v_threshold = v_threshold
+        self.keep = keep
+        self.time_steps = time_steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whole numbers of the shape of x."""
+        by_step = x.unflatten(0, (self.time_steps, -1)) if self.time_steps else x
+        sent = levels(by_step, self.count, self.v_threshold, self.keep, True)
+        return sent.flatten(0, 1) if self.time_steps else sent
 
 
 class Flatten(nn.Module):
@@ -162,7 +185,9 @@ def from_spikingjelly(
     takes = "steps" if by_step else _takes(ours, (time_steps, *shape), per_step)
     wrapped = _Model(ours, takes, time_steps, per_step).eval()
     # before the trace, which would unroll a loop over time steps into a graph that is wrong
-    _refuse_repeated(wrapped, _images(wrapped, shape), time_steps)
+    images = _images(wrapped, shape)
+    _refuse_repeated(wrapped, images, time_steps)
+    check_slots(wrapped, images, _most)
     graph = check(trace(wrapped, shape, time_steps=time_steps, per_step=per_step))
     imported = Imported("spikingjelly", graph, preprocess, labels, sha256, {}, ())
     return replace(imported, notes=_compare(module, imported, takes))
@@ -215,6 +240,8 @@ def _swapped(module: nn.Module, time_steps: int) -> nn.Module:
     for _, layer in list(module.named_modules()):
         if type(layer).__name__ == "Flatten" and getattr(layer, "step_mode", "s") == "m":
             _exchange(module, layer, Flatten(int(layer.start_dim), int(layer.end_dim)))
+        if type(layer).__name__ in LAYERS:
+            _exchange(module, layer, LeftOut(type(layer).__name__ == LAYERS[1], int(layer.num_slots)))
     return module
 
 
@@ -226,7 +253,7 @@ def _exchange(module: nn.Module, layer: nn.Module, replacement: nn.Module) -> No
             setattr(module.get_submodule(parent), name, replacement)
 
 
-def _ours(path: str, neuron: nn.Module, time_steps: int) -> Neuron:
+def _ours(path: str, neuron: nn.Module, time_steps: int) -> Neuron | IntegerNeuron:
     """A neuron with the same spikes: a reset to v_reset is a reset to zero below a threshold that much lower."""
     v_reset = getattr(neuron, "v_reset", 0.0)
     rest = 0.0 if v_reset is None else float(v_reset)
@@ -235,6 +262,10 @@ def _ours(path: str, neuron: nn.Module, time_steps: int) -> Neuron:
         way_out = "Reset the model before: functional.reset_net(model)."
         raise ModelError(path, "it holds the potential of an earlier run", way_out)
     kind = NEURONS[type(neuron).__name__]
+    if kind == "ILIF":
+        most = neuron.surrogate_function.max_spike_count  # type: ignore[union-attr]
+        keep = 1.0 - 1.0 / _tau(neuron, kind)
+        return IntegerNeuron(int(most), float(neuron.v_threshold), keep, time_steps)  # type: ignore[arg-type]
     # neurons that forget nothing have no decay that their input could share
     decay_input = kind != "IF" and bool(getattr(neuron, "decay_input", True))
     v_threshold = float(neuron.v_threshold) - rest  # type: ignore[arg-type]
@@ -253,6 +284,13 @@ def _tau(neuron: nn.Module, kind: str) -> float:
             return 1 / float(weight.detach().double().sigmoid())
         case _:
             return float(neuron.tau)  # type: ignore[arg-type]
+
+
+def _most(layer: nn.Module) -> int | None:
+    """The largest number that neurons send; None of layers that are none."""
+    if isinstance(layer, IntegerNeuron):
+        return layer.count
+    return 1 if isinstance(layer, Neuron) else None
 
 
 def _takes(model: nn.Module, shape: tuple[int, ...], per_step: bool) -> str:
@@ -342,7 +380,7 @@ def _calls(model: _Model, images: Tensor) -> _Calls | None:
     calls = _Calls({}, Counter())
 
     def count(path: str, layer: nn.Module) -> None:
-        if isinstance(layer, Neuron):
+        if isinstance(layer, (Neuron, IntegerNeuron)):
             calls.lines.setdefault(path, []).append(_calling_line())
         elif next(layer.parameters(recurse=False), None) is not None:
             calls.layers[path] += 1
@@ -411,7 +449,7 @@ def _compare(module: nn.Module, imported: Imported, takes: str) -> tuple[str, ..
 def _compared(original: nn.Module, model: _Model, imported: Imported, images: Tensor) -> tuple[str, ...]:
     """The notes, for an original that runs."""
     graph = imported.graph
-    silent = {node.name for node in graph.of(Lif)}
+    silent = {node.name for node in graph.of(ir.Neuron)}
     for scale in SCALES:
         # positive ones too: smoothing kernels average the noise away
         scaled = torch.cat([images, images.abs()]) * scale

@@ -100,15 +100,14 @@ def _spikingjelly(call: Call, tau: float, decay_input: bool, v_threshold: float,
 def _spikingjelly_ilif(call: Call) -> _Outputs:
     """Integer neurons.
 
-    Arguments: x, the potential before the first step, tau, D, the ends of the clamp (0 and D), v_threshold.
+    Arguments: x, the potential before the first step, tau, D, the ends of the window of the gradient, which change
+    nothing that is sent, v_threshold.
     """
-    tau, count, lower, upper, v_threshold = call.args[2:7]
+    tau, count, _, _, v_threshold = call.args[2:7]
     if call.argument(1, 0.0) != 0.0:
         raise call.refuse(
             "a neuron that holds the potential of an earlier run", "Reset it: functional.reset_net(model)."
         )
-    if (lower, upper) != (0, count):
-        raise call.refuse(f"an integer neuron that is clamped to {lower}..{upper}, and counts to {count}")
     op = ir.Levels(int(count), float(v_threshold), 1.0 - 1.0 / float(tau), half_even=True)
     return _add_neuron(call, op, "integer neuron"), None, None
 

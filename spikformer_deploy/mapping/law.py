@@ -22,8 +22,8 @@ from spikformer_deploy.network.neurons import Levels, needs_microcode
 from spikformer_deploy.network.synapses import Attention
 
 OF_LEVELS = (
-    "Use a target with graded spikes (loihi2).  Sending an integer as D slots of spikes in time, or by D threshold "
-    "neurons, is not built."
+    "Use a target with graded spikes (loihi2), or compile the model itself for this one: neurons that keep no "
+    "potential become a threshold neuron for each level."
 )
 LARGEST_SITE = 2**28
 """Neurons or counters of a site: its boxes are checked on a map of them."""

@@ -29,7 +29,7 @@ from spikformer_deploy.quantization.currents import (
 from spikformer_deploy.quantization.fitting import Quantized
 from spikformer_deploy.quantization.heads import make_accumulator
 from spikformer_deploy.quantization.joins import attention, concatenated, masked, residual
-from spikformer_deploy.quantization.levels import make_levels
+from spikformer_deploy.quantization.levels import make_levels, sends_whole
 from spikformer_deploy.quantization.lif import make_lif
 from spikformer_deploy.quantization.pools import (
     average_pool,
@@ -43,6 +43,7 @@ from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.quantization.shared_units import plan_shared_units
 from spikformer_deploy.quantization.signals import Pixels, Signal, of_image, units_of
 from spikformer_deploy.quantization.stream_neurons import pooled_residual, residual_population
+from spikformer_deploy.quantization.thermometer import make_thermometer
 from spikformer_deploy.quantization.walk import Accumulated, Walk
 
 HEAD_STATE_BITS = 63
@@ -177,11 +178,24 @@ def _fire(walk: Walk, node: ir.Node, lif: ir.Lif, value: Value) -> Signal:
 
 
 def _count(walk: Walk, node: ir.Node, op: ir.Levels, value: Value) -> Signal:
-    """The population of integer neurons of a node, and the integers that it sends."""
+    """The population of integer neurons of a node, and the integers that it sends; or one for each of its levels."""
     current = at_all_positions(node.name, as_current(node.name, value), walk.shapes)
-    observed = walk.calibration.range_of
-    walk.place(make_levels(node.name, op, current, observed, walk.graph.time_steps, walk.limits, walk.settings))
-    return units_of(node.name, current.shape, op.count)
+    rest = (op, current, walk.calibration.range_of, walk.graph.time_steps, walk.limits, walk.settings)
+    sent = units_of(node.name, current.shape, op.count)
+    if sends_whole(op, walk.limits, walk.settings):
+        walk.place(make_levels(node.name, *rest))
+        return sent
+    names = tuple(_unused(walk, f"{node.name}.level{j}") for j in range(1, op.count + 1))
+    for quantized in make_thermometer(names, node.name, *rest):
+        walk.place(quantized)
+    return replace(sent, populations=names)
+
+
+def _unused(walk: Walk, name: str) -> str:
+    """`name`, or one like it that no node has: a module of the user's may be called so."""
+    while name in walk.graph:
+        name += "_"
+    return name
 
 
 def _send(walk: Walk, node: ir.Node, current: Current) -> Signal:

@@ -101,8 +101,9 @@ def attention(walk: Walk, node: ir.Node, qkv: Sequence[Signal], op: ir.Attention
     for signal in qkv:
         shared = len(signal.populations) != 1 or walk.population(signal.populations[0]).signed
         if shared or np.any(signal.offset) or np.ptp(signal.scale):
-            problem = "q, k and v must each be the spikes of one population"
-            raise QuantizeError(node.name, problem, "Put a LIF on each of q, k and v.")
+            problem = "q, k and v must each be the messages of one population"
+            way_out = "Put a LIF on each of q, k and v; integers need a target with graded spikes (loihi2)."
+            raise QuantizeError(node.name, problem, way_out)
     factor = op.scale * float(np.prod([signal.scale[0] for signal in qkv]))
     if factor <= 0:
         raise QuantizeError(node.name, f"an attention scale of {factor}", "It must be positive.")

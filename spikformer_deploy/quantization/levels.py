@@ -37,7 +37,7 @@ WHOLE = 2.0**-46
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Task:
+class Task:
     """Integer neurons of the model that are to become those of the target."""
 
     name: str
@@ -80,6 +80,22 @@ class _Sums:
     proofs: tuple[bool, ...] = (True, False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Integers:
+    """Integer neurons, whether or not the target holds them.
+
+    low, high  (C,) least and largest drive in a step, in units of the state; proven: of the worst case
+    error      largest relative rounding of a weight, a bias or a reset
+    """
+
+    neuron: Levels
+    projections: tuple[Projection, ...]
+    low: Int
+    high: Int
+    proven: bool
+    error: float
+
+
 def make_levels(
     name: str,
     op: ir.Levels,
@@ -92,41 +108,54 @@ def make_levels(
     """The population `name` of a graph's Levels and the current that it receives.
 
     observed  of currents in calibration, asked for where the worst case does not fit
-    Raises QuantizeError where the target has no such neurons, or no weights of 4 bits or more fit it.
+    Raises QuantizeError where no weights of 4 bits or more fit the target.
     """
-    _check(name, op, limits, settings)
-    task = _Task(name, op, current, decay_keeping(op.keep), time_steps, observed, limits, settings)
-    for sums in _sums(task):
-        for proven in sums.proofs:
-            for shift in _shifts(task, sums):
-                quantized = _attempt(task, sums, shift, proven)
-                if quantized is not None:
-                    return quantized
-    problem = f"its sums do not fit {limits.state_bits} bits of state with weights of 4 bits or more"
-    raise QuantizeError(name, problem, "Reduce the fan-in of the layer, or use a target with a wider state.")
+    task = task_of(name, op, current, observed, time_steps, limits, settings)
+    for integers in choices(task):
+        quantized = _quantized(task, integers)
+        if quantized is not None:
+            return quantized
+    raise none_fit(name, limits)
 
 
-def _check(name: str, op: ir.Levels, limits: CoreLimits, settings: Settings) -> None:
+def sends_whole(op: ir.Levels, limits: CoreLimits, settings: Settings) -> bool:
+    """Whether one message of the target carries what such a neuron sends."""
+    return settings.neuron == LifKind.PROGRAMMABLE and op.count < 2**limits.message_bits
+
+
+def task_of(
+    name: str,
+    op: ir.Levels,
+    current: Current,
+    observed: Observed,
+    time_steps: int,
+    limits: CoreLimits,
+    settings: Settings,
+) -> Task:
+    """What is to be done; QuantizeError for neurons that make no sense."""
     if not (op.threshold > 0 and 0 <= op.keep <= 1 and 1 <= op.count <= MOST_LEVELS):
         problem = f"threshold = {op.threshold}, keep = {op.keep}, D = {op.count}"
         raise QuantizeError(
             name, problem, f"A threshold above 0, a share kept of 0 to 1, and D from 1 to {MOST_LEVELS} are known."
         )
-    if op.count >= 2**limits.message_bits:
-        raise QuantizeError(
-            name,
-            f"it sends integers up to {op.count}, and messages of the target have {limits.message_bits} bit",
-            "Use a target with graded spikes (loihi2), or a model of binary spikes.",
-        )
-    if settings.neuron == LifKind.STOCK:
-        raise QuantizeError(
-            name,
-            f"it sends integers up to {op.count}, and stock neurons send single spikes",
-            "Use --neuron programmable, on a target that has such neurons.",
-        )
+    return Task(name, op, current, decay_keeping(op.keep), time_steps, observed, limits, settings)
 
 
-def _sums(task: _Task) -> Iterator[_Sums]:
+def none_fit(name: str, limits: CoreLimits) -> QuantizeError:
+    """The error of a layer of which no integers fit."""
+    problem = f"its sums do not fit {limits.state_bits} bits of state with weights of 4 bits or more"
+    return QuantizeError(name, problem, "Reduce the fan-in of the layer, or use a target with a wider state.")
+
+
+def choices(task: Task) -> Iterator[Integers]:
+    """Integers to try, the best first."""
+    for sums in _sums(task):
+        for proven in sums.proofs:
+            for shift in _shifts(task, sums):
+                yield _integers(task, sums, shift, proven)
+
+
+def _sums(task: Task) -> Iterator[_Sums]:
     """Integers for the synapses, the best first."""
     terms = task.current.terms
     attentions = [term for term in terms if isinstance(term, AttentionTerm)]
@@ -146,7 +175,7 @@ def _sums(task: _Task) -> Iterator[_Sums]:
         raise QuantizeError(task.name, problem, "Add a neuron between.")
 
 
-def _of_attention(task: _Task, term: AttentionTerm) -> _Sums:
+def _of_attention(task: Task, term: AttentionTerm) -> _Sums:
     """Products of messages, which have no weights."""
     channels = task.current.shape[0]
     projection = Projection(term.sources, task.name, Attention(term.heads))
@@ -154,7 +183,7 @@ def _of_attention(task: _Task, term: AttentionTerm) -> _Sums:
     return _Sums((projection,), np.full(channels, term.factor), 0 * most, most)
 
 
-def _of_units(task: _Task, terms: Sequence[UnitTerm]) -> _Sums:
+def _of_units(task: Task, terms: Sequence[UnitTerm]) -> _Sums:
     """Streams, and counts of messages: synapses of weight 1."""
     unit = terms[0].scale
     if any(not np.allclose(term.scale, unit, rtol=1e-12) for term in terms):
@@ -168,7 +197,7 @@ def _of_units(task: _Task, terms: Sequence[UnitTerm]) -> _Sums:
     return _Sums(projections, unit, low, high, proofs=proofs)
 
 
-def _of_grid(task: _Task, terms: Sequence[ConvTerm]) -> _Sums | None:
+def _of_grid(task: Task, terms: Sequence[ConvTerm]) -> _Sums | None:
     """Weights that are integers times a step already, as they are; None where they are not."""
     flat = np.concatenate([term.weight.reshape(len(term.weight), -1) for term in terms], 1)
     steps = grid_steps(flat, task.largest_weight)
@@ -178,7 +207,7 @@ def _of_grid(task: _Task, terms: Sequence[ConvTerm]) -> _Sums | None:
     return _weighted(task, terms, weights, steps, SAME)
 
 
-def _of_rounded(task: _Task, terms: Sequence[ConvTerm]) -> Iterator[_Sums]:
+def _of_rounded(task: Task, terms: Sequence[ConvTerm]) -> Iterator[_Sums]:
     """Weights rounded to integers, of fewer and fewer bits."""
     gain = gain_of(task.op)
     flat = np.concatenate([term.weight.reshape(len(term.weight), -1) for term in terms], 1)
@@ -198,18 +227,18 @@ def _of_rounded(task: _Task, terms: Sequence[ConvTerm]) -> Iterator[_Sums]:
         yield replace(sums, proofs=(True, False) if not halvings else (True,))
 
 
-def _finest(task: _Task, peaks: Float, halvings: int) -> Float:
+def _finest(task: Task, peaks: Float, halvings: int) -> Float:
     """(C,) thresholds below 1 with which the largest weight of a channel is the largest integer."""
     return task.largest_weight / (np.maximum(peaks, 1e-300) * gain_of(task.op)) / 2**halvings
 
 
-def _granularity(task: _Task) -> str:
+def _granularity(task: Task) -> str:
     """A scale for each channel costs nothing where levels differ by channel anyway, for the sake of the bias."""
     asked = task.settings.granularity
     return "channel" if asked == "group" and np.any(task.current.bias) and not task.keeps else asked
 
 
-def _weighted(task: _Task, terms: Sequence[ConvTerm], weights: list[Int], unit: Float, near: float) -> _Sums:
+def _weighted(task: Task, terms: Sequence[ConvTerm], weights: list[Int], unit: Float, near: float) -> _Sums:
     low = np.zeros(len(unit), np.int64)
     high = np.zeros(len(unit), np.int64)
     for term, weight in zip(terms, weights, strict=True):
@@ -224,7 +253,7 @@ def _weighted(task: _Task, terms: Sequence[ConvTerm], weights: list[Int], unit: 
     return _Sums(projections, unit, low, high, near, error)
 
 
-def _shifts(task: _Task, sums: _Sums) -> Iterator[int]:
+def _shifts(task: Task, sums: _Sums) -> Iterator[int]:
     """Fractional bits to try, the best first."""
     in_levels = _bias_in_levels(task)
     if in_levels and not task.keeps:
@@ -239,46 +268,46 @@ def _shifts(task: _Task, sums: _Sums) -> Iterator[int]:
     yield from range(max(most, fewest), -1, -1)
 
 
-def _bias_in_levels(task: _Task) -> bool:
+def _bias_in_levels(task: Task) -> bool:
     """Whether the bias goes into the levels: it is the same at all positions, and enters once."""
     return task.current.bias.ndim == 1 and not task.keeps
 
 
-def _attempt(task: _Task, sums: _Sums, shift: int, proven: bool) -> Quantized | None:
-    """The population with `shift` fractional bits; None where the target does not hold it."""
-    scale = 2.0**shift
-    steps = _whole(task.op.threshold / sums.unit, sums.near) * scale
-    bias = task.current.bias / (sums.unit if task.current.bias.ndim == 1 else sums.unit[:, None, None]) * scale
-    added = np.zeros(len(steps), np.int64)
-    if not _bias_in_levels(task):
-        added = _whole_bias(task, bias, shift)
-    ties = (np.arange(1, task.op.count + 1) - 0.5) * steps[:, None]
-    if _bias_in_levels(task):
-        ties = ties - bias[:, None]
+def _integers(task: Task, sums: _Sums, shift: int, proven: bool) -> Integers:
+    """The neurons with `shift` fractional bits."""
+    steps = _whole(task.op.threshold / sums.unit, sums.near) * 2.0**shift
+    bias = task.current.bias / (sums.unit if task.current.bias.ndim == 1 else sums.unit[:, None, None]) * 2.0**shift
+    in_levels = _bias_in_levels(task)
+    added = np.zeros(len(steps), np.int64) if in_levels else _whole_bias(task, bias, shift)
+    ties = (np.arange(1, task.op.count + 1) - 0.5) * steps[:, None] - (bias[:, None] if in_levels else 0.0)
     levels = _levels(ties, task.op.half_even, sums.near)
     low, high = _drive(task, sums, added, shift, proven)
-    limit = 2 ** (task.limits.state_bits - 1) - 1
     if proven and not task.keeps:
         # what lies beyond the reach of every input may as well lie just there, in fewer bits
         levels = np.clip(levels, low[:, None], high[:, None] + 1)
-    reset = np.rint(steps).astype(np.int64) * task.keeps
     neuron = Levels(
         task.decay.numerator * task.keeps,
         shift,
         frozen(levels),
-        frozen(reset),
+        frozen(np.rint(steps).astype(np.int64) * task.keeps),
         frozen(added),
         task.rounding,
     )
-    lowest, highest = levels_range(low, high, neuron, task.time_steps)
-    bounds = int(lowest.min()), int(highest.max())
-    widest = max(int(np.abs(values).max(initial=0)) for values in (levels, reset, added))
-    if not within(bounds, task.limits.state_bits) or widest > limit:
-        return None
     neuron = replace(neuron, exact=_is_exact(task, neuron, steps, ties, sums.near))
-    error = max(sums.error, _off(bias, added, steps) if not _bias_in_levels(task) else 0.0, _reset_error(task, steps))
-    population = Population(task.name, task.current.shape, neuron, task.op.count, bounds, none_below(error))
-    return Quantized(population, sums.projections, proven, margin_of(bounds, task.limits))
+    error = max(sums.error, 0.0 if in_levels else _off(bias, added, steps), _reset_error(task, steps))
+    return Integers(neuron, sums.projections, low, high, proven, none_below(error))
+
+
+def _quantized(task: Task, integers: Integers) -> Quantized | None:
+    """The population of integers; None where the target does not hold it."""
+    neuron = integers.neuron
+    lowest, highest = levels_range(integers.low, integers.high, neuron, task.time_steps)
+    bounds = int(lowest.min()), int(highest.max())
+    widest = max(int(np.abs(values).max(initial=0)) for values in (neuron.levels, neuron.reset, neuron.bias))
+    if not within(bounds, task.limits.state_bits) or widest > 2 ** (task.limits.state_bits - 1) - 1:
+        return None
+    population = Population(task.name, task.current.shape, neuron, task.op.count, bounds, integers.error)
+    return Quantized(population, integers.projections, integers.proven, margin_of(bounds, task.limits))
 
 
 def _levels(ties: Float, half_even: bool, near: float) -> Int:
@@ -297,14 +326,14 @@ def _whole(values: Float, near: float) -> Float:
     return np.where(np.abs(values - rounded) <= near * np.abs(values), rounded, values)
 
 
-def _whole_bias(task: _Task, bias: Float, shift: int) -> Int:
+def _whole_bias(task: Task, bias: Float, shift: int) -> Int:
     """A bias that is added in every step, (C,) or (C, Y, X): whole numbers of the bits that no decay rounds."""
     needed = (levels_bits(task.decay, task.rounding, task.time_steps) or 0) if task.keeps else 0
     unit = 1 << needed if shift >= needed else 1
     return np.rint(bias / unit).astype(np.int64) * unit
 
 
-def _drive(task: _Task, sums: _Sums, added: Int, shift: int, proven: bool) -> tuple[Int, Int]:
+def _drive(task: Task, sums: _Sums, added: Int, shift: int, proven: bool) -> tuple[Int, Int]:
     """(C,) least and largest drive in a step: of the worst case, or what was seen with its margin."""
     flat = added.reshape(len(added), -1)
     if proven:
@@ -322,12 +351,12 @@ def _off(bias: Float, added: Int, steps: Float) -> float:
     return float((off / np.maximum(1.0, steps)).max())
 
 
-def _reset_error(task: _Task, steps: Float) -> float:
+def _reset_error(task: Task, steps: Float) -> float:
     """Largest relative rounding of what is taken off the potential."""
     return float((np.abs(np.rint(steps) - steps) / steps).max()) if task.keeps else 0.0
 
 
-def _is_exact(task: _Task, neuron: Levels, steps: Float, ties: Float, near: float) -> bool:
+def _is_exact(task: Task, neuron: Levels, steps: Float, ties: Float, near: float) -> bool:
     """Whether the neuron is the real-valued one with the same weights: nothing but those was rounded in any step."""
     if not task.keeps:
         return True

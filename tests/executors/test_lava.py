@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import thermometers
 from support.executions import assert_equal_activities, with_state_bits
 from support.networks import Builder, graded_networks_in_one, random_images, random_network, random_networks_in_one
 
@@ -81,6 +82,14 @@ def test_v1_at_32x32_is_equal() -> None:
     network = compile_model(loaded, "loihi2", calibrate_on=pixels, check=False).program.network
     assert network.time_steps == 4
     assert_equal(network, pixels, engine)
+
+
+def test_stock_neurons_that_stand_for_integers_are_equal() -> None:
+    """A population for each level of integer neurons, whose layers read all of them."""
+    frames = thermometers.images(1)
+    network = thermometers.made(thermometers.chain(1, 3, True), frames, thermometers.LOIHI1.limits, "stock")
+    assert {type(p.neuron) for p in network if p.neuron.fires} == {Lif}
+    assert_equal(network, frames)
 
 
 def chain_with_shortcut(seed: int) -> Network:

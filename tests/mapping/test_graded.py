@@ -99,7 +99,7 @@ def test_targets_without_them_refuse_levels_by_name() -> None:
         with pytest.raises(MappingError, match=problem) as refused:
             map_network(alone, profile, {})
         assert str(refused.value).startswith(levels.name)
-        assert "D slots of spikes in time, or by D threshold neurons, is not built" in str(refused.value)
+        assert "neurons that keep no potential become a threshold neuron for each level" in str(refused.value)
 
 
 @pytest.mark.parametrize("serial", ["tokens", "channels"])

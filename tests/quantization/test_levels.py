@@ -3,12 +3,10 @@
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.base.values import frozen
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.executors import reference
@@ -166,25 +164,3 @@ def test_scales_that_are_no_whole_share_of_the_threshold() -> None:
         right = (2 * j - 1) ** 2 * 24 * 32**2 * int(per_unit) ** 2
         n = next(n for n in range(1, 10**6) if 4 * n * n >= right)
         assert int(neuron.levels[0, j - 1]) == min(n, int(network["out"].bounds[1]) + 1)
-
-
-@pytest.mark.parametrize(
-    ("target", "neuron", "words"),
-    [("loihi1", "stock", "messages of the target have 1 bit"), ("loihi2", "stock", "stock neurons send single spikes")],
-)
-def test_targets_without_them_refuse_by_name(target: str, neuron: str, words: str) -> None:
-    nodes = (
-        Node("input", ir.Input(True), (), (2, 3, 4)),
-        Node("stem", ir.Conv2d(np.ones((4, 2, 1, 1)), np.zeros(4)), ("input",), (4, 3, 4)),
-        Node("head", ir.Levels(), ("stem",), (4, 3, 4)),
-        Node("mean", ir.Mean(), ("head",), (4, 1, 1)),
-        Node("fc", ir.Linear(np.ones((3, 4)), np.zeros(3)), ("mean",), (3, 1, 1)),
-        Node("output", ir.Output(), ("fc",), (3, 1, 1)),
-    )
-    graph = check(ir.Graph(nodes, 1))
-    limits = load_profile(target).limits
-    frames = torch.zeros(1, 1, 2, 3, 4)
-    pixels = Pixels((0.0, 0.0), (1.0, 1.0), 1)
-    with pytest.raises(QuantizeError, match=words) as refused:
-        quantize(graph, pixels, Calibration(graph, frames), limits, Settings(8, "group", neuron))
-    assert "head" in str(refused.value)

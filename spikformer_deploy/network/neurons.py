@@ -209,7 +209,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Max:
-    """Stateless: sends the largest input of its one window, padding left out (max-pooling of currents)."""
+    """Stateless: sends the largest input of its one window, padding left out (max-pooling of currents, of integers)."""
 
     keeps_state: ClassVar[bool] = False
     sends_negative: ClassVar[bool] = True

@@ -15,9 +15,13 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor, nn
 
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.nn.levels import Levels
 from spikformer_deploy.nn.lif import LIF
 
 Synapses: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d
+
+ATTENTION_NEURONS = "attn_lif"
+"""What the neurons behind an attention are called, in its module."""
 
 
 def add_unit(module: nn.Module, unit: str, synapses: Synapses, lif: nn.Module | None = None) -> None:
@@ -66,6 +70,22 @@ def linear_bn_lif(module: nn.Module, unit: str, x: Tensor) -> Tensor:
     # BatchNorm1d takes channels before tokens, nn.Linear after them
     current = norm(linear(x.flatten(0, 1)).transpose(-1, -2)).transpose(-1, -2)
     return fire(module, unit, current.unflatten(0, (steps, -1)))
+
+
+def send_integers(model: nn.Module, count: int) -> None:
+    """Make an integer neuron that sends 0..count of every LIF of `model`; a `count` of 0 leaves them as they are.
+
+    A level is the count-th part of the current with which a LIF fires from rest.  An attention's sums are taken of
+    messages that stand for s / count, and three of these are multiplied.
+    """
+    if not count:
+        return
+    for module in list(model.modules()):
+        for name, lif in list(module.named_children()):
+            if isinstance(lif, LIF):
+                factors = 3 if name == ATTENTION_NEURONS else 0
+                from_rest = lif.v_threshold * (lif.tau if lif.decay_input else 1.0)
+                setattr(module, name, Levels(count, from_rest / count * count**factors))
 
 
 def over_steps(layer: nn.Module, x: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from spikformer_deploy.nn.layers import (
     linear_bn_lif,
     over_steps,
     pooled_stages,
+    send_integers,
     sequence,
     token_mean,
 )
@@ -112,6 +113,7 @@ class Spikformer(nn.Module):
         if self.per_step:
             self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, config.num_classes)
+        send_integers(self, config.levels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes)."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spikformer_deploy.nn.attention import ConvAttention
 from spikformer_deploy.nn.family import Family, ModelConfig
-from spikformer_deploy.nn.layers import MLP, Block, add_unit, conv_bn_lif, repeated, token_mean
+from spikformer_deploy.nn.layers import MLP, Block, add_unit, conv_bn_lif, repeated, send_integers, token_mean
 from spikformer_deploy.nn.lif import LIF
 
 
@@ -87,6 +87,7 @@ class SpikformerV2(nn.Module):
             PartBlock(ConvAttention(dim, config.heads), MLP(dim, config.mlp_ratio)) for _ in range(config.depth)
         )
         self.head = nn.Linear(dim, config.num_classes)
+        send_integers(self, config.levels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes)."""

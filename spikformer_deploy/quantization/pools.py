@@ -36,7 +36,10 @@ def max_pool_of_currents(walk: Walk, node: ir.Node, signal: Signal, pool: ir.Max
 
 
 def max_pool_of_spikes(walk: Walk, node: ir.Node, signal: Signal, pool: ir.MaxPool2d) -> Signal:
-    """Neurons that fire where any in their window does: the largest of zeros and ones."""
+    """The largest that a window sends: of integers that integer; of zeros and ones, 1 where any neuron fires."""
+    if signal.max_out > 1 and len(signal.populations) == 1 and _is_window(walk, node, pool):
+        _check_scale(node, signal)
+        return max_pool_of_currents(walk, node, signal, pool)
     _check_spikes(node, signal)
     sent = sent_by(node, [signal], walk.settings.weight_bits)
     if _is_window(walk, node, pool):
@@ -90,8 +93,13 @@ def _check_spikes(node: ir.Node, signal: Signal) -> None:
         raise QuantizeError(
             node.name,
             f"max-pooling of graded spikes (values up to {signal.max_out}) is no OR of spikes",
-            "Pool the spikes of one LIF, or use average pooling.",
+            "Pool what one layer of neurons sends, with dilation 1 and ceil_mode=False; or use average pooling.",
         )
+    _check_scale(node, signal)
+
+
+def _check_scale(node: ir.Node, signal: Signal) -> None:
+    """QuantizeError where the largest integer does not stand for the largest real value."""
     if signal.offset.ndim == 3 or np.any(signal.scale <= 0):
         problem = "max-pooling of spikes with a constant added at each position, or scaled by a negative number"
         raise QuantizeError(node.name, problem, "Pool the spikes themselves.")

@@ -13,6 +13,7 @@ from attrs import field, frozen, validators
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import text_of
 from spikformer_deploy.base.validation import problems, strict_converter
+from spikformer_deploy.network.neurons import MOST_LEVELS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -43,6 +44,7 @@ class Model:
     time_steps: int = field(validator=extent)
     mlp_ratio: int = field(default=4, validator=extent)
     stem_stages: int = field(default=4, validator=extent)
+    levels: int = field(default=0, validator=validators.and_(validators.ge(0), validators.le(MOST_LEVELS)))
     pooling: str = field(default="", validator=validators.matches_re("([01]{4})?"))
 
 

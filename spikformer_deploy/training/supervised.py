@@ -50,8 +50,7 @@ def train(
         frames = recipe.model.time_steps if recipe.model.form == "dvs" else 0
         training, validation, preprocess, labels = read_training(recipe.data, frames)
         held_out = read_test(recipe.data, preprocess, labels, frames)
-        if frames and recipe.augment.randaugment:
-            raise InputError("augment.randaugment", "its operations are those of images", "Leave it out.")
+        _check_choices(recipe, frames)
         config = model_config(recipe, len(labels))
         job = _job(recipe, target, training, validation, preprocess, process, len(labels))
         module = fresh_module(recipe, config)
@@ -100,8 +99,18 @@ def model_config(recipe: Recipe, classes: int) -> ModelConfig:
     config = ModelConfig(
         model.family, model.form, model.depth, model.dim, model.heads, model.time_steps, data.channels, data.size,
         classes, model.mlp_ratio, model.stem_stages, pooling=model.pooling,
+        levels=model.levels,
     )  # fmt: skip
     return plain(config)
+
+
+def _check_choices(recipe: Recipe, frames: int) -> None:
+    """Raise InputError for choices that do not go together; frames: of an image of event data, else 0."""
+    if frames and recipe.augment.randaugment:
+        raise InputError("augment.randaugment", "its operations are those of images", "Leave it out.")
+    if recipe.model.levels and recipe.optimiser.weight_bits:
+        problem = "the rounding that training knows is that of layers in front of LIFs, and model.levels replaces them"
+        raise InputError("optimiser.weight_bits", problem, "Leave it out, and compile with --rounding calibrated.")
 
 
 def _job(

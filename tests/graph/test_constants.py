@@ -72,3 +72,10 @@ def test_weights_are_computed_as_the_model_does() -> None:
 def test_scales_of_other_things_are_refused(model: nn.Module, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         fold_batch_norm(traced(model))
+
+
+def test_steps_of_zero_are_refused() -> None:
+    model = Scaled(4, 1, 1)
+    model.steps.data.zero_()
+    with pytest.raises(ModelError, match="div of constants gives NaN or infinite values"):
+        traced(model)

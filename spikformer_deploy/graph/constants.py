@@ -7,7 +7,7 @@ are integers times a learnt step) are carried out as the model does.  Where it m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
 from typing import Any
@@ -25,7 +25,18 @@ RESHAPES = {f"aten.{n}" for n in ("unsqueeze", "squeeze", "reshape", "view", "fl
 PERMUTATIONS = {f"aten.{n}" for n in ("permute", "transpose", "t")}
 UNCHANGED = {f"aten.{n}" for n in ("contiguous", "clone", "detach", "alias", "to")}
 REPETITIONS = {f"aten.{n}" for n in ("expand", "repeat")}
-ARITHMETIC = {f"aten.{n}" for n in ("add", "sub", "mul", "div", "neg", "abs", "clamp", "round", "floor", "sqrt")}
+ARITHMETIC: dict[str, Callable[..., torch.Tensor]] = {
+    "aten.add": torch.add,
+    "aten.sub": torch.sub,
+    "aten.mul": torch.mul,
+    "aten.div": torch.div,
+    "aten.neg": torch.neg,
+    "aten.abs": torch.abs,
+    "aten.sqrt": torch.sqrt,
+    "aten.clamp": torch.clamp,
+    "aten.floor": torch.floor,
+    "aten.round": torch.round,
+}
 """Operations that work element by element, and that are carried out where they read constants alone."""
 MOST_VALUES = 2**26
 """Of a constant: a file may ask for any repetition, and for memory without end."""
@@ -43,14 +54,21 @@ def with_constants(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
     return out
 
 
-def computed(operation: str, target: Any, args: Sequence[Any]) -> torch.Tensor | None:
+def computed(operation: str, call: Call) -> torch.Tensor | None:
     """The result of arithmetic of constants alone, in the type that the model has; None for all else."""
-    tensors = [value for value in args if isinstance(value, torch.Tensor)]
-    others = [value for value in args if not isinstance(value, (torch.Tensor, int, float, type(None)))]
-    if operation not in ARITHMETIC or not tensors or others:
+    function = ARITHMETIC.get(operation)
+    tensors = [value for value in call.args if isinstance(value, torch.Tensor)]
+    others = [value for value in call.args if not isinstance(value, (torch.Tensor, int, float, type(None)))]
+    if function is None or not tensors or others:
         return None
-    result = target(*args)
-    assert isinstance(result, torch.Tensor)
+    try:
+        if prod(torch.broadcast_shapes(*(tensor.shape for tensor in tensors))) > MOST_VALUES:
+            raise call.refuse("a constant of so many values is not supported", "Compute a smaller one.")
+        result = function(*call.args)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise call.refuse(f"{call.what} of constants cannot be worked out ({str(error).splitlines()[0]})") from None
+    if not bool(torch.isfinite(result).all()):
+        raise call.refuse(f"{call.what} of constants gives NaN or infinite values")
     return result
 
 

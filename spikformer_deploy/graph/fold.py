@@ -12,6 +12,7 @@ import numpy as np
 
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.base.values import frozen
+from spikformer_deploy.graph.calls import in_brackets
 from spikformer_deploy.graph.ir import BatchNorm, Conv2d, Graph, Linear, Node
 from spikformer_deploy.graph.joins import push_joins
 
@@ -31,9 +32,11 @@ def fold_batch_norm(graph: Graph) -> Graph:
         layer = folded.get(name, graph[name])
         # another reader of the layer would see its result normalised, too
         if not isinstance(layer.op, (Conv2d, Linear)) or len(graph.consumers(source)) != 1:
+            assert isinstance(norm.op, BatchNorm)
             raise ModelError(
                 norm.name,
-                f"this batch normalisation follows {layer.name}, and only one right after a layer can be folded",
+                f"this {_what(norm.op)} follows {layer.name}, and only one right after a layer can be folded"
+                f"{in_brackets(norm.line)}",
                 "Place it directly after a Conv or Linear whose result nothing else reads.",
             )
         assert isinstance(norm.op, BatchNorm)
@@ -45,6 +48,11 @@ def fold_batch_norm(graph: Graph) -> Graph:
             inputs = tuple(renamed.get(name, name) for name in node.inputs)
             nodes.append(replace(folded.get(node.name, node), inputs=inputs))
     return Graph(tuple(nodes), graph.time_steps)
+
+
+def _what(norm: BatchNorm) -> str:
+    """What a user calls it."""
+    return "scale of channels" if norm.eps == 0 else "batch normalisation"
 
 
 def _folded(layer: Conv2d | Linear, norm: BatchNorm) -> Conv2d | Linear:

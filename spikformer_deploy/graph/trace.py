@@ -100,7 +100,7 @@ class _Tracer:
             shape=shape_of(node),
             line=source_line(node),
         )
-        constant = computed(operation, node.target, call.args)
+        constant = computed(operation, call)
         if constant is not None:
             _refuse_keywords(node, call)
             return constant

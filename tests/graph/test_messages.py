@@ -156,7 +156,7 @@ HABITS: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "interpolation": lambda m, x: m.images(lambda y: F.interpolate(y, size=(4, 4), mode="bilinear"), x),
     "transposed convolution": lambda m, x: m.images(m.transposed, x),
     "convolution in three dimensions": lambda m, x: m.volume(x.permute(1, 2, 0, 3, 4)).permute(2, 0, 1, 3, 4),
-    "computed kernel": lambda m, x: m.images(lambda y: F.conv2d(y, m.other.weight * 2), x),
+    "computed kernel": lambda m, x: m.images(lambda y: F.conv2d(y, m.other.weight.tanh()), x),
     "bilinear": lambda m, x: m.tokens(lambda y: m.bilinear(y, y), x),
     "unfold": lambda m, x: m.images(lambda y: F.unfold(y, 2, stride=2).unsqueeze(3), x),
     "pixel shuffle": lambda m, x: m.images(lambda y: F.pixel_shuffle(y, 2), x),

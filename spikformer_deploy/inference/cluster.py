@@ -102,6 +102,11 @@ class _Given(NamedTuple):
     address: str
 
 
+def _preferring(address: str) -> dict[str, Any]:
+    """How Dask is told where to do something: there, or where it can if that worker dies."""
+    return {"workers": [address], "allow_other_workers": True}
+
+
 def dask_setup(worker: Any) -> None:
     """Called by Dask as our own workers start: Ctrl-C reaches them, too, and this process is to end them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -128,7 +133,8 @@ class _Cluster:
         """As Pool.map."""
         name = f"{PACKAGE}-{uuid4().hex}"
         # a task, and no scattered value: where all workers that hold it die, Dask makes it anew
-        received = self._client.submit(_Received, pickle.dumps(function), key=name)
+        content = self._client.submit(bytes, pickle.dumps(function), key=name)
+        received: dict[str, Future] = {}
         given: dict[Future, _Given] = {}
         done: SimpleQueue[Future] = SimpleQueue()
         todo = enumerate(items)
@@ -136,20 +142,27 @@ class _Cluster:
         while given or following is not None:
             while following is not None and (address := self._free(given, at_once)):
                 number, item = following
+                function_there = self._received(content, address, received)
                 future = self._client.submit(
-                    _call,
-                    received,
-                    item,
-                    _installed(),
-                    key=f"{name}-{number}",
-                    workers=[address],
-                    allow_other_workers=True,
+                    _call, function_there, item, _installed(), key=f"{name}-{number}", **_preferring(address)
                 )
                 given[future] = _Given(number, address)
                 future.add_done_callback(done.put)
                 following = next(todo, None)
             finished = self._next(done)
             yield given.pop(finished).number, self._result(finished)
+
+    def _received(self, content: Future, address: str, received: dict[str, Future]) -> Future:
+        """The function as the worker of that address holds it; what workers held that are gone is forgotten.
+
+        Each has its own: of one value that several workers hold, Dask drops what it takes for needless copies.
+        """
+        for gone in received.keys() - {address, *self._addresses}:
+            del received[gone]
+        if address not in received:
+            key = f"{content.key}-{address}"
+            received[address] = self._client.submit(_Received, content, key=key, **_preferring(address))
+        return received[address]
 
     def _free(self, given: dict[Future, _Given], at_once: int) -> str | None:
         """The worker that has fewest items, and fewer than `at_once`; waits where nobody has any."""

@@ -197,3 +197,15 @@ def test_a_zip_that_has_changed_meanwhile_is_named(tmp_path: Path) -> None:
         archive.writestr("another.png", b"")
     with pytest.raises(InputError, match=r"images\.zip: cat/0\.png: it is no longer there"):
         _ = pickle.loads(sent).pixels
+
+
+def test_files_that_are_others_than_when_they_were_listed_are_named(tmp_path: Path) -> None:
+    """Where a set is read on another machine, and where somebody writes to it meanwhile."""
+    sent = pickle.dumps(zipped(tmp_path))
+    with zipfile.ZipFile(tmp_path / "images.zip") as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for name in content:
+            archive.writestr(name, content[max(content)])
+    with pytest.raises(InputError, match=r"it is another one than when the images were listed"):
+        _ = pickle.loads(sent).pixels

@@ -24,8 +24,8 @@ from spikformer_deploy.base.formats import MOST_STEPS
 from spikformer_deploy.converters.checkpoints.slots import LAYERS, LeftOut, check_slots
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.data.images import Preprocess
-from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph import ir
+from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.source import of_library
 from spikformer_deploy.graph.trace import trace
@@ -43,7 +43,10 @@ NEURONS = {
     "MultiStepParametricLIFNode": "PLIF",
     "ILIFNode": "ILIF",
 }
-"""Exact classes of neurons by name (ILIFNode is made from LIFNode); those of 0.0.0.0.12's clock_driven that work on sequences are called MultiStep..."""
+"""Classes of neurons by exact name, as an ILIFNode is a LIFNode too.
+
+Those of 0.0.0.0.12's clock_driven that work on sequences are called MultiStep...
+"""
 SCALES = (1, 2, 4, 8, 16, 64, 256)
 """The comparison's images are scaled by these, one after the other, until every layer of neurons has fired."""
 TRIED_SCALE = SCALES[2]

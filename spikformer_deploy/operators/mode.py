@@ -28,7 +28,7 @@ from spikformer_deploy.operators.follow import (
     operands_of,
     tensors_in,
 )
-from spikformer_deploy.operators.neurons import Layout, by_step, holds_state, layout_of, spikes_of, steps_in
+from spikformer_deploy.operators.neurons import OPERATORS, Layout, by_step, holds_state, layout_of, spikes_of, steps_in
 from spikformer_deploy.operators.pairs import absolute_over, nonzero_over
 from spikformer_deploy.operators.rules import OPERANDS, Call, bias_alone, unknown
 from spikformer_deploy.operators.schema import Operator, operator_of
@@ -207,6 +207,13 @@ class CountingMode(TorchDispatchMode):
         fired = self._fired(spikes, frame.layout, steps)
         self._add_fired(frame.module, frame.path, "", type(frame.module).__name__, fired, told=True)
 
+    def _called(self, operator: Operator, spikes: Tensor) -> None:
+        """Record what neurons have sent that are an operator, and no module."""
+        self.followed.mark(spikes, ACTIVE | SPIKES)
+        path = self.frames[-1].path
+        fired = self._fired(spikes, "time first", spikes.shape[0])
+        self._add_fired((path, self._site()), path, operator.shown, operator.shown, fired, told=True)
+
     def _add_fired(self, key: Hashable, path: str, shown: str, neuron: str, fired: Fired, told: bool) -> None:
         """Add what a population sent in one call."""
         population = self.tally.populations.get(key)
@@ -310,6 +317,9 @@ class CountingMode(TorchDispatchMode):
             return result
         # another count around this one must not see what this one looks at
         with torch._C._DisableTorchDispatch():
+            if operator.shown in OPERATORS and self.inside_neuron is None:
+                self._called(operator, result)
+                return result
             if operator.writes:
                 self._written(operands)
             if not operator.early and not operator.moving:

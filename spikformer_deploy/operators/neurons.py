@@ -23,6 +23,8 @@ images and time  (N * T, ...) all steps of an image side by side
 _SNNTORCH_SEQUENCES = ("LeakyParallel", "LeakyKernel", "AssociativeLeaky", "StateLeaky", "LinearLeaky")
 """Neurons of snntorch that take (T, N, C); all others take a step."""
 _NORSE_BASES = ("SNN", "SNNCell", "SNNRecurrent", "SNNRecurrentCell")
+OPERATORS = ("spikformer::lif", "spikformer::levels")
+"""Operators that are neurons, over all time steps: (T, N, ...) to (T, N, ...)."""
 _SNNTORCH_STATES = ("mem", "syn", "syn_exc", "syn_inh", "spk")
 
 

@@ -28,7 +28,7 @@ from spikformer_deploy.quantization.grids import SAME, grid_steps, none_below, w
 from spikformer_deploy.quantization.lif_fitting import BIAS_HEADROOM_BITS, MOST_FRACTION_BITS
 from spikformer_deploy.quantization.scales import gain_of, largest_thresholds, least_error_thresholds, scale_groups
 from spikformer_deploy.quantization.settings import Settings
-from spikformer_deploy.quantization.weights import rounded_weights
+from spikformer_deploy.quantization.weights import all_weights, rounded_weights
 
 MOST_HALVINGS = 4
 """A layer gives up this many weight bits where its sums do not fit: of 8 bits 4 are left."""
@@ -210,13 +210,12 @@ def _of_grid(task: Task, terms: Sequence[ConvTerm]) -> _Sums | None:
 def _of_rounded(task: Task, terms: Sequence[ConvTerm]) -> Iterator[_Sums]:
     """Weights rounded to integers, of fewer and fewer bits."""
     gain = gain_of(task.op)
-    flat = np.concatenate([term.weight.reshape(len(term.weight), -1) for term in terms], 1)
-    peaks = np.abs(flat).max(1)
+    peaks = np.max([np.abs(term.weight).reshape(len(term.weight), -1).max(1) for term in terms], 0)
     groups = scale_groups(peaks, _granularity(task), task.limits.parameter_sets)
     cap = (2 ** (task.limits.state_bits - BIAS_HEADROOM_BITS) - 1) // task.op.count
     largest = largest_thresholds(peaks, groups, gain, task.largest_weight, cap)
     if task.settings.moments is None:
-        largest = least_error_thresholds(flat, largest, groups, gain)
+        largest = least_error_thresholds(all_weights(terms), largest, groups, gain)
     for halvings in range(MOST_HALVINGS + 1):
         # weights that are larger than the threshold by far leave room for no whole one: a real one is as good
         thresholds = np.where(largest > 0, (largest >> halvings).astype(np.float64), _finest(task, peaks, halvings))

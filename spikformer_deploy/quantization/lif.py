@@ -24,7 +24,7 @@ from spikformer_deploy.quantization.lif_on_grid import lif_on_grid
 from spikformer_deploy.quantization.lif_unweighted import attention_lif, unit_lif
 from spikformer_deploy.quantization.scales import gain_of, largest_thresholds, least_error_thresholds, scale_groups
 from spikformer_deploy.quantization.settings import Settings
-from spikformer_deploy.quantization.weights import attempt_of, convolutions, rounded_weights, weighted_lif
+from spikformer_deploy.quantization.weights import all_weights, attempt_of, convolutions, rounded_weights, weighted_lif
 
 STOCK_BIAS_BITS = 4
 """Fractional bits that a bias of stock neurons is offered beyond those of its decay."""
@@ -146,7 +146,7 @@ def _thresholds(task: LifTask, choice: _Choice, least_error_of: dict[bytes, Int]
     if task.settings.moments is None:
         key = thresholds.tobytes()
         if key not in least_error_of:
-            least_error_of[key] = least_error_thresholds(_all_weights(task), thresholds, groups, task.gain)
+            least_error_of[key] = least_error_thresholds(all_weights(convolutions(task)), thresholds, groups, task.gain)
         thresholds = least_error_of[key]
     halved = thresholds >> choice.halvings
     if task.settings.moments is not None and not choice.halvings:
@@ -177,12 +177,6 @@ def _peaks(task: LifTask, reserved: int) -> Float:
     biases = np.abs(task.current.bias).reshape(len(task.current.bias), -1).max(1)
     # + 0.5: a weight may be so large that it still rounds to the largest integer
     return np.maximum(peaks, biases * (task.largest_weight + 0.5) / max(bias_limit, 1))
-
-
-def _all_weights(task: LifTask) -> Float:
-    """(C, N) the weights of all convolutions; a layer that stands for several branches of a sum counts once."""
-    by_layer = {term.layer: term.weight.reshape(len(term.weight), -1) for term in convolutions(task)}
-    return np.concatenate(list(by_layer.values()), 1)
 
 
 def _stretched(task: LifTask, terms: list[ConvTerm], thresholds: Int) -> Int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from spikformer_deploy.base.arrays import Float, Int
@@ -24,6 +26,12 @@ def convolutions(task: LifTask) -> list[ConvTerm]:
         problem = "it adds a token mean to its input"
         raise QuantizeError(task.name, problem, "Only the linear head can read a token mean.")
     return terms
+
+
+def all_weights(terms: Sequence[ConvTerm]) -> Float:
+    """(C, N) the weights of all convolutions; a layer that reads several populations with the same ones counts once."""
+    by_layer = {term.layer: term.weight.reshape(len(term.weight), -1) for term in terms}
+    return np.concatenate(list(by_layer.values()), 1)
 
 
 def rounded_weights(term: ConvTerm, factor: Float, settings: Settings) -> Int:

@@ -207,10 +207,17 @@ def test_slots_that_are_no_detour_are_refused(name: str) -> None:
 # --- counting ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ours", [False, True])
-def test_integer_neurons_are_counted_as_such(ours: bool) -> None:
+class Called(nn.Module):
+    """The operator in a module that nobody knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn_levels.levels(x, 4, 1.0, 0.25, True)
+
+
+@pytest.mark.parametrize("make", [counts_of, lambda: nn_levels.Levels(4, 1.0, 0.25), Called])
+def test_integer_neurons_are_counted_as_such(make: Any) -> None:
     """Rates are shares of neurons that send something, means those of the integers."""
-    integers = nn_levels.Levels(4, 1.0, 0.25) if ours else counts_of()
+    integers = make()
     model = chain(layer.Conv2d(2, 4, 1), integers, layer.Conv2d(4, 3, 1, bias=False))
     x = 8 * frames(3).transpose(0, 1)
     sent: list[Tensor] = []
@@ -219,6 +226,7 @@ def test_integer_neurons_are_counted_as_such(ours: bool) -> None:
         model(x)
     hook.remove()
     (record,) = counts.counts.neurons
+    assert "unknown" not in {operation.kind for operation in counts.counts.operations}
     assert record.operand == "integers"
     assert record.largest == 4
     np.testing.assert_array_equal(record.spikes, (sent[0] > 0).sum((1, 2, 3, 4)).numpy())

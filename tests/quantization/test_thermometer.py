@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.thermometers import LOIHI1, LOIHI2, NARROW, as_seen, chain, images, made
 
 from spikformer_deploy.base.errors import QuantizeError
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.executors import onnx, reference
 from spikformer_deploy.executors.fast import engine
@@ -77,6 +78,28 @@ def test_levels_of_either_sign_and_a_bias_that_differs_along_the_border() -> Non
         maps += any(network[part].neuron.bias.ndim == 3 for part in levels_of(network, "a"))  # type: ignore[union-attr]
     assert lifted
     assert maps
+
+
+def test_real_weights_are_rounded_as_those_of_graded_messages() -> None:
+    """A layer that reads D populations with the same weights is one layer, when a threshold is chosen for them."""
+    graph, frames = chain(0, 4, True), images(0)
+    rng = np.random.default_rng(0)
+    nodes = tuple(
+        replace(n, op=replace(n.op, weight=frozen(rng.normal(0, 0.4, n.op.weight.shape))))
+        if isinstance(n.op, ir.Conv2d)
+        else n
+        for n in graph
+    )
+    real = check(ir.Graph(nodes, 2))
+    graded = made(real, frames, LOIHI2.limits, "programmable")
+    binary = made(real, frames, LOIHI1.limits, "stock")
+    assert graded.rounding > 0
+    for name in ("b", "c"):
+        (whole,), parts = graded.into(name), binary.into(f"{name}.level1")
+        assert isinstance(whole.synapse, Conv)
+        for part in parts:
+            assert isinstance(part.synapse, Conv)
+            np.testing.assert_array_equal(part.synapse.weight, whole.synapse.weight)
 
 
 def test_executors_agree_and_loihi1_takes_it() -> None:

@@ -52,10 +52,11 @@ ARGUMENTS = {
 BUNDLED = {
     "digits-v1": "digits_v1.safetensors",
     "digits-v2": "digits_v2.safetensors",
+    "digits-levels": "digits_levels.safetensors",
     "cifar10": "cifar10.safetensors",
 }
 """Trained models that come with the package, by the name that stands for them on the command line."""
-SHOWN = {"digits-v1": "digits", "digits-v2": "digits", "cifar10": "drawn"}
+SHOWN = {"digits-v1": "digits", "digits-v2": "digits", "digits-levels": "digits", "cifar10": "drawn"}
 """The images in the box that each is shown; those of CIFAR-10 may not be passed on."""
 
 CIFAR10 = Preprocess(3, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -142,6 +143,9 @@ def load(
     stated = about.config
     if levels and not stated.levels:
         raise InputError("--levels", f"the neurons of {stated.family} send spikes, and no integers", "Leave it out.")
+    if levels and contents.header and levels != stated.levels:
+        problem = f"the model learnt to send integers up to {stated.levels}"
+        raise InputError("--levels", problem, "Leave it out: the file tells.")
     config = replace(
         stated,
         heads=heads or stated.heads,

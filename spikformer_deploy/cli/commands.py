@@ -95,7 +95,8 @@ def cli() -> None:
 @model_options
 @as_json
 def compile_command(model: str | None, target: str, output: str | None, as_json: bool, **options: Any) -> None:
-    """Compile MODEL (a checkpoint, .nir, .onnx, .pt2, a .net of lava-dl, digits-v1, digits-v2, cifar10) to a program.
+    """Compile MODEL to a program: a checkpoint, .nir, .onnx, .pt2, a .net of lava-dl, or a model in the box.
+    Those are digits-v1, digits-v2, digits-levels, cifar10.
 
     The integers and the neurons of a .net are taken as they are.  Without MODEL: what --factory makes.
     """
@@ -437,7 +438,10 @@ def pretrain_command(recipe: str, output: str | None, as_json: bool) -> None:
 
 @cli.command("demo")
 @click.option(
-    "--model", default="digits-v2", show_default=True, type=click.Choice(["digits-v1", "digits-v2", "cifar10"])
+    "--model",
+    default="digits-v2",
+    show_default=True,
+    type=click.Choice(["digits-v1", "digits-v2", "digits-levels", "cifar10"]),
 )
 @click.option("-o", "--output", default="report.html", show_default=True)
 @as_json

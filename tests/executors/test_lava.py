@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,10 @@ def test_deep_networks_and_more_images_than_go_at_once(kind: str) -> None:
     assert_equal(network, random_images(network, 7, lava.AT_ONCE + 1))
 
 
-@pytest.mark.parametrize("model", ["digits-v1", "digits-v2"])
-@pytest.mark.parametrize("neuron", ["programmable", "stock"])
+@pytest.mark.parametrize(
+    ("model", "neuron"),
+    [*product(["digits-v1", "digits-v2"], ["programmable", "stock"]), ("digits-levels", "programmable")],
+)
 def test_bundled_models_are_equal(model: str, neuron: str) -> None:
     program = compile_model(model, "loihi2", neuron=neuron, check=False).program
     pixels = next(read("digits", program.preprocess, limit=2).batches(2))[0]

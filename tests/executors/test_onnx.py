@@ -1,6 +1,7 @@
 """ONNX Runtime against the reference: spikes, potentials and logits of every layer equal."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,10 @@ def test_what_keeps_nothing_from_step_to_step_needs_no_scan() -> None:
         assert [n.op_type for n in model.graph.node].count("Scan") == len(keeping) > 0
 
 
-@pytest.mark.parametrize("model", ["digits-v1", "digits-v2"])
-@pytest.mark.parametrize("neuron", ["programmable", "stock"])
+@pytest.mark.parametrize(
+    ("model", "neuron"),
+    [*product(["digits-v1", "digits-v2"], ["programmable", "stock"]), ("digits-levels", "programmable")],
+)
 def test_bundled_models_are_equal(model: str, neuron: str) -> None:
     program = compile_model(model, "loihi2", neuron=neuron, check=False).program
     assert_equal(program.network, next(read("digits", program.preprocess, limit=4).batches(4))[0])

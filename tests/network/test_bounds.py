@@ -83,8 +83,14 @@ def test_chains(seed: int, dyadic: bool, neuron: str, granularity: str, bits: in
     assert_holds(network)
 
 
-@pytest.mark.parametrize("name", BUNDLED)
-@pytest.mark.parametrize(("neuron", "schedule"), [("programmable", "spatial"), ("stock", "token-serial")])
+@pytest.mark.parametrize(
+    ("name", "neuron", "schedule"),
+    [
+        *((name, "programmable", "spatial") for name in BUNDLED),
+        *((name, "stock", "token-serial") for name in BUNDLED if name != "digits-levels"),
+        ("digits-levels", "programmable", "token-serial"),
+    ],
+)
 def test_bundled_models_are_accepted(name: str, neuron: str, schedule: str) -> None:
     program = compile_model(name, "kapoho_point", neuron=neuron, schedule=schedule, check=False).program
     assert_holds(program.network)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from PIL import Image
 
 from spikformer_deploy.base.errors import InputError
@@ -427,7 +428,7 @@ def test_an_epoch_is_the_same_from_any_batch_on(tmp_path: Path) -> None:
     assert not torch.equal(other[0], whole[0][0])
 
 
-@pytest.mark.parametrize("name", ["digits-v1", "digits-v2"])
+@pytest.mark.parametrize("name", ["digits-v1", "digits-v2", "digits-levels"])
 def test_the_models_in_the_box_know_their_digits(name: str) -> None:
     loaded = load(name)
     images = read("digits", loaded.preprocess, split="test")
@@ -438,6 +439,29 @@ def test_the_models_in_the_box_know_their_digits(name: str) -> None:
     recipe = read_recipe(EXAMPLES / BUNDLED[name].replace(".safetensors", ".toml"))
     assert loaded.training["recipe"]["optimiser"]["seed"] == recipe.optimiser.seed
     assert np.isclose(loaded.training["recipe"]["model"]["dim"], recipe.model.dim)
+    assert (loaded.config.levels, loaded.config.time_steps) == (recipe.model.levels, recipe.model.time_steps)
+
+
+def test_the_recipe_of_integer_neurons_learns(tmp_path: Path) -> None:
+    """In three of its epochs; what is saved is a model of integers, and runs as one."""
+    recipe = read_recipe(EXAMPLES / "digits_levels.toml")
+    short = evolve(recipe, optimiser=evolve(recipe.optimiser, epochs=3, warmup_epochs=1))
+    result = train(short, tmp_path / "short.safetensors")
+    assert result["test_accuracy"] > 0.6
+    loaded = load(tmp_path / "short.safetensors")
+    assert (loaded.config.levels, loaded.config.time_steps) == (4, 1)
+    done = run(compile_model(loaded, check=False).program, "digits", limit=100)
+    assert done.accuracy > 0.6
+    with pytest.raises(InputError, match="--levels: the model learnt to send integers up to 4"):
+        load(tmp_path / "short.safetensors", levels=8)
+
+
+def test_rounding_in_training_knows_no_integer_neurons(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(
+        TINY.replace("heads = 2", "heads = 2\nlevels = 4").replace("ema = 0.9", "ema = 0.9\nweight_bits = 4")
+    )
+    with pytest.raises(InputError, match=r"optimiser\.weight_bits: .* model\.levels replaces them"):
+        train(tmp_path / "tiny.toml", tmp_path / "out")
 
 
 def test_the_model_in_the_box_knows_cifar10() -> None:

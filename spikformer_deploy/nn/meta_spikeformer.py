@@ -45,7 +45,7 @@ class Kit(NamedTuple):
     scale: float = SCALE
 
 
-SPIKING = Kit()
+OF_LIFS = Kit()
 """Of Spike-driven Transformer V2."""
 
 
@@ -70,7 +70,7 @@ class RepConv(nn.Module):
     in, out  maps (B, C, Y, X)
     """
 
-    def __init__(self, channels: int, kit: Kit = SPIKING) -> None:
+    def __init__(self, channels: int, kit: Kit = OF_LIFS) -> None:
         super().__init__()
         self.body = nn.Sequential(
             # padded here, and not in the 3x3: the border then passes the normalisation like the official one
@@ -94,7 +94,7 @@ class SepConv(nn.Module):
     in, out  currents (T, B, C, Y, X)
     """
 
-    def __init__(self, dim: int, kit: Kit = SPIKING) -> None:
+    def __init__(self, dim: int, kit: Kit = OF_LIFS) -> None:
         super().__init__()
         hidden = 2 * dim
         self.lif1 = kit.neuron()
@@ -117,7 +117,7 @@ class ConvBlock(nn.Module):
     in, out  currents (T, B, C, Y, X)
     """
 
-    def __init__(self, dim: int, ratio: int, kit: Kit = SPIKING) -> None:
+    def __init__(self, dim: int, ratio: int, kit: Kit = OF_LIFS) -> None:
         super().__init__()
         self.Conv = SepConv(dim, kit)
         add_unit(self, "{}1", kit.conv(dim, ratio * dim, 3, padding=1, bias=False), kit.neuron())
@@ -136,7 +136,7 @@ class Attention(nn.Module):
     in, out  currents (T, B, D, Y, X)
     """
 
-    def __init__(self, dim: int, heads: int, kit: Kit = SPIKING) -> None:
+    def __init__(self, dim: int, heads: int, kit: Kit = OF_LIFS) -> None:
         super().__init__()
         self.heads = heads
         self.scale = kit.scale

@@ -128,7 +128,8 @@ def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Rec
 def _check_steps(tensors: Tensors) -> None:
     """Raise ModelError for steps of weights that training has not set."""
     for key, value in tensors.items():
-        if UNREAD.fullmatch(key) or value.is_meta:  # on "meta" there are shapes alone
+        # a tensor without values has nothing but its shape to be recognised by
+        if value.is_meta or UNREAD.fullmatch(key):
             continue
         if key.endswith(".init_state") and not bool((value == 1).all()):
             raise ModelError(key, "it is not 1: training never set the steps of this layer", "Give a trained file.")

@@ -36,9 +36,14 @@ def share_of_bias(bias: Int, steps: int, time_steps: int) -> Int:
 
 
 def states_after(head: Accumulator, states: Int) -> Int:
-    """(N, T, classes) what the heads of the networks of 1 to T steps hold in the end; states: that of T after each."""
+    """(N, T, classes) what the heads of the networks of 1 to T steps hold in the end; states: that of T after each.
+
+    Of a head at each position, (C, Y, X), there is a class a channel and position.
+    """
     if head.last:
         return states
     steps = states.shape[1]
-    starts = np.stack([share_of_bias(head.bias, step, steps) for step in range(1, steps + 1)])
-    return states - head.bias + starts
+    # one bias a channel is that of all its positions
+    bias = head.bias.ravel() if head.bias.ndim > 1 else np.repeat(head.bias, states.shape[2] // len(head.bias))
+    starts = np.stack([share_of_bias(bias, step, steps) for step in range(1, steps + 1)])
+    return states - bias + starts

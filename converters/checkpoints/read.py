@@ -266,10 +266,13 @@ def _recognised(
     if recognised.choices:
         _check_choice(path, recognised.choices, arch)
     config = named(arch) if arch else recognised.usual
+    family = recognised.fields.get("family", config.family)
+    if config.family != family:
+        raise InputError("--arch", f"'{arch}' is of another family than {path}, which is {family}", "Leave it out.")
     notes = list(recognised.notes)
     for name, keys in ARGUMENTS.items():
         value = next((arguments[k] for k in keys if isinstance(arguments.get(k), int)), None)
-        if value is not None:
+        if value is not None and getattr(config, name):
             config = replace(config, **{name: value})
         elif arch is None and name not in recognised.fields and getattr(config, name):
             option = name.replace("_", "-")

@@ -65,6 +65,9 @@ def windows_of(data: str | Path | NDArray[Any], series: Series, limit: int | Non
     windows = _real(stored, count)
     if targets is None:
         return windows, None
+    if len(targets.shape) > 2 and targets.shape[2:] != (series.variables,):
+        problem = f"targets of shape {targets.shape} for windows of {series.variables} variables"
+        raise InputError(targets.place, problem, f"Give them as (N, points, {series.variables}), or flat.")
     return windows, targets_of(targets, stored.shape[0])[:count]
 
 

@@ -166,6 +166,7 @@ class _Tracer:
         operation = target[1] if len(target) > 1 else target[0]
         kind = module_type(node)
         name = path if kind is not None and is_leaf(kind, operation) else ".".join(filter(None, (path, operation)))
+        name = name or operation  # neurons that are called in the model's own forward
         self.uses_of_names[name] += 1
         uses = self.uses_of_names[name]
         return name if uses == 1 else f"{name}.{uses - 1}"

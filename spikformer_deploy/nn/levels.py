@@ -87,7 +87,7 @@ class Levels(nn.Module):
 
     def __init__(self, count: int = 4, threshold: float = 1.0, keep: float = 0.0, half_even: bool = True) -> None:
         super().__init__()
-        self.count = count
+        self.count = int(count)
         self.threshold = threshold
         self.keep = keep
         self.half_even = half_even

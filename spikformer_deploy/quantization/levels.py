@@ -26,7 +26,13 @@ from spikformer_deploy.quantization.currents import AttentionTerm, ConvTerm, Cur
 from spikformer_deploy.quantization.fitting import Observed, Quantized, margin_of, with_margin, within
 from spikformer_deploy.quantization.grids import SAME, grid_steps, none_below, weight_error
 from spikformer_deploy.quantization.lif_fitting import BIAS_HEADROOM_BITS, MOST_FRACTION_BITS
-from spikformer_deploy.quantization.scales import gain_of, largest_thresholds, least_error_thresholds, scale_groups
+from spikformer_deploy.quantization.scales import (
+    check_units,
+    gain_of,
+    largest_thresholds,
+    least_error_thresholds,
+    scale_groups,
+)
 from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.quantization.weights import all_weights, rounded_weights
 
@@ -186,7 +192,8 @@ def _of_attention(task: Task, term: AttentionTerm) -> _Sums:
 def _of_units(task: Task, terms: Sequence[UnitTerm]) -> _Sums:
     """Streams, and counts of messages: synapses of weight 1."""
     unit = terms[0].scale
-    if any(not np.allclose(term.scale, unit, rtol=1e-12) for term in terms):
+    check_units(task.name, unit)
+    if any(not np.allclose(term.scale, unit, rtol=1e-12, atol=0) for term in terms):
         raise QuantizeError(task.name, "it adds streams of different units", "Add currents before pooling them.")
     projections = tuple(Projection((term.source,), task.name, term.window) for term in terms)
     low = np.sum([term.low for term in terms], 0)
@@ -278,12 +285,18 @@ def _integers(task: Task, sums: _Sums, shift: int, proven: bool) -> Integers:
     bias = task.current.bias / (sums.unit if task.current.bias.ndim == 1 else sums.unit[:, None, None]) * 2.0**shift
     in_levels = _bias_in_levels(task)
     added = np.zeros(len(steps), np.int64) if in_levels else _whole_bias(task, bias, shift)
-    ties = (np.arange(1, task.op.count + 1) - 0.5) * steps[:, None] - (bias[:, None] if in_levels else 0.0)
-    levels = _levels(ties, task.op.half_even, sums.near)
+    between = (np.arange(1, task.op.count + 1) - 0.5) * steps[:, None]
+    taken = bias[:, None] if in_levels else np.zeros((len(steps), 1))
+    ties = between - taken
+    # how exact a difference is, say the numbers that it is of
+    near = sums.near * (np.abs(between) + np.abs(taken))
+    levels = _levels(ties, task.op.half_even, near)
     low, high = _drive(task, sums, added, shift, proven)
-    if proven and not task.keeps:
-        # what lies beyond the reach of every input may as well lie just there, in fewer bits
-        levels = np.clip(levels, low[:, None], high[:, None] + 1)
+    if not task.keeps:
+        # what lies beyond the reach of every input may as well lie just there, in fewer bits; a state that reaches
+        # beyond what it holds ends a run
+        most = high[:, None] + 1 if proven else 2 ** (task.limits.state_bits - 1) - 1
+        levels = np.clip(levels, low[:, None] if proven else -most, most)
     neuron = Levels(
         task.decay.numerator * task.keeps,
         shift,
@@ -292,7 +305,7 @@ def _integers(task: Task, sums: _Sums, shift: int, proven: bool) -> Integers:
         frozen(added),
         task.rounding,
     )
-    neuron = replace(neuron, exact=_is_exact(task, neuron, steps, ties, sums.near))
+    neuron = replace(neuron, exact=_is_exact(task, neuron, steps, ties, near))
     error = max(sums.error, 0.0 if in_levels else _off(bias, added, steps), _reset_error(task, steps))
     return Integers(neuron, sums.projections, low, high, proven, none_below(error))
 
@@ -309,10 +322,13 @@ def _quantized(task: Task, integers: Integers) -> Quantized | None:
     return Quantized(population, integers.projections, integers.proven, margin_of(bounds, task.limits))
 
 
-def _levels(ties: Float, half_even: bool, near: float) -> Int:
-    """(C, D) the integers from which on the ties are passed; odd levels of half_even are not at a tie that is whole."""
+def _levels(ties: Float, half_even: bool, near: Float) -> Int:
+    """(C, D) the integers from which on the ties are passed; odd levels of half_even are not at a tie that is whole.
+
+    near  (C, D) the error of each tie, within which it is whole
+    """
     whole = np.rint(ties)
-    is_whole = np.abs(ties - whole) <= near * np.abs(ties)
+    is_whole = np.abs(ties - whole) <= near
     strict = half_even * (np.arange(1, ties.shape[1] + 1) % 2)
     levels = np.where(is_whole, whole + strict, np.ceil(ties))
     # a level beyond 2^62 is one that no sum reaches
@@ -355,10 +371,15 @@ def _reset_error(task: Task, steps: Float) -> float:
     return float((np.abs(np.rint(steps) - steps) / steps).max()) if task.keeps else 0.0
 
 
-def _is_exact(task: Task, neuron: Levels, steps: Float, ties: Float, near: float) -> bool:
-    """Whether the neuron is the real-valued one with the same weights: nothing but those was rounded in any step."""
+def _is_exact(task: Task, neuron: Levels, steps: Float, ties: Float, near: Float) -> bool:
+    """Whether the neuron is the real-valued one with the same weights: nothing but those was rounded in any step.
+
+    near  (C, D) the error of each tie
+    """
     if not task.keeps:
-        return True
-    resets = bool((_whole(steps, near) == np.rint(steps)).all())
-    levels = bool((_whole(ties, near) == np.rint(ties)).all())
+        # less than the decay has bits for is nothing kept
+        return task.op.keep == 0 or task.time_steps == 1
+    # the first tie is half of what is taken off
+    resets = bool((np.abs(steps - np.rint(steps)) <= 2 * near[:, 0]).all())
+    levels = bool((np.abs(ties - np.rint(ties)) <= near).all())
     return resets and levels and task.decay.bits_per_step is not None and is_exact(neuron, task.time_steps)

@@ -26,6 +26,7 @@ from spikformer_deploy.quantization.lif_fitting import (
     quantized_lif,
     with_range,
 )
+from spikformer_deploy.quantization.scales import check_units
 
 THRESHOLD_ERROR = 2.0**-10
 """Largest relative rounding of a threshold, where fractional bits or a factor can make it smaller."""
@@ -77,6 +78,7 @@ def unit_lif(task: LifTask) -> Quantized:
     term = task.current.terms[0]
     if len(task.current.terms) != 1 or not isinstance(term, UnitTerm) or np.any(task.current.bias):
         raise QuantizeError(task.name, "a residual stream and other synapses reach the same neuron")
+    check_units(task.name, term.scale)
     real = 1 / (task.gain * term.scale)
     # Most bits first, as they round the decay least; of each number a proof is tried before an observation.
     for bits, proven in product(range(_bits_for_units(task.rule), -1, -1), (True, False)):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Float
+from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.graph import ir
 
 SCORED_WEIGHTS = 8192
@@ -31,6 +32,13 @@ def gain_of(neuron: ir.Neuron) -> float:
         return 1 / neuron.threshold
     lif = neuron
     return (1 / lif.tau if lif.decay_input else 1.0) / lif.v_threshold
+
+
+def check_units(name: str, units: Float) -> None:
+    """Raise QuantizeError where a stream or a count stands for no positive number: no threshold is in its units."""
+    if np.any(units <= 0):
+        problem = "it reads a mean or a stream times a number that is not positive"
+        raise QuantizeError(name, problem, "Fold the factor into a layer before.")
 
 
 def scale_groups(peaks: Float, granularity: str, most_groups: int) -> NDArray[np.int64]:

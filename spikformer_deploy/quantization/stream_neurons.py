@@ -79,7 +79,7 @@ def _addend(name: str, term: Term, shared: SharedUnit, settings: Settings) -> _A
     """What `term` adds to population `name`; QuantizeError where it has no integers in the shared unit."""
     match term:
         case UnitTerm(source, window, scale, low, high):
-            if not np.allclose(scale, shared.unit, rtol=1e-12):
+            if not np.allclose(scale, shared.unit, rtol=1e-12, atol=0):
                 raise QuantizeError(name, "it adds streams of different units", "Add currents before pooling them.")
             return _Addend(Projection((source,), name, window), low, high)
         case ConvTerm():

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.base.values import frozen
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.executors import reference
@@ -164,3 +166,51 @@ def test_scales_that_are_no_whole_share_of_the_threshold() -> None:
         right = (2 * j - 1) ** 2 * 24 * 32**2 * int(per_unit) ** 2
         n = next(n for n in range(1, 10**6) if 4 * n * n >= right)
         assert int(neuron.levels[0, j - 1]) == min(n, int(network["out"].bounds[1]) + 1)
+
+
+def counted(factor: float, neuron: ir.Neuron) -> tuple[ir.Graph, np.ndarray]:
+    """Neurons that read the mean of what others send, times a factor."""
+    nodes = (
+        Node("input", ir.Input(True), (), (2, 3, 4)),
+        Node("stem", ir.Conv2d(np.ones((4, 2, 1, 1)) / 4, np.zeros(4)), ("input",), (4, 3, 4)),
+        Node("first", ir.Levels(), ("stem",), (4, 3, 4)),
+        Node("mean", ir.Mean(), ("first",), (4, 1, 1)),
+        Node("scaled", ir.Scale(factor), ("mean",), (4, 1, 1)),
+        Node("second", neuron, ("scaled",), (4, 1, 1)),
+        Node("fc", ir.Linear(np.ones((3, 4)), np.zeros(3)), ("second",), (3, 1, 1)),
+        Node("output", ir.Output(), ("fc",), (3, 1, 1)),
+    )
+    return check(ir.Graph(nodes, 1)), np.zeros((1, 1, 2, 3, 4), np.uint8)
+
+
+@pytest.mark.parametrize("neuron", [ir.Levels(), ir.Lif()])
+@pytest.mark.parametrize("factor", [-1.0, 0.0])
+def test_counts_of_no_positive_unit_are_refused(factor: float, neuron: ir.Neuron) -> None:
+    graph, _ = counted(factor, neuron)
+    with pytest.raises(QuantizeError, match="second: it reads a mean or a stream times a number that is not positive"):
+        integers_of(graph, 0)
+    assert integers_of(counted(1.0, neuron)[0], 0)[0].output
+
+
+def test_a_tie_at_no_input_is_a_tie() -> None:
+    """A bias of half a threshold: what is left of the difference says nothing of its error."""
+    threshold = 0.3
+    for half_even, sent in ((False, [1, 2]), (True, [0, 2])):
+        bias = np.array([0.5 * threshold, 1.5 * threshold])
+        nodes = (
+            Node("input", ir.Input(True), (), (2, 3, 4)),
+            Node("stem", ir.Conv2d(np.full((2, 2, 1, 1), 0.0137), bias), ("input",), (2, 3, 4)),
+            Node("first", ir.Levels(4, threshold, 0.0, half_even), ("stem",), (2, 3, 4)),
+            Node("mean", ir.Mean(), ("first",), (2, 1, 1)),
+            Node("fc", ir.Linear(np.ones((3, 2)), np.zeros(3)), ("mean",), (3, 1, 1)),
+            Node("output", ir.Output(), ("fc",), (3, 1, 1)),
+        )
+        network, frames = integers_of(check(ir.Graph(nodes, 1)), 0)
+        ran = reference.execute(network, np.zeros_like(frames), record=["first"])
+        assert ran.spikes["first"][0, 0, :, 0, 0].tolist() == sent
+
+
+def test_what_a_decay_has_no_bits_for_is_not_exact() -> None:
+    graph = dyadic_graph(0, 4, lambda: ir.Levels(4, 1.0, 1e-4, True))
+    assert not integers_of(graph, 0)[0].exact
+    assert integers_of(dyadic_graph(0, 1, lambda: ir.Levels(4, 1.0, 1e-4, True)), 0)[0].exact

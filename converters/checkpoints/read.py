@@ -272,6 +272,8 @@ def _recognised(
     notes = list(recognised.notes)
     for name, keys in ARGUMENTS.items():
         value = next((arguments[k] for k in keys if isinstance(arguments.get(k), int)), None)
+        if name == "time_steps" and config.levels and not config.per_step:
+            value = None  # the official models of integers on images have no time axis, whatever the script's T is
         if value is not None and getattr(config, name):
             config = replace(config, **{name: value})
         elif arch is None and name not in recognised.fields and getattr(config, name):

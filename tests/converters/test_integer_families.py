@@ -47,7 +47,9 @@ def saved(folder: Path, name: str, state: State | None = None) -> Loaded:
     """A small model of a family through a file as the official scripts write it."""
     config = replace(INTEGERS[name], depth=1)
     state = model_and_images(config)[0].state_dict() if state is None else state
-    arguments = argparse.Namespace(model=NAMES.get(config.form, ""), time_steps=config.time_steps)
+    # models of images have no time axis, and scripts have a T all the same
+    steps = config.time_steps if config.per_step else 8
+    arguments = argparse.Namespace(model=NAMES.get(config.form, ""), time_steps=steps)
     torch.save({"model": state, "epoch": 1, "args": arguments}, folder / "checkpoint-best.pth")
     loaded = load(folder / "checkpoint-best.pth", heads=config.heads)
     assert replace(loaded.config, image_size=config.image_size) == config

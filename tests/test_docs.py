@@ -85,7 +85,6 @@ def test_a_family_stands_where_the_list_says() -> None:
         "qkformer",
         "spikingformer",
         "qsd_transformer",
-        "spike_driven_v3",
         "max_former",
         "ms_qkformer",
         "seqsnn",

@@ -45,8 +45,11 @@ def in_cells(execution: Execution, cells: dict[str, Cells]) -> Execution:
 def _activity(counted: Activity, cells: Cells) -> Activity:
     if counted.cells is cells:
         return counted
-    idle = None if counted.idle is None else _summed(counted.idle, counted.cells, cells)
-    return replace(counted, messages=_summed(counted.messages, counted.cells, cells), cells=cells, idle=idle)
+    messages = _summed(counted.messages, counted.cells, cells)
+    values, idle = (
+        None if some is None else _summed(some, counted.cells, cells) for some in (counted.values, counted.idle)
+    )
+    return replace(counted, messages=messages, cells=cells, values=values, idle=idle)
 
 
 def _summed(counts: NDArray[np.int32], own: Cells, cells: Cells) -> NDArray[np.int32]:

@@ -285,8 +285,9 @@ def test_neurons_that_forget_are_idle_whatever_they_held() -> None:
 
 
 def test_overflow_names_the_population() -> None:
-    network = with_state_bits(graded_network(1), 6)
-    images = random_images(network, 1)
+    network = with_state_bits(graded_network(1, 1), 6)
+    # one image and step: threads with images of their own, and steps, each name the largest state of theirs
+    images = random_images(network, 1, count=1)
     with pytest.raises(OverflowDetected) as right:
         reference.execute(network, images)
     with pytest.raises(OverflowDetected) as ours:

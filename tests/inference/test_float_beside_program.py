@@ -12,6 +12,7 @@ from spikformer_deploy.counts.events import Events
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.graph.module import GraphModule, Neurons
+from spikformer_deploy.network.synapses import Attention
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import float_graph
 
@@ -51,6 +52,15 @@ def of_float(found: Account) -> list[int]:
     return layers
 
 
+def products_of_calls(program: Program, target: str, spikes: dict[str, np.ndarray]) -> int:
+    """Additions of q (K^T V) of all images, the operand with fewer spikes chosen once an image, not in every step."""
+    (projection,) = program.network.into(target)
+    assert isinstance(projection.synapse, Attention)
+    depth = program.network[target].shape[0] // projection.synapse.heads
+    q, k, v = (spikes[source].reshape(IMAGES, -1).sum(1, dtype=np.int64) for source in projection.sources)
+    return int(depth * (np.minimum(k, v) + q).sum())
+
+
 def test_with_the_spikes_of_the_program_the_counts_are_its_own(pair: Pair) -> None:
     """Every layer, exactly: two executors, two ways of counting, one number."""
     loaded, program = pair
@@ -58,14 +68,24 @@ def test_with_the_spikes_of_the_program_the_counts_are_its_own(pair: Pair) -> No
     fired = [p.name for p in program.network if p.neuron.fires]
     spikes = engine.execute(program.network, pixels, record=fired).spikes
     module = GraphModule(float_graph(loaded))
+    image = 0  # one after the other: which operand of a product has fewer spikes is asked of each image
     for path, layer in module.named_modules():
         if isinstance(layer, Neurons):
             forced = torch.from_numpy(spikes[path].astype(np.float32)).transpose(0, 1).contiguous()
-            layer.register_forward_hook(lambda *_, forced=forced: forced)
+            layer.register_forward_hook(lambda *_, forced=forced: forced[:, image : image + 1])
     with sd.count_operations(module, program.network.time_steps) as counting, torch.no_grad():
-        module(torch.from_numpy(program.preprocess.normalised(pixels)))
+        for image in range(IMAGES):
+            module(torch.from_numpy(program.preprocess.normalised(pixels[image : image + 1])))
     counts = of_float(account(counting.counts, MESSAGES))
-    assert counts == of_program(events_of(program))
+    events = events_of(program)
+    expected = of_program(events)
+    kinds = [p for p in events.projections if p.kind in ("conv", "attention") and p.sources != ("input",)]
+    for i, projection in enumerate(kinds):
+        if projection.kind == "attention":
+            by_step, expected[i] = expected[i], products_of_calls(program, projection.target, spikes)
+            # the program asks in each step which operand has fewer spikes, and the model's product is one of all steps
+            assert 0 <= expected[i] - by_step < 0.02 * by_step
+    assert counts == expected
     records = {record.name: int(record.spikes.sum()) for record in counting.counts.neurons}
     assert records == {name: int(spikes[name].sum()) for name in fired}
 

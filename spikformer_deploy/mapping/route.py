@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numba import njit
@@ -13,7 +14,7 @@ from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.network.heads import Heads, heads_of
 from spikformer_deploy.network.mapping import SITE, Site, edges_of
-from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.reach import axes_of, channels_read, read_by
 from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
@@ -60,6 +61,8 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
     site_of = {(site.kind, site.population): i for i, site in enumerate(sites) if site.kind != "partial"}
     parts: list[Nets] = []
     for projection in network.projections:
+        if _is_one_of_several(network, projection):
+            continue
         receiver = site_of["population", projection.target]
         target = slices[receiver]
         sources = tuple(slices[site_of["population", name]] for name in projection.sources)
@@ -71,14 +74,31 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
                 heads = heads_of(network, projection)
                 attention = _Attention(sources, sent, slices[counters], target, shape, heads)
                 parts += _through_counters(attention, sites[counters].serial)
-            case synapse:
-                parts.append(_ordinary(shape, synapse, sources[0], target, sites[receiver], sent[0]))
+            case _:
+                alike = _from_the_same(network, projection)
+                parts.append(_ordinary(shape, alike, sources[0], target, sites[receiver], sent[0]))
                 for index in _parts_of(sites, projection.target):
                     part = slices[index]
-                    parts.append(_ordinary(shape, synapse, sources[0], part, sites[index], sent[0]))
+                    parts.append(_ordinary(shape, alike, sources[0], part, sites[index], sent[0]))
                     # a partial sum goes on to the neuron of the same place, in every step
                     parts.append(_overlapping(part, target, target.first, target.end, 1.0))
     return _joined(parts)
+
+
+def _from_the_same(network: Network, projection: Projection) -> list[Conv | Window | Readout]:
+    """The synapses of all projections with the source and the target of this one: a message serves them all."""
+    return [
+        other.synapse
+        for other in network.into(projection.target)
+        if other.sources == projection.sources and not isinstance(other.synapse, Attention)
+    ]
+
+
+def _is_one_of_several(network: Network, projection: Projection) -> bool:
+    """Whether an earlier projection has the same source and target, and stands for this one."""
+    return projection.synapse is not next(
+        other.synapse for other in network.into(projection.target) if other.sources == projection.sources
+    )
 
 
 def _parts_of(sites: tuple[Site, ...], population: str) -> list[int]:
@@ -96,12 +116,40 @@ def _joined(parts: list[Nets]) -> Nets:
 
 
 def _ordinary(
-    shape: Shape, synapse: Conv | Window | Readout, source: _Slices, target: _Slices, site: Site, rate: float
+    shape: Shape, synapses: list[Conv | Window | Readout], source: _Slices, target: _Slices, site: Site, rate: float
 ) -> Nets:
     """Convolutions, windows and readouts: what each receiver sees are intervals of the source's axes.
 
+    A message is sent once to a receiver, whichever of the synapses read it: the size of a union of intervals is that of
+    all, less what two share, and so on.
     shape  of the source; site: that of the target's slices
     """
+    seen: list[tuple[Int, Int]] = []
+    for synapse in synapses:
+        low, high = _seen(shape, synapse, target, site)
+        # the digits of one weight are several synapses that see the same
+        if not any(np.array_equal(low, other[0]) and np.array_equal(high, other[1]) for other in seen):
+            seen.append((low, high))
+    if len(seen) == 1:
+        return _overlapping(source, target, *seen[0], rate)
+    parts = []
+    for count in range(1, len(seen) + 1):
+        for chosen in combinations(seen, count):
+            low = np.maximum.reduce([low for low, _ in chosen])
+            high = np.minimum.reduce([high for _, high in chosen])
+            parts.append(_overlapping(source, target, low, high, rate if count % 2 else -rate))
+    return _summed(_joined(parts))
+
+
+def _summed(nets: Nets) -> Nets:
+    """The same with the messages of each pair of slices in one net."""
+    pairs, which = np.unique(np.stack([nets.target, nets.source]), axis=1, return_inverse=True)
+    messages = np.bincount(which.ravel(), nets.messages, minlength=pairs.shape[1]).astype(np.float64)
+    return Nets(pairs[1], pairs[0], messages)
+
+
+def _seen(shape: Shape, synapse: Conv | Window | Readout, target: _Slices, site: Site) -> tuple[Int, Int]:
+    """(first, end) (receivers, 3) of the source's channels, rows and columns that each receiver sees."""
     low = np.empty_like(target.first)
     high = np.empty_like(target.end)
     low[:, CHANNEL], high[:, CHANNEL] = channels_read(synapse, shape, target.first[:, CHANNEL], target.end[:, CHANNEL])
@@ -112,7 +160,7 @@ def _ordinary(
     rows, columns = axes_of(synapse, shape)
     low[:, ROW], high[:, ROW] = read_by(target.first[:, ROW], target.end[:, ROW], rows)
     low[:, COLUMN], high[:, COLUMN] = read_by(target.first[:, COLUMN], target.end[:, COLUMN], columns)
-    return _overlapping(source, target, low, high, rate)
+    return low, high
 
 
 def _overlapping(senders: _Slices, receivers: _Slices, low: Int, high: Int, rate: float) -> Nets:

@@ -109,10 +109,13 @@ def _check_levels(neuron: Levels, shape: Shape, state_bits: int) -> None:
     require(neuron.decay > 0 or not neuron.reset.any(), "a reset of what keeps nothing")
     good = neuron.bias.shape in (shape[:1], shape) and neuron.bias.dtype == np.int64
     require(good, f"biases of shape {neuron.bias.shape} and type {neuron.bias.dtype}")
-    for what, values in (("level", levels), ("reset", neuron.reset), ("bias", neuron.bias)):
+    # of neurons that keep nothing, one more than a state can hold is a level that none reaches
+    held = levels if neuron.decay else levels - (levels == 2 ** (state_bits - 1))
+    _check_width("level", held, state_bits)
+    for what, values in (("reset", neuron.reset), ("bias", neuron.bias)):
         _check_width(what, values, state_bits)
     # a potential that fits before its reset fits after it
-    least_left = levels - neuron.reset[:, None] * np.arange(1, levels.shape[1] + 1)
+    least_left = held - neuron.reset[:, None] * np.arange(1, levels.shape[1] + 1)
     _check_width("potential after a reset", least_left, state_bits)
 
 

@@ -293,10 +293,10 @@ def _integers(task: Task, sums: _Sums, shift: int, proven: bool) -> Integers:
     levels = _levels(ties, task.op.half_even, near)
     low, high = _drive(task, sums, added, shift, proven)
     if not task.keeps:
-        # what lies beyond the reach of every input may as well lie just there, in fewer bits; a state that reaches
-        # beyond what it holds ends a run
-        most = high[:, None] + 1 if proven else 2 ** (task.limits.state_bits - 1) - 1
-        levels = np.clip(levels, low[:, None] if proven else -most, most)
+        # what lies beyond the reach of every input, or of the state, may as well lie just there, in fewer bits
+        widest = 2 ** (task.limits.state_bits - 1)
+        least, most = (low[:, None], high[:, None] + 1) if proven else (1 - widest, widest)
+        levels = np.clip(levels, least, most)
     neuron = Levels(
         task.decay.numerator * task.keeps,
         shift,
@@ -315,7 +315,8 @@ def _quantized(task: Task, integers: Integers) -> Quantized | None:
     neuron = integers.neuron
     lowest, highest = levels_range(integers.low, integers.high, neuron, task.time_steps)
     bounds = int(lowest.min()), int(highest.max())
-    widest = max(int(np.abs(values).max(initial=0)) for values in (neuron.levels, neuron.reset, neuron.bias))
+    reachable = neuron.levels - (neuron.levels > 0)  # a level just beyond the state is one that nothing reaches
+    widest = max(int(np.abs(values).max(initial=0)) for values in (reachable, neuron.reset, neuron.bias))
     if not within(bounds, task.limits.state_bits) or widest > 2 ** (task.limits.state_bits - 1) - 1:
         return None
     population = Population(task.name, task.current.shape, neuron, task.op.count, bounds, integers.error)

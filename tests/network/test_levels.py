@@ -14,7 +14,9 @@ from spikformer_deploy.executors import reference
 from spikformer_deploy.network.bounds import worst_cases
 from spikformer_deploy.network.decay import is_exact
 from spikformer_deploy.network.law import check_network
+from spikformer_deploy.network.neuron_law import check_neuron
 from spikformer_deploy.network.neurons import DECAY_ONE, HALF_EVEN, HALF_UP, Levels, idle, step
+from spikformer_deploy.network.synapses import Incoming, Window
 
 
 def sent_by_model(inputs: list[Fraction], theta: int, count: int, keep: Fraction, rounding: str) -> list[int]:
@@ -115,3 +117,21 @@ def test_levels_that_keep_nothing_are_idle_whatever_came_before() -> None:
     resting = idle(keeps, sent, potentials)
     assert resting is not None
     assert not resting.any()
+
+
+def test_a_level_just_beyond_the_state_is_reached_by_nothing() -> None:
+    """It is what levels further away are written as; a state that holds its largest value does not reach it."""
+    limit = 2**23 - 1
+    incoming = [Incoming(Window(), ((1, 1, 1),), 1, False)]
+    nothing = np.zeros(1, np.int64)
+    largest = np.full((1, 1, 1, 1), limit)
+    for beyond in (0, 1, 2):
+        neuron = Levels(0, 0, np.array([[3, limit + beyond]]), nothing, nothing, HALF_UP)
+        if beyond == 2:
+            with pytest.raises(ValueError, match="a level of 8388609"):
+                check_neuron(neuron, (1, 1, 1), 2, 24, incoming)
+        else:
+            check_neuron(neuron, (1, 1, 1), 2, 24, incoming)
+            assert step(neuron, largest, None).sent.item() == 2 - beyond
+    with pytest.raises(ValueError, match="a level of 8388608"):
+        check_neuron(Levels(2048, 0, np.array([[3, limit + 1]]), nothing, nothing, HALF_UP), (1, 1, 1), 2, 24, incoming)

@@ -140,13 +140,27 @@ def _shared_unit(
         fitting = _fraction_bits(feeders, unit, room)
         if fitting is not None:
             bits, proven = fitting
-            shifted = {f.layer: e + bits for f, e in zip(feeders, exponents, strict=True)}
-            return SharedUnit(unit / 2**bits, shifted, proven)
+            shared = unit / 2**bits
+            # where bits were lost for the range, smaller exponents give them back to layers that have the room
+            shifted = {
+                feeder.layer: min(exponent + bits, _least_exponent(peak / shared, largest_weight))
+                for feeder, exponent, peak in zip(feeders, exponents, peaks, strict=True)
+            }
+            return SharedUnit(shared, shifted, proven)
     raise QuantizeError(
         place,
         f"the sums of its residual stream do not fit {room.state_bits} bits of state and messages",
         "Use a target with a wider state.",
     )
+
+
+def _least_exponent(peaks: Float, largest_weight: int) -> int:
+    """The smallest exponent with which weights up to `peaks` (C,), in the unit of a stream, round to what they have."""
+    largest = float(peaks.max())
+    exponent = 0
+    while np.rint(largest / 2.0**exponent) > largest_weight:
+        exponent += 1
+    return exponent
 
 
 def _relative_exponents(peaks: Sequence[Float]) -> list[int]:

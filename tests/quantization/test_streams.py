@@ -176,7 +176,7 @@ def test_a_stream_is_what_is_added_up() -> None:
     assert residual_streams(graph) == (frozenset({"conv1", "pool", "add", "add1", "add2"}),)
 
 
-def network_of(name: str) -> tuple[Network, np.ndarray]:
+def network_of(name: str, limits: CoreLimits = LIMITS) -> tuple[Network, np.ndarray]:
     config = SIBLINGS[name]
     module, images = model_and_images(config)
     shape = (config.in_channels, config.image_size, config.image_size)
@@ -190,7 +190,7 @@ def network_of(name: str) -> tuple[Network, np.ndarray]:
         values = np.clip(np.rint(images.numpy() * 32 + 128), 0, 255).astype(np.uint8)
         pixels = Pixels((128 / 255,) * 3, (32 / 255,) * 3)
         real = (torch.from_numpy(values).float() - 128) / 32
-    return quantize(graph, pixels, Calibration(graph, real), LIMITS, Settings()), values
+    return quantize(graph, pixels, Calibration(graph, real), limits, Settings()), values
 
 
 @pytest.mark.parametrize("name", SIBLINGS)
@@ -206,6 +206,15 @@ def test_siblings_become_lawful_networks(name: str) -> None:
     exponents = {p.synapse.shift for p in network.projections if isinstance(p.synapse, Conv)}
     assert len(exponents) > 1
     assert all(len(np.unique(p.neuron.threshold)) <= 8 for p in network if isinstance(p.neuron, Lif))
+
+
+@pytest.mark.parametrize(("name", "bits"), [("sdt1", 24), ("sdt1", 16), ("sdt3", 18)])
+def test_layers_lose_one_bit_to_the_unit_that_they_share(name: str, bits: int) -> None:
+    """Also where the range of the stream has taken some: but for what is finer than the unit itself."""
+    network, _ = network_of(name, replace(LIMITS, state_bits=bits, message_bits=bits))
+    streams = {p.name for p in network if isinstance(p.neuron, Stream)}
+    synapses = [p.synapse for p in network.projections if p.target in streams and isinstance(p.synapse, Conv)]
+    assert all(np.abs(s.weight.astype(int)).max() >= 64 or s.shift == 0 for s in synapses)
 
 
 def test_what_no_stream_can_hold_is_refused() -> None:

@@ -91,7 +91,7 @@ WORKER_OPTIONS = (
 
 MODEL_OPTIONS = (
     click.option("--arch", help="Published size, v1-4-384, where the file does not tell."),
-    click.option("--heads", type=int, help="Attention heads, where the file does not tell."),
+    click.option("--heads", type=click.IntRange(1), help="Attention heads, where the file does not tell."),
     click.option(
         "--levels", type=click.IntRange(1), help="Largest integer that integer neurons send, where no file tells."
     ),

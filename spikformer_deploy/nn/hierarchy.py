@@ -7,14 +7,16 @@ Source: Fang et al. 2025, arXiv 2505.18608, and its code (bic-L/MaxFormer).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
 from spikformer_deploy.nn import keys
 from spikformer_deploy.nn.attention import MembraneAttention
-from spikformer_deploy.nn.family import ModelConfig
+from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
 from spikformer_deploy.nn.keys import Tensors
 from spikformer_deploy.nn.layers import ShortcutMLP, add_unit, conv_bn, fire, over_steps, sequence, token_mean
 from spikformer_deploy.nn.lif import LIF
@@ -204,7 +206,7 @@ def _small_embedding(in_channels: int, width: int) -> MembraneEmbedding:
     return MembraneEmbedding(in_channels, chain, EmbeddingLayer("embed2.embed_{}", width), branch=1, pixels=True)
 
 
-def fields_of(tensors: Tensors, form: str, first: str) -> dict[str, Any]:
+def _fields_of(tensors: Tensors, form: str, first: str) -> dict[str, Any]:
     """The fields of a ModelConfig that a state_dict tells.
 
     form   of its layout, as its keys tell it; first: the official name of the first convolution
@@ -217,3 +219,41 @@ def fields_of(tensors: Tensors, form: str, first: str) -> dict[str, Any]:
     by_width = max(1, fields["dim"] // IMAGENET_WIDTH)
     fields["heads"] = {"cifar": CIFAR_HEADS, "imagenet": by_width, "dvs": DVS_HEADS}[form]
     return fields
+
+
+def family_of(
+    name: str, title: str, parts: Parts, is_one: Callable[[Tensors], bool], only_imagenet: str, first: str
+) -> Family:
+    """The family of hierarchies that are made of `parts`, in the three official forms.
+
+    is_one         whether a state_dict is of this family
+    only_imagenet  the layer of the first embedding that the ImageNet form alone has; first: that form's first layer
+    """
+    cifar = ModelConfig(name, "cifar", 4, 384, CIFAR_HEADS, 4, 3, 32, 10)
+    imagenet = ModelConfig(name, "imagenet", 10, 512, 8, 4, 3, 224, 1000)
+    dvs = ModelConfig(name, "dvs", 2, 256, DVS_HEADS, 16, 2, 128, 10, mlp_ratio=1)
+
+    def recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Recognised | None:
+        """What a state_dict tells, its form by the first embedding."""
+        if not is_one(tensors):
+            return None
+        if f"patch_embed1.{only_imagenet}.weight" in tensors:
+            return Recognised(_fields_of(tensors, "imagenet", first), imagenet)
+        if "patch_embed1.max_embed3.embed_conv.weight" in tensors:
+            return Recognised(_fields_of(tensors, "dvs", "proj_conv"), dvs)
+        return Recognised(_fields_of(tensors, "cifar", "proj_conv"), cifar)
+
+    return Family(
+        title=title,
+        forms=("cifar", "imagenet", "dvs"),
+        published={
+            f"{name}-4-384": cifar,
+            f"{name}-10-384": replace(imagenet, dim=384, heads=6),
+            f"{name}-10-512": imagenet,
+            f"{name}-10-768": replace(imagenet, dim=768, heads=12),
+            f"{name}-2-256-dvs": dvs,
+            f"{name}-2-256-gesture": replace(dvs, num_classes=11),
+        },
+        build=partial(Hierarchy, parts=parts),
+        recognise=recognise,
+    )

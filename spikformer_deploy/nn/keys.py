@@ -45,6 +45,19 @@ def count(tensors: Tensors, name: str) -> int:
     return len({key.split(".")[1] for key in tensors if key.startswith(f"{name}.")})
 
 
+def staged(tensors: Tensors, stages: Iterable[str], blocks: Iterable[str]) -> dict[str, Any]:
+    """The fields of a Spike-driven Transformer of stages: their widths, and blocks with attention from all `blocks`.
+
+    stages  names of the convolutions before each, "1_1", "1_2", ...; blocks: names of the lists of blocks
+    Raises ModelError for keys that are incomplete.
+    """
+    hidden = required(tensors, "block3.0.mlp.fc1_conv.weight")
+    first = input_channels(tensors, "downsample1_1.encode_conv.weight")
+    of_stages = widths(tensors, [f"downsample{stage}.encode_conv.weight" for stage in stages])
+    depth = sum(count(tensors, name) for name in blocks)
+    return {**sizes(tensors, "imagenet", hidden, first), "widths": of_stages, "dim": of_stages[-1], "depth": depth}
+
+
 def widths(tensors: Tensors, names: Iterable[str]) -> tuple[int, ...]:
     """Output channels of each of the layers whose weights have these names.  Raises ModelError where one is missing."""
     return tuple(int(required(tensors, name).shape[0]) for name in names)

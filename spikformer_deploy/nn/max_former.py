@@ -8,23 +8,15 @@ Source: Fang et al. 2025 (NeurIPS), arXiv 2505.18608, and its code (bic-L/MaxFor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
-from typing import Any
-
 from torch import Tensor, nn
 
-from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
+from spikformer_deploy.nn.family import ModelConfig
 from spikformer_deploy.nn.hierarchy import (
-    CIFAR_HEADS,
-    DVS_HEADS,
     EmbeddingLayer,
-    Hierarchy,
     MembraneEmbedding,
     Mixer,
     Parts,
-    fields_of,
+    family_of,
 )
 from spikformer_deploy.nn.keys import Tensors
 from spikformer_deploy.nn.layers import over_steps
@@ -80,34 +72,17 @@ def _later_embedding(form: str, in_channels: int, width: int) -> MembraneEmbeddi
     return MembraneEmbedding(in_channels, chain, EmbeddingLayer("max_embed2.embed_{}", width, pooled=True))
 
 
-_CIFAR = ModelConfig("max-former", "cifar", 4, 384, CIFAR_HEADS, 4, 3, 32, 10)
-_IMAGENET = ModelConfig("max-former", "imagenet", 10, 512, 8, 4, 3, 224, 1000)
-_DVS = ModelConfig("max-former", "dvs", 2, 256, DVS_HEADS, 16, 2, 128, 10, mlp_ratio=1)
+def _is_one(tensors: Tensors) -> bool:
+    """Whether a state_dict has the keys of this family alone."""
+    return ONLY_HERE in tensors
 
 
-def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Recognised | None:
-    """What a state_dict tells, its form by the first embedding and the number of stages."""
-    if ONLY_HERE not in tensors:
-        return None
-    if "patch_embed1.embed4.embed_conv.weight" in tensors:
-        return Recognised(fields_of(tensors, "imagenet", "embed1.embed_conv"), _IMAGENET)
-    if "patch_embed1.max_embed3.embed_conv.weight" in tensors:
-        return Recognised(fields_of(tensors, "dvs", "proj_conv"), _DVS)
-    return Recognised(fields_of(tensors, "cifar", "proj_conv"), _CIFAR)
-
-
-FAMILY = Family(
-    title="Max-Former",
-    forms=("cifar", "imagenet", "dvs"),
-    published={
-        "max-former-4-384": _CIFAR,
-        "max-former-10-384": replace(_IMAGENET, dim=384, heads=6),
-        "max-former-10-512": _IMAGENET,
-        "max-former-10-768": replace(_IMAGENET, dim=768, heads=12),
-        "max-former-2-256-dvs": _DVS,
-        "max-former-2-256-gesture": replace(_DVS, num_classes=11),
-    },
-    build=partial(Hierarchy, parts=Parts(_large_embedding, _later_embedding, _mixer)),
-    recognise=_recognise,
+FAMILY = family_of(
+    "max-former",
+    "Max-Former",
+    Parts(_large_embedding, _later_embedding, _mixer),
+    _is_one,
+    "embed4.embed_conv",
+    "embed1.embed_conv",
 )
 """Sizes of the official configurations."""

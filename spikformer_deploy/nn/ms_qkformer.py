@@ -7,22 +7,14 @@ Source: Fang et al. 2025, arXiv 2505.18608, and its code (bic-L/MaxFormer); Zhou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
-from typing import Any
-
 from spikformer_deploy.nn.attention import MembraneTokenAttention
-from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
+from spikformer_deploy.nn.family import ModelConfig
 from spikformer_deploy.nn.hierarchy import (
-    CIFAR_HEADS,
-    DVS_HEADS,
     EmbeddingLayer,
-    Hierarchy,
     MembraneEmbedding,
     Mixer,
     Parts,
-    fields_of,
+    family_of,
 )
 from spikformer_deploy.nn.keys import Tensors
 
@@ -51,34 +43,12 @@ def _later_embedding(form: str, in_channels: int, width: int) -> MembraneEmbeddi
     return MembraneEmbedding(in_channels, chain, EmbeddingLayer("embed2.embed_{}", width, 2))
 
 
-_CIFAR = ModelConfig("ms-qkformer", "cifar", 4, 384, CIFAR_HEADS, 4, 3, 32, 10)
-_IMAGENET = ModelConfig("ms-qkformer", "imagenet", 10, 512, 8, 4, 3, 224, 1000)
-_DVS = ModelConfig("ms-qkformer", "dvs", 2, 256, DVS_HEADS, 16, 2, 128, 10, mlp_ratio=1)
+def _is_one(tensors: Tensors) -> bool:
+    """Whether a state_dict has the keys of this family alone."""
+    return "stage1.0.attn.q_conv.weight" in tensors and "stage1.0.attn.v_conv.weight" not in tensors
 
 
-def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Recognised | None:
-    """What a state_dict tells, its form by the first embedding."""
-    if "stage1.0.attn.q_conv.weight" not in tensors or "stage1.0.attn.v_conv.weight" in tensors:
-        return None
-    if "patch_embed1.rpe_conv.weight" in tensors:
-        return Recognised(fields_of(tensors, "imagenet", "proj_conv"), _IMAGENET)
-    if "patch_embed1.max_embed3.embed_conv.weight" in tensors:
-        return Recognised(fields_of(tensors, "dvs", "proj_conv"), _DVS)
-    return Recognised(fields_of(tensors, "cifar", "proj_conv"), _CIFAR)
-
-
-FAMILY = Family(
-    title="MS-QKFormer",
-    forms=("cifar", "imagenet", "dvs"),
-    published={
-        "ms-qkformer-4-384": _CIFAR,
-        "ms-qkformer-10-384": replace(_IMAGENET, dim=384, heads=6),
-        "ms-qkformer-10-512": _IMAGENET,
-        "ms-qkformer-10-768": replace(_IMAGENET, dim=768, heads=12),
-        "ms-qkformer-2-256-dvs": _DVS,
-        "ms-qkformer-2-256-gesture": replace(_DVS, num_classes=11),
-    },
-    build=partial(Hierarchy, parts=Parts(_large_embedding, _later_embedding, _mixer)),
-    recognise=_recognise,
+FAMILY = family_of(
+    "ms-qkformer", "MS-QKFormer", Parts(_large_embedding, _later_embedding, _mixer), _is_one, "rpe_conv", "proj_conv"
 )
 """Sizes of the official configurations."""

@@ -114,11 +114,7 @@ def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Rec
     """What a state_dict tells."""
     if "ConvBlock1_1.0.Conv.pwconv1.alpha" not in tensors:
         return None
-    hidden = keys.required(tensors, "block3.0.mlp.fc1_conv.weight")
-    fields = keys.sizes(tensors, "imagenet", hidden, keys.input_channels(tensors, "downsample1_1.encode_conv.weight"))
-    fields["widths"] = keys.widths(tensors, [f"downsample{stage.name}.encode_conv.weight" for stage in STAGES])
-    fields["dim"] = fields["widths"][-1]
-    fields["depth"] = keys.count(tensors, "block3") + keys.count(tensors, "block4")
+    fields = keys.staged(tensors, (stage.name for stage in STAGES), ("block3", "block4"))
     _check_steps(tensors)
     return Recognised(
         fields | {"heads": HEADS, "levels": LEVELS, "time_steps": 1}, _PUBLISHED["qsd-8-512"], (REQUANTISED,)

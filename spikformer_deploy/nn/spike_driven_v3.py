@@ -186,11 +186,7 @@ def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Rec
     """What a state_dict tells; of event data it does not tell what integers are divided by."""
     if "ConvBlock1_1.0.Conv.pwconv1.0.weight" not in tensors:
         return None
-    hidden = keys.required(tensors, "block3.0.mlp.fc1_conv.weight")
-    fields = keys.sizes(tensors, "imagenet", hidden, keys.input_channels(tensors, "downsample1_1.encode_conv.weight"))
-    fields["widths"] = keys.widths(tensors, [f"downsample{stage.name}.encode_conv.weight" for stage in STAGES])
-    fields["dim"] = fields["widths"][-1]
-    fields["depth"] = keys.count(tensors, "block3") + keys.count(tensors, "block4")
+    fields = keys.staged(tensors, (stage.name for stage in STAGES), ("block3", "block4"))
     if "block3.0.layer_scale1" not in tensors:
         return Recognised(fields, _PUBLISHED["sdt3-5m"])
     fields |= {"levels": _HARDVS.levels, "heads": _HARDVS.heads}

@@ -180,11 +180,8 @@ def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Rec
     """What a state_dict tells; D is in no key."""
     if ONLY_HERE not in tensors:
         return None
-    hidden = keys.required(tensors, "block3.0.mlp.fc1_conv.weight")
-    fields = keys.sizes(tensors, "imagenet", hidden, keys.input_channels(tensors, "downsample1_1.encode_conv.weight"))
-    names = [f"downsample{stage.name}.encode_conv.weight" for stage in LARGE_STAGES]
-    fields |= {"widths": keys.widths(tensors, names), "depth": keys.count(tensors, "block3"), "heads": HEADS}
-    fields["distilled"] = "head_kd.weight" in tensors
+    fields = keys.staged(tensors, (stage.name for stage in LARGE_STAGES), ("block3",))
+    fields |= {"heads": HEADS, "distilled": "head_kd.weight" in tensors}
     first = tensors.get("block3.0.rep_conv.conv1.0.weight")
     fields["rep_width"] = 0 if first is None else int(first.shape[0])
     return Recognised(fields, _LARGEST)

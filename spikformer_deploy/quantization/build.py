@@ -29,7 +29,7 @@ from spikformer_deploy.quantization.currents import (
 from spikformer_deploy.quantization.fitting import Quantized
 from spikformer_deploy.quantization.heads import make_accumulator
 from spikformer_deploy.quantization.joins import attention, concatenated, masked, residual
-from spikformer_deploy.quantization.levels import make_levels, sends_whole
+from spikformer_deploy.quantization.levels import make_levels, sends_whole, task_of
 from spikformer_deploy.quantization.lif import make_lif
 from spikformer_deploy.quantization.pools import (
     average_pool,
@@ -180,13 +180,14 @@ def _fire(walk: Walk, node: ir.Node, lif: ir.Lif, value: Value) -> Signal:
 def _count(walk: Walk, node: ir.Node, op: ir.Levels, value: Value) -> Signal:
     """The population of integer neurons of a node, and the integers that it sends; or one for each of its levels."""
     current = at_all_positions(node.name, as_current(node.name, value), walk.shapes)
-    rest = (op, current, walk.calibration.range_of, walk.graph.time_steps, walk.limits, walk.settings)
+    observed = walk.calibration.range_of
+    task = task_of(node.name, op, current, observed, walk.graph.time_steps, walk.limits, walk.settings)
     sent = units_of(node.name, current.shape, op.count)
     if sends_whole(op, walk.limits, walk.settings):
-        walk.place(make_levels(node.name, *rest))
+        walk.place(make_levels(task))
         return sent
     names = tuple(_unused(walk, f"{node.name}.level{j}") for j in range(1, op.count + 1))
-    for quantized in make_thermometer(names, node.name, *rest):
+    for quantized in make_thermometer(task, names):
         walk.place(quantized)
     return replace(sent, populations=names)
 

@@ -102,26 +102,13 @@ class Integers:
     error: float
 
 
-def make_levels(
-    name: str,
-    op: ir.Levels,
-    current: Current,
-    observed: Observed,
-    time_steps: int,
-    limits: CoreLimits,
-    settings: Settings,
-) -> Quantized:
-    """The population `name` of a graph's Levels and the current that it receives.
-
-    observed  of currents in calibration, asked for where the worst case does not fit
-    Raises QuantizeError where no weights of 4 bits or more fit the target.
-    """
-    task = task_of(name, op, current, observed, time_steps, limits, settings)
+def make_levels(task: Task) -> Quantized:
+    """The population of a graph's Levels.  Raises QuantizeError where no weights of 4 bits or more fit the target."""
     for integers in choices(task):
         quantized = _quantized(task, integers)
         if quantized is not None:
             return quantized
-    raise none_fit(name, limits)
+    raise none_fit(task.name, task.limits)
 
 
 def sends_whole(op: ir.Levels, limits: CoreLimits, settings: Settings) -> bool:
@@ -138,7 +125,11 @@ def task_of(
     limits: CoreLimits,
     settings: Settings,
 ) -> Task:
-    """What is to be done; QuantizeError for neurons that make no sense."""
+    """What is to be done for the population `name` of a graph's Levels and the current that it receives.
+
+    observed  of currents in calibration, asked for where the worst case does not fit
+    Raises QuantizeError for neurons that make no sense.
+    """
     if not (op.threshold > 0 and 0 <= op.keep <= 1 and 1 <= op.count <= MOST_LEVELS):
         problem = f"threshold = {op.threshold}, keep = {op.keep}, D = {op.count}"
         raise QuantizeError(

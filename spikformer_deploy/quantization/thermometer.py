@@ -14,54 +14,45 @@ import numpy as np
 
 from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.chips.profile import CoreLimits
-from spikformer_deploy.graph import ir
 from spikformer_deploy.network.decay import decay_keeping
 from spikformer_deploy.network.neurons import STOCK_SHIFT, LifKind
-from spikformer_deploy.quantization.currents import AttentionTerm, Current
-from spikformer_deploy.quantization.fitting import Observed, Quantized
-from spikformer_deploy.quantization.levels import Integers, Task, choices, none_fit, task_of
+from spikformer_deploy.quantization.currents import AttentionTerm
+from spikformer_deploy.quantization.fitting import Quantized
+from spikformer_deploy.quantization.levels import Integers, Task, choices, none_fit
 from spikformer_deploy.quantization.lif_fitting import LifRule, LifTask, fits, quantized_lif, with_range
-from spikformer_deploy.quantization.settings import Settings
 
 WAY_OUT = "Use a target with graded spikes and programmable neurons (loihi2), or a model of binary spikes."
 
 
-def make_thermometer(
-    names: Sequence[str],
-    name: str,
-    op: ir.Levels,
-    current: Current,
-    observed: Observed,
-    time_steps: int,
-    limits: CoreLimits,
-    settings: Settings,
-) -> list[Quantized]:
-    """The D populations of a graph's Levels `name`, level by level, called `names`; see make_levels.
+def make_thermometer(task: Task, names: Sequence[str]) -> list[Quantized]:
+    """The D populations of a graph's Levels, level by level, called `names`.
 
     Raises QuantizeError for neurons that keep a potential, for an attention, and where no integers fit the target.
     """
-    _refuse_others(name, op, current, time_steps)
+    _refuse_others(task)
+    limits = task.limits
     # stock neurons hold everything shifted, so that less of the state is left
-    shifted = STOCK_SHIFT if settings.neuron == LifKind.STOCK else 0
-    narrower = replace(limits, state_bits=limits.state_bits - shifted)
-    task = task_of(name, op, current, observed, time_steps, narrower, settings)
+    shifted = STOCK_SHIFT if task.settings.neuron == LifKind.STOCK else 0
+    task = replace(task, limits=replace(limits, state_bits=limits.state_bits - shifted))
     for integers in choices(task):
         populations = [_level(task, limits, called, integers, j) for j, called in enumerate(names)]
         found = [population for population in populations if population is not None]
         if len(found) == len(names):
             return found
-    raise none_fit(name, limits)
+    raise none_fit(task.name, limits)
 
 
-def _refuse_others(name: str, op: ir.Levels, current: Current, time_steps: int) -> None:
+def _refuse_others(task: Task) -> None:
     """QuantizeError for what threshold neurons side by side do not do."""
-    if op.keep and time_steps > 1:
+    name = task.name
+    op = task.op
+    if op.keep and task.time_steps > 1:
         problem = (
             f"it keeps a potential between time steps and sends integers up to {op.count}: with single spikes it takes "
             f"{op.count} of them one after the other, which is not built"
         )
         raise QuantizeError(name, problem, WAY_OUT)
-    if any(isinstance(term, AttentionTerm) for term in current.terms):
+    if any(isinstance(term, AttentionTerm) for term in task.current.terms):
         problem = f"each of its {op.count} levels would be a population with an attention of its own"
         raise QuantizeError(name, problem, WAY_OUT)
 

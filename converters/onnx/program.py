@@ -316,9 +316,7 @@ class _Graph(Nodes):
 
     def dual_spike(self, projection: Projection, dual: DualSpike, target: Population) -> str:
         """y^T s, or y s over tokens, head by head: channels x positions."""
-        y, spikes = (
-            self.by_head(name, dual.heads, self.exact_kind(projection, target)) for name in projection.sources
-        )
+        y, spikes = (self.by_head(name, dual.heads, self.exact_kind(projection, target)) for name in projection.sources)
         left = y if dual.over_tokens else self.node("Transpose", y, perm=[0, 1, 2, 4, 3])
         sums = self.cast(self.node("MatMul", left, spikes), np.int64)
         return self.shaped(sums, self.network.time_steps, -1, *target.shape)

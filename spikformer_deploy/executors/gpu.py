@@ -397,9 +397,7 @@ def _dual_spike(state: _State, incoming: Arriving, dual: DualSpike, population: 
     sent = [state.sent[s] for s in incoming.projection.sources]
     steps = max(s.shape[1] for s in sent)
     kind = _exact(incoming.bound)
-    y, spikes = (
-        s.expand(-1, steps, -1, -1, -1).flatten(3).unflatten(2, (dual.heads, -1)).to(kind) for s in sent
-    )
+    y, spikes = (s.expand(-1, steps, -1, -1, -1).flatten(3).unflatten(2, (dual.heads, -1)).to(kind) for s in sent)
     product = (y if dual.over_tokens else y.transpose(-1, -2)) @ spikes
     return product.reshape(len(product), steps, *population.shape)
 

@@ -125,7 +125,7 @@ def _attention(call: Call, factors: _Factors) -> Value:
     return call.add(op, (q.name, k.name, v.name), shape, (*v.dims[:-2], q.dims[-2], v.dims[-1]))
 
 
-# --- with neurons between the products ---------------------------------------------------------------------------------
+# --- with neurons between the products ------------------------------------------------------------------------------
 
 
 def settled(call: Call, value: Any) -> Any:

@@ -59,15 +59,9 @@ class StepConv(nn.Conv2d):
 class StepMaxPool(nn.MaxPool2d):
     """The 3x3 max-pooling of the stem, in every time step: to half the size."""
 
-    def __init__(self) -> None:
-        super().__init__(3, 2, 1)
-
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, C, Y', X')."""
-        return over_steps(self._pool, x)
-
-    def _pool(self, x: Tensor) -> Tensor:
-        return super().forward(x)
+        return super().forward(x.flatten(0, 1)).unflatten(0, (x.shape[0], -1))
 
 
 class DualSpikeAttention(nn.Module):
@@ -170,7 +164,7 @@ class SpikingResformer(nn.Module):
         first = (7, 2, 3) if config.form == "imagenet" else (3, 1, 1)
         stem: list[nn.Module] = [StepConv(config.in_channels, widths[0], *first), Norm(widths[0])]
         if config.form == "imagenet":
-            stem.append(StepMaxPool())
+            stem.append(StepMaxPool(3, 2, 1))
             side //= 4
         self.prologue = nn.Sequential(*stem)
         of_head = config.dim // config.heads

@@ -350,8 +350,9 @@ def attend(q: Array, k: Array, v: Array, heads: int, weight: int, out: Array, pa
 
 @njit(parallel=True, cache=True, nogil=True)
 def add_rows_of_spikes(y: Array, spikes: Array, heads: int, over_tokens: bool, out: Array) -> None:
-    """out = the dual spike transformation of y (M, P', C) and spikes (M, P, D), head by head; (M, P, C') int32 or int64.
+    """out = the dual spike transformation of y (M, P', C) and spikes (M, P, D), head by head.
 
+    out  (M, P, C') int32 or int64
     Each spike adds a row of y: over channels, what its channel of y has at all positions of y; over tokens, all
     channels of the head at the position that the spike stands for.
     """

@@ -308,6 +308,9 @@ def _usual_preprocess(config: ModelConfig, arguments: Mapping[str, Any]) -> tupl
     channels = config.in_channels
     if usual.channels == channels:
         return usual, ()
+    if config.per_step:
+        # counts of events, of however many kinds
+        return replace(usual, channels=channels, mean=usual.mean[:1] * channels, std=usual.std[:1] * channels), ()
     as_they_are = replace(usual, channels=channels, mean=(0.0,) * channels, std=(1.0,) * channels)
     return as_they_are, (f"pixels / 255 are taken as they are: no script normalises {channels} channels",)
 

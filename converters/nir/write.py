@@ -29,6 +29,7 @@ from spikformer_deploy.graph.ir import (
     BatchNorm,
     Concat,
     Conv2d,
+    DualSpike,
     Graph,
     Input,
     Levels,
@@ -207,7 +208,8 @@ class _Written:
 
 
 def _refusal(
-    name: str, op: Levels | MaxPool2d | TokenPool | Attention | SpikeMask | TokenSum | Concat | Offset | BatchNorm
+    name: str,
+    op: Levels | MaxPool2d | TokenPool | Attention | DualSpike | SpikeMask | TokenSum | Concat | Offset | BatchNorm,
 ) -> ModelError:
     match op:
         case Levels():
@@ -216,6 +218,9 @@ def _refusal(
             return ModelError(name, "NIR has no max-pooling", "Export to onnx, or train with average pooling.")
         case Attention():
             return ModelError(name, "NIR has no attention: no product of two activations", "Export to onnx.")
+        case DualSpike():
+            problem = "NIR has no dual spike transformation: no product of two activations"
+            return ModelError(name, problem, "Export to onnx.")
         case SpikeMask():
             return ModelError(name, "NIR has no masks: no product of two activations", "Export to onnx.")
         case TokenPool():

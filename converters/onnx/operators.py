@@ -15,6 +15,7 @@ from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.base.values import frozen
 from spikformer_deploy.converters.windows import window_counts
 from spikformer_deploy.graph import axes, ir
+from spikformer_deploy.graph.attentions import settled
 from spikformer_deploy.graph.calls import Call, GraphBuilder, Product, Value
 from spikformer_deploy.graph.operations import HANDLERS
 
@@ -72,9 +73,13 @@ class OnnxNode:
 
     def call(self, operation: str, args: tuple[Any, ...], shape: tuple[int, ...]) -> Any:
         """The result of a handler of the tracer; `shape` is that of the result where the handler needs it, else ()."""
+        return HANDLERS[operation](self.as_call(args, shape))
+
+    def as_call(self, args: tuple[Any, ...], shape: tuple[int, ...] = ()) -> Call:
+        """The node as the tracer's handlers take it."""
         # what a handler reads of a node of torch.fx
         target: Any = SimpleNamespace(target=self.kind)
-        return HANDLERS[operation](Call(self.builder, lambda: self.place, target, args, shape, ""))
+        return Call(self.builder, lambda: self.place, target, args, shape, "")
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
@@ -247,6 +252,8 @@ def _add(node: OnnxNode) -> Any:
 
 
 def _multiply(node: OnnxNode) -> Any:
+    if node.kind == "Mul" and _is_dual_spike(node, node.inputs[0]) and isinstance(node.inputs[1], np.ndarray):
+        return _scaled_by_head(node, node.inputs[0], node.inputs[1])
     args = [_scalar(value) for value in node.inputs]
     if any(isinstance(arg, np.ndarray) for arg in args) or len(args) != 2:
         raise ModelError(
@@ -257,6 +264,23 @@ def _multiply(node: OnnxNode) -> Any:
     # of a mask and a map: extents of 1 are spread
     shape = tuple(map(max, *shapes)) if two_of_one_rank else ()
     return node.call("aten.mul" if node.kind == "Mul" else "aten.div", tuple(args), shape)
+
+
+def _is_dual_spike(node: OnnxNode, value: Any) -> bool:
+    """Whether a value is a product of currents and spikes, which has a factor for each head."""
+    return isinstance(value, Value) and isinstance(node.builder[value.name].op, ir.DualSpike)
+
+
+def _scaled_by_head(node: OnnxNode, value: Value, factors: np.ndarray) -> Value:
+    """A product of currents and spikes, the last node so far, times numbers (heads, 1, 1)."""
+    last = node.builder.nodes[-1]
+    op = last.op
+    assert isinstance(op, ir.DualSpike)
+    if factors.shape != (op.heads, 1, 1) or last.name != value.name:
+        raise ModelError(node.place, f"a factor of {factors.shape} for {op.heads} heads is not supported")
+    scale = frozen(op.scale * factors[:, 0, 0].astype(np.float64))
+    node.builder.nodes[-1] = replace(last, op=replace(op, scale=scale))
+    return value
 
 
 def _scalar(value: Any) -> Any:
@@ -274,6 +298,8 @@ def _matmul(node: OnnxNode) -> Any:
         memory = node.call("aten.matmul", (_flipped(left.right), _flipped(left.left)), ())
         memory = replace(memory, factor=memory.factor * left.factor)
         return _flipped(node.call("aten.matmul", (_flipped(right), memory), ()))
+    if node.hint == "DualSpike":
+        return settled(node.as_call((left, right)), node.call("aten.matmul", (left, right), ()))
     return node.call("aten.matmul", (left, right), ())
 
 

@@ -36,7 +36,7 @@ from spikformer_deploy.network.neurons import (
     Stream,
     Sum,
 )
-from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
+from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
 
 NIBBLE = 16
 """Where a convolution is too wide for fp32, its weights are taken apart: w = 16 * high + low."""
@@ -247,6 +247,8 @@ class _Graph(Nodes):
                 return self.window(link, window)
             case Attention() as attention:
                 return self.attention(projection, attention, target)
+            case DualSpike() as dual:
+                return self.dual_spike(projection, dual, target)
             case Readout() as readout:
                 return self.readout(link, readout)
             case _:
@@ -312,23 +314,34 @@ class _Graph(Nodes):
         seen = self.node("Slice", padded, *(self.constant(values, np.int64) for values in (first, end, [3, 4])))
         return replace(link, source=replace(link.source, shape=shape), messages=seen)
 
-    def attention(self, projection: Projection, attention: Attention, target: Population) -> str:
-        """weight * q (K^T V), head by head: channels x tokens; q and k may have other channels than v."""
+    def dual_spike(self, projection: Projection, dual: DualSpike, target: Population) -> str:
+        """y^T s, or y s over tokens, head by head: channels x positions."""
+        y, spikes = (self.by_head(name, dual.heads, self.exact_kind(projection, target)) for name in projection.sources)
+        left = y if dual.over_tokens else self.node("Transpose", y, perm=[0, 1, 2, 4, 3])
+        sums = self.cast(self.node("MatMul", left, spikes), np.int64)
+        return self.shaped(sums, self.network.time_steps, -1, *target.shape)
+
+    def exact_kind(self, projection: Projection, target: Population) -> type[np.float32] | type[np.float64]:
+        """The float type that holds every partial sum of matrix products."""
         bound = largest_sum(self.network, projection)
         if bound >= EXACT_FP64:
             raise ModelError(target.name, f"sums of up to {bound:,} are not exact in double", "Use fewer tokens.")
-        kind = np.float32 if bound < EXACT_FP32 else np.float64
-        steps = self.network.time_steps
-        tokens = target.shape[1] * target.shape[2]
-        depths = [self.network[name].shape[0] // attention.heads for name in projection.sources]
-        q, k, v = (
-            self.shaped(self.cast(self.sent[name], kind), steps, -1, attention.heads, depth, tokens)
-            for name, depth in zip(projection.sources, depths, strict=True)
-        )
+        return np.float32 if bound < EXACT_FP32 else np.float64
+
+    def by_head(self, name: str, heads: int, kind: type[np.floating]) -> str:
+        """What a population sends, (T, N, heads, channels of a head, positions)."""
+        channels, height, width = self.network[name].shape
+        sent = self.cast(self.sent[name], kind)
+        return self.shaped(sent, self.network.time_steps, -1, heads, channels // heads, height * width)
+
+    def attention(self, projection: Projection, attention: Attention, target: Population) -> str:
+        """weight * q (K^T V), head by head: channels x tokens; q and k may have other channels than v."""
+        kind = self.exact_kind(projection, target)
+        q, k, v = (self.by_head(name, attention.heads, kind) for name in projection.sources)
         pairs = self.node("MatMul", v, self.node("Transpose", k, perm=[0, 1, 2, 4, 3]))
         out = self.cast(self.node("MatMul", pairs, q), np.int64)
         weighted = self.node("Mul", out, self.constant(attention.weight, np.int64))
-        return self.shaped(weighted, steps, -1, *target.shape)
+        return self.shaped(weighted, self.network.time_steps, -1, *target.shape)
 
     def readout(self, link: _Link, readout: Readout) -> str:
         """Weights times the sums over all positions; in double, whose 53 bits hold every sum that the law allows."""

@@ -27,6 +27,7 @@ from spikformer_deploy.graph.ir import (
     BatchNorm,
     Concat,
     Conv2d,
+    DualSpike,
     Graph,
     Input,
     Levels,
@@ -82,7 +83,7 @@ def to_model(graph: Graph, record: Sequence[str] = (), entry: str = "") -> Any:
     for node in graph:
         start = len(nodes.nodes)
         values[node.name] = _value(nodes, graph, node, [values[i] for i in node.inputs])
-        if not isinstance(node.op, (Input, Attention)):
+        if not isinstance(node.op, (Input, Attention, DualSpike)):
             nodes.label(node.name, type(node.op).__name__, start)
     first = graph.nodes[0]
     assert isinstance(first.op, Input)
@@ -159,6 +160,9 @@ def _value(nodes: Nodes, graph: Graph, node: Node, inputs: list[str]) -> str:
         case Attention(heads, scale):
             depths = [graph[name].shape[0] // heads for name in node.inputs]
             return _attention(nodes, node, heads, scale, list(zip(inputs, depths, strict=True)))
+        case DualSpike() as dual:
+            shapes = [graph[name].shape for name in node.inputs]
+            return _dual_spike(nodes, node, dual, list(zip(inputs, shapes, strict=True)))
         case SpikeMask():
             return _masked(nodes, node, graph[node.inputs[1]].shape, inputs)
         case TokenSum():
@@ -252,6 +256,18 @@ def _attention(nodes: Nodes, node: Node, heads: int, scale: float, inputs: list[
     nodes.label(node.name, "Attention", len(nodes.nodes) - 1)
     merged = nodes.shaped(products, -1, *node.shape)
     return nodes.node("Mul", merged, nodes.parameter(scale))
+
+
+def _dual_spike(nodes: Nodes, node: Node, dual: DualSpike, inputs: list[tuple[str, Shape]]) -> str:
+    """inputs: y and s, and their shapes."""
+    y, spikes = (
+        nodes.shaped(value, -1, dual.heads, shape[0] // dual.heads, shape[1] * shape[2]) for value, shape in inputs
+    )
+    left = y if dual.over_tokens else nodes.node("Transpose", y, perm=[0, 1, 3, 2])
+    product = nodes.node("MatMul", left, spikes)
+    nodes.label(node.name, "DualSpike", len(nodes.nodes) - 1)
+    scaled = nodes.node("Mul", product, nodes.parameter(dual.scale[:, None, None]))
+    return nodes.shaped(scaled, -1, *node.shape)
 
 
 def _name(decay_input: bool, soft_reset: bool, strict: bool) -> str:

@@ -28,6 +28,8 @@ ANN_BITS = 8
 
 ARITHMETIC = "arithmetic"
 MEMORY = "arithmetic and memory"
+PRODUCTS = ("attention", "dualspike")
+"""Kinds of projections that multiply messages with messages: what they add up are their `products`."""
 """Boundaries of these conventions: each has one."""
 
 
@@ -64,7 +66,7 @@ def syops(events: Events) -> Energy:
     Spikingformer prints for V1 cannot be derived from what is published: they need the firing rate of every layer.)
     """
     head = sum(p.dense for p in events.projections if p.kind == "readout")
-    layers = [p for p in events.projections if p.kind in ("conv", "attention")]
+    layers = [p for p in events.projections if p.kind in ("conv", *PRODUCTS)]
     macs = sum(p.dense for p in layers if p.graded) * events.time_steps + head
     sops = sum(int(additions(p).sum()) for p in layers if not p.graded) / events.images
     parts = (
@@ -117,7 +119,7 @@ def memory_aware(network: Network, events: Events) -> Energy:
     operations = sum(int(additions(p).sum()) for p in projections) / images
     graded = [p for p in projections if p.graded]
     # of two numbers, each addition of a product is a multiplication as well
-    products = sum(int((p.products if p.kind == "attention" else p.synops).sum()) for p in graded if p.kind != "window")
+    products = sum(int((p.products if p.kind in PRODUCTS else p.synops).sum()) for p in graded if p.kind != "window")
     updates = sum(int(p.updates.sum()) for p in events.populations.values()) / images
     messages = sum(int(p.spikes.sum()) for p in events.populations.values()) / images
     # a state is narrower than a word: several share one, and each is read and written
@@ -165,7 +167,7 @@ def exact_sops(network: Network, events: Events) -> float:
     sent.  As in the paper, pooling and residual sums are no operations; an attention counts its products.
     """
     behind = _behind(network, events)
-    return sum(int((p.slot_products if p.kind == "attention" else p.slots).sum()) for p in behind) / events.images
+    return sum(int((p.slot_products if p.kind in PRODUCTS else p.slots).sum()) for p in behind) / events.images
 
 
 def message_sops(network: Network, events: Events) -> float:
@@ -182,7 +184,7 @@ def approximate_sops(network: Network, events: Events) -> float:
     graded = graded_spikes(network)
     total = 0.0
     for p in _behind(network, events):
-        if p.kind == "attention":
+        if p.kind in PRODUCTS:
             total += int(p.slot_products.sum()) / events.images
         else:
             source = p.sources[0]
@@ -207,7 +209,7 @@ def ann_macs(network: Network) -> int:
 
 def additions(projection: ProjectionEvents) -> NDArray[np.int64]:
     """(T,) additions of an engine that skips zeros: an attention's `products`, else the synaptic operations."""
-    return projection.products if projection.kind == "attention" else projection.synops
+    return projection.products if projection.kind in PRODUCTS else projection.synops
 
 
 def _behind(network: Network, events: Events) -> list[ProjectionEvents]:

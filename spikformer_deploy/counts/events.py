@@ -21,11 +21,11 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.counts.slices import PER_IMAGE, Geometry, SliceEvents, geometry, slice_events
 from spikformer_deploy.counts.sums import weighted
 from spikformer_deploy.executors.execution import Cells, Execution
-from spikformer_deploy.network.heads import Heads, heads_of
+from spikformer_deploy.network.heads import Heads, factors_of, heads_of
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.neurons import Accumulator, And
-from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
+from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
 
 __all__ = [
     "Events",
@@ -88,13 +88,16 @@ def _with_mask(values: dict[str, Any], mask: tuple[NDArray[np.uint8], tuple[int,
 class ProjectionEvents:
     """Events of one projection of the network, summed over the images.
 
-    kind          "conv" | "window" | "readout" | "attention"; a pool whose windows have gaps is a "window", too
-    graded        some source sends values beyond 1
+    kind          "conv" | "window" | "readout" | "attention" | "dualspike"; pools whose windows have gaps are "window"s
+    graded        some source sends values beyond 1; of a dual spike transformation: its spikes do, as currents are
+                  what is added up there
     synops        (T,) synaptic operations; of an attention: those at its counters.  KV first, tokens in series, each
                   spike of q and k costs e, and each of v d; QK first N; d channels of q and k a head, e of v, N tokens
     slots         (T,) `synops` and `delivered`, if a message that is a number of spikes were as many messages, a slot
                   of time each.  Of products of two numbers it has the arrivals alone
-    The next four are zero for other kinds than attention:
+    products and slot_products of a dual spike transformation: an addition for each spike and neuron that it reaches, as
+    its official code counts; its synops have the currents' messages too.  Else the next four are zero for other kinds
+    than attention:
     delivered     (T,) graded values that the counters send on to the target: at most, as counters at zero send none
     coincidences  (T,) pairs of messages k[n, c], v[n, c'] of one token and head: the additions that K^T V needs; where
                   messages are small integers, a multiplication each as well
@@ -355,6 +358,8 @@ def _projection(
         slot_products=none,
         dense=dense_macs(network, projection),
     )
+    if isinstance(projection.synapse, DualSpike):
+        return _of_product(network, projection, events, sent)
     if not isinstance(projection.synapse, Attention):
         return events
     messages, numbers = ([of_all[source] for source in projection.sources] for of_all in sent)
@@ -371,6 +376,27 @@ def _projection(
         coincidences=execution.coincidences[projection.target],
         products=_products(heads, messages),
         slot_products=_products(heads, numbers),
+    )
+
+
+def _of_product(
+    network: Network,
+    projection: Projection,
+    events: ProjectionEvents,
+    sent: tuple[dict[str, Int], dict[str, Int]],
+) -> ProjectionEvents:
+    """The events of a dual spike transformation; sent: as of _projection."""
+    y, spikes = projection.sources
+    factors = factors_of(network, projection)
+    messages, numbers = (of_all[spikes].sum(0) * factors.reached for of_all in sent)
+    currents = sent[0][y].sum(0) * factors.at_s
+    return replace(
+        events,
+        graded=network[spikes].max_out > 1,
+        synops=currents + messages,
+        slots=currents + numbers,
+        products=messages,
+        slot_products=numbers,
     )
 
 
@@ -414,6 +440,8 @@ def dense_macs(network: Network, projection: Projection) -> int:
             heads = heads_of(network, projection)
             kv_first = 2 * heads.depth * heads.width
             return heads.heads * positions * min(kv_first, positions * (heads.depth + heads.width))
+        case DualSpike():
+            return factors_of(network, projection).dense
         case Window():
             return 0
         case _:

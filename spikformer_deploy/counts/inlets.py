@@ -13,11 +13,11 @@ import numpy as np
 
 from spikformer_deploy.base.arrays import Int, Shape
 from spikformer_deploy.executors.execution import Cells
-from spikformer_deploy.network.heads import Heads, heads_of
+from spikformer_deploy.network.heads import Heads, factors_of, heads_of
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.reach import Segment, axes_of, fan_of_channels, grouped, reached, whole_reach
-from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
+from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +80,8 @@ def inlets(network: Network, mapping: Mapping) -> Iterator[Inlet]:
                 counters = _counters(network, mapping, projection, index, target)
                 in_series = mapping.sites[index].serial == "tokens"
                 yield from _tokens_in_series(counters) if in_series else _channels_in_series(counters)
+            case DualSpike():
+                yield from _factors(network, mapping, projection, target)
             case synapse:
                 for index in (*partial.get(projection.target, ()), target):
                     yield _ordinary(network, mapping, projection, synapse, index)
@@ -138,6 +140,40 @@ def _ordinary(
         rows=_reached(source[1], boxes[:, 2:4], along_rows),
         columns=_reached(source[2], boxes[:, 4:], along_columns),
     )
+
+
+def _factors(network: Network, mapping: Mapping, projection: Projection, index: int) -> Iterator[Inlet]:
+    """The spikes and the currents of a dual spike transformation at site `index`, its target."""
+    y, spikes = projection.sources
+    factors = factors_of(network, projection)
+    slices = mapping.slices_of(index)
+    boxes = mapping.boxes[slices, 1:]
+    _, height, width = network[spikes].shape
+    yield Inlet(
+        source=spikes,
+        slices=slices,
+        channels=_fans(boxes[:, :2], lambda c0, c1: grouped(factors.reached, factors.addends, c0, c1)),
+        rows=_reached(height, boxes[:, 2:4]),
+        columns=_reached(width, boxes[:, 4:]),
+    )
+    # whatever its own position, a current reaches all positions of the box
+    if factors.over_tokens:
+        fans = _fans(boxes, lambda c0, c1, y0, y1, x0, x1: ((c0, c1, (y1 - y0) * (x1 - x0)),))
+        _, height, width = network[y].shape
+        yield Inlet(y, slices, fans, _everywhere(height, slices), _everywhere(width, slices))
+        return
+    # the channels of a box are positions of y: some of one head, or all of some heads (partition.py)
+    whole = (boxes[:, :2] % factors.at_y == 0).all(1, keepdims=True)
+    within = boxes[:, :2] - boxes[:, :1] // factors.at_y * factors.at_y
+    seen = np.where(whole, [0, factors.at_y], within)
+    deep = factors.width
+
+    def of_heads(c0: int, c1: int, y0: int, y1: int, x0: int, x1: int) -> tuple[Segment, ...]:
+        first, end = c0 // factors.at_y, -(-c1 // factors.at_y)
+        return ((first * deep, end * deep, (y1 - y0) * (x1 - x0)),)
+
+    row = _everywhere(1, slices)
+    yield Inlet(y, slices, _fans(boxes, of_heads), row, _reached(factors.at_y, seen), flat=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -249,7 +285,7 @@ def cells_of(network: Network, arriving: dict[str, list[Inlet]]) -> dict[str, Ce
         rows = [np.zeros((1, height), np.int64)]
         columns = [np.zeros((1, width), np.int64)]
         for projection in network.out_of(population.name):
-            if not isinstance(projection.synapse, Attention):
+            if not isinstance(projection.synapse, Attention | DualSpike):
                 segments, reached_rows, reached_columns = whole_reach(network, projection, projection.synapse)
                 edges |= _edges(segments)
                 rows.append(reached_rows)

@@ -18,7 +18,7 @@ from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, graded_spikes
 from spikformer_deploy.network.neurons import may_idle
 from spikformer_deploy.network.reach import Segment, whole_reach
-from spikformer_deploy.network.synapses import Attention
+from spikformer_deploy.network.synapses import Attention, DualSpike
 
 MOST_COUNTED = 2**31
 """Of messages, and of what they carry, in a step: cells are counted in 32 bits."""
@@ -108,7 +108,7 @@ class Geometry:
     cells     by population: pass them to the executor
     first     by population: where its cells begin among those of all populations, side by side in this order
     wholes    rows: the projections of the network, in its order; (messages of the source, synaptic operations), none
-              of an attention
+              of an attention and of a dual spike transformation
     graded    populations whose messages are numbers of spikes
     arriving  by population: its messages at the slices that it sends to; none where there is no mapping
     sent      rows: slices; (spikes, messages sent): see SliceEvents
@@ -198,10 +198,13 @@ def _first_cells(cells: dict[str, Cells]) -> dict[str, int]:
 
 
 def _wholes(network: Network, cells: dict[str, Cells], first: dict[str, int]) -> Entries:
-    """A row for every projection but attentions: each cell of its source, 1, and the operations in the whole target."""
+    """A row for every projection but products of messages.
+
+    Each cell of its source, 1, and the operations in the whole target.
+    """
     parts: list[Entries] = []
     for number, projection in enumerate(network.projections):
-        if isinstance(projection.synapse, Attention):
+        if isinstance(projection.synapse, Attention | DualSpike):
             continue
         name = projection.sources[0]
         grid = cells[name]

@@ -39,7 +39,7 @@ from spikformer_deploy.network.neurons import (
     Stream,
     Sum,
 )
-from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
+from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
 
 WINDOW_BYTES = 2**28
 """Of a convolution, what its output positions see is laid out side by side, at most this much at once."""
@@ -345,6 +345,8 @@ def _delivered(state: _State, incoming: Arriving, population: Population) -> Ten
     match projection.synapse:
         case Attention():
             return _attention(state, incoming)
+        case DualSpike() as dual:
+            return _dual_spike(state, incoming, dual, population)
         case Window():
             return _window(state, projection, population)
         case _:
@@ -388,6 +390,16 @@ def _attention(state: _State, incoming: Arriving) -> Tensor:
     kind = _exact(incoming.bound)
     table = v.to(kind) @ k.to(kind).transpose(-1, -2)
     return synapse.weight * (table @ q.to(kind)).reshape(shape)
+
+
+def _dual_spike(state: _State, incoming: Arriving, dual: DualSpike, population: Population) -> Tensor:
+    """y^T s, or y s over tokens, head by head."""
+    sent = [state.sent[s] for s in incoming.projection.sources]
+    steps = max(s.shape[1] for s in sent)
+    kind = _exact(incoming.bound)
+    y, spikes = (s.expand(-1, steps, -1, -1, -1).flatten(3).unflatten(2, (dual.heads, -1)).to(kind) for s in sent)
+    product = (y if dual.over_tokens else y.transpose(-1, -2)) @ spikes
+    return product.reshape(len(product), steps, *population.shape)
 
 
 def _windows(state: _State, population: Population) -> Tensor:

@@ -1,13 +1,18 @@
 """Matrix products of exported models: two in a row, over channels and over tokens, are an attention.
 
 A model writes (q k^T) v or q (k^T v), or the transpose of one of them, with channels before tokens.  The first product
-is kept as a Product; the second one makes the node.
+is kept as a Product; the second one makes the node.  Where neurons stand between the two, each is a node of its own, a
+dual spike transformation: `settled` makes the first.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+
+from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import Atom, Dims, axis
 from spikformer_deploy.graph.calls import Call, Handler, Product, Value
@@ -28,6 +33,8 @@ def _matmul(call: Call) -> Value | Product:
     left, right = call.args[:2]
     if not isinstance(left, (Value, Product)) or not isinstance(right, (Value, Product)):
         raise call.refuse("a matrix product with a constant is not supported", "Use nn.Linear for learned weights.")
+    if isinstance(left, Value) and isinstance(right, Value) and _is_over_positions(call, left, right):
+        return _over_positions(call, left, right)
     if not _alike(left.dims[:-2], right.dims[:-2]) or left.dims[-1] != right.dims[-2]:
         raise call.refuse(f"the matrix product of {axes.show(left.dims)} and {axes.show(right.dims)} mixes axes")
     dims = (*left.dims[:-1], right.dims[-1])
@@ -116,6 +123,69 @@ def _attention(call: Call, factors: _Factors) -> Value:
         raise call.refuse(f"the attention over {axes.show(q.dims)} is not one of tokens and channels of a head")
     op = ir.Attention(heads, factors.scale)
     return call.add(op, (q.name, k.name, v.name), shape, (*v.dims[:-2], q.dims[-2], v.dims[-1]))
+
+
+# --- with neurons between the products ------------------------------------------------------------------------------
+
+
+def settled(call: Call, value: Any) -> Any:
+    """A product of channels that neurons read, or that is scaled, as a node; every other value as it is.
+
+    y^T s of y (..., channels of a head, M) and s (..., channels of a head, N): the M positions of y become channels.
+    """
+    if not (isinstance(value, Product) and value.kind == "scores"):
+        return value
+    y, spikes = value.left, value.right
+    channels, height, width = call.node_shape(y)
+    depth = axes.size(y.dims[-1])
+    heads = channels // depth
+    tokens = (*axis("Y", height), *axis("X", width))
+    fits = y.dims[-2] == tokens and spikes.dims[-1] == _tokens(call, spikes) and heads * depth == channels
+    fits = fits and call.node_shape(spikes)[0] == channels
+    if not (fits and _is_cut(y, heads, depth) and _is_cut(_flipped(spikes), heads, depth)):
+        raise call.refuse(f"the product of {axes.show(y.dims)} and {axes.show(spikes.dims)} is not one of each head")
+    positions = height * width
+    op = ir.DualSpike(heads, False, frozen(np.full(heads, value.factor)))
+    shape = (heads * positions, *call.node_shape(spikes)[1:])
+    leading = tuple(_regrouped(dim, positions) for dim in y.dims[:-2])
+    return call.add(op, (y.name, spikes.name), shape, (*leading, axis("C", positions), spikes.dims[-1]))
+
+
+def _is_over_positions(call: Call, y: Value, spikes: Value) -> bool:
+    """Whether the positions of y meet channels of spikes, one for each of these positions in a head."""
+    positions = axes.size(y.dims[-1])
+    return (
+        positions > 1
+        and y.dims[-1] == _tokens(call, y)
+        and spikes.dims[-2] == axis("C", positions)
+        and spikes.dims[-1] == _tokens(call, spikes)
+    )
+
+
+def _over_positions(call: Call, y: Value, spikes: Value) -> Value:
+    """The node y s of y (..., channels of a head, M) and s (..., M, N), laid out as (..., channels of a head, N)."""
+    channels, height, width = call.node_shape(y)
+    depth = axes.size(y.dims[-2])
+    heads = channels // depth
+    positions = height * width
+    fits = heads * depth == channels and call.node_shape(spikes)[0] == heads * positions
+    fits = fits and tuple(_regrouped(dim, positions) for dim in y.dims[:-2]) == spikes.dims[:-2]
+    if not (fits and _is_cut(_flipped(y), heads, depth) and _is_cut(_flipped(spikes), heads, positions)):
+        raise call.refuse(f"the product of {axes.show(y.dims)} and {axes.show(spikes.dims)} is not one of each head")
+    op = ir.DualSpike(heads, True, frozen(np.ones(heads)))
+    shape = (channels, *call.node_shape(spikes)[1:])
+    return call.add(op, (y.name, spikes.name), shape, (*y.dims[:-1], spikes.dims[-1]))
+
+
+def _tokens(call: Call, value: Value) -> axes.Dim:
+    """All positions of a value in one dimension, row after row."""
+    _, height, width = call.node_shape(value)
+    return (*axis("Y", height), *axis("X", width))
+
+
+def _regrouped(dim: axes.Dim, per_head: int) -> axes.Dim:
+    """A dimension whose heads lie `per_head` channels apart."""
+    return tuple(replace(atom, stride=per_head) if atom.role == "C" else atom for atom in dim)
 
 
 def _is_cut(value: Value, heads: int, per_head: int) -> bool:

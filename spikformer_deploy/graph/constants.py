@@ -18,8 +18,9 @@ import torch
 from spikformer_deploy.base.arrays import Float, Shape
 from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph import axes, ir
+from spikformer_deploy.graph.attentions import settled
 from spikformer_deploy.graph.axes import BATCH, Atom
-from spikformer_deploy.graph.calls import Call, Handler, Value, float64
+from spikformer_deploy.graph.calls import Call, Handler, Product, Value, float64
 
 RESHAPES = {f"aten.{n}" for n in ("unsqueeze", "squeeze", "reshape", "view", "flatten", "unflatten")}
 PERMUTATIONS = {f"aten.{n}" for n in ("permute", "transpose", "t")}
@@ -33,6 +34,7 @@ ARITHMETIC: dict[str, Callable[..., torch.Tensor]] = {
     "aten.neg": torch.neg,
     "aten.abs": torch.abs,
     "aten.sqrt": torch.sqrt,
+    "aten.reciprocal": torch.reciprocal,
     "aten.clamp": torch.clamp,
     "aten.floor": torch.floor,
     "aten.round": torch.round,
@@ -94,8 +96,10 @@ def _added_or(handler: Handler, call: Call) -> Any:
 def _scaled_or(handler: Handler, call: Call) -> Any:
     """An activation times a constant, in either order; or what the handler makes of other factors."""
     first, second = call.args[:2]
-    if isinstance(second, Value) and isinstance(first, torch.Tensor):
+    if isinstance(second, (Value, Product)) and isinstance(first, torch.Tensor):
         first, second = second, first
+    if isinstance(second, torch.Tensor):
+        first = settled(call, first)
     if isinstance(first, Value) and isinstance(second, torch.Tensor):
         return _scaled(call, first, second)
     return handler(call)

@@ -21,6 +21,7 @@ from spikformer_deploy.graph.ir import (
     BatchNorm,
     Concat,
     Conv2d,
+    DualSpike,
     Graph,
     Input,
     Linear,
@@ -133,6 +134,12 @@ def value_of(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
             # (T * B, heads, channels of a head, tokens)
             q, k, v = [value.flatten(2).unflatten(1, (heads, -1)) for value in inputs]
             return ((v @ k.transpose(2, 3)) @ q).flatten(1, 2).unflatten(2, x.shape[2:]) * scale
+        case DualSpike(heads, over_tokens, scale):
+            # (T * B, heads, channels of a head, positions)
+            y, spikes = [value.flatten(2).unflatten(1, (heads, -1)) for value in inputs]
+            product = (y if over_tokens else y.transpose(2, 3)) @ spikes
+            factors = _parameter(scale, x).reshape(-1, 1, 1)
+            return (product * factors).flatten(1, 2).unflatten(2, inputs[1].shape[2:])
         case SpikeMask():
             mask = inputs[1]
             return x * mask.repeat_interleave(x.shape[1] // mask.shape[1], 1)

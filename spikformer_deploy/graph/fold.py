@@ -13,7 +13,7 @@ import numpy as np
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph.calls import in_brackets
-from spikformer_deploy.graph.ir import BatchNorm, Conv2d, Graph, Linear, Node
+from spikformer_deploy.graph.ir import BatchNorm, Conv2d, DualSpike, Graph, Linear, Node, Op
 from spikformer_deploy.graph.joins import push_joins
 
 
@@ -31,16 +31,16 @@ def fold_batch_norm(graph: Graph) -> Graph:
         name = renamed.get(source, source)
         layer = folded.get(name, graph[name])
         # another reader of the layer would see its result normalised, too
-        if not isinstance(layer.op, (Conv2d, Linear)) or len(graph.consumers(source)) != 1:
-            assert isinstance(norm.op, BatchNorm)
+        assert isinstance(norm.op, BatchNorm)
+        op = _folded(layer.op, norm.op) if len(graph.consumers(source)) == 1 else None
+        if op is None:
             raise ModelError(
                 norm.name,
                 f"this {_what(norm.op)} follows {layer.name}, and only one right after a layer can be folded"
                 f"{in_brackets(norm.line)}",
                 "Place it directly after a Conv or Linear whose result nothing else reads.",
             )
-        assert isinstance(norm.op, BatchNorm)
-        folded[layer.name] = replace(layer, op=_folded(layer.op, norm.op))
+        folded[layer.name] = replace(layer, op=op)
         renamed[norm.name] = layer.name
     nodes = []
     for node in graph:
@@ -55,9 +55,19 @@ def _what(norm: BatchNorm) -> str:
     return "scale of channels" if norm.eps == 0 else "batch normalisation"
 
 
-def _folded(layer: Conv2d | Linear, norm: BatchNorm) -> Conv2d | Linear:
-    """norm(layer(x)) as one layer: (W x + b - mean) * scale + beta = (W * scale) x + (b - mean) * scale + beta."""
+def _folded(op: Op, norm: BatchNorm) -> Op | None:
+    """norm(op(x)) as one operation: (W x + b - mean) * scale + beta = (W * scale) x + (b - mean) * scale + beta.
+
+    None where there is none.
+    """
     scale = norm.gamma / np.sqrt(norm.var + norm.eps)
-    weight = layer.weight * scale.reshape(-1, *(1,) * (layer.weight.ndim - 1))
-    bias = (layer.bias - norm.mean) * scale + norm.beta
-    return replace(layer, weight=frozen(weight), bias=frozen(bias))
+    match op:
+        case Conv2d() | Linear():
+            weight = op.weight * scale.reshape(-1, *(1,) * (op.weight.ndim - 1))
+            return replace(op, weight=frozen(weight), bias=frozen((op.bias - norm.mean) * scale + norm.beta))
+        case DualSpike() if not (np.any(norm.mean) or np.any(norm.beta)):
+            # it has a factor for each head, and nothing to add
+            by_head = scale.reshape(op.heads, -1)
+            return None if np.ptp(by_head, axis=1).any() else replace(op, scale=frozen(op.scale * by_head[:, 0]))
+        case _:
+            return None

@@ -284,6 +284,28 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class DualSpike:
+    """Dual spike transformation: a matrix product of currents y, its first input, and spikes s, its second.
+
+        z[h * M + m, p] = scale[h] * sum over c of y[h * d + c, m] * s[h * d + c, p]
+        z[h * d + c, p] = scale[h] * sum over m of y[h * d + c, m] * s[h * M + m, p]     (over_tokens)
+
+    h is one of the `heads` heads, m one of the M positions of y, row after row, p one of those of s; each head has d
+    channels of y.  Over channels, y is transposed, and every position of y becomes a channel of the result.
+
+    Shapes: y (C, Y', X'); s (C, Y, X), z (heads * M, Y, X); over_tokens: s (heads * M, Y, X), z (C, Y, X).
+    Units: y and z currents, s spikes or small integers.
+
+    scale   (heads,) float64
+    Source: Shi et al. 2024 (SpikingResformer), arXiv 2403.14302, eq. 8 and 9.
+    """
+
+    heads: int
+    over_tokens: bool
+    scale: Float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SpikeMask:
     """Element-wise product of two inputs, x and a mask: y = x * mask.
 
@@ -348,6 +370,7 @@ Op: TypeAlias = (
     | Offset
     | Scale
     | Attention
+    | DualSpike
     | SpikeMask
     | TokenSum
     | Mean

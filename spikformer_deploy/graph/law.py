@@ -17,6 +17,7 @@ from spikformer_deploy.graph.ir import (
     BatchNorm,
     Concat,
     Conv2d,
+    DualSpike,
     Graph,
     Input,
     Lif,
@@ -34,7 +35,7 @@ from spikformer_deploy.graph.ir import (
 )
 from spikformer_deploy.graph.windows import pool_shape
 
-INPUTS = {Input: 0, Add: 2, Attention: 3, SpikeMask: 2}
+INPUTS = {Input: 0, Add: 2, Attention: 3, DualSpike: 2, SpikeMask: 2}
 """Operation -> how many inputs it has; 1 of all others, and any number from 1 of a Concat."""
 
 
@@ -122,6 +123,8 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape:
             # v may have more channels than q and k
             _equal(node, [q, k, (q[0], *v[1:])])
             return v
+        case DualSpike() as op:
+            return _dual(node, op, *inputs)
         case Add():
             return _equal(node, inputs)
         case Concat():
@@ -140,6 +143,15 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape:
             return (inputs[0][0], 1, 1)
         case _:
             assert_never(node.op)
+
+
+def _dual(node: Node, op: DualSpike, y: Shape, spikes: Shape) -> Shape:
+    """The shape of the product of currents and spikes."""
+    by_position = op.heads * y[1] * y[2]
+    read, made = (by_position, y[0]) if op.over_tokens else (y[0], by_position)
+    if op.scale.shape != (op.heads,) or y[0] % op.heads or spikes[0] != read:
+        raise ModelError(node.name, f"a product of {y} and spikes of {spikes} in {op.heads} heads")
+    return (made, *spikes[1:])
 
 
 def _equal(node: Node, inputs: list[Shape]) -> Shape:

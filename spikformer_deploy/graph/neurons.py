@@ -5,12 +5,14 @@ Exported models call ours, or those of spikingjelly.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
 from typing_extensions import assert_never
 
 from spikformer_deploy.graph import axes, ir
+from spikformer_deploy.graph.attentions import settled
 from spikformer_deploy.graph.axes import axis
 from spikformer_deploy.graph.calls import Call, Handler, Value
 from spikformer_deploy.nn.levels import levels
@@ -45,6 +47,7 @@ def _levels(call: Call) -> Value:
 
 def _add_neuron(call: Call, op: ir.Neuron, kind: str) -> Value:
     """A new population that reads the first argument; its neurons go through the time steps, the first dimension."""
+    call = replace(call, args=(settled(call, call.args[0]), *call.args[1:]))
     value = call.value()
     if value.dims[0] != axis("T", call.builder.time_steps):
         raise call.refuse(f"the {kind} sees {axes.show(value.dims)}: its first dimension must be the time axis only")

@@ -16,7 +16,7 @@ from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.graph import axes, ir
 from spikformer_deploy.graph.axes import Atom, axis
 from spikformer_deploy.graph.calls import Call, Handler, Value
-from spikformer_deploy.graph.channels import CHANNELS, of_channels, part_name
+from spikformer_deploy.graph.channels import CHANNELS, of_channels, of_heads, part_name, part_of_heads_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +135,50 @@ def _part(call: Call, at: int, start: int, end: int) -> Value | RefusedSteps:
         return _part_of_time(call, value, at, start, end)
     channels = call.node_shape(value)[0]
     (atom,) = value.dims[at] if len(value.dims[at]) == 1 else (Atom("", 1),)
-    # only the slowest atom: positions of a faster one are channels here and there
-    if atom.role != "C" or atom.size * atom.stride != channels:
+    if atom.role != "C":
         raise call.refuse(f"a part of dimension {at} of {axes.show(value.dims)}: only channels can be cut apart")
+    if atom.size * atom.stride != channels:
+        # of a faster atom than the slowest they are channels here and there
+        return _part_of_heads(call, value, at, start, end)
     name = _node_of_channels(call, value.name, start * atom.stride, end * atom.stride)
     kept = (Atom("C", end - start, atom.stride),) if end - start > 1 else ()
     return Value(name, axes.replaced(value.dims, at, kept))
+
+
+def _part_of_heads(call: Call, value: Value, at: int, start: int, end: int) -> Value:
+    """The same channels of every head: y[:, :, :, :8] of (T, B, heads, 16, tokens)."""
+    (atom,) = value.dims[at]
+    size = atom.size * atom.stride
+    first, last = start * atom.stride, end * atom.stride
+    name = _node_of_heads(call, value.name, first, last, size)
+
+    def closer(other: Atom) -> Atom:
+        """The heads themselves lie closer to each other in the part."""
+        slower = other.role == "C" and other.stride >= size
+        return replace(other, stride=other.stride // size * (last - first)) if slower else other
+
+    dims = tuple(tuple(closer(other) for other in dim) for dim in value.dims)
+    kept = (Atom("C", end - start, atom.stride),) if end - start > 1 else ()
+    return Value(name, axes.replaced(dims, at, kept))
+
+
+def _node_of_heads(call: Call, name: str, first: int, end: int, size: int) -> str:
+    """The node that computes channels `first` to `end` of each head of node `name`; made where there is none."""
+    node = call.builder[name]
+    part = part_of_heads_name(name, first, end, size)
+    if part in call.builder:
+        return part
+    match node.op:
+        case ir.Linear() | ir.Conv2d(groups=1):
+            source = node.inputs[0]
+        case ir.BatchNorm():
+            source = _node_of_heads(call, node.inputs[0], first, end, size)
+        case op:
+            problem = f"a part of the channels of each head of {type(op).__name__} is not supported"
+            raise call.refuse(problem, "Cut the result of a layer, before its neurons.")
+    shape = (node.shape[0] // size * (end - first), *node.shape[1:])
+    call.builder.nodes.append(ir.Node(part, of_heads(node.op, first, end, size), (source,), shape, node.line))
+    return part
 
 
 def _part_of_time(call: Call, value: Value, at: int, start: int, end: int) -> Value | RefusedSteps:

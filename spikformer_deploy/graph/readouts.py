@@ -17,7 +17,7 @@ MEAN: Final = "a mean over the time steps"
 LAST: Final = "the last time step"
 ALLOWED = {MEAN: "linear layers", LAST: "layers without neurons"}
 DIFFERENT = {
-    MEAN: ir.Neuron | ir.MaxPool2d | ir.TokenPool | ir.Attention | ir.SpikeMask,
+    MEAN: ir.Neuron | ir.MaxPool2d | ir.TokenPool | ir.Attention | ir.DualSpike | ir.SpikeMask,
     LAST: ir.Neuron,
 }
 """Operations whose result changes where they move before the mean (before the last step).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from spikformer_deploy.base.values import frozen
-from spikformer_deploy.graph.ir import Attention, Conv2d, Graph, Linear, Node, Op, Scale
+from spikformer_deploy.graph.ir import Attention, Conv2d, DualSpike, Graph, Linear, Node, Op, Scale
 from spikformer_deploy.graph.joins import split_joins
 from spikformer_deploy.graph.merge import merge_layers, merge_pools
 
@@ -30,6 +30,8 @@ def _scaled(op: Op, factor: float) -> Op | None:
     match op:
         case Attention(scale=scale):
             return replace(op, scale=scale * factor)
+        case DualSpike(scale=scales):
+            return replace(op, scale=frozen(scales * factor))
         case Conv2d(weight=weight, bias=bias) | Linear(weight=weight, bias=bias):
             return replace(op, weight=frozen(weight * factor), bias=frozen(bias * factor))
         case Scale(factor=other):

@@ -19,7 +19,7 @@ from spikformer_deploy.mapping.route import destinations, metrics, nets_of
 from spikformer_deploy.network.mapping import BOX, SECTIONS, SITE, Mapping, Site, edges_of, sizes_of
 from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import Levels, needs_microcode
-from spikformer_deploy.network.synapses import Attention
+from spikformer_deploy.network.synapses import Attention, DualSpike
 
 OF_LEVELS = (
     "Use a target with graded spikes (loihi2), or compile the model itself for this one: neurons that keep no "
@@ -58,6 +58,7 @@ def verify_mapping(mapping: Mapping, network: Network, profile: Profile) -> None
 def check_neurons(network: Network, profile: Profile) -> None:
     """Raise MappingError, naming the population, for what no core of the target has."""
     limits = profile.limits
+    _check_factors(network, profile)
     for population in network:
         if not limits.programmable:
             _check_programmable(network, population, profile)
@@ -68,6 +69,23 @@ def check_neurons(network: Network, profile: Profile) -> None:
                 f"it sends up to {population.max_out}, and target '{profile.name}' sends {limits.message_bits} bit",
                 OF_LEVELS if isinstance(population.neuron, Levels) else "Use a target with graded spikes (loihi2).",
             )
+
+
+def _check_factors(network: Network, profile: Profile) -> None:
+    """Raise MappingError where a current and a spike that it is multiplied with do not fit one input of a neuron."""
+    for projection in network.projections:
+        if isinstance(projection.synapse, DualSpike):
+            y = network[projection.sources[0]]
+            # the spike stands above the current and its sign: see microcode.product_program
+            bits = y.max_out.bit_length() + 2
+            if bits >= profile.limits.state_bits or network[projection.sources[1]].max_out > 1:
+                raise MappingError(
+                    projection.target,
+                    f"it multiplies currents of up to {y.max_out:,} with spikes of up to "
+                    f"{network[projection.sources[1]].max_out}: both arrive as one input of {bits} bits and more, and "
+                    f"neurons of '{profile.name}' have {profile.limits.state_bits}",
+                    "Compile with fewer weight bits.",
+                )
 
 
 def _check_programmable(network: Network, population: Population, profile: Profile) -> None:

@@ -10,6 +10,7 @@ from itertools import pairwise, product
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Array, Int, Shape
@@ -22,11 +23,11 @@ from spikformer_deploy.chips.loihi.sites import program_length, synapse_kind
 from spikformer_deploy.chips.loihi.steps import Work, core_ns, loads_ns
 from spikformer_deploy.chips.profile import Core, Profile, load_profile, profile_names
 from spikformer_deploy.mapping.objective import Choice, Cuts, choose
-from spikformer_deploy.network.heads import Heads, heads_into, heads_of
-from spikformer_deploy.network.mapping import SECTIONS, Site
+from spikformer_deploy.network.heads import Heads, factors_of, heads_into, heads_of, product_into
+from spikformer_deploy.network.mapping import OPERANDS, SECTIONS, Site
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.reach import Axis, axes_of, groups_met, most_read
-from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
+from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
 
 Expected: TypeAlias = tuple[Array, Array]
 """(synaptic operations, messages received) of a core in a step."""
@@ -58,6 +59,8 @@ def sites_of(network: Network, core: Core, serial: str = "tokens", schedule: str
         # token n comes in the sub-step n
         sub_steps = token_serial.get(name, 0)
         series = serial if sub_steps else ""
+        if product := product_into(network, name):
+            series, sub_steps = OPERANDS, factors_of(network, product).addends
         *parts, last = fan_in_parts(network, name, core)
         for number, part in enumerate(parts):
             out.append(Site(f"{name}.part{number}", "partial", name, population.shape, series, sub_steps, part))
@@ -105,7 +108,7 @@ def partition(
     objective  one of objective.OBJECTIVES
     Raises MappingError where a single neuron does not fit a core, or the board has too few cores.
     """
-    serial = next((site.serial for site in sites if site.serial), "tokens")
+    serial = next((site.serial for site in sites if site.serial not in ("", OPERANDS)), "tokens")
     kept_free = reserved or {}
     choices = [cuts(network, site, profile, rates, kept_free.get(site.name, 0), serial) for site in sites]
     _check_board(sites, [int(choice.cores.min()) for choice in choices], profile)
@@ -132,7 +135,7 @@ def cuts(
     serial    how attentions work (SERIALS)
     Raises MappingError where even the smallest box does not fit.
     """
-    box = _candidates(site)
+    box = _candidates(network, site)
     needed = words(network, site, box, profile.core)
     needed[..., SECTIONS.index("axon_mem")] = reserved
     good = fits(needed, profile.core)
@@ -181,9 +184,11 @@ def _too_large(site: Site, needed: Int, profile: Profile) -> MappingError:
     )
 
 
-def _candidates(site: Site) -> BoxSizes:
+def _candidates(network: Network, site: Site) -> BoxSizes:
     """The sizes of boxes that are looked at, an axis of the arrays for each axis of the site."""
     channels, rows, columns = (np.array(_sizes(extent), np.int64) for extent in site.shape)
+    if site.serial == OPERANDS:
+        channels = channels[_of_whole_heads(network, site, channels)]
     if site.kind == "attention":
         columns = columns[-1:]  # a box has whole rows of counters: one axis of messages reaches all of them
     if site.token_serial:
@@ -191,6 +196,19 @@ def _candidates(site: Site) -> BoxSizes:
         rows = rows[-1:]
         columns = columns[-1:]
     return BoxSizes(channels[:, None, None], rows[None, :, None], columns[None, None, :])
+
+
+def _of_whole_heads(network: Network, site: Site, channels: Int) -> NDArray[np.bool_]:
+    """Which sizes of boxes cut heads of a product over channels into equal parts, or hold some as a whole.
+
+    The channels of such a head are positions of y: a box then sees an interval of them, of every head alike.
+    """
+    product = product_into(network, site.population)
+    assert product is not None
+    factors = factors_of(network, product)
+    if factors.over_tokens:
+        return np.ones(len(channels), bool)
+    return (channels % factors.at_y == 0) | (factors.at_y % channels == 0)
 
 
 def _sizes(extent: int) -> list[int]:
@@ -263,6 +281,8 @@ def _received(
             return rate * source.size * box.channels, np.full(len(box.channels), rate * source.size)
         case Attention():
             return _answers(projection, heads_of(network, projection), box, rates, serial)
+        case DualSpike():
+            return _products(network, projection, box, rates)
         case _:
             assert_never(projection.synapse)
 
@@ -281,6 +301,14 @@ def _answers(projection: Projection, heads: Heads, box: BoxSizes, rates: dict[st
     q, _, v = (rates.get(name, EVERY_NEURON_FIRES) for name in projection.sources)
     values = q * heads.depth if serial == "tokens" else v * heads.tokens
     return values * box.neurons, values * box.neurons
+
+
+def _products(network: Network, projection: Projection, box: BoxSizes, rates: dict[str, float]) -> Expected:
+    """(synaptic operations, messages) of both factors of a dual spike transformation at boxes of its target."""
+    factors = factors_of(network, projection)
+    y, spikes = (rates.get(name, EVERY_NEURON_FIRES) for name in projection.sources)
+    of_spikes = spikes * factors.addends * groups_met(box.channels, factors.reached) * box.positions
+    return (y + spikes) * factors.addends * box.neurons, y * factors.addends * box.channels + of_spikes
 
 
 def _at_counters(network: Network, site: Site, box: BoxSizes, rates: dict[str, float]) -> Expected:

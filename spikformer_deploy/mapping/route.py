@@ -12,11 +12,11 @@ from numba import njit
 from spikformer_deploy.base.arrays import Array, Float, Int, Shape
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile
-from spikformer_deploy.network.heads import Heads, heads_of
+from spikformer_deploy.network.heads import Factors, Heads, factors_of, heads_of
 from spikformer_deploy.network.mapping import SITE, Site, edges_of
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.reach import axes_of, channels_read, read_by
-from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
+from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
 
 CHANNEL, ROW, COLUMN = 0, 1, 2
 """The axes of a box."""
@@ -74,6 +74,8 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
                 heads = heads_of(network, projection)
                 attention = _Attention(sources, sent, slices[counters], target, shape, heads)
                 parts += _through_counters(attention, sites[counters].serial)
+            case DualSpike():
+                parts += _factors(factors_of(network, projection), sources, target, sent, shape)
             case _:
                 alike = _from_the_same(network, projection)
                 parts.append(_ordinary(shape, alike, sources[0], target, sites[receiver], sent[0]))
@@ -90,7 +92,7 @@ def _from_the_same(network: Network, projection: Projection) -> list[Conv | Wind
     return [
         other.synapse
         for other in network.into(projection.target)
-        if other.sources == projection.sources and not isinstance(other.synapse, Attention)
+        if other.sources == projection.sources and not isinstance(other.synapse, Attention | DualSpike)
     ]
 
 
@@ -192,6 +194,31 @@ def _overlaps(first: Int, end: Int, low: Int, high: Int) -> tuple[Int, Int, Int]
                         shared[pairs] = size
                     pairs += 1
     return origin, to, shared
+
+
+def _factors(
+    factors: Factors, sources: tuple[_Slices, ...], target: _Slices, rates: tuple[float, ...], shape: Shape
+) -> Iterator[Nets]:
+    """y and the spikes of a dual spike transformation at its target; shape: (C, Y, X) of y."""
+    y, spikes = sources
+    rate_y, rate_s = rates
+    low, high = target.first.copy(), target.end.copy()
+    # a spike reaches the channels of its head, at its own position
+    first = low[:, CHANNEL] // factors.reached
+    end = (high[:, CHANNEL] - 1) // factors.reached + 1
+    low[:, CHANNEL], high[:, CHANNEL] = first * factors.addends, end * factors.addends
+    yield _overlapping(spikes, target, low, high, rate_s)
+    if factors.over_tokens:
+        low[:], high[:] = 0, shape
+        low[:, CHANNEL], high[:, CHANNEL] = target.first[:, CHANNEL], target.end[:, CHANNEL]
+        yield _overlapping(y, target, low, high, rate_y)
+        return
+    # the channels of a box are positions of y: some of one head, or all of some heads
+    whole = end - first > 1
+    start = np.where(whole, 0, target.first[:, CHANNEL] - first * factors.at_y)
+    stop = np.where(whole, factors.at_y, target.end[:, CHANNEL] - first * factors.at_y)
+    channels = _shared(y.first[:, CHANNEL], y.end[:, CHANNEL], first * factors.width, end * factors.width)
+    yield _nonzero(y, target, rate_y * channels * _tokens(y, start, stop, shape[COLUMN]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.arrays import Int, Shape
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import (
     DECAY_BITS,
@@ -28,7 +28,7 @@ from spikformer_deploy.network.neurons import (
     Sum,
     most_current,
 )
-from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
+from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
 
 
 def weighted_range(weight: NDArray[np.integer], max_out: int) -> tuple[Int, Int]:
@@ -97,6 +97,8 @@ def largest_sum(network: Network, projection: Projection) -> int:
             channels, height, width = source.shape
             most = prod(network[s].max_out for s in projection.sources)
             return channels // heads * height * width * most * weight
+        case DualSpike() as dual:
+            return addends(dual, source.shape) * prod(network[s].max_out for s in projection.sources)
         case Window(kernel):
             _, height, width = source.shape
             return min(kernel[0], height) * min(kernel[1], width) * source.max_out
@@ -104,6 +106,11 @@ def largest_sum(network: Network, projection: Projection) -> int:
             return int(_magnitudes(weight).max()) * source.max_out * source.shape[1] * source.shape[2]
         case _:
             assert_never(projection.synapse)
+
+
+def addends(synapse: DualSpike, y: Shape) -> int:
+    """How many products each sum of a dual spike transformation has: y (C, Y', X') is its first source's shape."""
+    return y[1] * y[2] if synapse.over_tokens else y[0] // synapse.heads
 
 
 def _by_tap(weight: NDArray[np.integer]) -> NDArray[np.integer]:
@@ -270,8 +277,26 @@ def _sums(network: Network, projection: Projection, worst: dict[str, Worst]) -> 
         case Attention():
             most = np.full(network[projection.target].shape[0], largest_sum(network, projection), np.int64)
             return 0 * most, most
+        case DualSpike(heads, over_tokens):
+            # without a spike a product is 0
+            most_spikes = network[projection.sources[1]].max_out
+            positions = source.shape[1] * source.shape[2]
+            return (
+                dual_sums(np.minimum(low, 0) * most_spikes, heads, over_tokens, positions),
+                dual_sums(np.maximum(high, 0) * most_spikes, heads, over_tokens, positions),
+            )
         case _:
             assert_never(projection.synapse)
+
+
+def dual_sums(extreme: Int, heads: int, over_tokens: bool, positions: int) -> Int:
+    """The same extreme of the sums of a dual spike transformation, by channel of the target.
+
+    extreme  (C,) of each product, by channel of y; positions: those of y
+    """
+    if over_tokens:
+        return extreme * positions
+    return np.repeat(extreme.reshape(heads, -1).sum(1), positions)
 
 
 def _weighted(weight: NDArray[np.integer], groups: int, low: Int, high: Int) -> tuple[Int, Int]:

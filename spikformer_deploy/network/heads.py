@@ -1,4 +1,7 @@
-"""What an attention is in numbers: heads, their channels, tokens, and the counters that compute it on a chip."""
+"""What an attention is in numbers: heads, their channels, tokens, and the counters that compute it on a chip.
+
+And what a product of currents and spikes is, half of a dual spike self-attention.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 
 from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.network.network import Network, Projection
-from spikformer_deploy.network.synapses import Attention
+from spikformer_deploy.network.synapses import Attention, DualSpike
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +59,47 @@ def heads_of(network: Network, projection: Projection) -> Heads:
 def heads_into(network: Network, target: str) -> Heads:
     """Those of the attention into the population `target`, which must have one."""
     return heads_of(network, next(p for p in network.into(target) if isinstance(p.synapse, Attention)))
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The shapes of a dual spike transformation: of each head, products of `width` channels of y with spikes.
+
+    width       channels of y
+    at_y, at_s  positions of y, and of the spikes and of the target
+    """
+
+    heads: int
+    width: int
+    at_y: int
+    at_s: int
+    over_tokens: bool
+
+    @property
+    def addends(self) -> int:
+        """Products in each sum: channels of a head, or positions of y."""
+        return self.at_y if self.over_tokens else self.width
+
+    @property
+    def reached(self) -> int:
+        """Neurons that a spike reaches, at its own position; a message of y reaches `at_s`, one a position."""
+        return self.width if self.over_tokens else self.at_y
+
+    @property
+    def dense(self) -> int:
+        """Additions where no zero is skipped."""
+        return self.heads * self.width * self.at_y * self.at_s
+
+
+def factors_of(network: Network, projection: Projection) -> Factors:
+    """The numbers of a dual spike transformation; its law (synapses.check_synapse) says which shapes go together."""
+    dual = projection.synapse
+    assert isinstance(dual, DualSpike)
+    channels, rows, columns = network[projection.sources[0]].shape
+    _, height, width = network[projection.target].shape
+    return Factors(dual.heads, channels // dual.heads, rows * columns, height * width, dual.over_tokens)
+
+
+def product_into(network: Network, target: str) -> Projection | None:
+    """The dual spike transformation into a population; None where it has none."""
+    return next((p for p in network.into(target) if isinstance(p.synapse, DualSpike)), None)

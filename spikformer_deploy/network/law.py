@@ -158,7 +158,8 @@ def _check_projection(network: Network, projection: Projection) -> None:
 def _incoming(network: Network, projection: Projection) -> Incoming:
     sources = [network[name] for name in projection.sources]
     shapes = tuple(source.shape for source in sources)
-    return Incoming(projection.synapse, shapes, sources[0].max_out, any(source.signed for source in sources))
+    negative = [source.signed for source in sources]
+    return Incoming(projection.synapse, shapes, sources[0].max_out, any(negative), negative[-1])
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int, Shape
 
+OPERANDS = "operands"
+"""The `serial` of a population that sums products of currents and spikes."""
 SECTIONS = ("axon_in", "neurons", "syn_mem", "axon_map", "state", "axon_mem")
 """Sections of a core's memory, in the order of the columns of Mapping.words."""
 BOX = ("site", "c0", "c1", "y0", "y1", "x0", "x1")
@@ -36,7 +38,9 @@ class Site:
                  "attention": the counters of the attention whose target is population `population`;
                  "partial": sums over a part of the fan-in of population `population`, sent on to it as graded values
     shape        (C, Y, X) of its neurons or counters
-    serial       of attentions: "" | "tokens" (KV first, tokens in series) | "channels" (QK first, channels in series)
+    serial       of attentions: "" | "tokens" (KV first, tokens in series) | "channels" (QK first, channels in series);
+                 "operands": of a population that a dual spike transformation reaches, whose pairs of factors come in
+                 series, one for each product that is added up
     part         (first, end) source channels whose synapses stand here, where a fan-in is split; (0, 0): all
     sub_steps    chip-wide sub-steps that one time step of this site takes (0 where it needs none); a population with
                  sub-steps is token-serial: its tokens come one after the other, a sub-step each
@@ -53,7 +57,7 @@ class Site:
     @property
     def token_serial(self) -> bool:
         """Whether one neuron a channel serves all tokens, which come in series."""
-        return self.kind != "attention" and self.sub_steps > 0
+        return self.kind != "attention" and self.sub_steps > 0 and self.serial != OPERANDS
 
     @property
     def chip_sub_steps(self) -> int:

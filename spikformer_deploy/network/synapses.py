@@ -65,7 +65,22 @@ class Attention:
     weight: int = 1
 
 
-Synapse: TypeAlias = Conv | Window | Readout | Attention
+@dataclass(frozen=True, slots=True, eq=False)
+class DualSpike:
+    """Dual spike transformation, the matrix product of what y sends and the spikes of s, from (y, s), head by head.
+
+        z[h * M + m, p] = sum over c of y[h * d + c, m] * s[h * d + c, p]
+        z[h * d + c, p] = sum over m of y[h * d + c, m] * s[h * M + m, p]     (over_tokens)
+
+    y (C, Y', X') may be negative; M are its positions, row after row, p those of s.  Each of the `heads` heads has d
+    channels of y, and M (d) consecutive channels of the target (heads * M, Y, X), or over tokens of s.
+    """
+
+    heads: int
+    over_tokens: bool
+
+
+Synapse: TypeAlias = Conv | Window | Readout | Attention | DualSpike
 
 
 def shown(synapse: Synapse) -> str:
@@ -80,6 +95,8 @@ def shown(synapse: Synapse) -> str:
             return f"Window {kernel[0]}x{kernel[1]}{moved}"
         case Attention(heads=heads, weight=weight):
             return f"Attention heads={heads} weight={weight}"
+        case DualSpike(heads=heads, over_tokens=over_tokens):
+            return f"DualSpike heads={heads} over {'tokens' if over_tokens else 'channels'}"
 
 
 def synaptic_sum(synapse: Synapse, sources: list[Int], shape: Shape) -> Int:
@@ -97,6 +114,10 @@ def synaptic_sum(synapse: Synapse, sources: list[Int], shape: Shape) -> Int:
             q, k, v = by_head
             scores = np.einsum("nhcp,nhcm->nhpm", q, k)
             return synapse.weight * np.einsum("nhpm,nhcm->nhcp", scores, v).reshape(-1, *shape)
+        case DualSpike():
+            y, spikes = (s.reshape(len(s), synapse.heads, -1, s.shape[2] * s.shape[3]) for s in sources)
+            product = "nhcm,nhmp->nhcp" if synapse.over_tokens else "nhcm,nhcp->nhmp"
+            return np.einsum(product, y, spikes).reshape(-1, *shape)
         case _:
             assert_never(synapse)
 
@@ -159,13 +180,14 @@ class Incoming(NamedTuple):
 
     shapes    (C, Y, X) of each source
     max_out   largest magnitude that the first source sends
-    negative  whether a source can send negative values
+    negative  whether a source can send negative values; last_negative: whether the last one can
     """
 
     synapse: Synapse
     shapes: tuple[Shape, ...]
     max_out: int
     negative: bool
+    last_negative: bool = False
 
     @property
     def most_of_window(self) -> int:
@@ -200,6 +222,13 @@ def check_synapse(incoming: Incoming, target: Shape, weight_bits: int) -> None:
             )
             good = good and not incoming.negative and 0 < weight < 2**20
             require(good, f"an attention of {heads} heads over {list(shapes)}")
+        case DualSpike(heads, over_tokens):
+            require(len(shapes) == 2 and heads >= 1, f"a product of {list(shapes)} in {heads} heads")
+            y, spikes = shapes
+            by_position = heads * y[1] * y[2]
+            read, made = (by_position, y[0]) if over_tokens else (y[0], by_position)
+            good = y[0] % heads == 0 and spikes == (read, *target[1:]) and target[0] == made
+            require(good and not incoming.last_negative, f"a product of {list(shapes)} in {heads} heads to {target}")
         case _:
             assert_never(incoming.synapse)
 

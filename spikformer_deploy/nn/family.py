@@ -21,7 +21,7 @@ class ModelConfig:
 
     family       a name in zoo.FAMILIES: "v1", "v2" (Spikformer), "spikingformer", "sdt1", "sdt2", "sdt3", "sdt3-large"
                  (Spike-driven Transformer V1, V2, V3), "qsd" (QSD-Transformer), "qkformer", "max-former",
-                 "ms-qkformer", "seqsnn" (on time series)
+                 "ms-qkformer", "spiking-resformer", "seqsnn" (on time series)
     form         "cifar", "imagenet", "dvs" or "gesture": the layout of the official code for that kind of data;
                  "spikformer" or "ispikformer" of "seqsnn"
     depth        blocks; dim: channels of the last of them; heads: of each attention
@@ -32,7 +32,7 @@ class ModelConfig:
     distilled    "sdt2", "sdt3-large": there is a second head, of its distillation
     pooling      "v1", "sdt1": after which of the stem's four stages a 3x3 max-pooling halves the map ("0011": after
                  the last two); "": as the form has it.  No weight depends on it
-    plif         "sdt1": the neurons have learnt time constants, a weight each
+    plif         "sdt1", "spiking-resformer": the neurons have learnt time constants, a weight each
     attention    "sdt1": "statten": attention over the tokens of all steps of a chunk (STAtten); "": masks, as its paper
     chunk        "sdt1" with "statten": steps of a chunk
     widths       channels of each stage, where they do not follow from `dim`

@@ -21,6 +21,7 @@ from spikformer_deploy.nn import (
     spike_driven_v3_large,
     spikformer,
     spikformer_v2,
+    spiking_resformer,
     spikingformer,
 )
 from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
@@ -38,6 +39,7 @@ FAMILIES: dict[str, Family] = {
     "qkformer": qkformer.FAMILY,
     "max-former": max_former.FAMILY,
     "ms-qkformer": ms_qkformer.FAMILY,
+    "spiking-resformer": spiking_resformer.FAMILY,
     "seqsnn": seqsnn.FAMILY,
 }
 """All families, by the name that ModelConfig.family has."""

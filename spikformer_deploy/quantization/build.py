@@ -28,7 +28,7 @@ from spikformer_deploy.quantization.currents import (
 )
 from spikformer_deploy.quantization.fitting import Quantized
 from spikformer_deploy.quantization.heads import make_accumulator
-from spikformer_deploy.quantization.joins import attention, concatenated, masked, residual
+from spikformer_deploy.quantization.joins import attention, concatenated, dual_spike, masked, residual
 from spikformer_deploy.quantization.levels import make_levels, sends_whole, task_of
 from spikformer_deploy.quantization.lif import make_lif
 from spikformer_deploy.quantization.pools import (
@@ -145,6 +145,8 @@ def _value(walk: Walk, node: ir.Node) -> Value:
             return scaled(inputs[0], factor)
         case ir.Attention() as op:
             return attention(walk, node, [as_signal(name, i) for i in inputs], op)
+        case ir.DualSpike() as product:
+            return dual_spike(walk, node, as_signal(name, inputs[0]), as_signal(name, inputs[1]), product)
         case ir.SpikeMask():
             return masked(walk, node, as_signal(name, inputs[0]), as_signal(name, inputs[1]))
         case ir.TokenSum():

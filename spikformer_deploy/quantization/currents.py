@@ -16,7 +16,7 @@ import numpy as np
 from spikformer_deploy.base.arrays import Float, Int, Pair, Shape
 from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.graph.ir import Conv2d
-from spikformer_deploy.network.synapses import Window
+from spikformer_deploy.network.synapses import DualSpike, Window
 from spikformer_deploy.quantization.signals import Signal, as_map, as_vector, by_input, total
 
 
@@ -71,7 +71,21 @@ class UnitTerm:
     high: Int
 
 
-Term: TypeAlias = ConvTerm | ReadoutTerm | AttentionTerm | UnitTerm
+@dataclass(frozen=True, slots=True, eq=False)
+class DualTerm:
+    """scale[c] * (the integer product of what y and s send, `sources`): as UnitTerm, nothing to round.
+
+    low, high  (C,) least and largest sum of each channel
+    """
+
+    sources: tuple[str, str]
+    synapse: DualSpike
+    scale: Float
+    low: Int
+    high: Int
+
+
+Term: TypeAlias = ConvTerm | ReadoutTerm | AttentionTerm | UnitTerm | DualTerm
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -319,6 +333,6 @@ def _scaled_term(term: Term, factor: float) -> Term:
     """factor * term."""
     if isinstance(term, AttentionTerm):
         return replace(term, factor=term.factor * factor)
-    if isinstance(term, UnitTerm):
+    if isinstance(term, UnitTerm | DualTerm):
         return replace(term, scale=term.scale * factor)
     return replace(term, weight=term.weight * factor)

@@ -1,4 +1,4 @@
-"""Where signals meet: sums, joined branches, masks and attention."""
+"""Where signals meet: sums, joined branches, masks, attention and products of currents and spikes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.base.values import frozen
 from spikformer_deploy.graph import ir
+from spikformer_deploy.network.bounds import dual_sums
 from spikformer_deploy.network.network import Projection
 from spikformer_deploy.network.neurons import And, Sum
-from spikformer_deploy.network.synapses import Conv, Window
-from spikformer_deploy.quantization.currents import AttentionTerm, Current, Value, add, as_current, joined
+from spikformer_deploy.network.synapses import Conv, DualSpike, Window
+from spikformer_deploy.quantization.currents import AttentionTerm, Current, DualTerm, Value, add, as_current, joined
 from spikformer_deploy.quantization.signals import Signal, sent_by
 from spikformer_deploy.quantization.walk import Walk
 
@@ -113,3 +114,34 @@ def attention(walk: Walk, node: ir.Node, qkv: Sequence[Signal], op: ir.Attention
     limit = most_each * (channels // op.heads) * height * width
     q, k, v = (signal.populations[0] for signal in qkv)
     return Current((AttentionTerm((q, k, v), op.heads, factor, limit),), np.zeros(node.shape[0]), node.shape)
+
+
+def dual_spike(walk: Walk, node: ir.Node, y: Signal, spikes: Signal, op: ir.DualSpike) -> Current:
+    """The product of a current's population and one of spikes, times the scales of both and that of each head."""
+    _check_factors(walk, node, y, spikes, op)
+    positions = y.shape[1] * y.shape[2]
+    by_channel = np.repeat(op.scale, y.shape[0] // op.heads) * y.scale * spikes.scale[0]
+    low, high = y.range
+    least, most = (
+        dual_sums(extreme, op.heads, op.over_tokens, positions) * spikes.max_out
+        for extreme in (np.minimum(low, 0), np.maximum(high, 0))
+    )
+    # over channels, all of a head are added up: they have one unit
+    scale = by_channel if op.over_tokens else np.repeat(by_channel.reshape(op.heads, -1)[:, 0], positions)
+    sources = (y.populations[0], spikes.populations[0])
+    term = DualTerm(sources, DualSpike(op.heads, op.over_tokens), scale, least, most)
+    return Current((term,), np.zeros(node.shape[0]), node.shape)
+
+
+def _check_factors(walk: Walk, node: ir.Node, y: Signal, spikes: Signal, op: ir.DualSpike) -> None:
+    """Raise QuantizeError where a product is not that of currents, in the units it needs, and of spikes."""
+    if y.low is None or y.pooled or len(y.populations) != 1:
+        problem = "the first factor of the product is no current of a layer"
+        raise QuantizeError(node.name, problem, "Put neurons on none but the second factor, or on all three.")
+    shared = len(spikes.populations) != 1 or walk.population(spikes.populations[0]).signed or spikes.pooled
+    if shared or np.any(spikes.offset) or np.ptp(spikes.scale):
+        raise QuantizeError(node.name, "the second factor of the product is no spikes", "Put a LIF on it.")
+    of_heads = y.scale.reshape(op.heads, -1)
+    if not op.over_tokens and not np.allclose(of_heads, of_heads[:, :1], rtol=1e-12, atol=0):
+        problem = "the channels of its first factor have different units, and it adds them up"
+        raise QuantizeError(node.name, problem, "Use each half of the layer in one product only.")

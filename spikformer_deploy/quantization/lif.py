@@ -17,7 +17,7 @@ from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.graph import ir
 from spikformer_deploy.network.decay import decay_of
 from spikformer_deploy.network.neurons import LifKind
-from spikformer_deploy.quantization.currents import AttentionTerm, ConvTerm, Current, UnitTerm
+from spikformer_deploy.quantization.currents import AttentionTerm, ConvTerm, Current, DualTerm, UnitTerm
 from spikformer_deploy.quantization.fitting import Observed, Quantized
 from spikformer_deploy.quantization.lif_fitting import MOST_FRACTION_BITS, LifRule, LifTask, fits
 from spikformer_deploy.quantization.lif_on_grid import lif_on_grid
@@ -57,7 +57,7 @@ def make_lif(
         )
     rule = LifRule(decay_of(lif.tau), time_steps, settings.neuron, lif.soft_reset, lif.strict)
     task = LifTask(name, current, gain_of(lif), rule, observed, limits, settings)
-    if any(isinstance(term, UnitTerm) for term in current.terms):
+    if any(isinstance(term, UnitTerm | DualTerm) for term in current.terms):
         return unit_lif(task)
     if any(isinstance(term, AttentionTerm) for term in current.terms):
         return attention_lif(task)

@@ -15,7 +15,7 @@ from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.network.network import Projection
 from spikformer_deploy.network.neurons import LifKind
 from spikformer_deploy.network.synapses import Attention
-from spikformer_deploy.quantization.currents import AttentionTerm, UnitTerm
+from spikformer_deploy.quantization.currents import AttentionTerm, DualTerm, UnitTerm
 from spikformer_deploy.quantization.fitting import Quantized, with_margin
 from spikformer_deploy.quantization.grids import none_below
 from spikformer_deploy.quantization.lif_fitting import (
@@ -71,13 +71,16 @@ def _attention_shifts(rule: LifRule) -> Iterable[int]:
 
 
 def unit_lif(task: LifTask) -> Quantized:
-    """A neuron that reads a residual stream, or counts spikes: its threshold in their units, and no weights to round.
+    """A neuron that reads a residual stream, counts spikes, or reads a product of currents and spikes.
+
+    Its threshold is in their units, and there are no weights to round.
 
     The threshold is whole wherever the stream was anchored at it; else rounded, with as many fractional bits as fit.
     """
     term = task.current.terms[0]
-    if len(task.current.terms) != 1 or not isinstance(term, UnitTerm) or np.any(task.current.bias):
-        raise QuantizeError(task.name, "a residual stream and other synapses reach the same neuron")
+    if len(task.current.terms) != 1 or not isinstance(term, UnitTerm | DualTerm) or np.any(task.current.bias):
+        what = "a residual stream" if isinstance(term, UnitTerm) else "a product of currents and spikes"
+        raise QuantizeError(task.name, f"{what} and other synapses reach the same neuron", "Put a LIF on each.")
     check_units(task.name, term.scale)
     real = 1 / (task.gain * term.scale)
     # Most bits first, as they round the decay least; of each number a proof is tried before an observation.
@@ -87,14 +90,20 @@ def unit_lif(task: LifTask) -> Quantized:
         low, high = _drive(task, term, shift, proven)
         attempt = with_range(thresholds, shift, np.zeros(len(real), np.int64), low, high, task.rule)
         if fits(attempt, task.limits, task.rule.kind):
-            projection = Projection((term.source,), task.name, term.window)
             error = float(np.abs(thresholds / 2.0**shift / real - 1).max())
-            return quantized_lif(task, attempt, (projection,), proven).rounded_by(none_below(error))
+            return quantized_lif(task, attempt, (_unweighted(task, term),), proven).rounded_by(none_below(error))
     raise QuantizeError(
         task.name,
         f"its sums do not fit {task.limits.state_bits} bits of state",
         "Use a target with a wider state, or fewer time steps.",
     )
+
+
+def _unweighted(task: LifTask, term: UnitTerm | DualTerm) -> Projection:
+    """The synapses of a term that has no weights."""
+    if isinstance(term, UnitTerm):
+        return Projection((term.source,), task.name, term.window)
+    return Projection(term.sources, task.name, term.synapse)
 
 
 def _bits_for_units(rule: LifRule) -> int:
@@ -114,7 +123,7 @@ def _enough_bits(real: Float, bits: int) -> int:
     return bits
 
 
-def _drive(task: LifTask, term: UnitTerm, shift: int, proven: bool) -> tuple[Int, Int]:
+def _drive(task: LifTask, term: UnitTerm | DualTerm, shift: int, proven: bool) -> tuple[Int, Int]:
     """Least and largest drive of each channel in one step, (C,) each: the worst case, or what was seen."""
     if proven:
         return term.low << shift, term.high << shift

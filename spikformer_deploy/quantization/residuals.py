@@ -32,7 +32,7 @@ def residual_streams(graph: ir.Graph) -> tuple[frozenset[str], ...]:
     for node in graph:
         sources = [i for i in node.inputs if i in stream_of]
         match node.op:
-            case ir.Conv2d() | ir.Linear() | ir.BatchNorm() | ir.Attention():
+            case ir.Conv2d() | ir.Linear() | ir.BatchNorm() | ir.Attention() | ir.DualSpike():
                 # it starts a current of its own, whatever it reads
                 is_current = True
                 sources = []
@@ -57,12 +57,22 @@ def _needs_population(graph: ir.Graph, node: ir.Node, continues: bool) -> bool:
     """Whether a current is sent as a message; `continues`: whether it has a population of a stream among its inputs."""
     readers = graph.consumers(node.name)
     pooled = any(isinstance(r.op, ir.MaxPool2d | ir.Mean | ir.TokenSum) for r in readers)
-    return pooled or len(readers) > 1 or (continues and not isinstance(node.op, ir.Scale))
+    multiplied = any(isinstance(r.op, ir.DualSpike) for r in readers)
+    return pooled or multiplied or len(readers) > 1 or (continues and not isinstance(node.op, ir.Scale))
 
 
 def check_readers(graph: ir.Graph, members: frozenset[str]) -> None:
-    """Raise QuantizeError where a layer of weights reads a stream, which is no spikes."""
+    """Raise QuantizeError where a layer of weights reads a stream, which is no spikes.
+
+    And where a product with spikes does that reads a current which others read or add to: its units are the product's.
+    """
     for node in graph:
+        if isinstance(node.op, ir.DualSpike) and not members.isdisjoint(node.inputs):
+            (current, *others) = sorted(members)
+            readers = {type(reader.op) for reader in graph.consumers(current)}
+            if others or readers != {ir.DualSpike} or node.inputs[1] in members:
+                problem = "it multiplies a residual stream of currents, or what other layers read too, with spikes"
+                raise QuantizeError(node.name, problem, "Multiply the current of a layer that nothing else reads.")
         if isinstance(node.op, LAYERS) and not members.isdisjoint(node.inputs):
             raise QuantizeError(
                 node.name,
@@ -128,7 +138,7 @@ class Feeders:
         node = self.graph[source]
         if isinstance(node.op, ir.Conv2d | ir.Linear | ir.Scale | ir.Add | ir.Offset):
             yield from self.into(source, factor)
-        elif not isinstance(node.op, ir.Attention):  # build.py refuses an attention by name
+        elif not isinstance(node.op, ir.Attention | ir.DualSpike):  # build.py refuses these by name
             channels = node.shape[0]
             yield self._layer(name, np.full((channels, 1, 1, 1), factor), np.zeros(channels), channels, source)
 

@@ -13,14 +13,16 @@ from itertools import product
 
 import numpy as np
 
-from spikformer_deploy.base.arrays import Float
+from spikformer_deploy.base.arrays import Float, Int
 from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.graph import ir
+from spikformer_deploy.network.bounds import addends
 from spikformer_deploy.network.neurons import STOCK_SHIFT, LifKind
+from spikformer_deploy.network.synapses import DualSpike
 from spikformer_deploy.quantization.fitting import OBSERVED_MARGIN, Observed
 from spikformer_deploy.quantization.residuals import Feeder, Feeders, check_readers, residual_streams
-from spikformer_deploy.quantization.scales import gain_of, largest_thresholds, scale_groups
+from spikformer_deploy.quantization.scales import check_units, gain_of, largest_thresholds, scale_groups
 from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.quantization.signals import Signal
 
@@ -68,13 +70,15 @@ def plan_shared_units(
         names = [node.name for node in graph if node.name in members]
         search = Feeders(graph, members, image, settings.weight_bits)
         feeders = [feeder for name in names for feeder in search.into(name)]
+        anchor = _anchor(graph, members)
         room = _Room(
             max(max(map(abs, observed(name))) for name in members),
             _largest_pooled(graph, members, observed),
+            anchor.addends,
             limits.message_bits,
             limits.state_bits - _bits_of_readers(graph, settings),
         )
-        unit = _shared_unit(names[0], feeders, _gain(graph, members), room, limits, settings)
+        unit = _shared_unit(names[0], feeders, anchor, room, limits, settings)
         planned |= dict.fromkeys(members, unit)
     return planned
 
@@ -86,22 +90,31 @@ def _bits_of_readers(graph: ir.Graph, settings: Settings) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Room:
-    """Largest real value seen in a stream, and in sums over all its positions; the bits that must hold them."""
+    """Largest real value seen in a stream, and in what its readers sum of it; the bits that must hold them.
+
+    addends  of the sums that a product with spikes makes of it; 0 where there is none
+    """
 
     seen: float
     pooled: float
+    addends: int
     message_bits: int
     state_bits: int
 
-    def holds(self, most: float, pooled: float) -> bool:
-        """Whether messages hold values up to `most`, and states those and sums up to `pooled`."""
-        states = HEADROOM * max(most, pooled) < 2 ** (self.state_bits - 1)
+    def holds(self, most: float, summed: float) -> bool:
+        """Whether messages hold values up to `most`, and states those and sums up to `summed`."""
+        states = HEADROOM * max(most, summed) < 2 ** (self.state_bits - 1)
         return states and most < 2 ** (self.message_bits - 1) - 1
 
 
 def _largest_pooled(graph: ir.Graph, members: frozenset[str], observed: Observed) -> float:
-    """The largest sum over all positions of a stream that is seen: a mean has it divided by their number."""
+    """The largest sum of a stream that is seen: a mean has it divided by its positions, a product times its scale."""
     largest = 0.0
+    for node in graph.of(ir.DualSpike):
+        if node.inputs[0] in members:
+            assert isinstance(node.op, ir.DualSpike)
+            seen = max(max(map(abs, observed(neuron.name))) for neuron in _neurons_at(graph, node))
+            largest = max(largest, seen / float(node.op.scale.min()))
     for node in graph.of(ir.Mean):
         if node.inputs[0] in members:
             _, height, width = graph[node.inputs[0]].shape
@@ -109,17 +122,53 @@ def _largest_pooled(graph: ir.Graph, members: frozenset[str], observed: Observed
     return largest
 
 
-def _gain(graph: ir.Graph, members: frozenset[str]) -> float:
-    """Current in units of the threshold = current * gain, for the first neuron that reads the stream."""
-    for node in graph.of(ir.Neuron):
-        assert isinstance(node.op, ir.Neuron)
-        if node.inputs[0] in members:
-            return gain_of(node.op)
-    return gain_of(ir.Lif())
+@dataclass(frozen=True, slots=True, eq=False)
+class _Anchor:
+    """The threshold that the unit of a stream is anchored at.
+
+    gain     (C,) or () current in units of the threshold = current * gain, for the first neuron that reads the stream
+    heads    channels of each have one unit, as a product with spikes adds them up; 0: each may have its own
+    addends  of the sums of that product; 0: there is none
+    """
+
+    gain: Float
+    heads: int = 0
+    addends: int = 0
+
+
+def _anchor(graph: ir.Graph, members: frozenset[str]) -> _Anchor:
+    """That of the first neuron that reads the stream, itself or a product of it with spikes."""
+    for node in graph:
+        if not node.inputs or node.inputs[0] not in members:
+            continue
+        if isinstance(node.op, ir.Neuron):
+            return _Anchor(np.array(gain_of(node.op)))
+        if isinstance(node.op, ir.DualSpike):
+            return _of_product(graph, node, node.op)
+    return _Anchor(np.array(gain_of(ir.Lif())))
+
+
+def _of_product(graph: ir.Graph, node: ir.Node, op: ir.DualSpike) -> _Anchor:
+    """The anchor of the current that a product reads: a current of 1 counts as much as the scale of its head."""
+    y = graph[node.inputs[0]].shape
+    (neuron, *_) = _neurons_at(graph, node)
+    assert isinstance(neuron.op, ir.Neuron)
+    gain = np.repeat(op.scale, y[0] // op.heads) * gain_of(neuron.op)
+    check_units(node.name, gain)
+    return _Anchor(gain, 0 if op.over_tokens else op.heads, addends(DualSpike(op.heads, op.over_tokens), y))
+
+
+def _neurons_at(graph: ir.Graph, product: ir.Node) -> list[ir.Node]:
+    """The neurons that read a product of currents and spikes; QuantizeError where something else does."""
+    readers = graph.consumers(product.name)
+    if not all(isinstance(reader.op, ir.Neuron) for reader in readers):
+        problem = "a product of currents and spikes is read by something else than neurons"
+        raise QuantizeError(product.name, problem, "Put a LIF behind it.")
+    return list(readers)
 
 
 def _shared_unit(
-    place: str, feeders: Sequence[Feeder], gain: float, room: _Room, limits: CoreLimits, settings: Settings
+    place: str, feeders: Sequence[Feeder], anchor: _Anchor, room: _Room, limits: CoreLimits, settings: Settings
 ) -> SharedUnit:
     """The largest thresholds that weights and state allow; fractional bits while the range fits."""
     channels = len(feeders[0].weight)
@@ -132,11 +181,12 @@ def _shared_unit(
         exponents = [exponent + extra for exponent in relative]
         # what the weights of all layers are once their exponents are taken out: the same channel has one threshold
         normal = np.max([peak / 2.0**e for peak, e in zip(peaks, exponents, strict=True)], 0)
-        groups = scale_groups(normal, settings.granularity, limits.parameter_sets)
-        thresholds = largest_thresholds(normal, groups, gain, largest_weight, cap) >> lost
+        weighed = normal * anchor.gain
+        groups = _groups(weighed, anchor.heads, limits, settings)
+        thresholds = largest_thresholds(weighed, groups, 1.0, largest_weight, cap) >> lost
         if thresholds.min() < 1:
             continue
-        unit = 1 / (gain * thresholds)
+        unit = 1 / (anchor.gain * thresholds)
         fitting = _fraction_bits(feeders, unit, room)
         if fitting is not None:
             bits, proven = fitting
@@ -152,6 +202,14 @@ def _shared_unit(
         f"the sums of its residual stream do not fit {room.state_bits} bits of state and messages",
         "Use a target with a wider state.",
     )
+
+
+def _groups(peaks: Float, heads: int, limits: CoreLimits, settings: Settings) -> Int:
+    """(C,) the group of each channel: those with one threshold.  With `heads`, all channels of one have it."""
+    if not heads:
+        return scale_groups(peaks, settings.granularity, limits.parameter_sets)
+    of_heads = scale_groups(peaks.reshape(heads, -1).max(1), settings.granularity, limits.parameter_sets)
+    return np.repeat(of_heads, len(peaks) // heads)
 
 
 def _least_exponent(peaks: Float, largest_weight: int) -> int:
@@ -178,9 +236,10 @@ def _fraction_bits(feeders: Sequence[Feeder], unit: Float, room: _Room) -> tuple
     finest = float(unit.min())
     seen = room.seen / finest * OBSERVED_MARGIN
     pooled = room.pooled / finest * OBSERVED_MARGIN
-    for proven, most in ((True, _worst(feeders, unit)), (False, seen)):
+    worst = _worst(feeders, unit)
+    for proven, most, summed in ((True, worst, max(pooled, worst * room.addends)), (False, seen, pooled)):
         for bits in range(MOST_FRACTION_BITS, -1, -1):
-            if room.holds(most * 2**bits, pooled * 2**bits):
+            if room.holds(most * 2**bits, summed * 2**bits):
                 return bits, proven
     return None
 

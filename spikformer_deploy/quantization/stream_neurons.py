@@ -18,7 +18,15 @@ from spikformer_deploy.network.bounds import weighted_range
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.neurons import And, Stream
 from spikformer_deploy.network.synapses import Conv
-from spikformer_deploy.quantization.currents import AttentionTerm, ConvTerm, Current, ReadoutTerm, Term, UnitTerm
+from spikformer_deploy.quantization.currents import (
+    AttentionTerm,
+    ConvTerm,
+    Current,
+    DualTerm,
+    ReadoutTerm,
+    Term,
+    UnitTerm,
+)
 from spikformer_deploy.quantization.fitting import OBSERVED_MARGIN, Observed, Quantized, margin_of, within
 from spikformer_deploy.quantization.grids import none_below, weight_error
 from spikformer_deploy.quantization.settings import Settings
@@ -87,6 +95,9 @@ def _addend(name: str, term: Term, shared: SharedUnit, settings: Settings) -> _A
         case ReadoutTerm(source=source):
             problem = f"a layer that reads the mean over positions of {source} adds to a residual stream"
             raise QuantizeError(name, problem, "Put a LIF behind the mean, before the layer.")
+        case DualTerm():
+            problem = "a product of currents and spikes adds to a residual stream"
+            raise QuantizeError(name, problem, "Put a LIF and a layer between.")
         case AttentionTerm():
             raise QuantizeError(name, "an attention adds to a residual stream", "Put a LIF and a layer between.")
         case _:

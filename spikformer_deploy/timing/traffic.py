@@ -17,7 +17,7 @@ from spikformer_deploy.chips.loihi.latencies import Latencies, latencies
 from spikformer_deploy.chips.loihi.steps import Work, loads_ns
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.slices import Geometry
-from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.mapping import OPERANDS, Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.timing.layout import SliceLayout, depths, slice_layout
 from spikformer_deploy.timing.machine import ticks
@@ -124,6 +124,10 @@ def check_spatial(mapping: Mapping) -> None:
     if any(site.token_serial for site in mapping.sites):
         problem = "a token-serial program is not timed message by message"
         raise InputError("--timing", problem, "Use --timing estimate, or compile with --schedule spatial.")
+    product = next((site.name for site in mapping.sites if site.serial == OPERANDS), None)
+    if product:
+        problem = f"{product} sums products of currents and spikes, which are not timed message by message"
+        raise InputError("--timing", problem, "Use --timing estimate.")
 
 
 def _sub_steps(mapping: Mapping, level: dict[str, int]) -> dict[int, int]:

@@ -19,6 +19,8 @@ from spikformer_deploy.chips.loihi.microcode import (
     Program,
     counter_length,
     counter_program,
+    product_length,
+    product_program,
     program_of,
     relative_length,
     relay_length,
@@ -39,7 +41,7 @@ from spikformer_deploy.network.neurons import (
     potential_of,
     step,
 )
-from spikformer_deploy.network.synapses import Attention, Window, largest_of, synaptic_sum
+from spikformer_deploy.network.synapses import Attention, DualSpike, Window, largest_of, synaptic_sum
 
 OPERATIONS = {
     "+": operator.add,
@@ -247,6 +249,34 @@ def test_counters_are_the_attention(serial: str, most: int, of_v: int) -> None:
         assert np.array_equal(weight * out, expected.T if serial == "tokens" else expected)
 
 
+@pytest.mark.parametrize("over_tokens", [False, True])
+def test_products_of_currents_and_spikes_are_the_neurons_behind_them(over_tokens: bool) -> None:
+    """Three time steps of a head: a pair of factors in each sub-step, currents of either sign; then what a LIF does."""
+    depth, patches, tokens, bits = 3, 4, 5, 8
+    rng = np.random.default_rng(3)
+    turns, rows = (patches, depth) if over_tokens else (depth, patches)
+    neuron = Lif(LifKind.PROGRAMMABLE, 2048, 0, np.full(rows, 30), np.full(rows, -4))
+    program = product_program(neuron, bits)
+    registers = {"sum": 0, "v": 0, "bias": -4, "threshold": 30, "last": turns - 1}
+    neurons = {place: Machine(program, **registers) for place in np.ndindex(rows, tokens)}
+    state, fired = None, 0
+    for _ in range(3):
+        y = rng.integers(-127, 128, (depth, patches))
+        spikes = rng.integers(0, 2, (turns, tokens))
+        sent = np.zeros((rows, tokens), np.int64)
+        for turn in range(turns):
+            for (row, token), machine in neurons.items():
+                current = y[row, turn] if over_tokens else y[turn, row]
+                sent[row, token] = machine.visit(a=int(current + 2**bits * spikes[turn, token]), sub_step=turn) or 0
+        factors = [x.reshape(1, -1, *x.shape[-1:], 1) for x in (y, spikes)]
+        total = synaptic_sum(DualSpike(1, over_tokens), factors, (rows, tokens, 1))
+        out, state, _ = step(neuron, total, state, None)
+        assert np.array_equal(sent, out.reshape(rows, tokens))
+        fired += sent.sum()
+    assert 0 < fired < 3 * rows * tokens
+    assert product_length(neuron) == program.share == len(program.lines) / REFERENCE_LENGTH
+
+
 def test_a_relay_sends_what_it_gets() -> None:
     assert [Machine(RELAY).visit(a=a) for a in (-5, 0, 1, 2**20)] == [-5, None, 1, 2**20]
 
@@ -319,6 +349,7 @@ def rows() -> Iterator[tuple[str, Program | None]]:
     yield "8 levels, keeping nothing", program_of(levels(8))
     yield "attention counter", COUNTER
     yield "attention counter, values up to 4", counter_program(4)
+    yield "LIF behind products of currents and spikes", product_program(lif())
     yield "reference: projected gradient", PROJECTED_GRADIENT
     yield "reference: proportional-integral", PROPORTIONAL_INTEGRAL
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.models import HIERARCHIES, SIBLINGS, model_and_images
+from support.models import HIERARCHIES, RESFORMERS, SIBLINGS, model_and_images
 
 from spikformer_deploy.base.errors import MappingError, ModelError, QuantizeError
 from spikformer_deploy.converters.checkpoints.read import Loaded, load
@@ -21,7 +21,7 @@ from spikformer_deploy.pipeline.stages import compile_model
 FAMILIES = {
     name: config
     for name, config in published().items()
-    if config.family in ("spikingformer", "sdt1", "sdt2", "qkformer", "max-former", "ms-qkformer")
+    if config.family in ("spikingformer", "sdt1", "sdt2", "qkformer", "max-former", "ms-qkformer", "spiking-resformer")
 }
 
 
@@ -30,6 +30,7 @@ def test_published_sizes_are_recognised(name: str) -> None:
     config = FAMILIES[name]
     with torch.device("meta"):
         state = build(config).state_dict()
+    state |= {key: torch.full(value.shape, 0.1) for key, value in state.items() if ".firing_rate_" in key}
     recognised = recognise(name, state, arguments_of(config) if config.family == "sdt1" else {})
     assert recognised is not None
     assert replace(recognised.usual, **recognised.fields) == config
@@ -43,7 +44,7 @@ def arguments_of(config: ModelConfig) -> dict[str, object]:
 
 def saved(folder: Path, name: str) -> Loaded:
     """A small model of a family through a file as timm writes it, arguments and all."""
-    config = (SIBLINGS | HIERARCHIES)[name]
+    config = (SIBLINGS | HIERARCHIES | RESFORMERS)[name]
     module, _ = model_and_images(config)
     arguments = argparse.Namespace(
         num_heads=config.heads,
@@ -58,7 +59,7 @@ def saved(folder: Path, name: str) -> Loaded:
     return replace(loaded, config=config, preprocess=sized)
 
 
-@pytest.mark.parametrize("name", ["spikingformer", "sdt1-imagenet", "sdt1-dvs", "qkformer", "max-former"])
+@pytest.mark.parametrize("name", ["spikingformer", "sdt1-imagenet", "sdt1-dvs", "qkformer", "max-former", "resformer"])
 def test_checkpoints_are_compiled_and_run(name: str, tmp_path: Path) -> None:
     """No pass flips a spike (compile checks), the program fits cores, and the executors agree."""
     loaded = saved(tmp_path, name)
@@ -111,29 +112,23 @@ def test_only_time_steps_are_in_no_key(name: str, tmp_path: Path) -> None:
     assert (told.config.heads, told.time_steps, told.notes) == (heads, 6, ())
 
 
-def resformer(stem: int, heads: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """The keys that tell a SpikingResformer and its size: stages of 1, 2 and 3 attentions, patches of 4, 2 and 1."""
-    state = {"prologue.0.weight": torch.zeros(8, 3, stem, stem)}
-    for stage, count in enumerate(heads):
-        for i in range(stage + 1):
-            # a stage begins with its convolution of stride 2, and every other layer is a feed-forward network
-            name = f"layers.{stage}.{2 * i + (stage > 0)}"
-            state[f"{name}.firing_rate_x"] = torch.zeros(1, 1, count, 1, 1)
-            state[f"{name}.W.weight"] = torch.zeros(8, 8, 4 >> stage, 4 >> stage)
-    return state
+def test_rates_that_are_none_are_refused(tmp_path: Path) -> None:
+    """An attention divides by their roots: those of a model that never trained, or of one that fires nowhere."""
+    state = model_and_images(RESFORMERS["resformer-cifar"])[0].state_dict()
+    for value in (0.0, -0.5, 1.5, float("nan")):
+        key = "layers.1.3.firing_rate_attn"
+        forged = {**state, key: state[key].clone().index_fill_(2, torch.tensor([1]), value)}
+        torch.save({"model": forged}, tmp_path / "r.pth")
+        with pytest.raises(ModelError, match=r"layers\.1\.3\.firing_rate_attn: a firing rate of"):
+            load(tmp_path / "r.pth")
+    torch.save({"model": {"layers.0.0.firing_rate_x": torch.ones(1)}}, tmp_path / "r.pth")
+    with pytest.raises(ModelError, match=r"it is missing from the state_dict"):
+        load(tmp_path / "r.pth")
 
 
-@pytest.mark.parametrize(
-    ("stem", "size", "neurons", "ratio"), [(7, "224x224", "2,228,128", "4.5"), (3, "32x32", "237,568", "0.5")]
-)
-def test_spiking_resformers_are_refused_with_their_size(
-    stem: int, size: str, neurons: str, ratio: str, tmp_path: Path
-) -> None:
-    """The smallest published one, at both sizes of images; and a damaged one."""
-    torch.save({"model": resformer(stem, (1, 3, 6))}, tmp_path / "r.pth")
-    words = rf"SpikingResformer.*have {neurons} neurons at {size}, {ratio} times the 491,400 of a loihi2 chip"
-    with pytest.raises(ModelError, match=words):
-        load(tmp_path / "r.pth")
-    torch.save({"layers.0.0.firing_rate_x": torch.zeros(1)}, tmp_path / "r.pth")
-    with pytest.raises(ModelError, match="its shapes are of no official checkpoint"):
-        load(tmp_path / "r.pth")
+def test_learnt_time_constants_are_said_to_be_inexact(tmp_path: Path) -> None:
+    module, _ = model_and_images(RESFORMERS["resformer-dvs"])
+    torch.save({"model": module.state_dict()}, tmp_path / "r.pth")
+    loaded = load(tmp_path / "r.pth", time_steps=2)
+    assert (loaded.config.form, loaded.config.plif, loaded.preprocess.std) == ("dvs", True, (1 / 255,) * 3)
+    assert any("attention is scaled for images of 64x64" in note for note in loaded.notes)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.executions import finds_nothing
 from support.mappings import random_mapping
-from support.networks import Builder, graded_network, random_images, random_network
+from support.networks import Builder, dual_network, graded_network, random_images, random_network
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.counts import events
@@ -18,11 +18,12 @@ from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Max, Or, Source, Stream, Sum
-from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
+from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
 
 SEEDS = st.integers(0, 2**32 - 1)
 NETWORKS = st.builds(random_network, SEEDS, st.integers(1, 4), blocks=st.integers(0, 2))
 GRADED = st.builds(graded_network, SEEDS, st.integers(1, 3))
+DUAL = st.builds(dual_network, SEEDS, st.integers(1, 2))
 Where = tuple[int, int, int]
 
 
@@ -99,6 +100,9 @@ class Twin:
         projection = self.network.projections[number]
         shape = self.network[projection.target].shape
         site = self.site["population", projection.target]
+        if isinstance(projection.synapse, DualSpike):
+            reached = self.products(number, "ys"[projection.sources.index(name)], where)
+            return sorted((self.slice_at[site, neuron], False) for neuron in reached)
         if not isinstance(projection.synapse, Attention):
             reached = synapses_of(self.network, projection.synapse, where, shape)
             return sorted((self.slice_at[site, neuron], False) for neuron in reached)
@@ -108,6 +112,26 @@ class Twin:
             if source == name
             for counter in self.counters(number, role, where, when, slots)
         ]
+
+    def products(self, number: int, role: str, where: Where) -> list[Where]:
+        """The neurons that add up what a factor of a dual spike transformation has a part in."""
+        projection = self.network.projections[number]
+        dual = projection.synapse
+        channels, rows, columns = self.network[projection.sources[0]].shape
+        shape = self.network[projection.target].shape
+        width, tokens = channels // dual.heads, rows * columns
+        out = []
+        for c, y, x in np.ndindex(*shape):
+            head, place = divmod(c, width if dual.over_tokens else tokens)
+            if role == "s":
+                # of the spikes, channels stand for tokens of y, or for its channels
+                meets = where[0] // (tokens if dual.over_tokens else width) == head and where[1:] == (y, x)
+            elif dual.over_tokens:
+                meets = where[0] == c
+            else:
+                meets = where[0] // width == head and where[1] * columns + where[2] == place
+            out += [(int(c), int(y), int(x))] if meets else []
+        return out
 
     def counters(
         self, number: int, role: str, where: Where, when: tuple[int, int], slots: int
@@ -170,6 +194,12 @@ def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> 
 @settings(max_examples=6, deadline=None)
 @given(GRADED, SEEDS)
 def test_counts_of_small_integers_equal_a_walk_over_every_synapse(network: Network, seed: int) -> None:
+    check_counts(network, seed)
+
+
+@settings(max_examples=6, deadline=None)
+@given(DUAL, SEEDS)
+def test_counts_of_products_of_currents_equal_a_walk_over_every_synapse(network: Network, seed: int) -> None:
     check_counts(network, seed)
 
 
@@ -237,7 +267,7 @@ def test_idle_visits_equal_a_walk_over_every_visit(network: Network, seed: int) 
 
 
 @settings(max_examples=20, deadline=None)
-@given(NETWORKS | GRADED, SEEDS)
+@given(NETWORKS | GRADED | DUAL, SEEDS)
 def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int) -> None:
     execution = executed(network, None, seed)
     counts = events.count(events.geometry(network, None), execution)
@@ -287,6 +317,24 @@ def test_attention_additions(network: Network, seed: int) -> None:
         # every product, in the cheaper order of the two
         dense = heads * tokens * min(2 * d * e, tokens * (d + e))
         assert counted.dense == dense
+
+
+@settings(max_examples=10, deadline=None)
+@given(DUAL, SEEDS)
+def test_products_are_counted_as_the_official_code_counts_them(network: Network, seed: int) -> None:
+    """N' additions a spike of s, d a spike of A; in slots, as many as each stands for."""
+    execution = executed(network, None, seed)
+    counts = events.count(events.geometry(network, None), execution)
+    scores, out = (p for p in counts.projections if p.kind == "dualspike")
+    patches, tokens = (np.prod(network[name].shape[1:]) for name in ("dual.y0", scores.target))
+    channels = network["dual.y0"].shape[0]
+    heads = network[scores.target].shape[0] // patches
+    for product, each in ((scores, patches), (out, channels // heads)):
+        sent = execution.spikes[product.sources[1]].astype(np.int64)
+        np.testing.assert_array_equal(product.products, each * (sent != 0).sum((0, 2, 3, 4)))
+        np.testing.assert_array_equal(product.slot_products, each * sent.sum((0, 2, 3, 4)))
+        assert product.dense == channels * patches * tokens
+        assert product.graded == (network[product.sources[1]].max_out > 1)
 
 
 def test_what_nobody_reads_is_counted_where_it_is() -> None:

@@ -12,6 +12,7 @@ from support.executions import assert_equal_executions, random_cells, with_state
 from support.networks import (
     Builder,
     attention_on_pixels,
+    dual_network,
     networks,
     random_images,
     random_network,
@@ -40,6 +41,12 @@ def test_engine_equals_reference(network: Network, seed: int, kind: str, sums: i
         ours = engine.execute(network, images, record=names, cells=cells)
     assert_equal_executions(ours, reference.execute(network, images, record=names, cells=cells))
     assert ours.kernels == {"plain": "fp32"}.get(kind, kind)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 3))
+def test_products_of_currents_and_spikes_equal_reference(seed: int, steps: int) -> None:
+    assert_equals_reference(dual_network(seed, steps), seed)
 
 
 def assert_equals_reference(network: Network, seed: int) -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.executions import assert_equal_executions, random_cells, with_state_bits
-from support.networks import attention_on_pixels, networks, random_images, random_network, two_from_one
+from support.networks import attention_on_pixels, dual_network, networks, random_images, random_network, two_from_one
 
 from spikformer_deploy.base.errors import InputError, OverflowDetected
 from spikformer_deploy.executors import gpu as device
@@ -22,6 +22,12 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @given(networks(), st.integers(0, 2**32 - 1), st.sampled_from([1, 2**28]))
 def test_torch_equals_reference(network: Network, seed: int, window_bytes: int) -> None:
     assert_equals_reference(network, seed, CPU, window_bytes)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 3))
+def test_products_of_currents_and_spikes_equal_reference(seed: int, steps: int) -> None:
+    assert_equals_reference(dual_network(seed, steps), seed, CPU, 2**28)
 
 
 @needs_cuda

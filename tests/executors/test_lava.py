@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from support import thermometers
 from support.executions import assert_equal_activities, with_state_bits
-from support.networks import Builder, graded_networks_in_one, random_images, random_network, random_networks_in_one
+from support.networks import (
+    Builder,
+    dual_network,
+    graded_networks_in_one,
+    random_images,
+    random_network,
+    random_networks_in_one,
+)
 
 from spikformer_deploy.base.errors import BackendError, InputError, OverflowDetected
 from spikformer_deploy.data.read import read
@@ -56,6 +63,11 @@ def test_integer_neurons_and_wide_attention_are_equal() -> None:
     network = graded_networks_in_one(0, 2)
     assert len({p.neuron.decay for p in network if isinstance(p.neuron, Levels)}) > 2
     assert_equal(network, random_images(network, 0, 3), onnx)
+
+
+def test_products_of_currents_and_spikes_are_equal() -> None:
+    network = dual_network(3)
+    assert_equal(network, random_images(network, 3, 3))
 
 
 @pytest.mark.parametrize("kind", ["programmable", "stock"])

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.executions import assert_equal_activities, random_cells, with_state_bits
-from support.networks import Builder, graded_network, networks, random_images, random_network
+from support.networks import Builder, dual_network, graded_network, networks, random_images, random_network
 
 from spikformer_deploy.base.errors import InputError, ModelError, OverflowDetected
 from spikformer_deploy.cli.main import cli
@@ -44,6 +44,13 @@ def assert_equal(network: Network, images: np.ndarray, seed: int = 0) -> None:
 @given(networks(), st.integers(0, 2**32 - 1), st.integers(1, 3))
 def test_random_networks_are_equal(network: Network, seed: int, images: int) -> None:
     assert_equal(network, random_images(network, seed, images), seed)
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.integers(0, 10**6), st.integers(1, 3))
+def test_products_of_currents_and_spikes_are_equal(seed: int, steps: int) -> None:
+    network = dual_network(seed, steps)
+    assert_equal(network, random_images(network, seed), seed)
 
 
 @settings(deadline=None, max_examples=12)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.mappings import random_mapping
-from support.networks import graded_network, random_network
+from support.networks import dual_network, graded_network, random_network
 
 from spikformer_deploy.counts.slices import geometry, slice_events
 from spikformer_deploy.counts.sums import weighted
@@ -18,7 +18,8 @@ from spikformer_deploy.network.network import Network
 @settings(deadline=None, max_examples=60)
 @given(
     st.builds(random_network, st.integers(0, 10**6), st.just(1), blocks=st.integers(0, 2), shortcuts=st.booleans())
-    | st.builds(graded_network, st.integers(0, 10**6), st.just(1)),
+    | st.builds(graded_network, st.integers(0, 10**6), st.just(1))
+    | st.builds(dual_network, st.integers(0, 10**6), st.just(1)),
     st.integers(0, 10**6),
 )
 def test_nets_expect_the_messages_that_are_counted(network: Network, seed: int) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from support.chains import chain, frames
 from support.models import SIBLINGS, SMALL, model_and_images
-from support.networks import networks, random_images
+from support.networks import dual_network, networks, random_images
 
 from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.chips.profile import load_profile
@@ -37,7 +37,11 @@ def assert_holds(network: Network) -> None:
 
 
 @settings(max_examples=150)
-@given(networks(), st.integers(0, 2**32 - 1), st.sampled_from(["random", "brightest", "dark", "columns"]))
+@given(
+    networks() | st.builds(dual_network, st.integers(0, 10**6)),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["random", "brightest", "dark", "columns"]),
+)
 def test_no_run_leaves_the_worst_case(network: Network, seed: int, kind: str) -> None:
     """With as many bits of state as it takes, so that nothing is stopped on the way."""
     wide = replace(network, state_bits=60, populations=tuple(without_limit(p) for p in network))

@@ -38,6 +38,14 @@ HIERARCHIES: dict[str, ModelConfig] = {
 }
 """The other forms of the last two families: what their layers have, some sibling has, too."""
 
+_RESFORMER = {"dim": 16, "heads": 2, "depth": 3, "widths": (8, 16)}
+RESFORMERS: dict[str, ModelConfig] = {
+    "resformer": named("spiking-resformer-ti", **_RESFORMER, image_size=32, num_classes=7),
+    "resformer-cifar": named("spiking-resformer-cifar", **_RESFORMER, image_size=8),
+    "resformer-dvs": named("spiking-resformer-gesture", **_RESFORMER, image_size=8, time_steps=3),
+}
+"""SpikingResformers of two stages, of 1 and of 2 heads."""
+
 INTEGERS: dict[str, ModelConfig] = {
     "sdt3-large": named(
         "sdt3-83m", dim=32, depth=1, heads=4, image_size=32, num_classes=7, widths=(4, 8, 16, 32), rep_width=48

@@ -24,7 +24,7 @@ from spikformer_deploy.network.neurons import (
     Stream,
     Sum,
 )
-from spikformer_deploy.network.synapses import Attention, Conv, Readout, Synapse, Window
+from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Synapse, Window
 
 
 class Builder:
@@ -135,6 +135,18 @@ class Builder:
         spikes = self.lif(f"{name}.lif", shape, (identity, (s.name,)))
         both = (self.weights(channels, channels), (spikes.name,)), (self.weights(channels, channels), (head.name,))
         return self.levels(f"{name}.out", shape, 12, *both)
+
+    def dual(self, name: str, x: Population, heads: int, patch: int) -> Population:
+        """Dual spike self-attention of spikes or small integers: currents of patches times them, then times spikes."""
+        channels, height, width = x.shape
+        shape = (channels, height // patch, width // patch)
+        weight = self.rng.integers(-9, 12, (2, channels, channels, patch, patch)).astype(np.int8)
+        y1, y2 = (
+            self.stream(f"{name}.y{i}", shape, (Conv(w, (patch, patch)), (x.name,))) for i, w in enumerate(weight)
+        )
+        by_position = (heads * shape[1] * shape[2], height, width)
+        scores = self.lif(f"{name}.scores", by_position, (DualSpike(heads, False), (y1.name, x.name)))
+        return self.lif(f"{name}.out", x.shape, (DualSpike(heads, True), (y2.name, scores.name)))
 
     def neighbours(self, name: str, x: Population) -> Population:
         """Or over the tokens before, at and behind each position, row after row: windows of which two are moved."""
@@ -266,6 +278,24 @@ def graded_networks_in_one(seed: int, count: int, time_steps: int = 2) -> Networ
     source = b.source((2, 3, 4), 15, True)
     ends = [b.graded(f"{i}", source, int(b.rng.choice([4, 8]))) for i in range(count)]
     return b.finish(ends[-1], 3)
+
+
+def dual_network(seed: int, time_steps: int = 2, state_bits: int = 32) -> Network:
+    """A small network with dual spike self-attention, of spikes or of what an image makes in all steps alike."""
+    b = Builder(np.random.default_rng(seed), time_steps, "programmable")
+    size, channels = int(b.rng.integers(2, 6)), int(b.rng.choice([4, 8]))
+    x = b.source((int(b.rng.integers(1, 4)), size, size + 1), 255, bool(b.rng.random() < 0.3))
+    synapse = (b.weights(channels, x.shape[0], 3), (x.name,))
+    shape = (channels, *x.shape[1:])
+    match b.rng.integers(3):
+        case 0:
+            x = b.levels("levels", shape, 900, synapse)
+        case 1:
+            x = b.add(Population("and", shape, And(200), 1), synapse)
+        case _:
+            x = b.lif("lif", shape, synapse)
+    x = b.dual("dual", x, int(b.rng.choice([1, 2, 4])), int(b.rng.choice([1, 2])))
+    return b.finish(x, 3, state_bits)
 
 
 def two_from_one(seed: int) -> Network:

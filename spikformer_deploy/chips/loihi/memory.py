@@ -9,7 +9,8 @@ not show is marked as a guess below.  All functions take box sizes as arrays, so
               a fan-in that no core holds is split: partial sums go on as graded values (partition.py)
     syn_mem   shared weights: one list for each kernel position and input channel, of all output channels of the box
               (fitted); unit weights of pooling and identity: one word a kernel position and channel (guess)
-    axon_in   2 words a convolution (fitted: 1 to 2); 1 for each channel that a readout or an attention reads (guess)
+    axon_in   2 words a convolution (fitted: 1 to 2); 1 for each channel that a readout or an attention reads (guess);
+              of a product of currents and spikes 1 for each channel of the box, and 2 (guess)
     axon_map  1 word a position where convolutions read the box, 1 a neuron where anything else does (fitted)
     state     1 word a token and channel where tokens come in series, to neurons that are one a channel (guess);
               none of Levels that keep nothing
@@ -28,12 +29,12 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.chips.profile import Core
-from spikformer_deploy.network.heads import heads_into
+from spikformer_deploy.network.heads import Factors, factors_of, heads_into
 from spikformer_deploy.network.mapping import SECTIONS, SITE, Site, sizes_of
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.neurons import Accumulator, Levels, Lif, Max, Source
 from spikformer_deploy.network.reach import axes_of, groups_met, most_taps
-from spikformer_deploy.network.synapses import Attention, Conv, Readout, Synapse, Window
+from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Synapse, Window
 
 WORD = 64
 """Bits of a word."""
@@ -124,6 +125,8 @@ def _incoming(network: Network, site: Site, projection: Projection, box: BoxSize
             return channels, channels * list_words(box.channels, _synapse_bits(network, core), core)
         case Attention():
             return box.each(box.channels), box.each(box.channels)
+        case DualSpike():
+            return _products(factors_of(network, projection), box, _synapse_bits(network, core), core)
         case _:
             assert_never(projection.synapse)
 
@@ -140,6 +143,17 @@ def _convolution(site: Site, conv: Conv, box: BoxSizes, bits: int, core: Core) -
     gathered = box.channels if site.kind == "population" and first else box.each(0)
     axons = lists if site.token_serial else box.each(CONV_AXON_WORDS)
     return axons + gathered, lists * list_words(np.minimum(box.channels, per_group), bits, core) + gathered
+
+
+def _products(factors: Factors, box: BoxSizes, bits: int, core: Core) -> tuple[Int, Int]:
+    """(axon words, synapse words) of a dual spike transformation: one pair of factors is served at a time.
+
+    A current has an axon for each channel of the box, with a list over its positions; spikes have lists over the
+    channels of their head, as a 1x1 convolution has (guess).
+    """
+    heads = np.minimum(factors.heads, groups_met(box.channels, factors.reached) + (factors.heads > 1))
+    of_spikes = heads * list_words(np.minimum(box.channels, factors.reached), bits, core)
+    return box.channels + CONV_AXON_WORDS, box.channels * list_words(box.positions, bits, core) + of_spikes
 
 
 def _counters(network: Network, site: Site, box: BoxSizes, core: Core) -> tuple[Int, Int]:
@@ -236,5 +250,7 @@ def _own_position(synapse: Synapse) -> bool:
             return False
         case Attention():
             return True
+        case DualSpike():
+            return False
         case _:
             assert_never(synapse)

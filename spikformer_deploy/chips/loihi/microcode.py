@@ -103,6 +103,11 @@ def counter_length(most: int = 1) -> float:
     return counter_program(most).share
 
 
+def product_length(neuron: Neuron) -> float:
+    """The same of neurons that sum products of currents and spikes."""
+    return product_program(neuron).share
+
+
 def relay_length() -> float:
     """The same of partial sums."""
     return RELAY.share
@@ -208,6 +213,30 @@ def counter_program(most: int = 1) -> Program:
             f"z = a * count >> {2 * bits}",
             "spike z",
         )
+    )
+
+
+def product_program(neuron: Neuron, bits: int = 24) -> Program:
+    """Of neurons that sum products of currents and spikes: two factors in each sub-step, then what they always do.
+
+    bits  of the current, its sign among them: it arrives with weight 1, and the spike with 2^bits, as one input
+    """
+    program = program_of(neuron)
+    assert program is not None
+    return Program(
+        (
+            "s = sub_step == 0",
+            "sum = 0 if s else sum",
+            f"s = a >= {2 ** (bits - 1)}",
+            f"y = a - {2**bits}",
+            "y = y if s else 0",
+            "sum = sum + y",
+            "s = sub_step == last",
+            f"skip {len(program.lines) + 1} unless s",
+            "a = sum + 0",
+            *program.lines,
+        ),
+        program.rarely,
     )
 
 

@@ -6,12 +6,12 @@ Said once: for the objective of the mapping and for the models of time.
 from __future__ import annotations
 
 from spikformer_deploy.chips.loihi.latencies import Latencies
-from spikformer_deploy.chips.loihi.microcode import counter_length, relative_length, relay_length
+from spikformer_deploy.chips.loihi.microcode import counter_length, product_length, relative_length, relay_length
 from spikformer_deploy.chips.profile import Core
 from spikformer_deploy.network.heads import heads_into
-from spikformer_deploy.network.mapping import Site
+from spikformer_deploy.network.mapping import OPERANDS, Site
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.synapses import Conv, Readout, Window
+from spikformer_deploy.network.synapses import Conv, DualSpike, Readout, Window
 
 
 def synapse_kind(network: Network, site: Site) -> int:
@@ -22,6 +22,9 @@ def synapse_kind(network: Network, site: Site) -> int:
     kinds = {type(projection.synapse) for projection in network.into(site.population)}
     if site.kind == "attention":
         # a counter has a synapse of its own for every pair, as a full matrix has
+        kind = "dense"
+    elif DualSpike in kinds:
+        # lists over a whole box, or over a head
         kind = "dense"
     elif Conv in kinds or not kinds:
         kind = "convolution"
@@ -40,5 +43,7 @@ def program_length(network: Network, site: Site, core: Core) -> float:
         return relay_length()
     # of all kinds only one that takes the largest of a window depends on its synapses
     windows = [p.synapse for p in network.into(site.population) if isinstance(p.synapse, Window)]
+    if site.serial == OPERANDS:
+        return product_length(network[site.population].neuron)
     positions = max((window.kernel[0] * window.kernel[1] for window in windows), default=0)
     return relative_length(network[site.population].neuron, positions)

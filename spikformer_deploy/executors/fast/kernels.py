@@ -348,6 +348,38 @@ def attend(q: Array, k: Array, v: Array, heads: int, weight: int, out: Array, pa
                     total[c] += factor * row[c]
 
 
+@njit(parallel=True, cache=True, nogil=True)
+def add_rows_of_spikes(y: Array, spikes: Array, heads: int, over_tokens: bool, out: Array) -> None:
+    """out = the dual spike transformation of y (M, P', C) and spikes (M, P, D), head by head.
+
+    out  (M, P, C') int32 or int64
+    Each spike adds a row of y: over channels, what its channel of y has at all positions of y; over tokens, all
+    channels of the head at the position that the spike stands for.
+    """
+    maps, positions, read = spikes.shape
+    depth = read // heads
+    width = out.shape[2] // heads
+    of_head = y.shape[2] // heads
+    for task in prange(maps * heads):
+        m = task // heads
+        head = task % heads
+        values = y[m, :, head * of_head : (head + 1) * of_head]
+        rows = np.empty((depth, width), out.dtype)
+        for i in range(depth):
+            for c in range(width):
+                rows[i, c] = values[i, c] if over_tokens else values[c, i]
+        active = np.empty(depth, np.int64)
+        for p in range(positions):
+            sent = spikes[m, p, head * depth : (head + 1) * depth]
+            total = out[m, p, head * width : (head + 1) * width]
+            total[:] = 0
+            for i in range(_nonzero(sent, active)):
+                factor = out.dtype.type(sent[active[i]])
+                row = rows[active[i]]
+                for c in range(width):
+                    total[c] += factor * row[c]
+
+
 @njit(cache=True, nogil=True)
 def _nonzero(values: Array, where: Array) -> int:
     """Write the indices of values that are not zero to `where`; return how many there are."""

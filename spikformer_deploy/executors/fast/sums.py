@@ -18,7 +18,7 @@ from spikformer_deploy.executors.fast import kernels, synapses
 from spikformer_deploy.executors.fast.batch import Batch, Sent
 from spikformer_deploy.executors.fast.plan import Arriving, SumsPlan, geometry_of, is_identity, sum_type
 from spikformer_deploy.network.network import Population, Projection
-from spikformer_deploy.network.synapses import Attention, Window
+from spikformer_deploy.network.synapses import Attention, DualSpike, Window
 
 
 class Place(NamedTuple):
@@ -67,6 +67,8 @@ def _delivered(batch: Batch, incoming: Arriving, place: Place) -> Array:
         return _convolution(batch, projection, incoming.convolve, place)
     if isinstance(projection.synapse, Attention):
         return _attention(batch, incoming, place.images)
+    if isinstance(projection.synapse, DualSpike):
+        return _dual_spike(batch, incoming, projection.synapse, place.images)
     sent = batch.sent[projection.sources[0]][place.images]
     channels, height, width = batch.network[projection.target].shape
     if is_identity(projection):
@@ -87,6 +89,16 @@ def _convolution(
     total = int(batch.counts[source.name].total[batch.place][place.images].sum())
     out = convolve(maps, total, place.first, place.end).numpy()
     return out.reshape(*sent.shape[:2], -1, out.shape[3])
+
+
+def _dual_spike(batch: Batch, incoming: Arriving, dual: DualSpike, images: slice) -> Sent:
+    sent = [batch.sent[name][images] for name in incoming.projection.sources]
+    steps = max(s.shape[1] for s in sent)
+    y, spikes = (s if s.shape[1] == steps else np.repeat(s, steps, 1) for s in sent)
+    channels = batch.network[incoming.projection.target].shape[0]
+    out = np.empty((*spikes.shape[:3], channels), sum_type(incoming.bound))
+    kernels.add_rows_of_spikes(_flat(y), _flat(spikes), dual.heads, dual.over_tokens, _flat(out))
+    return out
 
 
 def _attention(batch: Batch, incoming: Arriving, images: slice) -> Sent:

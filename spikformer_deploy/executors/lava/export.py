@@ -20,7 +20,7 @@ from spikformer_deploy.base.json_text import written
 from spikformer_deploy.network.bounds import largest_sum
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Lif, LifKind, Max, Source, kind_of
-from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
+from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
 
 STANDALONE = Path(__file__).with_name("standalone")
 LARGEST_BIAS = 2**15 - 1
@@ -128,6 +128,9 @@ def _projection(network: Network, projection: Projection, prefix: str, arrays: d
         case Attention() as attention:
             parameters = {"heads": attention.heads, "factor": attention.weight}
             return {**facts, "kind": "attention", "float": _exact(network, projection), **parameters}
+        case DualSpike(heads, over_tokens):
+            exact = _exact(network, projection)
+            return {**facts, "kind": "dual_spike", "float": exact, "heads": heads, "over_tokens": over_tokens}
         case _:
             assert_never(projection.synapse)
 

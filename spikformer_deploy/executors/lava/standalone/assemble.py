@@ -15,6 +15,7 @@ from lava.proc.lif.process import LIFReset
 from lava.utils.weightutils import SignMode
 from processes.attention import Attention
 from processes.convolution import Convolution
+from processes.dual_spike import DualSpike
 from processes.frames import Frames
 from processes.guarded_lif import GuardedLif
 from processes.head import Accumulator, Readout
@@ -203,10 +204,20 @@ def _connect(
     if synapse is None:
         ports[0].connect(target.a_in)
         return
-    entries = (synapse.q_in, synapse.k_in, synapse.v_in) if projection["kind"] == "attention" else (synapse.s_in,)
-    for port, entry in zip(ports, entries, strict=True):
+    for port, entry in zip(ports, _entries(synapse, projection["kind"]), strict=True):
         port.connect(entry)
     synapse.a_out.connect(target.a_in)
+
+
+def _entries(synapse: Any, kind: str) -> tuple[Any, ...]:
+    """The ports of a Process of synapses, one for each source."""
+    match kind:
+        case "attention":
+            return synapse.q_in, synapse.k_in, synapse.v_in
+        case "dual_spike":
+            return synapse.y_in, synapse.s_in
+        case _:
+            return (synapse.s_in,)
 
 
 def _synapse(projection: Description, populations: dict[str, Description], arrays: Arrays, images: int) -> Any:
@@ -240,6 +251,16 @@ def _synapse(projection: Description, populations: dict[str, Description], array
                 maps=maps,
                 heads=projection["heads"],
                 weight=projection["factor"],
+                shift=target["shift"],
+                kind=projection["float"],
+            )
+        case "dual_spike":
+            spikes = populations[projection["sources"][1]]
+            return DualSpike(
+                shapes=(shapes[0], port_shape(spikes, images), shapes[1]),
+                maps=(maps[0], _map_shape(spikes, images), maps[1]),
+                heads=projection["heads"],
+                over_tokens=projection["over_tokens"],
                 shift=target["shift"],
                 kind=projection["float"],
             )

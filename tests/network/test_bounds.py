@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from support.chains import chain, frames
-from support.models import SIBLINGS, SMALL, model_and_images
+from support.deep import some
+from support.models import FEW, MORE, SIBLINGS, SMALL, model_and_images
 from support.networks import networks, random_images
 
 from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.chips.profile import load_profile
-from spikformer_deploy.converters.checkpoints.read import BUNDLED, Loaded
+from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.executors import reference
 from spikformer_deploy.network.bounds import is_proven, worst_cases
@@ -85,11 +86,20 @@ def test_chains(seed: int, dyadic: bool, neuron: str, granularity: str, bits: in
 
 @pytest.mark.parametrize(
     ("name", "neuron", "schedule"),
-    [
-        *((name, "programmable", "spatial") for name in BUNDLED),
-        *((name, "stock", "token-serial") for name in BUNDLED if name != "digits-levels"),
-        ("digits-levels", "programmable", "token-serial"),
-    ],
+    some(
+        [
+            ("digits-v1", "programmable", "spatial"),
+            ("digits-v2", "stock", "token-serial"),
+            ("digits-levels", "programmable", "token-serial"),
+            ("cifar10", "programmable", "spatial"),
+        ],
+        [
+            ("digits-v1", "stock", "token-serial"),
+            ("digits-v2", "programmable", "spatial"),
+            ("digits-levels", "programmable", "spatial"),
+            ("cifar10", "stock", "token-serial"),
+        ],
+    ),
 )
 def test_bundled_models_are_accepted(name: str, neuron: str, schedule: str) -> None:
     program = compile_model(name, "kapoho_point", neuron=neuron, schedule=schedule, check=False).program
@@ -97,7 +107,7 @@ def test_bundled_models_are_accepted(name: str, neuron: str, schedule: str) -> N
     assert from_bytes(to_bytes(program), "file").digest() == program.digest()
 
 
-@pytest.mark.parametrize("name", SMALL | SIBLINGS)
+@pytest.mark.parametrize("name", some(FEW, MORE))
 def test_all_families_are_accepted(name: str) -> None:
     config = (SMALL | SIBLINGS)[name]
     module, _ = model_and_images(config)

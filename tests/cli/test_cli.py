@@ -70,8 +70,11 @@ def test_threads_leave_the_core_to_each_other_unless_the_user_says_otherwise() -
         assert done.stdout.strip() == expected, done.stderr
 
 
-def test_compile_twice_gives_the_same_bytes(compiled: tuple[Path, dict], tmp_path: Path) -> None:
-    printed("compile", "digits-v2", "--no-check", "-o", tmp_path / "again.spk", "--json")
+def test_compile_twice_gives_the_same_bytes(
+    compiled: tuple[Path, dict], tmp_path: Path, here: Callable[..., Any]
+) -> None:
+    """In another process than before."""
+    printed("compile", "digits-v2", "--no-check", "-o", tmp_path / "again.spk", "--json", run=here)
     assert (tmp_path / "again.spk").read_bytes() == compiled[0].read_bytes()
 
 

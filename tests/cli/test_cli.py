@@ -216,10 +216,10 @@ def test_bad_input_is_one_clear_message(
     assert not (bad / "executed").exists()
 
 
-def test_bad_input_ends_a_process_with_2(tmp_path: Path) -> None:
-    done = spikdeploy("compile", tmp_path / "missing.pt")
+def test_bad_input_ends_a_process_with_2() -> None:
+    done = spikdeploy("targets", "loihi3")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "missing.pt: there is no such file" in done.stderr
+    assert "no target is called 'loihi3'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -60,7 +60,7 @@ def test_no_run_leaves_the_worst_case(network: Network, seed: int, kind: str) ->
 
 
 LAWFUL = ["imagenet", "v2", "sdt1-imagenet", "qkformer-dvs"]
-"""One each of the stems, of streams and of sums; tests/quantization holds networks of all of them against the law."""
+"""One each of the stems, of streams and of sums."""
 
 
 def without_limit(population):  # type: ignore[no-untyped-def]

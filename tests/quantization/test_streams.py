@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.deep import some
 from support.executions import assert_equal_executions
-from support.models import SIBLINGS, graph_of, model_and_images
+from support.models import FEW, SIBLINGS, graph_of, model_and_images
 
 from spikformer_deploy.base.errors import OverflowDetected, QuantizeError
 from spikformer_deploy.chips.profile import CoreLimits
@@ -190,7 +191,7 @@ def network_of(name: str, limits: CoreLimits = LIMITS) -> tuple[Network, np.ndar
     return quantize(graph, pixels, Calibration(graph, real), limits, Settings()), values
 
 
-@pytest.mark.parametrize("name", SIBLINGS)
+@pytest.mark.parametrize("name", some([n for n in FEW if n in SIBLINGS], [n for n in SIBLINGS if n not in FEW]))
 def test_siblings_become_lawful_networks(name: str) -> None:
     """Engine = reference, in every spike and potential; only the residual of QKFormer is one of spikes."""
     network, images = network_of(name)

@@ -27,11 +27,12 @@ demo: setup
 	$(BIN)/spikdeploy demo --output report.html
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-# files and networks by the thousand; SEED=... makes others, MUTANTS=... more or fewer
+# files and networks by the thousand, and more cases of what every run has a few of
+# SEED=... makes others, MUTANTS=... more or fewer
 test-deep: setup
-	$(BIN)/python -m pytest --numprocesses 0 -m deep
+	DEEP=1 $(BIN)/python -m pytest --numprocesses 0 -m deep
 
 lint: setup
 	$(BIN)/ruff check .

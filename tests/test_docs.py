@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,14 +45,21 @@ def listed(title: str) -> list[str]:
     return [name for bullet in bullets for name in re.findall(r"`([^`]+\.(?:py|toml))`", bullet)]
 
 
+@cache
+def imports() -> set[tuple[str, str, str]]:
+    """(file, module, name) of all `from module import name` of the product."""
+    return {
+        (file.relative_to(ROOT).as_posix().removeprefix("spikformer_deploy/"), node.module, alias.name)
+        for file in PRODUCT
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+
+
 def importers(name: str, module: str) -> set[str]:
     """The files of the product that import `name` from `module`."""
-    files = set()
-    for file in PRODUCT:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == module and name in {a.name for a in node.names}:
-                files.add(file.relative_to(ROOT).as_posix().removeprefix("spikformer_deploy/"))
-    return files
+    return {file for file, source, imported in imports() if (source, imported) == (module, name)}
 
 
 @pytest.mark.parametrize(

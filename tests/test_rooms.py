@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.deep import some
 
 import spikformer_deploy as sd
 from spikformer_deploy.chips.profile import load_profile
@@ -85,7 +86,7 @@ def test_no_public_name_is_a_module() -> None:
     assert not modules & set(sd.__all__)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", some([0], [1, 2]))
 def test_public_names_stay_what_they_are(seed: int) -> None:
     """In any order, with every module of the package imported in between."""
     names = sorted(sd.__all__)

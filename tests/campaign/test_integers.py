@@ -4,7 +4,7 @@ import pytest
 from campaign.agreement import Inputs, assert_counts, assert_executors_agree, assert_file_keeps, mappings
 from campaign.integers import images_for, integer_network, narrower
 
-FEW, MANY, AT_ONCE = 16, 1000, 50
+FEW, MANY, AT_ONCE = 10, 1000, 50
 
 
 def check(seed: int) -> str:

@@ -5,27 +5,30 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from support.models import SMALL
+from support.programs import program_of
 
 from spikformer_deploy.nn.zoo import build
 
 FOLDER = Path(__file__).parents[2] / "hw_profiles"
 
 
-def spikdeploy(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def spikdeploy(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a process of its own."""
     command = [sys.executable, "-c", "from spikformer_deploy.cli.main import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
 
 
-def printed(*arguments: str | Path, cwd: Path | None = None) -> dict:
-    """The JSON that a command prints, which is all that it prints."""
-    done = spikdeploy(*arguments, cwd=cwd)
+def printed(*arguments: str | Path, run: Callable[..., Any] = spikdeploy) -> dict:
+    """The JSON that a command prints, which is all that it prints; run: `spikdeploy`, or in this process."""
+    done = run(*arguments)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -67,12 +70,15 @@ def test_threads_leave_the_core_to_each_other_unless_the_user_says_otherwise() -
         assert done.stdout.strip() == expected, done.stderr
 
 
-def test_compile_twice_gives_the_same_bytes(compiled: tuple[Path, dict], tmp_path: Path) -> None:
-    printed("compile", "digits-v2", "--no-check", "-o", tmp_path / "again.spk", "--json")
+def test_compile_twice_gives_the_same_bytes(
+    compiled: tuple[Path, dict], tmp_path: Path, here: Callable[..., Any]
+) -> None:
+    """In another process than before."""
+    printed("compile", "digits-v2", "--no-check", "-o", tmp_path / "again.spk", "--json", run=here)
     assert (tmp_path / "again.spk").read_bytes() == compiled[0].read_bytes()
 
 
-def test_run_report_verify_inspect(compiled: tuple[Path, dict], tmp_path: Path) -> None:
+def test_run_report_verify_inspect(compiled: tuple[Path, dict], tmp_path: Path, here: Callable[..., Any]) -> None:
     program, _ = compiled
     run = printed("run", program, "--input", "digits", "--limit", 40, "-o", tmp_path / "run.json", "--json")
     keys = {"images", "accuracy", "logits_sha256", "backend", "kernels", "synaptic_ops", "dense_macs", "firing_rate"}
@@ -89,14 +95,14 @@ def test_run_report_verify_inspect(compiled: tuple[Path, dict], tmp_path: Path) 
     assert all(within.keys() == figures for within in energy["boundaries"].values())
     assert energy["boundary"] == "chips"
     assert json.loads((tmp_path / "run.json").read_text()) == run
-    plain = printed(
-        "run", program, "--input", "digits", "--limit", 40, "--backend", "reference", "--timing", "none", "--json"
-    )
+    plainly = ("--backend", "reference", "--timing", "none", "--json")
+    plain = printed("run", program, "--input", "digits", "--limit", 40, *plainly, run=here)
     assert plain["logits_sha256"] == run["logits_sha256"]
     assert plain["synaptic_ops"] == run["synaptic_ops"]
     assert plain["time"] is None
     files = ("-o", tmp_path / "r.html", "--timeline", tmp_path / "t.json")
-    report = printed("report", program, "--input", "digits", "--limit", 2, *files, "--timing", "cycle", "--json")
+    cycle = ("--timing", "cycle", "--json")
+    report = printed("report", program, "--input", "digits", "--limit", 2, *files, *cycle, run=here)
     assert report["accuracy"]["images"] == 2
     assert report["run"]["time"]["model"] == "cycle"
     assert report["run"]["time"]["images"] == 2
@@ -104,24 +110,23 @@ def test_run_report_verify_inspect(compiled: tuple[Path, dict], tmp_path: Path) 
     assert report["time"]["ratio"] == report["run"]["time"]["ratio"] > 0
     assert len(json.loads((tmp_path / "t.json").read_text())["traceEvents"]) > 1000
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
-    verified = printed("verify", program, "digits-v2", "--input", "digits", "--limit", 16, "--json")
+    verified = printed("verify", program, "digits-v2", "--input", "digits", "--limit", 16, "--json", run=here)
     assert verified["passed"]
     assert verified["backends"] == {"reference": "equal"}
     assert all(0.8 < layer["equal_spikes"] <= 1 for layer in verified["layers"])
     assert len(verified["layers"]) == 20
-    assert printed("inspect", program, "--json")["kind"] == "program"
-    assert printed("inspect", "digits-v1", "--json")["kind"] == "model"
+    assert printed("inspect", program, "--json", run=here)["kind"] == "program"
+    assert printed("inspect", "digits-v1", "--json", run=here)["kind"] == "model"
 
 
 def test_integer_accuracy_is_near_the_float_model(compiled: tuple[Path, dict]) -> None:
     """Within 0.5 points on the whole held-out split, for the three models in the box."""
     from spikformer_deploy.converters.checkpoints.read import load
     from spikformer_deploy.inference.run import run
-    from spikformer_deploy.pipeline.stages import compile_model
 
     for name in ("digits-v1", "digits-v2", "digits-levels"):
         loaded = load(name)
-        result = run(compile_model(loaded, check=False).program, "digits")
+        result = run(program_of(name), "digits")
         assert len(result.labels) == 360
         assert result.accuracy >= loaded.training["test_accuracy"] - 0.005
 
@@ -135,8 +140,8 @@ def test_targets() -> None:
     assert all((n["role"] == "guessed") == (n["kind"] == "guess") for n in numbers)
 
 
-def test_without_json_there_are_tables(compiled: tuple[Path, dict]) -> None:
-    done = spikdeploy("run", compiled[0], "--input", "digits", "--limit", 4)
+def test_without_json_there_are_tables(compiled: tuple[Path, dict], here: Callable[..., Any]) -> None:
+    done = here("run", compiled[0], "--input", "digits", "--limit", 4)
     assert done.returncode == 0
     assert "spikformer-paper" in done.stdout
     assert "block.0.attn.attn_lif" in done.stdout
@@ -191,18 +196,31 @@ def bad(compiled: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory) -
     ],
 )
 def test_bad_input_is_one_clear_message(
-    bad: Path, compiled: tuple[Path, dict], arguments: list[str], message: str
+    bad: Path,
+    compiled: tuple[Path, dict],
+    arguments: list[str],
+    message: str,
+    here: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(bad)
     if not (bad / "good.spk").exists():
         (bad / "good.spk").write_bytes(compiled[0].read_bytes())
     before = sorted(p.name for p in bad.iterdir())
-    done = spikdeploy(*arguments, cwd=bad)
+    done = here(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert sorted(p.name for p in bad.iterdir()) == before
     assert not (bad / "executed").exists()
+
+
+def test_bad_input_ends_a_process_with_2() -> None:
+    done = spikdeploy("targets", "loihi3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no target is called 'loihi3'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 HEAVY = ("attrs", "cattrs", "jinja2", "numba", "numpy", "onnx", "PIL", "rich", "scipy", "sklearn", "torch")

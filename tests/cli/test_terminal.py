@@ -4,10 +4,13 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,11 +115,12 @@ def test_a_reader_that_goes_early_ends_no_work(folder: Path) -> None:
     assert json.loads((folder / "run.json").read_text())["images"] == 1
 
 
-def test_a_closed_stream_gets_no_file(folder: Path) -> None:
+def test_a_closed_stream_gets_no_file(folder: Path, here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Descriptor 1 is free where standard output is closed: the next file must not get what is printed."""
     done = shell("$X export good.spk --to onnx -o closed.onnx >&- 2>&-", folder)
     assert done.returncode == 0
-    assert shell("$X export good.spk --to onnx -o open.onnx", folder).returncode == 0
+    monkeypatch.chdir(folder)
+    assert here("export", "good.spk", "--to", "onnx", "-o", "open.onnx").returncode == 0
     assert (folder / "closed.onnx").read_bytes() == (folder / "open.onnx").read_bytes()
 
 
@@ -133,9 +137,12 @@ def test_a_closed_stream_gets_no_file(folder: Path) -> None:
         ("$X compile good.spk --dump-ir good.spk -o new.spk", "error: good.spk: "),
     ],
 )
-def test_nothing_is_written_over_what_is_read(folder: Path, line: str, message: str) -> None:
+def test_nothing_is_written_over_what_is_read(
+    folder: Path, line: str, message: str, here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
     before = (folder / "good.spk").read_bytes()
-    done = shell(line, folder)
+    done = here(*shlex.split(line)[1:])
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(message)
     assert (folder / "good.spk").read_bytes() == before

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
+from support.programs import program_of
 
 import spikformer_deploy as sd
 from spikformer_deploy.cli.main import cli
@@ -44,7 +45,7 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("program") / "digits.spk"
-    sd.compile("digits-v1", check=False).save(path)
+    program_of("digits-v1").save(path)
     return path
 
 

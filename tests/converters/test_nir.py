@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from support.chains import chain, frames, graded_graph
-from support.models import SMALL, model_and_images
+from support.models import SMALL, graph_of
 
 import spikformer_deploy as sd
 from spikformer_deploy.base.errors import InputError, ModelError
@@ -26,7 +26,6 @@ from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.ir import Add, AvgPool2d, Conv2d, Graph, Input, Lif, MaxPool2d, Node, Output, Scale
 from spikformer_deploy.graph.law import check
-from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.stages import compile_model, float_graph
 
@@ -214,9 +213,7 @@ def test_pooling_of_one_position_is_no_node(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["cifar", "v2"])
 def test_what_nir_cannot_hold_is_refused_by_name(form: str, tmp_path: Path) -> None:
     config = SMALL[form]
-    shape = (config.in_channels, config.image_size, config.image_size)
-    module, _ = model_and_images(config)
-    graph = fold_batch_norm(trace(module, shape, time_steps=config.time_steps, per_step=config.per_step))
+    graph = fold_batch_norm(graph_of(config))
     refused = next(n for n in graph if type(n.op).__name__ in ("MaxPool2d", "Attention"))
     word = "max-pooling" if isinstance(refused.op, MaxPool2d) else "attention"
     with pytest.raises(ModelError) as caught:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from support.models import SMALL, model_and_images
+from support.models import SMALL, graph_of, model_and_images
 
 from spikformer_deploy.cli.main import cli
 from spikformer_deploy.converters.checkpoints.read import load
@@ -14,7 +14,6 @@ from spikformer_deploy.converters.onnx.write import to_model
 from spikformer_deploy.data.read import read
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Graph, Lif
-from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.pipeline.stages import float_graph
 
 onnx = pytest.importorskip("onnx")
@@ -51,9 +50,8 @@ def test_bundled_models_fire_as_in_torch(model: str) -> None:
 def test_every_form_of_the_models_can_be_written(form: str) -> None:
     """All operations of graphs before folding too; random weights put some sums within rounding of a threshold."""
     config = SMALL[form]
-    module, images = model_and_images(config)
-    shape = (config.in_channels, config.image_size, config.image_size)
-    graph = trace(module, shape, time_steps=config.time_steps, per_step=config.per_step)
+    _, images = model_and_images(config)
+    graph = graph_of(config)
     differ, spikes, _ = flipped(graph, images.numpy())
     assert differ <= 1e-3 * spikes
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.deep import examples
 from support.executions import finds_nothing
 from support.mappings import random_mapping
 from support.networks import Builder, dual_network, graded_network, random_images, random_network
@@ -185,7 +186,7 @@ def stacked(counts: dict[int, np.ndarray], slices: int, like: np.ndarray) -> np.
     return np.stack([counts.get(i, np.zeros_like(like)) for i in range(slices)], -1)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(12, 100)
 @given(NETWORKS, SEEDS)
 def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> None:
     check_counts(network, seed)

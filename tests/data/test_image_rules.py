@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from support.programs import program_of
 
 import spikformer_deploy as sd
 from spikformer_deploy.base.errors import InputError
@@ -299,7 +300,7 @@ def test_folders_are_matched_by_name(tmp_path: Path) -> None:
 
 def test_a_run_counts_by_name(tmp_path: Path) -> None:
     """The same digits in an array and in folders, of which some classes are missing: the same accuracy."""
-    program = sd.compile("digits-v1", check=False)
+    program = program_of("digits-v1")
     digits = read("digits", program.preprocess, limit=120)
     assert digits.labels is not None
     some = np.isin(digits.labels, [2, 5, 9])

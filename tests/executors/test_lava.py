@@ -5,12 +5,12 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support import thermometers
+from support.deep import some
 from support.executions import assert_equal_activities, with_state_bits
 from support.networks import (
     Builder,
@@ -35,7 +35,8 @@ from spikformer_deploy.nn.zoo import named
 from spikformer_deploy.pipeline.stages import compile_model
 
 pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
-NETWORKS, IN_ONE = 200, 20
+NETWORKS, IN_ONE = 200, 5
+FEW = 4
 
 
 def assert_equal(network: Network, images: np.ndarray, *others: object) -> None:
@@ -52,7 +53,7 @@ def assert_equal(network: Network, images: np.ndarray, *others: object) -> None:
             assert_equal_activities(ours.activity[name], activity, name)
 
 
-@pytest.mark.parametrize("seed", range(NETWORKS // IN_ONE))
+@pytest.mark.parametrize("seed", some(range(FEW), range(FEW, NETWORKS // IN_ONE)))
 def test_random_networks_are_equal(seed: int) -> None:
     """Small networks of both kinds of LIF, many side by side, as Lava takes a second to start."""
     network = random_networks_in_one(seed, IN_ONE)
@@ -78,7 +79,10 @@ def test_deep_networks_and_more_images_than_go_at_once(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("model", "neuron"),
-    [*product(["digits-v1", "digits-v2"], ["programmable", "stock"]), ("digits-levels", "programmable")],
+    some(
+        [("digits-v1", "programmable"), ("digits-v2", "stock"), ("digits-levels", "programmable")],
+        [("digits-v1", "stock"), ("digits-v2", "programmable")],
+    ),
 )
 def test_bundled_models_are_equal(model: str, neuron: str) -> None:
     program = compile_model(model, "loihi2", neuron=neuron, check=False).program
@@ -115,7 +119,7 @@ def chain_with_shortcut(seed: int) -> Network:
     return b.finish(b.conv("last", b.window("add", Sum(), [x, y], Window()), 4, 1), 3)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", some([0], [1, 2]))
 def test_branches_of_unequal_delay_meet(seed: int) -> None:
     network = chain_with_shortcut(seed)
     assert_equal(network, random_images(network, seed, 3))
@@ -135,7 +139,7 @@ def test_integers_go_through_a_dense_of_lava_s_own() -> None:
     assert_equal(network, random_images(network, 0, 1))
 
 
-@pytest.mark.parametrize("steps", range(1, 9))
+@pytest.mark.parametrize("steps", some([1, 2, 8], range(3, 8)))
 def test_stock_neurons_are_the_real_valued_ones(steps: int) -> None:
     """V = V / 2 + a, fire at V >= theta, in doubles that hold every V; lava.proc.lif with E = T - 1 more bits."""
     rng = np.random.default_rng(steps)

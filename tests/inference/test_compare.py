@@ -3,10 +3,11 @@
 import contextlib
 import io
 import json
-import subprocess
-import sys
+
+from click.testing import CliRunner
 
 from spikformer_deploy.accounting.figures import interval, rounded
+from spikformer_deploy.cli.main import cli
 from spikformer_deploy.cli.printing import print_tables
 from spikformer_deploy.report.tables import compare_table
 
@@ -28,9 +29,8 @@ FIGURES = {
 
 def test_targets_side_by_side() -> None:
     arguments = ("compare", "digits-v2", "--targets", "loihi2,kapoho_point,loihi1", "--input", "digits", "--limit", "8")
-    command = [sys.executable, "-c", "from spikformer_deploy.cli.main import main; main()", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)["targets"]
     names = [(row["target"], row["schedule"]) for row in rows]
     assert names == [(t, s) for t in ("loihi2", "kapoho_point", "loihi1") for s in ("spatial", "token-serial")]

@@ -17,6 +17,7 @@ from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import float_graph
 
 IMAGES = 32
+ONE_BY_ONE = 6
 MESSAGES = "spikformer-paper-messages"
 """The convention of a float model that counts as a program is counted: a message once, whatever its value."""
 
@@ -29,8 +30,8 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return loaded, sd.compile(loaded, check=False)
 
 
-def events_of(program: Program) -> Events:
-    return sd.run(program, "digits", limit=IMAGES, timing="none").events
+def events_of(program: Program, images: int = IMAGES) -> Events:
+    return sd.run(program, "digits", limit=images, timing="none").events
 
 
 def of_program(events: Events) -> list[int]:
@@ -39,12 +40,12 @@ def of_program(events: Events) -> list[int]:
     return [int(additions(p).sum()) for p in events.projections if p.kind in kinds and p.sources != ("input",)]
 
 
-def of_float(found: Account) -> list[int]:
+def of_float(found: Account, images: int = IMAGES) -> list[int]:
     """The same of a float model: two products make an attention, and the first one stands before the second."""
     layers: list[int] = []
     places = [place for place in found.places if place.name != "head" and not place.work.macs]
     for place in places:
-        count = round(place.work.acs * IMAGES)
+        count = round(place.work.acs * images)
         if place.name.endswith("#2"):
             layers[-1] += count
         else:
@@ -57,7 +58,7 @@ def products(program: Program, target: str, spikes: dict[str, np.ndarray], by_st
     (projection,) = program.network.into(target)
     assert isinstance(projection.synapse, Attention)
     depth = program.network[target].shape[0] // projection.synapse.heads
-    parts = IMAGES * (program.network.time_steps if by_step else 1)
+    parts = ONE_BY_ONE * (program.network.time_steps if by_step else 1)
     q, k, v = (spikes[source].reshape(parts, -1).sum(1, dtype=np.int64) for source in projection.sources)
     return int(depth * (np.minimum(k, v) + q).sum())
 
@@ -65,7 +66,7 @@ def products(program: Program, target: str, spikes: dict[str, np.ndarray], by_st
 def test_with_the_spikes_of_the_program_the_counts_are_its_own(pair: Pair) -> None:
     """Every layer, exactly: two executors, two ways of counting, one number."""
     loaded, program = pair
-    pixels = read("digits", program.preprocess, limit=IMAGES).pixels
+    pixels = read("digits", program.preprocess, limit=ONE_BY_ONE).pixels
     fired = [p.name for p in program.network if p.neuron.fires]
     spikes = engine.execute(program.network, pixels, record=fired).spikes
     module = GraphModule(float_graph(loaded))
@@ -75,10 +76,10 @@ def test_with_the_spikes_of_the_program_the_counts_are_its_own(pair: Pair) -> No
             forced = torch.from_numpy(spikes[path].astype(np.float32)).transpose(0, 1).contiguous()
             layer.register_forward_hook(lambda *_, forced=forced: forced[:, image : image + 1])
     with sd.count_operations(module, program.network.time_steps) as counting, torch.no_grad():
-        for image in range(IMAGES):
+        for image in range(ONE_BY_ONE):
             module(torch.from_numpy(program.preprocess.normalised(pixels[image : image + 1])))
-    counts = of_float(account(counting.counts, MESSAGES))
-    events = events_of(program)
+    counts = of_float(account(counting.counts, MESSAGES), ONE_BY_ONE)
+    events = events_of(program, ONE_BY_ONE)
     expected = of_program(events)
     kinds = [p for p in events.projections if p.kind in ("conv", "attention") and p.sources != ("input",)]
     for i, projection in enumerate(kinds):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from support.programs import program_of
 
 import spikformer_deploy as sd
 from spikformer_deploy.base.errors import InputError
@@ -17,7 +18,7 @@ from spikformer_deploy.data.read import read
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("program") / "digits.spk"
-    sd.compile("digits-v1", check=False).save(path)
+    program_of("digits-v1").save(path)
     return path
 
 

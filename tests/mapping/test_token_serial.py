@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from support.closed_form import plain_step
 from support.durations import duration
 from support.networks import random_images, random_network
+from support.programs import program_of
 
 from spikformer_deploy.accounting.energy import account
 from spikformer_deploy.base.errors import InputError, MappingError
@@ -39,7 +40,7 @@ def network_with_tokens() -> Network:
 
 
 def test_blocks_stream_and_the_stem_does_not() -> None:
-    network = compile_model("digits-v1", check=False).program.network
+    network = program_of("digits-v1").network
     streamed = token_wise(network)
     assert set(streamed.values()) == {16}
     assert {name.split(".")[0] for name in streamed if "block" in name} == {"block"}
@@ -52,7 +53,7 @@ def test_blocks_stream_and_the_stem_does_not() -> None:
 
 def test_words_by_hand() -> None:
     """A 1x1 convolution 48 -> 64 over 16 tokens, a box of 32 channels, 8-bit weights."""
-    network = compile_model("digits-v2", check=False).program.network
+    network = program_of("digits-v2").network
     name = "block.0.mlp.fc1_lif"
     (projection,) = network.into(name)
     outputs, inputs = projection.synapse.weight.shape[:2]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from campaign.agreement import Inputs, assert_executors_agree
 from hostile.forging import opened, sealed
+from support.deep import some
 from support.executions import assert_equal_executions
 from support.series import CASES, HORIZON, POINTS, VARIABLES, state_of, windows
 from torch import Tensor
@@ -155,7 +156,10 @@ def test_parameters_are_those_of_the_official_code() -> None:
 # --- integers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES)
+FEW = ["points, marks beside", "variables, conv", "variables, delta"]
+
+
+@pytest.mark.parametrize("case", some(FEW, [case for case in CASES if case not in FEW]))
 def test_integers_are_the_same_everywhere(case: str, tmp_path: Path) -> None:
     """Engine and its kernels, reference, ONNX, files, counts; spikes nearly all those of the float model."""
     model = loaded(tmp_path, case)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from support.deep import some
 from support.masks import masks, of_layers
-from support.models import SIBLINGS, SMALL, model_and_images
+from support.models import FEW, MORE, SIBLINGS, SMALL, graph_of, model_and_images
 from torch import nn
 
 import spikformer_deploy as sd
@@ -19,7 +20,6 @@ from spikformer_deploy.counts.operations import OperationCounts
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.simplify import simplify
-from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Levels, Lif
 from spikformer_deploy.network.synapses import Attention, Conv
@@ -48,19 +48,18 @@ class Case:
     network: Network
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=some(FEW, MORE))
 def case(request: pytest.FixtureRequest) -> Case:
     config = FAMILIES[request.param]
     module, images = model_and_images(config)
     with torch.no_grad(), sd.count_operations(module) as counting:
         module(images)
-    return Case(request.param, config, module, images, counting, *compiled(config, module, images))
+    return Case(request.param, config, module, images, counting, *compiled(config, images))
 
 
-def compiled(config: ModelConfig, module: nn.Module, images: torch.Tensor) -> tuple[ir.Graph, Network]:
+def compiled(config: ModelConfig, images: torch.Tensor) -> tuple[ir.Graph, Network]:
     """The graph as it was traced, and the integer network."""
-    shape = (config.in_channels, config.image_size, config.image_size)
-    raw = trace(module, shape, time_steps=config.time_steps, per_step=config.per_step)
+    raw = graph_of(config)
     graph = simplify(fold_batch_norm(raw))
     pixels = Pixels((0.0 if config.per_step else 0.4,) * config.in_channels, (0.01,) * config.in_channels)
     return raw, quantize(graph, pixels, Calibration(graph, images), LIMITS, Settings())

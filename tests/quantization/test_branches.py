@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.deep import examples
 from support.executions import assert_equal_executions
 from support.layers import STEPS, assert_deployed, by_step, compiled, dyadic, frames_of
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.network.neurons import And, Lif, Stream
 from spikformer_deploy.nn.lif import LIF
 
-FEW = settings(max_examples=2, deadline=None)
+FEW = examples(2, 8)
 """Compiling and running in three executors takes seconds."""
 SIZE = (3, 5)
 Body: TypeAlias = Callable[["Branches", Tensor], Tensor]

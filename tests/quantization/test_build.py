@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.models import SMALL, model_and_images
+from support.models import SMALL, graph_of, model_and_images
 
 from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.chips.profile import CoreLimits
@@ -15,7 +15,6 @@ from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.ir import Graph, Node
 from spikformer_deploy.graph.simplify import simplify
-from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Lif, Sum
@@ -88,10 +87,8 @@ def test_exact_weights_give_the_spikes_of_the_float_model(seed: int, steps: int,
 
 def network_of(name: str, kind: str = "programmable", granularity: str = "group", bits: int = 8) -> Network:
     config = SMALL[name]
-    module, images = model_and_images(config)
-    shape = (config.in_channels, config.image_size, config.image_size)
-    raw = trace(module, shape, time_steps=config.time_steps, per_step=config.per_step)
-    graph = simplify(fold_batch_norm(raw))
+    _, images = model_and_images(config)
+    graph = simplify(fold_batch_norm(graph_of(config)))
     scale = (1 / 255,) * config.in_channels if config.per_step else (0.3,) * config.in_channels
     pixels = Pixels((0.0 if config.per_step else 0.4,) * config.in_channels, scale)
     return quantize(graph, pixels, Calibration(graph, images), LIMITS, Settings(bits, granularity, kind))
@@ -121,9 +118,8 @@ def test_padding_of_a_normalised_image_is_exact() -> None:
 def test_binary_targets_distribute_the_residual() -> None:
     """Events on a target without graded spikes: no Sum population, every branch projects on its own."""
     config = SMALL["dvs"]
-    module, images = model_and_images(config)
-    raw = trace(module, (2, 32, 32), time_steps=3, per_step=True)
-    graph = simplify(fold_batch_norm(raw))
+    _, images = model_and_images(config)
+    graph = simplify(fold_batch_norm(graph_of(config)))
     statistics = Calibration(graph, images)
     graded = quantize(graph, Pixels((0, 0), (1.0, 1.0), 1), statistics, LIMITS, Settings())
     limits = CoreLimits(True, 8, 24, 17, 12, 8, 1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.deep import examples
 from support.layers import Stepwise, assert_deployed, compiled, dyadic, traced
 from torch import nn
 
@@ -18,7 +19,7 @@ from spikformer_deploy.network.neurons import Stream
 from spikformer_deploy.network.synapses import Conv
 from spikformer_deploy.nn.lif import LIF
 
-FEW = settings(max_examples=6, deadline=None)
+FEW = examples(3, 12)
 """Compiling and running in three executors takes seconds."""
 
 

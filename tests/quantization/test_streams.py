@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.deep import some
 from support.executions import assert_equal_executions
-from support.models import SIBLINGS, model_and_images
+from support.models import FEW, SIBLINGS, graph_of, model_and_images
 
 from spikformer_deploy.base.errors import OverflowDetected, QuantizeError
 from spikformer_deploy.chips.profile import CoreLimits
@@ -20,7 +21,6 @@ from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.ir import Graph, Node
 from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.simplify import simplify
-from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Lif, Stream
@@ -178,10 +178,8 @@ def test_a_stream_is_what_is_added_up() -> None:
 
 def network_of(name: str, limits: CoreLimits = LIMITS) -> tuple[Network, np.ndarray]:
     config = SIBLINGS[name]
-    module, images = model_and_images(config)
-    shape = (config.in_channels, config.image_size, config.image_size)
-    raw = trace(module, shape, time_steps=config.time_steps, per_step=config.per_step)
-    graph = simplify(fold_batch_norm(raw))
+    _, images = model_and_images(config)
+    graph = simplify(fold_batch_norm(graph_of(config)))
     if config.per_step:
         pixels = Pixels((0.0, 0.0), (1.0, 1.0), 1)
         real = images
@@ -193,7 +191,7 @@ def network_of(name: str, limits: CoreLimits = LIMITS) -> tuple[Network, np.ndar
     return quantize(graph, pixels, Calibration(graph, real), limits, Settings()), values
 
 
-@pytest.mark.parametrize("name", SIBLINGS)
+@pytest.mark.parametrize("name", some([n for n in FEW if n in SIBLINGS], [n for n in SIBLINGS if n not in FEW]))
 def test_siblings_become_lawful_networks(name: str) -> None:
     """Engine = reference, in every spike and potential; only the residual of QKFormer is one of spikes."""
     network, images = network_of(name)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.deep import examples
 from support.executions import assert_equal_executions
 from support.networks import networks, random_images, random_network
 
@@ -38,7 +39,7 @@ def strictly(network: Network, seed: int) -> Network:
     return replace(network, populations=tuple(populations))
 
 
-@settings(deadline=None, max_examples=60)
+@examples(20, 150)
 @given(networks(), st.integers(0, 2**32 - 1))
 def test_executors_agree_on_strict_neurons(network: Network, seed: int) -> None:
     network = strictly(network, seed)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import nn
 
+from spikformer_deploy.graph.ir import Graph
+from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.nn.zoo import ModelConfig, build, named
 
 SMALL: dict[str, ModelConfig] = {
@@ -29,6 +33,10 @@ SIBLINGS: dict[str, ModelConfig] = {
     "max-former-imagenet": named("max-former-10-512", dim=32, depth=4, heads=2, image_size=32, num_classes=7),
     "ms-qkformer": named("ms-qkformer-4-384", dim=32, depth=3, heads=4, image_size=16),
 }
+
+FEW = [*SMALL, "spikingformer", "sdt1-imagenet", "sdt2", "qkformer-dvs", "max-former-imagenet"]
+MORE = [name for name in SMALL | SIBLINGS if name not in FEW]
+"""Names of both: among the few there is every kind of layer and of input; the others are for the deep run."""
 
 HIERARCHIES: dict[str, ModelConfig] = {
     "max-former": named("max-former-4-384", dim=32, depth=3, heads=4, image_size=16),
@@ -84,6 +92,14 @@ def model_and_images(config: ModelConfig, seed: int = 0, count: int = 4) -> tupl
             if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 layer.running_var.clamp_(min=0.05)  # type: ignore[union-attr]  # silent layers have none
     return module.eval(), images
+
+
+@cache
+def graph_of(config: ModelConfig) -> Graph:
+    """The graph of that model as it is traced, once in a process: an export takes a second, and gives equal graphs."""
+    module, _ = model_and_images(config)
+    shape = (config.in_channels, config.image_size, config.image_size)
+    return trace(module, shape, time_steps=config.time_steps, per_step=config.per_step)
 
 
 def _vary_scales(module: nn.Module) -> None:

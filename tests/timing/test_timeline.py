@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.chips import random_machine, random_wave
+from support.programs import program_of
 
 import spikformer_deploy as sd
-from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.timing import mesh
 from spikformer_deploy.timing.state import at_rest, entries_of
 from spikformer_deploy.timing.timeline import stalls
@@ -33,7 +33,7 @@ def test_stalls_add_up(seed: int) -> None:
 
 def test_trace_of_the_bundled_model(tmp_path: Path) -> None:
     """Slices of a track follow one another, stalls lie within sweeps, counters are shares."""
-    program = compile_model("digits-v2", "loihi2", check=False).program
+    program = program_of("digits-v2")
     result = sd.run(program, "digits", limit=1, timing="cycle")
     result.timeline(tmp_path / "timeline.json")
     events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]

@@ -137,7 +137,12 @@ def partition(
     """
     serial = next((site.serial for site in sites if site.serial), "tokens")
     kept_free = reserved or {}
-    choices = [cuts(network, site, profile, rates, kept_free.get(site.name, 0), serial) for site in sites]
+    choices: list[Cuts] = []
+    for number, site in enumerate(sites):
+        room = kept_free.get(site.name, 0)
+        # copies of counters are cut alike, unless one needs more room
+        again = site.copy > 0 and room == kept_free.get(sites[number - 1].name, 0)
+        choices.append(choices[-1] if again else cuts(network, site, profile, rates, room, serial))
     _check_board(sites, [int(choice.cores.min()) for choice in choices], profile)
     sub_steps = max((site.chip_sub_steps for site in sites), default=0)
     choice = choose(choices, profile, objective, sub_steps)

@@ -168,7 +168,7 @@ def _exchanged(wiring: Wiring, index: int) -> Iterator[Sender]:
     home = np.arange(site.shape[2]) % site.copies
     others = np.delete(np.arange(site.copies), site.copy)
     away = np.flatnonzero(home != site.copy)
-    to_home = np.take_along_axis(slice_of, home[:, None], -1)
+    to_home = slice_of[:, :, np.arange(len(home)), home][..., None]
     for columns, targets, later in ((away, to_home, 1), (np.flatnonzero(home == site.copy), slice_of[..., others], 2)):
         if not columns.size:  # more copies than columns
             continue

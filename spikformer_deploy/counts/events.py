@@ -50,7 +50,7 @@ class PopulationEvents:
     values    (T,) sum of the values sent; equal to `spikes` for binary spikes
     messages  (T,) one for each spike and each core it is sent to; equal to `spikes` where there is no mapping
     gathered  (T,) partial sums of a split fan-in that reach its neurons, and those that copies of its attention's
-              counters send each other, an operation each: at most, as zeros stay at home; zero where there is no mapping
+              counters send each other, an operation each: at most, as zeros stay home; zero where there is no mapping
     active    (C, Y, X) neurons that sent anything in any step of any image; none of the Accumulator.  None where
               executors do not say it: of the first steps of a longer execution
     """

@@ -53,7 +53,7 @@ class Way(NamedTuple):
 
     @property
     def name(self) -> str:
-        """"tokens", "channels", and with copies "tokens x 4"."""
+        """ "tokens", "channels", and with copies "tokens x 4"."""
         return self.serial if self.copies == 1 else f"{self.serial} x {self.copies}"
 
 

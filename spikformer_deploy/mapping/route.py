@@ -337,7 +337,7 @@ def _from_pairs(attention: _Attention) -> Nets:
 
 
 def _channels_of_heads(slices: _Slices, counters: _Slices, of_head: int, share: tuple[int, int]) -> Int:
-    """(slices, counters) channels of each slice that are in a share of the `of_head` channels of the counters' heads."""
+    """(slices, counters) channels of each slice in a share of the `of_head` channels of the counters' heads."""
     first, end = slices.first[:, CHANNEL], slices.end[:, CHANNEL]
     low, high = share
     out = np.zeros((len(slices.index), len(counters.index)), np.int64)

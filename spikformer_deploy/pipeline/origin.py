@@ -78,12 +78,12 @@ def _check_mapping(mapping: dict[str, Any]) -> None:
     _check_way("mapping.expected", mapping.get("expected", {}))
     if "attention" in mapping:
         ways = table("mapping.attention", mapping["attention"])
+        names = set(ways) - {"chosen"}
+        require(all(map(way_of, names)), f"mapping.attention of {shown(', '.join(sorted(ways)))}")
         chosen = ways.get("chosen")
         good = isinstance(chosen, str) and way_of(chosen) is not None and "objective" in mapping
         require(good, "mapping.attention without what was chosen")
-        known = all(way_of(name) is not None for name in set(ways) - {"chosen"})
-        require(known, f"mapping.attention of {shown(', '.join(sorted(ways)))}")
-        for name in set(ways) - {"chosen"}:
+        for name in names:
             _check_way(f"mapping.attention.{name}", ways[name])
 
 

@@ -164,7 +164,7 @@ def _exchanged(wiring: Wiring, index: int) -> Iterator[Sender]:
     heads = heads_into(wiring.geometry.network, site.population)
     due, _ = heads.turns(site.serial, site.copies)
     copies = [i for i, s in enumerate(wiring.mapping.sites) if (s.kind, s.population) == (site.kind, site.population)]
-    slice_of = np.stack([wiring.sweep.slice_at[wiring.sweep.place[copy]] for copy in copies], -1)
+    slice_of = np.stack([wiring.sweep.slice_at[wiring.sweep.place[copy]] for copy in copies], -1).astype(np.int64)
     home = np.arange(site.shape[2]) % site.copies
     others = np.delete(np.arange(site.copies), site.copy)
     away = np.flatnonzero(home != site.copy)

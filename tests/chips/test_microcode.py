@@ -252,7 +252,7 @@ def test_counters_are_the_attention(serial: str, most: int, of_v: int) -> None:
 @pytest.mark.parametrize(("most", "of_v", "copies"), [(1, 3, 2), (1, 6, 3), (1, 4, 2), (4, 6, 3), (3, 2, 2)])
 @pytest.mark.parametrize("serial", ["tokens", "channels"])
 def test_copies_of_counters_are_the_attention(serial: str, most: int, of_v: int, copies: int) -> None:
-    """Two time steps of a head: every copy counts its share, they exchange sums, and every copy answers to its share."""
+    """Two time steps of a head: every copy counts its share, they exchange sums, and each answers to its share."""
     depth, tokens, weight = 3, 5, 2
     rng = np.random.default_rng(12)
     heads = Heads(1, depth, of_v, tokens, (most, most, most))

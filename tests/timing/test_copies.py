@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from support.mappings import random_mapping
 from support.networks import Builder, random_images
-from test_traffic import PROFILE
+from support.profiles import two_chips
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference as engine
-from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.synapses import Attention
@@ -20,6 +20,7 @@ from spikformer_deploy.timing import messages as timing
 from spikformer_deploy.timing.steps import Recorded, pipelined, recorded_image
 from spikformer_deploy.timing.traffic import Traffic
 
+PROFILE = two_chips()
 CASES = 36
 """Networks, of six chip-wide steps and sub-steps each or more."""
 DEEP_CASES = 330

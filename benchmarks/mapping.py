@@ -1,5 +1,6 @@
 """Compile of the published sizes, their placement beside simpler placers (row-major, random, greedy, and the Hilbert
-curve that refinement starts from), and the spatial schedule beside the token-serial one.
+curve that refinement starts from), the ways of the attentions that were looked at, and the spatial schedule beside the
+token-serial one.
 
     python benchmarks/mapping.py [--quick] [--json FILE] [--threads N]
 
@@ -38,7 +39,7 @@ from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.counts.events import dense_macs
 from spikformer_deploy.mapping.map import SCHEDULES, map_explained
 from spikformer_deploy.mapping.objective import Cuts
-from spikformer_deploy.mapping.partition import cuts, sites_of
+from spikformer_deploy.mapping.partition import cuts, sites_of, way_of
 from spikformer_deploy.mapping.place import NONE, greedy, hilbert, random, row_major
 from spikformer_deploy.mapping.route import metrics, nets_of
 from spikformer_deploy.pipeline.stages import compile_model
@@ -58,6 +59,7 @@ SCHEDULED_IMAGES = 8
 """Schedules are compared by the same rates: a few images give them."""
 SIZES = ("neurons", "synapses", "cores")
 BASELINES = (row_major, random, greedy, hilbert)
+WAY_COLUMNS = ("way", "cores", "chips", "sub-steps", "step, us", "energy a step, mJ")
 COMPARED = ("packet_hops", "max_link_load", "max_chip_link_load")
 
 
@@ -112,9 +114,11 @@ def measure(name: str, target: str, threads: int) -> dict[str, Any]:
     expected = compiled.program.provenance["mapping"]["expected"]
     nets = nets_of(network, mapping.sites, mapping.boxes, rates)
     peers = {p.__name__: metrics(nets, p(len(mapping.boxes), nets, profile, NONE), profile) for p in BASELINES}
-    serial = next(site.serial for site in mapping.sites if site.serial)
-    sites = sites_of(network, profile.core, serial)
-    choices = [cuts(network, site, profile, rates, 0, serial) for site in sites]
+    attention = compiled.program.provenance["mapping"]["attention"]
+    way = way_of(attention["chosen"])
+    assert way is not None
+    sites = sites_of(network, profile.core, way.serial, copies=way.copies)
+    choices = [cuts(network, site, profile, rates, 0, way.serial) for site in sites]
     idle = profile.time.neuron_idle.value * expected["sub_steps"]
     shares = {
         peer: {name: mapping.metrics[name] / (found[name] or 1.0) for name in COMPARED} for peer, found in peers.items()
@@ -132,7 +136,7 @@ def measure(name: str, target: str, threads: int) -> dict[str, Any]:
         "cores": len(mapping.boxes),
         "chips": mapping.chips,
         "chips_of_target": int(profile.board.chips),
-        "attention": serial,
+        "attention": attention,
         "metrics": mapping.metrics,
         "share_of": shares,
         "busiest_core_us": expected["busiest_core_us"],
@@ -180,15 +184,14 @@ def schedules(name: str, targets: tuple[str, ...]) -> list[dict[str, Any]]:
 
 def schedule_table(rows: list[dict[str, Any]]) -> Table:
     """A line a schedule."""
-    columns = ("target", "objective", "schedule", "cores", "chips", "sub-steps", "step, us", "energy a step, mJ")
+    columns = ("target", "objective", "schedule", *WAY_COLUMNS[1:])
     table = _table("schedules, expected from the firing rates", *columns)
     for row in rows:
         about = row["model"], row["target"], row["objective"], row["schedule"]
         if "refused" in row:
             table.add_row(*about, row["refused"])
             continue
-        sizes = (f"{row[name]:,}" for name in ("cores", "chips", "sub_steps"))
-        table.add_row(*about, *sizes, f"{row['step_us']:,.0f}", f"{row['energy_uj'] / 1e3:,.1f}")
+        table.add_row(*about, *_of_way(row))
     return table
 
 
@@ -211,7 +214,25 @@ def tables(rows: list[dict[str, Any]]) -> list[Table]:
         stages.add_row(row["model"], *(f"{seconds:.1f}" for seconds in row["stage_cpu_seconds"].values()))
         shares = [" / ".join(f"{row['share_of'][p.__name__][m]:.2f}" for m in COMPARED) for p in BASELINES]
         placed.add_row(row["model"], *shares, f"{row['metrics']['mean_hops']:.2f}")
-    return [first, stages, placed]
+    return [first, stages, placed, _ways(rows)]
+
+
+def _ways(rows: list[dict[str, Any]]) -> Table:
+    """A line a way of the attentions."""
+    table = _table("attentions, expected from the firing rates", *WAY_COLUMNS)
+    for row in rows:
+        ways = dict(row["attention"])
+        chosen = ways.pop("chosen")
+        for name, way in ways.items():
+            shown = name + " *" * (name == chosen)
+            table.add_row(row["model"], shown, *([way["refused"]] if "refused" in way else _of_way(way)))
+    return table
+
+
+def _of_way(way: dict[str, Any]) -> tuple[str, ...]:
+    """What a mapping is expected to cost, column by column."""
+    sizes = (f"{way[name]:,}" for name in ("cores", "chips", "sub_steps"))
+    return (*sizes, f"{way['step_us']:,.0f}", f"{way['energy_uj'] / 1e3:,.1f}")
 
 
 def _table(title: str, *columns: str) -> Table:

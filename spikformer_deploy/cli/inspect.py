@@ -15,6 +15,7 @@ from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.converters.netx.read import read_network, stated_steps
 from spikformer_deploy.graph.ir import Neuron, Op
+from spikformer_deploy.mapping.partition import way_of
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.nn.zoo import stem_pooling
@@ -83,12 +84,12 @@ def _sites(program: Program) -> tuple[Table, list[dict[str, Any]]]:
 
 
 def _attention_table(explained: dict[str, Any]) -> list[Table]:
-    """Both ways to serialise the attentions, expected from the firing rates of calibration; none without attention."""
+    """The ways to serialise the attentions, expected from the firing rates of calibration; none without attention."""
     ways = dict(explained.get("attention", {}))
     if not ways:
         return []
     chosen = ways.pop("chosen")
-    title = f"attention: {ATTENTION[chosen]} is cheaper by the objective '{explained['objective']}'"
+    title = f"attention: {_way(chosen)} is cheapest by the objective '{explained['objective']}'"
     table = Table(title=title, title_justify="left")
     # nominal values before placement; of the energy what depends on the cut or the way
     energy = "power, messages, sweeps, uJ"
@@ -98,8 +99,16 @@ def _attention_table(explained: dict[str, Any]) -> list[Table]:
     for name, way in ways.items():
         # a way that was refused has no figures, but says why
         numbers = [number(way[key]) if key in way else "-" for key in keys]
-        table.add_row(ATTENTION[name], *numbers, way.get("refused", "chosen" if name == chosen else ""))
+        table.add_row(_way(name), *numbers, way.get("refused", "chosen" if name == chosen else ""))
     return [table]
+
+
+def _way(name: str) -> str:
+    """A way to serialise attentions, for a person."""
+    way = way_of(name)
+    assert way is not None
+    copies = f", {way.copies} copies of the counters" if way.copies > 1 else ""
+    return ATTENTION[way.serial] + copies
 
 
 def inspect_model(file: str, loaded: Model) -> tuple[list[Table], Any]:

@@ -49,8 +49,8 @@ class PopulationEvents:
     spikes    (T,) non-zero outputs
     values    (T,) sum of the values sent; equal to `spikes` for binary spikes
     messages  (T,) one for each spike and each core it is sent to; equal to `spikes` where there is no mapping
-    gathered  (T,) partial sums of a split fan-in that reach its neurons, an operation each: at most, as zeros stay at
-              home; zero where there is no mapping
+    gathered  (T,) partial sums of a split fan-in that reach its neurons, and those that copies of its attention's
+              counters send each other, an operation each: at most, as zeros stay home; zero where there is no mapping
     active    (C, Y, X) neurons that sent anything in any step of any image; none of the Accumulator.  None where
               executors do not say it: of the first steps of a longer execution
     """
@@ -233,6 +233,11 @@ def _add_mapped(populations: dict[str, PopulationEvents], mapping: Mapping, slic
         elif site.kind == "partial":
             # every slice of partial sums sends each of its values on to one neuron
             populations[site.population] = replace(counted, gathered=counted.gathered + sent)
+    images = len(slices.spikes)
+    for slice_, sent in enumerate(mapping.exchanged.tolist()):
+        name = mapping.sites[slices.sites[slice_]].population
+        counted = populations[name]
+        populations[name] = replace(counted, gathered=counted.gathered + images * sent)
 
 
 def _sent_by_site(slices: SliceEvents, sites: int) -> Int:

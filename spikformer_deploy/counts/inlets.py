@@ -7,7 +7,7 @@ where fan is constant over a few ranges of channels (Segment): group, head and b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,24 +66,25 @@ class Inlet:
 
 def inlets(network: Network, mapping: Mapping) -> Iterator[Inlet]:
     """Everything that arrives at the slices of `mapping`, in the order of the network's projections."""
-    sites = {(site.kind, site.population): index for index, site in enumerate(mapping.sites)}
-    # a population can have several sites of partial sums, one for each part of its fan-in
-    partial: dict[str, list[int]] = {}
+    # a population can have several sites of partial sums, one for each part of its fan-in, and copies of its counters
+    sites: dict[tuple[str, str], list[int]] = {}
     for index, site in enumerate(mapping.sites):
-        if site.kind == "partial":
-            partial.setdefault(site.population, []).append(index)
+        sites.setdefault((site.kind, site.population), []).append(index)
     for projection in network.projections:
-        target = sites["population", projection.target]
+        (target,) = sites["population", projection.target]
         match projection.synapse:
             case Attention():
-                index = sites["attention", projection.target]
-                counters = _counters(network, mapping, projection, index, target)
-                in_series = mapping.sites[index].serial == "tokens"
-                yield from _tokens_in_series(counters) if in_series else _channels_in_series(counters)
+                copies = sites["attention", projection.target]
+                counters = [_counters(network, mapping, projection, index, target) for index in copies]
+                in_series = mapping.sites[copies[0]].serial == "tokens"
+                for copy in counters:
+                    yield from _tokens_in_series(copy) if in_series else _channels_in_series(copy)
+                # whichever copy answers: each spike that is replayed has one answer for each counter of its line
+                yield _answers_by_token(counters[0]) if in_series else _answers_by_channel(counters[0])
             case DualSpike():
                 yield from _factors(network, mapping, projection, target)
             case synapse:
-                for index in (*partial.get(projection.target, ()), target):
+                for index in (*sites.get(("partial", projection.target), ()), target):
                     yield _ordinary(network, mapping, projection, synapse, index)
 
 
@@ -182,6 +183,7 @@ class _Counters:
 
     sources       names of q, k and v
     shape         (C, Y, X) of the target and of v; q and k have its rows and columns
+    shares        [first, end) of the tokens, or the channels of a head, that these counters take in both rounds
     slices        of the counters; boxes (S, 6) their c0, c1, y0, y1, x0, x1
     target        slices of the target; target_boxes likewise
     """
@@ -189,6 +191,7 @@ class _Counters:
     sources: tuple[str, ...]
     shape: Shape
     heads: Heads
+    shares: tuple[tuple[int, int], tuple[int, int]]
     slices: Int
     boxes: Int
     target: Int
@@ -202,7 +205,9 @@ def _counters(network: Network, mapping: Mapping, projection: Projection, index:
     targets = mapping.slices_of(target)
     boxes = mapping.boxes[:, 1:]
     heads = heads_of(network, projection)
-    return _Counters(projection.sources, shape, heads, slices, boxes[slices], targets, boxes[targets])
+    site = mapping.sites[index]
+    shares = heads.shares(site.serial, site.copy, site.copies)
+    return _Counters(projection.sources, shape, heads, shares, slices, boxes[slices], targets, boxes[targets])
 
 
 def _tokens_in_series(counters: _Counters) -> Iterator[Inlet]:
@@ -211,18 +216,39 @@ def _tokens_in_series(counters: _Counters) -> Iterator[Inlet]:
     A spike of q in channel c then has the counters of row c send what they hold, each to its channel of the target.
     """
     q, k, v = counters.sources
-    _, height, width = counters.shape
     heads = counters.heads
-    # the token of a spike plays no part in where it goes
-    rows = _everywhere(height, counters.slices)
-    columns = _everywhere(width, counters.slices)
+    counted, answered = counters.shares
     lines = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: ((c0, c1, x1 - x0),))
     crossings = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: _crossings(heads, (c0, c1), (x0, x1)))
-    yield Inlet(k, counters.slices, lines, rows, columns)
-    yield Inlet(v, counters.slices, crossings, rows, columns)
-    yield Inlet(q, counters.slices, lines, rows, columns, replay=True)
+    yield _of_tokens(Inlet(k, counters.slices, lines, *_wherever(counters)), heads.tokens, counted)
+    yield _of_tokens(Inlet(v, counters.slices, crossings, *_wherever(counters)), heads.tokens, counted)
+    replayed = Inlet(q, counters.slices, lines, *_wherever(counters), replay=True)
+    yield _of_tokens(replayed, heads.tokens, answered)
+
+
+def _wherever(counters: _Counters) -> tuple[Reach, Reach]:
+    """The token of a spike plays no part in where it goes."""
+    _, height, width = counters.shape
+    return _everywhere(height, counters.slices), _everywhere(width, counters.slices)
+
+
+def _of_tokens(inlet: Inlet, tokens: int, share: tuple[int, int]) -> Inlet:
+    """The same, of the spikes of some tokens only."""
+    if share == (0, tokens):
+        return inlet
+    first, end = share
+    token = np.arange(tokens)[None]
+    columns = Reach(((token >= first) & (token < end)).astype(np.int64), np.zeros(len(inlet.slices), np.int64))
+    return replace(inlet, rows=_everywhere(1, inlet.slices), columns=columns, flat=True)
+
+
+def _answers_by_token(counters: _Counters) -> Inlet:
+    """What counters with tokens in series send on: to the position where q fired."""
+    q, _, _ = counters.sources
+    _, height, width = counters.shape
+    heads = counters.heads
     boxes = counters.target_boxes
-    yield Inlet(
+    return Inlet(
         source=q,
         slices=counters.target,
         channels=_fans(boxes[:, :2], lambda c0, c1: grouped(heads.width, heads.depth, c0, c1)),
@@ -238,18 +264,32 @@ def _channels_in_series(counters: _Counters) -> Iterator[Inlet]:
     A spike of v in token m then has the counters of column m send what they hold, each to its token of the target.
     """
     q, k, v = counters.sources
-    _, height, width = counters.shape
     depth, of_v, tokens = counters.heads.depth, counters.heads.width, counters.heads.tokens
+    counted, answered = counters.shares
     row = _everywhere(1, counters.slices)
     queries = _reached(tokens, counters.boxes[:, 2:4])
     keys = _reached(tokens, counters.boxes[:, 4:])
-    across = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: ((c0 * depth, c1 * depth, x1 - x0),))
-    down = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: ((c0 * depth, c1 * depth, y1 - y0),))
+    across = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: _of_heads(c0, c1, depth, counted, x1 - x0))
+    down = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: _of_heads(c0, c1, depth, counted, y1 - y0))
     yield Inlet(q, counters.slices, across, row, queries, flat=True)
     yield Inlet(k, counters.slices, down, row, keys, flat=True)
-    answering = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: ((c0 * of_v, c1 * of_v, y1 - y0),))
+    answering = _fans(counters.boxes, lambda c0, c1, y0, y1, x0, x1: _of_heads(c0, c1, of_v, answered, y1 - y0))
     yield Inlet(v, counters.slices, answering, row, keys, flat=True, replay=True)
-    yield Inlet(
+
+
+def _of_heads(first: int, end: int, channels: int, share: tuple[int, int], targets: int) -> tuple[Segment, ...]:
+    """Some of the `channels` channels of each of the heads [first, end), each of which reaches `targets` counters."""
+    if share == (0, channels):
+        return ((first * channels, end * channels, targets),)
+    low, high = share
+    return tuple((head * channels + low, head * channels + high, targets) for head in range(first, end))
+
+
+def _answers_by_channel(counters: _Counters) -> Inlet:
+    """What counters with channels in series send on: to the channel where v fired."""
+    _, _, v = counters.sources
+    _, height, width = counters.shape
+    return Inlet(
         source=v,
         slices=counters.target,
         # whatever its token, a spike of a channel reaches all tokens of that channel

@@ -34,7 +34,7 @@ class SliceEvents:
     cores         (slices,) global core, as in the mapping
     neurons       (slices,) neurons (or attention counters) of the slice, each visited once a step
     spikes        (images, T, slices) non-zero outputs; of attention counters: graded values sent, at most;
-                  of partial sums of a split fan-in too
+                  of partial sums of a split fan-in, and of what copies of counters send each other, too
     messages_out  (images, T, slices) one for each spike and destination core
     messages_in   (images, T, slices); a message that serves several slices of a core counts at the first of them
     synops        (images, T, slices) synaptic operations; an attention's both at its counters and at its target;
@@ -301,6 +301,7 @@ def slice_events(
     idle[..., silent] = neurons[silent] - spikes[..., silent]
     events = SliceEvents(mapping.boxes[:, 0], mapping.cores, neurons, spikes, messages_out, messages_in, synops, idle)
     _add_partial_sums(mapping, events)
+    _add_exchanged(mapping, events)
     return events
 
 
@@ -320,6 +321,14 @@ def _idle_if_silent(network: Network, mapping: Mapping) -> NDArray[np.bool_]:
     """(slices,) those whose neurons are idle where they send nothing."""
     of_site = [s.kind == "population" and network[s.population].neuron.idle_if_silent for s in mapping.sites]
     return np.array(of_site)[mapping.boxes[:, 0]]
+
+
+def _add_exchanged(mapping: Mapping, events: SliceEvents) -> None:
+    """Add the sums that copies of counters send each other in every step, at most, as partial sums are."""
+    neurons = np.array([site.copies > 1 for site in mapping.sites])[mapping.boxes[:, 0]] * events.neurons
+    events.spikes[...] += neurons
+    for counts in (events.messages_out, events.messages_in, events.synops):
+        counts[...] += mapping.exchanged
 
 
 def _add_partial_sums(mapping: Mapping, events: SliceEvents) -> None:

@@ -133,7 +133,10 @@ def _check_token_serial(mapping: Mapping, network: Network) -> None:
 def _check_sites(mapping: Mapping, network: Network, profile: Profile) -> None:
     """The sites are those of one of the schedules: a site for each population, and for each attention its counters."""
     stated = digest(mapping.sites)
+    # more copies than an attention has turns come to nothing, so that a wild number asks for no more than that
+    copies = max(1, *(site.copies for site in mapping.sites))
     ways = [sites_of(network, profile.core, serial, schedule) for serial in SERIALS for schedule in SCHEDULES]
+    ways += [sites_of(network, profile.core, serial, copies=copies) for serial in SERIALS]
     if stated not in [digest(sites) for sites in ways]:
         lawful = {site.name for sites in ways for site in sites}
         odd = next((site.name for site in mapping.sites if site.name not in lawful), "mapping")

@@ -14,9 +14,10 @@ from spikformer_deploy.chips.loihi.rules import fits
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.mapping.law import check_neurons, verify_mapping
 from spikformer_deploy.mapping.objective import OBJECTIVES, Choice, better
-from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, partition, sites_of
+from spikformer_deploy.mapping.partition import COPIES, SCHEDULES, SERIALS, Way, partition, sites_of, way_of
 from spikformer_deploy.mapping.place import NONE, Constraints, Placer, refined
 from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
+from spikformer_deploy.network.heads import heads_of
 from spikformer_deploy.network.mapping import SECTIONS, SITE, Mapping, Site
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.synapses import Attention
@@ -69,8 +70,10 @@ def map_explained(
     _check_schedule(network, schedule)
     # all attentions of a network work alike: their sub-steps are steps of the whole chip
     ways = attention_choices(network, profile, rates, objective, schedule)
-    serial = cheaper(ways, objective)
-    sites = sites_of(network, profile.core, serial, schedule)
+    chosen = cheaper(ways, objective)
+    way = way_of(chosen)
+    assert way is not None
+    sites = sites_of(network, profile.core, way.serial, schedule, way.copies)
     boxes, choice, nets, needed = _cut(network, sites, profile, rates, objective)
     cores = placer(len(boxes), nets, profile, constraints)
     chips = len(np.unique(cores // profile.cores_per_chip))
@@ -79,7 +82,7 @@ def map_explained(
     explained: dict[str, Any] = {"objective": objective, "schedule": schedule, "expected": _shown(choice)}
     if ways:
         shown = {name: _shown(way) for name, way in ways.items()}
-        explained["attention"] = {"chosen": serial, **shown}
+        explained["attention"] = {"chosen": chosen, **shown}
     return mapping, explained
 
 
@@ -102,24 +105,42 @@ def _shown(way: Choice | MappingError) -> dict[str, Any]:
 def attention_choices(
     network: Network, profile: Profile, rates: dict[str, float], objective: str = "energy", schedule: str = "spatial"
 ) -> dict[str, Choice | MappingError]:
-    """What the network is expected to cost with its attentions in series over tokens or channels; {} without any.
+    """What the network is expected to cost with its attentions in each Way that is looked at, by name; {} without any.
 
-    A MappingError says why one of the ways does not fit.
+    Both serials are, and of each more and more copies of the counters while they gain: copies take cores, and share
+    sub-steps.  A MappingError says why one of the ways does not fit.
     """
     out: dict[str, Choice | MappingError] = {}
-    if not any(isinstance(projection.synapse, Attention) for projection in network.projections):
-        return out
-    for serial in SERIALS:
-        sites = sites_of(network, profile.core, serial, schedule)
-        try:
-            _, out[serial] = partition(network, sites, profile, rates, None, objective)
-        except MappingError as error:
-            out[serial] = error
+    attentions = [projection for projection in network.projections if isinstance(projection.synapse, Attention)]
+    for serial in SERIALS if attentions else ():
+        best = out[serial] = _expected(network, profile, rates, objective, schedule, Way(serial))
+        most = max(heads_of(network, projection).most_copies(serial) for projection in attentions)
+        # where cores are what counts, or tokens come one by one whatever the counters do, copies have nothing to give
+        useful = schedule == "spatial" and objective in ("energy", "latency")
+        for copies in COPIES if useful else ():
+            if isinstance(best, MappingError) or copies > most:
+                break
+            way = Way(serial, copies)
+            found = out[way.name] = _expected(network, profile, rates, objective, schedule, way)
+            if isinstance(found, MappingError) or not better(found, best, objective):
+                break
+            best = found
     return out
 
 
+def _expected(
+    network: Network, profile: Profile, rates: dict[str, float], objective: str, schedule: str, way: Way
+) -> Choice | MappingError:
+    """What the network costs with its attentions in one way, or why it does not fit."""
+    try:
+        sites = sites_of(network, profile.core, way.serial, schedule, way.copies)
+        return partition(network, sites, profile, rates, None, objective)[1]
+    except MappingError as error:
+        return error
+
+
 def cheaper(choices: dict[str, Choice | MappingError], objective: str) -> str:
-    """The way of serialising that is cheaper by the objective, the first of equals; raises where none fits."""
+    """The name of the way that is cheapest by the objective, the first of equals; raises where none fits."""
     fitting = {serial: choice for serial, choice in choices.items() if isinstance(choice, Choice)}
     if choices and not fitting:
         raise next(error for error in choices.values() if isinstance(error, MappingError))

@@ -6,14 +6,18 @@
     tiles    boxes as Intel's compiler cut PilotNet: all channels and rows, columns in powers of two; where such a tile
              does not fit, rows and then channels are halved.  Its 59 cores of convolutions come out one by one.
 
-On a number of chips the limit on a core's time is the smallest for which the cores suffice (bisection).  Cores that are
-left over then go where they save most messages: every site takes the cut with the least messages + price * cores, and
-one price of a core for all sites is searched, by bisection too, at which the cores just suffice.
+On a number of chips three limits are chosen together: on the time of a core that works at once, on that of one that
+works in turn, and on the neurons that a core sweeps in a sub-step.  A step is the sum of the first two and of all its
+sweeps; of the limits for which the cores suffice those with the shortest step are taken.  Cores that are left over then
+go where they save most messages: every site takes the cut with the least messages + price * cores, and one price of a
+core for all sites is searched, by bisection, at which the cores just suffice.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +40,8 @@ LOWEST_PRICE = 1e-3
 """Messages a step that a core must save; below this price cores are as good as free."""
 PRICE_STEPS = 24
 """Halvings of the interval of prices on a logarithmic scale: prices a factor of 1e10 apart come within 2e-6."""
+SWEPT_LADDER = 1.1
+"""Limits on the neurons that a core sweeps in a sub-step fall by this factor."""
 HALVINGS = 16
 """Sizes of an axis that the objective `tiles` takes: all of it, a half, ..., its 2^15th part."""
 
@@ -90,14 +96,19 @@ class _Search:
     """What is chosen from.
 
     sites      the cuts of each site
-    works      for each site (n,): the work of its cuts and their sweeps in all sub-steps, in ns
+    idle       ns that the visits of a neuron which finds nothing to do take in all sub-steps
     sub_steps  chip-wide sub-steps in a step
     """
 
     sites: list[Cuts]
-    works: list[Float]
+    idle: float
     profile: Profile
     sub_steps: int
+
+    @property
+    def works(self) -> list[Float]:
+        """For each site (n,): the work of its cuts and their sweeps in all sub-steps, in ns."""
+        return [cuts.work + self.idle * cuts.swept for cuts in self.sites]
 
     @property
     def fewest_cores(self) -> int:
@@ -109,6 +120,17 @@ class _Search:
         return sum(int(cuts.cores[pick]) for cuts, pick in zip(self.sites, picks, strict=True))
 
 
+class _Frontier(NamedTuple):
+    """What limits on the work of a core take in cores, of the cuts that sweep no more than `swept` neurons a sub-step.
+
+    at_once, in_turn  (limits ascending, the fewest cores of all sites that work so)
+    """
+
+    swept: int
+    at_once: tuple[Float, Int]
+    in_turn: tuple[Float, Int]
+
+
 def choose(sites: list[Cuts], profile: Profile, objective: str, sub_steps: int) -> Choice:
     """The best choice by `objective`.  The board must hold the fewest cores of every site.
 
@@ -116,10 +138,8 @@ def choose(sites: list[Cuts], profile: Profile, objective: str, sub_steps: int) 
     sub_steps  chip-wide sub-steps in a step: each sweeps the neurons of the fullest core
     Raises InputError for an objective that is none of OBJECTIVES.
     """
-    # A sub-step sweeps the neurons of the fullest core.  Which one that will be is not known before all sites are cut:
-    # each cut is charged with sweeps over its own neurons.
     idle = float(latencies(profile, nominal).idle_neuron[0]) * sub_steps
-    search = _Search(sites, [cuts.work + idle * cuts.swept for cuts in sites], profile, sub_steps)
+    search = _Search(sites, idle, profile, sub_steps)
     match objective:
         case "cores":
             return _priced(_fewest_cores(search), search)
@@ -150,7 +170,7 @@ def _best_chips(search: _Search, objective: str) -> Choice:
     More chips shorten a step, and draw more static power.  What they cost jumps with the cuts, so that one number of
     chips that is no better does not end the search.
     """
-    frontiers = [_frontier(cuts, work) for cuts, work in zip(search.sites, search.works, strict=True)]
+    frontiers = _frontiers(search)
     first = max(1, -(-search.fewest_cores // search.profile.cores_per_chip))
     best = None
     worse = 0
@@ -178,37 +198,67 @@ def _ladder(first: int, last: int) -> list[int]:
     return out
 
 
-def _frontier(cuts: Cuts, work: Float) -> tuple[Int, Float]:
-    """(cores ascending, least time of a core with that many cores or fewer), one of each time."""
-    order = np.lexsort((work, cuts.cores))
+def _frontiers(search: _Search) -> list[_Frontier]:
+    """A frontier for each limit on the neurons that a core sweeps in a sub-step; one for all where there are none."""
+    most = max(int(cuts.swept.max()) for cuts in search.sites)
+    # below it some site has no cut at all
+    least = max(int(cuts.swept.min()) for cuts in search.sites)
+    limits = {most}
+    while search.sub_steps and most > least:
+        most = max(int(most / SWEPT_LADDER), least)
+        limits.add(most)
+    # copies of counters share their cuts
+    alike = Counter(map(id, search.sites))
+    distinct = list({id(cuts): cuts for cuts in search.sites}.values())
+    out = []
+    for limit in sorted(limits):
+        steps = [(cuts.in_turn, *_least_work(cuts, limit, alike[id(cuts)])) for cuts in distinct]
+        at_once, in_turn = ([step[1:] for step in steps if step[0] == turn] for turn in (False, True))
+        out.append(_Frontier(limit, _together(at_once), _together(in_turn)))
+    return out
+
+
+def _least_work(cuts: Cuts, swept: int, sites: int) -> tuple[Float, Int]:
+    """(work ascending, by how many cores the fewest that keep to it change there) of `sites` sites of these cuts."""
+    chosen = cuts.swept <= swept
+    cores, work = cuts.cores[chosen], cuts.work[chosen]
+    order = np.lexsort((work, cores))
     # np.unique sorts ascending and keeps the first of equals: of negated times, the fewest cores of each time
     least, first = np.unique(-np.minimum.accumulate(work[order]), return_index=True)
-    return cuts.cores[order][first], -least
+    return -least[::-1], np.diff(cores[order][first][::-1], prepend=0) * sites
 
 
-def _balanced(search: _Search, frontiers: list[tuple[Int, Float]], budget: int) -> Int:
-    """The least limit on the time of a core that `budget` cores allow, and below it the fewest messages."""
-    # the cores needed change only at the times of some cut: the bisection is over these
-    limits = np.unique(np.concatenate([least for _, least in frontiers]))
-    low = 0
-    high = len(limits) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if _needed(frontiers, limits[middle]) <= budget:
-            high = middle
-        else:
-            low = middle + 1
-    return _fewest_messages(search, [work <= limits[low] for work in search.works], budget)
+def _together(steps: list[tuple[Float, Int]]) -> tuple[Float, Int]:
+    """(limits on the work of a core ascending, the fewest cores of all sites that keep to each)."""
+    if not steps:
+        return np.zeros(1), np.zeros(1, np.int64)
+    work = np.concatenate([times for times, _ in steps])
+    order = np.argsort(work, kind="stable")
+    limits = work[order]
+    cores = np.cumsum(np.concatenate([changes for _, changes in steps])[order])
+    # from where every site has a cut; of equal limits the last has all changes
+    lawful = (limits >= max(times[0] for times, _ in steps)) & (np.diff(limits, append=np.inf) > 0)
+    return limits[lawful], cores[lawful]
 
 
-def _needed(frontiers: list[tuple[Int, Float]], limit: float) -> float:
-    """Cores where every site takes the fewest whose time stays within the limit; infinite where one has no such cut."""
-    total: float = 0
-    for cores, least in frontiers:
-        # times fall along a frontier; searchsorted wants them to rise
-        first = int(np.searchsorted(-least, -limit))
-        total += cores[first] if first < len(cores) else np.inf
-    return total
+def _balanced(search: _Search, frontiers: list[_Frontier], budget: int) -> Int:
+    """The limits with the shortest step that `budget` cores allow, and within them the fewest messages."""
+    best = np.inf, 0.0, 0.0, 0
+    for swept, (at_once, first), (in_turn, second) in frontiers:
+        # for each limit on what works in turn, the least on what works at once that leaves cores enough
+        least = np.searchsorted(-first, second - budget)
+        fits = np.flatnonzero(least < len(first))
+        if fits.size:
+            work = at_once[least[fits]] + in_turn[fits]
+            pick = int(work.argmin())
+            limits = float(at_once[least[fits[pick]]]), float(in_turn[fits[pick]])
+            best = min(best, (work[pick] + swept * search.idle, *limits, swept))
+    _, at_once_limit, in_turn_limit, swept = best
+    allowed = [
+        (cuts.work <= (in_turn_limit if cuts.in_turn else at_once_limit)) & (cuts.swept <= swept)
+        for cuts in search.sites
+    ]
+    return _fewest_messages(search, allowed, budget)
 
 
 def _fewest_messages(search: _Search, allowed: list[NDArray[np.bool_]], budget: int) -> Int:

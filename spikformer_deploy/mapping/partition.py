@@ -6,8 +6,9 @@ messages that its slices receive.  Which of them each site takes is chosen for a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise, product
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,14 @@ from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.draws import nominal
 from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.loihi.memory import BoxSizes, token_wise, words
+from spikformer_deploy.chips.loihi.microcode import exchange_bits
 from spikformer_deploy.chips.loihi.rules import first_violation, fits
 from spikformer_deploy.chips.loihi.sites import program_length, synapse_kind
 from spikformer_deploy.chips.loihi.steps import Work, core_ns, loads_ns
 from spikformer_deploy.chips.profile import Core, Profile, load_profile, profile_names
 from spikformer_deploy.mapping.objective import Choice, Cuts, choose
 from spikformer_deploy.network.heads import Heads, factors_of, heads_into, heads_of, product_into
-from spikformer_deploy.network.mapping import OPERANDS, SECTIONS, Site
+from spikformer_deploy.network.mapping import OPERANDS, SECTIONS, Site, columns_at_home
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.reach import Axis, axes_of, groups_met, most_read
 from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
@@ -36,18 +38,41 @@ SERIALS = ("tokens", "channels")
 """The two ways of an attention: KV first with tokens in series, QK first with channels in series."""
 SCHEDULES = ("spatial", "token-serial")
 """Every token has neurons of its own; or tokens stream through the blocks, whose neurons are one a channel."""
+COPIES = (2, 4, 8, 16, 32, 64)
+"""Copies of attention counters that are tried, ascending, beside none."""
 WORDS_A_LIST = 3
 """A split fan-in leaves room in the synapse section for at least this many words a list."""
 EVERY_NEURON_FIRES = 1.0
 """Messages a neuron and step of populations whose rate is not given."""
 
 
-def sites_of(network: Network, core: Core, serial: str = "tokens", schedule: str = "spatial") -> tuple[Site, ...]:
+class Way(NamedTuple):
+    """A way to serialise the attentions of a network: one of SERIALS, and how many copies of their counters."""
+
+    serial: str
+    copies: int = 1
+
+    @property
+    def name(self) -> str:
+        """ "tokens", "channels", and with copies "tokens x 4"."""
+        return self.serial if self.copies == 1 else f"{self.serial} x {self.copies}"
+
+
+def way_of(name: str) -> Way | None:
+    """The way of that name; None where there is no such way."""
+    ways = (Way(serial, copies) for serial in SERIALS for copies in (1, *COPIES))
+    return next((way for way in ways if way.name == name), None)
+
+
+def sites_of(
+    network: Network, core: Core, serial: str = "tokens", schedule: str = "spatial", copies: int = 1
+) -> tuple[Site, ...]:
     """What needs cores: every population, and right before it the counters of its attention or its partial sums.
 
     serial    "tokens": heads * d * e counters, 2 N sub-steps; "channels": heads * N * N counters, d + e sub-steps; of d
               channels of q and k in a head, e of v, and N tokens
     schedule  one of SCHEDULES
+    copies    of the counters of each attention, which share out its sub-steps: at most as many as have a turn each
     """
     out: list[Site] = []
     token_serial = token_wise(network) if schedule == "token-serial" else {}
@@ -55,7 +80,7 @@ def sites_of(network: Network, core: Core, serial: str = "tokens", schedule: str
         name = population.name
         for projection in network.into(name):
             if isinstance(projection.synapse, Attention):
-                out.append(_counters(name, heads_of(network, projection), serial))
+                out += _counters(name, heads_of(network, projection), serial, copies)
         # token n comes in the sub-step n
         sub_steps = token_serial.get(name, 0)
         series = serial if sub_steps else ""
@@ -84,13 +109,18 @@ def fan_in_parts(network: Network, name: str, core: Core) -> list[tuple[int, int
     return list(pairwise(edges))
 
 
-def _counters(name: str, heads: Heads, serial: str) -> Site:
-    """The counters of the attention into population `name`: rows and columns, head by head.
+def _counters(name: str, heads: Heads, serial: str, copies: int) -> Iterator[Site]:
+    """The counters of the attention into population `name`, copy by copy: rows and columns, head by head.
 
     Each of two rounds takes the tokens (or the channels of a head) one after the other, a sub-step each: the first
     sums products of two operands (of spikes: counts coincidences), the second reads the sums out with the third.
     """
-    return Site(f"{name}.counters", "attention", name, heads.counters(serial), serial, sum(heads.rounds(serial)))
+    copies = min(copies, heads.most_copies(serial))
+    sub_steps = heads.sub_steps(serial, copies)
+    for copy in range(copies):
+        number = str(copy) if copies > 1 else ""
+        shape = heads.counters(serial)
+        yield Site(f"{name}.counters{number}", "attention", name, shape, serial, sub_steps, copy=copy, copies=copies)
 
 
 def partition(
@@ -110,7 +140,12 @@ def partition(
     """
     serial = next((site.serial for site in sites if site.serial not in ("", OPERANDS)), "tokens")
     kept_free = reserved or {}
-    choices = [cuts(network, site, profile, rates, kept_free.get(site.name, 0), serial) for site in sites]
+    choices: list[Cuts] = []
+    for number, site in enumerate(sites):
+        room = kept_free.get(site.name, 0)
+        # copies of counters are cut alike, unless one needs more room
+        again = site.copy > 0 and room == kept_free.get(sites[number - 1].name, 0)
+        choices.append(choices[-1] if again else cuts(network, site, profile, rates, room, serial))
     _check_board(sites, [int(choice.cores.min()) for choice in choices], profile)
     sub_steps = max((site.chip_sub_steps for site in sites), default=0)
     choice = choose(choices, profile, objective, sub_steps)
@@ -164,13 +199,22 @@ def check_answers(network: Network, site: Site, profile: Profile) -> None:
     """Raise MappingError where attention counters hold more than a message can carry; other sites are fine."""
     if site.kind != "attention":
         return
-    largest = heads_into(network, site.population).largest_answer(site.serial)
+    heads = heads_into(network, site.population)
+    largest = heads.largest_answer(site.serial)
     if largest >= 2**profile.limits.message_bits:
         raise MappingError(
             site.name,
             f"with {site.serial} in series its counters send up to {largest:,}, and target '{profile.name}' sends "
             f"{profile.limits.message_bits} bit",
             "Train with fewer levels, or fewer channels a head or tokens.",
+        )
+    bits = exchange_bits(max(heads.most), heads.largest_sum(site.serial))
+    if site.copies > 1 and bits >= profile.limits.state_bits:
+        raise MappingError(
+            site.name,
+            f"copies of its counters take {bits} bits of an input to exchange sums, and target '{profile.name}' adds "
+            f"up in {profile.limits.state_bits}, one of them for the sign",
+            "Map it without copies, or train with fewer levels.",
         )
 
 
@@ -312,19 +356,28 @@ def _products(network: Network, projection: Projection, box: BoxSizes, rates: di
 
 
 def _at_counters(network: Network, site: Site, box: BoxSizes, rates: dict[str, float]) -> Expected:
-    """(synaptic operations, messages) of q, k and v at boxes of counters."""
+    """(synaptic operations, messages) of q, k, v and other copies at boxes of counters: of a copy with a full share."""
     projection = next(p for p in network.into(site.population) if isinstance(p.synapse, Attention))
     heads = heads_of(network, projection)
-    q, k, v = (rates.get(name, EVERY_NEURON_FIRES) for name in projection.sources)
-    rounds, answers = heads.rounds(site.serial)
-    if site.serial == "channels":
-        # v comes in turns of its own
-        v = v * (answers / rounds)
-    synops = (q + k + v) * rounds * box.neurons
+    rates_of = (rates.get(name, EVERY_NEURON_FIRES) for name in projection.sources)
+    counting, answering = heads.turns(site.serial, site.copies)
+    exchanged = _exchanged(site, box)
     if site.serial == "tokens":
-        met = groups_met(box.channels, heads.depth)
-        return synops, rounds * ((q + k) * box.channels + v * met * box.columns)
-    return synops, rounds * box.channels * (q * box.rows + (k + v) * box.columns)
+        q, k, v = (rate * turns for rate, turns in zip(rates_of, (answering, counting, counting), strict=True))
+        messages = (q + k) * box.channels + v * groups_met(box.channels, heads.depth) * box.columns
+    else:
+        q, k, v = (rate * turns for rate, turns in zip(rates_of, (counting, counting, answering), strict=True))
+        messages = box.channels * (q * box.rows + (k + v) * box.columns)
+    return (q + k + v) * box.neurons + exchanged, messages + exchanged
+
+
+def _exchanged(site: Site, box: BoxSizes) -> Int:
+    """Messages that a box of counters receives from other copies, where it has the most columns at home that it may."""
+    if site.copies == 1:
+        return box.each(0)
+    # the copy 0 has its home in the first column
+    at_home = columns_at_home(box.columns, 0, site.copies)
+    return box.channels * box.rows * (at_home * (site.copies - 1) + box.columns - at_home)
 
 
 def _check_board(sites: tuple[Site, ...], fewest: list[int], profile: Profile) -> None:

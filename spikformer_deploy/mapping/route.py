@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 from numba import njit
@@ -13,7 +13,7 @@ from spikformer_deploy.base.arrays import Array, Float, Int, Shape
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.network.heads import Factors, Heads, factors_of, heads_of
-from spikformer_deploy.network.mapping import SITE, Site, edges_of
+from spikformer_deploy.network.mapping import SITE, Site, columns_at_home, edges_of
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.reach import axes_of, channels_read, read_by
 from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
@@ -70,16 +70,19 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
         shape = network[projection.sources[0]].shape
         match projection.synapse:
             case Attention():
-                counters = site_of["attention", projection.target]
                 heads = heads_of(network, projection)
-                attention = _Attention(sources, sent, slices[counters], target, shape, heads)
-                parts += _through_counters(attention, sites[counters].serial)
+                copies = _sites_of(sites, "attention", projection.target)
+                for site in (sites[index] for index in copies):
+                    shares = heads.shares(site.serial, site.copy, site.copies)
+                    attention = _Attention(sources, sent, slices[copies[site.copy]], target, shape, heads, shares)
+                    parts += _through_counters(attention, site.serial)
+                parts += _exchanged([slices[index] for index in copies])
             case DualSpike():
                 parts += _factors(factors_of(network, projection), sources, target, sent, shape)
             case _:
                 alike = _from_the_same(network, projection)
                 parts.append(_ordinary(shape, alike, sources[0], target, sites[receiver], sent[0]))
-                for index in _parts_of(sites, projection.target):
+                for index in _sites_of(sites, "partial", projection.target):
                     part = slices[index]
                     parts.append(_ordinary(shape, alike, sources[0], part, sites[index], sent[0]))
                     # a partial sum goes on to the neuron of the same place, in every step
@@ -103,9 +106,9 @@ def _is_one_of_several(network: Network, projection: Projection) -> bool:
     )
 
 
-def _parts_of(sites: tuple[Site, ...], population: str) -> list[int]:
-    """The sites with partial sums of a population's split fan-in."""
-    return [i for i, site in enumerate(sites) if site.kind == "partial" and site.population == population]
+def _sites_of(sites: tuple[Site, ...], kind: str, population: str) -> list[int]:
+    """The sites of a kind: the partial sums of a population's split fan-in, or the copies of its counters, in order."""
+    return [i for i, site in enumerate(sites) if site.kind == kind and site.population == population]
 
 
 def _joined(parts: list[Nets]) -> Nets:
@@ -228,6 +231,7 @@ class _Attention:
     operands          slices of q, k and v; rates: their messages a neuron and step
     counters, target  slices of the counters, and of the neurons that they send to
     shape             (C, Y, X) of q and of k; v and the target may have another number of channels
+    shares            [first, end) of the tokens, or channels of a head, that these counters take in both rounds
     """
 
     operands: tuple[_Slices, ...]
@@ -236,6 +240,28 @@ class _Attention:
     target: _Slices
     shape: Shape
     heads: Heads
+    shares: tuple[tuple[int, int], tuple[int, int]]
+
+
+def _exchanged(copies: list[_Slices]) -> Iterator[Nets]:
+    """What copies of counters send each other: each sum to the counter at home, and from there to all others.
+
+    The home of a counter is the copy whose number is that of its column, modulo the copies.
+    """
+    for sender, receiver in permutations(range(len(copies)), 2):
+        source, target = copies[sender], copies[receiver]
+        pair = _overlapping(source, target, target.first, target.end, 1.0)
+        of = [np.searchsorted(slices.index, index) for slices, index in ((source, pair.source), (target, pair.target))]
+        low = np.maximum(source.first[of[0], COLUMN], target.first[of[1], COLUMN])
+        high = np.minimum(source.end[of[0], COLUMN], target.end[of[1], COLUMN])
+        # lines of counters that both slices have, and of their columns those with a home in either
+        lines = pair.messages / (high - low)
+        homes = sum(
+            columns_at_home(high, home, len(copies)) - columns_at_home(low, home, len(copies))
+            for home in (sender, receiver)
+        )
+        sends = np.flatnonzero(homes)
+        yield Nets(pair.source[sends], pair.target[sends], (lines * homes)[sends])
 
 
 def _through_counters(attention: _Attention, serial: str) -> Iterator[Nets]:
@@ -259,8 +285,9 @@ def _at_counters(attention: _Attention) -> Iterator[Nets]:
     high = np.empty_like(counters.end)
     high[:] = attention.shape
     high[:, CHANNEL] = counters.end[:, CHANNEL]
-    yield _overlapping(q, counters, low, high, rate_q)
-    yield _overlapping(k, counters, low, high, rate_k)
+    counted, answered = attention.shares
+    yield _of_tokens(_overlapping(q, counters, low, high, rate_q), q, answered, attention)
+    yield _of_tokens(_overlapping(k, counters, low, high, rate_k), k, counted, attention)
     # a spike of v reaches the counters of its column, in all boxes that have rows of its head
     seen = np.zeros((len(v.index), len(counters.index)))
     depth = attention.heads.depth
@@ -270,7 +297,23 @@ def _at_counters(attention: _Attention) -> Iterator[Nets]:
         start = head * attention.heads.width
         columns = start + counters.first[boxes, COLUMN], start + counters.end[boxes, COLUMN]
         seen[:, boxes] += _shared(v.first[:, CHANNEL], v.end[:, CHANNEL], *columns)
-    yield _nonzero(v, counters, seen * v.positions[:, None] * rate_v)
+    yield _nonzero(v, counters, seen * _positions_of(v, counted, attention)[:, None] * rate_v)
+
+
+def _positions_of(slices: _Slices, tokens: tuple[int, int], attention: _Attention) -> Int:
+    """(n,) positions of each slice that are among the tokens [first, end)."""
+    first, end = tokens
+    return _tokens(slices, np.array([first]), np.array([end]), attention.shape[COLUMN])[:, 0]
+
+
+def _of_tokens(nets: Nets, senders: _Slices, tokens: tuple[int, int], attention: _Attention) -> Nets:
+    """The same messages, of some tokens only; all positions of the senders' boxes had sent some."""
+    if tokens == (0, attention.heads.tokens):
+        return nets
+    share = _positions_of(senders, tokens, attention) / senders.positions
+    messages = nets.messages * share[np.searchsorted(senders.index, nets.source)]
+    sends = np.flatnonzero(messages)
+    return Nets(nets.source[sends], nets.target[sends], messages[sends])
 
 
 def _from_counters(attention: _Attention) -> Nets:
@@ -288,7 +331,8 @@ def _from_counters(attention: _Attention) -> Nets:
             for first, end in zip(counters.first[:, COLUMN], counters.end[:, COLUMN], strict=True)
         ]
     )
-    values = np.einsum("sh,srh,r->sr", rows, columns, target.positions)
+    _, answered = attention.shares
+    values = np.einsum("sh,srh,r->sr", rows, columns, _positions_of(target, answered, attention))
     rate_q, _, _ = attention.rates
     return _nonzero(counters, target, rate_q * values)
 
@@ -297,11 +341,12 @@ def _at_pairs(attention: _Attention) -> Iterator[Nets]:
     """q, k and v at the counters (head, token of q, token of k) of channels in series."""
     counters = attention.counters
     depth, width = attention.heads.depth, attention.heads.width
+    counted, answered = attention.shares
     # q chooses a row of counters, k and v a column
-    chosen = zip(attention.operands, attention.rates, (ROW, COLUMN, COLUMN), (depth, depth, width), strict=True)
+    channels_of = ((depth, counted), (depth, counted), (width, answered))
+    chosen = zip(attention.operands, attention.rates, (ROW, COLUMN, COLUMN), channels_of, strict=True)
     for senders, rate, axis, of_head in chosen:
-        low, high = counters.first[:, CHANNEL] * of_head, counters.end[:, CHANNEL] * of_head
-        channels = _shared(senders.first[:, CHANNEL], senders.end[:, CHANNEL], low, high)
+        channels = _channels_of_heads(senders, counters, *of_head)
         tokens = _tokens(senders, counters.first[:, axis], counters.end[:, axis], attention.shape[COLUMN])
         yield _nonzero(senders, counters, rate * channels * tokens)
 
@@ -310,13 +355,23 @@ def _from_pairs(attention: _Attention) -> Nets:
     """Each spike of v makes its column of counters send: a value a token of q, to the channel where v fired."""
     counters = attention.counters
     target = attention.target
-    first_channel = counters.first[:, CHANNEL] * attention.heads.width
-    end_channel = counters.end[:, CHANNEL] * attention.heads.width
-    channels = _shared(first_channel, end_channel, target.first[:, CHANNEL], target.end[:, CHANNEL])
+    _, answered = attention.shares
+    channels = _channels_of_heads(target, counters, attention.heads.width, answered).T
     queries = _tokens(target, counters.first[:, ROW], counters.end[:, ROW], attention.shape[COLUMN]).T
     keys = (counters.end[:, COLUMN] - counters.first[:, COLUMN])[:, None]
     _, _, rate_v = attention.rates
     return _nonzero(counters, target, rate_v * channels * queries * keys)
+
+
+def _channels_of_heads(slices: _Slices, counters: _Slices, of_head: int, share: tuple[int, int]) -> Int:
+    """(slices, counters) channels of each slice in a share of the `of_head` channels of the counters' heads."""
+    first, end = slices.first[:, CHANNEL], slices.end[:, CHANNEL]
+    low, high = share
+    out = np.zeros((len(slices.index), len(counters.index)), np.int64)
+    for head in range(int(counters.end[:, CHANNEL].max())):
+        held = (counters.first[:, CHANNEL] <= head) & (head < counters.end[:, CHANNEL])
+        out += held * _shared(first, end, np.array([head * of_head + low]), np.array([head * of_head + high]))
+    return out
 
 
 def _shared(first: Int, end: Int, low: Int, high: Int) -> Int:

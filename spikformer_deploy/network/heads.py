@@ -41,10 +41,41 @@ class Heads:
         """Sub-steps in which the counters count, and in which they answer: a token each, or a channel of each head."""
         return (self.tokens, self.tokens) if serial == "tokens" else (self.depth, self.width)
 
+    def turns(self, serial: str, copies: int) -> tuple[int, int]:
+        """Sub-steps of both rounds where so many copies of the counters share the tokens, or channels, of each."""
+        first, second = self.rounds(serial)
+        return -(-first // copies), -(-second // copies)
+
+    def shares(self, serial: str, copy: int, copies: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The tokens, or channels of each head, [first, end) that one copy takes in the first and in the second round.
+
+        In the order of their turns.
+        """
+        first, second = zip(self.rounds(serial), self.turns(serial, copies), strict=True)
+        return _share(*first, copy), _share(*second, copy)
+
+    def sub_steps(self, serial: str, copies: int) -> int:
+        """Sub-steps in which the counters are sent something: both rounds, and one in which copies exchange sums."""
+        return sum(self.turns(serial, copies)) + (copies > 1)
+
+    def most_copies(self, serial: str) -> int:
+        """Copies of the counters that have a turn each."""
+        return min(self.rounds(serial))
+
+    def largest_sum(self, serial: str) -> int:
+        """The largest value that a counter holds."""
+        q, k, v = self.most
+        return (k * v * self.tokens) if serial == "tokens" else q * k * self.depth
+
     def largest_answer(self, serial: str) -> int:
         """The largest value that a counter sends: what it holds, times the third operand."""
-        q, k, v = self.most
-        return q * k * v * (self.tokens if serial == "tokens" else self.depth)
+        q, _, v = self.most
+        return self.largest_sum(serial) * (q if serial == "tokens" else v)
+
+
+def _share(items: int, turns: int, copy: int) -> tuple[int, int]:
+    """[first, end) of the items that a copy takes; the last copies may find none left."""
+    return min(copy * turns, items), min((copy + 1) * turns, items)
 
 
 def heads_of(network: Network, projection: Projection) -> Heads:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int, Shape
+from spikformer_deploy.base.flat import LATER
 
 OPERANDS = "operands"
 """The `serial` of a population that sums products of currents and spikes."""
@@ -30,6 +31,11 @@ def sizes_of(boxes: Int) -> Int:
     return end - first
 
 
+def columns_at_home(columns: Int, copy: Int | int, copies: Int | int) -> Int:
+    """How many of the first `columns` columns of counters have their home in a copy."""
+    return (columns + copies - 1 - copy) // copies
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Site:
     """Something that occupies cores.
@@ -44,6 +50,8 @@ class Site:
     part         (first, end) source channels whose synapses stand here, where a fan-in is split; (0, 0): all
     sub_steps    chip-wide sub-steps that one time step of this site takes (0 where it needs none); a population with
                  sub-steps is token-serial: its tokens come one after the other, a sub-step each
+    copy         of an attention whose counters there are several times: which of its `copies` these are; each takes a
+                 share of the turns, and they exchange sums between the two rounds
     """
 
     name: str
@@ -53,6 +61,8 @@ class Site:
     serial: str = ""
     sub_steps: int = 0
     part: tuple[int, int] = (0, 0)
+    copy: int = field(default=0, metadata={LATER: True})
+    copies: int = field(default=1, metadata={LATER: True})
 
     @property
     def token_serial(self) -> bool:
@@ -104,6 +114,21 @@ class Mapping:
         sizes = sizes_of(self.boxes)
         serial = np.array([site.token_serial for site in self.sites])[self.boxes[:, SITE]]
         return np.where(serial, sizes[:, 0], sizes.prod(1))
+
+    @property
+    def exchanged(self) -> NDArray[np.int64]:
+        """(slices,) messages that a slice sends in a time step so that copies of counters have the same sums.
+
+        It receives as many.  Each counter has a home: the copy whose number is that of its column, modulo the copies.
+        All others send what they have counted to the counter at home, which sends the sum to each of them.
+        """
+        first, end = edges_of(self.boxes)
+        site_of = self.boxes[:, SITE]
+        copy, copies = (np.array([getattr(site, name) for site in self.sites])[site_of] for name in ("copy", "copies"))
+        at_home = columns_at_home(end[:, 2], copy, copies) - columns_at_home(first[:, 2], copy, copies)
+        away = end[:, 2] - first[:, 2] - at_home
+        lines = (end - first)[:, :2].prod(1)
+        return np.where(copies > 1, lines * (at_home * (copies - 1) + away), 0)
 
     @property
     def chip_sub_steps(self) -> int:

@@ -12,7 +12,7 @@ from spikformer_deploy.base.plain import LARGEST_WHOLE, require, shown, table, t
 from spikformer_deploy.base.series import check_series
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.series import preprocess_of_series
-from spikformer_deploy.mapping.partition import SERIALS
+from spikformer_deploy.mapping.partition import way_of
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Source
 
@@ -78,9 +78,12 @@ def _check_mapping(mapping: dict[str, Any]) -> None:
     _check_way("mapping.expected", mapping.get("expected", {}))
     if "attention" in mapping:
         ways = table("mapping.attention", mapping["attention"])
-        require(ways.get("chosen") in SERIALS and "objective" in mapping, "mapping.attention without what was chosen")
-        require(set(ways) <= {"chosen", *SERIALS}, f"mapping.attention of {shown(', '.join(sorted(ways)))}")
-        for name in set(ways) - {"chosen"}:
+        names = set(ways) - {"chosen"}
+        require(all(map(way_of, names)), f"mapping.attention of {shown(', '.join(sorted(ways)))}")
+        chosen = ways.get("chosen")
+        good = isinstance(chosen, str) and way_of(chosen) is not None and "objective" in mapping
+        require(good, "mapping.attention without what was chosen")
+        for name in names:
             _check_way(f"mapping.attention.{name}", ways[name])
 
 

@@ -70,9 +70,16 @@ class TableBuilder:
 
     def one_each(self, slices: Int) -> Table:
         """A row for each slice: one message to it, for one synapse."""
+        return self.each(slices[:, None])
+
+    def each(self, groups: Int) -> Table:
+        """A row for each of `groups` (rows, n) of slices: one message to each of them, for one synapse."""
+        rows, size = groups.shape
+        # to cores in their order
+        slices = np.take_along_axis(groups, np.argsort(self._core[groups], 1, kind="stable"), 1).ravel()
         ones = np.ones(len(slices), np.int64)
         service = self._synop[slices] + self._message_in
-        return self._append(np.arange(len(slices) + 1), _Entries(self._core[slices], ones, service))
+        return self._append(size * np.arange(rows + 1), _Entries(self._core[slices], ones, service))
 
     def routes(self) -> Routes:
         """All entries so far."""

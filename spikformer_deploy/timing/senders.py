@@ -24,11 +24,12 @@ class Sender:
     """The messages that the spikes of a population cause, one kind of them.
 
     place     (..., n) for each spike n neurons send something: the neuron itself, or the attention counters that answer
-              to it.  Their places in the sweeps; all axes but the last are the population's neurons
+              to it.  Their places in the sweeps; all axes but the last are the population's neurons, or those that
+              always send
     row       (..., n) the row of `table` that holds the messages of each
     level     the layer whose chip-wide step they belong to
     sub_step  (neurons,) when: in that chip-wide step itself (0), or in a sub-step after it (1, 2, ...)
-    always    in every step, spikes or not: the partial sums of a split fan-in
+    always    in every step, spikes or not: the partial sums of a split fan-in, what copies of counters exchange
     """
 
     population: str
@@ -62,6 +63,8 @@ def senders(wiring: Wiring) -> Iterator[Sender]:
             yield from _of_population(wiring, index)
         elif site.kind == "partial":
             yield _partial_sums(wiring, index)
+        elif site.copies > 1:
+            yield from _exchanged(wiring, index)
 
 
 def rows_of_cells(cells: Cells) -> Int:
@@ -94,8 +97,9 @@ def _of_population(wiring: Wiring, index: int) -> Iterator[Sender]:
         table = wiring.tables.table(cells, [weights])
         # the first sub-steps fill the counters, those after them have them answer
         heads = heads_into(wiring.geometry.network, counters.population)
-        filling, _ = heads.rounds(counters.serial)
-        sub_step = 1 + _turns(counters, heads, site.shape) + filling * weights.inlet.replay
+        filling = heads.turns(counters.serial, counters.copies)
+        turn = _turns(counters, heads, site.shape) % filling[weights.inlet.replay]
+        sub_step = 1 + turn + (filling[0] + (counters.copies > 1)) * weights.inlet.replay
         yield Sender(name, place, row, table, _level_before(wiring, counters), sub_step.ravel())
         if weights.inlet.replay:
             yield _answers(wiring, counters, name, sub_step + 1)
@@ -107,7 +111,7 @@ def _level_before(wiring: Wiring, counters: Site) -> int:
 
 
 def _turns(counters: Site, heads: Heads, shape: Shape) -> Int:
-    """(C, Y, X) whose turn it is in which sub-step of its round: tokens in series, or channels of a head."""
+    """(C, Y, X) whose turn is which of its round, without copies: tokens in series, or channels of a head."""
     channels, height, width = shape
     if counters.serial == "tokens":
         turn = np.arange(height * width).reshape(1, height, width)
@@ -127,25 +131,52 @@ def _answers(wiring: Wiring, counters: Site, name: str, sub_step: Int) -> Sender
     slices = wiring.mapping.slices_of(own_site)
     row = _row_of_neuron(wiring, own_site, slices).reshape(of.heads, of.width, of.tokens)
     place = wiring.sweep.place[wiring.mapping.sites.index(counters)]
+    table = wiring.tables.one_each(slices)
+    # a last row without messages: other copies answer there
+    table = np.append(table, table[-1])
+    first, end = of.shares(counters.serial, counters.copy, counters.copies)[1]
     # axes below: head, channel and token of the spike, and which counter of those that answer to it
     if counters.serial == "tokens":
         # the counters of a row, one for each channel of v in the head: to that channel of the same token
         shape = (of.heads, of.depth, of.tokens, of.width)
         place = place.reshape(of.heads, of.depth, 1, of.width)
+        row[..., :first] = row[..., end:] = len(slices)
         row = row.transpose(0, 2, 1)[:, None]
     else:
         # the counters of a column, one for each token: to that token of the same channel
         shape = (of.heads, of.width, of.tokens, of.tokens)
         place = place.transpose(0, 2, 1)[:, None]
+        row[:, :first] = row[:, end:] = len(slices)
         row = row[:, :, None]
     return Sender(
         population=name,
         place=np.broadcast_to(place, shape),
         row=np.broadcast_to(row, shape),
-        table=wiring.tables.one_each(slices),
+        table=table,
         level=_level_before(wiring, counters),
         sub_step=sub_step.ravel(),
     )
+
+
+def _exchanged(wiring: Wiring, index: int) -> Iterator[Sender]:
+    """What one copy of counters, site `index`, sends to others: sums to their homes, and from its own home to all."""
+    site = wiring.mapping.sites[index]
+    heads = heads_into(wiring.geometry.network, site.population)
+    due, _ = heads.turns(site.serial, site.copies)
+    copies = [i for i, s in enumerate(wiring.mapping.sites) if (s.kind, s.population) == (site.kind, site.population)]
+    slice_of = np.stack([wiring.sweep.slice_at[wiring.sweep.place[copy]] for copy in copies], -1).astype(np.int64)
+    home = np.arange(site.shape[2]) % site.copies
+    others = np.delete(np.arange(site.copies), site.copy)
+    away = np.flatnonzero(home != site.copy)
+    to_home = slice_of[:, :, np.arange(len(home)), home][..., None]
+    for columns, targets, later in ((away, to_home, 1), (np.flatnonzero(home == site.copy), slice_of[..., others], 2)):
+        if not columns.size:  # more copies than columns
+            continue
+        place = wiring.sweep.place[index][..., columns].reshape(-1, 1)
+        groups, row = np.unique(targets[..., columns, :].reshape(len(place), -1), axis=0, return_inverse=True)
+        table = wiring.tables.each(groups)
+        when = np.full(len(place), due + later)
+        yield Sender(site.population, place, row.reshape(-1, 1), table, _level_before(wiring, site), when, always=True)
 
 
 def _partial_sums(wiring: Wiring, index: int) -> Sender:

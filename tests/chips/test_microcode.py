@@ -19,12 +19,14 @@ from spikformer_deploy.chips.loihi.microcode import (
     Program,
     counter_length,
     counter_program,
+    operand_bits,
     product_length,
     product_program,
     program_of,
     relative_length,
     relay_length,
 )
+from spikformer_deploy.network.heads import Heads
 from spikformer_deploy.network.neurons import (
     HALF_UP,
     Accumulator,
@@ -277,6 +279,54 @@ def test_products_of_currents_and_spikes_are_the_neurons_behind_them(over_tokens
     assert product_length(neuron) == program.share == len(program.lines) / REFERENCE_LENGTH
 
 
+@pytest.mark.parametrize(("most", "of_v", "copies"), [(1, 3, 2), (1, 6, 3), (1, 4, 2), (4, 6, 3), (3, 2, 2)])
+@pytest.mark.parametrize("serial", ["tokens", "channels"])
+def test_copies_of_counters_are_the_attention(serial: str, most: int, of_v: int, copies: int) -> None:
+    """Two time steps of a head: every copy counts its share, they exchange sums, and each answers to its share."""
+    depth, tokens, weight = 3, 5, 2
+    rng = np.random.default_rng(12)
+    heads = Heads(1, depth, of_v, tokens, (most, most, most))
+    rows, columns = heads.counters(serial)[::2] if serial == "tokens" else (tokens, tokens)
+    counting, answering = heads.turns(serial, copies)
+    apart = 2 ** most.bit_length()
+    second_weight, third_weight = (1, 4) if most == 1 else (apart, apart**2)
+    sum_weight = 2 ** operand_bits(most)
+    program = counter_program(most, copies)
+    counters = {
+        (copy, row, column): Machine(program, count=0, home=int(home), due=counting - 1 + home)
+        for copy, row, column in np.ndindex(copies, rows, columns)
+        for home in [column % copies == copy]
+    }
+    for _ in range(2):
+        q, k = rng.integers(0, most + 1, (2, depth, tokens))
+        v = rng.integers(0, most + 1, (of_v, tokens))
+        first, second, third = (k, v, q) if serial == "tokens" else (q.T, k.T, v.T)
+        out = np.zeros((third.shape[1], columns if serial == "tokens" else rows), np.int64)
+        arriving: dict[tuple[int, ...], int] = {}
+        for sub_step in range(counting + 1 + answering):
+            sums, arriving = arriving, dict.fromkeys(counters, 0)
+            for (copy, row, column), counter in counters.items():
+                (low, end), (low_third, end_third) = heads.shares(serial, copy, copies)
+                turn, asking = low + sub_step, low_third + sub_step - counting - 1
+                a = sum_weight * sums.get((copy, row, column), 0)
+                if turn < end:
+                    a += int(first[row, turn] + second_weight * second[column, turn])
+                asked, target = (row, column) if serial == "tokens" else (column, row)
+                if low_third <= asking < end_third:
+                    a += third_weight * int(third[asked, asking])
+                sent = counter.visit(a=a, sub_step=sub_step) or 0
+                if low_third <= asking < end_third:
+                    out[asking, target] += sent
+                elif sub_step == counter.registers["due"]:
+                    others = set(range(copies)) - {copy} if counter.registers["home"] else {column % copies}
+                    for other in others:
+                        arriving[other, row, column] += sent
+        operands = [x.reshape(1, -1, tokens, 1) for x in (q, k, v)]
+        expected = synaptic_sum(Attention(1, weight), operands, (of_v, tokens, 1)).reshape(of_v, tokens)
+        assert np.array_equal(weight * out, expected.T if serial == "tokens" else expected)
+        assert expected.any()
+
+
 def test_a_relay_sends_what_it_gets() -> None:
     assert [Machine(RELAY).visit(a=a) for a in (-5, 0, 1, 2**20)] == [-5, None, 1, 2**20]
 
@@ -349,6 +399,7 @@ def rows() -> Iterator[tuple[str, Program | None]]:
     yield "8 levels, keeping nothing", program_of(levels(8))
     yield "attention counter", COUNTER
     yield "attention counter, values up to 4", counter_program(4)
+    yield "attention counter with copies", counter_program(1, copies=2)
     yield "LIF behind products of currents and spikes", product_program(lif())
     yield "reference: projected gradient", PROJECTED_GRADIENT
     yield "reference: proportional-integral", PROPORTIONAL_INTEGRAL

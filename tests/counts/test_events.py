@@ -75,6 +75,23 @@ class Twin:
             for n, t, c, y, x in np.argwhere(sent).tolist():
                 slots = int(sent[n, t, c, y, x]) if stands_for_spikes(network, population.name) else 1
                 self.send(population.name, (c, y, x), (n, t), slots)
+        self.exchanged = 0
+        for index, site in enumerate(mapping.sites):
+            if site.copies > 1 and site.copy == 0:
+                self.exchange(range(index, index + site.copies), site.shape)
+
+    def exchange(self, copies: range, shape: Where) -> None:
+        """Each counter sends its sum to the copy at home in its column, and that one sends the whole to all others."""
+        for c, y, x in np.ndindex(*shape):
+            home = copies[x % len(copies)]
+            others = [copy for copy in copies if copy != home]
+            for source, target in [(other, home) for other in others] + [(home, other) for other in others]:
+                self.out[self.slice_at[source, (c, y, x)]] += 1
+                self.arrived[self.slice_at[target, (c, y, x)]] += 1
+                self.synops[self.slice_at[target, (c, y, x)]] += 1
+                self.exchanged += self.out[self.slice_at[source, (c, y, x)]].size
+            for copy in copies:
+                self.spikes[self.slice_at[copy, (c, y, x)]] += 1
 
     def send(self, name: str, where: Where, when: tuple[int, int], slots: int) -> None:
         home = self.slice_at[self.site["population", name], where]
@@ -147,7 +164,13 @@ class Twin:
         head = where[0] // (of_v if role == "v" else depth)
         token = where[1] * width + where[2]
         index = self.site["attention", projection.target]
-        if self.mapping.sites[index].serial == "tokens":
+        serial = self.mapping.sites[index].serial
+        item = token if serial == "tokens" else where[0] % (of_v if role == "v" else depth)
+        items = tokens if serial == "tokens" else of_v if role == "v" else depth
+        # the copies stand one after another, and this is the last: each takes as many tokens, or channels, in a row
+        copies = self.mapping.sites[index].copies
+        index += 1 - copies + item // -(-items // copies)
+        if serial == "tokens":
             if role == "v":
                 cells = [(head * depth + row, 0, where[0] % of_v) for row in range(depth)]
             else:
@@ -156,7 +179,7 @@ class Twin:
         else:
             cells = [(head, token, m) if role == "q" else (head, m, token) for m in range(tokens)]
             outputs = [(where[0], y, x) for y in range(height) for x in range(width)]
-        replay = role == ("q" if self.mapping.sites[index].serial == "tokens" else "v")
+        replay = role == ("q" if serial == "tokens" else "v")
         if replay:
             for output in outputs:
                 target = self.slice_at[self.site["population", projection.target], output]
@@ -224,10 +247,12 @@ def check_counts(network: Network, seed: int) -> None:
         np.testing.assert_array_equal(projection.synops, twin.of_projection.get(number, like).sum(0))
         np.testing.assert_array_equal(projection.delivered, twin.delivered.get(number, like).sum(0))
         np.testing.assert_array_equal(projection.slots, twin.slots.get(number, like).sum(0))
-    assert counts.slot_synops == sum(slots.sum() for slots in twin.slots.values()) / counts.images
+    gathered = sum(p.gathered.sum() for p in counts.populations.values())
+    assert gathered == twin.exchanged
+    assert counts.slot_synops == (sum(slots.sum() for slots in twin.slots.values()) + gathered) / counts.images
     # what is sent arrives, what arrives was sent
     assert sliced.messages_in.sum() == sliced.messages_out.sum()
-    assert sliced.synops.sum() == sum(p.synops.sum() + p.delivered.sum() for p in counts.projections)
+    assert sliced.synops.sum() == sum(p.synops.sum() + p.delivered.sum() for p in counts.projections) + gathered
     assert sliced.neurons.sum() == sum(np.prod(site.shape) for site in mapping.sites)
 
 

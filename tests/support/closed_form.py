@@ -31,7 +31,7 @@ def visit_ns(network: Network, site: Site, profile: Profile) -> float:
     windows = [p.synapse for p in network.into(site.population) if isinstance(p.synapse, Window)]
     positions = max((w.kernel[0] * w.kernel[1] for w in windows), default=0)
     most = max((network[s].max_out for p in network.into(site.population) for s in p.sources), default=1)
-    lengths = {"attention": counter_length(most), "partial": relay_length()}
+    lengths = {"attention": counter_length(most, site.copies), "partial": relay_length()}
     length = lengths[site.kind] if site.kind in lengths else relative_length(neuron, positions)
     if length == 0:
         return time.neuron_update.value

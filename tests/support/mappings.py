@@ -10,9 +10,14 @@ from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.synapses import Attention
 
 
-def random_mapping(network: Network, seed: int) -> Mapping:
-    """Every population and attention cut into a grid of boxes; some cores hold several slices."""
+def random_mapping(network: Network, seed: int, copies: int = 0) -> Mapping:
+    """Every population and attention cut into a grid of boxes; some cores hold several slices.
+
+    copies  of attention counters, where there are turns for as many; 0: any few, often one
+    """
     rng = np.random.default_rng(seed)
+    # of its own, so that what it decides changes nothing else of a seed's mapping
+    rest = rng.spawn(1)[0]
     sites = [Site(p.name, "population", p.name, p.shape, *_series(network, p.name)) for p in network]
     for projection in network.projections:
         if isinstance(projection.synapse, Attention):
@@ -21,8 +26,12 @@ def random_mapping(network: Network, seed: int) -> Mapping:
             heads, tokens = projection.synapse.heads, height * width
             serial = str(rng.choice(["tokens", "channels"]))
             shape = (rows, 1, channels // heads) if serial == "tokens" else (heads, tokens, tokens)
-            steps = 2 * tokens if serial == "tokens" else (rows + channels) // heads
-            sites.append(Site("counters", "attention", projection.target, shape, serial, steps))
+            rounds = (tokens, tokens) if serial == "tokens" else (rows // heads, channels // heads)
+            number = min(*rounds, copies or int(rest.choice([1, 1, 2, 3, 4])))
+            steps = sum(-(-turns // number) for turns in rounds) + (number > 1)
+            for copy in range(number):
+                name = f"counters{copy}"
+                sites.append(Site(name, "attention", projection.target, shape, serial, steps, (0, 0), copy, number))
     boxes = []
     for index, site in enumerate(sites):
         edges = [sorted({0, n, *rng.integers(0, n + 1, 2).tolist()}) for n in site.shape]

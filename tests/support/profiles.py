@@ -19,3 +19,13 @@ def with_wide_states(profile: Profile) -> Profile:
     raw = to_dict(profile)
     raw["core"]["state_bits"] |= {"value": 32.0, "range": None}
     return from_dict(raw)
+
+
+def two_chips() -> Profile:
+    """Chips of 2 x 2 routers and 16 cores, 64 of them in 8 columns."""
+    raw = to_dict(load_profile("hala_point"))
+    for section, name, value in (
+        ("chip", "tiles_x", 2), ("chip", "tiles_y", 2), ("chip", "reserved_cores", 0), ("board", "columns", 8),
+    ):  # fmt: skip
+        raw[section][name] |= {"value": float(value), "range": None}
+    return from_dict(raw)

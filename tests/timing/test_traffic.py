@@ -11,8 +11,8 @@ from support.closed_form import visit_ns
 from support.executions import finds_nothing
 from support.mappings import random_mapping
 from support.networks import graded_network, random_images, random_network
+from support.profiles import two_chips
 
-from spikformer_deploy.chips.profile import Profile, from_dict, load_profile, to_dict
 from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference as engine
 from spikformer_deploy.executors.execution import Execution
@@ -28,16 +28,6 @@ from spikformer_deploy.timing.wave import Log, Wave
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 3), blocks=st.integers(0, 2))
 GRADED = st.builds(graded_network, st.integers(0, 2**32 - 1), st.integers(1, 2))
-
-
-def two_chips() -> Profile:
-    """Chips of 2 x 2 routers and 16 cores, 64 of them in 8 columns."""
-    raw = to_dict(load_profile("hala_point"))
-    for section, name, value in (
-        ("chip", "tiles_x", 2), ("chip", "tiles_y", 2), ("chip", "reserved_cores", 0), ("board", "columns", 8),
-    ):  # fmt: skip
-        raw[section][name] |= {"value": float(value), "range": None}
-    return from_dict(raw)
 
 
 PROFILE = two_chips()

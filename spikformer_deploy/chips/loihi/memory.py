@@ -176,7 +176,9 @@ def _counters(network: Network, site: Site, box: BoxSizes, core: Core) -> tuple[
     axons = 2 * rows + heads * box.columns
     along_rows = 2 * rows * list_words(box.columns, bits, core)
     along_columns = heads * box.columns * list_words(rows_of_head, bits, core)
-    return axons, along_rows + along_columns
+    # copies send sums to each other's counters, channel by channel, as the parts of a split fan-in do
+    gathered = box.channels * (site.copies > 1)
+    return axons + gathered, along_rows + along_columns + gathered
 
 
 def _words_a_neuron(network: Network, site: Site, core: Core) -> int:

@@ -98,9 +98,9 @@ def relative_length(neuron: Neuron, window: int = 0) -> float:
     return 0.0 if program is None else program.share
 
 
-def counter_length(most: int = 1) -> float:
+def counter_length(most: int = 1, copies: int = 1) -> float:
     """The same of the counters of an attention whose q, k and v send up to `most`."""
-    return counter_program(most).share
+    return counter_program(most, copies).share
 
 
 def product_length(neuron: Neuron) -> float:
@@ -175,45 +175,55 @@ def _largest(window: int) -> tuple[str, ...]:
 RELAY = Program(_sending("a"))
 """Of a Sum, and of partial sums on their way to their neuron."""
 
-COUNTER = Program(
-    (
-        "s = sub_step == 0",
-        "count = 0 if s else count",
-        "s = a == 2",
-        "count = count + s",
-        "s = a >= 4",
-        "skip 1 unless s",
-        "spike count",
-    )
-)
+_COUNTING = ("s = a == 2", "count = count + s")
+_ANSWERING = ("s = a >= 4", "skip 1 unless s", "spike count")
+
+COUNTER = Program(("s = sub_step == 0", "count = 0 if s else count", *_COUNTING, *_ANSWERING))
 """Of the counters of an attention: they count where both operands arrive (weight 1 each), and answer with their count
 where the third, which is replayed, does (weight 4).  `sub_step` of the time step: by the chip's own count of steps."""
 
 
-def counter_program(most: int = 1) -> Program:
+def operand_bits(most: int) -> int:
+    """Bits of a counter's input that q, k and v take, which send up to `most`."""
+    return 3 if most == 1 else 3 * most.bit_length()
+
+
+def exchange_bits(most: int, largest_sum: int) -> int:
+    """Bits of the input of a counter that has copies: the operands', and above them those of a sum."""
+    return operand_bits(most) + largest_sum.bit_length()
+
+
+def counter_program(most: int = 1, copies: int = 1) -> Program:
     """The program of the counters of an attention; most: the largest value that q, k or v sends.
 
     Of small integers, each operand has bits of the input to itself: weights 1, 2^bits and 2^(2 bits).  The counter adds
     up products of two messages, and multiplies its sum with the third: multiplications of microcode.
+
+    Where there are copies, their sums come with a weight above all operands.  A counter that is not `home` sends what
+    it has counted when its copy's last turn has come, in the sub-step `due`, and then holds nothing until the whole sum
+    comes back; the one at home is due a sub-step later.
     """
-    if most == 1:
+    if most == 1 and copies == 1:
         return COUNTER
-    bits = most.bit_length()
-    return Program(
-        (
-            "s = sub_step == 0",
-            "count = 0 if s else count",
-            f"x = a & {2**bits - 1}",
-            f"y = a * 1 >> {bits}",
-            "p = x * y >> 0",
-            "count = count + p",
-            f"s = a >= {2 ** (2 * bits)}",
-            "skip 2 unless s",
-            # the third alone arrives now: x was 0, and so was what was added
-            f"z = a * count >> {2 * bits}",
-            "spike z",
-        )
-    )
+    counting, answering = (_COUNTING, _ANSWERING) if most == 1 else _of_integers(most.bit_length())
+    taken: tuple[str, ...] = ()
+    exchange: tuple[str, ...] = ()
+    if copies > 1:
+        bits = operand_bits(most)
+        taken = (f"x = a * 1 >> {bits}", "count = count + x", f"a = a & {2**bits - 1}")
+        exchange = ("s = sub_step == due", "skip 3 unless s", "spike count", "count = count if home else 0")
+        # nothing asks for an answer in the sub-step in which a counter is due
+        exchange += ("jump to the end",)
+    reset = ("s = sub_step == 0", "count = 0 if s else count")
+    return Program((*reset, *taken, *counting, *exchange, *answering), rarely=len(exchange[2:]))
+
+
+def _of_integers(bits: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """How counters of small integers of so many bits count, and how they answer."""
+    counting = (f"x = a & {2**bits - 1}", f"y = a * 1 >> {bits}", "p = x * y >> 0", "count = count + p")
+    # the third alone arrives when it does: x was 0, and so was what was added
+    answering = (f"s = a >= {2 ** (2 * bits)}", "skip 2 unless s", f"z = a * count >> {2 * bits}", "spike z")
+    return counting, answering
 
 
 def product_program(neuron: Neuron, bits: int = 24) -> Program:

@@ -38,7 +38,7 @@ def program_length(network: Network, site: Site, core: Core) -> float:
     if not core.programmable.value:
         return 0.0
     if site.kind == "attention":
-        return counter_length(max(heads_into(network, site.population).most))
+        return counter_length(max(heads_into(network, site.population).most), site.copies)
     if site.kind == "partial":
         return relay_length()
     # of all kinds only one that takes the largest of a window depends on its synapses

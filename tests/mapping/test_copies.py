@@ -1,0 +1,88 @@
+"""Copies of attention counters: when they are taken, what they cost in cores, and files that claim others."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support.networks import graded_network, random_network
+
+from spikformer_deploy.base.errors import MappingError
+from spikformer_deploy.chips.profile import from_dict, load_profile, to_dict
+from spikformer_deploy.mapping.map import attention_choices, map_network, verify_mapping
+from spikformer_deploy.mapping.objective import Choice
+from spikformer_deploy.mapping.partition import check_answers, sites_of, way_of
+from spikformer_deploy.network.mapping import Mapping, Site
+
+KAPOHO_POINT = load_profile("kapoho_point")
+NETWORK = random_network(3, blocks=1)
+GOOD = map_network(NETWORK, KAPOHO_POINT, {}, "latency")
+COUNTERS = [index for index, site in enumerate(GOOD.sites) if site.kind == "attention"]
+
+
+def with_sites(**changes: object) -> Mapping:
+    """The same with something else said of the second copy."""
+    sites = list(GOOD.sites)
+    sites[COUNTERS[1]] = replace(sites[COUNTERS[1]], **changes)
+    return replace(GOOD, sites=tuple(sites))
+
+
+BROKEN = {
+    "another number": with_sites(copy=0),
+    "no such copy": with_sites(copy=99),
+    "fewer copies": with_sites(copies=1),
+    "more copies than turns": with_sites(copies=10**9),
+    "no copies": with_sites(copies=0),
+    "a negative copy": with_sites(copy=-1),
+    "fewer sub-steps": with_sites(sub_steps=1),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_copy_that_is_none_is_found(name: str) -> None:
+    verify_mapping(GOOD, NETWORK, KAPOHO_POINT)
+    with pytest.raises(MappingError, match="its sites are not those of the network in any schedule"):
+        verify_mapping(BROKEN[name], NETWORK, KAPOHO_POINT)
+
+
+def test_copies_are_taken_where_they_gain() -> None:
+    """Sub-steps are few with them, a step is shorter; and who asks for the fewest cores gets none."""
+    rates = {p.name: 0.1 for p in NETWORK}
+    ways = attention_choices(NETWORK, KAPOHO_POINT, rates, "latency")
+    fitting = {way_of(name): way for name, way in ways.items() if isinstance(way, Choice)}
+    for (serial, copies), way in fitting.items():
+        alone = fitting[serial, 1]
+        if copies == 2:
+            assert way.sub_steps < alone.sub_steps
+            assert way.step_ns < alone.step_ns
+            assert way.cores >= alone.cores or way.chips == alone.chips
+    assert {copies for _, copies in fitting} >= {1, 2}
+    for objective in ("cores", "tiles"):
+        assert set(attention_choices(NETWORK, KAPOHO_POINT, rates, objective)) == {"tokens", "channels"}
+    assert set(attention_choices(NETWORK, KAPOHO_POINT, rates, "latency", "token-serial")) == {"tokens", "channels"}
+
+
+def test_sums_that_leave_no_room_in_an_input_have_no_copies() -> None:
+    """Of small integers, operands take most bits of an input: a sum that has none left is refused by name."""
+    network = graded_network(0, 1)
+    (site,) = (s for s in sites_of(network, KAPOHO_POINT.core, "tokens") if s.kind == "attention")
+    check_answers(network, site, KAPOHO_POINT)
+    raw = to_dict(KAPOHO_POINT)
+    raw["core"]["state_bits"] |= {"value": 12.0, "range": None}
+    narrow = from_dict(raw)
+    with pytest.raises(MappingError, match=r"copies of its counters take \d+ bits of an input"):
+        check_answers(network, replace(site, copies=2), narrow)
+
+
+def test_ways_have_names() -> None:
+    assert way_of("tokens") == ("tokens", 1)
+    assert way_of("channels x 4") == ("channels", 4)
+    assert way_of("channels x 5") is None
+
+
+def test_exchanged_messages_by_hand() -> None:
+    """Three copies of 2 x 3 x 4 counters: columns 0 and 3 have their home in copy 0, 1 in copy 1 and 2 in copy 2."""
+    sites = tuple(Site(f"c{g}", "attention", "a", (2, 3, 4), "tokens", 9, (0, 0), g, 3) for g in range(3))
+    boxes = np.array([[0, 0, 2, 0, 3, 0, 4], [1, 0, 2, 0, 3, 0, 4], [2, 0, 1, 0, 3, 0, 2], [2, 0, 1, 0, 3, 2, 4]])
+    mapping = Mapping(sites, boxes, np.arange(4), np.zeros((4, 6), np.int64), 1, 4, {})
+    # a column at home sends to both others, one away from home to one
+    assert mapping.exchanged.tolist() == [6 * (2 * 2 + 2), 6 * (2 + 3), 3 * 2, 3 * (2 + 1)]

@@ -146,6 +146,11 @@ def load(
     if levels and contents.header and levels != stated.levels:
         problem = f"the model learnt to send integers up to {stated.levels}"
         raise InputError("--levels", problem, "Leave it out: the file tells.")
+    of_levels = (contents.arguments.get(key) for key in ARGUMENTS["levels"])
+    told = next((count for count in of_levels if isinstance(count, int)), None)
+    if levels and told and levels != told:
+        problem = f"the arguments in the file say that integers go up to {told}"
+        raise InputError("--levels", problem, "Leave it out: the file tells.")
     config = replace(
         stated,
         heads=heads or stated.heads,

@@ -21,7 +21,7 @@ from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.counts.events import Events, SliceEvents
-from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.mapping import OPERANDS, Mapping
 from spikformer_deploy.timing.spread import Spread
 from spikformer_deploy.timing.times import StepTimes
 
@@ -102,7 +102,8 @@ def _dynamic(
     in_turn = int(slices.neurons[np.isin(slices.sites, serial)].sum()) * steps
     visits = sub_steps * swept - in_turn
     # the least: cores without attention sleep through its sub-steps; else every core of the chip sweeps its neurons
-    sweeps = Range(sub_steps * waiting, visits, visits, np.array([float(visits)]))
+    least = sub_steps * waiting + _turns(mapping, slices) * steps
+    sweeps = Range(least, visits, visits, np.array([float(visits)]))
     idle = int(slices.idle.sum()) / images
     # counted, or what the mapper expected from the firing rates of calibration
     expected_across = mapping.metrics.get("packet_hops_east_west", 0.0) * steps
@@ -123,6 +124,12 @@ def _dynamic(
         part("hops north-south", along, "hop_north_south"),
     )
     return tuple(part for part in parts if part.events > 0)
+
+
+def _turns(mapping: Mapping, slices: SliceEvents) -> int:
+    """Visits in a time step of neurons that sum products, a pair of factors in each of their own sub-steps."""
+    turns = np.array([site.sub_steps if site.serial == OPERANDS else 0 for site in mapping.sites])
+    return int((turns[slices.sites] * slices.neurons).sum())
 
 
 def _constant(mapping: Mapping, profile: Profile, duration: Duration) -> tuple[Part, ...]:

@@ -54,6 +54,8 @@ def check_neuron(neuron: Neuron, shape: Shape, max_out: int, state_bits: int, in
             require(max_out == most, f"it is said to send up to {max_out}, and sends {most}")
         case And(inputs=inputs):
             require(synapses <= {Window, Conv} and not negative, "it needs synapses from spikes")
+            most = max((arriving.max_out for arriving in incoming), default=0)
+            require(most <= 1, f"it counts its binary sources, and one of them sends up to {most}")
             require(1 <= inputs <= len(incoming) and max_out == 1, f"{inputs} inputs")
         case Stream(bias=bias, drop=drop):
             require(bool(incoming) and synapses <= {Window, Conv}, "a stream without synapses of its kind")

@@ -22,7 +22,7 @@ from spikformer_deploy.network.decay import Decay, decay_keeping, is_exact, leve
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.neurons import HALF_EVEN, HALF_UP, MOST_LEVELS, Levels, LifKind
 from spikformer_deploy.network.synapses import Attention, Conv
-from spikformer_deploy.quantization.currents import AttentionTerm, ConvTerm, Current, UnitTerm
+from spikformer_deploy.quantization.currents import AttentionTerm, ConvTerm, Current, DualTerm, UnitTerm
 from spikformer_deploy.quantization.fitting import Observed, Quantized, margin_of, with_margin, within
 from spikformer_deploy.quantization.grids import SAME, grid_steps, none_below, weight_error
 from spikformer_deploy.quantization.lif_fitting import BIAS_HEADROOM_BITS, MOST_FRACTION_BITS
@@ -155,6 +155,9 @@ def choices(task: Task) -> Iterator[Integers]:
 def _sums(task: Task) -> Iterator[_Sums]:
     """Integers for the synapses, the best first."""
     terms = task.current.terms
+    if any(isinstance(term, DualTerm) for term in terms):
+        problem = "integer neurons behind a product of currents and spikes are not supported"
+        raise QuantizeError(task.name, problem, "Put a LIF there.")
     attentions = [term for term in terms if isinstance(term, AttentionTerm)]
     units = [term for term in terms if isinstance(term, UnitTerm)]
     convs = [term for term in terms if isinstance(term, ConvTerm)]

@@ -180,7 +180,10 @@ class Grower(Builder):
             )
 
     def masked(self) -> None:
-        parts = self.same_shape([p for p in self.unsigned()])[-self.any_of(1, 2, 3) :]
+        binary = [p for p in self.unsigned() if p.max_out == 1]
+        if not binary:
+            return
+        parts = self.same_shape(binary)[-self.any_of(1, 2, 3) :]
         incoming: list[Into] = [(Window(), (p.name,)) for p in parts]
         self.add(Population(self.named("and"), parts[0].shape, And(self.any_of(1, len(parts))), 1), *incoming)
 

@@ -134,6 +134,11 @@ def test_what_a_file_does_not_tell_is_asked_for(tmp_path: Path) -> None:
     torch.save(build(INTEGERS["sdt3-large"]).state_dict(), tmp_path / "large.pth")
     assert any("levels = 4 is the paper's default" in note for note in load(tmp_path / "large.pth", heads=4).notes)
     assert load(tmp_path / "large.pth", heads=4, levels=8).config.levels == 8
+    told = {"model": build(INTEGERS["sdt3-large"]).state_dict(), "args": argparse.Namespace(D=8)}
+    torch.save(told, tmp_path / "told.pth")
+    assert load(tmp_path / "told.pth", heads=4, levels=8).config.levels == 8
+    with pytest.raises(InputError, match="--levels: the arguments in the file say that integers go up to 8"):
+        load(tmp_path / "told.pth", heads=4, levels=4)
     torch.save(build(SMALL).state_dict(), tmp_path / "qsd.pth")
     with pytest.raises(InputError, match=r"--levels: .* count to 4"):
         load(tmp_path / "qsd.pth", heads=4, levels=8)

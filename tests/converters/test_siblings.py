@@ -17,6 +17,7 @@ from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.nn.family import ModelConfig
 from spikformer_deploy.nn.zoo import build, published, recognise, stem_pooling
+from spikformer_deploy.pipeline.program import from_bytes, to_bytes
 from spikformer_deploy.pipeline.stages import compile_model
 
 FAMILIES = {
@@ -67,6 +68,7 @@ def test_checkpoints_are_compiled_and_run(name: str, tmp_path: Path) -> None:
     """No pass flips a spike (compile checks), the program fits cores, and the executors agree."""
     loaded = saved(tmp_path, name)
     program = compile_model(loaded, "loihi2").program
+    assert from_bytes(to_bytes(program), name).digest() == program.digest()
     steps = (loaded.config.time_steps,) if loaded.config.per_step else ()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 2 if steps else 256, (2, *steps, *loaded.input_shape)).astype(np.uint8)

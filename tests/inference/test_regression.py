@@ -44,6 +44,9 @@ def test_scores_are_those_of_scikit_learn() -> None:
     by_output = r2_score(targets, results, multioutput="variance_weighted")
     assert found["rse"] == pytest.approx(np.sqrt(1 - by_output))
     assert scores(targets, np.ones_like(targets))["r2"] is None
+    # squares beyond any double, without a warning
+    far = scores(np.array([[1e200], [1.0]]), np.array([[0.0], [1.0]]))
+    assert (far["mse"], far["mae"], far["r2"], far["rse"]) == (None, 5e199, None, None)
 
 
 def test_windows_are_undone_variable_by_variable() -> None:

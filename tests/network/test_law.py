@@ -8,7 +8,7 @@ from support.networks import Builder, random_network
 
 from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.network import Network, Population
-from spikformer_deploy.network.neurons import Lif, Max, Neuron, Or
+from spikformer_deploy.network.neurons import And, Lif, Max, Neuron, Or, Sum
 from spikformer_deploy.network.synapses import Window
 
 
@@ -48,6 +48,22 @@ def test_the_largest_of_a_window_needs_values() -> None:
     check_network(moved(Max(), (0, 0)))
     with pytest.raises(ValueError, match="its window or largest value"):
         check_network(moved(Max(), (0, 1)))
+
+
+def test_ands_count_binary_sources() -> None:
+    """A message of 2 would pass for two sources that fire."""
+    b = Builder(np.random.default_rng(0), 2, "programmable")
+    source = b.source((2, 3, 4), 1, True)
+    both = b.add(Population("sum", source.shape, Sum(), 2), *((Window(), (source.name,)) for _ in "ab"))
+    for name, read in (("spikes", source), ("sums", both)):
+        b.add(Population(name, source.shape, And(2), 1), *((Window(), (read.name,)) for _ in "ab"))
+    network = b.finish(b.populations[-1], 2)
+    with pytest.raises(ValueError, match="sums: it counts its binary sources, and one of them sends up to 2"):
+        check_network(network)
+    lawful = [p for p in network if p.name != "sums"]
+    kept = [replace(p, sources=("spikes",)) if p.target == "output" else p for p in network.projections]
+    kept = [p for p in kept if p.target != "sums"]
+    check_network(replace(network, populations=tuple(lawful), projections=tuple(kept)))
 
 
 @pytest.mark.parametrize("field", ["threshold", "bias"])

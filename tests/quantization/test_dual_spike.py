@@ -152,6 +152,8 @@ def test_other_products_are_refused_by_name() -> None:
     negative = changed(graph, dual1=replace(graph["dual1"], op=ir.DualSpike(2, False, np.array([1.0, -1.0]))))
     with pytest.raises(QuantizeError, match=r"dual1: .* times a number that is not positive"):
         quantized(negative, images)
+    with pytest.raises(QuantizeError, match="scores: integer neurons behind a product of currents and spikes"):
+        quantized(changed(graph, scores=replace(graph["scores"], op=ir.Levels())), images)
     # the same current in both products, which want other units of it
     shared = [n for n in graph if n.name != "y2"]
     twice = replace(graph, nodes=tuple(replace(n, inputs=("y1", "scores")) if n.name == "dual2" else n for n in shared))

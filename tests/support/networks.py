@@ -281,19 +281,13 @@ def graded_networks_in_one(seed: int, count: int, time_steps: int = 2) -> Networ
 
 
 def dual_network(seed: int, time_steps: int = 2, state_bits: int = 32) -> Network:
-    """A small network with dual spike self-attention, of spikes or of what an image makes in all steps alike."""
+    """A small network with dual spike self-attention, of spikes or of small integers, some alike in all steps."""
     b = Builder(np.random.default_rng(seed), time_steps, "programmable")
     size, channels = int(b.rng.integers(2, 6)), int(b.rng.choice([4, 8]))
     x = b.source((int(b.rng.integers(1, 4)), size, size + 1), 255, bool(b.rng.random() < 0.3))
     synapse = (b.weights(channels, x.shape[0], 3), (x.name,))
     shape = (channels, *x.shape[1:])
-    match b.rng.integers(3):
-        case 0:
-            x = b.levels("levels", shape, 900, synapse)
-        case 1:
-            x = b.add(Population("and", shape, And(200), 1), synapse)
-        case _:
-            x = b.lif("lif", shape, synapse)
+    x = b.levels("levels", shape, 900, synapse) if b.rng.random() < 0.5 else b.lif("lif", shape, synapse)
     x = b.dual("dual", x, int(b.rng.choice([1, 2, 4])), int(b.rng.choice([1, 2])))
     return b.finish(x, 3, state_bits)
 

@@ -182,12 +182,12 @@ def _rolled(values: Float, level: NDArray[np.int64]) -> Float:
 
 def _most(slices: SliceEvents, values: Times, chosen: NDArray[np.bool_]) -> Times:
     """(K, images, T) of the core with most, of some slices."""
-    return slices.of(chosen).by_core(values[..., chosen])[1].max(-1, initial=0.0)
+    return slices.by_core(values, chosen)[1].max(-1, initial=0.0)
 
 
 def _busiest(slices: SliceEvents, served: dict[str, Times], chosen: NDArray[np.bool_]) -> Times:
     """(2, K, images, T) synapses and messages of the core that is busy longest with both, one after the other."""
-    resources = [slices.of(chosen).by_core(served[name][..., chosen])[1] for name in ("synapses", "messages")]
+    resources = [slices.by_core(served[name], chosen)[1] for name in ("synapses", "messages")]
     of_cores = np.stack(resources)
     if not of_cores.shape[-1]:
         return np.zeros(of_cores.shape[:-1])

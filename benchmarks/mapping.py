@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import sys
 import tempfile
 import time
@@ -70,7 +69,6 @@ COMPARED = ("packet_hops", "max_link_load", "max_chip_link_load")
 @click.option("--model", "names", multiple=True, help="Only these.")
 def main(quick: bool, json_file: str | None, threads: int, names: tuple[str, ...]) -> None:
     """Measure, print tables, write JSON."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of the processes that measure, as `spikdeploy` has it
     rows = []
     cases = [case for case in CASES if case[0] in names] or (CASES[:1] if quick else CASES)
     for name, target in cases:

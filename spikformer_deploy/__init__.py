@@ -10,8 +10,29 @@ Names are imported when they are first used, so that `import spikformer_deploy` 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spikformer_deploy.accounting.energy import account as account
+    from spikformer_deploy.api import Run as Run
+    from spikformer_deploy.api import compile as compile
+    from spikformer_deploy.api import count_operations as count_operations
+    from spikformer_deploy.api import run as run
+    from spikformer_deploy.api import sweep as sweep
+    from spikformer_deploy.base.errors import SpikdeployError as SpikdeployError
+    from spikformer_deploy.converters.checkpoints.spikingjelly import from_spikingjelly as from_spikingjelly
+    from spikformer_deploy.converters.models import load as load
+    from spikformer_deploy.data.images import Preprocess as Preprocess
+    from spikformer_deploy.graph.trace import trace as trace
+    from spikformer_deploy.inference.energy import energy as energy
+    from spikformer_deploy.inference.verify import verify as verify
+    from spikformer_deploy.mapping.map import map_network as map_network
+    from spikformer_deploy.pipeline.export import export as export
+    from spikformer_deploy.pipeline.program import Program as Program
+    from spikformer_deploy.pipeline.stages import compile_model as compile_model
+    from spikformer_deploy.quantization.build import quantize as quantize
 
 _PUBLIC = {
     "compile": "api",
@@ -37,8 +58,29 @@ _PUBLIC = {
 
 __all__ = list(_PUBLIC)
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+"""Variables by which a user says how threads of OpenMP wait for each other."""
+
+
+def _wait_passively() -> None:
+    """Let threads of OpenMP sleep while they wait, unless the user has said otherwise.
+
+    Those of torch wait for each other after every layer; where other work shares the cores, those that wait busily keep
+    the late one from running (7 times the time of a float pass).  OpenMP reads this once, when torch is loaded: it must
+    stand before that.
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+_wait_passively()
+
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'spikformer_deploy' has no attribute '{name}'")
     return getattr(import_module(f"spikformer_deploy.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

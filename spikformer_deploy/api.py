@@ -47,8 +47,6 @@ class Counting(count.Counting):
 class Run(results.Run):
     """The record of a program on a set of images (see inference.results.Run), which writes its own reports."""
 
-    __slots__ = ()
-
     def report(self, path: str | Path, float_accuracy: float | None = None) -> None:
         """Write the HTML report."""
         write_report(self, Path(path), float_accuracy)

@@ -45,7 +45,13 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
-    for needed in ("hw_profiles/loihi2.toml", "bundled/digits_v2.safetensors", "report/templates/report.html.j2"):
+    images = ("bundled/digits.npz", "bundled/digits.txt")
+    for needed in (
+        "hw_profiles/loihi2.toml",
+        "bundled/digits_v2.safetensors",
+        "report/templates/report.html.j2",
+        *images,
+    ):
         assert f"spikformer_deploy/{needed}" in names
     assert not any(name.startswith(("converters/", "tests/")) for name in names)
     code = (

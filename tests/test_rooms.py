@@ -1,5 +1,6 @@
 """The house: which room may import which (.importlinter), and names that stay what they are."""
 
+import ast
 import itertools
 import random
 import shutil
@@ -129,6 +130,23 @@ def test_every_step_works_twice(tmp_path: Path) -> None:
         return found.predictions.tolist(), verdict.passed, [round(e.total.nominal * 1e9) for e in energies]
 
     assert story() == story()
+
+
+def test_public_names_are_listed_and_typed() -> None:
+    """What type checkers read, what is imported when a name is used, and what `dir` lists are the same names."""
+    tree = ast.parse((ROOT / "spikformer_deploy" / "__init__.py").read_text())
+    typed = {
+        alias.name: node.module
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == {name: f"spikformer_deploy.{module}" for name, module in sd._PUBLIC.items()}
+    assert set(sd.__all__) <= set(dir(sd))
+    with pytest.raises(AttributeError, match="no attribute 'Programm'"):
+        _ = sd.Programm
 
 
 def test_importing_needs_no_torch_and_no_numba() -> None:

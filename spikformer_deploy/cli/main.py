@@ -7,7 +7,6 @@ gone.
 from __future__ import annotations
 
 import io
-import os
 import sys
 import warnings
 
@@ -21,6 +20,8 @@ from spikformer_deploy.cli.sweep import sweep_command
 
 cli.add_command(sweep_command)
 
+PROGRAM = "spikdeploy"
+"""What help calls it, however it was started."""
 BAD_INPUT = 2
 INTERRUPTED = 128 + 2
 READER_GONE = 128 + 13
@@ -29,9 +30,6 @@ READER_GONE = 128 + 13
 
 def main() -> None:
     """Entry point of `spikdeploy`."""
-    # before torch is loaded: its threads wait for each other after every layer, and where other work shares the cores
-    # those that wait busily keep the late one from running (7 times the time of a float pass)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # data/files.py has a limit of its own, and says so in one message
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     open_streams()
@@ -77,7 +75,7 @@ def _commanded() -> int:
     """What the command ends with, where it ends by itself."""
     before = sys.stdout
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name=PROGRAM, standalone_mode=False)
     except SystemExit as end:
         if sys.stdout is not before:  # click wraps it where the reader is gone, and ends with the 1 of a failed check
             raise BrokenPipeError from None

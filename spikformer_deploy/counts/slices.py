@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,18 +52,17 @@ class SliceEvents:
     synops: Int
     idle: Int
 
-    def by_core(self, values: NDArray[Any]) -> tuple[Int, NDArray[Any]]:
-        """The cores in use, ascending, and `values` (..., slices) summed over the slices of each: (..., cores)."""
-        order = np.argsort(self.cores, kind="stable")
-        cores, starts = np.unique(self.cores[order], return_index=True)
-        # reduceat refuses to sum nothing
-        if not cores.size:
-            return cores, values
-        return cores, np.add.reduceat(values[..., order], starts, axis=-1)
+    def by_core(self, values: NDArray[Any], chosen: NDArray[np.bool_] | None = None) -> tuple[Int, NDArray[Any]]:
+        """The cores in use, ascending, and `values` (..., slices) summed over the slices of each: (..., cores).
 
-    def of(self, chosen: NDArray[Any]) -> SliceEvents:
-        """The chosen slices only (indices or a mask)."""
-        return SliceEvents(*(getattr(self, f.name)[..., chosen] for f in fields(self)))
+        chosen  (slices,) those that count, with their cores; None: all
+        """
+        index = np.arange(len(self.cores)) if chosen is None else np.flatnonzero(chosen)
+        order = index[np.argsort(self.cores[index], kind="stable")]
+        cores, starts = np.unique(self.cores[order], return_index=True)
+        taken = values[..., order]
+        # reduceat refuses to sum nothing
+        return cores, np.add.reduceat(taken, starts, axis=-1) if cores.size else taken
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Images and labels from what users have: folders, zip files, arrays, idx and CIFAR files, and scikit-learn's digits.
+"""Images and labels from what users have: folders, zip files, arrays, idx and CIFAR files, and digits in the box.
 
 Pixels are uint8 (C, Y, X) of the size that the model takes; nothing is resized, cropped or normalised silently.
 """
@@ -18,6 +18,7 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import POINTER, check_content
 from spikformer_deploy.data import arrays
 from spikformer_deploy.data.arrays import Stored
+from spikformer_deploy.data.digits import LARGEST, SIDE, digits
 from spikformer_deploy.data.files import SUFFIXES, ZIP, Archive, Files, in_archive, in_folder, single
 from spikformer_deploy.data.images import REGRESSION, Forecast, ImageSet, Preprocess
 from spikformer_deploy.data.labels import labelled
@@ -28,11 +29,6 @@ from spikformer_deploy.data.recordings import is_events, read_recordings
 from spikformer_deploy.data.request import EIGHT_BITS, ImageRequest
 from spikformer_deploy.data.series import read_series, targets_of
 
-DIGITS_SIDE = 8
-"""Pixels of a digit, in height and width."""
-DIGITS_LARGEST = 16
-DIGITS_TEST_IMAGES = 360
-DIGITS_SEED = 0
 SHUFFLE_SEED = 0
 """Folders are sorted by class, so a `limit` takes the first images of one fixed shuffle."""
 RECORDINGS_RANK = 5
@@ -165,27 +161,16 @@ def _zip(path: Path, split: str, suffixes: tuple[str, ...], by_folder: bool) -> 
 
 
 def _digits(request: ImageRequest) -> ImageSet:
-    """scikit-learn's 1,797 digits of 8x8 pixels 0..16, as 0..255, each pixel repeated up to the model's size.
-
-    360 of them, stratified by class, are the test split; they are never trained on.
-    """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
+    """The digits in the box, as 0..255, each pixel repeated up to the model's size."""
     height, width = request.preprocess.extent
-    if request.preprocess.channels != 1 or height % DIGITS_SIDE or height != width:
+    if request.preprocess.channels != 1 or height % SIDE or height != width:
         needed = f"{request.preprocess.channels} channels of {height}x{width}"
-        raise InputError("digits", f"they are 1x8x8 and the model takes {needed}")
-    bunch = load_digits()
-    pixels = np.rint(bunch.images * EIGHT_BITS / DIGITS_LARGEST).astype(np.uint8)
-    repeats = height // DIGITS_SIDE
+        raise InputError("digits", f"they are 1x{SIDE}x{SIDE} and the model takes {needed}")
+    small, labels = digits(request.split)
+    pixels = np.rint(small * (EIGHT_BITS / LARGEST)).astype(np.uint8)
+    repeats = height // SIDE
     pixels = pixels.repeat(repeats, 1).repeat(repeats, 2)[:, None]
-    labels = bunch.target.astype(np.int64)
-    train, test = train_test_split(
-        np.arange(len(labels)), test_size=DIGITS_TEST_IMAGES, stratify=labels, random_state=DIGITS_SEED
-    )
-    chosen = {"train": train, "test": test}[request.split]
-    return _in_memory("digits", pixels[chosen], labels[chosen], tuple("0123456789"), request)
+    return _in_memory("digits", pixels, labels, tuple("0123456789"), request)
 
 
 def _drawn(request: ImageRequest) -> ImageSet:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import check_content
-from spikformer_deploy.data import arrays
+from spikformer_deploy.data import arrays, digits
 from spikformer_deploy.data.files import FORMATS, MOST_BYTES, SUFFIXES, Files
-from spikformer_deploy.data.read import DIGITS_SIDE, at
+from spikformer_deploy.data.read import at
 from spikformer_deploy.data.recordings import is_events
 from spikformer_deploy.data.request import RECORDING_SUFFIXES
 
@@ -31,7 +31,7 @@ def shape_of(data: str | Path | NDArray[Any]) -> tuple[int, ...]:
     if isinstance(data, np.ndarray):
         return _of_rows("images", data.shape[1:])
     if str(data) == "digits":
-        return (1, DIGITS_SIDE, DIGITS_SIDE)
+        return (1, digits.SIDE, digits.SIDE)
     if str(data) == "drawn" or is_events(data):
         problem = "it has the shape that the model asks for, and the model does not say which"
         raise InputError(str(data), problem, "Say it in the model's `preprocess`.")

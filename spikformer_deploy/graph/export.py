@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 
 from spikformer_deploy.base.errors import ModelError
@@ -95,6 +94,9 @@ def _with_any_batch(module: nn.Module, example: torch.Tensor) -> ExportedProgram
     torch compares strides as it traces, and takes what it cannot prove of them (s * min(7, 7 * s) == 7 * s for every
     batch s) for a limit of the model.  Where it does, it is asked to keep such conditions, and they are tried out here.
     """
+    # torch.export loads the compiler of torch, which takes a second: only where something is exported
+    from torch._dynamo.exc import UserError
+
     dims = ({0: Dim("batch")},)
     try:
         return torch.export.export(module, (example,), dynamic_shapes=dims, strict=False)

@@ -7,7 +7,6 @@ file.  docs/cluster.md says whom a shared scheduler trusts.
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
 import signal
@@ -237,7 +236,7 @@ def own(workers: int) -> Iterator[_Cluster]:
     settings = {
         # memory is the business of --memory-limit: Dask would write values to disk, and end workers
         "memory_limit": 0,
-        "env": {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")} | environment,
+        "env": environment,
         "preload": [__name__],
         "dashboard_address": None,
         "scheduler_kwargs": {"dashboard_address": f"{LOOPBACK}:0"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class Timing:
         return self.cycle or self.times
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Run:
     """The record of a program on a set of images.
 
@@ -122,7 +123,7 @@ class Run:
         """Of the integers that logits are multiples of."""
         return hashlib.sha256(np.ascontiguousarray(self.accumulators, "<i8").tobytes()).hexdigest()
 
-    @property
+    @cached_property
     def by_step(self) -> tuple[AfterStep, ...]:
         """Accuracy, synaptic operations and energies after every time step (see by_step.py)."""
         return by_step(self)

@@ -135,9 +135,10 @@ def _convolution(conv: Conv, x: Int, shape: Shape) -> Int:
         written = slice(group * outputs, (group + 1) * outputs)
         for ky, kx in np.ndindex(*weight.shape[2:]):
             seen = _shifted(padded[:, read], ky, kx, conv.stride, shape[1:])
-            # (outputs, inputs) times (N, inputs, Y, X) is (outputs, N, Y, X)
-            products = np.tensordot(weight[written, :, ky, kx], seen, (1, 1))
-            total[:, written] += products.swapaxes(0, 1)
+            # (N, inputs, Y, X) times (outputs, inputs) is (N, Y, X, outputs); the other way round the inputs of a sum
+            # lie far apart in memory, and it takes three times as long
+            products = np.tensordot(seen, weight[written, :, ky, kx], (1, 1))
+            total[:, written] += products.transpose(0, 3, 1, 2)
     return total
 
 

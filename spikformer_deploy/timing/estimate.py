@@ -182,12 +182,12 @@ def _rolled(values: Float, level: NDArray[np.int64]) -> Float:
 
 def _most(slices: SliceEvents, values: Times, chosen: NDArray[np.bool_]) -> Times:
     """(K, images, T) of the core with most, of some slices."""
-    return slices.of(chosen).by_core(values[..., chosen])[1].max(-1, initial=0.0)
+    return slices.by_core(values, chosen)[1].max(-1, initial=0.0)
 
 
 def _busiest(slices: SliceEvents, served: dict[str, Times], chosen: NDArray[np.bool_]) -> Times:
     """(2, K, images, T) synapses and messages of the core that is busy longest with both, one after the other."""
-    resources = [slices.of(chosen).by_core(served[name][..., chosen])[1] for name in ("synapses", "messages")]
+    resources = [slices.by_core(served[name], chosen)[1] for name in ("synapses", "messages")]
     of_cores = np.stack(resources)
     if not of_cores.shape[-1]:
         return np.zeros(of_cores.shape[:-1])
@@ -203,17 +203,33 @@ def _fall_through(work: _SliceWork, chip: _Chip) -> Times:
     layout = work.layout
     sweeps = loads_ns(work.own, chip.table)
     served = loads_ns(work.arriving, chip.table)
+    swept = [_most_of_levels(work, sweeps[name]) for name in ("neurons", "sending")]
+    busy = np.maximum.reduce([*swept, _most_of_levels(work, served["synapses"], served["messages"], below=1)])
     total = np.zeros(())
     for level in range(layout.depth + 1):
-        own = layout.level == level
-        reached = layout.level == level + 1
-        swept = [_most(work.slices, sweeps[name], own) for name in ("neurons", "sending")]
-        busy = np.maximum.reduce([*swept, _busiest(work.slices, served, reached).sum(0)])
         end = _of_steps(chip.barrier + chip.table.runtime)
         total = (
-            total + np.maximum(busy + end, _of_steps(chip.pause)) + _of_steps(_sub_steps_of(layout, level) * chip.pause)
+            total
+            + np.maximum(busy[..., level] + end, _of_steps(chip.pause))
+            + _of_steps(_sub_steps_of(layout, level) * chip.pause)
         )
     return total
+
+
+def _most_of_levels(work: _SliceWork, *loads: Times, below: int = 0) -> Times:
+    """(K, images, T, depth + 1) of the core with most in each level, or `below` levels further down; 0 where none is.
+
+    loads  (K, images, T, slices), which a core does one after the other
+    """
+    layout = work.layout
+    order = np.lexsort((work.slices.cores, layout.level))
+    levels, cores = layout.level[order], work.slices.cores[order]
+    starts = np.flatnonzero(np.diff(levels, prepend=-1) | np.diff(cores, prepend=-1))
+    of_cores = np.add.reduce([np.add.reduceat(load[..., order], starts, axis=-1) for load in loads])
+    present, first = np.unique(levels[starts], return_index=True)
+    most = np.zeros((*of_cores.shape[:-1], below + layout.depth + 1))
+    most[..., present] = np.maximum.reduceat(of_cores, first, axis=-1)
+    return most[..., below:]
 
 
 def _sub_steps_of(layout: SliceLayout, level: int) -> int:

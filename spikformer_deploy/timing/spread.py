@@ -18,8 +18,8 @@ from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.timing.estimate import step_at
 
-AT_ONCE = 2**21
-"""Numbers in an array of all slices, steps and draws: more are worked out in blocks."""
+AT_ONCE = 2**18
+"""Numbers in an array of all slices, steps and draws, which a cache holds: more are worked out in blocks."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ import torch
 from support.models import SMALL
 from support.programs import program_of
 
+from spikformer_deploy.cli.main import cli
 from spikformer_deploy.nn.zoo import build
 
 FOLDER = Path(__file__).parents[2] / "hw_profiles"
@@ -61,13 +62,13 @@ def test_compile(compiled: tuple[Path, dict]) -> None:
     assert "network T=4" in (program.parent / "ir" / "4-quantize.txt").read_text()
 
 
-def test_threads_leave_the_core_to_each_other_unless_the_user_says_otherwise() -> None:
-    show = "import os, sys; from spikformer_deploy.cli.main import cli, main; assert 'torch' not in sys.modules; "
-    show += "cli.main = lambda **_: print(os.environ['OMP_WAIT_POLICY']); main()"
-    kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for settings, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
-        done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, env=kept | settings)
-        assert done.stdout.strip() == expected, done.stderr
+def test_python_module_and_entry_point_are_alike() -> None:
+    module = [sys.executable, "-m", "spikformer_deploy"]
+    for arguments in (["run", "--help"], ["run", "a.spk"]):
+        done = subprocess.run([*module, *arguments], capture_output=True, text=True)
+        entry = spikdeploy(*arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (entry.returncode, entry.stdout, entry.stderr)
+        assert "Usage: spikdeploy run" in done.stdout + done.stderr
 
 
 def test_compile_twice_gives_the_same_bytes(
@@ -223,22 +224,46 @@ def test_bad_input_ends_a_process_with_2() -> None:
     assert "Traceback" not in done.stderr
 
 
-HEAVY = ("attrs", "cattrs", "jinja2", "numba", "numpy", "onnx", "PIL", "rich", "scipy", "sklearn", "torch")
+HEAVY = {"PIL", "attr", "dask", "jinja2", "networkx", "numba", "numpy", "onnx", "rich", "scipy", "sklearn", "torch"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["compile", "--help"], ["run", "--help"]])
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    """It is there at once: below 0.3 s on a quiet core."""
+def test_help_imports_nothing_heavy() -> None:
+    """It is there at once, of every command: below 0.3 s on a quiet core."""
+    asked = [["--help"], ["--version"], *([name, "--help"] for name in cli.commands)]
     code = (
         "import sys\n"
         "from spikformer_deploy.cli.main import cli\n"
-        f"cli.main({arguments}, standalone_mode=False)\n"
-        f"print('loaded', *sorted({{name.partition('.')[0] for name in sys.modules}} & set({HEAVY})))"
+        f"for words in {asked}:\n"
+        "    cli.main(words, prog_name='spikdeploy', standalone_mode=False)\n"
+        f"    print('loaded', words, sorted({{name.partition('.')[0] for name in sys.modules}} & {HEAVY}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "loaded"
-    assert len(done.stdout.splitlines()) > 1
+    loaded = [line for line in done.stdout.splitlines() if line.startswith("loaded")]
+    assert loaded == [f"loaded {words} []" for words in asked]
+    assert done.stdout.count("Usage: spikdeploy") == len(loaded) - 1
+
+
+@pytest.mark.parametrize(
+    ("words", "unneeded"),
+    [
+        ("run PROGRAM --input digits --limit 4", "networkx onnx sympy torch._dynamo"),
+        ("run PROGRAM --input digits --limit 4 --backend reference", "networkx onnx torch"),
+        ("export PROGRAM --to onnx -o program.onnx", "jinja2 onnxruntime torch._dynamo"),
+    ],
+)
+def test_commands_import_what_they_need(compiled: tuple[Path, dict], tmp_path: Path, words: str, unneeded: str) -> None:
+    code = (
+        "import sys\n"
+        "from spikformer_deploy.cli.main import cli\n"
+        "cli.main(sys.argv[2:], standalone_mode=False)\n"
+        "print('loaded', sorted({'dask', 'sklearn', *sys.argv[1].split()} & sys.modules.keys()))"
+    )
+    arguments = words.replace("PROGRAM", str(compiled[0])).split()
+    command = [sys.executable, "-c", code, unneeded, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded []"
 
 
 def test_light_commands_import_no_torch() -> None:

@@ -1,6 +1,7 @@
 """Images from every kind of source, and a clear refusal of what is none."""
 
 import gzip
+import hashlib
 import shutil
 import struct
 import zipfile
@@ -27,6 +28,21 @@ def test_digits_are_split_once_and_for_all() -> None:
     assert np.array_equal(test.pixels[:, :, ::2, ::2], test.pixels[:, :, 1::2, 1::2])
     rows = {p.tobytes() for p in test.pixels}
     assert len(rows & {p.tobytes() for p in train.pixels}) == 0
+
+
+@pytest.mark.parametrize(
+    ("split", "pixels", "labels"),
+    [
+        ("train", "c55533fa45b670a4c22db690f1f1cd89", "c1281028e5251b910fbb998bc625b6d6"),
+        ("test", "ac6ada28192bd51afee49bd7498331d9", "4493b2052e7b4258621d51f10f17a672"),
+    ],
+)
+def test_digits_are_those_that_the_models_in_the_box_saw(split: str, pixels: str, labels: str) -> None:
+    """Bytes of what scikit-learn's load_digits and train_test_split gave when the models were trained."""
+    images = read("digits", Preprocess(1, 8, (0.0,), (1.0,)), split=split)
+    assert images.labels is not None
+    assert hashlib.sha256(images.pixels.tobytes()).hexdigest().startswith(pixels)
+    assert hashlib.sha256(images.labels.astype("<i8").tobytes()).hexdigest().startswith(labels)
 
 
 def test_drawings_are_always_the_same_and_have_no_labels() -> None:

@@ -1,7 +1,12 @@
 """The engine keeps to the number of threads that it is given, and leaves it as it was."""
 
+import os
 import subprocess
 import sys
+
+import pytest
+
+from spikformer_deploy import WAITING
 
 COUNTED = """
 import numba, torch
@@ -19,3 +24,31 @@ def test_the_first_loop_does_not_change_the_threads_of_torch() -> None:
     """In a process of its own: numba starts its threads once."""
     done = subprocess.run([sys.executable, "-c", COUNTED.format(given=1)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "True", "1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"), ({"GOMP_SPINCOUNT": "1000"}, "None")],
+)
+def test_threads_wait_passively_unless_the_user_says_otherwise(said: dict[str, str], expected: str) -> None:
+    """They leave the core to each other: from the import of the package on, which comes before that of torch."""
+    show = "import os, sys, spikformer_deploy; print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, env=_unsaid() | said)
+    assert done.stdout.split() == [expected, "False"], done.stderr
+
+
+@pytest.mark.parametrize(("first", "passive"), [("spikformer_deploy", True), ("torch", False)])
+def test_openmp_reads_it_when_torch_is_loaded(first: str, passive: bool) -> None:
+    """GNU OpenMP says what it has read: no turn of a waiting loop, unless torch was there before."""
+    shown = _unsaid() | {"OMP_DISPLAY_ENV": "verbose"}
+    code = f"import {first}, spikformer_deploy, torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=shown)
+    assert done.returncode == 0, done.stderr
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("torch's OpenMP is not GNU's, and does not say how it waits")
+    assert ("GOMP_SPINCOUNT = '0'" in done.stderr) == passive
+
+
+def _unsaid() -> dict[str, str]:
+    """The environment without a word on how threads wait."""
+    return {name: value for name, value in os.environ.items() if name not in WAITING}

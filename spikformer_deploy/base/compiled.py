@@ -38,6 +38,10 @@ IMPORTED = re.compile(rf"^from ({PACKAGE}[\w.]*) import (\([^)]*\)|.*)", re.MULT
 """What a file of ours imports from others of ours."""
 
 
+decorated: Any = njit
+"""With any options: its own types know some of them."""
+
+
 def shared(function: Callable[..., Any]) -> Any:
     """A loop over tasks that threads share."""
     # prange only: what else numba would make parallel are loops over channels, inside a task
@@ -52,7 +56,7 @@ def single(function: Callable[..., Any], **options: Any) -> Any:
 
 def part(function: Callable[..., Any], **options: Any) -> Any:
     """What other loops call, and Python never does: without the code that takes apart what Python hands over."""
-    return njit(nogil=True, no_cfunc_wrapper=True, no_cpython_wrapper=True, **options)(function)
+    return decorated(function, nogil=True, no_cfunc_wrapper=True, no_cpython_wrapper=True, **options)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
@@ -65,12 +69,12 @@ def _kept(function: Callable[..., Any], **options: Any) -> Any:
     assert isinstance(function, FunctionType)
     folder = _folder_of(function.__module__)
     if folder is None:
-        return njit(nogil=True, no_cfunc_wrapper=True, **options)(function)
+        return decorated(function, nogil=True, no_cfunc_wrapper=True, **options)
     # read by numba while it decorates, and only then
     before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
     numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
     try:
-        loop = njit(nogil=True, no_cfunc_wrapper=True, cache=True, **options)(function)
+        loop = decorated(function, nogil=True, no_cfunc_wrapper=True, cache=True, **options)
     finally:
         numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
     _write_one_by_one(loop, folder)

@@ -3,6 +3,7 @@
     python -m spikformer_deploy.inference.first_use
 
 What is not made here, or for other types, is compiled when a run needs it: see base/compiled.py, which keeps both.
+Loops are imported by the processes that compile them: the one that waits needs none.
 """
 
 from __future__ import annotations
@@ -13,19 +14,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
-import numba
 import numpy as np
 
 from spikformer_deploy.base.arrays import Array
-from spikformer_deploy.base.compiled import root_of_cache
 from spikformer_deploy.base.errors import BackendError
 from spikformer_deploy.base.progress import Progress, silent
-from spikformer_deploy.counts import sums
-from spikformer_deploy.executors.fast import counting, gather, kernels, levels
-from spikformer_deploy.mapping import refine, route
-from spikformer_deploy.timing import mesh, state, timeline, wheel
 
 Loop: TypeAlias = Any
 Example: TypeAlias = tuple[Any, ...]
@@ -43,6 +39,9 @@ def loops() -> dict[str, tuple[Loop, list[Example]]]:
 
 def _of_engine() -> dict[Loop, list[Example]]:
     """Images through a network, and the counts of what it does."""
+    from spikformer_deploy.counts import sums
+    from spikformer_deploy.executors.fast import counting, gather, kernels, levels
+
     byte, word, single, double = np.uint8, np.int32, np.float32, np.int64
     maps = {kind: _array(kind, 4) for kind in (byte, word, single)}
     peak = _array(double, 2)
@@ -79,6 +78,8 @@ def _of_engine() -> dict[Loop, list[Example]]:
 
 def _of_mapping() -> dict[Loop, list[Example]]:
     """Slices onto cores."""
+    from spikformer_deploy.mapping import refine, route
+
     talk = refine.Talk(*_arrays(np.int64, 1, 1), *_arrays(np.float64, 1, 1))
     links = refine._Mesh(*_arrays(np.int64, 1, 1, 1), *_arrays(np.float64, 1, 1), 1, 1, 1)
     placed = refine._Placed(*_arrays(np.int64, 1, 1, 1, 1), _array(np.bool_, 1))
@@ -90,6 +91,8 @@ def _of_mapping() -> dict[Loop, list[Example]]:
 
 def _of_timing() -> dict[Loop, list[Example]]:
     """Message by message."""
+    from spikformer_deploy.timing import mesh, state, timeline, wheel
+
     queue_of_events = wheel.Wheel(_array(wheel.EVENT, 1), _array(np.int64, 1))
     records = (_array(kind, 1) for kind in (state.PORT, state.LINK, state.CORE))
     busy = state.State(
@@ -116,35 +119,52 @@ def _arrays(kind: Any, *dimensions: int) -> list[Array]:
     return [_array(kind, number) for number in dimensions]
 
 
-def compiled(name: str) -> int:
-    """Compile a loop, or take it from where it is kept; returns for how many types it was compiled."""
-    loop, examples = loops()[name]
-    for example in examples:
-        loop.compile(tuple(numba.typeof(argument) for argument in example))
-    return sum(loop.stats.cache_misses.values())
+class Prepared(NamedTuple):
+    """How many loops were compiled, each counted once for each of its types, and where all are kept; None: nowhere."""
+
+    compiled: int
+    folder: Path | None
 
 
-def prepare(progress: Progress = silent) -> int:
-    """Make all loops ahead, in processes; returns how many had to be compiled, counted once for each of their types.
+def prepare(progress: Progress = silent) -> Prepared:
+    """Make all loops ahead, in processes.
 
     progress  called with (loops done, all of them, the name of the last one)
     Raises BackendError where a process ends before its work is done.
     """
     made = 0
-    names = list(loops())
+    workers = min(PROCESSES, _processors())
     # not forked: a process with threads of OpenMP has no children that could use them
-    with ProcessPoolExecutor(min(PROCESSES, _processors()), get_context("spawn")) as pool:
-        running = {pool.submit(compiled, name): name for name in names}
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         try:
+            started = [pool.submit(_started) for _ in range(workers)]  # all of them, at once
+            names, folder = started[0].result()
+            running = {pool.submit(compiled, name): name for name in names}
             for number, done in enumerate(as_completed(running), 1):
                 made += done.result()
                 progress(number, len(names), running[done])
         except BrokenProcessPool:
             problem = "a process that compiles loops has ended before its work was done"
-            raise BackendError(
-                "first use", problem, "Free memory; what is missing is compiled when it is used."
-            ) from None
-    return made
+            way_out = "Free memory; what is missing is compiled when it is used."
+            raise BackendError("first use", problem, way_out) from None
+    return Prepared(made, folder)
+
+
+def _started() -> tuple[list[str], Path | None]:
+    """The names of all loops, and where they are kept."""
+    from spikformer_deploy.base.compiled import root_of_cache
+
+    return list(loops()), root_of_cache()
+
+
+def compiled(name: str) -> int:
+    """Compile a loop, or take it from where it is kept; returns for how many types it was compiled."""
+    import numba
+
+    loop, examples = loops()[name]
+    for example in examples:
+        loop.compile(tuple(numba.typeof(argument) for argument in example))
+    return sum(loop.stats.cache_misses.values())
 
 
 def _processors() -> int:
@@ -156,12 +176,12 @@ def main() -> None:
     """What `make setup` calls."""
 
     def report(done: int, total: int, name: str) -> None:
-        print(f"\rcompiling loops for this processor: {done} of {total}", end="", file=sys.stderr, flush=True)
+        print(f"\rcompiling loops for this processor: {done} of {total} ", end="", file=sys.stderr, flush=True)
 
     start = time.monotonic()
     made = prepare(report)
-    where = root_of_cache() or "nowhere: no folder can be written to, set NUMBA_CACHE_DIR to one"
-    print(f"\n{made} compiled in {time.monotonic() - start:.1f} s, kept in {where}", file=sys.stderr)
+    where = made.folder or "no folder, as none can be written to: set NUMBA_CACHE_DIR to one"
+    print(f"\n{made.compiled} compiled in {time.monotonic() - start:.1f} s, kept in {where}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ setup: .venv/.ready
 	# what tests/compare runs beside ours; their metadata asks for old libraries.  Without them those tests are skipped
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps neurobench syops || \
 		echo "tests/compare will be skipped: neurobench and syops could not be installed"
+	# loops for this processor, which the first use would else wait for
+	$(BIN)/python -m spikformer_deploy.inference.first_use
 	touch $@
 
 demo: setup

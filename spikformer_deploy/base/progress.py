@@ -11,3 +11,17 @@ Progress: TypeAlias = Callable[[int, int, str], None]
 
 def silent(done: int, total: int, note: str) -> None:
     """Nobody waits."""
+
+
+_listeners: list[Callable[[str], None]] = []
+
+
+def say_through(listener: Callable[[str], None]) -> None:
+    """From now on, `listener` gets what nobody handed a callback down for: a word on work that comes unexpectedly."""
+    _listeners.append(listener)
+
+
+def say(note: str) -> None:
+    """A word on such work, to whoever listens."""
+    for listener in _listeners:
+        listener(note)

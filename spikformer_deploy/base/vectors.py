@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from spikformer_deploy.base.arrays import Array
+from spikformer_deploy.base.compiled import inlined
 
 # An alignment of 1 is always true.  On processors of today an unaligned access costs no more where the address happens
 # to be aligned, while a promise that is not kept is a crash.
@@ -21,7 +22,7 @@ BYTE = ir.IntType(8)
 FLOAT = ir.FloatType()
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def address(array: Array) -> np.int64:
     """Of its first element.
 

@@ -13,8 +13,9 @@ import warnings
 import click
 
 from spikformer_deploy.base.errors import SpikdeployError
+from spikformer_deploy.base.progress import say_through
 from spikformer_deploy.cli.commands import CHECK_FAILED, cli
-from spikformer_deploy.cli.printing import print_error_line
+from spikformer_deploy.cli.printing import print_error_line, print_notes
 from spikformer_deploy.cli.streams import STDERR, STDOUT, open_streams, to_nowhere, writing_to_output
 from spikformer_deploy.cli.sweep import sweep_command
 
@@ -33,6 +34,7 @@ def main() -> None:
     # data/files.py has a limit of its own, and says so in one message
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     open_streams()
+    say_through(lambda note: print_notes([note]))
     # Python's own words have the line of our source, and names as they are
     warnings.showwarning = lambda message, *_, **__: print_error_line(f"warning: {' '.join(str(message).splitlines())}")
     try:

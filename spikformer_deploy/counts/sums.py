@@ -8,11 +8,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.compiled import shared
 from spikformer_deploy.base.vectors import SINGLE, WORD, address, four_bytes, read, splat, write
 
 Int32: TypeAlias = NDArray[np.int32]
@@ -131,7 +132,7 @@ def _chunks(first: Int, sizes: Int) -> Int:
     return np.array(chunks, np.int64).reshape(-1, 4)
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def _pack(packing: _Packing, lane: int, values: Int32, totals: Int) -> None:
     """values[cell, k] = messages of the cell in step `lane` + k, totals[chunk, k] those of the cells of a chunk.
 
@@ -152,7 +153,7 @@ def _pack(packing: _Packing, lane: int, values: Int32, totals: Int) -> None:
             totals[index, k] = total
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def _products(table: SparseSums, values: Int32, by_first: Int, by_second: Int) -> None:
     """by_first[k, r] = sum over the entries of row r of first * values[cell, k]; by_second of second."""
     starts = table.starts

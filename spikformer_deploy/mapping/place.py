@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.compiled import single
 from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile
@@ -162,7 +162,7 @@ def _open_cores(start: Int, machine: Profile, constraints: Constraints) -> Int:
     return cores[~np.isin(cores, list(constraints.forbidden))]
 
 
-@njit(cache=True, nogil=True)
+@single
 def _greedy(talk: Talk, x: Int, y: Int, fixed: Int) -> Int:
     """(slices,) indices of cores at tiles (x, y); fixed (slices,): that index, or -1."""
     start, other, sent, got = talk  # once: numba counts references at every look into a tuple of arrays

@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.base.compiled import inlined, part, single
 from spikformer_deploy.mapping.route import Nets
 
 SHARE = 0.02
@@ -173,14 +173,14 @@ def _links(width: int, height: int, tiles_x: int, tiles_y: int) -> Int:
     return np.concatenate(links)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _wall(load: float, scale: float) -> float:
     """(load / aim)^6: steep and smooth, in six products."""
     cube = load * scale * load * scale * load * scale
     return cube * cube
 
 
-@njit(cache=True, nogil=True)
+@part
 def _send(mesh: _Mesh, x0: int, y0: int, x1: int, y1: int, messages: float) -> float:
     """Put `messages` on the way from (x0, y0) to (x1, y1), X first; returns how much the wall grows.
 
@@ -201,7 +201,7 @@ def _send(mesh: _Mesh, x0: int, y0: int, x1: int, y1: int, messages: float) -> f
     return grown
 
 
-@njit(cache=True, nogil=True)
+@part
 def _add(mesh: _Mesh, port: int, messages: float) -> float:
     """Add `messages` to the link at a port, an index into mesh.link; growth of the wall."""
     link = mesh.link[port]
@@ -211,7 +211,7 @@ def _add(mesh: _Mesh, port: int, messages: float) -> float:
     return _wall(mesh.load[link], scale) - _wall(before, scale)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _routes(talk: Talk, mesh: _Mesh, slot_of: Int, a: int, skip: int, sign: float) -> float:
     """Add (sign 1) or take away (-1) all routes of slice a but those to `skip`; returns how much the wall grows."""
     start, other, sent, got = talk
@@ -231,7 +231,7 @@ def _routes(talk: Talk, mesh: _Mesh, slot_of: Int, a: int, skip: int, sign: floa
     return grown
 
 
-@njit(cache=True, nogil=True)
+@part
 def _hops(talk: Talk, mesh: _Mesh, slot_of: Int, swap: _Swap) -> float:
     """Growth of packets * hops where slice a of the swap goes; b is left out: the two stay as far apart."""
     start, other, sent, got = talk
@@ -247,13 +247,13 @@ def _hops(talk: Talk, mesh: _Mesh, slot_of: Int, swap: _Swap) -> float:
     return grown
 
 
-@njit(cache=True, nogil=True)
+@part
 def _back(swap: _Swap) -> _Swap:
     """The same swap as b sees it."""
     return _Swap(swap.b, swap.a, swap.target, swap.source)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _exchange(talk: Talk, mesh: _Mesh, slot_of: Int, swap: _Swap) -> float:
     """Do a swap, in slot_of and in the loads of links; growth of the wall."""
     # all routes of a, those to b among them, and of b the others: so no route counts twice
@@ -268,7 +268,7 @@ def _exchange(talk: Talk, mesh: _Mesh, slot_of: Int, swap: _Swap) -> float:
     return grown
 
 
-@njit(cache=True, nogil=True)
+@part
 def _draw(state: NDArray[np.uint64], below: int) -> int:
     """A random number from 0 to below - 1 (xorshift64*: Vigna, arXiv 1402.6246).
 
@@ -282,7 +282,7 @@ def _draw(state: NDArray[np.uint64], below: int) -> int:
     return int((value * np.uint64(2685821657736338717)) >> np.uint64(33)) % below
 
 
-@njit(cache=True, nogil=True)
+@part
 def _start(talk: Talk, mesh: _Mesh, slot_of: Int) -> float:
     """Load all links; returns packets * hops."""
     start, other, sent, _ = talk
@@ -298,7 +298,7 @@ def _start(talk: Talk, mesh: _Mesh, slot_of: Int) -> float:
     return hops
 
 
-@njit(cache=True, nogil=True)
+@part
 def _set_aims(mesh: _Mesh) -> None:
     """Aims below the heaviest link within chips and the heaviest one between them."""
     most = np.zeros(2)
@@ -312,7 +312,7 @@ def _set_aims(mesh: _Mesh) -> None:
 
 
 # inlined: it runs for every swap that is tried, and as a call takes a tenth of the time of all
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _propose(talk: Talk, mesh: _Mesh, placed: _Placed, state: NDArray[np.uint64]) -> _Swap:
     """A random slice, and a core near a random one of those that it talks to; a = NOBODY where that is no swap."""
     none = _Swap(NOBODY, NOBODY, 0, 0)
@@ -339,7 +339,7 @@ def _propose(talk: Talk, mesh: _Mesh, placed: _Placed, state: NDArray[np.uint64]
     return _Swap(a, b, source, target)
 
 
-@njit(cache=True, nogil=True)
+@single
 def _anneal(talk: Talk, mesh: _Mesh, placed: _Placed, moves: int, seed: int) -> None:
     """Try `moves` swaps, ever fewer of which may make things worse; see the head of this file."""
     slot_of = placed.slot_of

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations, permutations
 
 import numpy as np
-from numba import njit
 
 from spikformer_deploy.base.arrays import Array, Float, Int, Shape
+from spikformer_deploy.base.compiled import single
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.network.heads import Factors, Heads, factors_of, heads_of
@@ -174,7 +174,7 @@ def _overlapping(senders: _Slices, receivers: _Slices, low: Int, high: Int, rate
     return Nets(senders.index[origin], receivers.index[to], np.multiply(rate, shared, dtype=np.float64))
 
 
-@njit(cache=True, nogil=True)
+@single
 def _overlaps(first: Int, end: Int, low: Int, high: Int) -> tuple[Int, Int, Int]:
     """(sender, receiver, neurons) of all boxes [first, end) that meet intervals [low, high); receivers in order."""
     pairs = 0

@@ -18,7 +18,7 @@ from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.timing.machine import EAST, NORTH, SIDES, SOUTH, WEST
 from spikformer_deploy.timing.state import MachineAtRest, Records, State, Watch, begin, watch_of
 from spikformer_deploy.timing.wave import Log, Wave, WaveTimes
-from spikformer_deploy.timing.wheel import NOW, advance, compiled, schedule
+from spikformer_deploy.timing.wheel import NOW, advance, compiled, entered, schedule
 
 
 def run_wave(
@@ -50,7 +50,7 @@ def _log(deliveries: Records, cores: int) -> Log:
     return Log(birth, source, entry, arrive, np.ascontiguousarray(ordered["begin"]))
 
 
-@compiled
+@entered
 def _run(state: State, watch: Watch) -> None:
     """From tick 0 until nothing is left to happen."""
     for core in range(state.sizes.cores):

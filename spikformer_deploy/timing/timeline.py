@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.compiled import single
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.timing import mesh
 from spikformer_deploy.timing.messages import Timer
@@ -108,7 +108,7 @@ def stalls(timer: Timer, wave: Wave, log: Log) -> tuple[Int, Int, Int]:
     return log.source[order][waited], due[waited], handed[waited]
 
 
-@njit(cache=True, nogil=True)
+@single
 def _hand_over(first: Int, gap: Int, routes: Int, started: Int, sending: int, due: Int, handed: Int) -> None:
     """When each message is due in its sweep, and when it is handed over; started: taken by the axon-out unit."""
     message = 0

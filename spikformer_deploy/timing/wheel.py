@@ -8,23 +8,26 @@ A heap would need a logarithm of comparisons for each event; here `schedule` and
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.compiled import part, single
 from spikformer_deploy.base.vectors import highest_bit, lowest_bit
 
 EVENT = np.dtype([("tick", np.int64), ("after", np.int64)])
 """When it happens, and the event after it in its slot; -1: it is the last one there."""
 
-compiled: Any = njit(cache=True, nogil=True, _nrt=False, forceinline=True)  # type: ignore[call-overload]
+compiled: Any = partial(part, _nrt=False, forceinline=True)
 """For functions that allocate nothing: without numba's reference counts, which took a third of the time.
 
 Calls are inlined to the last one: to hand the arrays of a state on from function to function took half of the time.
 """
+entered: Any = partial(single, _nrt=False, forceinline=True)
+"""The same for what Python calls."""
 
 BITS = 6
 """Bits of a digit: the slots of a ring are then the bits of one word, and the next slot in use is its lowest bit."""

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic
 
 from spikformer_deploy.base.arrays import Array
+from spikformer_deploy.base.compiled import inlined, part, shared
 from spikformer_deploy.base.vectors import BYTE, address, eight_bytes, read, write
 
 TOGETHER = 4
@@ -29,6 +30,7 @@ class CellTable(NamedTuple):
 
     row_order, row_starts  the rows of class r are row_order[row_starts[r] : row_starts[r + 1]]
     column_of              (X,) the class of every column
+    widest                 columns of the largest class
     channel_cuts           (slices + 1,) edges of the slices of channels
     slabs                  (b + 1,) edges of ranges of slices: a task takes one of them
     """
@@ -36,11 +38,12 @@ class CellTable(NamedTuple):
     row_order: Array
     row_starts: Array
     column_of: Array
+    widest: int
     channel_cuts: Array
     slabs: Array
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def observe(sent: Array, binary: bool, table: CellTable, messages: Array, active: Array, total: Array) -> None:
     """Count what maps (M, Y, X, C) of any integer type hold; a task takes one class of rows and one slab.
 
@@ -53,7 +56,6 @@ def observe(sent: Array, binary: bool, table: CellTable, messages: Array, active
     maps, _, width, _ = sent.shape
     _, _, rows, columns = messages.shape
     parts = len(table.slabs) - 1
-    widest = np.bincount(table.column_of).max()
     for task in prange(rows * parts):
         r = task // parts
         b = task % parts
@@ -61,7 +63,7 @@ def observe(sent: Array, binary: bool, table: CellTable, messages: Array, active
         low = cuts[0]
         high = cuts[-1]
         chosen = table.row_order[table.row_starts[r] : table.row_starts[r + 1]]
-        few = len(chosen) * widest <= BYTE_FULL  # no byte overflows
+        few = len(chosen) * table.widest <= BYTE_FULL  # no byte overflows
         # seven bytes more than there are channels: sums of bytes read whole words
         recent = np.zeros((TOGETHER, columns, high - low + 7), np.uint8)
         count = np.zeros((0 if few else TOGETHER, columns, high - low + 7), np.int32)
@@ -93,7 +95,7 @@ def observe(sent: Array, binary: bool, table: CellTable, messages: Array, active
             count[:] = 0
 
 
-@njit(cache=True, nogil=True)
+@part
 def _note_fired(sent: Array, number: Array, mark: Array) -> None:
     """number[m, c] += sent[m, c] != 0, in bytes, and mark[c] becomes 1 where any of them is; len(number) maps."""
     maps = len(number)
@@ -112,7 +114,7 @@ def _note_fired(sent: Array, number: Array, mark: Array) -> None:
             mark[c] |= fired
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _note_vectors(sent: Array, places: tuple[np.int64, np.int64, np.int64], strides: tuple[int, int], maps: int) -> int:
     """_note_fired by vectors of 64, 16 and 4 channels; returns how many channels these take.  Arguments as of _note."""
     channels = sent.shape[1]
@@ -164,7 +166,7 @@ def _typed_note(typing: Any, sent: Any, places: Any, strides: Any, lanes: Any, m
 _note: Any = intrinsic(prefer_literal=True)(_typed_note)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _sum_bytes(count: Array, cuts: Array, cells: Array, running: Array) -> np.int64:
     """cells[s] = sum of count from cuts[s] - cuts[0] to the next one; the value is the sum of all.
 
@@ -189,7 +191,7 @@ def _sum_bytes(count: Array, cuts: Array, cells: Array, running: Array) -> np.in
     return np.int64(total)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _sum_words(count: Array, cuts: Array, cells: Array) -> np.int64:
     """As _sum_bytes, of 32-bit counts."""
     values = np.int64(0)
@@ -200,7 +202,7 @@ def _sum_words(count: Array, cuts: Array, cells: Array) -> np.int64:
     return values
 
 
-@njit(cache=True, nogil=True)
+@part
 def _move(recent: Array, count: Array) -> None:
     """Add counts of bytes to those of 32 bits before they are full."""
     bytes_ = recent.reshape(-1)
@@ -210,7 +212,7 @@ def _move(recent: Array, count: Array) -> None:
         bytes_[i] = 0
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def add_up(sent: Array, table: CellTable, values: Array, total: Array) -> None:
     """The sums of what maps (M, Y, X, C) hold; a task takes one class of rows and one slab.
 
@@ -238,7 +240,7 @@ def add_up(sent: Array, table: CellTable, values: Array, total: Array) -> None:
             total[m, r, b] = everything
 
 
-@njit(cache=True, nogil=True)
+@part
 def _sum_values(sent: Array, rows: Array) -> np.int64:
     """The sum of some rows of a map (Y, X, C)."""
     out = np.int64(0)
@@ -248,7 +250,7 @@ def _sum_values(sent: Array, rows: Array) -> np.int64:
     return out
 
 
-@njit(cache=True, nogil=True)
+@part
 def _wide_sum(row: Array) -> np.int64:
     """For streams, whose values need 24 bits each."""
     out = np.int64(0)
@@ -257,7 +259,7 @@ def _wide_sum(row: Array) -> np.int64:
     return out
 
 
-@njit(cache=True, nogil=True)
+@part
 def _sum(row: Array) -> np.int32:
     """In 32 bits, which vectors hold more of."""
     out = np.int32(0)
@@ -266,7 +268,7 @@ def _sum(row: Array) -> np.int32:
     return out
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def sum_bytes(place: np.int64, count: np.int64) -> np.int64:
     """The sum of `count` bytes from an address on; seven bytes behind them are read too.
 

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic
 
 from spikformer_deploy.base.arrays import Array
+from spikformer_deploy.base.compiled import inlined, part, shared
 from spikformer_deploy.base.vectors import BYTE, FLOAT, HALF, WORD, address, lowest_bit, read, write
 from spikformer_deploy.executors.fast.kernels import Geometry
 from spikformer_deploy.network.synapses import Conv
@@ -63,7 +64,7 @@ def event_convolution(conv: Conv, channels: int) -> Callable[[Array, int, int], 
     return convolve
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def gather(maps: Array, weights: Array, geometry: Geometry, first: int, out: Array) -> None:
     """Sums of weight rows over the spikes in the window of each output position.
 
@@ -90,7 +91,7 @@ def gather(maps: Array, weights: Array, geometry: Geometry, first: int, out: Arr
         _add_rows(weights, spikes, starts, address(out[image, low:high]), outputs)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _spikes(maps: Array) -> tuple[Array, Array]:
     """(channels of all spikes, position by position; (positions + 1,) where each position's start)."""
     channels = maps.shape[2]
@@ -128,7 +129,7 @@ def _spikes(maps: Array) -> tuple[Array, Array]:
     return spikes, starts
 
 
-@njit(cache=True, nogil=True)
+@part
 def _windows(
     spikes: Array, starts: Array, shape: tuple[int, int, int], geometry: Geometry, band: Band
 ) -> tuple[Array, Array]:
@@ -156,7 +157,7 @@ def _windows(
     return rows, first
 
 
-@njit(cache=True, nogil=True)
+@part
 def _add_rows(weights: Array, rows: Array, starts: Array, target: np.int64, outputs: int) -> None:
     """Write the sum of each position's rows to (positions, outputs) of fp32 at the address `target`.
 
@@ -176,7 +177,7 @@ def _add_rows(weights: Array, rows: Array, starts: Array, target: np.int64, outp
         _add_columns(weights, rows, starts, (target, outputs, at), 16)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _add_columns(weights: Array, rows: Array, starts: Array, place: tuple[np.int64, int, int], lanes: int) -> None:
     """_add_rows of `lanes` output channels, a constant of the caller; place: (target, outputs, first channel)."""
     target, outputs, at = place

@@ -13,9 +13,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from spikformer_deploy.base.arrays import Array
+from spikformer_deploy.base.compiled import part, shared
 from spikformer_deploy.network.neurons import DECAY_BITS
 
 BLOCK = 64
@@ -70,7 +71,7 @@ class Geometry(NamedTuple):
     padding_x: int
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def lif_halving(sums: Array, lif: LifParameters, first: int, out: Array, membrane: Array, peak: Array) -> None:
     """The LIF of a Spikformer, decay 1/2 with a hard reset, in 32-bit integers: twice as many in a vector.
 
@@ -106,11 +107,11 @@ def lif_halving(sums: Array, lif: LifParameters, first: int, out: Array, membran
                     v[c] = np.int32(0) if fires else reached
                     largest = np.int32(max(largest, max(np.int32(abs(reached)), np.int32(abs(drive)))))
                 if membrane.size:
-                    membrane[n, t, place] = v
+                    copy_row(v, membrane[n, t, place])
         peak[n, block] = largest
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def lif_any(sums: Array, lif: LifParameters, first: int, out: Array, membrane: Array, peak: Array) -> None:
     """Any LIF, in 64-bit integers; arrays as in lif_halving."""
     images, steps, _, channels = out.shape
@@ -143,11 +144,11 @@ def lif_any(sums: Array, lif: LifParameters, first: int, out: Array, membrane: A
                     reset = reached - lif.threshold[c] if lif.soft else 0
                     v[c] = reset if fires else reached
                 if membrane.size:
-                    membrane[n, t, place] = v
+                    copy_row(v, membrane[n, t, place])
         peak[n, block] = largest
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def find_idle(bias: Array, bias_of: Array, forgets: bool, sent: Array, membrane: Array, idle: Array) -> None:
     """idle = 1 where a neuron has nothing to do in a step, else 0: see `idle` of network/neurons.py.
 
@@ -180,7 +181,14 @@ LIF_LOOPS = {np.dtype(np.int32): lif_halving, np.dtype(np.int64): lif_any}
 """The loop of a LIF by the type of its parameters."""
 
 
-@njit(cache=True, nogil=True)
+@part
+def copy_row(row: Array, to: Array) -> None:
+    """to[:] = row, of as many channels; what numba compiles for that takes a second longer, for its error message."""
+    for c in range(row.size):
+        to[c] = row[c]
+
+
+@part
 def _decayed(state: int, decay: int, toward_zero: bool, round_up: int) -> int:
     """state * decay / 2^12, rounded toward zero, down, or up (round_up 4095)."""
     if toward_zero and state < 0:
@@ -188,7 +196,7 @@ def _decayed(state: int, decay: int, toward_zero: bool, round_up: int) -> int:
     return (state * decay + round_up) >> DECAY_BITS
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def add_shifted(total: Array, part: Array, shift: int) -> None:
     """total += part << shift; (N, T, p, C) integers in any type, part with T = 1 for all steps."""
     images, steps, positions, channels = total.shape
@@ -203,7 +211,7 @@ def add_shifted(total: Array, part: Array, shift: int) -> None:
                 row[c] += np.int64(more[c]) << shift
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def send_current(sums: Array, stream: StreamParameters, first: int, out: Array, peak: Array) -> None:
     """out = what a Stream sends, at positions from `first`; sums as in lif_halving.
 
@@ -227,7 +235,7 @@ def send_current(sums: Array, stream: StreamParameters, first: int, out: Array, 
         peak[n, t] = largest
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def fire_where_all(sums: Array, inputs: int, first: int, out: Array, peak: Array) -> None:
     """out = sums >= inputs, of positions from `first`; arrays as in send_current, out uint8."""
     images, steps, positions, channels = sums.shape
@@ -245,7 +253,7 @@ def fire_where_all(sums: Array, inputs: int, first: int, out: Array, peak: Array
         peak[n, t] = largest
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def window_max(sent: Array, window: Geometry, out: Array, peak: Array) -> None:
     """out[m, y, x, c] = largest of sent over the window at (y, x); maps (M, Y, X, C), nothing beyond the border.
 
@@ -272,7 +280,7 @@ def window_max(sent: Array, window: Geometry, out: Array, peak: Array) -> None:
         peak[m] = largest
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def window_sum(sent: Array, window: Geometry, out: Array) -> None:
     """out[m, y, x, c] += sum of sent over the window at (y, x); maps (M, Y, X, C), zero padding.
 
@@ -293,7 +301,7 @@ def window_sum(sent: Array, window: Geometry, out: Array) -> None:
                         total[c] += row[c]
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def fire_where_any(values: Array, peak: Array) -> None:
     """values (M, P, C) -> 1 where not zero, in place; peak (M,) int64 is the largest value of each map."""
     for m in prange(values.shape[0]):
@@ -306,7 +314,7 @@ def fire_where_any(values: Array, peak: Array) -> None:
         peak[m] = largest
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def attend(q: Array, k: Array, v: Array, heads: int, weight: int, out: Array, pairs: Array) -> None:
     """out = weight * q (k^T v), head by head: (M, P, C) messages of any integer type -> (M, P, C) int32 or int64.
 
@@ -348,7 +356,7 @@ def attend(q: Array, k: Array, v: Array, heads: int, weight: int, out: Array, pa
                     total[c] += factor * row[c]
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def add_rows_of_spikes(y: Array, spikes: Array, heads: int, over_tokens: bool, out: Array) -> None:
     """out = the dual spike transformation of y (M, P', C) and spikes (M, P, D), head by head.
 
@@ -380,7 +388,7 @@ def add_rows_of_spikes(y: Array, spikes: Array, heads: int, over_tokens: bool, o
                     total[c] += factor * row[c]
 
 
-@njit(cache=True, nogil=True)
+@part
 def _nonzero(values: Array, where: Array) -> int:
     """Write the indices of values that are not zero to `where`; return how many there are."""
     count = 0
@@ -391,13 +399,13 @@ def _nonzero(values: Array, where: Array) -> int:
     return count
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def sum_over_positions(sent: Array, out: Array) -> None:
     """out[m, c] = sum over the positions of sent (M, P, C), int64."""
     for m in prange(sent.shape[0]):
-        total = np.zeros(sent.shape[2], np.int64)
+        total = out[m]
+        total[:] = 0
         for p in range(sent.shape[1]):
             row = sent[m, p]
             for c in range(total.size):
                 total[c] += row[c]
-        out[m] = total

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from spikformer_deploy.base.arrays import Array
+from spikformer_deploy.base.compiled import inlined, part, shared
+from spikformer_deploy.executors.fast.kernels import copy_row
 from spikformer_deploy.network.neurons import DECAY_BITS, DECAY_ONE
 
 LEVELS_AT_ONCE = 4
@@ -33,7 +35,7 @@ class LevelsParameters(NamedTuple):
     bias_of: Array
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def levels_narrow(sums: Array, neurons: LevelsParameters, first: int, out: Array, membrane: Array, peak: Array) -> None:
     """Levels in 32-bit integers, of a decay of 0 or 2^-k; arrays as in lif_halving, out is what they send.
 
@@ -70,13 +72,13 @@ def levels_narrow(sums: Array, neurons: LevelsParameters, first: int, out: Array
                     sent[c] = reached[c]
                     v[c] = np.int32(v[c] - np.int32(reached[c] * neurons.reset[c]))
                 if membrane.size:
-                    membrane[n, t, place] = v
+                    copy_row(v, membrane[n, t, place])
                 if not neurons.decay:
                     v[:] = 0
         peak[n, block] = largest
 
 
-@njit(cache=True, nogil=True)
+@part
 def _halvings(decay: int) -> int:
     """k of a decay of 2^12 / 2^k; 0 for a decay of 0."""
     halvings = 0
@@ -85,7 +87,7 @@ def _halvings(decay: int) -> int:
     return halvings
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _count_levels(v: Array, levels: Array, reached: Array) -> None:
     """reached[c] += how many of LEVELS_AT_ONCE levels (., C) v[c] reaches, all int32."""
     for c in range(v.size):
@@ -94,7 +96,7 @@ def _count_levels(v: Array, levels: Array, reached: Array) -> None:
         reached[c] = np.int32(reached[c] + np.int32(low + high))
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def levels_any(sums: Array, neurons: LevelsParameters, first: int, out: Array, membrane: Array, peak: Array) -> None:
     """Any Levels, in 64-bit integers; arrays as in levels_narrow."""
     images, steps, _, channels = out.shape
@@ -121,7 +123,7 @@ def levels_any(sums: Array, neurons: LevelsParameters, first: int, out: Array, m
                     out[n, t, place, c] = reached
                     v[c] = potential - reached * neurons.reset[c]
                 if membrane.size:
-                    membrane[n, t, place] = v
+                    copy_row(v, membrane[n, t, place])
         peak[n, block] = largest
 
 

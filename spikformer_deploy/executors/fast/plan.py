@@ -307,7 +307,8 @@ def cell_table(cells: Cells) -> CellTable:
     """Cells as the counting loop reads them."""
     order = np.argsort(cells.rows, kind="stable")
     starts = np.searchsorted(cells.rows[order], np.arange(cells.shape[1] + 1))
-    return CellTable(order, starts, cells.columns, cells.channels, _slabs(cells.channels))
+    widest = int(np.bincount(cells.columns).max())
+    return CellTable(order, starts, cells.columns, widest, cells.channels, _slabs(cells.channels))
 
 
 def _slabs(channel_cuts: Int) -> Int:

@@ -1,0 +1,45 @@
+"""What is made ahead is what ordinary runs need."""
+
+import subprocess
+import sys
+
+from spikformer_deploy.inference import first_use
+
+ORDINARY = """
+import sys
+import numba
+from spikformer_deploy.inference.first_use import loops
+from spikformer_deploy.inference.run import run
+from spikformer_deploy.pipeline.stages import compile_model
+
+for model, timing in (("digits-v1", "cycle"), ("digits-v2", "none"), ("digits-levels", "none")):
+    program = compile_model(model, "loihi2", check=False).program
+    run(program, "digits", limit=4, timing=timing)
+
+ahead = {loop: {tuple(map(numba.typeof, e)) for e in examples} for loop, examples in loops().values()}
+kept = {
+    value
+    for name, module in list(sys.modules.items())
+    if name.startswith("spikformer_deploy.")
+    for value in vars(module).values()
+    if isinstance(value, numba.core.dispatcher.Dispatcher) and not value.targetoptions.get("no_cpython_wrapper")
+}
+used = {loop for loop in kept if loop.signatures}
+assert len(used) > 12
+for loop in used:
+    for types in set(loop.signatures) - ahead.get(loop, set()):
+        print(loop.py_func.__qualname__, types)
+"""
+
+
+def test_ordinary_runs_compile_nothing_that_is_not_made_ahead() -> None:
+    done = subprocess.run([sys.executable, "-c", ORDINARY], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+
+
+def test_loops_are_made_once() -> None:
+    heard: list[tuple[int, int, str]] = []
+    first_use.prepare(lambda *news: heard.append(news))
+    assert sorted(name for _, _, name in heard) == sorted(first_use.loops())
+    assert [(done, total) for done, total, _ in heard] == [(i + 1, len(heard)) for i in range(len(heard))]
+    assert first_use.prepare().compiled == 0

@@ -63,8 +63,8 @@ def sums_at(batch: Batch, plan: SumsPlan, place: Place) -> Array:
 def _delivered(batch: Batch, incoming: Arriving, place: Place) -> Array:
     """What one projection delivers, before its weights are shifted."""
     projection = incoming.projection
-    if incoming.convolve is not None:
-        return _convolution(batch, projection, incoming.convolve, place)
+    if incoming.layer is not None:
+        return _convolution(batch, projection, incoming.layer.convolve, place)
     if isinstance(projection.synapse, Attention):
         return _attention(batch, incoming, place.images)
     sent = batch.sent[projection.sources[0]][place.images]

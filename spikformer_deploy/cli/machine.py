@@ -46,7 +46,7 @@ def _costs(found: dict[str, Any]) -> Table:
 
 def _kernels(found: dict[str, Any]) -> Table:
     """What runs, by the largest message of a layer."""
-    table = Table(title="kernels of a 3x3 convolution of 384 channels", title_justify="left")
+    table = Table(title="kernels of a 3x3 convolution of 128 channels", title_justify="left")
     for column in ("messages up to", "dense", "by events below a mean of"):
         table.add_column(column, justify="left" if column == "dense" else "right")
     for row in found["kernels"]:

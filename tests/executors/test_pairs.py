@@ -90,7 +90,7 @@ def test_segments_cover_all_inputs_and_stay_in_16_bits(seed: int, largest: int, 
 
 
 def extremes(steps: np.ndarray, largest: int) -> tuple[int, int]:
-    """The largest and the smallest sum of 16 bits of weights (C_out, KY, steps, STEP): two of four inputs go to each."""
+    """The largest and the smallest sum of 16 bits of weights (C_out, KY, steps, STEP), two of four inputs each."""
     high, low = [], []
     for of_output in steps:
         fours = of_output.reshape(-1, 4)

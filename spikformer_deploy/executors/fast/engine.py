@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from typing_extensions import assert_never
@@ -125,6 +126,7 @@ def batch_size(plan: Plan) -> int:
 
 @torch.inference_mode()
 def _run_batch(batch: Batch, inputs: Sent) -> None:
+    batch.threads = numba.get_num_threads()
     for population in batch.network:
         _run_population(batch, population, inputs[batch.place])
         for name in batch.plan.last_read.get(population.name, ()):
@@ -134,6 +136,7 @@ def _run_batch(batch: Batch, inputs: Sent) -> None:
 def _run_population(batch: Batch, population: Population, inputs: Sent) -> None:
     neuron = population.neuron
     membrane = None
+    threads.share_out(batch.threads, batch.images * batch.network.time_steps * population.size)
     match neuron:
         case Source():
             sent = _pixels(batch, population, inputs)
@@ -161,6 +164,7 @@ def _run_population(batch: Batch, population: Population, inputs: Sent) -> None:
 def _keep(batch: Batch, population: Population, sent: Sent, peak: int, membrane: Array | None) -> None:
     """Note what a population sent: for its readers, for the counts and, where asked for, as a record."""
     name = population.name
+    threads.share_out(batch.threads, sent.size)
     batch.kept.note_peak(population, peak)
     batch.sent[name] = sent
     _observe(batch, population, sent)

@@ -11,7 +11,7 @@ import torch
 from spikformer_deploy.executors.fast import costs, measure, synapses
 from spikformer_deploy.network.synapses import Conv
 
-CHANNELS = 384
+CHANNELS = 128
 """Of the layer that stands for all: 3x3, as many outputs, weights of all sizes."""
 MESSAGES = (1, 8, 64, 128, 255, 256)
 """Largest messages, by which kernels are chosen."""

@@ -111,11 +111,9 @@ def segments_of(conv: Conv, max_in: int) -> list[Segment] | None:
     """
     if conv.weight.dtype != np.int8 or conv.groups != 1:
         return None
-    steps = _steps(conv.weight).astype(np.int64)
-    pairs = steps.reshape(*steps.shape[:3], STEP // QUAD, 2, 2)
-    # every second pair goes to the same sum
-    high = max_in * np.maximum(pairs, 0).sum((-3, -1))
-    low = max_in * np.minimum(pairs, 0).sum((-3, -1))
+    steps = _steps(conv.weight)
+    high = max_in * _by_sum(np.maximum(steps, 0))
+    low = max_in * _by_sum(np.minimum(steps, 0))
     if high.max(initial=0) > HIGHEST or low.min(initial=0) < LOWEST:
         return None
     _, height, count, _ = high.shape
@@ -129,6 +127,18 @@ def segments_of(conv: Conv, max_in: int) -> list[Segment] | None:
             segments.append(Segment(row, start, 1, end))
             start += end
     return segments
+
+
+def _by_sum(weights: Array) -> Int:
+    """What a step adds to each sum of 16 bits, (C_out, KY, steps, 2), of weights (C_out, KY, steps, STEP).
+
+    Of four inputs the first two go to one, and the others to the next.
+    """
+    total = np.zeros((*weights.shape[:3], 2), np.int64)
+    for first in range(0, STEP, QUAD):
+        for i in range(2):
+            total += weights[..., first + i : first + i + 3 : 2]
+    return total
 
 
 def _fits(high: Int, low: Int) -> bool:

@@ -98,11 +98,13 @@ def _dense(
     """
     ways: dict[str, float] = {}
     costs = current()
-    segments = segments_of(conv, max_in) if "pairs" in allowed else None
-    if segments is not None:
-        ways["pairs"] = pairs_cost(conv, len(segments))
     if "int8" in allowed and max_in <= int8_limit():
         ways["int8"] = costs.int8
+    # what cannot be the cheapest is not worked out
+    possible = "pairs" in allowed and costs.pairs < ways.get("int8", math.inf)
+    segments = segments_of(conv, max_in) if possible else None
+    if segments is not None:
+        ways["pairs"] = pairs_cost(conv, len(segments))
     if "fp32" in allowed or not ways:
         ways["fp32" if exact_in_fp32(largest_sum) else "fp64"] = costs.fp32
     kind = min(ways, key=lambda name: ways[name])

@@ -36,7 +36,8 @@ from spikformer_deploy.network.synapses import Attention, Conv, Readout, synapti
 from spikformer_deploy.pipeline.program import Program, from_bytes, to_bytes
 from spikformer_deploy.pipeline.sample import firing_rates
 
-KERNELS = ("", "plain", "events", *(["int8"] if synapses.int8_works() else []))
+MULTIPLYING = [kind for kind, works in (("int8", synapses.int8_limit), ("pairs", synapses.pairs_work)) if works()]
+KERNELS = ("", "plain", "events", *MULTIPLYING)
 CPU = torch.device("cpu")
 LOIHI2 = with_wide_states(load_profile("loihi2"))
 Execute = Callable[[], Execution]

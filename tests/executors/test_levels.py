@@ -22,7 +22,8 @@ from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import DECAY_ONE, HALF_UP, MOST_LEVELS, Levels, Max, Or, Sum, step
 from spikformer_deploy.network.synapses import Attention, Conv, Window
 
-KERNELS = ["plain", "events", *(["int8"] if synapses.int8_works() else [])]
+MULTIPLYING = [kind for kind, works in (("int8", synapses.int8_limit), ("pairs", synapses.pairs_work)) if works()]
+KERNELS = ["plain", "events", *MULTIPLYING]
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -218,7 +219,7 @@ def test_many_graded_messages_for_one_neuron(rate: float) -> None:
     assert not synapses.exact_in_fp32(bound)
     for kind in KERNELS:
         with mock.patch.dict(os.environ, SPIKDEPLOY_KERNELS=kind):
-            sums = synapses.convolution(conv, (150, 5, 4), MOST_LEVELS, bound)(values, int(sent.sum()), 0, 5)
+            sums = synapses.convolution(conv, (150, 5, 4), MOST_LEVELS, bound).convolve(values, int(sent.sum()), 0, 5)
         np.testing.assert_array_equal(sums.numpy(), right.numpy())
 
 

@@ -86,6 +86,7 @@ class Batch:
     place   where the images stand among all
     counts  of all images, by population: those of this batch are written
     kept    what becomes part of the Execution
+    threads of compiled loops that this batch has for itself
     sent    messages by population, as long as somebody reads them
     active  (Y, X, C) neurons that sent anything, by population
     """
@@ -95,6 +96,7 @@ class Batch:
     buffers: Buffers
     counts: Mapping[str, Counts]
     kept: Kept
+    threads: int = 1
     sent: dict[str, Sent] = field(default_factory=dict)
     active: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 

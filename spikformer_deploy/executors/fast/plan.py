@@ -56,13 +56,13 @@ class Arriving:
 
     bound     of every partial sum, before the weights are shifted
     shift     exponent of the weights
-    convolve  the convolution; None for attention and windows
+    layer     the convolution; None for attention and windows
     """
 
     projection: Projection
     bound: int
     shift: int
-    convolve: synapses.Convolve | None
+    layer: synapses.Layer | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,7 +183,7 @@ def _sums_plans(network: Network, steps: Mapping[str, int]) -> dict[str, SumsPla
                 parameters = StreamParameters(drop, *_bias_rows(bias, height * width))
             case And():
                 parameters = None
-            case Accumulator() if any(i.convolve is not None for i in incoming):
+            case Accumulator() if any(i.layer is not None for i in incoming):
                 parameters = None
             case Source() | Or() | Sum() | Max() | Accumulator():
                 continue
@@ -196,7 +196,7 @@ def _sums_plans(network: Network, steps: Mapping[str, int]) -> dict[str, SumsPla
             4 * population.shape[0] * width * arriving_steps,
             height,
             # attention, and the loop of windows, see all positions at once
-            all(i.convolve is not None or is_identity(i.projection) for i in incoming),
+            all(i.layer is not None or is_identity(i.projection) for i in incoming),
             parameters,
         )
     return out
@@ -204,10 +204,10 @@ def _sums_plans(network: Network, steps: Mapping[str, int]) -> dict[str, SumsPla
 
 def _incoming(network: Network, projection: Projection) -> Arriving:
     bound = largest_sum(network, projection)
-    return Arriving(projection, bound, shift_of(projection), _convolve(network, projection, bound))
+    return Arriving(projection, bound, shift_of(projection), _layer(network, projection, bound))
 
 
-def _convolve(network: Network, projection: Projection, bound: int) -> synapses.Convolve | None:
+def _layer(network: Network, projection: Projection, bound: int) -> synapses.Layer | None:
     if not isinstance(projection.synapse, Conv):
         return None
     source = network[projection.sources[0]]

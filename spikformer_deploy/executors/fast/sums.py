@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Array
-from spikformer_deploy.executors.fast import kernels, synapses
+from spikformer_deploy.executors.fast import kernels, synapses, threads
 from spikformer_deploy.executors.fast.batch import Batch, Sent
 from spikformer_deploy.executors.fast.plan import Arriving, SumsPlan, geometry_of, is_identity, sum_type
 from spikformer_deploy.network.network import Population, Projection
@@ -45,7 +46,11 @@ def pieces(batch: Batch, population: Population) -> Iterator[Piece]:
     for start in range(0, batch.images, images):
         for first in range(0, height, rows):
             place = Place(slice(start, start + images), first, min(first + rows, height))
-            yield Piece(place.images, first * width, sums_at(batch, plan, place))
+            if batch.threads > 1:
+                numba.set_num_threads(batch.threads)
+            values = sums_at(batch, plan, place)
+            threads.share_out(batch.threads, values.size)
+            yield Piece(place.images, first * width, values)
 
 
 def sums_at(batch: Batch, plan: SumsPlan, place: Place) -> Array:
@@ -63,8 +68,8 @@ def sums_at(batch: Batch, plan: SumsPlan, place: Place) -> Array:
 def _delivered(batch: Batch, incoming: Arriving, place: Place) -> Array:
     """What one projection delivers, before its weights are shifted."""
     projection = incoming.projection
-    if incoming.convolve is not None:
-        return _convolution(batch, projection, incoming.convolve, place)
+    if incoming.layer is not None:
+        return _convolution(batch, projection, incoming.layer.convolve, place)
     if isinstance(projection.synapse, Attention):
         return _attention(batch, incoming, place.images)
     if isinstance(projection.synapse, DualSpike):

@@ -1,26 +1,31 @@
 """Exact integer convolutions for the engine, each layer by the fastest of several ways to the same integers.
 
     int8    oneDNN's quantized convolution: uint8 messages, int8 weights, int32 sums, as fp32 (exact below 2^24)
+    pairs   sums of pairs of products in 16 bits (pairs.py), where the layer's weights and messages cannot leave them
     fp32    floating point whose every partial sum is an integer below 2^24, so that no rounding ever happens
     fp64    the same below 2^53
     events  rows of int8 weights added up, one for each spike (gather.py): cheaper where few neurons fire
-A processor without VNNI may saturate int8 products: int8 and events are compared with plain sums once, at the start.
+A processor without VNNI saturates int8 products of large messages: oneDNN is compared with plain sums once, at the
+start, for messages up to several sizes, and a layer takes it if its own are not larger.  So are pairs and events.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 
-from spikformer_deploy.base.arrays import EXACT_FP32
+from spikformer_deploy.base.arrays import EXACT_FP32, Array
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.executors.fast.costs import Costs, kept, usual
 from spikformer_deploy.executors.fast.gather import event_convolution
+from spikformer_deploy.executors.fast.pairs import STEP, pair_convolution, processor_has_pairs, segments_of
 from spikformer_deploy.network.synapses import Conv
 
 Maps: TypeAlias = torch.Tensor
@@ -33,18 +38,10 @@ Convolution: TypeAlias = Callable[[Maps, tuple[int, int]], Maps]
 PACKINGS = 6
 """Packed weights kept of a layer: for parts of two sizes, each cut into equal pieces and a rest, of images or rows."""
 
-# What decides between multiplications and events, in nanoseconds of one thread of a Zen 4 core at 3.7 GHz, fitted to
-# times of layers (benchmarks/layers.py).  Only speed depends on these.
-MULTIPLIED = {"int8": 1 / 220, "fp32": 1 / 55}
-"""A multiply-accumulate."""
-PER_POSITION = 50.0
-"""Of events: an output position."""
-PER_WINDOW = 12.0
-"""Of events: each position of its window."""
-PER_ROW = 0.7
-"""Of events: each row of weights that is added."""
-PER_WEIGHT = 0.017
-"""Of events: each weight of such a row."""
+LARGEST_MESSAGES = (255, 128, 64, 8, 1)
+"""Up to which int8 is compared with plain sums.  Two products of 128 and an int8 just fit 16 bits together."""
+WIDENING = 2
+"""Of pairs: a widening of sums takes about as long as so many steps over inputs."""
 
 
 def exact_in_fp32(bound: int) -> bool:
@@ -52,28 +49,81 @@ def exact_in_fp32(bound: int) -> bool:
     return bound < EXACT_FP32
 
 
-def convolution(conv: Conv, shape: tuple[int, int, int], max_in: int, largest_sum: int) -> Convolve:
-    """The function from uint8 or int32 messages (M, Y, X, C_in) to sums (M, end - first, X', C_out), float but exact.
+class Layer(NamedTuple):
+    """A convolution that is ready to run.
+
+    kinds         the kernels that it may run by
+    events_below  the mean message below which it runs by events
+    """
+
+    convolve: Convolve
+    kinds: tuple[str, ...]
+    events_below: float
+
+
+def convolution(conv: Conv, shape: tuple[int, int, int], max_in: int, largest_sum: int) -> Layer:
+    """From uint8 or int32 messages (M, Y, X, C_in) to sums (M, end - first, X', C_out), float but exact.
 
     shape        (C, Y, X) of the source; max_in: its largest message
     largest_sum  bound of every partial sum
     """
     small = conv.weight.dtype.itemsize == 1 and max_in < 256 and exact_in_fp32(largest_sum)
-    kinds = _kinds()
-    gathered = event_convolution(conv, shape[0]) if small and "events" in kinds else None
-    stepped, columns = without_idle_stride(conv, shape[2])
-    if small and "int8" in kinds:
-        run = _int8_convolution(stepped)
-    else:
-        run = _float_convolution(stepped, torch.float32 if exact_in_fp32(largest_sum) else torch.float64)
-    multiplied = _by_bands(conv, shape[1], run if stepped is conv else _first_column(run, columns))
+    allowed = _kinds()
+    gathered = event_convolution(conv, shape[0]) if small and "events" in allowed else None
+    if gathered is not None and allowed == ("events",):
+        return Layer(_from_arrays(gathered), allowed, math.inf)
+    kind, cost, multiplied = _dense(conv, shape, max_in, largest_sum, allowed if small else ())
+    if gathered is None:
+        return Layer(lambda maps, total, first, end: multiplied(maps, first, end), (kind,), 0.0)
+    below = events_below(conv, cost)
 
     def convolve(maps: Maps, total: int, first: int, end: int) -> Maps:
-        if gathered is not None and (len(kinds) == 1 or _events_are_cheaper(conv, maps, total, kinds[0])):
+        if _events_are_cheaper(maps, total, below, kind):
             return torch.from_numpy(gathered(maps.numpy(), first, end))
         return multiplied(maps, first, end)
 
-    return convolve
+    return Layer(convolve, (kind, "events"), below)
+
+
+def _from_arrays(run: Callable[[Array, int, int], Array]) -> Convolve:
+    return lambda maps, total, first, end: torch.from_numpy(run(maps.numpy(), first, end))
+
+
+def _dense(
+    conv: Conv, shape: tuple[int, int, int], max_in: int, largest_sum: int, allowed: Sequence[str]
+) -> tuple[str, float, Callable[[Maps, int, int], Maps]]:
+    """The cheapest of the `allowed` ways to multiply that is exact for this layer, else floating point.
+
+    Its name, nanoseconds of a multiply-accumulate, and from (messages of all rows, first row, end row) to sums.
+    """
+    ways: dict[str, float] = {}
+    costs = current()
+    if "int8" in allowed and max_in <= int8_limit():
+        ways["int8"] = costs.int8
+    # what cannot be the cheapest is not worked out
+    possible = "pairs" in allowed and costs.pairs < ways.get("int8", math.inf)
+    segments = segments_of(conv, max_in) if possible else None
+    if segments is not None:
+        ways["pairs"] = pairs_cost(conv, len(segments))
+    if "fp32" in allowed or not ways:
+        ways["fp32" if exact_in_fp32(largest_sum) else "fp64"] = costs.fp32
+    kind = min(ways, key=lambda name: ways[name])
+    if kind == "pairs":
+        assert segments is not None
+        run = pair_convolution(conv, shape[0], segments)
+        return kind, ways[kind], lambda maps, first, end: torch.from_numpy(run(maps.numpy(), first, end))
+    stepped, columns = without_idle_stride(conv, shape[2])
+    if kind == "int8":
+        multiplied = _int8_convolution(stepped)
+    else:
+        multiplied = _float_convolution(stepped, torch.float32 if kind == "fp32" else torch.float64)
+    multiplied = multiplied if stepped is conv else _first_column(multiplied, columns)
+    return kind, ways[kind], _by_bands(conv, shape[1], multiplied)
+
+
+def pairs_cost(conv: Conv, segments: int) -> float:
+    """Nanoseconds of a multiply-accumulate of pairs, where the inputs of a sum are cut into some segments."""
+    return current().pairs * (1 + WIDENING * segments / (conv.weight[0].size / STEP))
 
 
 def without_idle_stride(conv: Conv, width: int) -> tuple[Conv, int]:
@@ -122,57 +172,101 @@ def _by_bands(conv: Conv, height: int, run: Convolution) -> Callable[[Maps, int,
     return convolve
 
 
-def _events_are_cheaper(conv: Conv, maps: Maps, total: int, kind: str) -> bool:
-    """Whether adding a row for each of `total` messages takes less time than all multiplications of `kind`."""
-    outputs, _, height, width = conv.weight.shape
+def events_below(conv: Conv, multiplied: float) -> float:
+    """The mean message below which adding a row for each takes less time than all multiplications.
+
+    multiplied  nanoseconds of a multiply-accumulate
+    """
+    outputs, channels, height, width = conv.weight.shape
     window = height * width
-    strides = conv.stride[0] * conv.stride[1]
-    positions = maps[..., 0].numel() / strides
-    # each message is seen by window / strides outputs, borders left out of account
-    rows = total * window / strides
-    added = positions * (PER_POSITION + PER_WINDOW * window) + rows * (PER_ROW + PER_WEIGHT * outputs)
-    return added < positions * conv.weight.size * MULTIPLIED[kind]
+    costs = current()
+    # of an output position; borders are left out of account
+    left = conv.weight.size * multiplied - costs.position - costs.window * window
+    of_mean = channels * window * (costs.row + costs.weight * outputs)
+    return max(0.0, left / of_mean) if of_mean else math.inf
+
+
+def _events_are_cheaper(maps: Maps, total: int, below: float, kind: str) -> bool:
+    """Whether messages of that total value are few enough; `kind` would multiply."""
+    return total < below * maps.numel()
+
+
+def current() -> Costs:
+    """The costs that were measured on this machine, else usual ones."""
+    return kept() or usual(int8_limit())
 
 
 def kernels() -> str:
-    """Which convolutions run, as a note: "int8, events" where all is exact on this machine.
+    """Which kernels convolutions may run by, as a note: "int8, events" where all is exact on this machine.
 
-    The environment variable SPIKDEPLOY_KERNELS forces one: "int8", "plain" or "events".
+    The environment variable SPIKDEPLOY_KERNELS forces one: "int8", "pairs", "plain" or "events".  A layer for which
+    that one is not exact runs in floating point, and the note of the run has it.
     """
     return ", ".join(_kinds())
 
 
+def note(layers: Iterable[Layer]) -> str:
+    """The kernels by which some layers may run."""
+    met = {kind for layer in layers for kind in layer.kinds}
+    return ", ".join(kind for kind in ("int8", "pairs", "fp32", "fp64", "events") if kind in met) or kernels()
+
+
 def _kinds() -> tuple[str, ...]:
-    """How sums may be computed here: the way to multiply first, then events."""
+    """How sums may be computed here: the ways to multiply first, then events."""
     forced = os.environ.get("SPIKDEPLOY_KERNELS", "")
+    works: dict[str, Callable[[], object]] = {"int8": int8_limit, "pairs": pairs_work, "events": events_work}
     match forced:
         case "":
-            return ("int8" if int8_works() else "fp32", *(["events"] if events_work() else []))
-        case "int8" | "events":
-            if not (int8_works() if forced == "int8" else events_work()):
+            found = [kind for kind in ("int8", "pairs", "events") if works[kind]()]
+            return (*found, "fp32")
+        case "int8" | "pairs" | "events":
+            if not works[forced]():
                 problem = f"'{forced}' does not give exact integers on this processor"
                 raise InputError("SPIKDEPLOY_KERNELS", problem, "Use plain, or unset it.")
             return (forced,)
         case "plain":
             return ("fp32",)
     raise InputError(
-        "SPIKDEPLOY_KERNELS", f"'{forced}' is no kind of kernel", "Use plain, int8 or events, or unset it."
+        "SPIKDEPLOY_KERNELS", f"'{forced}' is no kind of kernel", "Use plain, int8, pairs or events, or unset it."
     )
 
 
 @cache
-def int8_works() -> bool:
-    """Whether oneDNN's int8 convolution gives exact integers here, extreme and random operands alike."""
+def int8_limit() -> int:
+    """The largest message up to which oneDNN's int8 convolution gives exact integers here; 0 where it never does."""
+    return next((largest for largest in LARGEST_MESSAGES if _int8_works(largest)), 0)
+
+
+def _int8_works(largest: int) -> bool:
+    """Whether it is exact for messages up to `largest`, extreme and random operands alike."""
     # (channels, kernel, groups): oneDNN has other code for images of few channels, for single positions and for groups
     kinds = ((40, 3, 1), (3, 3, 1), (40, 1, 1), (24, 3, 24))
     try:
-        return all(_int8_is_exact(*_extremes(255, *kind)) for kind in kinds)
+        return all(_int8_is_exact(*_extremes(largest, *kind)) for kind in kinds)
     except (RuntimeError, AttributeError):  # no such kernel on this processor, or in this torch
         return False
 
 
 def _int8_is_exact(conv: Conv, images: Maps) -> bool:
     return bool((_int8_convolution(conv)(images, conv.padding) == _plain(conv, images)).all())
+
+
+@cache
+def pairs_work() -> bool:
+    """Whether our compiled sums of pairs are there, and exact, on this processor."""
+    if not processor_has_pairs():
+        return False
+    try:
+        return all(_pairs_are_exact(*_extremes(largest, 40, kernel)) for largest in (1, 63) for kernel in (1, 3))
+    except Exception:  # whatever the compiler raises: the other kernels do not need it
+        return False
+
+
+def _pairs_are_exact(conv: Conv, images: Maps) -> bool:
+    segments = segments_of(conv, int(images.max()))
+    assert segments is not None
+    sums = pair_convolution(conv, images.shape[3], segments)(images.numpy(), 0, images.shape[1])
+    return bool((torch.from_numpy(sums) == _plain(conv, images)).all())
 
 
 @cache
@@ -190,9 +284,9 @@ def events_work() -> bool:
 def _extremes(largest: int, channels: int = 40, kernel: int = 3, groups: int = 1) -> tuple[Conv, Maps]:
     """A convolution and messages with the largest and smallest operands and random ones, more than any chunk holds."""
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randint(-127, 128, (24, channels // groups, kernel, kernel), generator=generator, dtype=torch.int8)
+    weight = torch.randint(-128, 128, (24, channels // groups, kernel, kernel), generator=generator, dtype=torch.int8)
     weight[0] = 127
-    weight[1] = -127
+    weight[1] = -128
     images = torch.randint(0, largest + 1, (2, 9, 8, channels), generator=generator, dtype=torch.uint8)
     images[0] = largest
     return Conv(weight.numpy(), (1, 1), (kernel // 2, kernel // 2), groups), images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,6 +12,10 @@ import numpy as np
 import torch
 
 from spikformer_deploy.executors.fast.kernels import fire_where_any
+
+PER_VALUE = 4e-10
+"""Seconds about that a loop over neurons takes for each of them and step."""
+TRIALS = 15
 
 
 def _start() -> None:
@@ -36,6 +41,32 @@ def as_many_as_torch() -> Iterator[int]:
         yield threads
     finally:
         numba.set_num_threads(before)
+
+
+def share_out(threads: int, values: int) -> None:
+    """`threads` for the loops over so many values that follow, or one, where waking the others takes longer."""
+    if threads > 1:
+        pays = values * PER_VALUE * (1 - 1 / threads) > handing_over(threads)
+        numba.set_num_threads(threads if pays else 1)
+
+
+@cache
+def handing_over(threads: int) -> float:
+    """Seconds that threads take to begin a loop and to end it: 2e-6 where they wait busily, 7e-5 where they sleep.
+
+    Measured here and now: other work on the cores makes it long, and then one thread is better.
+    """
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    values = np.zeros((threads, 1, 1), np.uint8)
+    peak = np.zeros(threads, np.int64)
+    seconds = []
+    for _ in range(TRIALS):
+        start = time.perf_counter()
+        fire_where_any(values, peak)
+        seconds.append(time.perf_counter() - start)
+    numba.set_num_threads(before)
+    return sorted(seconds)[TRIALS // 2]
 
 
 @cache

@@ -28,6 +28,8 @@ from engine import cpu
 
 from spikformer_deploy.base.files import write_whole
 
+WIDE = 110
+"""Columns of the table, also where it goes to a file."""
 PACKAGES = ("torch", "numba", "numpy")
 COMMAND = ("-m", "spikformer_deploy")
 
@@ -66,7 +68,7 @@ def main(rounds: int, warm: bool, json_file: str | None) -> None:
         "versions": {package: version(package) for package in PACKAGES},
         "rows": rows,
     }
-    Console().print(table(figures))
+    Console(width=WIDE).print(table(figures))
     if json_file:
         write_whole(Path(json_file), (json.dumps(figures, indent=2) + "\n").encode())
 
@@ -100,7 +102,7 @@ def table(figures: dict[str, Any]) -> Table:
     out = Table(title=f"wall seconds of whole processes (CPU seconds); {figures['cpus']} CPUs of {figures['cpu']}")
     out.caption = f"Python {figures['python']}, {versions}"
     for column in ("command", "cold", "goal", "warm", "goal"):
-        out.add_column(column, justify="left" if column == "command" else "right", no_wrap=True)
+        out.add_column(column, justify="left" if column == "command" else "right")
     for row in figures["rows"]:
         best = min(row["warm"], key=lambda times: times["wall"])
         cold_goal, warm_goal = ("-" if goal is None else f"{goal:g}" for goal in row["goals"])

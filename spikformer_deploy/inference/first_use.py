@@ -58,7 +58,7 @@ def _of_engine() -> dict[Loop, list[Example]]:
     packing = _made(sums._Packing, *_arrays(double, 1, 1, 2))
     lanes = _array(word, 2)
     return {
-        counting._observe: [(maps[byte], 1, True, table, maps[word], tokens, _array(double, 3))],
+        counting.observe: [(maps[kind], True, table, maps[word], tokens, _array(double, 3)) for kind in (byte, word)],
         gather.gather: [(maps[byte], _array(np.int8, 2), window, 1, maps[single])],
         kernels.lif_halving: [(maps[kind], lif(word), 1, maps[byte], maps[word], peak) for kind in (single, word)],
         kernels.lif_any: [(maps[single], lif(double), 1, maps[byte], maps[word], peak)],

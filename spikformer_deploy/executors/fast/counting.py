@@ -15,14 +15,12 @@ from numba.extending import intrinsic
 
 from spikformer_deploy.base.arrays import Array
 from spikformer_deploy.base.compiled import inlined, part, shared
-from spikformer_deploy.base.vectors import BYTE, address, eight_bytes, four_bytes, read, write
+from spikformer_deploy.base.vectors import BYTE, address, eight_bytes, read, write
 
 TOGETHER = 4
 """Maps that are looked at together: the time steps of most networks.  What they have in common is read once."""
 BYTE_FULL = 255
 """Ones that a byte counts."""
-WIDE = 4
-"""Bytes of a value that is more than a byte."""
 MANY = 16
 """Channels of a slice from which on eight of them are added at once; fewer are differences of running sums."""
 
@@ -45,23 +43,15 @@ class CellTable(NamedTuple):
     slabs: Array
 
 
+@shared
 def observe(sent: Array, binary: bool, table: CellTable, messages: Array, active: Array, total: Array) -> None:
-    """Count what maps (M, Y, X, C) of uint8 or int32 hold; a task takes one class of rows and one slab.
+    """Count what maps (M, Y, X, C) of any integer type hold; a task takes one class of rows and one slab.
 
     binary    no value exceeds 1: messages are their own sum
     messages  (M, slices, rows, columns) int32: non-zero values of each cell
     active    (Y, X, C) uint8: becomes 1 where any map is not zero
     total     (M, rows, b) int64: sum of the values
     """
-    # as bytes: of two types the loop would be compiled twice, and it is the largest of all
-    _observe(sent.view(np.uint8), sent.itemsize, binary, table, messages, active, total)
-
-
-@shared
-def _observe(
-    sent: Array, size: int, binary: bool, table: CellTable, messages: Array, active: Array, total: Array
-) -> None:
-    """observe; sent (M, Y, X, C * size) the bytes of values, size: 1 or WIDE bytes each."""
     # what is written are arguments, not fields: numba takes a store to an array of a tuple for one that nobody reads
     maps, _, width, _ = sent.shape
     _, _, rows, columns = messages.shape
@@ -79,20 +69,18 @@ def _observe(
         count = np.zeros((0 if few else TOGETHER, columns, high - low + 7), np.int32)
         running = np.zeros(high - low + 1, np.int32)
         for start in range(0, maps, TOGETHER):
-            together = min(TOGETHER, maps - start)
+            size = min(TOGETHER, maps - start)
             met = 0
             for y in chosen:
                 for x in range(width):
                     mark = active[y, x, low:high]
-                    _note_fired(
-                        sent[start:, y, x, low * size : high * size], size, recent[:together, table.column_of[x]], mark
-                    )
+                    _note_fired(sent[start:, y, x, low:high], recent[:size, table.column_of[x]], mark)
                     met += 1
                     if met % BYTE_FULL == 0 and not few:
                         _move(recent, count)
             if not few:
                 _move(recent, count)
-            for k in range(together):
+            for k in range(size):
                 values = np.int64(0)
                 for column in range(columns):
                     cells = messages[start + k, table.slabs[b] : table.slabs[b + 1], r, column]
@@ -101,78 +89,63 @@ def _observe(
                     else:
                         values += _sum_words(count[k, column], cuts, cells)
                 if not binary:
-                    values = _sum_values(sent[start + k, :, :, low * size : high * size], size, chosen)
+                    values = _sum_values(sent[start + k, :, :, low:high], chosen)
                 total[start + k, r, b] = values
             recent[:] = 0
             count[:] = 0
 
 
 @part
-def _note_fired(sent: Array, size: int, number: Array, mark: Array) -> None:
-    """number[m, c] += value[m, c] != 0, in bytes, and mark[c] becomes 1 where any of them is; len(number) maps.
-
-    sent  (maps or more, channels * size) the bytes of the values, of 1 or WIDE bytes each
-    """
+def _note_fired(sent: Array, number: Array, mark: Array) -> None:
+    """number[m, c] += sent[m, c] != 0, in bytes, and mark[c] becomes 1 where any of them is; len(number) maps."""
     maps = len(number)
-    channels = mark.size
+    channels = sent.shape[1]
     strides = (sent.strides[0], number.strides[0])
-    places = (address(sent), address(number), address(mark))
-    at_once = TOGETHER if maps == TOGETHER else 1
-    done = 0
-    for _ in range(0, maps, at_once):
-        if maps == TOGETHER:
-            if size == WIDE:
-                done = _note_vectors(channels, places, strides, WIDE, TOGETHER)
-            else:
-                done = _note_vectors(channels, places, strides, 1, TOGETHER)
-        elif size == WIDE:
-            done = _note_vectors(channels, places, strides, WIDE, 1)
-        else:
-            done = _note_vectors(channels, places, strides, 1, 1)
-        places = (places[0] + strides[0], places[1] + strides[1], places[2])
+    if maps == TOGETHER:
+        done = _note_vectors(sent, (address(sent), address(number), address(mark)), strides, TOGETHER)
+    else:
+        done = 0
+        for m in range(maps):
+            done = _note_vectors(sent, (address(sent[m]), address(number[m]), address(mark)), strides, 1)
     for m in range(maps):
         for c in range(done, channels):
-            fired = np.uint8(0)
-            for i in range(c * size, (c + 1) * size):
-                fired |= np.uint8(sent[m, i] != 0)
+            fired = np.uint8(sent[m, c] != 0)
             number[m, c] += fired
             mark[c] |= fired
 
 
 @inlined
-def _note_vectors(
-    channels: int, places: tuple[np.int64, np.int64, np.int64], strides: tuple[int, int], size: int, maps: int
-) -> int:
+def _note_vectors(sent: Array, places: tuple[np.int64, np.int64, np.int64], strides: tuple[int, int], maps: int) -> int:
     """_note_fired by vectors of 64, 16 and 4 channels; returns how many channels these take.  Arguments as of _note."""
+    channels = sent.shape[1]
+    size = sent.itemsize
     wide = channels - channels % 64
     narrow = channels - channels % 16
     few = channels - channels % 4
     for c in range(0, wide, 64):
-        _note((places[0] + c * size, places[1] + c, places[2] + c), strides, size, 64, maps)
+        _note(sent, (places[0] + c * size, places[1] + c, places[2] + c), strides, 64, maps)
     for c in range(wide, narrow, 16):
-        _note((places[0] + c * size, places[1] + c, places[2] + c), strides, size, 16, maps)
+        _note(sent, (places[0] + c * size, places[1] + c, places[2] + c), strides, 16, maps)
     for c in range(narrow, few, 4):
-        _note((places[0] + c * size, places[1] + c, places[2] + c), strides, size, 4, maps)
+        _note(sent, (places[0] + c * size, places[1] + c, places[2] + c), strides, 4, maps)
     return few
 
 
-def _typed_note(typing: Any, places: Any, strides: Any, size: Any, lanes: Any, maps: Any) -> Any:
-    """Note which of `lanes` neighbouring values of `maps` maps are not zero.
+def _typed_note(typing: Any, sent: Any, places: Any, strides: Any, lanes: Any, maps: Any) -> Any:
+    """Note which of `lanes` neighbouring values of `maps` maps are not zero; both are constants of the caller.
 
-    places   addresses of values, of bytes to add 1 to, and of the bytes to set to 1
+    places   addresses of values of the type of `sent`, of bytes to add 1 to, and of the bytes to set to 1
     strides  bytes from the values of one map to those of the next, and between the bytes to add to
-    size     bytes of a value; it, lanes and maps are constants of the caller
     """
-    if not all(isinstance(constant, types.IntegerLiteral) for constant in (size, lanes, maps)):
+    if not isinstance(lanes, types.IntegerLiteral) or not isinstance(maps, types.IntegerLiteral):
         return None
-    kind = ir.IntType(8 * size.literal_value)
     width = lanes.literal_value
     together = maps.literal_value
 
     def emit(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        value, number, mark = (build.extract_value(arguments[0], i) for i in range(3))
-        next_value, next_number = (build.extract_value(arguments[1], i) for i in range(2))
-        values = ir.VectorType(kind, width)
+        value, number, mark = (build.extract_value(arguments[1], i) for i in range(3))
+        next_value, next_number = (build.extract_value(arguments[2], i) for i in range(2))
+        values = ir.VectorType(context.get_data_type(sent.dtype), width)
         silent = ir.Constant(values, [0] * width)
         bytes_ = ir.VectorType(BYTE, width)
         met = read(build, mark, bytes_)
@@ -187,7 +160,7 @@ def _typed_note(typing: Any, places: Any, strides: Any, size: Any, lanes: Any, m
         return context.get_dummy_value()
 
     addresses = types.UniTuple(types.int64, 3)
-    return types.void(addresses, types.UniTuple(types.int64, 2), size, lanes, maps), emit
+    return types.void(sent, addresses, types.UniTuple(types.int64, 2), lanes, maps), emit
 
 
 _note: Any = intrinsic(prefer_literal=True)(_typed_note)
@@ -268,21 +241,21 @@ def add_up(sent: Array, table: CellTable, values: Array, total: Array) -> None:
 
 
 @part
-def _sum_values(sent: Array, size: int, rows: Array) -> np.int64:
-    """The sum of some rows of a map (Y, X, C * size) of bytes, whose values have 1 or WIDE of them."""
+def _sum_values(sent: Array, rows: Array) -> np.int64:
+    """The sum of some rows of a map (Y, X, C)."""
     out = np.int64(0)
     for y in rows:
         for x in range(sent.shape[1]):
-            out += _wide_sum(address(sent[y, x]), sent.shape[2] // WIDE) if size == WIDE else _sum(sent[y, x])
+            out += _wide_sum(sent[y, x]) if sent.itemsize == 4 else _sum(sent[y, x])
     return out
 
 
 @part
-def _wide_sum(place: np.int64, count: np.int64) -> np.int64:
-    """The sum of `count` int32 from an address on: of streams, whose values need 24 bits each."""
+def _wide_sum(row: Array) -> np.int64:
+    """For streams, whose values need 24 bits each."""
     out = np.int64(0)
-    for c in range(count):
-        out += four_bytes(place + WIDE * c)
+    for c in range(row.size):
+        out += row[c]
     return out
 
 

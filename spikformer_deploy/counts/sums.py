@@ -114,7 +114,7 @@ def weighted(
     # LANES too many: the last round writes all of its lanes, used or not
     sums = [np.empty((2, lanes + LANES, len(table.starts) - 1), np.int64) for table in tables]
     for lane in range(0, lanes, LANES):
-        _pack(packing, lane, values, totals[:, lane : lane + LANES])
+        _pack(packing, lane, values, totals)
         for table, both in zip(tables, sums, strict=True):
             _products(table, values, both[0, lane : lane + LANES], both[1, lane : lane + LANES])
     first_chunk = np.searchsorted(chunks[:, 0], np.arange(len(sent)))
@@ -134,7 +134,7 @@ def _chunks(first: Int, sizes: Int) -> Int:
 
 @shared
 def _pack(packing: _Packing, lane: int, values: Int32, totals: Int) -> None:
-    """values[cell, k] = messages of the cell in step `lane` + k, totals[chunk, k] those of the cells of a chunk.
+    """values[cell, k] = messages of the cell in step `lane` + k, totals[chunk, lane + k] those of the cells of a chunk.
 
     Steps lie far apart in memory, and the lanes of a cell side by side: `add_rows` takes them with one instruction.
     """
@@ -143,14 +143,14 @@ def _pack(packing: _Packing, lane: int, values: Int32, totals: Int) -> None:
     chunks = packing.chunks
     for index in prange(len(chunks)):
         population, start, end, place = chunks[index]
-        for k in range(totals.shape[1]):
+        for k in range(min(LANES, totals.shape[1] - lane)):
             source = sent[population] + INT32_BYTES * (lane + k) * sizes[population]
             total = np.int64(0)
             for cell in range(start, end):
                 number = four_bytes(source + INT32_BYTES * cell)
                 values[place + cell - start, k] = number
                 total += number
-            totals[index, k] = total
+            totals[index, lane + k] = total
 
 
 @shared

@@ -45,24 +45,24 @@ def _of_engine() -> dict[Loop, list[Example]]:
     byte, word, single, double = np.uint8, np.int32, np.float32, np.int64
     maps = {kind: _array(kind, 4) for kind in (byte, word, single)}
     peak = _array(double, 2)
-    table = counting.CellTable(*_arrays(double, 1, 1, 1), 1, *_arrays(double, 1, 1))
-    window = kernels.Geometry(1, 1, 1, 1, 0, 0)
-    stream = kernels.StreamParameters(1, *_arrays(double, 2, 1))
+    table = _made(counting.CellTable, *_arrays(double, 1, 1, 1), 1, *_arrays(double, 1, 1))
+    window = _made(kernels.Geometry, 1, 1, 1, 1, 0, 0)
+    stream = _made(kernels.StreamParameters, 1, *_arrays(double, 2, 1))
     tokens = _array(byte, 3)
 
-    def lif(kind: type) -> kernels.LifParameters:
-        return kernels.LifParameters(1, 1, 1, True, 1, True, *_arrays(kind, 1, 1, 2), _array(double, 1))
+    def lif(kind: type) -> Any:
+        return _made(kernels.LifParameters, 1, 1, 1, True, 1, True, *_arrays(kind, 1, 1, 2), _array(double, 1))
 
-    few = levels.LevelsParameters(1, 1, *_arrays(word, 2, 1, 2), _array(double, 1))
-    entries = sums.SparseSums(*_arrays(double, 1, 1), *_arrays(word, 1, 1, 1))
-    packing = sums._Packing(*_arrays(double, 1, 1, 2))
+    few = _made(levels.LevelsParameters, 1, 1, *_arrays(word, 2, 1, 2), _array(double, 1))
+    entries = _made(sums.SparseSums, *_arrays(double, 1, 1), *_arrays(word, 1, 1, 1))
+    packing = _made(sums._Packing, *_arrays(double, 1, 1, 2))
     lanes = _array(word, 2)
     return {
         counting.observe: [(maps[kind], True, table, maps[word], tokens, _array(double, 3)) for kind in (byte, word)],
         gather.gather: [(maps[byte], _array(np.int8, 2), window, 1, maps[single])],
         kernels.lif_halving: [(maps[kind], lif(word), 1, maps[byte], maps[word], peak) for kind in (single, word)],
         kernels.lif_any: [(maps[single], lif(double), 1, maps[byte], maps[word], peak)],
-        levels.levels_narrow: [(maps[single], few, 1, maps[byte], maps[word], peak)],
+        levels.levels_narrow: [(maps[kind], few, 1, maps[byte], maps[word], peak) for kind in (single, word)],
         kernels.attend: [(tokens, tokens, tokens, 1, 1, _array(word, 3), peak)],
         counting.add_up: [(maps[byte], table, maps[word], _array(double, 3))],
         kernels.find_idle: [(_array(word, 2), _array(double, 1), True, maps[byte], maps[word], maps[byte])],
@@ -72,7 +72,7 @@ def _of_engine() -> dict[Loop, list[Example]]:
         kernels.fire_where_any: [(tokens, _array(double, 1))],
         kernels.sum_over_positions: [(tokens, peak)],
         sums._products: [(entries, lanes, peak, peak)],
-        sums._pack: [(packing, 1, lanes, _array(double, 2)[:, :0])],
+        sums._pack: [(packing, 1, lanes, peak)],
     }
 
 
@@ -80,9 +80,9 @@ def _of_mapping() -> dict[Loop, list[Example]]:
     """Slices onto cores."""
     from spikformer_deploy.mapping import refine, route
 
-    talk = refine.Talk(*_arrays(np.int64, 1, 1), *_arrays(np.float64, 1, 1))
-    links = refine._Mesh(*_arrays(np.int64, 1, 1, 1), *_arrays(np.float64, 1, 1), 1, 1, 1)
-    placed = refine._Placed(*_arrays(np.int64, 1, 1, 1, 1), _array(np.bool_, 1))
+    talk = _made(refine.Talk, *_arrays(np.int64, 1, 1), *_arrays(np.float64, 1, 1))
+    links = _made(refine._Mesh, *_arrays(np.int64, 1, 1, 1), *_arrays(np.float64, 1, 1), 1, 1, 1)
+    placed = _made(refine._Placed, *_arrays(np.int64, 1, 1, 1, 1), _array(np.bool_, 1))
     return {
         refine._anneal: [(talk, links, placed, 1, 1)],
         route._overlaps: [tuple(_arrays(np.int64, 2, 2, 2, 2))],
@@ -93,10 +93,11 @@ def _of_timing() -> dict[Loop, list[Example]]:
     """Message by message."""
     from spikformer_deploy.timing import mesh, state, timeline, wheel
 
-    queue_of_events = wheel.Wheel(_array(wheel.EVENT, 1), _array(np.int64, 1))
+    queue_of_events = _made(wheel.Wheel, _array(wheel.EVENT, 1), _array(np.int64, 1))
     records = (_array(kind, 1) for kind in (state.PORT, state.LINK, state.CORE))
-    busy = state.State(
-        state.Sizes(*[1] * len(state.Sizes._fields)),
+    busy = _made(
+        state.State,
+        _made(state.Sizes, *[1] * len(state.Sizes._fields)),
         *records,
         _array(state.MESSAGE, 2),
         _array(np.int64, 2),
@@ -109,6 +110,11 @@ def _of_timing() -> dict[Loop, list[Example]]:
         mesh._run: [(busy, state.watch_of(1, 1, 1, 1))],
         timeline._hand_over: [(line, line, _array(np.int64, 2), line, 1, line, line)],
     }
+
+
+def _made(fields: Any, *values: Any) -> Any:
+    """A NamedTuple of these values."""
+    return fields(*values)
 
 
 def _array(kind: Any, dimensions: int) -> Array:

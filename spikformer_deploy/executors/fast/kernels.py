@@ -4,8 +4,8 @@ Arrays are (images, T, P, C), P = Y * X positions, C contiguous: the layout in w
 A population that is constant over the time steps has T = 1.  Plain twins are `step` of network/neurons.py and
 `synaptic_sum` of network/synapses.py.
 
-All loops run `parallel` over tasks that write to places of their own, release Python's lock (`nogil`) so that several
-Python threads can run them at once, and are kept on disk (`cache`) because their compilation takes a minute.
+All loops run over tasks that write to places of their own, and release Python's lock, so that several Python threads
+can run them at once; base/compiled.py says how they are compiled and where they are kept.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ class Dual(nn.Module):
         self.norm.running_mean.uniform_(-1, 1)
         self.first, self.between, self.last = LIF(v_threshold=0.1), LIF(v_threshold=0.1), LIF(v_threshold=0.1)
         self.head = nn.Linear(HEADS * DEPTH, 5)
+        self.by_head = nn.Parameter(torch.tensor([0.5, 0.75]).reshape(1, 1, HEADS, 1, 1))
+        self.by_position = nn.Parameter(torch.arange(6.0).reshape(6, 1) + 1)
         self.products = products
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,16 +40,15 @@ class Dual(nn.Module):
 
 
 def by_numbers(m: Dual, y: Tensor, s: Tensor) -> Tensor:
-    scores = m.between((y[:, :, :, :DEPTH].mT @ s) * 0.5)
+    scores = m.between((y[:, :, :, :DEPTH].transpose(-1, -2) @ s) * 0.5)
     return y[:, :, :, DEPTH:] @ scores * 0.25
 
 
 def by_tensors(m: Dual, y: Tensor, s: Tensor) -> Tensor:
     """Parts of other sizes, and a factor for each head in front of the product."""
-    factors = torch.tensor([0.5, 0.75]).reshape(1, 1, HEADS, 1, 1)
     first, second = y.split([DEPTH, DEPTH], 3)
-    scores = m.between(factors * (first.transpose(-1, -2) @ s))
-    return (second @ scores) * (1.0 / torch.sqrt(factors))
+    scores = m.between(m.by_head * (first.transpose(-1, -2) @ s))
+    return (second @ scores) * (1.0 / torch.sqrt(m.by_head))
 
 
 @pytest.mark.parametrize("products", [by_numbers, by_tensors])
@@ -67,12 +68,11 @@ def test_products_are_those_of_the_model(products) -> None:  # type: ignore[no-u
 
 
 def of_positions(m: Dual, y: Tensor, s: Tensor) -> Tensor:
-    factors = torch.arange(6.0).reshape(6, 1) + 1
-    return y[:, :, :, DEPTH:] @ m.between((y[:, :, :, :DEPTH].mT @ s) * factors)
+    return y[:, :, :, DEPTH:] @ m.between((y[:, :, :, :DEPTH].transpose(-1, -2) @ s) * m.by_position)
 
 
 def of_spikes(m: Dual, y: Tensor, s: Tensor) -> Tensor:
-    return y[:, :, :, DEPTH:] @ m.between(m.between(y)[:, :, :, :DEPTH].mT @ s)
+    return y[:, :, :, DEPTH:] @ m.between(m.between(y)[:, :, :, :DEPTH].transpose(-1, -2) @ s)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@ messages cost, and chips/loihi (memory.py, rules.py) what a core holds."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +75,7 @@ def map_explained(
     assert way is not None
     sites = sites_of(network, profile.core, way.serial, schedule, way.copies)
     boxes, choice, nets, needed = _cut(network, sites, profile, rates, objective)
-    cores = _placed(sites, boxes, nets, profile, placer, constraints)
+    cores = placer(len(boxes), nets, profile, constraints)
     chips = len(np.unique(cores // profile.cores_per_chip))
     mapping = Mapping(sites, boxes, cores, needed, chips, profile.cores_per_chip, metrics(nets, cores, profile))
     verify_mapping(mapping, network, profile)
@@ -85,21 +84,6 @@ def map_explained(
         shown = {name: _shown(way) for name, way in ways.items()}
         explained["attention"] = {"chosen": chosen, **shown}
     return mapping, explained
-
-
-def _placed(
-    sites: tuple[Site, ...], boxes: Int, nets: Nets, profile: Profile, placer: Placer, constraints: Constraints
-) -> Int:
-    """(slices,) cores.  Placers see the same box of all copies of counters in a row: these exchange their sums."""
-    site = boxes[:, SITE]
-    # the first of the copies, and which box of its site a slice is
-    first = site - np.array([s.copy for s in sites])[site]
-    within = np.arange(len(boxes)) - np.searchsorted(site, site)
-    order = np.lexsort((site, within * (np.array([s.copies for s in sites])[first] > 1), first))
-    place = np.argsort(order)
-    seen = Nets(place[nets.source], place[nets.target], nets.messages)
-    fixed = {int(place[slice_]): core for slice_, core in constraints.fixed.items()}
-    return placer(len(boxes), seen, profile, replace(constraints, fixed=fixed))[place]
 
 
 def _shown(way: Choice | MappingError) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def _ways(rows: list[dict[str, Any]]) -> Table:
         chosen = ways.pop("chosen")
         for name, way in ways.items():
             shown = name + " *" * (name == chosen)
-            table.add_row(row["model"], shown, *([way["refused"]] if "refused" in way else _of_way(way)))
+            table.add_row(row["model"], shown, *(["refused"] if "refused" in way else _of_way(way)))
     return table
 
 

@@ -40,8 +40,10 @@ LOWEST_PRICE = 1e-3
 """Messages a step that a core must save; below this price cores are as good as free."""
 PRICE_STEPS = 24
 """Halvings of the interval of prices on a logarithmic scale: prices a factor of 1e10 apart come within 2e-6."""
-SWEPT_LADDER = 1.1
+SWEPT_LADDER = 1.2
 """Limits on the neurons that a core sweeps in a sub-step fall by this factor."""
+SHORT_SWEEP = 1 / 8
+"""Of barrier and runtime: limits below which a sweep is shorter than that are not tried."""
 HALVINGS = 16
 """Sizes of an axis that the objective `tiles` takes: all of it, a half, ..., its 2^15th part."""
 
@@ -201,8 +203,10 @@ def _ladder(first: int, last: int) -> list[int]:
 def _frontiers(search: _Search) -> list[_Frontier]:
     """A frontier for each limit on the neurons that a core sweeps in a sub-step; one for all where there are none."""
     most = max(int(cuts.swept.max()) for cuts in search.sites)
+    table = latencies(search.profile, nominal)
+    end = barrier_before_placement(table, search.profile, 1) + table.runtime
     # below it some site has no cut at all
-    least = max(int(cuts.swept.min()) for cuts in search.sites)
+    least = max(int(SHORT_SWEEP * end[0] / table.idle_neuron[0]), *(int(cuts.swept.min()) for cuts in search.sites))
     limits = {most}
     while search.sub_steps and most > least:
         most = max(int(most / SWEPT_LADDER), least)
@@ -210,22 +214,24 @@ def _frontiers(search: _Search) -> list[_Frontier]:
     # copies of counters share their cuts
     alike = Counter(map(id, search.sites))
     distinct = list({id(cuts): cuts for cuts in search.sites}.values())
+    orders = [np.lexsort((cuts.work, cuts.cores)) for cuts in distinct]
     out = []
     for limit in sorted(limits):
-        steps = [(cuts.in_turn, *_least_work(cuts, limit, alike[id(cuts)])) for cuts in distinct]
-        at_once, in_turn = ([step[1:] for step in steps if step[0] == turn] for turn in (False, True))
-        out.append(_Frontier(limit, _together(at_once), _together(in_turn)))
+        steps: tuple[list[tuple[Float, Int]], list[tuple[Float, Int]]] = [], []
+        for cuts, order in zip(distinct, orders, strict=True):
+            work, changes = _least_work(cuts, order[cuts.swept[order] <= limit])
+            steps[cuts.in_turn].append((work, changes * alike[id(cuts)]))
+        out.append(_Frontier(limit, _together(steps[False]), _together(steps[True])))
     return out
 
 
-def _least_work(cuts: Cuts, swept: int, sites: int) -> tuple[Float, Int]:
-    """(work ascending, by how many cores the fewest that keep to it change there) of `sites` sites of these cuts."""
-    chosen = cuts.swept <= swept
-    cores, work = cuts.cores[chosen], cuts.work[chosen]
-    order = np.lexsort((work, cores))
-    # np.unique sorts ascending and keeps the first of equals: of negated times, the fewest cores of each time
-    least, first = np.unique(-np.minimum.accumulate(work[order]), return_index=True)
-    return -least[::-1], np.diff(cores[order][first][::-1], prepend=0) * sites
+def _least_work(cuts: Cuts, order: Int) -> tuple[Float, Int]:
+    """(work ascending, by how many cores the fewest that keep to it change there); order: by cores, then work."""
+    work = cuts.work[order]
+    least = np.minimum.accumulate(work)
+    # where more cores first allow less work; of equals the first has the fewest cores
+    first = np.flatnonzero(np.diff(least, prepend=np.inf) < 0)[::-1]
+    return work[first], np.diff(cuts.cores[order[first]], prepend=0)
 
 
 def _together(steps: list[tuple[Float, Int]]) -> tuple[Float, Int]:

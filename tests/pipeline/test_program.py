@@ -65,7 +65,7 @@ def test_integer_neurons_come_back_and_are_shown(tmp_path: Path) -> None:
     shown = f"graded.attn: {wide['v']}x3x4 Levels[{attended.count} {attended.rounding} decay={attended.decay} "
     assert shown in again.network.dump()
     names = {site["name"] for site in inspect_file(str(tmp_path / "a.spk"), {})[1]["sites"]}
-    assert {"graded.head", "graded.attn.counters", "graded.attn"} <= names
+    assert {"graded.head", "graded.attn.counters0", "graded.attn"} <= names
 
 
 def test_save_and_load(tmp_path: Path) -> None:

@@ -3,6 +3,11 @@
 import subprocess
 import sys
 
+import numba
+import pytest
+
+from spikformer_deploy.executors.fast import threads
+
 COUNTED = """
 import numba, torch
 torch.set_num_threads({given})
@@ -19,3 +24,24 @@ def test_the_first_loop_does_not_change_the_threads_of_torch() -> None:
     """In a process of its own: numba starts its threads once."""
     done = subprocess.run([sys.executable, "-c", COUNTED.format(given=1)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "True", "1", "1"]
+
+
+@pytest.mark.skipif(numba.get_num_threads() < 2, reason="one core")
+def test_a_small_loop_stays_on_one_thread_where_waking_another_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = numba.get_num_threads()
+    monkeypatch.setattr(threads, "handing_over", lambda _: 1e-4)
+    try:
+        for values, expected in ((1_000, 1), (10**6, 2), (1_000, 1)):
+            threads.share_out(2, values)
+            assert numba.get_num_threads() == expected
+        # a thread with images of its own has no others
+        threads.share_out(1, 10**9)
+        assert numba.get_num_threads() == 1
+    finally:
+        numba.set_num_threads(before)
+
+
+def test_waking_threads_takes_some_time_and_changes_nothing() -> None:
+    before = numba.get_num_threads()
+    assert 0 < threads.handing_over.__wrapped__(before) < 1
+    assert numba.get_num_threads() == before

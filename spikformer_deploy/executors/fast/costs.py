@@ -67,9 +67,10 @@ def kept() -> Costs | None:
         return None
     try:
         content = json.loads(text_of(file))
-        assert content["machine"] == machine()
+        if content["machine"] != machine():
+            return None
         costs = Costs(*(float(content["costs"][name]) for name in Costs._fields))
-    except (SpikdeployError, AssertionError, TypeError, KeyError, ValueError, RecursionError):
+    except (SpikdeployError, TypeError, KeyError, ValueError, RecursionError):
         return None
     return costs if all(0 <= c < math.inf for c in costs) else None
 

@@ -72,6 +72,8 @@ def main(model: str, count: int, quick: bool, json_file: str | None) -> None:
             execution = engine.run(plan, pixels, buffers)
             rounds.append(Round(time.perf_counter() - start, times, kinds))
     fastest = min(rounds[1:], key=lambda r: r[0])
+    dense = {name: i.layer.kinds[0] for name, part in plan.sums.items() for i in part.incoming if i.layer}
+    fastest = fastest._replace(kinds={**dense, **fastest.kinds})
     sent = {name: activity.total.sum() for name, activity in execution.activity.items()}
     rows = [row(network, p, fastest, sent, count) for p in network if p is not network.output]
     figures = {"model": model, "images": count, "seconds": fastest.seconds, "rows": rows, "limits": limits()}
@@ -126,7 +128,7 @@ def row(network: Network, population: Population, measured: Round, sent: dict[st
     return {
         "layer": population.name,
         "shape": "x".join(map(str, population.shape)),
-        "kernel": measured.kinds.get(population.name, "int8" if convs else ""),
+        "kernel": measured.kinds.get(population.name, ""),
         "inputs": None if source is None else float(sent[source.name] / (source.size * network.time_steps * count)),
         "macs": per_position * population.shape[1] * population.shape[2] * steps * count,
         "neuron_steps": neurons,

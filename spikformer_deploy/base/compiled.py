@@ -29,6 +29,7 @@ from numba import njit
 from numba.core import event
 from numba.core.cpu import ParallelOptions
 
+from spikformer_deploy.base.cache import user_cache
 from spikformer_deploy.base.progress import say
 
 PACKAGE = "spikformer_deploy"
@@ -156,6 +157,8 @@ def root_of_cache() -> Path | None:
     given = numba.config.CACHE_DIR  # type: ignore[attr-defined]
     beside = Path(__file__).parent / "__pycache__"
     for base in (Path(given) if given else user_cache(), beside):
+        if base is None:
+            continue
         folder = base / PACKAGE
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -164,17 +167,6 @@ def root_of_cache() -> Path | None:
             continue
         return folder
     return None
-
-
-def user_cache() -> Path:
-    """The user's folder for what can be made again, as the system has it."""
-    home = Path(os.path.expanduser("~"))
-    match sys.platform:
-        case "win32":
-            return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
-        case "darwin":
-            return home / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
 
 
 class _Announcer(event.Listener):

@@ -40,7 +40,7 @@ def loops() -> dict[str, tuple[Loop, list[Example]]]:
 def _of_engine() -> dict[Loop, list[Example]]:
     """Images through a network, and the counts of what it does."""
     from spikformer_deploy.counts import sums
-    from spikformer_deploy.executors.fast import counting, gather, kernels, levels
+    from spikformer_deploy.executors.fast import counting, gather, kernels, levels, pairs
 
     byte, word, single, double = np.uint8, np.int32, np.float32, np.int64
     maps = {kind: _array(kind, 4) for kind in (byte, word, single)}
@@ -57,7 +57,11 @@ def _of_engine() -> dict[Loop, list[Example]]:
     entries = _made(sums.SparseSums, *_arrays(double, 1, 1), *_arrays(word, 1, 1, 1))
     packing = _made(sums._Packing, *_arrays(double, 1, 1, 2))
     lanes = _array(word, 2)
+    dense: dict[Loop, list[Example]] = {}
+    if pairs.widest_are_pairs():
+        dense = {pairs._multiply: [(maps[byte], _array(np.int8, 6), peak, window, 1, maps[single])]}
     return {
+        **dense,
         counting.observe: [(maps[kind], True, table, maps[word], tokens, _array(double, 3)) for kind in (byte, word)],
         gather.gather: [(maps[byte], _array(np.int8, 2), window, 1, maps[single])],
         kernels.lif_halving: [(maps[kind], lif(word), 1, maps[byte], maps[word], peak) for kind in (single, word)],

@@ -28,7 +28,7 @@ def test_kept_costs_come_back() -> None:
     assert costs.kept() is None
     file = costs.keep(SOME)
     assert file is not None
-    assert file.parent.name == "spikformer-deploy"
+    assert file.parent.name == "spikformer_deploy"
     assert costs.kept() == SOME
     assert synapses.current() == SOME
     assert list(file.parent.iterdir()) == [file]

@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 
+import numba
 import pytest
 
 from spikformer_deploy import WAITING
+from spikformer_deploy.executors.fast import threads
 
 COUNTED = """
 import numba, torch
@@ -52,3 +54,24 @@ def test_openmp_reads_it_when_torch_is_loaded(first: str, passive: bool) -> None
 def _unsaid() -> dict[str, str]:
     """The environment without a word on how threads wait."""
     return {name: value for name, value in os.environ.items() if name not in WAITING}
+
+
+@pytest.mark.skipif(numba.get_num_threads() < 2, reason="one core")
+def test_a_small_loop_stays_on_one_thread_where_waking_another_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = numba.get_num_threads()
+    monkeypatch.setattr(threads, "handing_over", lambda _: 1e-4)
+    try:
+        for values, expected in ((1_000, 1), (10**6, 2), (1_000, 1)):
+            threads.share_out(2, values)
+            assert numba.get_num_threads() == expected
+        # a thread with images of its own has no others
+        threads.share_out(1, 10**9)
+        assert numba.get_num_threads() == 1
+    finally:
+        numba.set_num_threads(before)
+
+
+def test_waking_threads_takes_some_time_and_changes_nothing() -> None:
+    before = numba.get_num_threads()
+    assert 0 < threads.handing_over.__wrapped__(before) < 1
+    assert numba.get_num_threads() == before

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numba
 import torch
 
+from spikformer_deploy.base.cache import user_cache
 from spikformer_deploy.base.errors import SpikdeployError
 from spikformer_deploy.base.files import text_of, write_whole
 from spikformer_deploy.executors.fast.pairs import numba_target
@@ -67,9 +68,10 @@ def kept() -> Costs | None:
         return None
     try:
         content = json.loads(text_of(file))
-        assert content["machine"] == machine()
+        if content["machine"] != machine():
+            return None
         costs = Costs(*(float(content["costs"][name]) for name in Costs._fields))
-    except (SpikdeployError, AssertionError, TypeError, KeyError, ValueError, RecursionError):
+    except (SpikdeployError, TypeError, KeyError, ValueError, RecursionError):
         return None
     return costs if all(0 <= c < math.inf for c in costs) else None
 
@@ -91,17 +93,8 @@ def keep(costs: Costs) -> Path | None:
 def costs_file() -> Path | None:
     """Where costs of this machine and these versions are kept; None for a user without a home."""
     digest = hashlib.sha256(json.dumps(machine(), sort_keys=True).encode()).hexdigest()[:16]
-    try:
-        return cache_folder() / f"costs-{digest}.json"
-    except RuntimeError:
-        return None
-
-
-def cache_folder() -> Path:
-    """The user's folder of what can be made again: $XDG_CACHE_HOME/spikformer-deploy, or in ~/.cache."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # a path that is not absolute is to be ignored (XDG Base Directory Specification)
-    return (given if given.is_absolute() else Path.home() / ".cache") / "spikformer-deploy"
+    cache_folder = user_cache()
+    return None if cache_folder is None else cache_folder / "spikformer_deploy" / f"costs-{digest}.json"
 
 
 @cache

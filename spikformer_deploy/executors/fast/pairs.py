@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.core import config
 from numba.extending import intrinsic
 
 from spikformer_deploy.base.arrays import Array, Int
+from spikformer_deploy.base.compiled import part, shared
 from spikformer_deploy.base.vectors import BYTE, FLOAT, HALF, SINGLE, WORD, address, read, splat, write
 from spikformer_deploy.executors.fast.kernels import Geometry
 from spikformer_deploy.network.synapses import Conv
@@ -76,6 +77,12 @@ def processor_has_pairs() -> bool:
     if features is not None:
         return "+avx2" in features.split(",")
     return name in (None, "host") and bool(binding.get_host_cpu_features().get("avx2"))
+
+
+def widest_are_pairs() -> bool:
+    """Whether the processor has no wider products of bytes, for which oneDNN has kernels: then these are wanted."""
+    features = binding.get_host_cpu_features()
+    return processor_has_pairs() and not (features.get("avx512vnni") or features.get("avxvnni"))
 
 
 def numba_target() -> tuple[str | None, str | None]:
@@ -152,7 +159,7 @@ def _end(high: Int, low: Int) -> int:
     return int(inside.sum())
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@shared
 def _multiply(maps: Array, weights: Array, segments: Array, geometry: Geometry, first: int, out: Array) -> None:
     """Sums of products of the messages in the window of each output position with all weights.
 
@@ -184,7 +191,7 @@ def _multiply(maps: Array, weights: Array, segments: Array, geometry: Geometry, 
         _add_products(part, starts, weights, segments, address(out[image, low:high]), outputs)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _bordered(maps: Array, top: int, tall: int, border: int, wide: int) -> Array:
     """Rows from `top` of a map (Y, X, C), zeros beyond it and `border` at both sides, channels padded to `wide`."""
     height, width, channels = maps.shape
@@ -198,7 +205,7 @@ def _bordered(maps: Array, top: int, tall: int, border: int, wide: int) -> Array
     return out
 
 
-@njit(cache=True, nogil=True)
+@part
 def _add_products(part: Array, starts: Array, weights: Array, segments: Array, target: np.int64, outputs: int) -> None:
     """Write the sums of all positions to (positions, outputs) of fp32 at the address `target`.
 

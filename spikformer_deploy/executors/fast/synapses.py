@@ -217,8 +217,9 @@ def _kinds() -> tuple[str, ...]:
     works: dict[str, Callable[[], object]] = {"int8": int8_limit, "pairs": pairs_work, "events": events_work}
     match forced:
         case "":
-            found = [kind for kind in ("int8", "pairs", "events") if works[kind]()]
-            return (*found, "fp32")
+            # nothing is compiled that no layer would take
+            wanted = ("int8", "pairs", "events") if _pairs_may_pay() else ("int8", "events")
+            return (*(kind for kind in wanted if works[kind]()), "fp32")
         case "int8" | "pairs" | "events":
             if not works[forced]():
                 problem = f"'{forced}' does not give exact integers on this processor"
@@ -229,6 +230,12 @@ def _kinds() -> tuple[str, ...]:
     raise InputError(
         "SPIKDEPLOY_KERNELS", f"'{forced}' is no kind of kernel", "Use plain, int8, pairs or events, or unset it."
     )
+
+
+def _pairs_may_pay() -> bool:
+    """Whether pairs may be the cheapest way of a layer of small messages."""
+    costs = current()
+    return int8_limit() < LARGEST_MESSAGES[0] or costs.pairs < costs.int8
 
 
 @cache

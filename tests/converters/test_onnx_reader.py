@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from support.chains import chain, frames, graded_graph
-from support.models import SIBLINGS, SMALL, model_and_images
+from support.models import RESFORMERS, SIBLINGS, SMALL, model_and_images
 from support.networks import random_network
 
 from spikformer_deploy.base.errors import InputError, ModelError, SpikdeployError
@@ -57,9 +57,11 @@ def test_it_compiles_to_equal_integers(good: Path) -> None:
     assert to_bytes(programs[0]) == to_bytes(programs[1])
 
 
-@pytest.mark.parametrize("form", ["imagenet", "dvs", "v2", "spikingformer-dvs", "sdt1-dvs", "sdt2", "sdt3", "qkformer"])
+@pytest.mark.parametrize(
+    "form", ["imagenet", "dvs", "v2", "spikingformer-dvs", "sdt1-dvs", "sdt2", "sdt3", "qkformer", "resformer"]
+)
 def test_every_form_comes_back(form: str, tmp_path: Path) -> None:
-    config = {**SMALL, **SIBLINGS}[form]
+    config = {**SMALL, **SIBLINGS, **RESFORMERS}[form]
     shape = (config.in_channels, config.image_size, config.image_size)
     module, _ = model_and_images(config)
     graph = trace(module, shape, time_steps=config.time_steps, per_step=config.per_step)

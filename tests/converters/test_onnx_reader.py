@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from support.chains import chain, frames, graded_graph
 from support.deep import some
-from support.models import SIBLINGS, SMALL, graph_of
+from support.models import RESFORMERS, SIBLINGS, SMALL, graph_of
 from support.networks import random_network
 
 from spikformer_deploy.base.errors import InputError, ModelError, SpikdeployError
@@ -58,10 +58,11 @@ def test_it_compiles_to_equal_integers(good: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", some(["dvs", "v2", "spikingformer-dvs", "sdt2", "qkformer"], ["imagenet", "sdt1-dvs", "sdt3"])
+    "form",
+    some(["dvs", "v2", "spikingformer-dvs", "sdt2", "qkformer", "resformer"], ["imagenet", "sdt1-dvs", "sdt3"]),
 )
 def test_every_form_comes_back(form: str, tmp_path: Path) -> None:
-    graph = graph_of({**SMALL, **SIBLINGS}[form])
+    graph = graph_of({**SMALL, **SIBLINGS, **RESFORMERS}[form])
     again = read_model(written(graph, tmp_path / "a.onnx")).graph
     assert simplify(again).digest() == simplify(graph).digest()
 

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from hostile.forging import forged_arrays, forged_structures, opened, sealed
 from support.deep import some
-from support.networks import preprocess_of, random_images, random_network
+from support.networks import dual_network, preprocess_of, random_images, random_network
 
 from spikformer_deploy.base.errors import ModelError, OverflowDetected, ProgramError
 from spikformer_deploy.base.values import digest
@@ -38,10 +38,12 @@ NETWORKS = {
     "attention": lambda: random_network(3, 2, "programmable", 1, state_bits=24),
     "shortcuts": lambda: random_network(7, 2, "programmable", 1, True, state_bits=24),
     "stock": lambda: random_network(6, 2, "stock", 0, state_bits=24),
+    "products": lambda: dual_network(6, 2, state_bits=24),
 }
 SECTIONS = ("network", "mapping", "profile", "preprocess", "labels", "provenance", "arrays")
 CASES = [*product(NETWORKS, SECTIONS)]
 ALIKE = [("attention", "profile"), ("attention", "provenance"), ("shortcuts", "provenance")]
+ALIKE += [("products", section) for section in SECTIONS if section not in ("network", "mapping")]
 """What does not depend on the network, which "shortcuts" or "stock" have too."""
 
 

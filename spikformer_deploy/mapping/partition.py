@@ -38,8 +38,11 @@ SERIALS = ("tokens", "channels")
 """The two ways of an attention: KV first with tokens in series, QK first with channels in series."""
 SCHEDULES = ("spatial", "token-serial")
 """Every token has neurons of its own; or tokens stream through the blocks, whose neurons are one a channel."""
-COPIES = (2, 4, 8, 16, 32, 64)
-"""Copies of attention counters that are tried, ascending, beside none: as many of them as have a turn."""
+COPIES = (2, 4, 8, 16, 32)
+"""Copies of attention counters that are tried, ascending, beside none: as many of them as have a turn.
+
+More would save little by the model, and load links twice as much, which it does not know (docs/mapping.md).
+"""
 WORDS_A_LIST = 3
 """A split fan-in leaves room in the synapse section for at least this many words a list."""
 EVERY_NEURON_FIRES = 1.0

@@ -107,7 +107,7 @@ def _way(name: str) -> str:
     """A way to serialise attentions, for a person."""
     way = way_of(name)
     assert way is not None
-    copies = f", {way.copies} copies of the counters" if way.copies > 1 else ""
+    copies = f", up to {way.copies} copies of the counters" if way.copies > 1 else ""
     return ATTENTION[way.serial] + copies
 
 

@@ -14,7 +14,7 @@ from spikformer_deploy.base.values import digest
 from spikformer_deploy.chips.loihi.memory import box_words, token_wise
 from spikformer_deploy.chips.loihi.rules import first_violation, fits
 from spikformer_deploy.chips.profile import Profile
-from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, check_answers, sites_of
+from spikformer_deploy.mapping.partition import COPIES, SCHEDULES, SERIALS, check_answers, sites_of
 from spikformer_deploy.mapping.route import destinations, metrics, nets_of
 from spikformer_deploy.network.mapping import BOX, SECTIONS, SITE, Mapping, Site, edges_of, sizes_of
 from spikformer_deploy.network.network import Network, Population
@@ -133,8 +133,8 @@ def _check_token_serial(mapping: Mapping, network: Network) -> None:
 def _check_sites(mapping: Mapping, network: Network, profile: Profile) -> None:
     """The sites are those of one of the schedules: a site for each population, and for each attention its counters."""
     stated = digest(mapping.sites)
-    # more copies than an attention has turns come to nothing, so that a wild number asks for no more than that
-    copies = max(1, *(site.copies for site in mapping.sites))
+    # no more than are ever tried: a wild number asks for no more than that
+    copies = min(max(1, *(site.copies for site in mapping.sites)), COPIES[-1])
     ways = [sites_of(network, profile.core, serial, schedule) for serial in SERIALS for schedule in SCHEDULES]
     ways += [sites_of(network, profile.core, serial, copies=copies) for serial in SERIALS]
     if stated not in [digest(sites) for sites in ways]:

@@ -181,5 +181,5 @@ def _check_schedule(network: Network, schedule: str) -> None:
     if schedule not in SCHEDULES:
         raise InputError("--schedule", f"'{schedule}' is none of {', '.join(SCHEDULES)}")
     if schedule == "token-serial" and not token_wise(network):
-        problem = "the network has no attention, so there are no tokens that could come in series"
+        problem = "the network has no attention of q, k and v, so there are no tokens that could come in series"
         raise InputError("--schedule", problem, "Use --schedule spatial.")

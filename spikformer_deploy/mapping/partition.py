@@ -39,7 +39,7 @@ SERIALS = ("tokens", "channels")
 SCHEDULES = ("spatial", "token-serial")
 """Every token has neurons of its own; or tokens stream through the blocks, whose neurons are one a channel."""
 COPIES = (2, 4, 8, 16, 32, 64)
-"""Copies of attention counters that are tried, ascending, beside none."""
+"""Copies of attention counters that are tried, ascending, beside none: as many of them as have a turn."""
 WORDS_A_LIST = 3
 """A split fan-in leaves room in the synapse section for at least this many words a list."""
 EVERY_NEURON_FIRES = 1.0
@@ -72,7 +72,7 @@ def sites_of(
     serial    "tokens": heads * d * e counters, 2 N sub-steps; "channels": heads * N * N counters, d + e sub-steps; of d
               channels of q and k in a head, e of v, and N tokens
     schedule  one of SCHEDULES
-    copies    of the counters of each attention, which share out its sub-steps: at most as many as have a turn each
+    copies    of the counters of each attention, which share out its sub-steps: no more than have a turn each
     """
     out: list[Site] = []
     token_serial = token_wise(network) if schedule == "token-serial" else {}
@@ -115,7 +115,7 @@ def _counters(name: str, heads: Heads, serial: str, copies: int) -> Iterator[Sit
     Each of two rounds takes the tokens (or the channels of a head) one after the other, a sub-step each: the first
     sums products of two operands (of spikes: counts coincidences), the second reads the sums out with the third.
     """
-    copies = min(copies, heads.most_copies(serial))
+    copies = heads.useful_copies(serial, copies)
     sub_steps = heads.sub_steps(serial, copies)
     for copy in range(copies):
         number = str(copy) if copies > 1 else ""

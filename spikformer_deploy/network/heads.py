@@ -59,8 +59,14 @@ class Heads:
         return sum(self.turns(serial, copies)) + (copies > 1)
 
     def most_copies(self, serial: str) -> int:
-        """Copies of the counters that have a turn each."""
+        """Copies of the counters that have a turn each in both rounds."""
         return min(self.rounds(serial))
+
+    def useful_copies(self, serial: str, copies: int) -> int:
+        """The fewest copies that take no more sub-steps than `copies`: of 32 with 196 tokens, 4 would have no turn."""
+        limited = min(copies, self.most_copies(serial))
+        both = zip(self.rounds(serial), self.turns(serial, limited), strict=True)
+        return max(-(-items // turns) for items, turns in both)
 
     def largest_sum(self, serial: str) -> int:
         """The largest value that a counter holds."""

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.networks import graded_network, random_network
+from support.networks import Builder, graded_network, random_network
 
 from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.profile import from_dict, load_profile, to_dict
 from spikformer_deploy.mapping.map import attention_choices, map_network, verify_mapping
 from spikformer_deploy.mapping.objective import Choice
-from spikformer_deploy.mapping.partition import check_answers, sites_of, way_of
+from spikformer_deploy.mapping.partition import COPIES, SERIALS, check_answers, sites_of, way_of
+from spikformer_deploy.network.heads import heads_into
 from spikformer_deploy.network.mapping import Mapping, Site
 
 KAPOHO_POINT = load_profile("kapoho_point")
@@ -71,6 +72,37 @@ def test_sums_that_leave_no_room_in_an_input_have_no_copies() -> None:
     narrow = from_dict(raw)
     with pytest.raises(MappingError, match=r"copies of its counters take \d+ bits of an input"):
         check_answers(network, replace(site, copies=2), narrow)
+
+
+@pytest.mark.parametrize("serial", SERIALS)
+def test_every_copy_has_a_turn(serial: str) -> None:
+    """Of 4 copies that share 9 tokens the last would have none: three take no more sub-steps, and fewer cores."""
+    for seed in range(40):
+        network = random_network(seed)
+        heads = heads_into(network, "block.0.attn.attn_lif")
+        for copies in (1, *COPIES):
+            sites = [site for site in sites_of(network, KAPOHO_POINT.core, serial, copies=copies) if site.serial]
+            shares = np.array([heads.shares(serial, site.copy, site.copies) for site in sites])
+            busy = (shares[:, :, 0] < shares[:, :, 1]).any(1)
+            assert busy.all(), (seed, copies)
+            assert sites[0].sub_steps == heads.sub_steps(serial, min(copies, heads.most_copies(serial)))
+
+
+def test_more_copies_than_are_tried_are_refused() -> None:
+    """However many turns there are, so that the law looks at no more of them."""
+    b = Builder(np.random.default_rng(0), 1, "programmable")
+    source = b.source((2, 9, 9), 1, True)
+    qkv = [b.conv(name, source, 2, 1) for name in "qkv"]
+    network = b.finish(b.attention("attention", qkv, 1), 2)
+    mapping = map_network(network, KAPOHO_POINT, {})
+    sites = sites_of(network, KAPOHO_POINT.core, copies=81)
+    assert sum(site.copies == 81 for site in sites) == 81
+    boxes = np.array([(index, *(n for extent in site.shape for n in (0, extent))) for index, site in enumerate(sites)])
+    rows = range(len(boxes))
+    of = np.zeros(len(boxes), np.int64)
+    many = replace(mapping, sites=sites, boxes=boxes, cores=np.array(rows), words=mapping.words[of])
+    with pytest.raises(MappingError, match="its sites are not those of the network in any schedule"):
+        verify_mapping(many, network, KAPOHO_POINT)
 
 
 def test_ways_have_names() -> None:

@@ -8,16 +8,18 @@ from pathlib import Path
 
 
 def user_cache() -> Path | None:
-    """As the system has it; None for a user without a home."""
-    try:
-        home = Path.home()
-    except RuntimeError:
-        return None
-    match sys.platform:
-        case "win32":
-            return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
-        case "darwin":
-            return home / "Library" / "Caches"
+    """As the system has it; None for a user without a home, unless a variable names the folder."""
+    if sys.platform == "win32":
+        return Path(os.environ["LOCALAPPDATA"]) if "LOCALAPPDATA" in os.environ else _below_home("AppData", "Local")
+    if sys.platform == "darwin":
+        return _below_home("Library", "Caches")
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # a path that is not absolute is to be ignored (XDG Base Directory Specification)
-    return given if given.is_absolute() else home / ".cache"
+    return given if given.is_absolute() else _below_home(".cache")
+
+
+def _below_home(*names: str) -> Path | None:
+    try:
+        return Path.home().joinpath(*names)
+    except RuntimeError:
+        return None

@@ -77,23 +77,36 @@ def _kept(function: Callable[..., Any], **options: Any) -> Any:
         loop = decorated(function, nogil=True, no_cfunc_wrapper=True, cache=True, **options)
     finally:
         numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
-    _write_one_by_one(loop, folder)
+    if folder in Path(loop._cache.cache_path).parents:
+        _keep_safely(loop, folder)
+    else:
+        # a folder that numba cannot write to it leaves for one of its own, whose code may be of another state
+        loop._cache.disable()
     return loop
 
 
-def _write_one_by_one(loop: Any, folder: Path) -> None:
-    """Let no two processes keep code of one function at the same time.
+def _keep_safely(loop: Any, folder: Path) -> None:
+    """Let no two processes keep code of one function at the same time, and no broken or full folder end a run.
 
     numba numbers the files of a function by what its index holds: two processes that keep code for different types may
     write the same file, and then the index names the code for some types where others are asked for.
     """
-    save = loop._cache.save_overload
+    kept = loop._cache
+    save, load = kept.save_overload, kept.load_overload
 
     def save_alone(signature: Any, code: Any) -> None:
-        with _locked(folder):
+        with contextlib.suppress(OSError), _locked(folder):
             save(signature, code)
 
-    loop._cache.save_overload = save_alone
+    def load_whole(signature: Any, context: Any) -> Any:
+        try:
+            return load(signature, context)
+        except Exception:  # whatever a file brings about that a crash or a full disk has cut off
+            with contextlib.suppress(OSError), _locked(folder):
+                kept.flush()
+            return None
+
+    kept.save_overload, kept.load_overload = save_alone, load_whole
 
 
 @contextlib.contextmanager

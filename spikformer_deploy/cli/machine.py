@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from spikformer_deploy.cli.options import as_json
 from spikformer_deploy.cli.printing import print_json, print_tables
-from spikformer_deploy.report.tables import facts_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 FACTS = ("processor", "cores", "threads", "instructions", "int8_exact_up_to", "costs_file", "forced")
 
@@ -31,12 +32,16 @@ def machine_command(as_json: bool) -> None:
 
 
 def _facts(found: dict[str, Any]) -> Table:
+    from spikformer_deploy.report.tables import facts_table
+
     limits = {f"{name}_limited_to": value for name, value in found["limits"].items() if value}
     shown = {name: found[name] for name in FACTS if found[name] is not None}
     return facts_table("machine", {**shown, **limits, **found["versions"]})
 
 
 def _costs(found: dict[str, Any]) -> Table:
+    from rich.table import Table
+
     table = Table(title="costs, nanoseconds of one thread", title_justify="left")
     for column in found["costs_ns"]:
         table.add_column(column, justify="right")
@@ -46,6 +51,8 @@ def _costs(found: dict[str, Any]) -> Table:
 
 def _kernels(found: dict[str, Any]) -> Table:
     """What runs, by the largest message of a layer."""
+    from rich.table import Table
+
     table = Table(title="kernels of a 3x3 convolution of 128 channels", title_justify="left")
     for column in ("messages up to", "dense", "by events below a mean of"):
         table.add_column(column, justify="left" if column == "dense" else "right")

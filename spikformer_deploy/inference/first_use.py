@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from spikformer_deploy.base.arrays import Array
-from spikformer_deploy.base.errors import BackendError
+from spikformer_deploy.base.errors import BackendError, SpikdeployError
 from spikformer_deploy.base.progress import Progress, silent
 
 Loop: TypeAlias = Any
@@ -189,7 +189,10 @@ def main() -> None:
         print(f"\rcompiling loops for this processor: {done} of {total} ", end="", file=sys.stderr, flush=True)
 
     start = time.monotonic()
-    made = prepare(report)
+    try:
+        made = prepare(report)
+    except SpikdeployError as error:
+        sys.exit(f"\nerror: {error}")
     where = made.folder or "no folder, as none can be written to: set NUMBA_CACHE_DIR to one"
     print(f"\n{made.compiled} compiled in {time.monotonic() - start:.1f} s, kept in {where}", file=sys.stderr)
 

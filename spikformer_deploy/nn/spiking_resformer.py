@@ -235,7 +235,10 @@ def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Rec
 def _check_rates(tensors: Tensors) -> None:
     """Raise ModelError, naming the buffer, where a firing rate is none: the attention divides by its root."""
     for key, rates in tensors.items():
-        if key.rpartition(".")[2] in RATES and not bool((rates > 0).all() and (rates <= 1).all()):
+        # a tensor without values, of a model that is only described, has no rate to look at
+        if key.rpartition(".")[2] not in RATES or rates.is_meta:
+            continue
+        if not bool((rates > 0).all() and (rates <= 1).all()):
             problem = f"a firing rate of {float(rates.min()):.4g}, and the attention divides by its square root"
             raise ModelError(key, problem, "Train the model, or run it in training mode: the rates are seen there.")
 

@@ -68,6 +68,37 @@ def test_without_any_folder_loops_work_all_the_same(monkeypatch: pytest.MonkeyPa
     assert compiled.single(first)(np.array([7])) == 7
 
 
+@pytest.mark.parametrize("broken", ["*.nbi", "*.nbc", "lock"])
+@pytest.mark.parametrize("content", [b"", bytes(range(256)), None])
+def test_what_is_broken_in_the_cache_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: str, content: bytes | None
+) -> None:
+    """Cut off by a crash, overwritten, or a folder (None): no run ends for it, and the next one finds whole files."""
+    monkeypatch.setattr(compiled, "_folder_of", lambda module: tmp_path)
+    compiled.single(first)(np.array([7]))
+    (file,) = tmp_path.rglob(broken)
+    if content is None:
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    for _ in range(2):
+        loop = compiled.single(first)
+        assert loop(np.array([7])) == 7
+    assert content is None or sum(loop.stats.cache_hits.values()) == 1
+
+
+def test_a_folder_that_takes_no_code_is_not_replaced_by_one_of_numba(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(compiled, "_folder_of", lambda module: tmp_path / "file")
+    for _ in range(2):
+        loop = compiled.single(first)
+        assert loop(np.array([7])) == 7
+        assert not loop.stats.cache_hits
+
+
 def test_code_of_one_function_is_kept_by_one_process_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(compiled, "_folder_of", lambda module: tmp_path)
     loop = compiled.single(first)

@@ -36,7 +36,7 @@ def test_kept_costs_come_back() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", '{"machine": {}}', "[" * 9999, b"\xff\xfe".decode("latin-1"), "NOT_FINITE", "OTHER", "NEGATIVE"],
+    ["", "{", "[]", '{"machine": {}}', "[" * 9999, "\xff\xfe", "NOT_FINITE", "HUGE", "OTHER", "NEGATIVE"],
 )
 def test_a_broken_file_is_as_good_as_none(content: str) -> None:
     file = costs.keep(SOME)
@@ -44,6 +44,9 @@ def test_a_broken_file_is_as_good_as_none(content: str) -> None:
     match content:
         case "NOT_FINITE":
             good["costs"]["int8"] = float("nan")
+            content = json.dumps(good)
+        case "HUGE":
+            good["costs"]["int8"] = 10**400
             content = json.dumps(good)
         case "NEGATIVE":
             good["costs"]["row"] = -1
@@ -66,6 +69,15 @@ def test_a_place_that_takes_no_file_is_no_failure(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
     assert costs.costs_file() is None
     assert costs.keep(SOME) is None
+    monkeypatch.setenv("XDG_CACHE_HOME", f"/{'a' * 999}")
+    assert costs.keep(SOME) is None
+    assert costs.kept() is None
+
+
+def test_a_user_without_a_home_may_name_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert costs.costs_file().parents[1] == tmp_path / "cache"
+    assert costs.keep(SOME) == costs.costs_file()
 
 
 def test_measured_costs_are_some() -> None:

@@ -137,7 +137,7 @@ def test_a_new_family_is_known_by_name(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(sd.SpikdeployError, match="of no official checkpoint") as caught:
         models.load(tmp_path / "other.safetensors")
     assert "Known: Spikformer V1, Spikingformer, Spike-driven Transformer V1, " in str(caught.value)
-    assert "QKFormer, Spikformer and iSpikformer of SeqSNN, Toy." in str(caught.value)
+    assert "QKFormer, SpikingResformer, Spikformer and iSpikformer of SeqSNN, Toy." in str(caught.value)
     # its LayerNorms are read by no forward pass, and its FAMILY does not say that a file may lack them
     del state["toys.0.norm1.weight"]
     save_file(state, tmp_path / "less.safetensors")

@@ -64,14 +64,14 @@ def usual(int8_limit: int) -> Costs:
 def kept() -> Costs | None:
     """The costs that were measured on this machine; None where none are kept."""
     file = costs_file()
-    if file is None or not file.exists():
+    if file is None or not os.path.exists(file):
         return None
     try:
         content = json.loads(text_of(file))
         if content["machine"] != machine():
             return None
         costs = Costs(*(float(content["costs"][name]) for name in Costs._fields))
-    except (SpikdeployError, TypeError, KeyError, ValueError, RecursionError):
+    except (SpikdeployError, TypeError, KeyError, ValueError, OverflowError, RecursionError):
         return None
     return costs if all(0 <= c < math.inf for c in costs) else None
 

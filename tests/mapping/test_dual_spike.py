@@ -11,7 +11,9 @@ from support.profiles import smaller
 
 from spikformer_deploy.base.errors import InputError, MappingError
 from spikformer_deploy.chips.loihi.memory import BoxSizes, words
+from spikformer_deploy.chips.loihi.microcode import WIDEST_CURRENT
 from spikformer_deploy.chips.profile import load_profile
+from spikformer_deploy.mapping.law import check_neurons
 from spikformer_deploy.mapping.map import map_network, verify_mapping
 from spikformer_deploy.mapping.partition import sites_of
 from spikformer_deploy.network.heads import factors_of, product_into
@@ -62,6 +64,21 @@ def test_what_one_input_cannot_hold_is_refused() -> None:
     integers = next(n for n in map(dual_network, range(100)) if any(p.name == "levels" and p.max_out > 1 for p in n))
     with pytest.raises(MappingError, match=r"dual\.scores: it multiplies currents of up to .* with spikes of up to"):
         map_network(integers, LOIHI2, {})
+
+
+def test_the_widest_current_that_fits_is_accepted() -> None:
+    """With a spike above it, it takes all of an input; one more bit is refused."""
+    network = spiking(0)
+
+    def with_currents(most: int) -> Network:
+        populations = tuple(replace(p, max_out=most) if p.signed else p for p in network)
+        return replace(network, populations=populations)
+
+    largest = 2 ** (WIDEST_CURRENT - 1) - 1
+    assert 2**WIDEST_CURRENT + largest < 2 ** (LOIHI2.limits.state_bits - 1) <= 2 ** (WIDEST_CURRENT + 1)
+    check_neurons(with_currents(largest), LOIHI2)
+    with pytest.raises(MappingError, match="both arrive as one input"):
+        check_neurons(with_currents(largest + 1), LOIHI2)
 
 
 def test_they_are_not_timed_message_by_message() -> None:

@@ -226,7 +226,11 @@ def _of_integers(bits: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return counting, answering
 
 
-def product_program(neuron: Neuron, bits: int = 24) -> Program:
+WIDEST_CURRENT = 22
+"""Bits of a current that fits an input of 24 bits, its sign among them, together with a spike above it."""
+
+
+def product_program(neuron: Neuron, bits: int = WIDEST_CURRENT) -> Program:
     """Of neurons that sum products of currents and spikes: two factors in each sub-step, then what they always do.
 
     bits  of the current, its sign among them: it arrives with weight 1, and the spike with 2^bits, as one input

@@ -68,7 +68,7 @@ def _kept(function: Callable[..., Any], **options: Any) -> Any:
     """`function`, compiled when it is first called, and kept."""
     assert isinstance(function, FunctionType)
     folder = _folder_of(function.__module__)
-    if folder is None:
+    if folder is None or numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return decorated(function, nogil=True, no_cfunc_wrapper=True, **options)
     # read by numba while it decorates, and only then
     before = numba.config.CACHE_DIR  # type: ignore[attr-defined]

@@ -68,6 +68,11 @@ def test_without_any_folder_loops_work_all_the_same(monkeypatch: pytest.MonkeyPa
     assert compiled.single(first)(np.array([7])) == 7
 
 
+def test_without_a_compiler_loops_are_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
+    assert compiled.single(first) is first
+
+
 @pytest.mark.parametrize("broken", ["*.nbi", "*.nbc", "lock"])
 @pytest.mark.parametrize("content", [b"", bytes(range(256)), None])
 def test_what_is_broken_in_the_cache_is_made_again(

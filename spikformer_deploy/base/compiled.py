@@ -189,7 +189,9 @@ class _Announcer(event.Listener):
     def on_start(self, event: event.Event) -> None:
         """A loop is about to be compiled: one of ours, or one that somebody else brought."""
         assert isinstance(event.data, dict)
-        if self.said or not event.data["dispatcher"].py_func.__module__.startswith(PACKAGE):
+        # a function that somebody made from text has no module
+        module = event.data["dispatcher"].py_func.__module__ or ""
+        if self.said or not module.startswith(PACKAGE):
             return
         self.said = True
         again = "" if root_of_cache() else "; no folder can keep them: set NUMBA_CACHE_DIR to one"

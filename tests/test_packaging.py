@@ -1,5 +1,6 @@
 """The wheel holds what the checkout has, and works outside of it."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -69,3 +70,25 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "site") in done.stdout
     assert done.stdout.split()[1:] == ["120", "48"]
+
+
+STAND_IN = """#!/bin/sh
+case "$*" in
+    *venv*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    *first_use*) exit 1 ;;
+esac
+"""
+"""An interpreter that makes environments and installs everything, but cannot compile."""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_setup_goes_on_where_loops_cannot_be_compiled_ahead(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "python").write_text(STAND_IN)
+    (tmp_path / "python").chmod(0o755)
+    command = ["make", "--silent", "setup", f"PYTHON={tmp_path / 'python'}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "loops were not compiled ahead: what is missing is compiled when it is first used\n"
+    assert (tmp_path / ".venv" / ".ready").exists()

@@ -68,7 +68,7 @@ def _kept(function: Callable[..., Any], **options: Any) -> Any:
     """`function`, compiled when it is first called, and kept."""
     assert isinstance(function, FunctionType)
     folder = _folder_of(function.__module__)
-    if folder is None:
+    if folder is None or numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return decorated(function, nogil=True, no_cfunc_wrapper=True, **options)
     # read by numba while it decorates, and only then
     before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
@@ -189,7 +189,9 @@ class _Announcer(event.Listener):
     def on_start(self, event: event.Event) -> None:
         """A loop is about to be compiled: one of ours, or one that somebody else brought."""
         assert isinstance(event.data, dict)
-        if self.said or not event.data["dispatcher"].py_func.__module__.startswith(PACKAGE):
+        # a function that somebody made from text has no module
+        module = event.data["dispatcher"].py_func.__module__ or ""
+        if self.said or not module.startswith(PACKAGE):
             return
         self.said = True
         again = "" if root_of_cache() else "; no folder can keep them: set NUMBA_CACHE_DIR to one"

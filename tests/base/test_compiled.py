@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
@@ -66,6 +68,19 @@ def first(values: np.ndarray) -> int:
 def test_without_any_folder_loops_work_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "_folder_of", lambda module: None)
     assert compiled.single(first)(np.array([7])) == 7
+
+
+def test_loops_of_others_are_their_own_business() -> None:
+    """Also those that were made from text, and have no module."""
+    made: dict[str, Any] = {}
+    exec("def following(x): return x + 1", made)
+    assert made["following"].__module__ is None
+    assert numba.njit(made["following"])(1) == 2
+
+
+def test_without_a_compiler_loops_are_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
+    assert compiled.single(first) is first
 
 
 @pytest.mark.parametrize("broken", ["*.nbi", "*.nbc", "lock"])

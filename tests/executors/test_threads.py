@@ -6,9 +6,11 @@ import sys
 
 import numba
 import pytest
+import torch
+from support.networks import random_images, random_network
 
 from spikformer_deploy import WAITING
-from spikformer_deploy.executors.fast import threads
+from spikformer_deploy.executors.fast import engine, threads
 
 COUNTED = """
 import numba, torch
@@ -69,6 +71,26 @@ def test_a_small_loop_stays_on_one_thread_where_waking_another_takes_longer(monk
         assert numba.get_num_threads() == 1
     finally:
         numba.set_num_threads(before)
+
+
+@pytest.mark.skipif(numba.get_num_threads() < 2, reason="one core")
+def test_every_batch_begins_with_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after one whose last loops were too small for them."""
+    monkeypatch.setattr(threads, "handing_over", lambda _: 1.0)
+    monkeypatch.setattr(engine, "BATCH_BYTES", 1)
+    begun = []
+    run = engine._run_batch
+    monkeypatch.setattr(engine, "_run_batch", lambda batch, inputs: run(batch, inputs) or begun.append(batch.threads))
+    network = random_network(0, 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        images = random_images(network, 0)
+        engine.execute(network, images)
+    finally:
+        torch.set_num_threads(before)
+    assert len(begun) == len(images) > 1
+    assert set(begun) == {2}
 
 
 def test_waking_threads_takes_some_time_and_changes_nothing() -> None:

@@ -3,6 +3,9 @@
 import subprocess
 import sys
 
+import pytest
+
+from spikformer_deploy.base.errors import BackendError
 from spikformer_deploy.inference import first_use
 
 ORDINARY = """
@@ -43,3 +46,12 @@ def test_loops_are_made_once() -> None:
     assert sorted(name for _, _, name in heard) == sorted(first_use.loops())
     assert [(done, total) for done, total, _ in heard] == [(i + 1, len(heard)) for i in range(len(heard))]
     assert first_use.prepare().compiled == 0
+
+
+def test_what_ends_the_work_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(progress: object) -> None:
+        raise BackendError("first use", "a process has ended", "Free memory.")
+
+    monkeypatch.setattr(first_use, "prepare", fails)
+    with pytest.raises(SystemExit, match="error: first use: a process has ended"):
+        first_use.main()

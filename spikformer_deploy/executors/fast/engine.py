@@ -131,6 +131,8 @@ def _run_batch(batch: Batch, inputs: Sent) -> None:
         _run_population(batch, population, inputs[batch.place])
         for name in batch.plan.last_read.get(population.name, ()):
             batch.buffers.give(batch.sent.pop(name))
+    # its last loops may have been small ones: the next batch begins with all threads again
+    numba.set_num_threads(batch.threads)
 
 
 def _run_population(batch: Batch, population: Population, inputs: Sent) -> None:

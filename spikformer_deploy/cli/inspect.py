@@ -91,7 +91,9 @@ def _attention_table(explained: dict[str, Any]) -> list[Table]:
     chosen = ways.pop("chosen")
     title = f"attention: {_way(chosen)} is cheapest by the objective '{explained['objective']}'"
     table = Table(title=title, title_justify="left")
-    # nominal values before placement; of the energy what depends on the cut or the way
+    # nominal values; of the energy what depends on the cut or the way
+    if any(way.get("chips", 0) > 1 for way in ways.values()) and len(ways) > 2:
+        table.caption = "with links: the chosen way and the cheapest with one copy; all others before they are placed"
     energy = "power, messages, sweeps, uJ"
     for column in ("way", "cores", "chips", "sub-steps", "messages a step", "step, us", energy, ""):
         table.add_column(column, justify="left" if column in ("way", "") else "right")

@@ -13,7 +13,7 @@ from spikformer_deploy.chips.loihi.memory import box_words, token_wise
 from spikformer_deploy.chips.loihi.rules import fits
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.mapping.law import check_neurons, verify_mapping
-from spikformer_deploy.mapping.objective import OBJECTIVES, Choice, better
+from spikformer_deploy.mapping.objective import OBJECTIVES, Choice, better, placed
 from spikformer_deploy.mapping.partition import COPIES, SCHEDULES, SERIALS, Way, partition, sites_of, way_of
 from spikformer_deploy.mapping.place import NONE, Constraints, Placer, refined
 from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
@@ -70,14 +70,27 @@ def map_explained(
     _check_schedule(network, schedule)
     # all attentions of a network work alike: their sub-steps are steps of the whole chip
     ways = attention_choices(network, profile, rates, objective, schedule)
+
+    def laid(name: str) -> tuple[Mapping, Choice]:
+        way = way_of(name)
+        assert way is not None
+        sites = sites_of(network, profile.core, way.serial, schedule, way.copies)
+        boxes, choice, nets, needed = _cut(network, sites, profile, rates, objective)
+        cores = placer(len(boxes), nets, profile, constraints)
+        chips = len(np.unique(cores // profile.cores_per_chip))
+        found = Mapping(sites, boxes, cores, needed, chips, profile.cores_per_chip, metrics(nets, cores, profile))
+        return found, placed(choice, found, profile)
+
     chosen = cheaper(ways, objective)
-    way = way_of(chosen)
-    assert way is not None
-    sites = sites_of(network, profile.core, way.serial, schedule, way.copies)
-    boxes, choice, nets, needed = _cut(network, sites, profile, rates, objective)
-    cores = placer(len(boxes), nets, profile, constraints)
-    chips = len(np.unique(cores // profile.cores_per_chip))
-    mapping = Mapping(sites, boxes, cores, needed, chips, profile.cores_per_chip, metrics(nets, cores, profile))
+    mapping, choice = laid(chosen)
+    single = cheaper({name: way for name, way in ways.items() if name in SERIALS}, objective)
+    if ways and chosen != single and mapping.chips > 1:
+        # what copies save in sub-steps, links between chips may take: cuts do not know them before they are placed
+        # the way without copies fits: they were tried because it does
+        other, other_choice = laid(single)
+        ways |= {chosen: choice, single: other_choice}
+        if better(other_choice, choice, objective):
+            chosen, mapping, choice = single, other, other_choice
     verify_mapping(mapping, network, profile)
     explained: dict[str, Any] = {"objective": objective, "schedule": schedule, "expected": _shown(choice)}
     if ways:

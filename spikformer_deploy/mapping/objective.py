@@ -16,7 +16,7 @@ core for all sites is searched, by bisection, at which the cores just suffice.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +26,9 @@ from spikformer_deploy.base.arrays import Float, Int
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.chips.draws import nominal
 from spikformer_deploy.chips.loihi.latencies import latencies
-from spikformer_deploy.chips.loihi.steps import barrier_before_placement, pause_ns
+from spikformer_deploy.chips.loihi.steps import barrier_before_placement, link_ns, pause_ns
 from spikformer_deploy.chips.profile import Profile
+from spikformer_deploy.network.mapping import Mapping
 
 OBJECTIVES = ("energy", "latency", "cores", "tiles")
 LADDER = 1.2
@@ -77,7 +78,8 @@ class Choice:
     picks     (sites,) which of its Cuts each site takes
     work      ns of the busiest core in a step, its sweeps over idle neurons in sub-steps of an attention included
     synops    synaptic operations of the core with most of them; sub_steps: chip-wide sub-steps of a step
-    step_ns   by the closed form of chips/loihi/steps.py, without links
+    at_once   ns of the busiest core outside of sub-steps, beside which links work
+    step_ns   by the closed form of chips/loihi/steps.py, without links until it is placed
     energy_pj static and running power, messages, and the sweeps of sub-steps: of all energy, only these depend on the
               cut and on the way of the attentions
     """
@@ -89,6 +91,7 @@ class Choice:
     messages: float
     synops: float
     sub_steps: int
+    at_once: float
     step_ns: float
     energy_pj: float
 
@@ -164,6 +167,14 @@ def _score(choice: Choice, objective: str) -> tuple[float, int, float]:
     """Less is better; then fewer cores, then fewer messages."""
     first = choice.energy_pj if objective == "energy" else choice.step_ns
     return first, choice.cores, choice.messages
+
+
+def placed(choice: Choice, mapping: Mapping, profile: Profile) -> Choice:
+    """What a choice costs once it is placed: its heaviest link may work for longer than its cores."""
+    link = float(link_ns(latencies(profile, nominal), mapping)[0])
+    longer = max(0.0, link - choice.at_once)
+    energy = choice.energy_pj + _constant_mw(choice.chips, profile) * longer
+    return replace(choice, step_ns=choice.step_ns + longer, energy_pj=energy)
 
 
 def _best_chips(search: _Search, objective: str) -> Choice:
@@ -319,9 +330,6 @@ def _priced(picks: Int, search: _Search) -> Choice:
     chips = -(-cores // profile.cores_per_chip)
     messages = sum(float(cuts.messages[pick]) for cuts, pick in taken)
     step = _step_ns(taken, chips, search)
-    power = profile.power
-    # of a board that is as large as the network needs; mW * ns = pJ
-    constant = chips * (power.static_chip.value + power.static_board.value + power.running_chip.value)
     return Choice(
         picks=picks,
         chips=chips,
@@ -330,19 +338,29 @@ def _priced(picks: Int, search: _Search) -> Choice:
         messages=messages,
         synops=max(float(cuts.synops[pick]) for cuts, pick in taken),
         sub_steps=search.sub_steps,
+        at_once=_at_once(taken),
         step_ns=step,
-        energy_pj=constant * step + messages * _message_pj(profile) + _sweeps_pj(taken, search),
+        energy_pj=_constant_mw(chips, profile) * step + messages * _message_pj(profile) + _sweeps_pj(taken, search),
     )
+
+
+def _constant_mw(chips: int, profile: Profile) -> float:
+    """Power of a board that is as large as the network needs; mW * ns = pJ."""
+    power = profile.power
+    return float(chips * (power.static_chip.value + power.static_board.value + power.running_chip.value))
+
+
+def _at_once(taken: list[tuple[Cuts, int]]) -> float:
+    return max((float(cuts.work[pick]) for cuts, pick in taken if not cuts.in_turn), default=0.0)
 
 
 def _step_ns(taken: list[tuple[Cuts, int]], chips: int, search: _Search) -> float:
     """The closed form of a step, before the cuts are placed: no links, and all tiles of all chips in use."""
-    at_once = max((float(cuts.work[pick]) for cuts, pick in taken if not cuts.in_turn), default=0.0)
     in_turn = max((float(cuts.work[pick]) for cuts, pick in taken if cuts.in_turn), default=0.0)
     table = latencies(search.profile, nominal)
     end = barrier_before_placement(table, search.profile, chips) + table.runtime
     fullest = max(int(cuts.swept[pick]) for cuts, pick in taken)
-    return at_once + float(end[0] + search.sub_steps * pause_ns(fullest, end, table)[0]) + in_turn
+    return _at_once(taken) + float(end[0] + search.sub_steps * pause_ns(fullest, end, table)[0]) + in_turn
 
 
 def _sweeps_pj(taken: list[tuple[Cuts, int]], search: _Search) -> float:

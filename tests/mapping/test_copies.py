@@ -7,8 +7,8 @@ import pytest
 from support.networks import Builder, graded_network, random_network
 
 from spikformer_deploy.base.errors import MappingError
-from spikformer_deploy.chips.profile import from_dict, load_profile, to_dict
-from spikformer_deploy.mapping.map import attention_choices, map_network, verify_mapping
+from spikformer_deploy.chips.profile import Profile, from_dict, load_profile, to_dict
+from spikformer_deploy.mapping.map import attention_choices, cheaper, map_explained, map_network, verify_mapping
 from spikformer_deploy.mapping.objective import Choice
 from spikformer_deploy.mapping.partition import COPIES, SERIALS, check_answers, sites_of, way_of
 from spikformer_deploy.network.heads import heads_into
@@ -60,6 +60,35 @@ def test_copies_are_taken_where_they_gain() -> None:
     for objective in ("cores", "tiles"):
         assert set(attention_choices(NETWORK, KAPOHO_POINT, rates, objective)) == {"tokens", "channels"}
     assert set(attention_choices(NETWORK, KAPOHO_POINT, rates, "latency", "token-serial")) == {"tokens", "channels"}
+
+
+def slow_links_between_small_chips() -> Profile:
+    raw = to_dict(KAPOHO_POINT)
+    raw["time"]["chip_link_rate"] |= {"value": 1e-4, "range": None}
+    raw["chip"]["tiles_x"] |= {"value": 1.0}
+    raw["chip"]["tiles_y"] |= {"value": 1.0}
+    raw["chip"]["reserved_cores"] |= {"value": 0.0}
+    return from_dict(raw)
+
+
+@pytest.mark.parametrize(("seed", "copies"), [(3, True), (6, False), (9, False)])
+def test_links_between_chips_have_a_say(seed: int, copies: bool) -> None:
+    """Copies that look cheaper are placed, and so is the best way without; what its links make cheaper is taken."""
+    profile = slow_links_between_small_chips()
+    network = random_network(seed, blocks=1)
+    before = attention_choices(network, profile, {}, "latency")
+    mapping, explained = map_explained(network, profile, {}, "latency")
+    ways = explained["attention"]
+    chosen = ways["chosen"]
+    assert (way_of(chosen).copies > 1) == copies
+    assert way_of(cheaper(before, "latency")).copies > 1
+    alone = cheaper({name: before[name] for name in SERIALS}, "latency")
+    assert ways[chosen]["step_us"] <= ways[alone]["step_us"]
+    # cores and links work side by side, and sub-steps after them
+    link_us = mapping.metrics["max_chip_link_load"] / 1e-4 / 1e3
+    expected = before[chosen]
+    assert isinstance(expected, Choice)
+    assert ways[chosen]["step_us"] == pytest.approx((expected.step_ns - expected.at_once) / 1e3 + link_us)
 
 
 def test_sums_that_leave_no_room_in_an_input_have_no_copies() -> None:

@@ -77,7 +77,7 @@ def test_a_narrow_head_takes_its_channels_in_series() -> None:
 
 def test_the_way_that_fits_is_taken() -> None:
     error = MappingError("attention", "too big")
-    choice = Choice(np.zeros(1, np.int64), 1, 1, 1.0, 1.0, 1.0, 2, 1.0, 1.0)
+    choice = Choice(np.zeros(1, np.int64), 1, 1, 1.0, 1.0, 1.0, 2, 1.0, 1.0, 1.0)
     assert cheaper({"tokens": error, "channels": choice}, "energy") == "channels"
     with pytest.raises(MappingError, match="too big"):
         cheaper({"tokens": error, "channels": error}, "energy")

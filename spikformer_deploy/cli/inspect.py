@@ -89,11 +89,9 @@ def _attention_table(explained: dict[str, Any]) -> list[Table]:
     if not ways:
         return []
     chosen = ways.pop("chosen")
-    title = f"attention: {_way(chosen)} is cheapest by the objective '{explained['objective']}'"
+    title = f"attention: {_way(chosen)} is chosen by the objective '{explained['objective']}'"
     table = Table(title=title, title_justify="left")
-    # nominal values; of the energy what depends on the cut or the way
-    if any(way.get("chips", 0) > 1 for way in ways.values()) and len(ways) > 2:
-        table.caption = "with links: the chosen way and the cheapest with one copy; all others before they are placed"
+    # nominal values, without links before placement; of the energy what depends on the cut or the way
     energy = "power, messages, sweeps, uJ"
     for column in ("way", "cores", "chips", "sub-steps", "messages a step", "step, us", energy, ""):
         table.add_column(column, justify="left" if column in ("way", "") else "right")
@@ -101,7 +99,8 @@ def _attention_table(explained: dict[str, Any]) -> list[Table]:
     for name, way in ways.items():
         # a way that was refused has no figures, but says why
         numbers = [number(way[key]) if key in way else "-" for key in keys]
-        table.add_row(_way(name), *numbers, way.get("refused", "chosen" if name == chosen else ""))
+        remarks = ["chosen"] * (name == chosen) + ["with links"] * ("placed" in way)
+        table.add_row(_way(name), *numbers, way.get("refused", ", ".join(remarks)))
     return [table]
 
 

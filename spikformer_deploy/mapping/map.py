@@ -70,33 +70,49 @@ def map_explained(
     _check_schedule(network, schedule)
     # all attentions of a network work alike: their sub-steps are steps of the whole chip
     ways = attention_choices(network, profile, rates, objective, schedule)
-
-    def laid(name: str) -> tuple[Mapping, Choice]:
-        way = way_of(name)
-        assert way is not None
-        sites = sites_of(network, profile.core, way.serial, schedule, way.copies)
-        boxes, choice, nets, needed = _cut(network, sites, profile, rates, objective)
-        cores = placer(len(boxes), nets, profile, constraints)
-        chips = len(np.unique(cores // profile.cores_per_chip))
-        found = Mapping(sites, boxes, cores, needed, chips, profile.cores_per_chip, metrics(nets, cores, profile))
-        return found, placed(choice, found, profile)
-
-    chosen = cheaper(ways, objective)
-    mapping, choice = laid(chosen)
-    single = cheaper({name: way for name, way in ways.items() if name in SERIALS}, objective)
-    if ways and chosen != single and mapping.chips > 1:
-        # what copies save in sub-steps, links between chips may take: cuts do not know them before they are placed
-        # the way without copies fits: they were tried because it does
-        other, other_choice = laid(single)
-        ways |= {chosen: choice, single: other_choice}
-        if better(other_choice, choice, objective):
-            chosen, mapping, choice = single, other, other_choice
-    verify_mapping(mapping, network, profile)
+    single = {name: way for name, way in ways.items() if name in SERIALS}
+    found: dict[str, tuple[Mapping, Choice]] = {}
+    # what copies save in sub-steps, links between chips may take, and destinations the room that was thought to be
+    # there: cuts know neither, so that the best way without copies is looked at as well
+    for name in dict.fromkeys((cheaper(ways, objective), cheaper(single, objective))):
+        if any(mapping.chips == 1 for mapping, _ in found.values()):
+            break
+        try:
+            found[name] = _laid(network, profile, rates, objective, placer, constraints, schedule, name)
+        except MappingError as error:
+            refused = ways[name] = error
+    if not found:
+        raise refused
+    ways |= {name: choice for name, (_, choice) in found.items() if name in ways}
+    chosen = cheaper({name: choice for name, (_, choice) in found.items()}, objective)
+    mapping, choice = found[chosen]
     explained: dict[str, Any] = {"objective": objective, "schedule": schedule, "expected": _shown(choice)}
     if ways:
         shown = {name: _shown(way) for name, way in ways.items()}
         explained["attention"] = {"chosen": chosen, **shown}
     return mapping, explained
+
+
+def _laid(
+    network: Network,
+    profile: Profile,
+    rates: dict[str, float],
+    objective: str,
+    placer: Placer,
+    constraints: Constraints,
+    schedule: str,
+    name: str,
+) -> tuple[Mapping, Choice]:
+    """The network on cores with its attentions in the Way of that name, and what that costs with its links."""
+    way = way_of(name)
+    assert way is not None
+    sites = sites_of(network, profile.core, way.serial, schedule, way.copies)
+    boxes, choice, nets, needed = _cut(network, sites, profile, rates, objective)
+    cores = placer(len(boxes), nets, profile, constraints)
+    chips = len(np.unique(cores // profile.cores_per_chip))
+    mapping = Mapping(sites, boxes, cores, needed, chips, profile.cores_per_chip, metrics(nets, cores, profile))
+    verify_mapping(mapping, network, profile)
+    return mapping, placed(choice, mapping, profile)
 
 
 def _shown(way: Choice | MappingError) -> dict[str, Any]:
@@ -112,6 +128,7 @@ def _shown(way: Choice | MappingError) -> dict[str, Any]:
         "sub_steps": way.sub_steps,
         "step_us": float(way.step_ns) / 1e3,
         "energy_uj": float(way.energy_pj) / 1e6,
+        **({"placed": 1} if way.placed else {}),
     }
 
 

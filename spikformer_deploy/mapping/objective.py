@@ -82,6 +82,7 @@ class Choice:
     step_ns   by the closed form of chips/loihi/steps.py, without links until it is placed
     energy_pj static and running power, messages, and the sweeps of sub-steps: of all energy, only these depend on the
               cut and on the way of the attentions
+    placed    whether links are in it
     """
 
     picks: Int
@@ -94,6 +95,7 @@ class Choice:
     at_once: float
     step_ns: float
     energy_pj: float
+    placed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,7 +176,7 @@ def placed(choice: Choice, mapping: Mapping, profile: Profile) -> Choice:
     link = float(link_ns(latencies(profile, nominal), mapping)[0])
     longer = max(0.0, link - choice.at_once)
     energy = choice.energy_pj + _constant_mw(choice.chips, profile) * longer
-    return replace(choice, step_ns=choice.step_ns + longer, energy_pj=energy)
+    return replace(choice, step_ns=choice.step_ns + longer, energy_pj=energy, placed=True)
 
 
 def _best_chips(search: _Search, objective: str) -> Choice:

@@ -1,6 +1,7 @@
 """Copies of attention counters: when they are taken, what they cost in cores, and files that claim others."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from spikformer_deploy.chips.profile import Profile, from_dict, load_profile, to
 from spikformer_deploy.mapping.map import attention_choices, cheaper, map_explained, map_network, verify_mapping
 from spikformer_deploy.mapping.objective import Choice
 from spikformer_deploy.mapping.partition import COPIES, SERIALS, check_answers, sites_of, way_of
+from spikformer_deploy.mapping.place import refined
 from spikformer_deploy.network.heads import heads_into
 from spikformer_deploy.network.mapping import Mapping, Site
 
@@ -89,6 +91,32 @@ def test_links_between_chips_have_a_say(seed: int, copies: bool) -> None:
     expected = before[chosen]
     assert isinstance(expected, Choice)
     assert ways[chosen]["step_us"] == pytest.approx((expected.step_ns - expected.at_once) / 1e3 + link_us)
+
+
+def test_a_network_whose_copies_find_no_room_is_mapped_without() -> None:
+    """Cuts are priced before it is known where messages go: what fits then may not fit in the end."""
+    tried: list[int] = []
+
+    def crowded(slices: int, *rest: Any) -> np.ndarray:
+        tried.append(slices)
+        if len(tried) == 1:
+            raise MappingError("counters", "there is no room")
+        return refined(slices, *rest)
+
+    mapping, explained = map_explained(NETWORK, KAPOHO_POINT, {}, "latency", crowded)
+    ways = explained["attention"]
+    assert max(site.copies for site in GOOD.sites) > 1
+    assert max(site.copies for site in mapping.sites) == 1
+    assert ways["chosen"] in SERIALS
+    assert [name for name, way in ways.items() if "refused" in way] == ["channels x 4"]
+    assert explained["expected"] == ways[ways["chosen"]]
+    verify_mapping(mapping, NETWORK, KAPOHO_POINT)
+
+    def full(slices: int, *rest: Any) -> np.ndarray:
+        raise MappingError("counters", "there is no room")
+
+    with pytest.raises(MappingError, match="there is no room"):
+        map_network(NETWORK, KAPOHO_POINT, {}, "latency", full)
 
 
 def test_sums_that_leave_no_room_in_an_input_have_no_copies() -> None:

@@ -2,14 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-deep lint clean
+.PHONY: setup demo test test-deep docs lint clean
 
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,cluster,lava,netx,nir,onnx,spikingjelly]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs,cluster,lava,netx,nir,onnx,spikingjelly]"
 	# its metadata stops at Python 3.10 and numpy 1; executors/lava/standalone/shim.py makes it run beyond
 	# lava-dl, against whose reader .net files are tested, asks for an old torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --ignore-requires-python lava-nc lava-dl
@@ -36,6 +36,11 @@ test: setup
 # SEED=... makes others, MUTANTS=... more or fewer
 test-deep: setup
 	DEEP=1 $(BIN)/python -m pytest --numprocesses 0 -m deep
+
+# the pages of docs/, the command line and the Python API as a site in build/docs, which needs no network
+docs: setup
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+	@echo build/docs/index.html
 
 lint: setup
 	$(BIN)/ruff check .

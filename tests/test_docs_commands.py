@@ -36,7 +36,9 @@ def test_what_a_page_shows_runs(
 ) -> None:
     names: dict[str, Any] | None = None
     for block in RUN[page]:
-        if block.kind == "python":
+        if block.file:
+            (place / block.file).write_text(block.text)
+        elif block.kind == "python":
             names = scene.names(place) if names is None else names
             exec(compile(block.text, f"{page}:{block.line}", "exec"), names)
         for command in block.commands if block.kind == "shell" else []:

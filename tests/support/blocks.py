@@ -27,6 +27,12 @@ class Block(NamedTuple):
     excuse: str | None
 
     @property
+    def file(self) -> str | None:
+        """The file that a reader makes of it, which its first line names."""
+        named = re.match(r"# (\w+\.py)\n", self.text)
+        return named and named.group(1)
+
+    @property
     def commands(self) -> list[str]:
         """The commands of a shell block, each in one line, without comments."""
         joined = re.sub(r"\s*\\\n\s*", " ", self.text)
@@ -54,6 +60,8 @@ def blocks(page: Path) -> Iterator[Block]:
 def _kind(token: Token) -> str | None:
     """`python` or `shell`; None for what is no code: output, formulas, files."""
     if token.type == "fence" and token.info.strip() == "python":
+        return "python"
+    if token.content.startswith(("import ", "from ")):
         return "python"
     first = token.content.split(maxsplit=1)[:1]
     return "shell" if first and (first[0] in COMMANDS or first[0] == "#!/bin/bash") else None

@@ -1,4 +1,4 @@
-"""Sphinx reads this: `make docs` builds the pages of this folder, the command line and the Python API into build/docs."""
+"""What `make docs` builds: the pages of this folder, the command line and the Python API, as a site in build/docs."""
 
 import re
 from importlib.metadata import version as installed

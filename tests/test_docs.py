@@ -108,3 +108,13 @@ def test_the_glossary_has_thirty_four_words_of_one_sentence() -> None:
         text = re.sub(r"\(`[^)]*\)|`[^`]*`", "", meaning)
         assert text.rstrip().endswith("."), word
         assert text.count(". ") == 0, word
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    code = "".join(re.sub(r'"\s*\n\s*f?"', "", file.read_text()) for file in PRODUCT)
+    messages = re.findall(r"^\| `(.+?)`", page, re.MULTILINE)
+    parts = {part.strip(" ,()") for message in messages for part in message.split("...")}
+    missing = sorted(part for part in parts if part and part.lower() not in code.lower())
+    assert len(messages) > 25
+    assert missing == []

@@ -69,7 +69,8 @@ def test_what_is_not_run_says_why() -> None:
 
 def test_blocks_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = ROOT / "docs" / "index.md"
-    text = "Text\n\n    spikdeploy run a.spk \\\n        --json   # why\n    output\n\n<!-- not run: it takes a day -->\n\n    make all\n\n    no code\n"
+    command, excused = "    spikdeploy run a.spk \\\n        --json   # why\n    output", "    make all\n\n    no code"
+    text = f"Text\n\n{command}\n\n<!-- not run: it takes a day -->\n\n{excused}\n"
     monkeypatch.setattr(Path, "read_text", lambda self: text)
     first, second = blocks(page)
     assert first == Block("docs/index.md", 3, "shell", first.text, None)

@@ -1,4 +1,4 @@
-"""The site of the documents: it is built without a warning, says every public name and command, and asks for nothing."""
+"""The site of the documents: it is built without a warning, has every public name and command, loads nothing."""
 
 import re
 import subprocess

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from support.models import SMALL, model_and_images
 from torch import nn
 
 import spikformer_deploy as sd
 from spikformer_deploy.converters.checkpoints.read import save
+from support.models import SMALL, model_and_images
 
 ROOT = Path(__file__).parents[2]
 CONFIG = replace(SMALL["cifar"], image_size=32)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from spikformer_deploy.converters.checkpoints.spikingjelly import from_spikingjelly as from_spikingjelly
     from spikformer_deploy.data.images import Preprocess as Preprocess
     from spikformer_deploy.graph.trace import trace as trace
+    from spikformer_deploy.inference.stream import Stream as Stream
     from spikformer_deploy.mapping.map import map_network as map_network
     from spikformer_deploy.pipeline.program import Program as Program
     from spikformer_deploy.pipeline.stages import compile_model as compile_model
@@ -48,6 +49,7 @@ _PUBLIC = {
     "count_operations": "api.calls",
     "Run": "api.records",
     "OptionError": "api.options",
+    "Stream": "inference.stream",
     "Preprocess": "data.images",
     "from_spikingjelly": "converters.checkpoints.spikingjelly",
     "trace": "graph.trace",

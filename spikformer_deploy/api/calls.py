@@ -417,8 +417,9 @@ def _axis(values: int | str | Sequence[int] | Sequence[str] | None) -> list[Any]
 @named
 @contextmanager
 def count_operations(model: nn.Module, time_steps: int | None = None, images: int | None = None) -> Iterator[Counting]:
-    """Count what the forward passes of a torch.nn.Module cost, in training as well; nothing of it changes.
+    """Count what the forward passes of a model cost, in training as well; nothing of it changes.
 
+    model       a torch.nn.Module
     time_steps  T of one image; None: the leading dimension of multi-step neurons, or how often single-step neurons ran
                 between two resets
     images      that went through the model, all passes together; None: the batch of the neurons where the input leads

@@ -194,11 +194,13 @@ class Stream:
         assert isinstance(head, Accumulator)
         wide = len(states) // len(head.scale)
         if head.last:
-            return states, states * np.repeat(head.scale, wide)
+            scale: NDArray[np.float64] = np.repeat(head.scale, wide)
+            return states, states * scale
         share = share_of_bias(head.bias, done, network.time_steps) - head.bias
         accumulators = states + np.repeat(share, wide)
         check_state(network, network.output, int(np.abs(accumulators).max(initial=0)))
-        return accumulators, accumulators * np.repeat(head.scale * (network.time_steps / done), wide)
+        scale = np.repeat(head.scale * (network.time_steps / done), wide)
+        return accumulators, accumulators * scale
 
 
 def _of_one_step(network: Network) -> Network:

@@ -16,41 +16,47 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spikformer_deploy.accounting.energy import account as account
-    from spikformer_deploy.api import Run as Run
-    from spikformer_deploy.api import compile as compile
-    from spikformer_deploy.api import count_operations as count_operations
-    from spikformer_deploy.api import run as run
-    from spikformer_deploy.api import sweep as sweep
+    from spikformer_deploy.api.calls import compile as compile
+    from spikformer_deploy.api.calls import count_operations as count_operations
+    from spikformer_deploy.api.calls import energy as energy
+    from spikformer_deploy.api.calls import export as export
+    from spikformer_deploy.api.calls import load as load
+    from spikformer_deploy.api.calls import run as run
+    from spikformer_deploy.api.calls import sweep as sweep
+    from spikformer_deploy.api.calls import verify as verify
+    from spikformer_deploy.api.options import OptionError as OptionError
+    from spikformer_deploy.api.records import Run as Run
     from spikformer_deploy.base.errors import SpikdeployError as SpikdeployError
     from spikformer_deploy.converters.checkpoints.spikingjelly import from_spikingjelly as from_spikingjelly
-    from spikformer_deploy.converters.models import load as load
     from spikformer_deploy.data.images import Preprocess as Preprocess
     from spikformer_deploy.graph.trace import trace as trace
-    from spikformer_deploy.inference.energy import energy as energy
-    from spikformer_deploy.inference.verify import verify as verify
+    from spikformer_deploy.inference.stream import Stream as Stream
     from spikformer_deploy.mapping.map import map_network as map_network
-    from spikformer_deploy.pipeline.export import export as export
     from spikformer_deploy.pipeline.program import Program as Program
     from spikformer_deploy.pipeline.stages import compile_model as compile_model
     from spikformer_deploy.quantization.build import quantize as quantize
 
+    __version__: str
+
 _PUBLIC = {
-    "compile": "api",
-    "run": "api",
-    "sweep": "api",
-    "Run": "api",
-    "count_operations": "api",
-    "load": "converters.models",
+    "compile": "api.calls",
+    "run": "api.calls",
+    "verify": "api.calls",
+    "energy": "api.calls",
+    "export": "api.calls",
+    "sweep": "api.calls",
+    "load": "api.calls",
+    "count_operations": "api.calls",
+    "Run": "api.records",
+    "OptionError": "api.options",
+    "Stream": "inference.stream",
     "Preprocess": "data.images",
     "from_spikingjelly": "converters.checkpoints.spikingjelly",
     "trace": "graph.trace",
     "quantize": "quantization.build",
     "map_network": "mapping.map",
     "compile_model": "pipeline.stages",
-    "export": "pipeline.export",
-    "energy": "inference.energy",
     "Program": "pipeline.program",
-    "verify": "inference.verify",
     "account": "accounting.energy",
     "SpikdeployError": "base.errors",
 }
@@ -77,10 +83,14 @@ _wait_passively()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("spikformer-deploy")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'spikformer_deploy' has no attribute '{name}'")
     return getattr(import_module(f"spikformer_deploy.{_PUBLIC[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted([*_PUBLIC, "__doc__", "__version__"])

@@ -40,6 +40,7 @@ from spikformer_deploy.cli.printing import (
     print_tables,
     progress_bar,
 )
+from spikformer_deploy.cli.stream import frame_by_frame
 from spikformer_deploy.executors.choose import DEVICES, EXECUTORS
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def compile_command(model: str | None, target: str, output: str | None, as_json:
 @click.option("-o", "--output", help="Write the JSON to a file too.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run that had the same -o.")
 @as_json
+@frame_by_frame
 def run_command(program: str, data: str, output: str | None, resume: bool, as_json: bool, **options: Any) -> None:
     """Run PROGRAM on images: exact integers, accuracy, time and energy.
 

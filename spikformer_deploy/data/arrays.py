@@ -65,6 +65,18 @@ def npy(path: Path) -> Stored:
     return _stored(str(path), partial(_opened, path), path.stat().st_size)
 
 
+def header(place: str, stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and type of the .npy that begins here; its values come next.
+
+    Raises InputError for what is no .npy, or holds objects.
+    """
+    with _clear_errors(place):
+        shape, by_column, dtype = _header(stream)
+        if dtype.hasobject or min(shape, default=0) < 0:
+            raise ValueError(f"{shape} values of type {dtype}")
+    return shape, by_column, dtype
+
+
 def _opened(path: Path) -> IO[bytes]:
     return path.open("rb")
 

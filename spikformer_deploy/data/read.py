@@ -20,6 +20,7 @@ from spikformer_deploy.data import arrays
 from spikformer_deploy.data.arrays import Stored
 from spikformer_deploy.data.digits import LARGEST, SIDE, digits
 from spikformer_deploy.data.files import SUFFIXES, ZIP, Archive, Files, in_archive, in_folder, single
+from spikformer_deploy.data.given import Pair, whole
 from spikformer_deploy.data.images import REGRESSION, Forecast, ImageSet, Preprocess
 from spikformer_deploy.data.labels import labelled
 from spikformer_deploy.data.pixels import as_labels, as_pixels
@@ -27,7 +28,7 @@ from spikformer_deploy.data.published import GZIP, is_idx, read_archive, read_ci
 from spikformer_deploy.data.readers import InFiles, InMemory, InRecordings
 from spikformer_deploy.data.recordings import is_events, read_recordings
 from spikformer_deploy.data.request import EIGHT_BITS, ImageRequest
-from spikformer_deploy.data.series import read_series, targets_of
+from spikformer_deploy.data.series import read_series, targets_of, windows_of
 
 SHUFFLE_SEED = 0
 """Folders are sorted by class, so a `limit` takes the first images of one fixed shuffle."""
@@ -40,7 +41,7 @@ Found: TypeAlias = InArrays | Files
 
 
 def read(
-    data: str | Path | NDArray[Any],
+    data: str | Path | NDArray[Any] | Pair,
     preprocess: Preprocess,
     *,
     limit: int | None = None,
@@ -54,7 +55,7 @@ def read(
     data   "digits", "drawn" (see drawn.py), an array, a folder or zip of images (class sub-folders are labels) or of
            recordings (.npz of frames), .npz (images, labels), .npy; an idx file (labels beside it), a CIFAR-10/100
            binary batch, a folder of either as published, CIFAR's binary .tar.gz; recordings of an event camera,
-           tonic:NAME:FOLDER (see recordings.py)
+           tonic:NAME:FOLDER (see recordings.py); a pair of arrays: images, and their labels or real targets
     limit  at most that many images: the first ones, of one fixed shuffle where they are sorted by class
     split  "train" or "test": of digits, of CIFAR and MNIST as published, and of a folder or zip with the folders train
            and test (or val) in it
@@ -73,8 +74,10 @@ def read(
         raise InputError("max_value", problem, "Give a model for 0..255.")
     real = task == REGRESSION
     request = ImageRequest(preprocess, frames, limit, split, None if labels is None else Path(labels), real)
-    if isinstance(data, np.ndarray):
-        return _in_memory("images", data, None, (), request)
+    if isinstance(data, (np.ndarray, tuple)):
+        images, beside = data if isinstance(data, tuple) else (data, None)
+        labels_or_targets = None if beside is None else arrays.in_memory("labels", beside)
+        return _in_memory("images", whole(images, preprocess), labels_or_targets, (), request)
     if str(data) == "digits":
         return _digits(request)
     if str(data) == "drawn":
@@ -90,7 +93,7 @@ def read(
 
 
 def _of_series(
-    data: str | Path | NDArray[Any],
+    data: str | Path | NDArray[Any] | Pair,
     preprocess: Preprocess,
     limit: int | None,
     labels: str | Path | None,
@@ -103,7 +106,8 @@ def _of_series(
         )
     if task not in (None, REGRESSION):
         raise InputError("--task", "the model forecasts time series", f"Leave it out, or give --task {REGRESSION}.")
-    return read_series(data, preprocess, limit)
+    assert preprocess.series is not None
+    return read_series(windows_of(data, preprocess.series, limit), preprocess)
 
 
 def _no_targets(place: str) -> InputError:

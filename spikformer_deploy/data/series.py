@@ -16,6 +16,7 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.series import LARGEST, Series, fitting_scale
 from spikformer_deploy.data import arrays
 from spikformer_deploy.data.arrays import Stored
+from spikformer_deploy.data.given import Pair
 from spikformer_deploy.data.images import Forecast, ImageSet, Preprocess
 
 MOST_VALUES = 2**28
@@ -49,13 +50,14 @@ def fitted(preprocess: Preprocess, windows: Float) -> Preprocess:
     return preprocess_of_series(replace(preprocess.series, scale=fitting_scale(largest)))
 
 
-def windows_of(data: str | Path | NDArray[Any], series: Series, limit: int | None = None) -> tuple[Float, Float | None]:
+def windows_of(
+    data: str | Path | NDArray[Any] | Pair, series: Series, limit: int | None = None
+) -> tuple[Float, Float | None]:
     """Windows (N, L, V) and targets (N, H V), or None, in doubles; the first `limit` of them.
 
     Raises InputError for what is no such array, of another size, or holds NaN or infinity.
     """
-    place = "windows" if isinstance(data, np.ndarray) else str(data)
-    stored, targets = (arrays.in_memory(place, data), None) if isinstance(data, np.ndarray) else _stored(Path(data))
+    stored, targets = _in_memory(data) if isinstance(data, (np.ndarray, tuple)) else _stored(Path(data))
     shape = (series.points, series.variables)
     if len(stored.shape) != 3 or stored.shape[1:] != shape or not stored.shape[0] or stored.dtype.kind not in "uif":
         problem = f"{stored.shape} values of type {stored.dtype}"
@@ -101,6 +103,12 @@ def read_series(
         forecast = Forecast(targets, *series.moments(windows))
     reader = InWindows(integers.astype(np.int16), series)
     return ImageSet(len(windows), None, (), identity.hexdigest(), reader, tuple(notes), forecast=forecast)
+
+
+def _in_memory(data: NDArray[Any] | Pair) -> tuple[Stored, Stored | None]:
+    """Arrays that are there already."""
+    windows, targets = data if isinstance(data, tuple) else (data, None)
+    return arrays.in_memory("windows", windows), None if targets is None else arrays.in_memory("targets", targets)
 
 
 def _stored(path: Path) -> tuple[Stored, Stored | None]:

@@ -23,6 +23,7 @@ from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.converters.own import about, own_steps
 from spikformer_deploy.counts.operations import NeuronRecord, OperationCounts
+from spikformer_deploy.data.given import Given
 from spikformer_deploy.data.images import ImageSet, Preprocess
 from spikformer_deploy.data.read import read
 from spikformer_deploy.graph.ir import Attention
@@ -92,7 +93,7 @@ class Counted:
 
 def energy(
     model: AnyModel,
-    data: str | Path | NDArray[Any] | ImageSet,
+    data: Given | ImageSet,
     *,
     conventions: Sequence[str] = (),
     time_steps: int | None = None,
@@ -121,7 +122,8 @@ def energy(
     if isinstance(model, nn.Module):
         model = Made(model, type(model).__name__)
     with evaluating(model.module) if isinstance(model, Made) else nullcontext():
-        subject = _subject(model, data, time_steps, loading)
+        # what is beside images says nothing of their shape and range
+        subject = _subject(model, data[0] if isinstance(data, tuple) else data, time_steps, loading)
         images = data if isinstance(data, ImageSet) else _images(subject, data, limit, labels, task)
         if not len(images):
             raise InputError("input", "there are no images", "Give at least one.")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.accounting.energy import Energy
 from spikformer_deploy.accounting.figures import energy_values, time_figures
+from spikformer_deploy.base.notebook import as_html, as_text
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.counts.events import Events
 from spikformer_deploy.data.images import REGRESSION, TASKS, ImageSet
@@ -42,7 +43,7 @@ class Timing:
         return self.cycle or self.times
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """The record of a program on a set of images.
 
@@ -70,6 +71,29 @@ class Run:
     seconds: float
     peak_memory_mib: float
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return as_text("Run", self._facts())
+
+    def _repr_html_(self) -> str:
+        return as_html("Run", self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        """What it shows of itself, in words."""
+        facts = {"images": f"{len(self.accumulators):,} of {self.events.time_steps} time steps"}
+        if self.accuracy is not None and self.results is None:
+            facts["accuracy"] = f"{self.accuracy:.2%}"
+        for name, error in (self.regression or {}).items():
+            facts[name] = "unknown" if error is None else f"{error:.4g}"
+        facts["synaptic operations"] = f"{self.events.synops:,.0f} an image, of {self.events.dense_macs:,} dense"
+        if self.timing is not None:
+            step = time_figures(self.timing.finest, self.timing.spread)["step_us"]
+            low, high = step.likely
+            facts["step"] = f"{step.nominal:.3g} us, likely {low:.3g} to {high:.3g} (estimate)"
+        for energy in self.energies:
+            facts[energy.convention] = f"{energy.total.nominal:.4g} mJ an image"
+        facts["ran"] = f"{self.backend} ({self.kernels}) in {self.seconds:.3g} s"
+        return facts
 
     @property
     def timing(self) -> Timing | None:

@@ -21,6 +21,7 @@ from spikformer_deploy.base.files import check_file, write_whole
 from spikformer_deploy.base.flat import built, checksum, flat
 from spikformer_deploy.base.formats import ENTRY
 from spikformer_deploy.base.json_text import parsed, sealed
+from spikformer_deploy.base.notebook import as_html, as_text
 from spikformer_deploy.base.plain import require, table
 from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.chips.profile import Profile
@@ -55,6 +56,32 @@ class Program:
 
     def __post_init__(self) -> None:
         check_names("class names", self.labels)
+
+    def __repr__(self) -> str:
+        return as_text("Program", self._facts())
+
+    def _repr_html_(self) -> str:
+        return as_html("Program", self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        """What it shows of itself, in words."""
+        network, mapping = self.network, self.mapping
+        settings = self.provenance.get("settings", {})
+        expected = self.provenance.get("mapping", {}).get("expected", {})
+        shape = "x".join(map(str, network.input.shape))
+        inputs = f"{self.frames} frames" if self.frames else f"one image for {network.time_steps} steps"
+        facts = {
+            "model": f"sha256 {self.provenance.get('model_sha256', 'unknown')[:16]}",
+            "input": f"{shape}, {inputs}",
+            "classes": f"{network.output.size}",
+            "layers": f"{len(network.populations)} of {sum(p.size for p in network):,} neurons",
+            "weights": f"{settings.get('weight_bits', network.weight_bits)} bits",
+            "target": self.profile.name,
+            "cores": f"{mapping.cores_used} on {mapping.chips} chip" + "s" * (mapping.chips != 1),
+        }
+        if "step_us" in expected:
+            facts["step"] = f"{expected['step_us']:.3g} us expected from calibration"
+        return facts
 
     @property
     def frames(self) -> int:

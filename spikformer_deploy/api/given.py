@@ -1,0 +1,101 @@
+"""The models, programs and images that people pass, as the rooms take them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from spikformer_deploy.api.options import OptionError
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.converters.checkpoints.read import Loaded
+from spikformer_deploy.converters.factory import Made
+from spikformer_deploy.converters.imported import Imported
+from spikformer_deploy.converters.models import Model
+from spikformer_deploy.converters.own import graph_of
+from spikformer_deploy.data.given import gathered, images_alone
+from spikformer_deploy.data.images import ImageSet
+from spikformer_deploy.data.read import read
+from spikformer_deploy.inference.forward import evaluating
+from spikformer_deploy.pipeline.program import Program
+
+AnyModel: TypeAlias = "str | Path | Model | Made | nn.Module"
+AnyProgram: TypeAlias = "Program | str | Path"
+Data: TypeAlias = Any
+"""A path or word, an array, a tensor, (images, labels), a Dataset or DataLoader, an ImageSet: see data/given.py."""
+
+MOST_CALIBRATION = 2048
+"""Images that a compile asks a Dataset or a DataLoader for: as many as it ever looks at."""
+OF_FILES = "The option says what a file does not tell: leave it out."
+
+
+def program_of(program: AnyProgram) -> Program:
+    """A program, of a .spk file where it is a path.  Raises InputError for anything else."""
+    if isinstance(program, (str, Path)):
+        return Program.load(program)
+    if not isinstance(program, Program):
+        problem = f"it is a {type(program).__name__}, and no program"
+        raise InputError("program", problem, "Give what sd.compile returned, or the path of a .spk file.")
+    return program
+
+
+def model_of(
+    model: AnyModel, loading: dict[str, Any], time_steps: int | None = None, data: Data = None
+) -> str | Path | Model:
+    """What the compiler takes: a path or name, or a model that is loaded; a module of the user's own becomes a graph.
+
+    loading     options of sd.load that say what a file does not: they are for paths and names alone
+    time_steps  of the module, or for the file
+    data        images that say which a module takes, where it does not say so itself
+    Warns of what had to be assumed of a module.
+    Raises OptionError for options without use, InputError for what is no model.
+    """
+    if isinstance(model, (str, Path)):
+        return model
+    own = isinstance(model, (nn.Module, Made))
+    check_unused({**loading, "time_steps": None if own else time_steps}, "the model is no file")
+    if isinstance(model, nn.Module):
+        model = Made(model, type(model).__name__)
+    if isinstance(model, Made):
+        with evaluating(model.module):
+            imported = graph_of(model, time_steps, data)
+        for note in imported.notes:
+            warnings.warn(note, stacklevel=4)
+        return imported
+    if not isinstance(model, (Loaded, Imported)):
+        what = "a program already" if isinstance(model, Program) else f"a {type(model).__name__}"
+        way_out = "Give a path, the name of a bundled model, a torch.nn.Module, or what sd.load returned."
+        raise InputError("model", f"it is {what}, and no model", way_out)
+    return model
+
+
+def check_unused(options: dict[str, Any], why: str) -> None:
+    """Raise OptionError where one of these options was given."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise OptionError(name, why, OF_FILES)
+
+
+def calibration_of(data: Data) -> Any:
+    """Images to calibrate on: paths and words as they are, all else as an array."""
+    if data is None:
+        return None
+    if isinstance(data, ImageSet):
+        return data.pixels_in(slice(0, min(len(data), MOST_CALIBRATION)))
+    return images_alone(gathered(data, MOST_CALIBRATION))
+
+
+def images_of(program: Program, data: Data, limit: int | None, labels: str | Path | None, task: str | None) -> ImageSet:
+    """The images of `data` for a program; a set of them as it is.
+
+    Raises InputError for what cannot be read, OptionError for options that would change a set.
+    """
+    if isinstance(data, ImageSet):
+        for name, value in (("limit", limit), ("labels", labels), ("task", task)):
+            if value is not None:
+                raise OptionError(name, "the images are a set that is read already", "Give it to what reads them.")
+        return data
+    given = gathered(data, limit)
+    return read(given, program.preprocess, limit=limit, frames=program.frames, labels=labels, task=task)

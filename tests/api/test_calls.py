@@ -1,0 +1,223 @@
+"""The calls of the API: all options in the signature, none that drifts from its room, and what people pass."""
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.models import SMALL, model_and_images
+from support.networks import random_images
+from support.programs import program_of
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import spikformer_deploy as sd
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.converters import models
+from spikformer_deploy.data.given import gathered, whole
+from spikformer_deploy.inference import energy, run, verify
+from spikformer_deploy.nn.lif import LIF
+from spikformer_deploy.operators import count
+from spikformer_deploy.pipeline import export, stages
+from spikformer_deploy.space.axes import Space
+from spikformer_deploy.space.sweep import sweep_space
+
+CALLS = [sd.compile, sd.run, sd.verify, sd.energy, sd.export, sd.sweep, sd.load, sd.count_operations]
+
+
+def options_of(*functions: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters of some functions by name, with their defaults; what takes all the rest is left out."""
+    parameters = [p for function in functions for p in inspect.signature(function).parameters.values()]
+    return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+
+@pytest.mark.parametrize(
+    ("call", "rooms", "added"),
+    [
+        (sd.compile, (stages.compile_model, models.load), {"path"}),
+        (sd.run, (run.run,), {"record"}),
+        (sd.verify, (verify.verify, models.load), {"path"}),
+        (sd.energy, (energy.energy, models.load), {"path"}),
+        (sd.export, (export.export, models.load), {"path"}),
+        (sd.load, (models.load,), set()),
+        (sd.count_operations, (count.count_operations,), set()),
+    ],
+)
+def test_a_call_has_the_options_of_its_room(call: Callable, rooms: tuple, added: set[str]) -> None:
+    """By name and default: `path` is where the room of models has what the call names `model`."""
+    ours, theirs = options_of(call), options_of(*rooms)
+    assert set(ours) ^ set(theirs) == added
+    assert {n: d for n, d in ours.items() if n in theirs} == {n: d for n, d in theirs.items() if n in ours}
+
+
+def test_a_sweep_has_the_fields_of_a_space() -> None:
+    ours = set(options_of(sd.sweep))
+    fields = {field.name for field in Space.__attrs_attrs__} - {"input"}
+    assert ours == fields | {"data", "output"} | (set(options_of(sweep_space)) - {"space", "folder"})
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_help_says_every_option_and_the_errors(call: Callable) -> None:
+    text = inspect.getdoc(call) or ""
+    options = inspect.signature(call).parameters
+    undocumented = [name for name in options if not re.search(rf"(^\s*|, |; ){name}[\s,:]", text, re.M)]
+    assert not set(undocumented) - {"path"}
+    assert "Raises InputError" in text
+    assert all(p.annotation is not p.empty and p.kind is not p.VAR_KEYWORD for p in options.values())
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_unknown_options_are_refused_with_the_nearest(call: Callable) -> None:
+    known = list(inspect.signature(call).parameters)[-1]
+    wrong = known[:2] + known[3] + known[2] + known[4:]
+    with pytest.raises(sd.OptionError, match=rf"{call.__name__}: unknown option '{wrong}'; did you mean {known}\?"):
+        call("digits-v2", **{wrong: 1})
+    with pytest.raises(TypeError, match="unknown option 'zzz'\n"):
+        call("digits-v2", zzz=1)
+
+
+def test_errors_name_the_options_of_the_call() -> None:
+    with pytest.raises(InputError, match=r"^limit: 0 images"):
+        sd.run(program_of("digits-v2"), "digits", limit=0)
+    with pytest.raises(InputError, match=r"^backend: 'gear' is none of"):
+        sd.run(program_of("digits-v2"), "digits", limit=1, backend="gear")
+    with pytest.raises(InputError, match=r"^neuron: there are no 'x' neurons"):
+        sd.compile("digits-v2", neuron="x")
+
+
+def test_the_package_is_typed_and_says_its_version() -> None:
+    assert (Path(sd.__file__).parent / "py.typed").exists()
+    assert re.fullmatch(r"\d+\.\d+.*", sd.__version__)
+    assert set(dir(sd)) == {*sd.__all__, "__doc__", "__version__"}
+
+
+# --- what people pass ---------------------------------------------------------------------------------------------
+
+
+class Items(Dataset):
+    """Pairs, as datasets give them."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray) -> None:
+        self.pairs = list(zip(pixels, labels.tolist(), strict=True))
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.from_numpy(self.pairs[index][0]) / 255, self.pairs[index][1]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+class Endless(IterableDataset):
+    """Images without an end, and without labels."""
+
+    def __iter__(self) -> Any:
+        while True:
+            yield np.zeros((1, 16, 16), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[np.ndarray, np.ndarray]:
+    return random_images(program_of("digits-v2").network, 0, 5), np.array([1, 2, 3, 4, 5])
+
+
+def test_a_program_runs_on_what_people_have(images: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    program, (pixels, labels) = program_of("digits-v2"), images
+    program.save(tmp_path / "p.spk")
+    expected = sd.run(program, pixels, timing="none")
+    normalised = torch.from_numpy(program.preprocess.normalised(pixels))
+    tensors = torch.from_numpy(pixels)
+    for data, labelled in (
+        (tensors, False),
+        (tensors.float().requires_grad_(), False),
+        (normalised, False),
+        ((pixels, labels), True),
+        ((tensors, torch.from_numpy(labels)), True),
+        ((pixels, labels.tolist()), True),
+        (Items(pixels, labels), True),
+        (TensorDataset(normalised, torch.from_numpy(labels)), True),
+        (DataLoader(Items(pixels, labels), batch_size=2), True),
+        (DataLoader(TensorDataset(tensors), batch_size=2).dataset.tensors[0], False),
+    ):
+        found = sd.run(tmp_path / "p.spk", data, timing="none")
+        np.testing.assert_array_equal(found.accumulators, expected.accumulators)
+        assert (found.labels is not None) is labelled
+        if labelled:
+            assert found.labels.tolist() == labels.tolist()
+    assert len(sd.run(str(tmp_path / "p.spk"), Endless(), limit=3, timing="none").predictions) == 3
+    assert sd.verify(tmp_path / "p.spk", DataLoader(Items(pixels, labels)), backends=(), limit=2).images == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (3, "data: it is a int"),
+        ([1, 2], "data: it is a list"),
+        ((1, 2, 3), "data: a tuple of 3"),
+        (DataLoader([{"x": 1}, {"x": 2}]), "its items are a dict"),
+        (DataLoader([np.zeros((1, 16, 16)), np.zeros((1, 8, 16))], batch_size=1), r"image 1 is \(1, 8, 16\)"),
+        (torch.rand(2, 1, 16, 16), "real numbers from .* not all whole"),
+        ((np.zeros((2, 1, 16, 16), np.uint8), [1]), "labels of shape"),
+        (({"a": 1}, None), "a dict is no array of numbers"),
+    ],
+)
+def test_other_data_is_refused_by_its_kind(data: Any, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        sd.run(program_of("digits-v2"), data, timing="none")
+
+
+def test_pixels_are_found_in_real_images_only_where_all_of_them_tell() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4))
+    preprocess = sd.Preprocess(3, 4, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    np.testing.assert_array_equal(whole(pixels / np.float32(255), None), pixels)
+    np.testing.assert_array_equal(whole(preprocess.normalised(pixels), preprocess), pixels)
+    other = sd.Preprocess(3, 4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).normalised(pixels)
+    for images in (other, pixels / 255 + 0.001, pixels.astype(np.float32), pixels[0, 0] / 255):
+        assert whole(images, preprocess) is images
+    assert isinstance(gathered("digits"), str)
+
+
+def test_options_of_files_are_refused_where_there_is_no_file() -> None:
+    module, pixels = model_and_images(SMALL["cifar"])
+    for call in (lambda: sd.compile(sd.load("digits-v2"), heads=2), lambda: sd.energy(module, pixels, arch="x")):
+        with pytest.raises(sd.OptionError, match=r"^(heads|arch): the model is no file"):
+            call()
+    with pytest.raises(sd.OptionError, match=r"^heads: there is no model"):
+        sd.verify(program_of("digits-v2"), "digits", limit=1, heads=2)
+    for wrong, problem in ((3, "it is a int"), (program_of("digits-v2"), "it is a program already")):
+        with pytest.raises(InputError, match=rf"^model: {problem}, and no model"):
+            sd.compile(wrong)
+    with pytest.raises(InputError, match=r"^program: it is a int, and no program"):
+        sd.run(3, "digits")
+    with pytest.raises(InputError, match=r"^models: a Spikformer, and points of a sweep read files"):
+        sd.sweep([module], "digits")
+
+
+class Own(nn.Module):
+    """A network of one's own, that makes two time steps of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lif, self.head = nn.Conv2d(1, 4, 3, padding=1), LIF(v_threshold=0.2), nn.Linear(4 * 64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        currents = self.conv(x).unsqueeze(0).repeat(2, 1, 1, 1, 1)
+        return self.head(self.lif(currents).flatten(2)).mean(0)
+
+
+def test_a_module_of_ones_own_is_compiled_on_its_loader() -> None:
+    torch.manual_seed(0)
+    module = Own().train()
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 1, 8, 8)).astype(np.uint8)
+    loader = DataLoader(Items(pixels, np.zeros(6, np.int64)), batch_size=4)
+    with pytest.warns(UserWarning, match="pixels / 255"):
+        program = sd.compile(module, calibrate_on=loader, time_steps=2)
+    assert module.training
+    assert program.network.time_steps == 2
+    found = sd.run(program, loader)
+    assert len(found.predictions) == 6
+    counted = sd.energy(module, loader, conventions=["spikformer-paper"], time_steps=2)
+    assert counted.counts.images == 6

@@ -1,0 +1,130 @@
+"""What calls give back: short at a prompt, safe in a notebook, plain for pandas, and whole where it was recorded."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.networks import random_images
+from support.programs import program_of
+
+import spikformer_deploy as sd
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.executors import reference
+from spikformer_deploy.report.rasters import HEIGHT, raster
+
+LAYER = "block.0.attn.q_lif"
+PATH = "{http://www.w3.org/2000/svg}path"
+
+
+@pytest.fixture(scope="module")
+def found() -> sd.Run:
+    return sd.run(program_of("digits-v2"), "digits", limit=40, record=[LAYER, "output", "block.0.add", "input"])
+
+
+def test_what_is_recorded_is_what_the_reference_does(found: sd.Run) -> None:
+    network = found.program.network
+    record = [LAYER, "output", "block.0.add"]
+    pixels = found.data.pixels_in(slice(30, 34))  # the engine takes them in its second batch
+    execution = reference.execute(network, pixels, record=record)
+    for name in record:
+        if name != "output":
+            np.testing.assert_array_equal(found.spikes(name)[:, 30:34], execution.spikes[name].swapaxes(0, 1))
+        if name != "block.0.add":
+            np.testing.assert_array_equal(found.potentials(name)[:, 30:34], execution.membranes[name].swapaxes(0, 1))
+    assert found.spikes(LAYER).shape == (4, 40, 48, 4, 4)
+    assert found.spikes(LAYER).dtype == np.uint8
+    assert found.potentials(LAYER).dtype == np.int32
+    np.testing.assert_array_equal(found.potentials("output")[-1].reshape(40, -1), found.accumulators)
+
+
+def test_layers_that_are_not_there_are_refused(found: sd.Run) -> None:
+    program = found.program
+    with pytest.raises(InputError, match=r"there is no layer 'block.0.attn.qlif'; did you mean block.0.attn.q_lif\?"):
+        sd.run(program, "digits", record="block.0.attn.qlif")
+    with pytest.raises(InputError, match=r"no layer 'block.0.attn.qlif'; did you mean"):
+        found.spikes("block.0.attn.qlif")
+    with pytest.raises(InputError, match=r'block.1.add: it was not recorded\n  Run with record=\["block.1.add"\]'):
+        found.spikes("block.1.add")
+    with pytest.raises(InputError, match=r"block.0.add: its neurons keep no potential"):
+        found.potentials("block.0.add")
+    with pytest.raises(InputError, match=r"1 layers of 40 images take 1 MiB, and 0 MiB are kept .*\n.*limit=1\."):
+        sd.run(program, "digits", limit=40, record=LAYER, memory_limit=2**14)
+
+
+def test_a_run_that_is_asked_for_nothing_records_nothing() -> None:
+    run = sd.run(program_of("digits-v2"), "digits", limit=2, timing="none")
+    assert run.recorded is None
+    assert repr(run).splitlines()[0] == "Run"
+
+
+def test_records_are_plain_and_add_up(found: sd.Run) -> None:
+    assert json.loads(json.dumps(found.layers)) == found.layers
+    assert json.loads(json.dumps(found.to_records())) == found.to_records()
+    assert [layer["name"] for layer in found.layers] == [p.name for p in found.program.network]
+    assert sum(layer["synaptic_ops"] for layer in found.layers) == pytest.approx(found.events.synops, rel=1e-12)
+    assert sum(layer["dense_macs"] for layer in found.layers) == found.events.dense_macs
+    rate = next(layer["firing_rates"] for layer in found.layers if layer["name"] == LAYER)
+    assert rate == found.spikes(LAYER).mean((1, 2, 3, 4)).tolist()
+    records = found.to_records()
+    assert [record["prediction"] for record in records] == found.predictions.tolist()
+    assert np.mean([record["prediction"] == record["label"] for record in records]) == found.accuracy
+
+
+def test_what_is_shown_fits_a_screen_and_is_escaped(found: sd.Run) -> None:
+    program = found.program
+    evil = replace(program, provenance={**program.provenance, "model_sha256": "<script>"})
+    for shown in (program, found):
+        lines = repr(shown).splitlines()
+        assert len(lines) <= 20
+        assert max(map(len, lines)) <= 100
+        ElementTree.fromstring(shown._repr_html_())
+    assert "accuracy             " in repr(found)
+    assert "cores    " in repr(program)
+    assert "<script" not in evil._repr_html_()
+
+
+def test_rasters_and_rates_are_pictures(found: sd.Run, tmp_path: Path) -> None:
+    found.raster(LAYER, tmp_path / "raster.svg", image=3)
+    found.rates(tmp_path / "rates.svg")
+    assert ElementTree.parse(tmp_path / "raster.svg").getroot().get("aria-label") == f"{LAYER}, image 3"
+    texts = [text.text for text in ElementTree.parse(tmp_path / "rates.svg").getroot().iter() if text.text]
+    assert LAYER in texts
+    assert "output" not in texts
+    with pytest.raises(InputError, match="image: 40, and there are images 0 to 39"):
+        found.raster(LAYER, tmp_path / "raster.svg", image=40)
+    with pytest.raises(InputError, match="it was not recorded"):
+        found.raster("block.1.add", tmp_path / "raster.svg")
+
+
+def test_a_raster_has_a_mark_for_each_run_of_neighbours() -> None:
+    spikes = np.random.default_rng(0).integers(0, 2, (5, 2, 3, 4)).astype(np.uint8)
+    drawn = ElementTree.fromstring(raster(spikes, "layer"))
+    (path,) = [p.get("d") or "" for p in drawn.iter(PATH)]
+    rows = spikes.reshape(5, -1).astype(int)
+    assert path.count("M") == int((np.diff(rows, axis=1, prepend=0) == 1).sum())
+    heights = [float(mark.split("v")[1].split("h")[0]) for mark in path.split("M")[1:]]
+    assert sum(heights) == pytest.approx(HEIGHT / 24 * spikes.sum())
+
+
+def test_a_raster_of_many_neurons_keeps_every_spike() -> None:
+    spikes = np.zeros((3, 4, 40, 40), np.uint8)
+    spikes[1, 2, 3, 4] = 1
+    drawn = ElementTree.fromstring(raster(spikes, "a <b>"))
+    paths = [p.get("d") for p in drawn.iter(PATH)]
+    assert len(paths) == 1
+    assert paths[0].count("M") == 1
+    assert drawn.get("aria-label") == "a <b>"
+
+
+def test_random_images_record_as_the_stream_says() -> None:
+    """A whole run and a stream record the same."""
+    program = program_of("digits-v2")
+    image = random_images(program.network, 9, 1)
+    run, stream = sd.run(program, image, record=LAYER, timing="none"), sd.Stream(program, record=LAYER)
+    for t in range(4):
+        after = stream.step(image[0])
+        np.testing.assert_array_equal(after.spikes[LAYER], run.spikes(LAYER)[t, 0])
+        np.testing.assert_array_equal(after.potentials[LAYER], run.potentials(LAYER)[t, 0])

@@ -397,20 +397,6 @@ def inspect_command(file: str | None, as_json: bool, **loading: Any) -> None:
         print_tables(tables)
 
 
-@cli.command("targets")
-@click.argument("name", required=False)
-@as_json
-def targets_command(name: str | None, as_json: bool) -> None:
-    """List the targets, or every number of target NAME with its kind and source."""
-    from spikformer_deploy.report.targets import target_tables
-
-    tables, values = target_tables(name)
-    if as_json:
-        print_json(values)
-    else:
-        print_tables(tables)
-
-
 @cli.command("train")
 @click.argument("recipe")
 @click.option("-o", "--output", help="Checkpoint; default: the recipe's.")

@@ -364,8 +364,9 @@ def energy_command(
     "pt2: torch.export, of a checkpoint.",
 )
 @click.option("-o", "--output", required=True)
+@click.option("--input", "data", help="To lava: images (as --input of run); ten go along, with the spikes to expect.")
 @model_options
-def export_command(file: str | None, to: str, output: str, **loading: Any) -> None:
+def export_command(file: str | None, to: str, output: str, data: str | None, **loading: Any) -> None:
     """Write FILE, a program (lava, netx, onnx) or a float model (nir, onnx, pt2), in another form.
 
     Without FILE: what --factory makes, to nir or onnx.
@@ -376,7 +377,7 @@ def export_command(file: str | None, to: str, output: str, **loading: Any) -> No
         print_notes(own.notes)
     from spikformer_deploy.pipeline.export import export
 
-    export(own or str(file), to, path, **loading)
+    export(own or str(file), to, path, data=data, **loading)
     print_line(f"wrote {output}")
 
 

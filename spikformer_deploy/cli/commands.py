@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spikformer_deploy.cli.installation import print_version
 from spikformer_deploy.cli.models import default_name, made_model, own_graph
 from spikformer_deploy.cli.options import (
     OBJECTIVES,
@@ -51,7 +52,14 @@ CHECK_FAILED = 1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="spikformer-deploy")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=print_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Compile trained Spikformers for neuromorphic chips, run them in exact integers, account for time and energy."""
 

@@ -10,7 +10,10 @@ import pytest
 from spikformer_deploy.executors.choose import EXECUTORS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 ROOMS = ("spikformer_deploy", "converters", "hw_profiles")
 PRODUCT = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]

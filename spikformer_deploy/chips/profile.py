@@ -6,7 +6,6 @@ A board inherits from a chip (`base = "loihi2"`), section by section and number 
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,8 @@ from attrs import field, frozen
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import text_of
-from spikformer_deploy.base.validation import problems, strict_converter
+from spikformer_deploy.base.validation import strict_converter
+from spikformer_deploy.chips.checks import Problem, lines_of, wrong_in
 from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.network.neurons import LifKind
 
@@ -34,12 +34,6 @@ else:
 
 OPERATIONS = "asic45nm"
 """The file of operation energies: no target."""
-WHOLE = ("tiles", "cores", "chips", "words", "neurons", "sets", "bits", "axons", "messages", "yes/no")
-"""Units of what is counted."""
-MOST_OF_ONE = {"bits": 64, "yes/no": 1, "tiles": 2**12, "chips": 2**16}
-"""Larger numbers are of no chip that could be laid out here."""
-MOST_COUNTED = 2**31
-"""Of everything else that is counted: indices of 32 bits."""
 MOST_CORES = 2**24
 """Of a board: Hala Point has 138,240."""
 SHOWN = 80
@@ -264,10 +258,10 @@ def load_profile(target: str | Path) -> Profile:
 
     Raises InputError that lists every error of the file with its path.
     """
-    raw = _raw(str(target))
-    corners = raw.pop("energy", {})
-    raw["corners"] = corners
-    return _checked(raw, str(target), "See docs/profiles.md.")
+    text = _text(str(target))
+    raw = _raw(str(target), text)
+    raw["corners"] = raw.pop("energy", {})
+    return _checked(raw, str(target), "See docs/profiles.md.", text)
 
 
 def operation_energies() -> dict[str, Quantity]:
@@ -311,17 +305,23 @@ def _of_before(profile: Profile, section: str, name: str) -> Quantity | None:
     return None if unit is None else Quantity(0.0, unit, "guess", BEFORE)
 
 
-def _checked(raw: dict[str, Any], place: str, way_out: str) -> Profile:
-    """The profile of plain values; InputError that lists all that is wrong with it."""
+def _checked(raw: dict[str, Any], place: str, way_out: str, text: str = "") -> Profile:
+    """The profile of plain values; InputError that lists all that is wrong with it, with the lines of its TOML text."""
     if not isinstance(raw, dict):
         raise InputError(place, f"{raw!r} instead of the tables of a profile"[:SHOWN], way_out)
-    try:
-        profile = strict_converter().structure(raw, Profile)
-    except (cattrs.BaseValidationError, cattrs.ForbiddenExtraKeysError) as error:
-        raise InputError(place, _listed(problems(error)), way_out) from None
-    if wrong := [*_wrong_numbers(profile), *_wrong_whole(profile)]:
-        raise InputError(place, _listed(wrong), way_out)
+    if wrong := [*wrong_in(raw, Profile), *_wrong_names(raw)]:
+        lines = lines_of(text)
+        raise InputError(place, _listed([_as_in_files(problem).shown(lines) for problem in wrong]), way_out)
+    profile = strict_converter().structure(raw, Profile)
+    if whole := list(_wrong_whole(profile)):
+        raise InputError(place, _listed(whole), way_out)
     return profile
+
+
+def _as_in_files(problem: Problem) -> Problem:
+    """The same problem with the path that a file has: corners are tables of `energy` there."""
+    path = ("energy", *problem.path[1:]) if problem.path[:1] == ("corners",) else problem.path
+    return Problem(path, problem.words)
 
 
 def _listed(wrong: list[str]) -> str:
@@ -350,72 +350,55 @@ def _plain() -> cattrs.Converter:
     return cattrs.Converter(unstruct_collection_overrides={tuple: list})
 
 
-def _wrong_numbers(profile: Profile) -> Iterator[str]:
-    """Every number that has another unit than its field, or is none of that unit, with its path."""
-    for path, attribute, number in _numbers(profile):
-        unit = attribute.metadata["unit"]
-        most = MOST_OF_ONE.get(unit, MOST_COUNTED if unit in WHOLE else math.inf)
-        if number.unit != unit:
-            yield f"unit '{number.unit}' instead of '{unit}' @ $.{path}"
-        elif unit in WHOLE and not number.value.is_integer():
-            yield f"{number.value} is no whole number of {unit} @ $.{path}"
-        elif number.value > most:
-            yield f"{number.value:g} {unit}, and at most {most} are possible @ $.{path}"
-        elif attribute.metadata["positive"] and not number.low:
-            yield f"0 {unit}, and some are needed @ $.{path}"
+def _wrong_names(raw: dict[str, Any]) -> Iterator[Problem]:
+    """An empty name, and a nominal corner that has no energies."""
+    name, corner, corners = raw.get("name"), raw.get("corner"), raw.get("corners")
+    if isinstance(name, str) and not name.strip():
+        yield Problem(("name",), "an empty name")
+    if isinstance(corner, str) and isinstance(corners, dict) and corner not in corners:
+        known = ", ".join(map(str, corners)) or "its energies"
+        yield Problem(("corner",), f"its nominal corner '{corner[:SHOWN]}' is none of {known}")
 
 
 def _wrong_whole(profile: Profile) -> Iterator[str]:
     """What is wrong with the profile as a whole."""
-    if not profile.name.strip():
-        yield "an empty name @ $.name"
-    if profile.corner not in profile.corners:
-        yield f"its nominal corner '{profile.corner}' is none of {', '.join(profile.corners) or 'its energies'}"
     if not 1 <= profile.cores_per_chip <= profile.cores <= MOST_CORES:
         yield f"{profile.cores_per_chip:,} cores a chip for programs, and {profile.cores:,} in all, of {MOST_CORES:,}"
 
 
-def _numbers(profile: Profile) -> Iterator[tuple[str, attrs.Attribute[Any], Quantity]]:
-    """Every number of a profile with its path ("time.synapse_conv") and its field."""
+def quantities(profile: Profile) -> Iterator[tuple[str, Quantity]]:
+    """Every number of a profile with its path ("time.synapse_conv")."""
     names = ("chip", "core", "time", "power", "board")
     sections: list[tuple[str, Any]] = [(name, getattr(profile, name)) for name in names]
     sections += [(f"energy.{name}", energy) for name, energy in profile.corners.items()]
     for path, section in sections:
         for attribute in attrs.fields(type(section)):
-            yield f"{path}.{attribute.name}", attribute, getattr(section, attribute.name)
+            yield f"{path}.{attribute.name}", getattr(section, attribute.name)
 
 
-def quantities(profile: Profile) -> Iterator[tuple[str, Quantity]]:
-    """Every number of a profile with its path ("time.synapse_conv")."""
-    for path, _, number in _numbers(profile):
-        yield path, number
-
-
-def _raw(target: str) -> dict[str, Any]:
-    """The tables of a profile, those of its base underneath."""
-    raw = _read(target)
+def _raw(target: str, text: str) -> dict[str, Any]:
+    """The tables of a profile, those of its base underneath; text: of its file."""
+    try:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(target, f"it is no readable TOML: {error}") from None
     base = raw.pop("base", None)
     if base is None:
         return raw
     if not isinstance(base, str) or base not in profile_names():
         raise InputError(target, f"its base {base!r} is no known target", f"Known: {', '.join(profile_names())}.")
-    return _merged(_raw(base), raw)
+    return _merged(_raw(base, _text(base)), raw)
 
 
-def _read(target: str) -> dict[str, Any]:
-    resource = files("spikformer_deploy") / "hw_profiles" / f"{target}.toml"
+def _text(target: str) -> str:
+    """The TOML text of a known target, or of a file."""
     if target in profile_names():
-        text = resource.read_text(encoding="utf-8")
-    elif target.endswith(".toml") or "/" in target or os.path.exists(target):
-        text = text_of(Path(target), "Give a profile, or the name of a target (see `spikdeploy targets`).")
-    else:
-        raise InputError(
-            "--target", f"no target is called '{target}'", f"Known: {', '.join(profile_names())}; or a .toml file."
-        )
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(target, f"it is no readable TOML: {error}") from None
+        return (files("spikformer_deploy") / "hw_profiles" / f"{target}.toml").read_text(encoding="utf-8")
+    if target.endswith(".toml") or "/" in target or os.path.exists(target):
+        return text_of(Path(target), "Give a profile, or the name of a target (see `spikdeploy targets`).")
+    raise InputError(
+        "--target", f"no target is called '{target}'", f"Known: {', '.join(profile_names())}; or a .toml file."
+    )
 
 
 def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

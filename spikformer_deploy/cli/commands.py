@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spikformer_deploy.cli.installation import print_version
 from spikformer_deploy.cli.models import default_name, made_model, own_graph
 from spikformer_deploy.cli.options import (
     OBJECTIVES,
@@ -52,7 +53,14 @@ CHECK_FAILED = 1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="spikformer-deploy")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=print_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Compile trained Spikformers for neuromorphic chips, run them in exact integers, account for time and energy."""
 
@@ -366,8 +374,9 @@ def energy_command(
     "pt2: torch.export, of a checkpoint.",
 )
 @click.option("-o", "--output", required=True)
+@click.option("--input", "data", help="To lava: images (as --input of run); ten go along, with the spikes to expect.")
 @model_options
-def export_command(file: str | None, to: str, output: str, **loading: Any) -> None:
+def export_command(file: str | None, to: str, output: str, data: str | None, **loading: Any) -> None:
     """Write FILE, a program (lava, netx, onnx) or a float model (nir, onnx, pt2), in another form.
 
     Without FILE: what --factory makes, to nir or onnx.
@@ -378,7 +387,7 @@ def export_command(file: str | None, to: str, output: str, **loading: Any) -> No
         print_notes(own.notes)
     from spikformer_deploy.pipeline.export import export
 
-    export(own or str(file), to, path, **loading)
+    export(own or str(file), to, path, data=data, **loading)
     print_line(f"wrote {output}")
 
 
@@ -393,20 +402,6 @@ def inspect_command(file: str | None, as_json: bool, **loading: Any) -> None:
     from spikformer_deploy.cli.inspect import inspect_file, inspect_model
 
     tables, values = inspect_file(title, loading) if own is None else inspect_model(title, own)
-    if as_json:
-        print_json(values)
-    else:
-        print_tables(tables)
-
-
-@cli.command("targets")
-@click.argument("name", required=False)
-@as_json
-def targets_command(name: str | None, as_json: bool) -> None:
-    """List the targets, or every number of target NAME with its kind and source."""
-    from spikformer_deploy.report.targets import target_tables
-
-    tables, values = target_tables(name)
     if as_json:
         print_json(values)
     else:

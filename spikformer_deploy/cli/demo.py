@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spikformer_deploy.base.progress import Progress
+from spikformer_deploy.base.progress import Progress, say
 from spikformer_deploy.converters.checkpoints.read import SHOWN, load
 from spikformer_deploy.inference.run import run
 from spikformer_deploy.inference.verify import verify
@@ -33,6 +33,8 @@ def demo(
     if importlib.util.find_spec("lava") is not None:
         in_lava = verify(compiled.program, data, backends=("lava",), limit=LAVA_IMAGES, progress=progress)
         verdict.backends[f"lava ({LAVA_IMAGES} images)"] = in_lava.passed
+    else:
+        say("Lava is not installed, and nothing is compared with it: `spikdeploy setup lava` installs it")
     write_report(result, output, verdict.float_accuracy)
     summary = compile_summary(compiled.program, model, compiled.seconds, result.peak_memory_mib)
     values = {

@@ -6,6 +6,7 @@ logits, spikes where asked for, and the activity from which all events are count
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -123,12 +124,15 @@ class Request:
         """Images a batch, where each takes `image_bytes` beside the `fixed_bytes` of all.
 
         At most BATCH, and as many as `most_bytes` hold, but one at least.
-        Raises InputError where `memory_limit` does not even hold one.
+        Raises InputError where `memory_limit` does not even hold one, and where the system does not say what is taken.
         """
         batch = min(BATCH, max(1, most_bytes // image_bytes))
         if self.memory_limit is None:
             return batch
-        left = self.memory_limit - int(peak_memory_mib() * 2**20) - fixed_bytes
+        taken = peak_memory_mib()
+        if math.isnan(taken):
+            raise InputError("--memory-limit", "this system does not say what a process takes", "Leave it out.")
+        left = self.memory_limit - int(taken * 2**20) - fixed_bytes
         if left < image_bytes:
             needed = (self.memory_limit - left + image_bytes) / 2**20
             raise InputError(

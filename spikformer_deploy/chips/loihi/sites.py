@@ -6,7 +6,7 @@ Said once: for the objective of the mapping and for the models of time.
 from __future__ import annotations
 
 from spikformer_deploy.chips.loihi.latencies import Latencies
-from spikformer_deploy.chips.loihi.microcode import counter_length, product_length, relative_length, relay_length
+from spikformer_deploy.chips.loihi.microcode import RELAY, Program, counter_program, product_program, program_of
 from spikformer_deploy.chips.profile import Core
 from spikformer_deploy.network.heads import heads_into
 from spikformer_deploy.network.mapping import OPERANDS, Site
@@ -33,17 +33,23 @@ def synapse_kind(network: Network, site: Site) -> int:
     return Latencies.KINDS.index(kind)
 
 
-def program_length(network: Network, site: Site, core: Core) -> float:
-    """Length of the program of its neurons in units of the reference program; 0: they are fixed-function neurons."""
+def program_at(network: Network, site: Site, core: Core) -> Program | None:
+    """The program of its neurons; None: they are fixed-function neurons."""
     if not core.programmable.value:
-        return 0.0
+        return None
     if site.kind == "attention":
-        return counter_length(max(heads_into(network, site.population).most), site.copies)
+        return counter_program(max(heads_into(network, site.population).most), site.copies)
     if site.kind == "partial":
-        return relay_length()
+        return RELAY
+    neuron = network[site.population].neuron
+    if site.serial == OPERANDS:
+        return product_program(neuron)
     # of all kinds only one that takes the largest of a window depends on its synapses
     windows = [p.synapse for p in network.into(site.population) if isinstance(p.synapse, Window)]
-    if site.serial == OPERANDS:
-        return product_length(network[site.population].neuron)
-    positions = max((window.kernel[0] * window.kernel[1] for window in windows), default=0)
-    return relative_length(network[site.population].neuron, positions)
+    return program_of(neuron, max((window.kernel[0] * window.kernel[1] for window in windows), default=0))
+
+
+def program_length(network: Network, site: Site, core: Core) -> float:
+    """Length of that program in units of the reference program; 0: they are fixed-function neurons."""
+    program = program_at(network, site, core)
+    return 0.0 if program is None else program.share

@@ -41,7 +41,8 @@ def check_installed() -> None:
         raise InputError(
             "lava",
             "lava-nc is not installed",
-            "Install it: pip install asteval && pip install --no-deps --ignore-requires-python lava-nc==0.10.0",
+            "Install it: spikdeploy setup lava\n"
+            "  (pip install asteval && pip install --no-deps --ignore-requires-python lava-nc==0.10.0)",
         )
 
 

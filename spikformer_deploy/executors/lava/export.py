@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
@@ -23,9 +24,13 @@ from spikformer_deploy.network.neurons import Lif, LifKind, Max, Source, kind_of
 from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
 
 STANDALONE = Path(__file__).with_name("standalone")
+LIF_BITS = 24
+"""Of the states of lava.proc.lif."""
 LARGEST_BIAS = 2**15 - 1
 """The arrays of lava.proc.lif hold biases in 16 bits, and wrap what has more."""
-README = """# A spiking network in Lava
+README = """**What this is not: it holds no NeuroCore models and no microcode. It runs in Lava on a CPU.**
+
+# A spiking network in Lava
 
 {summary}
 
@@ -38,11 +43,24 @@ network.json describes the populations and the synapses between them, weights.np
 makes Lava Processes of both, and processes/ has those that Lava itself lacks, each with its fixed-point model for CPUs.
 Every spike and every potential is that of the program that was exported.
 """
+"""Of a network without a mapping; pipeline/board.py has that of a program."""
+PROCESSES = {
+    "source": "Frames",
+    "levels": "Levels",
+    "or": "Or",
+    "sum": "Sum",
+    "max": "Sum",
+    "and": "And",
+    "stream": "Stream",
+    "accumulator": "Accumulator",
+}
+"""The classes that standalone/assemble.py makes of neurons, by their kind; of LIFs see process_of."""
 
 
-def export(network: Network, folder: Path) -> None:
+def export(network: Network, folder: Path, beside: Mapping[str, bytes] | None = None) -> None:
     """Write the folder, whole or not at all.
 
+    beside  other files in it, or in place of those that it has: path in the folder -> content
     Raises InputError where it exists and is not empty, or cannot be written.
     """
     check_new_folder(folder)
@@ -51,6 +69,9 @@ def export(network: Network, folder: Path) -> None:
     with writing(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:40]}.") as name:
         whole = Path(name) / "whole"
         write(network, whole)
+        for path, content in (beside or {}).items():
+            (whole / path).parent.mkdir(exist_ok=True)
+            (whole / path).write_bytes(content)
         if folder.exists():
             folder.rmdir()
         whole.rename(folder)
@@ -72,7 +93,7 @@ def write(network: Network, folder: Path) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     (folder / "weights.npz").write_bytes(buffer.getvalue())
-    (folder / "README.md").write_text(README.format(summary=_summary(network), images=_images(network)))
+    (folder / "README.md").write_text(README.format(summary=summary_of(network), images=images_of(network)))
 
 
 def _population(population: Population, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -140,14 +161,27 @@ def _exact(network: Network, projection: Projection) -> str:
     return "float32" if largest_sum(network, projection) < EXACT_FP32 else "float64"
 
 
-def _summary(network: Network) -> str:
+def process_of(network: Network, population: Population) -> str:
+    """The class of the Process that standalone/assemble.py makes of a population."""
+    neuron = population.neuron
+    if not isinstance(neuron, Lif):
+        return PROCESSES[kind_of(neuron)]
+    if neuron.kind == LifKind.PROGRAMMABLE:
+        return "ProgrammableLif"
+    fits = network.bounds == "static" and network.state_bits <= LIF_BITS
+    return "lava.proc.lif.LIFReset" if fits else "GuardedLif"
+
+
+def summary_of(network: Network) -> str:
+    """How many neurons of which kinds, and how many time steps."""
     spiking = [p for p in network if p.neuron.fires]
     kinds = {f"{p.neuron.kind} LIF" if isinstance(p.neuron, Lif) else kind_of(p.neuron) for p in spiking}
     neurons = f"{sum(p.size for p in spiking):,} spiking neurons ({', '.join(sorted(kinds))})"
     return f"{neurons}, {network.time_steps} time steps an image."
 
 
-def _images(network: Network) -> str:
+def images_of(network: Network) -> str:
+    """The shape and the range of its images."""
     source = network.input
     assert isinstance(source.neuron, Source)
     steps = f"{network.time_steps}, " if source.neuron.per_step else ""

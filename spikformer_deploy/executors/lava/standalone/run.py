@@ -3,7 +3,8 @@
     python run.py images.npy -o results/
 
 images.npy holds unsigned integers (images, C, Y, X), or (images, T, C, Y, X) where the network takes frames.
-results/accumulators.npy will hold what every class has gathered in the last time step, (images, classes).
+results/accumulators.npy will hold what every class has gathered in the last time step, (images, classes);
+results/layers.json names the files of each layer that was recorded.
 """
 
 from __future__ import annotations
@@ -62,9 +63,22 @@ def main() -> None:
         maps = last[: -(-len(images) // at_once)].reshape(-1, height * width, channels).transpose(0, 2, 1)
         accumulators = maps.reshape(len(maps), -1)[: len(images)].astype(np.int64)
         np.save(options.output / "accumulators.npy", accumulators)
+        (options.output / "layers.json").write_text(json.dumps(layers(network, len(images), options.output), indent=1))
         # one scale for all: the largest integer is the class
         print("classes", *accumulators.argmax(1), flush=True)
     os._exit(code)  # Lava's threads wait for ever for processes that are no more
+
+
+def layers(network: dict[str, Any], images: int, results: Path) -> list[dict[str, Any]]:
+    """Which file has what of which layer: "sent" and "potentials" are (batches * T, images at once, Y, X, C)."""
+    records = []
+    for number, population in enumerate(network["populations"]):
+        files = {what: f"{number}.{what}.npy" for what in ("sent", "potentials")}
+        there = {what: file for what, file in files.items() if (results / file).exists()}
+        if there:
+            facts = {"number": number, "name": population["name"], "shape": population["shape"]}
+            records.append({**facts, "time_steps": network["time_steps"], "images": images, **there})
+    return records
 
 
 def in_batches(network: dict[str, Any], images: np.ndarray, at_once: int) -> np.ndarray:

@@ -1,0 +1,56 @@
+"""Compares recorded results with the spikes that are expected of the images in expected/.
+
+    python run.py expected/images.npy -o results/ --record spikes
+    python check.py results/
+
+It needs numpy only, and ends with 0 where all values are equal, with 1 where one is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> int:
+    """Print a line for each layer; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    results = parser.parse_args().results
+    if not (HERE / "expected" / "spikes.npz").exists():
+        print("there are no expected spikes: export with --input", file=sys.stderr)
+        return 2
+    if not (results / "layers.json").exists():
+        print(f"{results}: no recorded results: run with --record spikes", file=sys.stderr)
+        return 2
+    wrong = 0
+    with np.load(HERE / "expected" / "spikes.npz") as expected:
+        for layer in json.loads((results / "layers.json").read_text()):
+            key = f"layer{layer['number']}"
+            if key in expected.files:
+                different = int((recorded(results, layer) != expected[key]).sum())
+                print(f"{'equal' if not different else f'{different} values differ'}: {layer['name']}")
+                wrong += bool(different)
+    accumulators = np.load(results / "accumulators.npy")
+    same = np.array_equal(accumulators, np.load(HERE / "expected" / "accumulators.npy"))
+    print(f"{'equal' if same else 'different'}: what the classes have gathered")
+    return int(wrong > 0 or not same)
+
+
+def recorded(results: Path, layer: dict) -> np.ndarray:
+    """(images, T, C, Y, X) of what a layer has sent; its file holds (batches * T, at once, Y, X, C)."""
+    channels, height, width = layer["shape"]
+    steps, images = layer["time_steps"], layer["images"]
+    values = np.load(results / layer["sent"])
+    by_batch = values.reshape(-1, steps, values[0].size // (channels * height * width), height, width, channels)
+    return by_batch.transpose(0, 2, 1, 5, 3, 4).reshape(-1, steps, channels, height, width)[:images]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""What an engineer with access to a chip reads first: layers, cores, microcode, and expected spikes, as files.
+
+They go into the folder that `export --to lava` writes, beside the scripts that run the program on a CPU.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.errors import printable
+from spikformer_deploy.base.json_text import written
+from spikformer_deploy.chips.loihi.sites import program_at
+from spikformer_deploy.executors.choose import prepare
+from spikformer_deploy.executors.execution import Request
+from spikformer_deploy.executors.lava.export import images_of, process_of, summary_of
+from spikformer_deploy.network.mapping import SECTIONS, Mapping, Site
+from spikformer_deploy.network.network import Network, Population
+from spikformer_deploy.network.neurons import Lif, kind_of
+from spikformer_deploy.pipeline.program import Program
+
+EXPECTED_IMAGES = 10
+"""Enough to see every layer fire, few enough for a folder that is sent around."""
+
+README = """\
+**What this is not: it holds no NeuroCore models and no microcode. It runs in Lava on a CPU, and on no chip as it is.**
+
+# {name}: a spiking network for {target}
+
+{summary}
+Everything here is integers: every spike and every potential is that of the program that was exported. Intel's
+compiler, its NeuroCore models and its microcode come with access to the hardware; this says what they have to do.
+
+## Run it on a CPU
+
+    pip install numpy scipy scikit-learn networkx asteval
+    pip install --no-deps --ignore-requires-python lava-nc==0.10.0
+    python run.py images.npy -o results/ --record spikes
+
+`images.npy` holds unsigned integers {images}; pixels are taken as they are.
+`results/layers.json` says which file has the spikes of which layer, and in which order of axes.
+
+## Check it against expected spikes
+
+{expected}
+## Processes
+
+*Process*: its class in Lava, in `processes/` where Lava has none. *Instructions*: of the program that a core would run
+at each visit of a neuron; "fixed" is a LIF whose function is built into the chip. *Words*: the most that one of its
+cores holds, of {words:,} words of 64 bits.
+
+| layer | | shape | Process | neuron | instructions | cores | most words a core |
+|--:|---|---|---|---|--:|--:|--:|
+{processes}
+
+## Microcode that is needed
+
+In the instructions that Intel's Loihi 2 technology brief of 2021 names, one a line: a specification, not a binary. `a`
+is what arrived in the time step of the chip, `v` the potential, `sub_step` counts the time steps of the chip within one
+of the network.
+
+{microcode}
+
+## Which core holds what
+
+{cores:,} cores on {chips:,} chips of `{target}` that have {per_chip:,} each for programs. `mapping.json` has a record
+of each box of neurons: chip and core, the site (a layer, the counters of an attention, or partial sums), the channels,
+rows and columns [first, end) that stand there, its `offset` (the neurons of the same core before it; within a box they
+are numbered channel by channel, row by row) and the words of each section of the memory. Cores count from 0 in each
+chip. Which physical core that is, Intel's tools say. The estimates of memory are fitted to what its compiler printed.
+
+## Files
+
+network.json describes populations and synapses, weights.npz holds their integers, assemble.py makes Lava Processes of
+both, processes/ has those that Lava itself lacks, each with its fixed-point model for CPUs.
+"""
+
+WITH_IMAGES = """\
+`expected/images.npy` holds {count} images; `expected/spikes.npz` what every layer sends for them, (images, T, C, Y, X),
+layer 3 of the table below under `layer3`; `expected/accumulators.npy` what each class has gathered.
+
+    python run.py expected/images.npy -o results/ --record spikes
+    python check.py results/
+
+`check.py` compares every value of every layer.
+"""
+WITHOUT_IMAGES = """\
+There are none here: the program was exported without images. Export it again with some, and the first {count} come
+along with the spikes of every layer:
+
+    spikdeploy export PROGRAM.spk --to lava --input IMAGES -o FOLDER/
+"""
+
+
+def board_files(program: Program, name: str, images: np.ndarray | None) -> dict[str, bytes]:
+    """README.md, mapping.json and, where there are images, expected/...: path in the folder -> content.
+
+    name    of the program, for the title
+    images  (N, C, Y, X) or (N, T, C, Y, X) unsigned pixels, N at most EXPECTED_IMAGES
+    Raises OverflowDetected where an image leaves the range that the program was calibrated for.
+    """
+    files = {"README.md": _readme(program, name, images).encode(), "mapping.json": _mapping(program).encode()}
+    return files if images is None else files | _expected(program.network, images)
+
+
+def _expected(network: Network, images: np.ndarray) -> dict[str, bytes]:
+    """The images, and what comes of them by the engine."""
+    executor = prepare("engine", Request(network))
+    names = [population.name for population in network.populations[:-1]]
+    parts = [executor.execute(images[start : start + 1], record=names) for start in range(len(images))]
+    spikes = {name: _smallest(np.concatenate([part.spikes[name] for part in parts])) for name in names}
+    accumulators = np.concatenate([part.accumulators for part in parts])
+    # an archive's members have names of their own: layers may be called anything
+    layers = {f"layer{number}": values for number, values in enumerate(spikes.values())}
+    return {
+        "expected/images.npy": _npy(images),
+        "expected/accumulators.npy": _npy(accumulators),
+        "expected/spikes.npz": _npz(layers),
+    }
+
+
+def _smallest(values: np.ndarray) -> np.ndarray:
+    """The same integers in the narrowest type that holds them."""
+    return values.astype(np.result_type(np.min_scalar_type(values.min()), np.min_scalar_type(values.max())))
+
+
+def _npy(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+# --- README.md ---------------------------------------------------------------------------------------------------
+
+
+def _readme(program: Program, name: str, images: np.ndarray | None) -> str:
+    network, mapping, profile = program.network, program.mapping, program.profile
+    checked = WITHOUT_IMAGES.format(count=EXPECTED_IMAGES) if images is None else WITH_IMAGES.format(count=len(images))
+    return README.format(
+        name=_cell(name),
+        target=_cell(profile.name),
+        summary=summary_of(network),
+        images=images_of(network),
+        expected=checked,
+        words=int(profile.core.memory_words),
+        processes="\n".join(_row(program, site) for site in _first_copies(mapping)),
+        microcode=_microcode(program),
+        cores=mapping.cores_used,
+        chips=mapping.chips,
+        per_chip=mapping.cores_per_chip,
+    )
+
+
+def _first_copies(mapping: Mapping) -> list[Site]:
+    """The sites, of counters that there are several times the first ones."""
+    return [site for site in mapping.sites if site.copy == 0]
+
+
+def _row(program: Program, site: Site) -> str:
+    """The line of a site in the table of processes; copies of counters are one line."""
+    network, mapping = program.network, program.mapping
+    population = network[site.population]
+    all_copies = [n for n, s in enumerate(mapping.sites) if _whose(s) == _whose(site)]
+    cores = np.unique(np.concatenate([mapping.cores[mapping.slices_of(number)] for number in all_copies]))
+    code = program_at(network, site, program.profile.core)
+    process, neuron = process_of(network, population), _neuron(population)
+    if site.kind == "attention":
+        process, neuron = "Attention", "counters" + f", {site.copies} copies" * (site.copies > 1)
+    if site.kind == "partial":
+        process, neuron = "none: its port adds up", "partial sums"
+    cells = (
+        str([p.name for p in network].index(site.population)),
+        _cell(site.name),
+        "x".join(map(str, site.shape)),
+        process,
+        neuron,
+        "fixed" if code is None else str(code.length),
+        f"{len(cores):,}",
+        f"{_words_by_core(program)[cores].max():,}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _whose(site: Site) -> tuple[str, str, tuple[int, int]]:
+    return site.kind, site.population, site.part
+
+
+def _words_by_core(program: Program) -> Int:
+    """Words that each core holds, by its number; a core may hold boxes of several sites."""
+    mapping = program.mapping
+    words = np.zeros(mapping.cores.max() + 1, np.int64)
+    np.add.at(words, mapping.cores, mapping.words.sum(1))
+    return words
+
+
+def _neuron(population: Population) -> str:
+    match population.neuron:
+        case Lif() as lif:
+            return f"LIF, {lif.kind.value}" + ", soft reset" * lif.soft + ", strict" * lif.strict
+        case neuron:
+            return kind_of(neuron)
+
+
+def _microcode(program: Program) -> str:
+    """Every program that is needed, with the layers that run it."""
+    layers: dict[tuple[str, ...], list[str]] = {}
+    for site in _first_copies(program.mapping):
+        code = program_at(program.network, site, program.profile.core)
+        if code is not None:
+            layers.setdefault(code.lines, []).append(site.name)
+    if not layers:
+        return f"None: the cores of `{_cell(program.profile.name)}` have neurons of fixed function alone."
+    return "\n".join(_listing(lines, names) for lines, names in layers.items())
+
+
+def _listing(lines: tuple[str, ...], names: list[str]) -> str:
+    return f"{', '.join(map(_cell, names))}:\n\n" + "".join(f"    {line}\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A name as a cell of a table: it may hold anything."""
+    return printable(text).replace("\n", " ").replace("|", "\\|").replace("`", "'")
+
+
+# --- mapping.json ------------------------------------------------------------------------------------------------
+
+
+def _mapping(program: Program) -> str:
+    mapping = program.mapping
+    about = {
+        "target": program.profile.name,
+        "chips": mapping.chips,
+        "cores_per_chip": mapping.cores_per_chip,
+        "words_per_core": int(program.profile.core.memory_words),
+        "sites": [{**asdict(site), "shape": list(site.shape), "part": list(site.part)} for site in mapping.sites],
+        "boxes": list(_boxes(program)),
+    }
+    return written(about, indent=1) + "\n"
+
+
+def _boxes(program: Program) -> Iterator[dict[str, Any]]:
+    """A record for each box, in the order of the mapping."""
+    mapping = program.mapping
+    before: dict[int, int] = {}
+    for box, core, words in zip(mapping.boxes.tolist(), mapping.cores.tolist(), mapping.words.tolist(), strict=True):
+        site, *edges = box
+        ranges = {axis: edges[2 * i : 2 * i + 2] for i, axis in enumerate(("channels", "rows", "columns"))}
+        neurons = int(np.prod([end - first for first, end in ranges.values()]))
+        yield {
+            "chip": core // mapping.cores_per_chip,
+            "core": core % mapping.cores_per_chip,
+            "site": mapping.sites[site].name,
+            **ranges,
+            "offset": before.get(core, 0),
+            "neurons": neurons,
+            "words": dict(zip(SECTIONS, words, strict=True)),
+        }
+        before[core] = before.get(core, 0) + neurons

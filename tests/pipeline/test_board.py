@@ -1,0 +1,115 @@
+"""The folder that an engineer with access to a chip reads: what it says is what the program has."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.programs import program_of
+
+import spikformer_deploy as sd
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.data.read import read
+from spikformer_deploy.executors import reference
+from spikformer_deploy.executors.lava.standalone import __file__ as standalone
+from spikformer_deploy.network.mapping import SECTIONS
+from spikformer_deploy.pipeline.board import EXPECTED_IMAGES, board_files
+
+FIRST = "**What this is not: it holds no NeuroCore models and no microcode."
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("board") / "lava"
+    sd.export(program_of("digits-v1"), "lava", folder, data="digits")
+    return folder
+
+
+def test_its_first_line_says_what_it_is_not(folder: Path) -> None:
+    assert (folder / "README.md").read_text().startswith(FIRST)
+
+
+def test_every_layer_has_a_line(folder: Path) -> None:
+    program = program_of("digits-v1")
+    lines = (folder / "README.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if re.match(r"\| \d+ \|", line)]
+    assert {row[1] for row in rows} == {site.name for site in program.mapping.sites if site.copy == 0}
+    numbers = {row[1]: int(row[0]) for row in rows}
+    assert all(numbers[population.name] == n for n, population in enumerate(program.network))
+    sources = "".join(path.read_text() for path in (Path(standalone).parent / "processes").glob("*.py"))
+    for row in rows:
+        known = f"class {row[3]}(" in sources or row[3].startswith(("lava.proc.", "none"))
+        assert known, row
+    assert sum(int(row[6].replace(",", "")) for row in rows) == program.mapping.cores_used
+    words = np.bincount(program.mapping.cores, program.mapping.words.sum(1))
+    assert max(int(row[7].replace(",", "")) for row in rows) == words.max()
+
+
+def test_the_boxes_hold_every_neuron_once(folder: Path) -> None:
+    program = program_of("digits-v1")
+    said = json.loads((folder / "mapping.json").read_text())
+    holds = {site["name"]: np.zeros(site["shape"], int) for site in said["sites"]}
+    at: dict[tuple[int, int], int] = {}
+    for box in said["boxes"]:
+        ranges = tuple(slice(*box[axis]) for axis in ("channels", "rows", "columns"))
+        holds[box["site"]][ranges] += 1
+        place = (box["chip"], box["core"])
+        assert 0 <= box["core"] < said["cores_per_chip"]
+        assert box["offset"] == at.get(place, 0)
+        at[place] = box["offset"] + box["neurons"]
+    assert all((count == 1).all() for count in holds.values())
+    assert len(at) == program.mapping.cores_used
+    words = [[box["words"][section] for section in SECTIONS] for box in said["boxes"]]
+    assert np.array_equal(words, program.mapping.words)
+
+
+def test_the_spikes_to_expect_are_those_of_the_reference(folder: Path) -> None:
+    program = program_of("digits-v1")
+    images = np.load(folder / "expected" / "images.npy")
+    assert np.array_equal(images, read("digits", program.preprocess, limit=EXPECTED_IMAGES).pixels)
+    names = [population.name for population in program.network.populations[:-1]]
+    right = reference.execute(program.network, images[:2], record=names)
+    with np.load(folder / "expected" / "spikes.npz") as spikes:
+        for number, name in enumerate(names):
+            assert np.array_equal(spikes[f"layer{number}"][:2], right.spikes[name]), name
+    assert np.array_equal(np.load(folder / "expected" / "accumulators.npy")[:2], right.accumulators)
+
+
+def test_results_are_compared_layer_by_layer(folder: Path, tmp_path: Path) -> None:
+    """Results as run.py writes them, without Lava: right ones, then one spike more."""
+    populations = json.loads((folder / "network.json").read_text())["populations"]
+    layers = []
+    with np.load(folder / "expected" / "spikes.npz") as spikes:
+        for number, population in enumerate(populations[:2]):
+            sent = spikes[f"layer{number}"]
+            facts = {"number": number, "name": population["name"], "shape": population["shape"]}
+            facts |= {"time_steps": sent.shape[1], "images": len(sent), "sent": f"{number}.sent.npy"}
+            layers.append(facts)
+            by_step = sent.transpose(0, 1, 3, 4, 2).reshape(-1, 1, *sent.shape[3:], sent.shape[2])
+            np.save(tmp_path / f"{number}.sent.npy", by_step.astype(np.int32))
+    (tmp_path / "layers.json").write_text(json.dumps(layers))
+    np.save(tmp_path / "accumulators.npy", np.load(folder / "expected" / "accumulators.npy"))
+    command = [sys.executable, str(folder / "check.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("equal: ")) == (0, 3)
+    wrong = np.load(tmp_path / "1.sent.npy")
+    wrong.flat[5] ^= 1
+    np.save(tmp_path / "1.sent.npy", wrong)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"1 values differ: {populations[1]['name']}" in done.stdout
+
+
+def test_without_images_it_says_how_to_get_them() -> None:
+    files = board_files(program_of("digits-v1"), "a | b\nc", None)
+    assert files.keys() == {"README.md", "mapping.json"}
+    assert "--input IMAGES" in files["README.md"].decode()
+    assert "# a \\| b c: a spiking network for loihi2" in files["README.md"].decode()
+
+
+def test_images_go_along_to_lava_alone(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--input: only --to lava takes images along"):
+        sd.export(program_of("digits-v1"), "onnx", tmp_path / "x.onnx", data="digits")

@@ -14,7 +14,8 @@ from support.deep import some
 
 import spikformer_deploy as sd
 from spikformer_deploy.chips.profile import load_profile
-from spikformer_deploy.pipeline.stages import float_graph
+from spikformer_deploy.graph.fold import fold_batch_norm
+from spikformer_deploy.graph.simplify import simplify
 from spikformer_deploy.quantization.build import Pixels
 from spikformer_deploy.quantization.ranges import Calibration
 from spikformer_deploy.quantization.settings import Settings
@@ -61,7 +62,7 @@ def test_no_import_runs_back_up(house: Path) -> None:
 def test_every_wrong_import_is_found(house: Path) -> None:
     """Each by its own file, in one look at all of them."""
     before = {house / "spikformer_deploy" / file: "" for file, _ in WRONG}
-    for (file, wanted), path in zip(WRONG, before, strict=True):
+    for (_, wanted), path in zip(WRONG, before, strict=True):
         before[path] = path.read_text()
         room, _, name = wanted.rpartition(".")
         line = f"from spikformer_deploy.{room} import {name}" if room else f"import {name}"
@@ -122,7 +123,7 @@ def test_every_step_works_twice(tmp_path: Path) -> None:
     def story() -> tuple[list[int], bool, list[int]]:
         model = sd.load("digits-v2")
         graph = sd.trace(model.module, model.input_shape, time_steps=model.time_steps)
-        folded, profile = float_graph(model), load_profile("loihi2")
+        folded, profile = simplify(fold_batch_norm(graph)), load_profile("loihi2")
         pixels = Pixels(model.preprocess.mean, model.preprocess.std, model.preprocess.max_value)
         ranges = Calibration(folded, torch.zeros(1, *model.input_shape))
         network = sd.quantize(folded, pixels, ranges, profile.limits, Settings())

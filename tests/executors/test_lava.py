@@ -20,6 +20,7 @@ from support.networks import (
     random_network,
     random_networks_in_one,
 )
+from support.programs import program_of
 
 from spikformer_deploy.base.errors import BackendError, InputError, OverflowDetected
 from spikformer_deploy.data.read import read
@@ -85,7 +86,7 @@ def test_deep_networks_and_more_images_than_go_at_once(kind: str) -> None:
     ),
 )
 def test_bundled_models_are_equal(model: str, neuron: str) -> None:
-    program = compile_model(model, "loihi2", neuron=neuron, check=False).program
+    program = program_of(model, neuron)
     pixels = next(read("digits", program.preprocess, limit=2).batches(2))[0]
     assert_equal(program.network, pixels, engine)
 

@@ -30,6 +30,8 @@ demo: setup
 	$(BIN)/spikdeploy demo --output report.html
 
 test: setup
+	# what source has changed since is compiled once, by all processors, and not by each process of the tests for itself
+	-$(BIN)/python -m spikformer_deploy.inference.first_use
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # files and networks by the thousand, and more cases of what every run has a few of

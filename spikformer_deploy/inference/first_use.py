@@ -8,6 +8,7 @@ Loops are imported by the processes that compile them: the one that waits needs 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -32,8 +33,9 @@ PROCESSES = 8
 
 
 def loops() -> dict[str, tuple[Loop, list[Example]]]:
-    """By name, every loop that Python calls, with the arguments of ordinary runs; those that take longest first."""
-    every = {**_of_engine(), **_of_mapping(), **_of_timing()}
+    """By name, every loop that Python calls, with the arguments of ordinary runs; the short ones last, so that all
+    processes end together."""
+    every = {**_of_mapping(), **_of_timing(), **_of_engine()}
     return {loop.py_func.__qualname__: (loop, examples) for loop, examples in every.items()}
 
 
@@ -145,7 +147,8 @@ def prepare(progress: Progress = silent) -> Prepared:
     made = 0
     workers = min(PROCESSES, _processors())
     # not forked: a process with threads of OpenMP has no children that could use them
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    # and without a search for garbage: a compiler makes objects by the million, and keeps most of them
+    with ProcessPoolExecutor(workers, get_context("spawn"), gc.disable) as pool:
         try:
             started = [pool.submit(_started) for _ in range(workers)]  # all of them, at once
             names, folder = started[0].result()

@@ -82,22 +82,22 @@ def client(program: Path, folder: Path, stop_after: int) -> Iterator[subprocess.
     assert not alive
 
 
-def resumed(program: Path, folder: Path) -> dict:
-    """What the command says that goes on with the run in `folder`, on two workers."""
+def resumed(program: Path, folder: Path, workers: int) -> dict:
+    """What the command says that goes on with the run in `folder`, on so many workers."""
     output = folder / "run.json"
-    found = spikdeploy("run", program, "--input", "digits", "-o", output, "--resume", "--workers", 2, "--json")
+    found = spikdeploy("run", program, "--input", "digits", "-o", output, "--resume", "--workers", workers, "--json")
     assert json.loads(output.read_text()) == found
     assert not (folder / "run.json.partial").exists()
     return figures(found)
 
 
-def test_a_run_whose_client_was_killed_goes_on_with_other_workers(program: Path, whole: dict, tmp_path: Path) -> None:
+def test_a_run_whose_client_was_killed_goes_on_with_another_worker(program: Path, whole: dict, tmp_path: Path) -> None:
     with client(program, tmp_path, stop_after=100) as process:
         while not (tmp_path / "ready").exists():
             assert process.poll() is None
             time.sleep(0.01)
     assert (tmp_path / "run.json.partial").exists()
-    assert resumed(program, tmp_path) == whole
+    assert resumed(program, tmp_path, 1) == whole
 
 
 @pytest.mark.deep
@@ -110,7 +110,7 @@ def test_a_client_may_be_killed_at_any_moment(seed: int, program: Path, whole: d
             assert process.poll() is None
             time.sleep(0.01)
         time.sleep(random.Random(seed).uniform(0, 0.2 * (time.monotonic() - begun)))
-    assert resumed(program, tmp_path) == whole
+    assert resumed(program, tmp_path, 2) == whole
 
 
 @pytest.mark.deep

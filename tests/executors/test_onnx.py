@@ -22,7 +22,6 @@ from spikformer_deploy.executors import reference
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Levels, Lif
 from spikformer_deploy.network.synapses import Conv, Window
-from spikformer_deploy.pipeline.stages import compile_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -82,7 +81,7 @@ def test_what_keeps_nothing_from_step_to_step_needs_no_scan() -> None:
     ),
 )
 def test_bundled_models_are_equal(model: str, neuron: str) -> None:
-    program = compile_model(model, "loihi2", neuron=neuron, check=False).program
+    program = program_of(model, neuron)
     assert_equal(program.network, next(read("digits", program.preprocess, limit=4).batches(4))[0])
 
 

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from support.programs import program_of
 
 from spikformer_deploy.base.errors import BackendError
 from spikformer_deploy.inference import first_use
@@ -13,11 +15,12 @@ import sys
 import numba
 from spikformer_deploy.inference.first_use import loops
 from spikformer_deploy.inference.run import run
+from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import compile_model
 
-for model, timing in (("digits-v1", "cycle"), ("digits-v2", "none"), ("digits-levels", "none")):
-    program = compile_model(model, "loihi2", check=False).program
-    run(program, "digits", limit=4, timing=timing)
+run(compile_model("digits-v1", "loihi2", check=False).program, "digits", limit=4, timing="cycle")
+for file in sys.argv[1:]:
+    run(Program.load(file), "digits", limit=4, timing="none")
 
 ahead = {loop: {tuple(map(numba.typeof, e)) for e in examples} for loop, examples in loops().values()}
 kept = {
@@ -35,8 +38,11 @@ for loop in used:
 """
 
 
-def test_ordinary_runs_compile_nothing_that_is_not_made_ahead() -> None:
-    done = subprocess.run([sys.executable, "-c", ORDINARY], capture_output=True, text=True, check=True)
+def test_ordinary_runs_compile_nothing_that_is_not_made_ahead(tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.spk" for name in ("digits-v2", "digits-levels")]
+    for file in files:
+        program_of(file.stem).save(file)
+    done = subprocess.run([sys.executable, "-c", ORDINARY, *files], capture_output=True, text=True, check=True)
     assert done.stdout == ""
 
 

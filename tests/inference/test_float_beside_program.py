@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.programs import program_of
 
 import spikformer_deploy as sd
 from spikformer_deploy.accounting.conventions import additions
@@ -26,8 +27,7 @@ Pair = tuple[Loaded, Program]
 
 @pytest.fixture(scope="module", params=["digits-v1", "digits-v2"])
 def pair(request: pytest.FixtureRequest) -> Pair:
-    loaded = sd.load(request.param)
-    return loaded, sd.compile(loaded, check=False)
+    return sd.load(request.param), program_of(request.param)
 
 
 def events_of(program: Program, images: int = IMAGES) -> Events:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from support.deep import some
+from support.deep import examples, some
 from support.executions import assert_equal_executions
 from support.models import FEW, SIBLINGS, graph_of, model_and_images
 
@@ -86,7 +86,7 @@ def dyadic_stream(rng: np.random.Generator, time_steps: int, soft: bool = False)
     return check(Graph(tuple(nodes), time_steps)), Pixels((0.0, 0.0), (1.0 / 255,) * 2)
 
 
-@settings(deadline=None, max_examples=25)
+@examples(10, 100)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 5),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.closed_form import visit_ns
+from support.deep import examples
 from support.executions import finds_nothing
 from support.mappings import random_mapping
 from support.networks import graded_network, random_images, random_network
@@ -40,7 +41,7 @@ def spread(network: Network, seed: int) -> Mapping:
     return replace(mapping, cores=cores, cores_per_chip=16, chips=len(np.unique(cores // 16)))
 
 
-@settings(max_examples=14, deadline=None)
+@examples(6, 60)
 @given(NETWORKS | GRADED, st.integers(0, 2**32 - 1))
 def test_hops_by_cell_are_those_of_the_messages(network: Network, seed: int) -> None:
     mapping = spread(network, seed)

@@ -183,7 +183,7 @@ def test_products_of_other_shapes_are_against_the_law(field: str, value: int) ->
         check_network(replace(network, projections=tuple(swapped)))
 
 
-@pytest.mark.parametrize("bits", [17, 18, 20])
+@pytest.mark.parametrize("bits", [14, 16])
 def test_currents_fit_one_input_together_with_a_spike(bits: int) -> None:
     """Also where their range is only observed, and readers expect all that a message holds."""
     rng = np.random.default_rng(1)
@@ -194,4 +194,4 @@ def test_currents_fit_one_input_together_with_a_spike(bits: int) -> None:
     network = quantize(graph, PIXELS, observed, limits, Settings(8, "group", limits.neuron))
     for name in ("y1", "y2"):
         assert network[name].max_out.bit_length() + 2 < bits
-    assert bits > 17 or not is_proven(network)
+    assert not is_proven(network)

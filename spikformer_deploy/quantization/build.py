@@ -214,7 +214,7 @@ def _over_positions(walk: Walk, node: ir.Node, signal: Signal) -> Signal:
     """The sum of a signal over its positions; what was added at each of them adds up, too."""
     if np.any(signal.offset) and isinstance(walk.population(signal.populations[0]).neuron, Source):
         problem = "a token mean of the raw image has no spiking form"
-        raise QuantizeError(node.name, problem, "Put a LIF before the mean.")
+        raise QuantizeError(node.name, problem, "Put neurons before the mean.")
     positions = signal.shape[1] * signal.shape[2]
     offset_sum = signal.offset.sum((1, 2)) if signal.offset.ndim == 3 else signal.offset * positions
     return replace(signal, offset=offset_sum, pooled=True)

@@ -94,12 +94,12 @@ def _addend(name: str, term: Term, shared: SharedUnit, settings: Settings) -> _A
             return _convolution(name, term, shared, settings)
         case ReadoutTerm(source=source):
             problem = f"a layer that reads the mean over positions of {source} adds to a residual stream"
-            raise QuantizeError(name, problem, "Put a LIF behind the mean, before the layer.")
+            raise QuantizeError(name, problem, "Put neurons behind the mean, before the layer.")
         case DualTerm():
             problem = "a product of currents and spikes adds to a residual stream"
-            raise QuantizeError(name, problem, "Put a LIF and a layer between.")
+            raise QuantizeError(name, problem, "Put neurons and a layer between.")
         case AttentionTerm():
-            raise QuantizeError(name, "an attention adds to a residual stream", "Put a LIF and a layer between.")
+            raise QuantizeError(name, "an attention adds to a residual stream", "Put neurons and a layer between.")
         case _:
             assert_never(term)
 

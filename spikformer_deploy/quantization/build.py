@@ -191,6 +191,8 @@ def _count(walk: Walk, node: ir.Node, op: ir.Levels, value: Value) -> Signal:
     names = tuple(_unused(walk, f"{node.name}.level{j}") for j in range(1, op.count + 1))
     for quantized in make_thermometer(task, names):
         walk.place(quantized)
+    if walk.settings.moments is not None:
+        walk.settings = replace(walk.settings, moments=walk.settings.moments.taken_apart(node.name, names))
     return replace(sent, populations=names)
 
 

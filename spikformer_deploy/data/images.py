@@ -105,6 +105,11 @@ class ImageSet:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def task(self) -> str:
+        """What a model makes of them, one of TASKS."""
+        return TASKS[0] if self.forecast is None else REGRESSION
+
     def of_classes(self, classes: tuple[str, ...], count: int) -> ImageSet:
         """The same images with the labels of a model of `count` classes, matched by name where both have names.
 

@@ -49,8 +49,12 @@ def _add_neuron(call: Call, op: ir.Neuron, kind: str) -> Value:
     """A new population that reads the first argument; its neurons go through the time steps, the first dimension."""
     call = replace(call, args=(settled(call, call.args[0]), *call.args[1:]))
     value = call.value()
-    if value.dims[0] != axis("T", call.builder.time_steps):
-        raise call.refuse(f"the {kind} sees {axes.show(value.dims)}: its first dimension must be the time axis only")
+    steps = call.builder.time_steps
+    if value.dims[0] != axis("T", steps):
+        problem = f"the {kind} sees {axes.show(value.dims)}: its first dimension must be the time axis only"
+        repeated = "" if steps == 1 else f".repeat({steps}, 1, ...)"
+        way_out = f"Give images a time axis of T = {steps} by x.unsqueeze(0){repeated}, and end it behind all neurons."
+        raise call.refuse(problem, way_out)
     return call.add(op, (value.name,), call.node_shape(value), value.dims)
 
 

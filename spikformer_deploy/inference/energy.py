@@ -54,6 +54,7 @@ class Counted:
     model        its name
     takes        how it was run, one of forward.WAYS
     batch        images at once: rules that judge a call judge that many
+    task         "classification" or "regression"
     accuracy     of the float model; None where the images have no labels, or the model no classes
     regression   its errors against real targets (see regression.scores); None where there are none
     accounts     one a convention, in the order in which they were asked for
@@ -63,6 +64,7 @@ class Counted:
     model: str
     takes: str
     batch: int
+    task: str
     accuracy: float | None
     regression: dict[str, float | None] | None
     counts: OperationCounts
@@ -78,6 +80,7 @@ class Counted:
             "time_steps": self.counts.time_steps,
             "takes": WAYS[self.takes],
             "batch": self.batch,
+            "task": self.task,
             "accuracy": self.accuracy,
             "regression": self.regression,
             "energy_mj": {a.convention: energy_values(a.energy) for a in self.accounts if a.energy is not None},
@@ -135,6 +138,7 @@ def energy(
         model=subject.forward.place,
         takes=subject.forward.takes,
         batch=_at_once(subject),
+        task=images.task,
         accuracy=accuracy,
         regression=regression,
         counts=seen.counts,

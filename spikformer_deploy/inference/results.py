@@ -15,7 +15,7 @@ from spikformer_deploy.accounting.figures import energy_values, time_figures
 from spikformer_deploy.base.notebook import as_html, as_text
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.counts.events import Events
-from spikformer_deploy.data.images import REGRESSION, TASKS, ImageSet
+from spikformer_deploy.data.images import TASKS, ImageSet
 from spikformer_deploy.inference.by_step import AfterStep, by_step
 from spikformer_deploy.inference.regression import scores
 from spikformer_deploy.network.neurons import Accumulator
@@ -159,7 +159,7 @@ class Run:
         visits = sum(p.size for p in spiking) * self.events.time_steps * self.events.images
         return {
             "images": len(self.accumulators),
-            "task": TASKS[0] if self.results is None else REGRESSION,
+            "task": self.data.task,
             "accuracy": self.accuracy,
             "regression": self.regression,
             "predictions": (self.predictions if self.results is None else self.results).tolist(),
@@ -228,6 +228,7 @@ def _figures(times: StepTimes, spread: Spread) -> dict[str, Any]:
 class Verdict:
     """What a verification found.
 
+    task          "classification" or "regression"
     float_regression, integer_regression  errors of a regression (see regression.scores); None without targets
     equal_spikes  share of equal spikes of each LIF population, float against integer; empty without a model
     notes         what a user must know of the images, as of a Run
@@ -235,6 +236,7 @@ class Verdict:
     """
 
     images: int = 0
+    task: str = TASKS[0]
     float_accuracy: float | None = None
     integer_accuracy: float | None = None
     float_regression: dict[str, float | None] | None = None
@@ -252,6 +254,7 @@ class Verdict:
         """The JSON of `spikdeploy verify`."""
         return {
             "images": self.images,
+            "task": self.task,
             "float_accuracy": self.float_accuracy,
             "integer_accuracy": self.integer_accuracy,
             "float_regression": self.float_regression,

@@ -170,7 +170,7 @@ def _float_graph(program: Program, model: Any) -> Graph:
 
 def _verdict(images: ImageSet, work: _Comparison, found: list[_Compared]) -> Verdict:
     """What all images say."""
-    verdict = Verdict(len(images))
+    verdict = Verdict(len(images), images.task)
     verdict.backends = {name: all(some.backends[name] for some in found) for name in work.backends}
     brightest = max((some.brightest for some in found), default=0)
     verdict.notes = images.all_notes(brightest, sum(some.lost for some in found))

@@ -191,6 +191,8 @@ def _count(walk: Walk, node: ir.Node, op: ir.Levels, value: Value) -> Signal:
     names = tuple(_unused(walk, f"{node.name}.level{j}") for j in range(1, op.count + 1))
     for quantized in make_thermometer(task, names):
         walk.place(quantized)
+    if walk.settings.moments is not None:
+        walk.settings = replace(walk.settings, moments=walk.settings.moments.taken_apart(node.name, names))
     return replace(sent, populations=names)
 
 
@@ -214,7 +216,7 @@ def _over_positions(walk: Walk, node: ir.Node, signal: Signal) -> Signal:
     """The sum of a signal over its positions; what was added at each of them adds up, too."""
     if np.any(signal.offset) and isinstance(walk.population(signal.populations[0]).neuron, Source):
         problem = "a token mean of the raw image has no spiking form"
-        raise QuantizeError(node.name, problem, "Put a LIF before the mean.")
+        raise QuantizeError(node.name, problem, "Put neurons before the mean.")
     positions = signal.shape[1] * signal.shape[2]
     offset_sum = signal.offset.sum((1, 2)) if signal.offset.ndim == 3 else signal.offset * positions
     return replace(signal, offset=offset_sum, pooled=True)

@@ -112,7 +112,7 @@ def convolve(place: str, value: Value, conv: Conv2d, shape: Shape) -> Current:
         return _read_out(signal, conv.weight, conv.bias, shape)
     if signal.low is not None:
         raise QuantizeError(
-            place, "it reads the mean of a residual stream with no neuron in between", "Put a LIF there."
+            place, "it reads the mean of a residual stream with no neuron in between", "Put neurons there."
         )
     weight = conv.weight * by_input(signal.scale, conv.groups, len(conv.weight))[:, :, None, None]
     bias = conv.bias
@@ -174,7 +174,7 @@ def _in_rows(place: str, term: Term, rows: tuple[int, int], one_position: bool) 
             return _in_rows(place, _readout_of(term), rows, one_position)
         case _:
             problem = "it joins an attention or a residual stream with other currents"
-            raise QuantizeError(place, problem, "Put a LIF on each branch before the join.")
+            raise QuantizeError(place, problem, "Put neurons on each branch before the join.")
 
 
 def scaled(value: Value, factor: float) -> Value:
@@ -190,7 +190,7 @@ def as_signal(place: str, value: Value) -> Signal:
         raise QuantizeError(
             place,
             "its input comes from another synaptic layer with no neuron in between",
-            "Put a LIF between the two layers, or merge them into one.",
+            "Put neurons between the two layers, or merge them into one.",
         )
     return value
 
@@ -232,7 +232,7 @@ def _unit(place: str, signal: Signal) -> Current:
     """A stream, or the sum over all positions of any signal, as unit synapses."""
     if len(signal.populations) != 1 or np.any(signal.offset):
         problem = "a token mean of a sum of spikes on a target of binary ones, or of spikes with a constant added"
-        raise QuantizeError(place, problem, "Put a LIF before the mean, or a layer behind it.")
+        raise QuantizeError(place, problem, "Put neurons before the mean, or a layer behind it.")
     channels, height, width = signal.shape
     low, high = signal.range
     window = Window((height, width)) if signal.pooled else Window()

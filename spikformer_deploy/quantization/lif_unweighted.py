@@ -39,7 +39,7 @@ def attention_lif(task: LifTask) -> Quantized:
     term = task.current.terms[0]
     if len(task.current.terms) != 1 or not isinstance(term, AttentionTerm) or np.any(task.current.bias):
         problem = "attention and other synapses or a bias reach the same neuron"
-        raise QuantizeError(task.name, problem, "Add a LIF between.")
+        raise QuantizeError(task.name, problem, "Put neurons between.")
     factor, real = _factor_and_threshold(1 / (term.factor * task.gain))
     channels = task.current.shape[0]
     thresholds = np.full(channels, max(1, round(real)), np.int64)
@@ -80,7 +80,7 @@ def unit_lif(task: LifTask) -> Quantized:
     term = task.current.terms[0]
     if len(task.current.terms) != 1 or not isinstance(term, UnitTerm | DualTerm) or np.any(task.current.bias):
         what = "a residual stream" if isinstance(term, UnitTerm) else "a product of currents and spikes"
-        raise QuantizeError(task.name, f"{what} and other synapses reach the same neuron", "Put a LIF on each.")
+        raise QuantizeError(task.name, f"{what} and other synapses reach the same neuron", "Put neurons on each.")
     check_units(task.name, term.scale)
     real = 1 / (task.gain * term.scale)
     # Most bits first, as they round the decay least; of each number a proof is tried before an observation.

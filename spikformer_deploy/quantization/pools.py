@@ -29,7 +29,7 @@ def max_pool_of_currents(walk: Walk, node: ir.Node, signal: Signal, pool: ir.Max
         raise QuantizeError(
             node.name,
             "max-pooling of currents with dilation or with windows that ceil_mode adds is not supported",
-            "Put a LIF before the pool, or pool with ceil_mode=False and dilation 1.",
+            "Put neurons before the pool, or pool with ceil_mode=False and dilation 1.",
         )
     projection = Projection(signal.populations, node.name, Window(pool.kernel, pool.stride, pool.padding))
     return walk.place_neurons(sent_by(node, [signal], walk.settings.weight_bits), Max(), projection)

@@ -77,7 +77,7 @@ def check_readers(graph: ir.Graph, members: frozenset[str]) -> None:
             raise QuantizeError(
                 node.name,
                 "it reads a residual stream of currents with no neuron in between",
-                "Put a LIF before the layer.",
+                "Put neurons before the layer.",
             )
 
 
@@ -129,7 +129,7 @@ class Feeders:
                 return
             case op:
                 problem = f"{type(op).__name__} adds to a residual stream"
-                raise QuantizeError(name, problem, "Put a LIF and a layer between.")
+                raise QuantizeError(name, problem, "Put neurons and a layer between.")
 
     def _addend(self, name: str, source: str, factor: float) -> Iterator[Feeder]:
         """What `source` gives to node `name` that reads it: its convolutions, or its spikes."""

@@ -14,6 +14,7 @@ asks for, and the few weights that no longer fit are cut.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,11 @@ class Moments:
     """Second moments of what reaches each layer: (layer, source) -> blocks (k, k) over inputs (channel, ky, kx)."""
 
     blocks: dict[tuple[str, str], tuple[Float, ...]]
+
+    def taken_apart(self, source: str, parts: Sequence[str]) -> Moments:
+        """The same where several populations send together what `source` does: layers read all with one weight."""
+        of_parts = {(layer, part): b for (layer, name), b in self.blocks.items() if name == source for part in parts}
+        return Moments(self.blocks | of_parts)
 
     def round(self, layer: str, source: str, real: Float, largest: int) -> Int:
         """Integers of at most `largest` for `real` weights (C_out, C_in, KY, KX) in units of one.

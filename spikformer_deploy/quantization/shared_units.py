@@ -36,6 +36,8 @@ THRESHOLD_HEADROOM_BITS = 5
 """Bits of the state that the threshold of a reader leaves free for the sums (one of them is the sign)."""
 HEADROOM = 2
 """The potential of a neuron that reads the stream may be larger by this factor (decay 1/2: 1 + 1/2 + 1/4 + ...)."""
+FACTOR_BITS = 2
+"""Bits of a neuron's input above a current: the spike that it is multiplied with, and the sign of both."""
 ROUNDING_HEADROOM = 1.05
 """The worst case is that of real weights; rounded ones and biases may add up to a little more."""
 
@@ -47,11 +49,13 @@ class SharedUnit:
     unit       (C,) real value of one, in every population of the stream
     exponents  by convolution that adds to it: a synapse has its integer weight times 2^exponent
     proven     its range is that of the worst case; else the observed one must do
+    bits       of its messages, the sign among them
     """
 
     unit: Float
     exponents: dict[str, int]
     proven: bool
+    bits: int
 
 
 def plan_shared_units(
@@ -75,12 +79,18 @@ def plan_shared_units(
             max(max(map(abs, observed(name))) for name in members),
             _largest_pooled(graph, members, observed),
             anchor.addends,
-            limits.message_bits,
+            _message_bits(anchor, limits),
             limits.state_bits - _bits_of_readers(graph, settings),
         )
         unit = _shared_unit(names[0], feeders, anchor, room, limits, settings)
         planned |= dict.fromkeys(members, unit)
     return planned
+
+
+def _message_bits(anchor: _Anchor, limits: CoreLimits) -> int:
+    """Bits of a stream's messages.  What is multiplied with spikes shares one input, a state wide, with a spike."""
+    most = limits.state_bits - FACTOR_BITS if anchor.addends else limits.state_bits
+    return min(limits.message_bits, most)
 
 
 def _bits_of_readers(graph: ir.Graph, settings: Settings) -> int:
@@ -196,7 +206,7 @@ def _shared_unit(
                 feeder.layer: min(exponent + bits, _least_exponent(peak / shared, largest_weight))
                 for feeder, exponent, peak in zip(feeders, exponents, peaks, strict=True)
             }
-            return SharedUnit(shared, shifted, proven)
+            return SharedUnit(shared, shifted, proven, room.message_bits)
     raise QuantizeError(
         place,
         f"the sums of its residual stream do not fit {room.state_bits} bits of state and messages",

@@ -74,7 +74,7 @@ def residual_population(
     largest_weight = max((addend.largest_weight for addend in addends), default=1)
     bias_error = float(np.abs(real - bias).max()) / largest_weight
     rounding = max([bias_error, *(addend.error for addend in addends)])
-    extent = _range_of(name, low, high, shared.proven, shared.unit, observed, limits)
+    extent = _range_of(name, low, high, shared.proven, shared.unit, observed, shared.bits)
     population = Population(
         name, current.shape, Stream(frozen(bias)), extent.largest, extent.bounds, none_below(rounding)
     )
@@ -94,12 +94,12 @@ def _addend(name: str, term: Term, shared: SharedUnit, settings: Settings) -> _A
             return _convolution(name, term, shared, settings)
         case ReadoutTerm(source=source):
             problem = f"a layer that reads the mean over positions of {source} adds to a residual stream"
-            raise QuantizeError(name, problem, "Put a LIF behind the mean, before the layer.")
+            raise QuantizeError(name, problem, "Put neurons behind the mean, before the layer.")
         case DualTerm():
             problem = "a product of currents and spikes adds to a residual stream"
-            raise QuantizeError(name, problem, "Put a LIF and a layer between.")
+            raise QuantizeError(name, problem, "Put neurons and a layer between.")
         case AttentionTerm():
-            raise QuantizeError(name, "an attention adds to a residual stream", "Put a LIF and a layer between.")
+            raise QuantizeError(name, "an attention adds to a residual stream", "Put neurons and a layer between.")
         case _:
             assert_never(term)
 
@@ -125,7 +125,8 @@ def pooled_residual(name: str, term: UnitTerm, observed: Observed, limits: CoreL
     Returns the population and what it sends, in the larger unit.
     """
     proven = within((int(term.low.min()), int(term.high.max())), limits.state_bits)
-    extent = _range_of(name, term.low, term.high, proven, term.scale, observed, limits)
+    bits = min(limits.message_bits, limits.state_bits)
+    extent = _range_of(name, term.low, term.high, proven, term.scale, observed, bits)
     seen = int(np.rint(max(map(abs, observed(name))) * OBSERVED_MARGIN / term.scale.min()))
     drop = max(0, seen.bit_length() - HEAD_MESSAGE_BITS)
     # What is sent is rounded, halves up: it may be one more than the whole units of the largest sum.
@@ -161,15 +162,12 @@ class _Range:
         return int(max(abs(self.low.min()), abs(self.high.max())))
 
 
-def _range_of(
-    name: str, low: Int, high: Int, proven: bool, unit: Float, observed: Observed, limits: CoreLimits
-) -> _Range:
+def _range_of(name: str, low: Int, high: Int, proven: bool, unit: Float, observed: Observed, bits: int) -> _Range:
     """The worst case (low, high) where it is `proven` to fit, else what was observed.
 
     What was only observed may be exceeded: readers must then expect all that a message holds.
+    bits  of messages, and of the state: a stream neuron has none of its own, but its sum must fit it
     """
-    # A stream neuron has no state of its own, but its sum must fit the state, and what it sends the message.
-    bits = min(limits.message_bits, limits.state_bits)
     if proven:
         bounds = int(low.min()), int(high.max())
     else:

@@ -36,7 +36,7 @@ def energy_tables(counted: Counted, by_layer: bool) -> list[Table]:
         "parameters": counts.parameters.parameters,
         "not_understood": ", ".join(counts.not_understood) or None,
     }
-    tables = [facts_table(counted.model, with_scores(facts, counted.regression))]
+    tables = [facts_table(counted.model, with_scores(facts, counted.task, {"": counted.regression}))]
     if rows := table_rows(counted, by_layer):
         tables.append(table("one image, estimated", rows))
     return tables + [figures_table(account) for account in counted.accounts if account.energy is None]

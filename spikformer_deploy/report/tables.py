@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from spikformer_deploy.pipeline.program import Program
     from spikformer_deploy.timing.times import StepTimes
 
+REGRESSION = "regression"
+"""The task of a run whose results are no classes."""
+NO_TARGETS = "none: the inputs come without targets"
 RUN_FACTS = ("images", "accuracy", "synaptic_ops", "dense_macs", "firing_rate", "backend", "kernels", "seconds")
 """Of the JSON of a run, what its table shows."""
 OF_NUMBERS = ("synaptic_ops_as_slots", "mean_sent")
@@ -96,7 +99,7 @@ def run_tables(result: Run) -> list[Table]:
     values = result.to_dict()
     numbers = OF_NUMBERS if graded_spikes(result.program.network) else ()
     shown = {name: values[name] for name in (*RUN_FACTS, *numbers)}
-    facts = facts_table("run", with_scores(shown, values["regression"]))
+    facts = facts_table("run", with_scores(shown, values["task"], {"": values["regression"]}))
     timing = result.timing
     if timing is None:
         return [facts, _layer_table(result), _energy_table(result)]
@@ -105,12 +108,15 @@ def run_tables(result: Run) -> list[Table]:
     return [facts, _time_table(result), _layer_table(result), _energy_table(result), _basis_table(result, timing)]
 
 
-def with_scores(facts: dict[str, Any], scores: dict[str, Any] | None, prefix: str = "") -> dict[str, Any]:
-    """The same facts with the errors of a regression where the accuracy of classes stands; prefix: of their names."""
-    if scores is None:
+def with_scores(facts: dict[str, Any], task: str, scores: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
+    """The same facts; a regression has its errors in them instead of accuracies, or that there are no targets.
+
+    scores  by what stands before their names; None: there is nothing to compare, or nothing to compare it with
+    """
+    if task != REGRESSION:
         return facts
-    named = {f"{prefix}{name}": value for name, value in scores.items()}
-    return {n: v for n, v in facts.items() if n != f"{prefix}accuracy"} | named
+    named = {f"{prefix}{name}": value for prefix, found in scores.items() for name, value in (found or {}).items()}
+    return {n: v for n, v in facts.items() if not n.endswith("accuracy")} | (named or {"errors": NO_TARGETS})
 
 
 def _time_table(result: Run) -> Table:
@@ -196,9 +202,8 @@ def verify_tables(verdict: Verdict) -> list[Table]:
     """Accuracies and backends, then the share of equal spikes of each layer."""
     values = verdict.to_dict()
     named = {n: values[n] for n in ("images", "float_accuracy", "integer_accuracy")}
-    for kind in ("float", "integer"):
-        named = with_scores(named, values[f"{kind}_regression"], f"{kind}_")
-    facts = facts_table("verify", named)
+    errors = {f"{kind}_": values[f"{kind}_regression"] for kind in ("float", "integer")}
+    facts = facts_table("verify", with_scores(named, values["task"], errors))
     for name, state in values["backends"].items():
         facts.add_row(f"engine = {name}", state)
     if not verdict.equal_spikes:

@@ -12,6 +12,7 @@ from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.graph.fold import fold_batch_norm
 from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.trace import trace
+from spikformer_deploy.nn.levels import Levels
 from spikformer_deploy.nn.lif import LIF
 
 STEPS = 2
@@ -216,3 +217,29 @@ def test_messages_are_in_the_words_of_the_user(name: str, capfd: pytest.CaptureF
     assert "test_messages.py:" in error.problem or error.place in modules, str(error)
     assert error.way_out, str(error)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("neurons", "kind"), [(Levels(), "integer neuron"), (LIF(), "LIF")])
+@pytest.mark.parametrize(("steps", "made"), [(1, "x.unsqueeze(0)"), (4, "x.unsqueeze(0).repeat(4, 1, ...)")])
+def test_neurons_without_a_time_axis_are_told_how_to_get_one(
+    neurons: nn.Module, kind: str, steps: int, made: str
+) -> None:
+    """And what the message says is taken."""
+    module = nn.Sequential(nn.Conv2d(2, 8, 3), neurons, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    words = (
+        rf"1: the {kind} sees \(B, C, Y, X\): .*\n  Give images a time axis of T = {steps} by {re.escape(made)}, and"
+    )
+    with pytest.raises(ModelError, match=words):
+        trace(module, SHAPE, time_steps=steps)
+
+    class Given(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = module
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.layers[0](x).unsqueeze(0)
+            x = self.layers[1](x if steps == 1 else x.repeat(steps, 1, 1, 1, 1)).mean(0)
+            return self.layers[2:](x)
+
+    check(trace(Given().eval(), SHAPE, time_steps=steps))

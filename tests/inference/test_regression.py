@@ -100,6 +100,17 @@ def test_commands_print_errors_in_the_place_of_accuracy(tmp_path: Path) -> None:
     assert found["task"] == "regression"
     assert set(found["regression"]) == set(SCORES)
     assert found["regression"]["r2"] > 0.9
+    with np.load(tmp_path / "test.npz") as stored:
+        np.save(tmp_path / "windows.npy", stored["x"])
+    bare = ["--input", str(tmp_path / "windows.npy")]
+    for words in (("run", program), ("verify", program), ("energy", *told)):
+        table = run(*words, *bare, "--limit", "2", "--task", "regression")
+        assert "the inputs come without targets" in table
+        assert "accuracy" not in table
+    run("report", program, *bare, "--limit", "2", "-o", str(tmp_path / "bare.html"), "--json")
+    page = (tmp_path / "bare.html").read_text()
+    assert "2 inputs without targets" in page
+    assert "accuracy, integer program" not in page
     verified = run("verify", program, *told, *data, "--limit", "3")
     assert "integer r2" in verified
     assert "float r2" in verified

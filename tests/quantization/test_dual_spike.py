@@ -181,3 +181,17 @@ def test_products_of_other_shapes_are_against_the_law(field: str, value: int) ->
     swapped[number] = replace(swapped[number], sources=(swapped[number].sources[0],) * 2)
     with pytest.raises(ValueError, match=r"dual\.scores: a product of"):
         check_network(replace(network, projections=tuple(swapped)))
+
+
+@pytest.mark.parametrize("bits", [14, 16])
+def test_currents_fit_one_input_together_with_a_spike(bits: int) -> None:
+    """Also where their range is only observed, and readers expect all that a message holds."""
+    rng = np.random.default_rng(1)
+    graph = dyadic(rng, 2)
+    images = rng.integers(0, 3, (2, 2, 4, 6)).astype(np.uint8)
+    limits = replace(LIMITS, state_bits=bits)
+    observed = Calibration(graph, torch.from_numpy(images.astype(np.float32)))
+    network = quantize(graph, PIXELS, observed, limits, Settings(8, "group", limits.neuron))
+    for name in ("y1", "y2"):
+        assert network[name].max_out.bit_length() + 2 < bits
+    assert not is_proven(network)

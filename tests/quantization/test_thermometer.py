@@ -1,6 +1,7 @@
 """Integer neurons as threshold neurons, one for each level: the same integers where messages are single spikes."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +81,8 @@ def test_levels_of_either_sign_and_a_bias_that_differs_along_the_border() -> Non
     assert maps
 
 
-def test_real_weights_are_rounded_as_those_of_graded_messages() -> None:
+@pytest.mark.parametrize("rounding", [{}, {"bits": 4, "calibrated": True}], ids=["nearest", "calibrated"])
+def test_real_weights_are_rounded_as_those_of_graded_messages(rounding: dict[str, Any]) -> None:
     """A layer that reads D populations with the same weights is one layer, when a threshold is chosen for them."""
     graph, frames = chain(0, 4, True), images(0)
     rng = np.random.default_rng(0)
@@ -91,8 +93,8 @@ def test_real_weights_are_rounded_as_those_of_graded_messages() -> None:
         for n in graph
     )
     real = check(ir.Graph(nodes, 2))
-    graded = made(real, frames, LOIHI2.limits, "programmable")
-    binary = made(real, frames, LOIHI1.limits, "stock")
+    graded = made(real, frames, LOIHI2.limits, "programmable", **rounding)
+    binary = made(real, frames, LOIHI1.limits, "stock", **rounding)
     assert graded.rounding > 0
     for name in ("b", "c"):
         (whole,), parts = graded.into(name), binary.into(f"{name}.level1")
@@ -100,6 +102,13 @@ def test_real_weights_are_rounded_as_those_of_graded_messages() -> None:
         for part in parts:
             assert isinstance(part.synapse, Conv)
             np.testing.assert_array_equal(part.synapse.weight, whole.synapse.weight)
+    if rounding:
+        nearest = made(real, frames, LOIHI1.limits, "stock", bits=4)
+        assert any(
+            not np.array_equal(ours.synapse.weight, theirs.synapse.weight)
+            for ours, theirs in zip(binary.into("c.level1"), nearest.into("c.level1"), strict=True)
+            if isinstance(ours.synapse, Conv) and isinstance(theirs.synapse, Conv)
+        )
 
 
 def test_executors_agree_and_loihi1_takes_it() -> None:

@@ -16,6 +16,7 @@ from spikformer_deploy.network.law import check_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.quantization.build import quantize
 from spikformer_deploy.quantization.ranges import Calibration
+from spikformer_deploy.quantization.rounding import second_moments
 from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.quantization.signals import Pixels
 
@@ -58,9 +59,12 @@ def images(seed: int, steps: int = 2) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 2, (3, steps, 2, 3, 4)).astype(np.uint8)
 
 
-def made(graph: ir.Graph, frames: np.ndarray, limits: CoreLimits, neuron: str) -> Network:
-    calibration = Calibration(graph, torch.from_numpy(as_seen(frames)))
-    network = quantize(graph, EVENTS, calibration, limits, Settings(8, "channel", neuron))
+def made(
+    graph: ir.Graph, frames: np.ndarray, limits: CoreLimits, neuron: str, bits: int = 8, calibrated: bool = False
+) -> Network:
+    real = torch.from_numpy(as_seen(frames))
+    seen = second_moments(graph, real, np.array(EVENTS.std), np.array(EVENTS.mean)) if calibrated else None
+    network = quantize(graph, EVENTS, Calibration(graph, real), limits, Settings(bits, "channel", neuron, seen))
     check_network(network)
     return network
 

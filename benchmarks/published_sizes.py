@@ -1,0 +1,179 @@
+"""Published sizes at full size: checkpoint files in the official layout, random weights, compiled, run and verified.
+
+    python benchmarks/published_sizes.py [--only NAME ...] [--target hala_point] [--backend reference]
+        [--seconds N] [--rows FILE] [--folder FOLDER]
+
+Each step is a process of its own, a command as a user gives it: `spikdeploy compile FILE.pth`, `run` on two images,
+`verify` on one.  A row is a line of JSON in --rows as soon as it is known; a size that has one is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+FAMILIES = ("sdt3", "sdt3-large", "qsd", "max-former", "ms-qkformer", "spiking-resformer")
+"""Whose sizes are measured where none is named."""
+SCRIPT_NAMES = {
+    "gesture": "Efficient_Spiking_Transformer_scaling_2_8M_gesture",
+    "dvs": "Efficient_Spiking_Transformer_scaling_8_19M",
+}
+"""What the official script of Spike-driven Transformer V3 calls its models of events: it says their divisors."""
+IMAGES = 2
+COMMAND = (sys.executable, "-m", "spikformer_deploy")
+COLUMNS = ("size", "parameters", "neurons", "cores", "chips", "compile, s", "GiB", "run, s an image", "GiB", "verified")
+WIDE = 130
+"""Columns of the table, also where it goes to a file."""
+
+
+@click.command()
+@click.option("--only", multiple=True, metavar="NAME", help="This size; may be given several times.")
+@click.option("--target", default="hala_point", show_default=True)
+@click.option("--backend", "backends", multiple=True, default=("reference",), show_default=True)
+@click.option("--seconds", default=1800, show_default=True, help="The most that a verification may take.")
+@click.option("--rows", default="published_sizes.jsonl", show_default=True, type=click.Path(dir_okay=False))
+@click.option("--folder", type=click.Path(file_okay=False, exists=True), help="Keep checkpoints and programs here.")
+def main(
+    only: tuple[str, ...], target: str, backends: tuple[str, ...], seconds: int, rows: str, folder: str | None
+) -> None:
+    """Measure what --rows lacks, print a table of all that it has."""
+    file = Path(rows)
+    known = [row["size"] for row in read_rows(file)]
+    for name in [name for name in only or default_sizes() if name not in known]:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            row = measure(name, target, backends, seconds, Path(folder or scratch))
+        with file.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        Console(stderr=True).print(row)
+    Console(width=WIDE).print(table(read_rows(file)))
+
+
+def default_sizes() -> list[str]:
+    """The published sizes of FAMILIES, the smallest images first."""
+    from spikformer_deploy.nn.zoo import published
+
+    chosen = [(config.image_size, name) for name, config in published().items() if config.family in FAMILIES]
+    return [name for _, name in sorted(chosen, key=lambda pair: pair[0])]
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """What has been measured so far."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+# --- a size -------------------------------------------------------------------------------------------------------
+
+
+def measure(name: str, target: str, backends: tuple[str, ...], seconds: int, folder: Path) -> dict[str, Any]:
+    """Its row; what a command refuses, or has no time for, is in the row by the command's name."""
+    checkpoint, program, images, one = (folder / f"{name}{end}" for end in (".pth", ".spk", ".npy", "-one.npy"))
+    # a process of its own, so that no memory of the model is counted among that of the commands
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        parameters = pool.apply(save_checkpoint, (name, checkpoint, images, one))
+    row = {"size": name, "target": target, "parameters": parameters, "checkpoint_bytes": checkpoint.stat().st_size}
+    row["compile"] = command("compile", str(checkpoint), "--target", target, "-o", str(program))
+    if "refused" not in row["compile"]:
+        row["run"] = command("run", str(program), "--input", str(images), "--timing", "estimate")
+        row["program_bytes"] = program.stat().st_size
+        for backend in backends:
+            words = ("verify", str(program), "--input", str(one), "--backend", backend)
+            row[f"verify {backend}"] = command(*words, seconds=seconds)
+    return row
+
+
+def save_checkpoint(name: str, checkpoint: Path, images: Path, one: Path) -> int:
+    """Write a checkpoint as the official scripts do, and random images for it; the number of its parameters."""
+    import torch
+    from models import inputs, model
+
+    loaded = model(name)
+    config = loaded.config
+    arguments = argparse.Namespace(model=SCRIPT_NAMES.get(config.form, ""), time_steps=config.time_steps)
+    torch.save({"model": loaded.module.state_dict(), "epoch": 1, "args": arguments}, checkpoint)
+    pixels = inputs(config, IMAGES)
+    np.save(images, pixels)
+    np.save(one, pixels[:1])
+    return sum(parameter.numel() for parameter in loaded.module.parameters())
+
+
+def command(*words: str, seconds: int | None = None) -> dict[str, Any]:
+    """The JSON of a command, with its wall and CPU seconds and the most memory that its process took.
+
+    Instead of it, what it says where it fails, or that it took longer than `seconds`.
+    """
+    start = time.monotonic()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen((*COMMAND, *words, "--json"), stdout=out, stderr=errors)
+        timer = threading.Timer(seconds or threading.TIMEOUT_MAX, process.kill)
+        timer.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        late = not timer.is_alive()
+        timer.cancel()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        errors.seek(0)
+        said = json.loads(out.read()) if process.returncode == 0 else {"refused": errors.read().decode()[-2000:]}
+    said["wall_seconds"] = time.monotonic() - start
+    said["cpu_seconds"] = usage.ru_utime + usage.ru_stime
+    said["peak_gib"] = usage.ru_maxrss / 2**20
+    said.pop("predictions", None)
+    return {**said, "refused": f"more than {seconds} s"} if late else said
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """All rows for a person."""
+    out = Table(title=f"Random weights, {IMAGES} images, on {', '.join(sorted({row['target'] for row in rows}))}")
+    for column in COLUMNS:
+        out.add_column(column, justify="left" if column in (COLUMNS[0], COLUMNS[-1]) else "right", no_wrap=True)
+    for row in rows:
+        out.add_row(*shown(row))
+    return out
+
+
+def shown(row: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of a row."""
+    compiled = row["compile"]
+    start = (row["size"], f"{row['parameters']:,}")
+    if "refused" in compiled:
+        return (*start, compiled["refused"].strip().splitlines()[-1])
+    ran = row["run"]
+    seconds = ran["seconds"] / IMAGES if "seconds" in ran else float("nan")
+    return (
+        *start,
+        *(f"{compiled[size]:,}" for size in ("neurons", "cores", "chips")),
+        f"{compiled['wall_seconds']:.0f}",
+        f"{compiled['peak_gib']:.1f}",
+        f"{seconds:.1f}",
+        f"{ran['peak_gib']:.1f}",
+        ", ".join(verdict(row, key) for key in row if key.startswith("verify ")),
+    )
+
+
+def verdict(row: dict[str, Any], key: str) -> str:
+    """What a verification found: "reference: equal (12 s)"."""
+    found, backend = row[key], key.removeprefix("verify ")
+    word = found.get("backends", {}).get(
+        backend, "not in time" if "more than" in found.get("refused", "") else "failed"
+    )
+    return f"{backend}: {word} ({found['wall_seconds']:.0f} s)"
+
+
+if __name__ == "__main__":
+    main()

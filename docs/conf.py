@@ -40,7 +40,8 @@ def names_as_list(_app, _what, _name, _object, _options, lines: list[str]) -> No
         else:
             written += [*([""] if inside and line.strip() else []), line]
             inside = False
-    lines[:] = written
+    # what Python writes with stars is no markup
+    lines[:] = [line.replace("**", r"\*\*") for line in written]
 
 
 def setup(app) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,15 @@ def test_what_a_page_shows_runs(
 
 
 def _typed(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """What a command ends with: ours in this process, another in its own."""
+    """What a command ends with: ours in this process, another in its own.  `> FILE` is the shell's."""
     program, *arguments = shlex.split(command)
+    if program == "cd":
+        monkeypatch.chdir(arguments[0])
+        return 0
+    if ">" in arguments:
+        *arguments, _, file = arguments
+        with open(file, "w") as output, redirect_stdout(output):
+            return _typed(shlex.join([program, *arguments]), monkeypatch)
     if program != "spikdeploy":
         interpreter = {"python": sys.executable}[program]
         return subprocess.run([interpreter, *arguments], check=False).returncode

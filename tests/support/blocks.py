@@ -12,7 +12,7 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = ("spikdeploy", "python", "make", "pip", "torchrun", "dask", "srun", "export", "source", "jupytext")
+COMMANDS = ("spikdeploy", "python", "make", "pip", "torchrun", "dask", "srun", "cd", "eval", "jupytext")
 """A line that begins with one of these is typed into a shell; other lines of such a block are output."""
 EXCUSE = re.compile(r"<!-- not run: (\S.*?) -->\s*", re.DOTALL)
 

@@ -101,4 +101,11 @@ def _nir(path: Path) -> None:
 
 def names(folder: Path) -> dict[str, Any]:
     """What blocks of Python find: a model of spikingjelly's layers, images for it, the program of the checkpoint."""
-    return {"model": _own(folder), "images": torch.rand(2, 2, 3, 32, 32), "__name__": "page"}
+    model = _own(folder)
+    return {
+        "model": model,
+        "module": model,
+        "preprocess": PREPROCESS,
+        "images": torch.rand(2, 2, 3, 32, 32),
+        "__name__": "page",
+    }

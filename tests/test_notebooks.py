@@ -26,4 +26,4 @@ def test_jupytext_reads_it(file: Path) -> None:
     jupytext = pytest.importorskip("jupytext", reason="the extra `docs` is not installed: notebooks are NOT converted")
     cells = jupytext.read(file).cells
     assert {cell.cell_type for cell in cells} == {"markdown", "code"}
-    assert len(cells) > 6
+    assert len(cells) > 5

@@ -12,8 +12,8 @@
 # %% [markdown]
 # # From your own model to a report
 #
-# A network of spikingjelly's layers is trained on handwritten digits, compiled to integers for Loihi 2, run, and priced.
-# Everything runs on a CPU in a minute.
+# A network of spikingjelly's layers is trained on handwritten digits, compiled to integers for Loihi 2, run, and
+# priced. Everything runs on a CPU in a minute.
 
 # %%
 import torch

@@ -8,22 +8,17 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.table import Table
-from support.networks import graded_network, random_images, random_network
+from support.networks import graded_network, random_network
+from support.runs import HOSTILE, run_of
 
 from spikformer_deploy.accounting.energy import Energy
 from spikformer_deploy.accounting.figures import interval
 from spikformer_deploy.accounting.target import BOARD, CHIPS, LEFT_OUT, NEURO_CORES
-from spikformer_deploy.chips.profile import RUNTIMES, load_profile
+from spikformer_deploy.chips.profile import RUNTIMES
 from spikformer_deploy.cli.printing import print_tables
-from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.inference.results import Run
-from spikformer_deploy.inference.run import run
-from spikformer_deploy.mapping.map import map_network
-from spikformer_deploy.network.network import Network
-from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.report.data import report_data
 from spikformer_deploy.report.html import render
 from spikformer_deploy.report.svg import Bar, bars, si
@@ -32,7 +27,6 @@ from spikformer_deploy.report.targets import target_tables
 from spikformer_deploy.report.write import write_report
 
 VOID = {"meta", "rect", "line", "path", "br", "hr", "img", "input", "link"}
-HOSTILE = '<script>alert("x")</script>&'
 
 
 class Balance(HTMLParser):
@@ -49,23 +43,6 @@ class Balance(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in VOID:
             assert self.open.pop() == tag
-
-
-def run_of(network: Network, target: str = "loihi2") -> Run:
-    profile = load_profile(target)
-    channels, height, _ = network.input.shape
-    program = Program(
-        network,
-        map_network(network, profile, {}),
-        profile,
-        Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels),
-        (),
-        {"model_sha256": HOSTILE},
-    )
-    from spikformer_deploy.data.images import ImageSet
-
-    images = random_images(network, 0, 3)
-    return run(program, ImageSet(3, np.array([0, 1, 0]), (), "", lambda part: images[part]))
 
 
 def without_target(found: Run) -> tuple[Energy, ...]:

@@ -47,9 +47,9 @@ class Counting(count.Counting):
 class Run(results.Run):
     """The record of a program on a set of images (see inference.results.Run), which writes its own reports."""
 
-    def report(self, path: str | Path, float_accuracy: float | None = None) -> None:
-        """Write the HTML report."""
-        write_report(self, Path(path), float_accuracy)
+    def report(self, path: str | Path, float_accuracy: float | None = None, title: str | None = None) -> None:
+        """Write the HTML report; title: in place of model and target."""
+        write_report(self, Path(path), float_accuracy, title=title)
 
     def timeline(self, path: str | Path, progress: Progress = silent) -> None:
         """Write the first image's way through the chip, message by message, as a trace for the Perfetto UI."""

@@ -33,7 +33,7 @@ def demo(
     if importlib.util.find_spec("lava") is not None:
         in_lava = verify(compiled.program, data, backends=("lava",), limit=LAVA_IMAGES, progress=progress)
         verdict.backends[f"lava ({LAVA_IMAGES} images)"] = in_lava.passed
-    write_report(result, output, verdict.float_accuracy)
+    write_report(result, output, verdict=verdict)
     summary = compile_summary(compiled.program, model, compiled.seconds, result.peak_memory_mib)
     values = {
         "compile": summary,

@@ -18,11 +18,13 @@ from spikformer_deploy.base.progress import say_through
 from spikformer_deploy.cli.commands import CHECK_FAILED, cli
 from spikformer_deploy.cli.machine import machine_command
 from spikformer_deploy.cli.printing import print_error_line, print_notes
+from spikformer_deploy.cli.report import report_command
 from spikformer_deploy.cli.streams import STDERR, STDOUT, open_streams, to_nowhere, writing_to_output
 from spikformer_deploy.cli.sweep import sweep_command
 
 cli.add_command(sweep_command)
 cli.add_command(machine_command)
+cli.add_command(report_command)
 
 PROGRAM = "spikdeploy"
 """What help calls it, however it was started."""

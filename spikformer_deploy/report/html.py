@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from spikformer_deploy.base.errors import printable
 from spikformer_deploy.report import figures, svg
-from spikformer_deploy.report.shown import envelope, joules, likely, micro, nominal, percent
 from spikformer_deploy.report.sheets import ONLY_FILES, SITE_HEADINGS, Sheet, sheets
+from spikformer_deploy.report.shown import envelope, joules, likely, micro, nominal, percent
 from spikformer_deploy.report.tables import number
 
 KINDS_OF_FILES = (("csv", "CSV", "text/csv"), ("tex", "LaTeX", "text/plain"))

@@ -100,7 +100,7 @@ def _fewer_steps(run: Run, energy: Energy) -> Iterator[Lever]:
                 _latency_of_first(run, after.step),
                 after.accuracy,
                 rests_on,
-                "a program of so many steps, as `sweep --time-steps` makes them",
+                "a program of so many steps, as sweep --time-steps makes them",
             )
             return
 

@@ -207,7 +207,8 @@ def caption(counts: OperationCounts, accounts: Sequence[Account]) -> str:
 
 def escaped(text: str) -> str:
     """A text for LaTeX, which prints it as it is."""
-    return "".join(ESCAPES.get(sign, sign) for sign in printable(text))
+    # else two of them would be one dash
+    return "".join(ESCAPES.get(sign, sign) for sign in printable(text)).replace("--", "-{}-")
 
 
 def left_out(account: Account) -> str:

@@ -106,7 +106,7 @@ def report_command(
 
 
 def _folder(option: str, folder: str | None) -> Path | None:
-    """A folder to write to.  Raises InputError, before any work, where it is a file, or cannot be made or written to."""
+    """A folder to write to.  Raises InputError, before any work, where it cannot be made or written to."""
     from spikformer_deploy.base.errors import InputError
     from spikformer_deploy.base.files import check_folder_output
 

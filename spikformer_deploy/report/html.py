@@ -10,17 +10,19 @@ from markupsafe import Markup
 
 from spikformer_deploy.base.errors import printable
 from spikformer_deploy.report import figures, svg
-from spikformer_deploy.report.sheets import ONLY_FILES, SITE_HEADINGS, Sheet, sheets
+from spikformer_deploy.report.sheets import SITE_HEADINGS, Sheet, sheets
 from spikformer_deploy.report.shown import envelope, joules, likely, micro, nominal, percent
 from spikformer_deploy.report.tables import number
 
 KINDS_OF_FILES = (("csv", "CSV", "text/csv"), ("tex", "LaTeX", "text/plain"))
 """Ending, name and type of the files of a table."""
+MOST_CELLS = 4000
+"""Of a table whose files are in the page."""
 
 
 def render(data: dict[str, Any]) -> str:
     """The page of `data` (see data.report_data)."""
-    tables = {name: sheet for name, sheet in sheets(data).items() if name not in ONLY_FILES}
+    tables = sheets(data)
     pictures = figures.figures(data) | {"scale": svg.scale(), "narrow-energies": figures.narrow_energies(data)}
     timed = [layer for layer in data["layers"] if layer["energy_mj"] is not None]
     return (
@@ -32,7 +34,7 @@ def render(data: dict[str, Any]) -> str:
             role_of={constant["path"]: constant["role"] for constant in data["constants"]},
             pictures={name: Markup(picture) for name, picture in pictures.items()},
             files={name: _links(name, sheet) for name, sheet in tables.items()},
-            rows={name: sheet.rows for name, sheet in tables.items()},
+            sites=tables["sites"].rows,
             site_headings=SITE_HEADINGS,
             most_mj=max((layer["energy_mj"] for layer in timed), default=0.0),
             most_us=max((layer["busy_us"] for layer in timed), default=0.0),
@@ -42,7 +44,9 @@ def render(data: dict[str, Any]) -> str:
 
 
 def _links(name: str, sheet: Sheet) -> Markup:
-    """Links that save a table, offline: the files are in the page."""
+    """Links that save a table, offline: the files are in the page, where they are not too long for it."""
+    if len(sheet.rows) * len(sheet.rows[0]) > MOST_CELLS:
+        return Markup('<span class="dim">too long for this page: report --csv DIR has it</span>')
     texts = {"csv": sheet.csv, "tex": sheet.latex}
     links = []
     for ending, title, kind in KINDS_OF_FILES:

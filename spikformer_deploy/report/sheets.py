@@ -15,8 +15,6 @@ ENDS = ("likely_low", "likely_high", "nominal", "low", "high")
 """Of a figure with its likely interval and its envelope."""
 OF_TIME = {"step_us": "us", "latency_us": "us", "fall_through_us": "us", "images_per_second": "1/s"}
 ALL = "all"
-ONLY_FILES = ("cores",)
-"""Tables that are too long for the page."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,13 @@ KIND_COLOURS = {
 ROLE_COLOURS = {"calibrated": "#1b7837", "independent": "#4292c6", "guessed": "#d7301f"}
 POWER_COLOURS = {"dynamic": "#2b6cb0", "static": "#8a94a3"}
 LARGEST_MAP = 2000
-"""Cores drawn one by one; beyond, the map shows tiles."""
+"""Cores drawn one by one; beyond, the map shows tiles, and beyond as many tiles, chips."""
 LETTER = 6.6
 BARS_WIDTH = 430
 BAR_PITCH = 24
 SHARES_WIDTH = 480
 BARS_RIGHT = 150
-NARROW_WIDTH = 320
+NARROW_WIDTH = 350
 NARROW_PITCH = 38
 NARROW_MARGIN = 26
 MOST_LABELS = 7
@@ -180,12 +180,17 @@ def columns(values: Sequence[float], labels: Sequence[str], unit: str, title: st
 
 @dataclass(frozen=True, slots=True)
 class _Cells:
-    """How the map draws a tile: as across x down cells, one for each of its cores, or as a single one."""
+    """How the map draws a tile: as across x down cells, one for each of its cores, or as a single one.
+
+    merged_x, merged_y  tiles of the chip that are one here: 1, or all of them
+    """
 
     tiles_x: int
     tiles_y: int
     across: int
     down: int
+    merged_x: int = 1
+    merged_y: int = 1
 
     @property
     def chip(self) -> tuple[int, int]:
@@ -219,18 +224,18 @@ def core_map(cores: dict[str, Any], by_layer: bool = False) -> str:
     layer: dict[tuple[int, int], float] = {}
     seen: dict[tuple[int, int], int] = {}
     for core in used:
-        tile = (core["x"], core["y"])
+        tile = (core["x"] // geometry.merged_x, core["y"] // geometry.merged_y)
         place = seen.get(tile, 0)
         seen[tile] = place + 1
         cell = geometry.cell_of(tile, place)
-        # several cores, where a cell is a tile
+        # several cores, where a cell is a tile or a chip
         work[cell] = work.get(cell, 0.0) + core["synaptic_ops_per_step"]
         layer[cell] = max(layer.get(cell, 0), core["layer"])
         titles[cell] = f"core {core['core']}: {core['site']}, {work[cell]:,.0f} synaptic operations a step"
     shades = layer if by_layer else work
     most = max(shades.values(), default=1.0) or 1.0
-    chips_x = max(core["x"] for core in used) // geometry.tiles_x + 1
-    chips_y = max(core["y"] for core in used) // geometry.tiles_y + 1
+    chips_x = max(core["x"] for core in used) // (geometry.tiles_x * geometry.merged_x) + 1
+    chips_y = max(core["y"] for core in used) // (geometry.tiles_y * geometry.merged_y) + 1
     chips = f"{chips_x * chips_y} chip{'' if chips_x * chips_y == 1 else 's'}"
     shown = "by the order of their layers" if by_layer else "by their synaptic operations a step"
     out = _chips(geometry, chips_x, chips_y, f"map of {len(used)} cores on {chips}, coloured {shown}")
@@ -247,6 +252,8 @@ def core_map(cores: dict[str, Any], by_layer: bool = False) -> str:
 def _cells(cores: dict[str, Any]) -> _Cells:
     """The cells of a map of these cores."""
     tiles_x, tiles_y = cores["tiles"]
+    if len({(core["x"], core["y"]) for core in cores["used"]}) > LARGEST_MAP:
+        return _Cells(1, 1, 1, 1, tiles_x, tiles_y)
     if len(cores["used"]) > LARGEST_MAP:
         return _Cells(tiles_x, tiles_y, 1, 1)
     # as square as the cores of a tile allow

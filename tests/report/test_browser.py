@@ -28,7 +28,8 @@ URL.createObjectURL = blob => { blobs.push(blob); return "blob:kept"; };
 const column = (table, name) => {
   const head = [...table.tHead.rows[0].cells].find(cell => cell.textContent.trim() === name);
   const index = [...head.parentNode.children].indexOf(head);
-  return [head, () => [...table.tBodies[0].rows].map(row => row.cells[index].dataset.v ?? row.cells[index].textContent)];
+  const value = cell => cell.dataset.v ?? cell.textContent;
+  return [head, () => [...table.tBodies[0].rows].map(row => value(row.cells[index]))];
 };
 found.sorted = {};
 for (const name of ["layer", "energy", "rate", "neurons"]) {
@@ -88,7 +89,9 @@ def test_tables_sort_by_value(shown: dict[str, Any]) -> None:
         assert down == [*reversed(known), *[""] * (len(up) - len(known))] or len(set(known)) < len(known), name
 
 
-def test_files_of_the_page_are_those_of_the_command(data: dict[str, Any], shown: dict[str, Any], tmp_path: Path) -> None:
+def test_files_of_the_page_are_those_of_the_command(
+    data: dict[str, Any], shown: dict[str, Any], tmp_path: Path
+) -> None:
     write_files(data, dict.fromkeys(("csv", "tex", "figures"), tmp_path))
     assert {"layers.csv", "layers.tex", "energies.csv", "constants.tex"} <= set(shown["files"])
     for name, link in shown["files"].items():

@@ -35,7 +35,8 @@ addEventListener("load", async () => {
   try { await (async () => { ASKED })(); } catch (error) { wrong.push(String(error)); }
   const out = document.createElement("pre");
   out.id = "found";
-  out.textContent = JSON.stringify({wrong, requests: performance.getEntriesByType("resource").map(e => e.name), ...found});
+  const requests = performance.getEntriesByType("resource").map(entry => entry.name);
+  out.textContent = JSON.stringify({wrong, requests, ...found});
   document.body.replaceChildren(out);
 });
 </script>"""

@@ -23,8 +23,9 @@ SCRIPT = r"""
 const clicked = [];
 // what a click would save, without a dialog
 HTMLAnchorElement.prototype.click = function () { clicked.push(this); };
-const blobs = [];
-URL.createObjectURL = blob => { blobs.push(blob); return "blob:kept"; };
+const texts = [];
+window.Blob = function (parts) { texts.push(parts.join("")); };
+URL.createObjectURL = () => "blob:kept";
 const column = (table, name) => {
   const head = [...table.tHead.rows[0].cells].find(cell => cell.textContent.trim() === name);
   const index = [...head.parentNode.children].indexOf(head);
@@ -40,10 +41,8 @@ for (const name of ["layer", "energy", "rate", "neurons"]) {
   found.sorted[name] = [up, values(), head.getAttribute("aria-sort")];
 }
 found.files = Object.fromEntries([...document.querySelectorAll("a.file")].map(link => [link.download, link.href]));
-const names = [];
-for (const button of document.querySelectorAll("button[data-svg]")) { names.push(button.dataset.svg); button.click(); }
-found.pictures = {};
-for (const [i, blob] of blobs.entries()) found.pictures[clicked[i].download] = await blob.text();
+document.querySelectorAll("button[data-svg]").forEach(button => button.click());
+found.pictures = Object.fromEntries(texts.map((text, i) => [clicked[i].download, text]));
 dispatchEvent(new Event("beforeprint"));
 found.folded = [document.querySelectorAll("details").length, document.querySelectorAll("details:not([open])").length];
 dispatchEvent(new Event("afterprint"));

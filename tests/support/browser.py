@@ -19,7 +19,6 @@ OPTIONS = (
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-dev-shm-usage",
-    "--virtual-time-budget=8000",
     "--window-size=420,2000",
 )
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
@@ -30,16 +29,17 @@ addEventListener("error", event => wrong.push(String(event.message)));
 addEventListener("securitypolicyviolation", event => wrong.push("refused: " + event.blockedURI));
 </script>"""
 AFTER = """<script>
-addEventListener("load", async () => {
+{
   const found = {};
-  try { await (async () => { ASKED })(); } catch (error) { wrong.push(String(error)); }
+  try { (() => { ASKED })(); } catch (error) { wrong.push(String(error)); }
   const out = document.createElement("pre");
   out.id = "found";
   const requests = performance.getEntriesByType("resource").map(entry => entry.name);
   out.textContent = JSON.stringify({wrong, requests, ...found});
   document.body.replaceChildren(out);
-});
+}
 </script>"""
+"""At once, not in the background: what comes later may be too late for --dump-dom."""
 
 
 def asked(page: str, script: str, folder: Path) -> dict[str, Any]:

@@ -199,4 +199,5 @@ def _silent(network: Network, events: Events) -> Iterator[str]:
     """How many neurons never fired."""
     silent = sparsity(network, events).silent
     if silent is not None and silent > SILENT_SHARE:
-        yield f"{silent:.0%} of the neurons never fired on these {events.images} images."
+        seen = "this one image" if events.images == 1 else f"these {events.images:,} images"
+        yield f"{silent:.0%} of the neurons never fired on {seen}."

@@ -128,9 +128,10 @@ def _matrix(classes: dict[str, Any] | None) -> str:
 def _parts(time: dict[str, Any] | None) -> str:
     if time is None:
         return ""
-    rows = [svg.Bar(name.replace("_", " "), value, "spiking") for name, value in time["parts_us"].items() if value > 0]
-    said = ", ".join(f"{row.label} {micro(row.nominal)}" for row in rows)
-    return svg.bars(rows, "us", f"parts of a step: {said}", narrow=True)
+    parts = {name.replace("_", " "): value for name, value in time["parts_us"].items() if value > 0}
+    said = ", ".join(f"{name} {micro(value)}" for name, value in parts.items())
+    rows = [(name, value, 0.0, micro(value)) for name, value in parts.items()]
+    return grids.stacked(rows, f"parts of a step: {said}") if rows else ""
 
 
 def _columns(steps: list[dict[str, Any]]) -> str:

@@ -19,7 +19,7 @@ TEXT_CELL = 40
 MATRIX_CELL = 26
 HALF = len(VIRIDIS) // 2
 """Colours from here on are bright: text on them is dark."""
-BAR_WIDTH = 300
+BAR_WIDTH = 220
 BAR_RIGHT = 90
 HEAD = 20
 """Sizes in pixels."""

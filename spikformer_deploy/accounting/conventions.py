@@ -175,6 +175,29 @@ def message_sops(network: Network, events: Events) -> float:
     return sum(int(additions(p).sum()) for p in _behind(network, events)) / events.images
 
 
+def beyond_sops(network: Network, events: Events) -> dict[str, float]:
+    """What the synaptic operations of a chip have more (or less) an image than the paper's SOPs, by the reason.
+
+    The values add up to Events.synops - exact_sops.
+    """
+    names = ("first layer", "pooling and residual sums", "attention", "numbers of spikes", "partial sums")
+    total = dict.fromkeys(names, 0)
+    behind = {id(p) for p in _behind(network, events)}
+    for p in events.projections:
+        arriving = int((p.synops + p.delivered).sum())
+        if p.kind == "window":
+            total["pooling and residual sums"] += arriving
+        elif id(p) not in behind:
+            total["first layer"] += arriving
+        elif p.kind in PRODUCTS:
+            total["attention"] += arriving - int(p.products.sum())
+            total["numbers of spikes"] -= int((p.slot_products - p.products).sum())
+        else:
+            total["numbers of spikes"] -= int(p.slots.sum()) - arriving
+    total["partial sums"] = sum(int(p.gathered.sum()) for p in events.populations.values())
+    return {name: count / events.images for name, count in total.items() if count}
+
+
 def approximate_sops(network: Network, events: Events) -> float:
     """The paper's approximation of the same: sum over layers of fr * T * FLOPs, fr the mean value of an input element.
 

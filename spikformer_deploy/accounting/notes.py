@@ -15,6 +15,8 @@ from spikformer_deploy.timing.times import StepTimes
 WINNING_STEPS = 5
 WINNING_RATE = 0.06
 """Where a spiking network was found to beat a matched quantized ANN: arXiv 2409.08290."""
+ALIKE = 1.05
+"""Energies whose ratio is less are about the same."""
 GUESSED_SHARE = 0.1
 """Of the target's energy: less on guesses than that is not worth a note."""
 RUNTIME_SHARE = 0.1
@@ -82,20 +84,34 @@ def _operation_counts(energies: dict[str, Energy]) -> Iterator[str]:
     spiking = energies["spikformer-paper"].total.nominal
     dense = energies["ann-equivalent-fp32"].total.nominal
     small = energies["ann-equivalent-int8"].total.nominal
-    if spiking < dense:
+    if spiking < dense or _alike(spiking, dense):
         yield (
-            f"By operation counts alone this network takes {dense / spiking:.1f} times less energy than its fp32 ANN; "
+            f"By operation counts alone this network takes {_compared(spiking, dense)} its fp32 ANN; "
             "such counts overstate gains 2x to 12x (arXiv 2309.03388), as they leave memory and data movement out."
         )
-    if small < spiking:
+    if small < spiking and not _alike(small, spiking):
         yield (
             f"The same layers as an int8 ANN take {small:.3g} mJ of arithmetic, less than the {spiking:.3g} mJ of the "
             "paper's convention, which charges a synaptic operation as an fp32 addition."
         )
-    ours = energies["memory-aware"].total.nominal
-    theirs = energies["memory-aware-ann-int8"].total.nominal
-    relation = f"{ours / theirs:.1f} times more" if ours > theirs else f"{theirs / ours:.1f} times less"
-    yield f"With on-chip memory counted, this network takes {relation} energy than the same layers as an int8 ANN."
+    compared = _compared(energies["memory-aware"].total.nominal, energies["memory-aware-ann-int8"].total.nominal)
+    yield f"With on-chip memory counted, this network takes {compared} the same layers as an int8 ANN."
+
+
+def _compared(ours: float, theirs: float) -> str:
+    """How an energy compares with another: "1.5 times less energy than", or "about as much energy as"."""
+    if _alike(ours, theirs):
+        return "about as much energy as"
+    return (
+        f"{ours / theirs:.1f} times more energy than"
+        if ours > theirs
+        else f"{theirs / ours:.1f} times less energy than"
+    )
+
+
+def _alike(ours: float, theirs: float) -> bool:
+    """Whether two energies are so close that a factor between them would be no news."""
+    return max(ours, theirs) < ALIKE * min(ours, theirs)
 
 
 def _target(energies: dict[str, Energy]) -> Iterator[str]:
@@ -183,4 +199,5 @@ def _silent(network: Network, events: Events) -> Iterator[str]:
     """How many neurons never fired."""
     silent = sparsity(network, events).silent
     if silent is not None and silent > SILENT_SHARE:
-        yield f"{silent:.0%} of the neurons never fired on these {events.images} images."
+        seen = "this one image" if events.images == 1 else f"these {events.images:,} images"
+        yield f"{silent:.0%} of the neurons never fired on {seen}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spikformer_deploy.accounting.uncertainty import (
     Energy,
@@ -16,6 +17,7 @@ from spikformer_deploy.accounting.uncertainty import (
     weakest,
     weakest_role,
 )
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.profile import Profile
@@ -31,6 +33,19 @@ NEURO_CORES = "neuro_cores"
 CHIPS = "chips"
 BOARD = "board"
 LEFT_OUT = "no host, no DRAM, no input or output of the board"
+SWEEPS = "sweeps of sub-steps"
+HOPS = ("hops east-west", "hops north-south")
+COSTS = {
+    "synaptic operations": "synapse",
+    "neuron updates": "neuron_update",
+    "idle neurons": "neuron_idle",
+    SWEEPS: "neuron_idle",
+    "spikes": "spike_out",
+    "messages sent": "axon_out",
+    HOPS[0]: "hop_east_west",
+    HOPS[1]: "hop_north_south",
+}
+"""Kinds of events, and the energy of a profile that one of them takes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,23 +103,13 @@ def _dynamic(
     events: Events, slices: SliceEvents, mapping: Mapping, profile: Profile, corner: str, times: StepTimes
 ) -> tuple[Part, ...]:
     """What the events of an image cost, those parts only that occur."""
-    images = events.images
-    steps = events.time_steps
-    counters = [i for i, site in enumerate(mapping.sites) if site.kind == "attention"]
-    at_counters = np.isin(slices.sites, counters)
-    everywhere = int(slices.neurons.sum())
-    swept = int(mapping.swept.sum())
-    # counters of attention wait for its sub-steps: their updates are priced as sweeps of those
-    waiting = int(slices.neurons[at_counters].sum())
-    sub_steps = mapping.chip_sub_steps * steps
-    # tokens that come in series are updated in visits of sub-steps, which are then no sweeps over idle neurons
-    serial = [i for i, site in enumerate(mapping.sites) if site.token_serial]
-    in_turn = int(slices.neurons[np.isin(slices.sites, serial)].sum()) * steps
-    visits = sub_steps * swept - in_turn
+    images, steps = events.images, events.time_steps
+    counts = slice_counts(events, slices, mapping)
     # the least: cores without attention sleep through its sub-steps; else every core of the chip sweeps its neurons
-    least = sub_steps * waiting + _turns(mapping, slices) * steps
+    waiting = int(slices.neurons[_at_counters(slices, mapping)].sum())
+    least = mapping.chip_sub_steps * steps * waiting + _turns(mapping, slices) * steps
+    visits = int(counts.pop(SWEEPS).sum())
     sweeps = Range(least, visits, visits, np.array([float(visits)]))
-    idle = int(slices.idle.sum()) / images
     # counted, or what the mapper expected from the firing rates of calibration
     expected_across = mapping.metrics.get("packet_hops_east_west", 0.0) * steps
     expected_along = mapping.metrics.get("packet_hops_north_south", 0.0) * steps
@@ -113,17 +118,37 @@ def _dynamic(
     def part(name: str, count: float | Range, cost: str) -> Part:
         return priced(name, count, f"energy.{corner}.{cost}", getattr(profile.corners[corner], cost), NEURO_CORES)
 
-    parts = (
-        part("synaptic operations", int(slices.synops.sum()) / images, "synapse"),
-        part("neuron updates", (everywhere - waiting) * steps - idle, "neuron_update"),
-        part("idle neurons", idle, "neuron_idle"),
-        part("sweeps of sub-steps", sweeps, "neuron_idle"),
-        part("spikes", int(slices.spikes.sum()) / images, "spike_out"),
-        part("messages sent", int(slices.messages_out.sum()) / images, "axon_out"),
-        part("hops east-west", across, "hop_east_west"),
-        part("hops north-south", along, "hop_north_south"),
-    )
+    means: dict[str, float | Range] = {name: int(count.sum()) / images for name, count in counts.items()}
+    means |= {SWEEPS: sweeps, HOPS[0]: across, HOPS[1]: along}
+    parts = (part(name, means[name], cost) for name, cost in COSTS.items())
     return tuple(part for part in parts if part.events > 0)
+
+
+def slice_counts(events: Events, slices: SliceEvents, mapping: Mapping) -> dict[str, Int]:
+    """(slices,) of each kind of event by its name in COSTS, but of hops: where it happens, summed over the images.
+
+    Sweeps are the nominal ones, of one image, where every core of the chip sweeps its neurons in every sub-step.
+    """
+    steps = events.time_steps
+    idle = slices.idle.sum((0, 1))
+    # counters of attention wait for its sub-steps: their updates are priced as sweeps of those
+    updated = np.where(_at_counters(slices, mapping), 0, slices.neurons)
+    # tokens that come in series are updated in visits of sub-steps, which are then no sweeps over idle neurons
+    serial = [i for i, site in enumerate(mapping.sites) if site.token_serial]
+    in_turn = np.where(np.isin(slices.sites, serial), slices.neurons, 0) * steps
+    return {
+        "synaptic operations": slices.synops.sum((0, 1)),
+        "neuron updates": updated * steps * events.images - idle,
+        "idle neurons": idle,
+        SWEEPS: mapping.chip_sub_steps * steps * mapping.swept - in_turn,
+        "spikes": slices.spikes.sum((0, 1)),
+        "messages sent": slices.messages_out.sum((0, 1)),
+    }
+
+
+def _at_counters(slices: SliceEvents, mapping: Mapping) -> NDArray[np.bool_]:
+    """(slices,) whether they are counters of an attention."""
+    return np.isin(slices.sites, [i for i, site in enumerate(mapping.sites) if site.kind == "attention"])
 
 
 def _turns(mapping: Mapping, slices: SliceEvents) -> int:
@@ -150,6 +175,7 @@ def _constant(mapping: Mapping, profile: Profile, duration: Duration) -> tuple[P
             weakest_role((number.role, ruling.role)),
             (*((path,) if number.range else ()), *duration.spread.paths),
             boundary,
+            unit="s",
         )
 
     static = ("power.static_chip", power.static_chip)

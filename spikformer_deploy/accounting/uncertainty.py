@@ -74,7 +74,7 @@ NOTHING = exactly(0.0)
 class Part:
     """One summand of an energy: events of one kind, each at a cost.
 
-    events    mean an image (seconds for power)
+    events    mean an image; unit: "s" where they are the seconds for which a power flows, else "1"
     energy    mJ an image
     kind      the weakest kind of number in it (quantity.KINDS), role likewise (quantity.ROLES)
     source    where the cost is from; paths: the constants that it varies with
@@ -89,6 +89,7 @@ class Part:
     role: str
     paths: tuple[str, ...]
     boundary: str
+    unit: str = "1"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

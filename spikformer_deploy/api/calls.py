@@ -299,6 +299,7 @@ def export(
     to: str,
     output: str | Path,
     *,
+    data: Data = None,
     arch: str | None = None,
     heads: int | None = None,
     levels: int | None = None,
@@ -314,19 +315,20 @@ def export(
     to      "lava": a folder that runs with lava-nc only; "netx": a .net for lava-dl; "onnx": standard operators; "nir";
             "pt2": torch.export, of a checkpoint
     output  the file, or for "lava" the folder, that is written whole or not at all
+    data    images as of sd.run: to "lava" the first ten go along, with the spikes that are expected of them
     arch, heads, levels, time_steps, dt, window, variables, allow_pickle  as of sd.load, for a `source` that is a path
     Raises InputError where the format is not for what is given or `output` cannot be written, ModelError for what the
     format cannot hold, and as sd.load does.
     """
-    loading = {"arch": arch, "heads": heads, "levels": levels, "dt": dt, "window": window, "variables": variables}
-    loading["allow_pickle"] = allow_pickle
+    loading: dict[str, Any] = {"arch": arch, "heads": heads, "levels": levels, "dt": dt, "window": window}
+    loading |= {"variables": variables, "allow_pickle": allow_pickle}
     if isinstance(source, Program):
         check_unused({**loading, "time_steps": time_steps}, "a program is no file of a model")
-        exports.export(source, to, output)
+        exports.export(source, to, output, data=calibration_of(data))
         return
     found = model_of(source, loading, time_steps)
     of_file = {**loading, "time_steps": time_steps} if isinstance(found, (str, Path)) else {}
-    exports.export(found, to, output, **of_file)
+    exports.export(found, to, output, data=calibration_of(data), **of_file)
 
 
 @named

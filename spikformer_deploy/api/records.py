@@ -48,9 +48,9 @@ class Run(results.Run):
 
     recorded: Recorded | None = None
 
-    def report(self, path: str | Path, float_accuracy: float | None = None) -> None:
-        """Write the HTML report."""
-        write_report(self, Path(path), float_accuracy)
+    def report(self, path: str | Path, float_accuracy: float | None = None, title: str | None = None) -> None:
+        """Write the HTML report; title: in place of model and target."""
+        write_report(self, Path(path), float_accuracy, title=title)
 
     def timeline(self, path: str | Path, progress: Progress = silent) -> None:
         """Write the first image's way through the chip, message by message, as a trace for the Perfetto UI."""

@@ -41,12 +41,12 @@ from spikformer_deploy.cli.printing import (
     print_tables,
     progress_bar,
 )
+from spikformer_deploy.cli.running import run_of
 from spikformer_deploy.cli.stream import frame_by_frame
 from spikformer_deploy.executors.choose import DEVICES, EXECUTORS
 
 if TYPE_CHECKING:
     from spikformer_deploy.converters.models import Model
-    from spikformer_deploy.inference.results import Run
 
 CHECK_FAILED = 1
 """The exit code of a verification that found a difference: the input was good, and so was the run."""
@@ -157,7 +157,7 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
     if output is not None:
         path = output_path(output, *files_among(program, data, options["labels"]))
         unfinished = output_path(f"{output}.partial")
-    result = _run(program, data, as_json, unfinished=unfinished, resume=resume, **options)
+    result = run_of(program, data, as_json, unfinished=unfinished, resume=resume, **options)
     values = result.to_dict()
     if path and unfinished:
         write_whole(path, (json_text(values) + "\n").encode())
@@ -167,53 +167,6 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
         print_json(values)
     else:
         print_tables(run_tables(result))
-
-
-@cli.command("report")
-@click.argument("program")
-@input_option
-@limit_option
-@task_option
-@labels_option
-@click.option("-o", "--output", default="report.html", show_default=True)
-@click.option(
-    "--json",
-    "json_file",
-    is_flag=False,
-    flag_value="-",
-    help="Write the report as JSON too; without FILE: to standard output.",
-)
-@timing_option
-@runtime_option
-@worker_options
-@click.option("--timeline", help="Write the first image's way through the chip, for Perfetto.")
-def report_command(
-    program: str, data: str, output: str, json_file: str | None, timeline: str | None, **options: Any
-) -> None:
-    """Write the energy and sparsity report of PROGRAM on images."""
-    from spikformer_deploy.base.files import write_whole
-    from spikformer_deploy.inference.timeline import first_image
-    from spikformer_deploy.report.data import report_data
-    from spikformer_deploy.report.write import write_report, write_timeline
-
-    quiet = json_file == "-"
-    read = files_among(program, data, options["labels"])
-    path = output_path(output, *read)
-    if json_file is not None and not quiet:
-        output_path(json_file, *read, output)
-    if timeline is not None:
-        output_path(timeline, *read, output, json_file or output)
-    result = _run(program, data, quiet, **options)
-    write_report(result, path)
-    if timeline:
-        with progress_bar("timeline", quiet) as progress:
-            write_timeline(first_image(result, progress), Path(timeline))
-    if quiet:
-        print_json(report_data(result))
-        return
-    if json_file:
-        write_whole(Path(json_file), (json_text(report_data(result)) + "\n").encode())
-    print_line("wrote " + " and ".join(file for file in (output, json_file, timeline) if file))
 
 
 @cli.command("verify")
@@ -467,15 +420,3 @@ def _trained(train: Callable[..., dict[str, Any]], word: str, recipe: str, outpu
         result = train(recipe, output, progress=progress)
     if is_first:
         print_facts(result, as_json, result["output"])
-
-
-def _run(program: str, data: str, quiet: bool, **options: Any) -> Run:
-    """Run a program file, with a bar and notes on standard error."""
-    from spikformer_deploy.inference.run import run
-    from spikformer_deploy.pipeline.program import Program
-
-    loaded = Program.load(program)
-    with progress_bar("run", quiet) as progress:
-        result = run(loaded, data, progress=progress, **options)
-    print_notes(result.notes)
-    return result

@@ -35,7 +35,7 @@ def demo(
         verdict.backends[f"lava ({LAVA_IMAGES} images)"] = in_lava.passed
     else:
         say("Lava is not installed, and nothing is compared with it: `spikdeploy setup lava` installs it")
-    write_report(result, output, verdict.float_accuracy)
+    write_report(result, output, verdict=verdict)
     summary = compile_summary(compiled.program, model, compiled.seconds, result.peak_memory_mib)
     values = {
         "compile": summary,

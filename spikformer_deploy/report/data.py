@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +16,20 @@ from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import quantities
 from spikformer_deploy.network.mapping import SECTIONS
+from spikformer_deploy.report.classes import class_values
 from spikformer_deploy.report.tables import program_facts
 from spikformer_deploy.report.targets import quantity_values
+from spikformer_deploy.report.where import (
+    COSTS_OF_LAYER,
+    image_spread,
+    layer_costs,
+    lever_values,
+    operation_values,
+    static_share,
+)
 
 if TYPE_CHECKING:
-    from spikformer_deploy.inference.results import Run, Timing
+    from spikformer_deploy.inference.results import Run, Timing, Verdict
 
 
 MODELS = {
@@ -35,22 +45,36 @@ UNDER = {
 NS_PER_US = 1e3
 
 
-def report_data(run: Run, float_accuracy: float | None = None) -> dict[str, Any]:
-    """All content of the report of `run`; means are over its images."""
+def report_data(
+    run: Run, float_accuracy: float | None = None, *, title: str | None = None, verdict: Verdict | None = None
+) -> dict[str, Any]:
+    """All content of the report of `run`; means are over its images.
+
+    title    in place of model and target
+    verdict  of the same images with the float model: its accuracy, and the share of equal spikes of each layer
+    """
+    if verdict is not None:
+        float_accuracy = verdict.float_accuracy
     program = run.program
     described = {"description": program.profile.description, "state_bits": program.network.state_bits}
     return {
-        "title": f"{_model_name(run)} on {program.profile.name}",
+        "title": title or f"{_model_name(run)} on {program.profile.name}",
         "estimate": True,
         "program": {**program_facts(program), **described},
         "accuracy": {"integer": run.accuracy, "float": float_accuracy, "images": len(run.accumulators)},
         "regression": run.regression,
+        "float_regression": None if verdict is None else verdict.float_regression,
         "run": {k: v for k, v in run.to_dict().items() if k != "predictions"},
-        "layers": _layers(run),
+        "operations": operation_values(run),
+        "layers": _layers(run, {} if verdict is None else verdict.equal_spikes),
         "sparsity": _sparsity(run),
         "steps": _steps(run),
         "time": _time(run),
         "energies": [_energy(energy) for energy in run.energies],
+        "static": static_share(run),
+        "levers": lever_values(run),
+        "classes": class_values(run),
+        "spread": image_spread(run),
         "not_modelled": LEFT_OUT,
         "rests_on": _rests_on(run),
         "cores": _cores(run),
@@ -74,8 +98,9 @@ def _model_name(run: Run) -> str:
     return f"Spikformer {str(model.get('family')).upper()}-{model.get('depth')}-{model.get('dim')}"
 
 
-def _layers(run: Run) -> list[dict[str, Any]]:
-    """A row for every population, an image."""
+def _layers(run: Run, equal_spikes: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A row for every population, an image; equal_spikes: by layer, its spikes that are those of the float model."""
+    costs = layer_costs(run)
     mapping = run.program.mapping
     slices = {site.population: 0 for site in mapping.sites}
     for index, site in enumerate(mapping.sites):
@@ -102,6 +127,8 @@ def _layers(run: Run) -> list[dict[str, Any]]:
                 "silent": layer.silent if sends else None,
                 "cores": slices[layer.name],
                 "graded": layer.graded,
+                "equal_spikes": equal_spikes.get(layer.name),
+                **(costs.get(layer.name) or dict.fromkeys(COSTS_OF_LAYER)),
             }
         )
     return out
@@ -178,6 +205,7 @@ def _energy(energy: Energy) -> dict[str, Any]:
             {
                 "name": part.name,
                 "events": part.events,
+                "unit": part.unit,
                 **range_values(part.energy),
                 "boundary": part.boundary,
                 "kind": part.kind,

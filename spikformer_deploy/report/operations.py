@@ -42,6 +42,9 @@ MICRO_PER_MILLI = 1e3
 SHOWN = 3
 """Names of a kind that a sentence lists before it counts the others."""
 
+FORMULA = ("=", "+", "-", "@")
+"""What formulas begin with."""
+
 ESCAPES = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -150,21 +153,33 @@ def figures_table(account: Account) -> Table:
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """The rows as CSV with one line of headings, figures in full; an empty cell where one does not apply."""
+    """The rows as CSV with one line of headings, figures in full; an empty cell where one does not apply.
+
+    Names come from files: one that a spreadsheet would take for a formula has an apostrophe before it.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     if rows:
-        writer.writerow(rows[0])
-    writer.writerows(row.values() for row in rows)
+        writer.writerow(map(_as_text, rows[0]))
+    writer.writerows(map(_as_text, row.values()) for row in rows)
     return stream.getvalue()
+
+
+def _as_text(value: Any) -> Any:
+    """A cell that no spreadsheet computes; numbers are as they are."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
 def latex_text(rows: Sequence[Row], caption: str) -> str:
     """The rows as a LaTeX table that needs the package booktabs; a last row of sums stands apart."""
     headings = list(rows[0]) if rows else []
-    columns = "".join("l" if heading in TEXTS else "r" for heading in headings)
+    sides = {h: "l" if h in TEXTS or any(isinstance(row[h], str) for row in rows) else "r" for h in headings}
+    columns = "".join(sides.values())
     body = [_latex_row([_cell(heading, row[heading]) for heading in headings]) for row in rows]
-    if rows and rows[-1].get(PLACE) == "all":
+    if rows and rows[-1][headings[0]] == "all":
         body.insert(-1, r"\midrule")
     lines = (
         r"% needs \usepackage{booktabs}",
@@ -173,7 +188,7 @@ def latex_text(rows: Sequence[Row], caption: str) -> str:
         rf"\caption{{{escaped(caption)}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        " & ".join(_latex_heading(heading) for heading in headings) + r" \\",
+        " & ".join(_latex_heading(heading, side) for heading, side in sides.items()) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
@@ -192,7 +207,8 @@ def caption(counts: OperationCounts, accounts: Sequence[Account]) -> str:
 
 def escaped(text: str) -> str:
     """A text for LaTeX, which prints it as it is."""
-    return "".join(ESCAPES.get(sign, sign) for sign in printable(text))
+    # else two of them would be one dash
+    return "".join(ESCAPES.get(sign, sign) for sign in printable(text)).replace("--", "-{}-")
 
 
 def left_out(account: Account) -> str:
@@ -214,9 +230,8 @@ def _in_lines(heading: str) -> str:
     return heading.replace(" ", "\n").replace("-", "-\n")
 
 
-def _latex_heading(heading: str) -> str:
+def _latex_heading(heading: str, side: str) -> str:
     """The same for LaTeX, with its unit."""
-    side = "l" if heading in TEXTS else "r"
     lines = escaped(_in_lines(heading)).replace("(uJ/", r"($\mu$J/").replace("\n", r"\\")
     return rf"\shortstack[{side}]{{{lines}}}"
 

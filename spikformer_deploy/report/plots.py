@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from spikformer_deploy.report.svg import VIRIDIS, escape
+from spikformer_deploy.report.svg import VIRIDIS, escape, opening
 
 Shown: TypeAlias = Callable[[float], str]
 
@@ -108,16 +108,18 @@ def fitting(values: Sequence[float], start: float, end: float) -> Axis:
     return linear(values, start, end)
 
 
-def curve(line: Line, shown: Shown) -> str:
-    """A line over the time steps, with its band."""
+def curve(line: Line, shown: Shown, title: str) -> str:
+    """A line over the time steps, with its band; title: what it shows."""
     x = linear(line.steps, LEFT, CURVE_WIDTH - RIGHT)
     ends = [end for pair in line.band for end in pair]
     y = linear([0.0, *line.values, *ends], CURVE_HEIGHT - BOTTOM, TOP)
-    out = [f'<svg viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" role="img" class="curve">', *_rows(y, CURVE_WIDTH, shown)]
+    said = ", ".join(f"{step}: {shown(value)}" for step, value in zip(line.steps, line.values, strict=True))
+    label = f"{title} by time steps: {said}"
+    out = [opening(CURVE_WIDTH, CURVE_HEIGHT, "curve", label), *_rows(y, CURVE_WIDTH, shown)]
     every = max(1, len(line.steps) // 8)
     for step in line.steps[::-every]:
-        label = f'<text x="{x.at(step):.1f}" y="{CURVE_HEIGHT - 20}" text-anchor="middle" class="tick">{step}</text>'
-        out.append(label)
+        place = f'x="{x.at(step):.1f}" y="{CURVE_HEIGHT - 20}"'
+        out.append(f'<text {place} text-anchor="middle" class="tick">{step}</text>')
     middle = (LEFT + CURVE_WIDTH - RIGHT) / 2
     out.append(f'<text x="{middle:.1f}" y="{CURVE_HEIGHT - 4}" text-anchor="middle" class="tick">time steps</text>')
     if line.band:
@@ -139,8 +141,8 @@ def scatter(
     ends = [end for spot in spots for end in (spot.x, *(spot.likely or ()))]
     x = fitting(ends, LEFT, SCATTER_WIDTH - RIGHT)
     y = linear([spot.y for spot in spots], SCATTER_HEIGHT - BOTTOM, TOP)
-    size = f"0 0 {SCATTER_WIDTH} {SCATTER_HEIGHT}"
-    out = [f'<svg viewBox="{size}" role="img" class="scatter">', ACCURACY, *_rows(y, SCATTER_WIDTH, shown_y)]
+    label = f"accuracy against {title}: {len(spots)} points, {len(front)} on the front"
+    out = [opening(SCATTER_WIDTH, SCATTER_HEIGHT, "scatter", label), ACCURACY, *_rows(y, SCATTER_WIDTH, shown_y)]
     out += _columns(x, title, shown)
     if front:
         out.append(f'<path d="{_steps(front, x, y)}" class="front"/>')
@@ -173,8 +175,8 @@ def paths(lines: Sequence[NamedLine], shown: Shown, shown_y: Shown) -> str:
     points = [point for _, line in lines for point in line]
     x = fitting([point[0] for point in points], LEFT, SCATTER_WIDTH - RIGHT)
     y = linear([point[1] for point in points], SCATTER_HEIGHT - BOTTOM, TOP)
-    size = f"0 0 {SCATTER_WIDTH} {SCATTER_HEIGHT}"
-    out = [f'<svg viewBox="{size}" role="img" class="scatter">', ACCURACY, *_rows(y, SCATTER_WIDTH, shown_y)]
+    label = f"accuracy against energy an image, after each time step: {', '.join(title for title, _ in lines)}"
+    out = [opening(SCATTER_WIDTH, SCATTER_HEIGHT, "scatter", label), ACCURACY, *_rows(y, SCATTER_WIDTH, shown_y)]
     out += _columns(x, "energy an image", shown)
     for (colour, title), (_, line) in zip(legend([title for title, _ in lines]), lines, strict=True):
         way = _path([(a, b) for a, b, _ in line], x, y)

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.report import plots, svg
-from spikformer_deploy.report.html import joules, micro, pages, percent
+from spikformer_deploy.report.html import pages
+from spikformer_deploy.report.shown import joules, micro, percent
 from spikformer_deploy.space.axes import SETTINGS, point_of
 from spikformer_deploy.space.budget import Verdict, best, parse_budget, verdicts
 from spikformer_deploy.space.commands import command_of

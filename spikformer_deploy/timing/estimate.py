@@ -32,7 +32,7 @@ def estimate(events: Events, network: Network, mapping: Mapping, profile: Profil
 
     Raises InputError where the events were counted without a mapping.
     """
-    work = _slice_work(events, network, mapping, profile)
+    work = slice_work(events, network, mapping, profile)
     chip = _chip(mapping, profile, draws.corners)
     step = _step(work, chip)
     layout = work.layout
@@ -52,13 +52,13 @@ def step_at(
     events: Events, network: Network, mapping: Mapping, profile: Profile, points: Points
 ) -> tuple[Float, Float]:
     """(pipelined, fall-through), (K,) each: mean ns of a time step at any points, of the events of the mean image."""
-    work = _slice_work(condensed(events), network, mapping, profile)
+    work = slice_work(condensed(events), network, mapping, profile)
     chip = _chip(mapping, profile, points)
     return _step(work, chip).total.mean((1, 2)), _fall_through(work, chip).mean((1, 2))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _SliceWork:
+class SliceWork:
     """What each slice does in each time step, (images, T, slices): its neurons, and what reaches it."""
 
     slices: SliceEvents
@@ -67,7 +67,7 @@ class _SliceWork:
     arriving: Work
 
 
-def _slice_work(events: Events, network: Network, mapping: Mapping, profile: Profile) -> _SliceWork:
+def slice_work(events: Events, network: Network, mapping: Mapping, profile: Profile) -> SliceWork:
     slices = events.slices
     if slices is None:
         raise InputError("estimate", "the events were counted without a mapping", "Pass the mapping to count().")
@@ -85,7 +85,7 @@ def _slice_work(events: Events, network: Network, mapping: Mapping, profile: Pro
         sent=slices.messages_out / images,
     )
     arriving = Work(synops=slices.synops / images, messages=slices.messages_in / images, synapse=layout.synapse)
-    return _SliceWork(slices, layout, own, arriving)
+    return SliceWork(slices, layout, own, arriving)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,7 +138,7 @@ class _Step:
         return {name: np.ascontiguousarray(ns).mean(1) for name, ns in full.items()}
 
 
-def _step(work: _SliceWork, chip: _Chip) -> _Step:
+def _step(work: SliceWork, chip: _Chip) -> _Step:
     """The steps of a pipeline that one image after the other, all alike, runs through."""
     layout = work.layout
     of_cores = work.slices.by_core
@@ -195,7 +195,7 @@ def _busiest(slices: SliceEvents, served: dict[str, Times], chosen: NDArray[np.b
     return np.take_along_axis(of_cores, core[None, ..., None], -1)[..., 0]
 
 
-def _fall_through(work: _SliceWork, chip: _Chip) -> Times:
+def _fall_through(work: SliceWork, chip: _Chip) -> Times:
     """(K, images, T): the layers work one after the other, a chip-wide step each with its sub-steps.
 
     In the step of a layer its neurons send, what they sent is served, and all others are visited.
@@ -216,7 +216,7 @@ def _fall_through(work: _SliceWork, chip: _Chip) -> Times:
     return total
 
 
-def _most_of_levels(work: _SliceWork, *loads: Times, below: int = 0) -> Times:
+def _most_of_levels(work: SliceWork, *loads: Times, below: int = 0) -> Times:
     """(K, images, T, depth + 1) of the core with most in each level, or `below` levels further down; 0 where none is.
 
     loads  (K, images, T, slices), which a core does one after the other

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import spikformer_deploy as sd
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.cli.commands import cli
+from spikformer_deploy.cli.main import cli
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.data.images import Forecast, Preprocess
 from spikformer_deploy.data.read import read

@@ -8,22 +8,17 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.table import Table
-from support.networks import graded_network, random_images, random_network
+from support.networks import graded_network, random_network
+from support.runs import HOSTILE, run_of
 
 from spikformer_deploy.accounting.energy import Energy
 from spikformer_deploy.accounting.figures import interval
 from spikformer_deploy.accounting.target import BOARD, CHIPS, LEFT_OUT, NEURO_CORES
-from spikformer_deploy.chips.profile import RUNTIMES, load_profile
+from spikformer_deploy.chips.profile import RUNTIMES
 from spikformer_deploy.cli.printing import print_tables
-from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.inference.results import Run
-from spikformer_deploy.inference.run import run
-from spikformer_deploy.mapping.map import map_network
-from spikformer_deploy.network.network import Network
-from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.report.data import report_data
 from spikformer_deploy.report.html import render
 from spikformer_deploy.report.svg import Bar, bars, si
@@ -32,7 +27,6 @@ from spikformer_deploy.report.targets import target_tables
 from spikformer_deploy.report.write import write_report
 
 VOID = {"meta", "rect", "line", "path", "br", "hr", "img", "input", "link"}
-HOSTILE = '<script>alert("x")</script>&'
 
 
 class Balance(HTMLParser):
@@ -49,23 +43,6 @@ class Balance(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in VOID:
             assert self.open.pop() == tag
-
-
-def run_of(network: Network, target: str = "loihi2") -> Run:
-    profile = load_profile(target)
-    channels, height, _ = network.input.shape
-    program = Program(
-        network,
-        map_network(network, profile, {}),
-        profile,
-        Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels),
-        (),
-        {"model_sha256": HOSTILE},
-    )
-    from spikformer_deploy.data.images import ImageSet
-
-    images = random_images(network, 0, 3)
-    return run(program, ImageSet(3, np.array([0, 1, 0]), (), "", lambda part: images[part]))
 
 
 def without_target(found: Run) -> tuple[Energy, ...]:
@@ -90,7 +67,9 @@ def test_the_page_is_whole_and_offline(result: Run, tmp_path: Path) -> None:
     balance = Balance()
     balance.feed(page)
     assert balance.open == []
-    assert not re.search(r"(src|href)\s*=|@import|url\(", page)
+    assert not re.search(r"src\s*=|@import|url\(", page)
+    assert set(re.findall(r'href="([^"]{4})', page)) == {"data", "#ope"}
+    assert "default-src 'none'" in page
     assert "estimate, not measured" in page
     assert "float model 99.0%" in page
     for population in result.program.network:
@@ -102,7 +81,7 @@ def test_names_are_escaped(result: Run) -> None:
     page = render(report_data(result))
     assert HOSTILE not in page
     assert "&lt;script&gt;" in page
-    assert HOSTILE not in bars([Bar(HOSTILE, 2.0, HOSTILE, (1.5, 2.5), (1.0, 3.0))], HOSTILE)
+    assert HOSTILE not in bars([Bar(HOSTILE, 2.0, HOSTILE, (1.5, 2.5), (1.0, 3.0))], HOSTILE, HOSTILE)
 
 
 def test_json_holds_the_counted_totals(result: Run) -> None:
@@ -138,7 +117,7 @@ def test_small_integers_have_their_mean_and_slots_beside_the_rate() -> None:
         visits = population.size * found.events.time_steps * found.events.images
         assert rows[name]["mean_sent"] == pytest.approx(int(sent.values.sum()) / visits)
         assert rows[name]["firing_rate"] == pytest.approx(int(sent.spikes.sum()) / visits)
-        assert f"<td>{rows[name]['mean_sent']:.3f}</td>" in render(data)
+        assert f">{rows[name]['mean_sent']:.3f}</td>" in render(data)
     # currents are no numbers of spikes, and the head sends nothing
     assert rows["graded.in"]["mean_sent"] is rows["output"]["mean_sent"] is None
     stream = io.StringIO()
@@ -159,7 +138,7 @@ def test_several_chips(tmp_path: Path) -> None:
 
 
 def test_a_band_lies_between_its_whiskers() -> None:
-    picture = bars([Bar("sure", 20.0, "ann"), Bar("likely", 20.0, "target", (10.0, 50.0), (2.0, 80.0))], "mJ")
+    picture = bars([Bar("sure", 20.0, "ann"), Bar("likely", 20.0, "target", (10.0, 50.0), (2.0, 80.0))], "mJ", "energy")
     (sure, sure_width), (band, band_width) = (
         (float(x), float(width)) for x, width in re.findall(r'<rect x="([\d.]+)" y="\d+" width="([\d.]+)"', picture)
     )
@@ -205,10 +184,12 @@ def test_the_page_names_runtimes_and_boundaries(result: Run) -> None:
     page = render(report_data(result))
     for runtime in RUNTIMES:
         assert page.count(f"runtime “{runtime}”</th>") == 1
+    assert page.count("<th") == page.count('<th scope="col') + page.count("<thead")
+    assert page.count("<svg") == page.count("aria-label=")
     assert "a lower bound that nobody has measured" in page
     for boundary in (NEURO_CORES, CHIPS, BOARD):
         assert f'<td class="l">{boundary}</td>' in page
-        assert f"<li><b>{boundary}</b>: Estimate for" in page
+        assert re.search(f'<b>{boundary}</b></td>.*<td class="w">Estimate for', page)
     assert f"nothing in any of them: {LEFT_OUT}." in page
     assert 'class="nominal"' in page
     assert "two-neurons" in page, "a constant names the measured case that calibrated it"

@@ -138,6 +138,8 @@ def test_an_axis_holds_its_values(values: list[float]) -> None:
 def test_plots_are_escaped() -> None:
     spots = [Spot(1.0, 0.5, HOSTILE, HOSTILE, HOSTILE, (0.5, 2.0))]
     assert HOSTILE not in scatter(spots, [(1.0, 0.5)], HOSTILE, si, si)
-    picture = curve(Line([1, 2, 3], [0.1, 0.5, 0.6], [(0.0, 0.2), (0.4, 0.6), (0.5, 0.7)]), lambda value: HOSTILE)
+    picture = curve(
+        Line([1, 2, 3], [0.1, 0.5, 0.6], [(0.0, 0.2), (0.4, 0.6), (0.5, 0.7)]), lambda value: HOSTILE, HOSTILE
+    )
     assert HOSTILE not in picture
     assert picture.count("<circle") == 3

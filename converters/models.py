@@ -11,6 +11,9 @@ from spikformer_deploy.converters.checkpoints.read import BUNDLED, Loaded
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
 
+CHECKPOINTS = (Kind.CHECKPOINT, Kind.SAFETENSORS, Kind.TORCH, Kind.TORCHSCRIPT)
+"""Kinds of files that hold weights, and no graph."""
+
 Model: TypeAlias = Loaded | Imported
 """A module with its weights, that is traced, or a graph."""
 
@@ -23,6 +26,7 @@ def load(
     levels: int | None = None,
     time_steps: int | None = None,
     dt: float | None = None,
+    image_size: int | None = None,
     window: int | None = None,
     variables: int | None = None,
     allow_pickle: bool = False,
@@ -30,21 +34,27 @@ def load(
     """The float model in a file, or a bundled one by name ("digits-v2").
 
     arch, heads, levels, time_steps  where an official checkpoint does not tell: "v1-4-384", 12, 4, 4
+    image_size  pixels, of the (square) images of an official checkpoint, whose keys tell none
     window, variables  where an official checkpoint of a model on time series does not tell
     time_steps, dt  where a .nir, .pt2 or .onnx does not tell: T; where a .nir does not: the seconds of a step
     allow_pickle    load files that run code when loaded; only if you trust them
     Raises InputError for a file that cannot be read or is no model, ModelError for a model that is not supported.
     """
     if str(path) in BUNDLED:
-        return checkpoint.load(path, heads=heads, levels=levels, time_steps=time_steps)
+        return checkpoint.load(path, heads=heads, levels=levels, time_steps=time_steps, image_size=image_size)
     path = Path(path)
+    kind = kind_of(path)
+    if image_size is not None and kind not in CHECKPOINTS:
+        problem = f"{path} is {kind.value}, and the option is for official checkpoints"
+        raise InputError("--image-size", problem, "Leave it out.")
     # readers are imported where they are used: a format costs its own imports only
-    match kind_of(path):
+    match kind:
         case Kind.CHECKPOINT | Kind.SAFETENSORS | Kind.TORCH | Kind.TORCHSCRIPT:
             sizes = {
                 "heads": heads,
                 "levels": levels,
                 "time_steps": time_steps,
+                "image_size": image_size,
                 "window": window,
                 "variables": variables,
             }
@@ -65,7 +75,7 @@ def load(
             raise InputError(str(path), "it holds integers already, and no float model", "Compile it.")
         case Kind.PROGRAM:
             raise InputError(str(path), "it is a program already, not a model", "Run it: spikdeploy run.")
-        case kind:
+        case _:
             raise InputError(str(path), f"it is {kind.value}, not a model", "Give a model.")
 
 

@@ -84,6 +84,36 @@ def test_a_neuron_stands_where_the_list_says() -> None:
         assert not beside, kind
 
 
+def naming(name: str) -> set[str]:
+    """The files of the product whose code, not counting what they say of it, has the name of a class in it."""
+
+    def has(node: ast.AST) -> bool:
+        match node:
+            case ast.Name(id=word) | ast.Attribute(attr=word) | ast.alias(name=word) | ast.ClassDef(name=word):
+                return word == name
+        return False
+
+    return {
+        file.relative_to(ROOT).as_posix().removeprefix("spikformer_deploy/")
+        for file in PRODUCT
+        if name in (text := file.read_text()) and any(map(has, ast.walk(ast.parse(text))))
+    }
+
+
+def test_levels_touched_the_files_that_the_walk_says() -> None:
+    """Those of the list, and those of the table below it: all of them, and no other."""
+    section = ARCHITECTURE.split("### a neuron\n")[1].split("\n### ")[0]
+    table = set(re.findall(r"`([^`]+\.py)`", "".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))))
+    walk = {file.replace("NAME", "levels") for file in listed("a neuron")}
+    assert len(table) == 16
+    touched = naming("Levels")
+    assert touched - walk - {"nn/levels.py"} == table - {"quantization/thermometer.py"}
+    # the loops know its arrays, and not its class
+    assert walk - touched == {"executors/fast/kernels.py"}
+    for file in ("executors/fast/levels.py", "quantization/thermometer.py", *table):
+        assert stands(file), file
+
+
 def test_an_executor_stands_where_the_list_says() -> None:
     package = ROOT / "spikformer_deploy"
     naming = [file for file in package.rglob("*.py") if re.search(r"\bonnx\.prepare\b", file.read_text())]

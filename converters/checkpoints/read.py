@@ -48,6 +48,8 @@ ARGUMENTS = {
     "levels": ("D",),
 }
 """Fields of a ModelConfig, and what the arguments of the official training scripts call them."""
+ARGUMENTS_OF_SIZE = ("img_size", "input_size")
+"""What they call the height and width of images."""
 
 BUNDLED = {
     "digits-v1": "digits_v1.safetensors",
@@ -118,6 +120,7 @@ def load(
     heads: int | None = None,
     levels: int | None = None,
     time_steps: int | None = None,
+    image_size: int | None = None,
     window: int | None = None,
     variables: int | None = None,
     allow_pickle: bool = False,
@@ -125,6 +128,7 @@ def load(
     """The model in a checkpoint file, or a bundled one by name ("digits-v2").
 
     arch, heads, levels, time_steps  where an official file does not tell: "v1-4-384", 12, 4, 4
+    image_size  height and width of the images that an official model is to be compiled for, in pixels
     window, variables  where a file of a model on time series does not tell: points of a window, variables
     Raises InputError for a file that cannot be read, ModelError for one that holds no Spikformer of ours.
     """
@@ -138,9 +142,10 @@ def load(
     else:
         # DataParallel puts a word before every key
         tensors = {key.removeprefix("module."): value for key, value in contents.tensors.items()}
-        about = _of_official(path, replace(contents, tensors=tensors), arch)
+        about = _of_official(path, replace(contents, tensors=tensors), arch, image_size)
     check_names(str(path), about.labels)
     stated = about.config
+    _check_image_size(stated, image_size)
     if levels and not stated.levels:
         raise InputError("--levels", f"the neurons of {stated.family} send spikes, and no integers", "Leave it out.")
     if levels and contents.header and levels != stated.levels:
@@ -164,6 +169,7 @@ def load(
         preprocess = series_preprocess(path, config, tensors, preprocess.series)
     module = _module(path, config, tensors)
     said = {"heads": heads, "levels": levels, "time-steps": time_steps, "window": window, "variables": variables}
+    said["image-size"] = image_size
     notes = tuple(
         note for note in about.notes if not any(value and f"(--{name})" in note for name, value in said.items())
     )
@@ -242,8 +248,8 @@ def _clear_errors(path: Path) -> Iterator[None]:
         raise InputError(str(path), f"its header is damaged: {error}", "Copy the file again.") from None
 
 
-def _of_official(path: Path, contents: Contents, arch: str | None) -> _About:
-    """What an official state_dict tells; what had to be assumed is in the notes."""
+def _of_official(path: Path, contents: Contents, arch: str | None, image_size: int | None) -> _About:
+    """What an official state_dict tells, for images of that size; what had to be assumed is in the notes."""
     try:
         config, notes = _recognised(path, contents.tensors, contents.arguments, arch)
     except (LookupError, ValueError, ArithmeticError) as error:
@@ -251,6 +257,7 @@ def _of_official(path: Path, contents: Contents, arch: str | None) -> _About:
     if config.family == SERIES:
         # how windows become frames follows from the tensors, and from what the user says beside them
         return _About(config, Preprocess(1, 1, (0.0,), (1.0,)), notes=(*notes, *series_notes(config)))
+    config = config if image_size is None else replace(config, image_size=image_size)
     preprocess, remarks = _usual_preprocess(config, contents.arguments)
     return _About(config, preprocess, notes=(*notes, *remarks))
 
@@ -286,11 +293,33 @@ def _recognised(
             notes.append(
                 f"{name} = {getattr(config, name)} is the paper's default: the file does not tell (--{option})"
             )
+    if "image_size" not in recognised.fields and "image_size" not in recognised.untold:
+        told = _told_size(config, arguments)
+        config = replace(config, image_size=told or config.image_size)
+        if not told and arch is None:
+            size = f"image_size = {config.image_size}"
+            notes.append(f"{size} is the paper's default: the file does not tell (--image-size)")
     for name, option in recognised.untold.items():
         if arch is None:
             notes.append(f"{option} = {getattr(config, name)} is assumed: the file does not tell (--{option})")
     # last, as what the shapes tell holds against an --arch and the arguments
     return replace(config, **recognised.fields), tuple(notes)
+
+
+def _told_size(config: ModelConfig, arguments: Mapping[str, Any]) -> int | None:
+    """The size of images in the arguments of a training script, of which those for events ignore theirs."""
+    told = (arguments.get(key) for key in ARGUMENTS_OF_SIZE)
+    return None if config.per_step else next((n for n in told if type(n) is int and 1 <= n < LARGEST_SIZE), None)
+
+
+def _check_image_size(stated: ModelConfig, image_size: int | None) -> None:
+    """Raise InputError where an --image-size is of no use: of a model on time series, and of one that tells its own."""
+    if image_size is not None and stated.family == SERIES:
+        raise InputError("--image-size", "the model takes time series, and no images", "Give --window.")
+    if image_size is None or image_size == stated.image_size:
+        return
+    problem = f"the model learnt on images of {stated.image_size}x{stated.image_size}"
+    raise InputError("--image-size", problem, "Leave it out: the file tells.")
 
 
 def _check_choice(path: Path, choices: tuple[str, ...], arch: str | None) -> None:
@@ -328,14 +357,15 @@ def _check_sizes(path: Path, config: ModelConfig, tensors: int) -> None:
     limits = {
         "time_steps": MOST_STEPS,
         "heads": config.dim,
+        "image_size": LARGEST_SIZE,
         "depth": tensors // KEYS_OF_A_BLOCK,
         "stem_stages": MOST_STEM_STAGES,
     }
     for name, most in limits.items():
         if not 1 <= getattr(config, name) <= most:
-            option = name.replace("_", "-")
             problem = f"{name.replace('_', ' ')} = {getattr(config, name)}, and it must be 1 to {most}"
-            raise InputError(str(path), problem, f"Give --{option}." if name in ("time_steps", "heads") else "")
+            has_option = name in ("time_steps", "heads", "image_size")
+            raise InputError(str(path), problem, f"Give --{name.replace('_', '-')}." if has_option else "")
 
 
 def _module(path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> nn.Module:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from spikformer_deploy.converters.imported import Imported
 
 OF_FACTORY = ("factory", "arguments", "weights")
-OF_FILES = ("arch", "heads", "levels", "window", "variables", "dt")
+OF_FILES = ("arch", "heads", "levels", "image_size", "window", "variables", "dt")
 """Options, of those that all commands with a model share."""
 
 
@@ -31,7 +31,7 @@ def made_model(model: str | None, options: dict[str, Any], *, needed: bool = Tru
         return None
     if model is not None:
         raise click.UsageError(f"--factory makes the model: leave '{model}' out")
-    others = [f"--{name}" for name in OF_FILES if options.pop(name) is not None]
+    others = [f"--{name.replace('_', '-')}" for name in OF_FILES if options.pop(name) is not None]
     if others:
         raise click.UsageError(f"{', '.join(others)}: give such settings to your function, by --arg")
     from spikformer_deploy.converters.factory import arguments_of, make

@@ -99,6 +99,12 @@ MODEL_OPTIONS = (
         "--time-steps", type=click.IntRange(1, MOST_STEPS), help="Time steps T, where the file does not tell."
     ),
     click.option(
+        "--image-size",
+        type=click.IntRange(1, 4096),
+        metavar="PIXELS",
+        help="Height and width of the images of an official checkpoint, where the file does not tell.",
+    ),
+    click.option(
         "--window",
         type=click.IntRange(1),
         help="Points of time series that a model sees, where the file does not tell.",

@@ -304,7 +304,8 @@ def _refuse_relatives(path: str, tensors: Tensors) -> None:
     """ModelError for SeqSNN's other networks, which need what there is not."""
     if any(re.fullmatch(r"(network\.)+\d+\.conv1\.weight_g", key) for key in tensors):
         problem = (
-            "it is a Spike-TCN: its neurons count 0 to 4 spikes of a constant current, by levels that are not here"
+            "it is a Spike-TCN: its neurons count 0 to 4 spikes of a constant current, at levels that lie unevenly, "
+            "and those of the integer neurons here lie evenly"
         )
         raise ModelError(path, problem, "Spikformer and iSpikformer of the same code are supported.")
     if any(key.endswith((".cpg", ".cpg_linear.weight")) for key in tensors):

@@ -196,6 +196,10 @@ def _build(config: ModelConfig) -> SpikingResformer:
     if config.depth != blocks:
         problem = f"{config.depth} blocks, and {len(config.widths)} stages have {blocks}"
         raise InputError("depth", problem)
+    of_patch = (4 if config.form == "imagenet" else 1) << len(config.widths) - 1
+    if config.image_size % of_patch:
+        problem = f"images of {config.image_size} pixels are no whole patches, which attention is scaled by"
+        raise InputError("--image-size", problem, f"Give a multiple of {of_patch}.")
     module = SpikingResformer(config)
     if config.plif:
         learn_time_constants(module)
@@ -227,9 +231,7 @@ def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Rec
         "num_classes": required(tensors, "classifier.weight").shape[0],
         "mlp_ratio": hidden.shape[0] // hidden.shape[1],
     }
-    usual = USUAL[form]
-    size = f"{usual.image_size}x{usual.image_size}"
-    return Recognised(fields, usual, (f"attention is scaled for images of {size}: the file does not tell their size",))
+    return Recognised(fields, USUAL[form])
 
 
 def _check_rates(tensors: Tensors) -> None:

@@ -81,7 +81,7 @@ def test_pooling_of_the_form_is_none_of_its_own(tmp_path: Path) -> None:
 def test_official_v1(tmp_path: Path, form: str, wrapper: str) -> None:
     config = OFFICIAL[form]
     state = build(config).state_dict()
-    arguments = argparse.Namespace(num_heads=config.heads, T=config.time_steps)
+    arguments = argparse.Namespace(num_heads=config.heads, T=config.time_steps, img_size=config.image_size)
     parallel = {f"module.{key}": value for key, value in state.items()}
     content = {
         "bare": state,
@@ -99,18 +99,19 @@ def test_official_v1(tmp_path: Path, form: str, wrapper: str) -> None:
     loaded = load(tmp_path / "model.pth")
     assert loaded.config == config
     with_arguments = wrapper in ("timm", "ema", "dvs trainer", "parallel in timm")
-    assert len(loaded.notes) == (0 if with_arguments else 2)
+    # of event data the position embedding tells the size
+    assert len(loaded.notes) == (0 if with_arguments else 2 + (form != "dvs"))
     assert torch.equal(loaded.module.state_dict()["head.weight"], state["head.weight"])
 
 
 @pytest.mark.parametrize("name", [n for n, c in published().items() if c.family == "v1"])
 def test_published_sizes_are_recognised(name: str) -> None:
-    """From keys and shapes, with the paper's heads and T where a state_dict does not tell them."""
+    """From keys and shapes, with the paper's heads, T and images where a state_dict does not tell them."""
     with torch.device("meta"):
         state = build(named(name)).state_dict()
     config, notes = _recognised(Path(name), state, {}, None)
     assert config == named(name)
-    assert len(notes) == 2
+    assert len(notes) == 2 + (config.form != "dvs")
 
 
 def test_what_no_forward_pass_reads_may_be_missing(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import torch
 from support.deep import some
 from support.models import HIERARCHIES, RESFORMERS, SIBLINGS, model_and_images
 
-from spikformer_deploy.base.errors import MappingError, ModelError, QuantizeError
+from spikformer_deploy.base.errors import InputError, MappingError, ModelError, QuantizeError
 from spikformer_deploy.converters.checkpoints.read import Loaded, load
+from spikformer_deploy.converters.models import load as load_any
 from spikformer_deploy.executors import onnx as onnx_backend
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.nn.family import ModelConfig
+from spikformer_deploy.nn.spiking_resformer import DualSpikeAttention
 from spikformer_deploy.nn.zoo import build, published, recognise, stem_pooling
 from spikformer_deploy.pipeline.program import from_bytes, to_bytes
 from spikformer_deploy.pipeline.stages import compile_model
@@ -109,12 +111,14 @@ def test_only_time_steps_are_in_no_key(name: str, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "bare.pth")
     usual = load(tmp_path / "bare.pth")
     assert (usual.config.heads, usual.time_steps) == (heads, 16 if form == "dvs" else 4)
-    assert [note.split(" is ")[0] for note in usual.notes] == [f"time_steps = {usual.time_steps}"]
+    size = f"image_size = {usual.config.image_size}"
+    assert [note.split(" is ")[0] for note in usual.notes] == [f"time_steps = {usual.time_steps}", size]
     assert load(tmp_path / "bare.pth", time_steps=2).time_steps == 2
     arguments = argparse.Namespace(num_heads=12, **{"T" if form == "dvs" else "time_step": 6})
     torch.save({"state_dict": state, "args": arguments}, tmp_path / "m.pth.tar")
     told = load(tmp_path / "m.pth.tar")
-    assert (told.config.heads, told.time_steps, told.notes) == (heads, 6, ())
+    assert (told.config.heads, told.time_steps) == (heads, 6)
+    assert [note.split(" is ")[0] for note in told.notes] == [size]
 
 
 def test_rates_that_are_none_are_refused(tmp_path: Path) -> None:
@@ -131,9 +135,41 @@ def test_rates_that_are_none_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "r.pth")
 
 
+def test_images_are_of_the_size_that_the_user_says(tmp_path: Path) -> None:
+    """No key tells it; attention of a SpikingResformer is scaled by the patches of an image."""
+    file = tmp_path / "r.pth"
+    state = model_and_images(RESFORMERS["resformer"])[0].state_dict()
+
+    def seen(**options: int) -> tuple[int, int, set[int], bool]:
+        loaded = load(file, **options)
+        patches = {m.patches for m in loaded.module.modules() if isinstance(m, DualSpikeAttention)}
+        return loaded.config.image_size, loaded.preprocess.size, patches, any("--image-size" in n for n in loaded.notes)
+
+    torch.save({"model": state}, file)
+    assert seen() == (224, 224, {28 * 28}, True)
+    assert seen(image_size=48) == (48, 48, {6 * 6}, False)
+    for option in ("img_size", "input_size"):
+        torch.save({"model": state, "args": argparse.Namespace(**{option: 288})}, file)
+        assert seen() == (288, 288, {36 * 36}, False)
+        assert seen(image_size=48) == (48, 48, {6 * 6}, False)
+    with pytest.raises(InputError, match=r"--image-size: images of 44 pixels .*\n  Give a multiple of 8"):
+        load(file, image_size=44)
+    with pytest.raises(InputError, match=r"image size = -16, and it must be 1 to .*\n  Give --image-size"):
+        load(file, image_size=-16)
+
+
+def test_models_that_tell_the_size_of_their_images_are_left_alone(tmp_path: Path) -> None:
+    assert load("digits-v2", image_size=16).config.image_size == 16
+    with pytest.raises(InputError, match="--image-size: the model learnt on images of 16x16"):
+        load("digits-v2", image_size=32)
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x08\x3a\x00")
+    with pytest.raises(InputError, match=r"--image-size: .* is an ONNX model, and the option is for official"):
+        load_any(tmp_path / "m.onnx", image_size=32)
+
+
 def test_learnt_time_constants_are_said_to_be_inexact(tmp_path: Path) -> None:
     module, _ = model_and_images(RESFORMERS["resformer-dvs"])
     torch.save({"model": module.state_dict()}, tmp_path / "r.pth")
     loaded = load(tmp_path / "r.pth", time_steps=2)
     assert (loaded.config.form, loaded.config.plif, loaded.preprocess.std) == ("dvs", True, (1 / 255,) * 3)
-    assert any("attention is scaled for images of 64x64" in note for note in loaded.notes)
+    assert any("image_size = 64 is the paper's default" in note for note in loaded.notes)

@@ -98,7 +98,7 @@ def test_a_new_family_is_a_module_and_one_line(name: str, tmp_path: Path, monkey
     loaded = models.load(file)
     assert isinstance(loaded, models.Loaded)
     assert loaded.config == config
-    assert [note.split(" = ")[0] for note in loaded.notes] == ["heads", "time_steps"]
+    assert [note.split(" = ")[0] for note in loaded.notes] == ["heads", "time_steps", "image_size"]
     assert isinstance(loaded.module, Toy)
 
     program = sd.compile(file)

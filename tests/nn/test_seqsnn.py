@@ -276,6 +276,8 @@ def test_what_no_key_tells_is_noted_and_asked_for(tmp_path: Path) -> None:
         load_any(tmp_path / "s.pkl", variables=6)
     with pytest.raises(InputError, match="--window: 7, and the file says 6"):
         load_any(tmp_path / "i.pkl", window=7)
+    with pytest.raises(InputError, match=r"--image-size: the model takes time series.*\n  Give --window"):
+        load_any(tmp_path / "s.pkl", image_size=7)
     with pytest.raises(InputError, match="--window: the model takes no time series"):
         load("digits-v1", window=7)
 

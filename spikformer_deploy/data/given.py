@@ -130,26 +130,40 @@ def _stacked(batches: Iterator[Pair], limit: int | None) -> NDArray[Any] | Pair:
     return np.concatenate(images), np.concatenate(beside) if beside else None
 
 
-def whole(images: NDArray[Any], preprocess: Preprocess | None) -> NDArray[Any]:
+def whole(images: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
     """Real images as the pixels that they were made from, where every one of them tells it; else as they are.
 
-    That is so of pixels / 255, as torchvision's ToTensor gives them, and, where `preprocess` says what a model takes,
-    of (pixels / max_value - mean) / std.  Others are left to those who refuse them by their values.
+    That is so of pixels / 255, as torchvision's ToTensor gives them, and of (pixels / max_value - mean) / std, as the
+    model takes them.  Others are left to those who refuse them by their values.
+    Raises InputError where both could be meant, and for 0 and 1 alone: pixels, or black and white?
     """
-    series = preprocess is not None and preprocess.series is not None
-    if images.dtype.kind != "f" or images.ndim < IMAGE_AXES or series or not images.size:
+    if images.dtype.kind != "f" or images.ndim < IMAGE_AXES or preprocess.series is not None or not images.size:
         return images
-    if not np.isfinite(images).all() or (images == np.rint(images)).all():
+    if not np.isfinite(images).all():
         return images
-    most = EIGHT_BITS if preprocess is None else preprocess.max_value
-    pixels = _pixels(images.astype(np.float64) * EIGHT_BITS, most) if most == EIGHT_BITS else None
-    if pixels is None and preprocess is not None and preprocess.channels in images.shape[-3:-2]:
+    most = preprocess.max_value
+    if (images == np.rint(images)).all():
+        if most == EIGHT_BITS and images.max() == 1 and images.min() >= 0:
+            raise _ambiguous("0 and 1 alone, which are pixels or pixels / 255")
+        return images
+    real = images.astype(np.float64)
+    scaled = _pixels(real * EIGHT_BITS) if most == EIGHT_BITS else None
+    normalised = None
+    if preprocess.channels in images.shape[-3:-2]:
         mean, std = (np.reshape(values, (-1, 1, 1)) for values in (preprocess.mean, preprocess.std))
-        pixels = _pixels((images.astype(np.float64) * std + mean) * most, most)
-    return images if pixels is None else pixels
+        normalised = _pixels((real * std + mean) * most, most)
+    if scaled is None or normalised is None:
+        return images if scaled is None and normalised is None else normalised if scaled is None else scaled
+    if not np.array_equal(scaled, normalised):
+        raise _ambiguous("pixels / 255, or normalised: they could be either")
+    return scaled
 
 
-def _pixels(values: NDArray[np.float64], most: int) -> NDArray[np.uint8] | None:
+def _ambiguous(what: str) -> InputError:
+    return InputError("images", f"real values, {what}", "Give pixels as integers from 0 to 255.")
+
+
+def _pixels(values: NDArray[np.float64], most: int = EIGHT_BITS) -> NDArray[np.uint8] | None:
     """The whole numbers that all values are near to, if they are pixels; else None."""
     near = np.rint(values)
     if (np.abs(values - near) > NEAR).any() or near.min() < 0 or near.max() > min(most, EIGHT_BITS):

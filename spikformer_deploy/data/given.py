@@ -152,11 +152,12 @@ def whole(images: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
     if preprocess.channels in images.shape[-3:-2]:
         mean, std = (np.reshape(values, (-1, 1, 1)) for values in (preprocess.mean, preprocess.std))
         normalised = _pixels((real * std + mean) * most, most)
-    if scaled is None or normalised is None:
-        return images if scaled is None and normalised is None else normalised if scaled is None else scaled
-    if not np.array_equal(scaled, normalised):
+    if scaled is not None and normalised is not None and not np.array_equal(scaled, normalised):
         raise _ambiguous("pixels / 255, or normalised: they could be either")
-    return scaled
+    for pixels in (scaled, normalised):
+        if pixels is not None:
+            return pixels
+    return images
 
 
 def _ambiguous(what: str) -> InputError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,12 +21,15 @@ from spikformer_deploy.data.request import EIGHT_BITS
 
 NEAR = 1e-3
 """How far from a whole pixel, of 0 to 255, a real number of single precision may lie that was made from one."""
+BLOCK = 2**20
+"""Values that are looked at together."""
 IMAGE_AXES = 3
 """Axes of the smallest array that is an image: (C, Y, X)."""
 WAY_OUT = "Give a path, an array, a tensor, (images, labels), or a Dataset or DataLoader of (image, label)."
 
 Pair: TypeAlias = tuple[NDArray[Any], "NDArray[Any] | None"]
 """Images and what is beside them: labels, or real targets."""
+Way: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Given: TypeAlias = "str | Path | NDArray[Any] | Pair"
 """What data.read.read takes."""
 
@@ -146,27 +149,32 @@ def whole(images: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
         if most == EIGHT_BITS and images.max() == 1 and images.min() >= 0:
             raise _ambiguous("0 and 1 alone, which are pixels or pixels / 255")
         return images
-    real = images.astype(np.float64)
-    scaled = _pixels(real * EIGHT_BITS) if most == EIGHT_BITS else None
-    normalised = None
+    ways: list[Way] = [lambda real: real * EIGHT_BITS] if most == EIGHT_BITS else []
     if preprocess.channels in images.shape[-3:-2]:
         mean, std = (np.reshape(values, (-1, 1, 1)) for values in (preprocess.mean, preprocess.std))
-        normalised = _pixels((real * std + mean) * most, most)
-    if scaled is not None and normalised is not None and not np.array_equal(scaled, normalised):
+        ways.append(lambda real: (real * std + mean) * most)
+    rows = images[None] if images.ndim == IMAGE_AXES else images
+    found = [pixels for pixels in (_made_from(rows, way, most) for way in ways) if pixels is not None]
+    if len(found) > 1 and not np.array_equal(found[0], found[1]):
         raise _ambiguous("pixels / 255, or normalised: they could be either")
-    for pixels in (scaled, normalised):
-        if pixels is not None:
-            return pixels
-    return images
+    return found[0].reshape(images.shape) if found else images
 
 
 def _ambiguous(what: str) -> InputError:
     return InputError("images", f"real values, {what}", "Give pixels as integers from 0 to 255.")
 
 
-def _pixels(values: NDArray[np.float64], most: int = EIGHT_BITS) -> NDArray[np.uint8] | None:
-    """The whole numbers that all values are near to, if they are pixels; else None."""
-    near = np.rint(values)
-    if (np.abs(values - near) > NEAR).any() or near.min() < 0 or near.max() > min(most, EIGHT_BITS):
-        return None
-    return near.astype(np.uint8)
+def _made_from(rows: NDArray[Any], way: Way, most: int) -> NDArray[np.uint8] | None:
+    """The pixels that all values are near to on that way back; None where one of them is near to none.
+
+    Some rows at a time: in double precision they take several times their memory.
+    """
+    out = np.empty(rows.shape, np.uint8)
+    step = max(1, BLOCK // math.prod(rows.shape[1:]))
+    for first in range(0, len(rows), step):
+        values = way(rows[first : first + step].astype(np.float64))
+        near = np.rint(values)
+        if (np.abs(values - near) > NEAR).any() or near.min() < 0 or near.max() > min(most, EIGHT_BITS):
+            return None
+        out[first : first + step] = near
+    return out

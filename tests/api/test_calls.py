@@ -177,6 +177,8 @@ def test_pixels_are_found_in_real_images_only_where_all_of_them_tell() -> None:
     other = sd.Preprocess(3, 4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).normalised(pixels)
     for images in (other, pixels / 255 + 0.001, pixels.astype(np.float32), pixels[0, 0] / 255, pixels * 0.0):
         assert whole(images, preprocess) is images
+    many = np.random.default_rng(1).integers(0, 256, (9, 1, 400, 400))
+    np.testing.assert_array_equal(whole(many / np.float32(255), sd.Preprocess(1, 400, (0.3,), (0.7,))), many)
     assert gathered("digits") == "digits"
 
 

@@ -227,7 +227,7 @@ def verify(
     if model is None:
         check_unused({**loading, "time_steps": time_steps}, "there is no model")
     else:
-        loaded = model_of(model, loading, time_steps, calibration_of(data))
+        loaded = model_of(model, loading, time_steps, images.pixels_in(slice(0, 1)))
         if isinstance(loaded, (str, Path)):
             loaded = files.load(loaded, time_steps=time_steps, **loading)  # type: ignore[arg-type]
     return verification.verify(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,12 +21,15 @@ from spikformer_deploy.data.request import EIGHT_BITS
 
 NEAR = 1e-3
 """How far from a whole pixel, of 0 to 255, a real number of single precision may lie that was made from one."""
+BLOCK = 2**20
+"""Values that are looked at together."""
 IMAGE_AXES = 3
 """Axes of the smallest array that is an image: (C, Y, X)."""
 WAY_OUT = "Give a path, an array, a tensor, (images, labels), or a Dataset or DataLoader of (image, label)."
 
 Pair: TypeAlias = tuple[NDArray[Any], "NDArray[Any] | None"]
 """Images and what is beside them: labels, or real targets."""
+Way: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Given: TypeAlias = "str | Path | NDArray[Any] | Pair"
 """What data.read.read takes."""
 
@@ -130,28 +133,48 @@ def _stacked(batches: Iterator[Pair], limit: int | None) -> NDArray[Any] | Pair:
     return np.concatenate(images), np.concatenate(beside) if beside else None
 
 
-def whole(images: NDArray[Any], preprocess: Preprocess | None) -> NDArray[Any]:
+def whole(images: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
     """Real images as the pixels that they were made from, where every one of them tells it; else as they are.
 
-    That is so of pixels / 255, as torchvision's ToTensor gives them, and, where `preprocess` says what a model takes,
-    of (pixels / max_value - mean) / std.  Others are left to those who refuse them by their values.
+    That is so of pixels / 255, as torchvision's ToTensor gives them, and of (pixels / max_value - mean) / std, as the
+    model takes them.  Others are left to those who refuse them by their values.
+    Raises InputError where both could be meant, and for 0 and 1 alone: pixels, or black and white?
     """
-    series = preprocess is not None and preprocess.series is not None
-    if images.dtype.kind != "f" or images.ndim < IMAGE_AXES or series or not images.size:
+    if images.dtype.kind != "f" or images.ndim < IMAGE_AXES or preprocess.series is not None or not images.size:
         return images
-    if not np.isfinite(images).all() or (images == np.rint(images)).all():
+    if not np.isfinite(images).all():
         return images
-    most = EIGHT_BITS if preprocess is None else preprocess.max_value
-    pixels = _pixels(images.astype(np.float64) * EIGHT_BITS, most) if most == EIGHT_BITS else None
-    if pixels is None and preprocess is not None and preprocess.channels in images.shape[-3:-2]:
+    most = preprocess.max_value
+    if (images == np.rint(images)).all():
+        if most == EIGHT_BITS and images.max() == 1 and images.min() >= 0:
+            raise _ambiguous("0 and 1 alone, which are pixels or pixels / 255")
+        return images
+    ways: list[Way] = [lambda real: real * EIGHT_BITS] if most == EIGHT_BITS else []
+    if preprocess.channels in images.shape[-3:-2]:
         mean, std = (np.reshape(values, (-1, 1, 1)) for values in (preprocess.mean, preprocess.std))
-        pixels = _pixels((images.astype(np.float64) * std + mean) * most, most)
-    return images if pixels is None else pixels
+        ways.append(lambda real: (real * std + mean) * most)
+    rows = images[None] if images.ndim == IMAGE_AXES else images
+    found = [pixels for pixels in (_made_from(rows, way, most) for way in ways) if pixels is not None]
+    if len(found) > 1 and not np.array_equal(found[0], found[1]):
+        raise _ambiguous("pixels / 255, or normalised: they could be either")
+    return found[0].reshape(images.shape) if found else images
 
 
-def _pixels(values: NDArray[np.float64], most: int) -> NDArray[np.uint8] | None:
-    """The whole numbers that all values are near to, if they are pixels; else None."""
-    near = np.rint(values)
-    if (np.abs(values - near) > NEAR).any() or near.min() < 0 or near.max() > min(most, EIGHT_BITS):
-        return None
-    return near.astype(np.uint8)
+def _ambiguous(what: str) -> InputError:
+    return InputError("images", f"real values, {what}", "Give pixels as integers from 0 to 255.")
+
+
+def _made_from(rows: NDArray[Any], way: Way, most: int) -> NDArray[np.uint8] | None:
+    """The pixels that all values are near to on that way back; None where one of them is near to none.
+
+    Some rows at a time: in double precision they take several times their memory.
+    """
+    out = np.empty(rows.shape, np.uint8)
+    step = max(1, BLOCK // math.prod(rows.shape[1:]))
+    for first in range(0, len(rows), step):
+        values = way(rows[first : first + step].astype(np.float64))
+        near = np.rint(values)
+        if (np.abs(values - near) > NEAR).any() or near.min() < 0 or near.max() > min(most, EIGHT_BITS):
+            return None
+        out[first : first + step] = near
+    return out

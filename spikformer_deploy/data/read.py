@@ -77,7 +77,9 @@ def read(
     if isinstance(data, (np.ndarray, tuple)):
         images, beside = data if isinstance(data, tuple) else (data, None)
         labels_or_targets = None if beside is None else arrays.in_memory("labels", beside)
-        return _in_memory("images", whole(images, preprocess), labels_or_targets, (), request)
+        # frames hold counts, whatever their type
+        pixels = images if frames else whole(images, preprocess)
+        return _in_memory("images", pixels, labels_or_targets, (), request)
     if str(data) == "digits":
         return _digits(request)
     if str(data) == "drawn":

@@ -17,6 +17,7 @@ from torch import nn
 from spikformer_deploy.accounting.figures import energy_values
 from spikformer_deploy.accounting.operators import CONVENTIONS, Account, account
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.notebook import as_html, as_text
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.converters.factory import Made
 from spikformer_deploy.converters.imported import Imported
@@ -47,7 +48,7 @@ KV_FIRST = (
 AnyModel: TypeAlias = "str | Path | Model | Made | nn.Module"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Counted:
     """What a float model costs on a set of images.
 
@@ -71,6 +72,20 @@ class Counted:
     accounts: tuple[Account, ...]
     notes: tuple[str, ...]
     seconds: float
+
+    def __repr__(self) -> str:
+        return as_text("Counted", self._facts())
+
+    def _repr_html_(self) -> str:
+        return as_html("Counted", self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        """What it shows of itself, in words."""
+        facts = {"model": self.model, "images": f"{self.counts.images:,} of {self.counts.time_steps} time steps"}
+        if self.accuracy is not None:
+            facts["accuracy"] = f"{self.accuracy:.2%}"
+        priced = {a.convention: a.energy.total.nominal for a in self.accounts if a.energy is not None}
+        return facts | {convention: f"{nominal:.4g} mJ an image" for convention, nominal in priced.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of `spikdeploy energy`; figures, MACs, ACs and energies an image."""

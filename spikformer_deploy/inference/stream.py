@@ -121,7 +121,7 @@ class Stream:
         """The next time step.
 
         frame  (C, Y, X), (Y, X) of one channel or (Y, X, C): an array, a tensor or an image of Pillow; pixels as the
-               program takes them in whole numbers, pixels / 255, or normalised as the model's
+               program takes them in whole numbers or, where they tell, pixels / 255 or normalised as the model's
         Raises InputError for other frames, OverflowDetected where a state leaves its bits; the stream then stands where
         it stood before.
         """
@@ -183,7 +183,10 @@ class Stream:
         return [p.name for p in self.program.network if has_potential(p)]
 
     def _pixels(self, frame: Any) -> NDArray[np.uint8]:
-        array = whole(as_array(frame), self.program.preprocess)
+        array = as_array(frame)
+        if not self.program.frames:  # frames of recordings hold counts, whatever their type
+            # (1, Y, X) of one channel, whose axis may be left out
+            array = whole(array[None] if array.ndim == 2 else array, self.program.preprocess)
         pixels: NDArray[np.uint8] = as_pixels(arrays.in_memory("frame", array[None]), self._request)[0]
         return pixels
 

@@ -15,6 +15,8 @@ TEXT = f'font-family="sans-serif" font-size="12" fill="{INK}"'
 MOST_ROWS = 512
 """Of a raster; where there are more neurons, some share a row, which is the darker the more of them fire."""
 SHADES = 8
+MOST_TICKS = 16
+"""Time steps that all have their number."""
 HEIGHT = 384
 WIDTH = 480
 NARROWEST_COLUMN = 2
@@ -50,7 +52,7 @@ def raster(spikes: NDArray[np.integer], title: str) -> str:
     out.append(f'<rect {frame} fill="none" stroke="{INK}" stroke-width="0.5"/>')
     for row, text in ((TOP + 10, "0"), (TOP + HEIGHT, f"{neurons - 1}")):
         out.append(f'<text x="{LEFT - 6}" y="{row}" text-anchor="end" {TEXT}>{text}</text>')
-    for step in sorted({1, (steps + 1) // 2, steps}):
+    for step in range(1, steps + 1) if steps <= MOST_TICKS else (1, (steps + 1) // 2, steps):
         x = LEFT + (step - 0.5) * across
         out.append(f'<text x="{x:.1f}" y="{TOP + HEIGHT + 16}" text-anchor="middle" {TEXT}>{step}</text>')
     says = "time step" + (f"; each row is {together} neurons" if together > 1 else "; each row is a neuron")

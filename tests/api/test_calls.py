@@ -172,12 +172,30 @@ def test_other_data_is_refused_by_its_kind(data: Any, problem: str) -> None:
 def test_pixels_are_found_in_real_images_only_where_all_of_them_tell() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4))
     preprocess = sd.Preprocess(3, 4, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    np.testing.assert_array_equal(whole(pixels / np.float32(255), None), pixels)
+    np.testing.assert_array_equal(whole(pixels / np.float32(255), preprocess), pixels)
     np.testing.assert_array_equal(whole(preprocess.normalised(pixels), preprocess), pixels)
     other = sd.Preprocess(3, 4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).normalised(pixels)
-    for images in (other, pixels / 255 + 0.001, pixels.astype(np.float32), pixels[0, 0] / 255):
+    for images in (other, pixels / 255 + 0.001, pixels.astype(np.float32), pixels[0, 0] / 255, pixels * 0.0):
         assert whole(images, preprocess) is images
-    assert isinstance(gathered("digits"), str)
+    many = np.random.default_rng(1).integers(0, 256, (9, 1, 400, 400))
+    np.testing.assert_array_equal(whole(many / np.float32(255), sd.Preprocess(1, 400, (0.3,), (0.7,))), many)
+    assert gathered("digits") == "digits"
+
+
+def test_real_images_that_may_be_either_are_refused() -> None:
+    """Bright images, normalised by halves, are multiples of 1 / 255 too; black and white ones are whole numbers."""
+    halves = sd.Preprocess(1, 4, (0.5,), (0.5,))
+    pixels = np.random.default_rng(0).integers(128, 256, (2, 1, 4, 4))
+    with pytest.raises(InputError, match="pixels / 255, or normalised: they could be either"):
+        whole(halves.normalised(pixels), halves)
+    pixels[0, 0, 0, 0] = 3
+    np.testing.assert_array_equal(whole(halves.normalised(pixels), halves), pixels)
+    with pytest.raises(InputError, match="0 and 1 alone"):
+        sd.run(program_of("digits-v2"), np.eye(16)[None, None], timing="none")
+    with pytest.raises(InputError, match="0 and 1 alone"):
+        sd.Stream(program_of("digits-v2")).step(torch.eye(16))
+    plain = sd.Preprocess(1, 4, (0.0,), (1.0,))
+    np.testing.assert_array_equal(whole(plain.normalised(pixels), plain), pixels)
 
 
 def test_options_of_files_are_refused_where_there_is_no_file() -> None:

@@ -209,7 +209,7 @@ def test_images_of_another_shape_are_named_with_the_line_of_the_model() -> None:
 
 
 def test_one_step_needs_their_number() -> None:
-    with pytest.raises(InputError, match="nothing says how many steps an image has\n  Give --time-steps"):
+    with pytest.raises(InputError, match="nothing says how many steps an image has\n  Give time_steps"):
         sd.energy(Step(), images())
 
 

@@ -242,7 +242,7 @@ def test_arrays_of_another_kind_are_refused(tmp_path: Path) -> None:
         sd.run(program, tmp_path / "short.npz")
     with pytest.raises(InputError, match="forecasts time series"):
         sd.run(program, windows(), task="classification")
-    with pytest.raises(InputError, match="--labels"):
+    with pytest.raises(InputError, match="labels: the model takes time series"):
         sd.run(program, windows(), labels="labels.csv")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.library import custom_op
 
 import spikformer_deploy as sd
-from spikformer_deploy.api import Counting
+from spikformer_deploy.api.records import Counting
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.counts.operations import NeuronRecord
 

@@ -13,7 +13,7 @@ from support.models import FEW, MORE, SIBLINGS, SMALL, graph_of, model_and_image
 from torch import nn
 
 import spikformer_deploy as sd
-from spikformer_deploy.api import Counting
+from spikformer_deploy.api.records import Counting
 from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.counts.events import dense_macs
 from spikformer_deploy.counts.operations import OperationCounts

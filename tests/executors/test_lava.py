@@ -36,8 +36,8 @@ from spikformer_deploy.nn.zoo import named
 from spikformer_deploy.pipeline.stages import compile_model
 
 pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
-NETWORKS, IN_ONE = 200, 10
-FEW = 2
+NETWORKS, IN_ONE = 200, 5
+FEW = 3
 
 
 def assert_equal(network: Network, images: np.ndarray, *others: object) -> None:

@@ -12,7 +12,7 @@ from spikformer_deploy.base.flat import flat
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.counts.events import geometry
 from spikformer_deploy.data.images import ImageSet, Preprocess
-from spikformer_deploy.executors import execution
+from spikformer_deploy.executors import execution, reference
 from spikformer_deploy.executors import gpu as device
 from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import Request
@@ -28,7 +28,9 @@ LOIHI2 = load_profile("loihi2")
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    network = random_network(11, blocks=1)
+    """Its images have sums of their own, each: figures of others, or in another order, are found."""
+    network = random_network(191, blocks=1)
+    assert len(np.unique(reference.execute(network, random_images(network, 3, 11)).accumulators, axis=0)) == 11
     channels = network.input.shape[0]
     preprocess = Preprocess(channels, network.input.shape[1], (0.0,) * channels, (1.0,) * channels)
     return Program(network, map_network(network, LOIHI2, {}), LOIHI2, preprocess, (), {})

@@ -21,6 +21,7 @@ from spikformer_deploy.base.flat import flat
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.data.images import ImageSet, Preprocess
 from spikformer_deploy.data.read import read
+from spikformer_deploy.executors import reference
 from spikformer_deploy.inference import run as running
 from spikformer_deploy.inference.results import Run
 from spikformer_deploy.inference.run import run
@@ -47,7 +48,9 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    network = random_network(8)
+    """Its images have sums of their own, each: figures of others, or in another order, are found."""
+    network = random_network(29)
+    assert len(np.unique(reference.execute(network, random_images(network, 3, IMAGES)).accumulators, axis=0)) == IMAGES
     channels, height, width = network.input.shape
     preprocess = Preprocess(channels, height, (0.0,) * channels, (1.0,) * channels, width=width)
     return Program(network, map_network(network, LOIHI2, {}), LOIHI2, preprocess, (), {})

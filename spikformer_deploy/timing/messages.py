@@ -94,7 +94,7 @@ def timer(geometry: Geometry, profile: Profile) -> Timer:
     check_spatial(mapping)
     sent = traffic(geometry, profile)
     chips = machine(profile, mapping)
-    return Timer(sent, chips, at_rest(chips), entries_of(sent.routes))
+    return Timer(sent, chips, at_rest(chips), entries_of(chips, sent.routes))
 
 
 def images_to_time(images: int, messages: float) -> int:

@@ -26,7 +26,7 @@ def test_equals_the_specification_tick_for_tick(seed: int) -> None:
         machine = random_machine(rng)
         routes, wave = random_wave(rng, len(machine.cores))
         expected, expected_log = reference.run_wave(machine, routes, wave)
-        got, log, _ = mesh.run_wave(at_rest(machine), entries_of(routes), wave, log=True)
+        got, log, _ = mesh.run_wave(at_rest(machine), entries_of(machine, routes), wave, log=True)
         for ours, theirs in ((got, expected), (log, expected_log)):
             for field in fields(theirs):
                 np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name), field.name)
@@ -45,7 +45,7 @@ def test_a_flooded_mesh_with_room_for_one_message_empties(chip: tuple[int, int])
     first = np.arange(17) * 150
     sent = np.arange(len(target))[:, None] + [0, 1]
     wave = Wave(first, np.zeros(len(target), np.int64), sent, np.zeros(16, np.int64))
-    times, _, _ = mesh.run_wave(at_rest(machine), entries_of(routes), wave)
+    times, _, _ = mesh.run_wave(at_rest(machine), entries_of(machine, routes), wave)
     assert times.received.tolist() == [150] * 16
     assert (times.stalled > 0).all()
     assert times.quiet >= 150 * 30
@@ -58,7 +58,7 @@ def test_an_undisturbed_message_takes_the_sum_of_its_latencies() -> None:
     machine = Machine(mesh_of(x, y, (2, 2), Hops(410, 650, 2000, 210), 29, 400), np.arange(2), 51, 16, 4, 16, 0, 0)
     routes = Routes(np.array([1], np.int32), np.array([7]), np.array([320 + 7 * 62]))
     wave = Wave(np.array([0, 1, 1]), np.array([720]), np.array([[0, 1]]), np.array([420, 0]))
-    times, log, _ = mesh.run_wave(at_rest(machine), entries_of(routes), wave, log=True)
+    times, log, _ = mesh.run_wave(at_rest(machine), entries_of(machine, routes), wave, log=True)
     assert log is not None
     assert log.birth.tolist() == [720 + 51]
     assert log.arrive.tolist() == [720 + 51 + 410 + 2000 + 650 + 210]

@@ -28,7 +28,7 @@ AT_ONCE = 100_000
 """Messages between two calls of it: some tens of milliseconds."""
 
 
-def _unheard(messages: int) -> None:
+def unheard(messages: int) -> None:
     """Nobody asks how far it is."""
 
 
@@ -39,7 +39,7 @@ def run_wave(
     log: bool = False,
     bins: int = 0,
     bin_ticks: int = 1,
-    followed: Followed = _unheard,
+    followed: Followed = unheard,
 ) -> tuple[WaveTimes, Log | None, Int]:
     """All that happens in one chip-wide step; with `log` every message, with `bins` the (links, bins) crossings.
 
@@ -78,9 +78,7 @@ def _log(deliveries: Records, wave: Wave) -> Log:
     entry = np.empty_like(source)
     # a core sends its messages in the order of its firings, and they are born in it
     entry[np.argsort(source, kind="stable")] = numbers_in(wave.routes[:, 0], wave.routes[:, 1] - wave.routes[:, 0])
-    return Log(
-        birth, source, entry, np.ascontiguousarray(ordered["arrive"]), np.ascontiguousarray(ordered["begin"])
-    )
+    return Log(birth, source, entry, np.ascontiguousarray(ordered["arrive"]), np.ascontiguousarray(ordered["begin"]))
 
 
 @entered

@@ -199,10 +199,10 @@ def entries_of(machine: Machine, routes: Routes) -> Records:
     """The routing tables as `begin` takes them."""
     longest = int(routes.service.max(initial=0))
     if max(longest, len(routes.target)) > WIDEST:
-        problem = (
-            f"{len(routes.target):,} entries in the routing tables, and a core takes up to {longest * TICK_PS / 1e9:g} ms"
-            f" for a message: more than {WIDEST:,} entries, or ticks of {TICK_PS} ps, are not timed message by message"
+        found = (
+            f"{len(routes.target):,} routes, of which the longest keeps its core for {longest:,} ticks of {TICK_PS} ps"
         )
+        problem = f"{found}: neither may be more than {WIDEST:,} where time is taken message by message"
         raise InputError("--timing", problem, "Use --timing estimate.")
     entries = np.empty(len(routes.target), ENTRY)
     entries["target"] = routes.target

@@ -201,8 +201,8 @@ def test_sweeps_visit_one_neuron_after_the_other(network: Network, seed: int) ->
     step = seed % steps
     level = seed % traffic.levels
     waves = {
-        "pipelined": pipelined(traffic, image, step)[0],
-        "falling through": falling_through(traffic, image, level, step)[0],
+        "pipelined": next(pipelined(traffic, image, step)),
+        "falling through": next(falling_through(traffic, image, level, step)),
     }
     rules: dict[str, Callable[[int], int | None]] = {
         "pipelined": lambda at: (step - at) % steps,
@@ -228,7 +228,7 @@ def test_sweeps_are_as_long_as_the_events_say(network: Network, seed: int) -> No
     _, visits = slices.by_core(np.where(traffic.counters, 0, slices.neurons - slices.idle))
     for n, image in enumerate(images):
         for t in range(network.time_steps):
-            steps = [falling_through(traffic, image, level, t) for level in range(traffic.levels)]
+            steps = [list(falling_through(traffic, image, level, t)) for level in range(traffic.levels)]
             longer = sum(waves[0].sweep_ends - np.diff(waves[0].first) * spike for waves in steps)
             np.testing.assert_array_equal(longer, len(steps) * neurons * idle + visits[n, t] * longer_visit)
             for wave in (w for waves in steps for w in waves[1:]):
@@ -270,6 +270,6 @@ def test_attention_takes_a_sub_step_more_than_it_has_turns(serial: str) -> None:
     timer, _, images = prepared(network, seed)
     level = next(iter(timer.traffic.sub_steps))
     assert timer.traffic.sub_steps == {level: site.sub_steps + 1}
-    assert len(pipelined(timer.traffic, images[0], 0)) == site.sub_steps + 2
-    assert len(falling_through(timer.traffic, images[0], level, 0)) == site.sub_steps + 2
-    assert len(falling_through(timer.traffic, images[0], level + 1, 0)) == 1
+    assert len(list(pipelined(timer.traffic, images[0], 0))) == site.sub_steps + 2
+    assert len(list(falling_through(timer.traffic, images[0], level, 0))) == site.sub_steps + 2
+    assert len(list(falling_through(timer.traffic, images[0], level + 1, 0))) == 1

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.chips import random_machine, random_wave
 
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.timing import mesh, reference
 from spikformer_deploy.timing.machine import Hops, Machine, mesh_of
 from spikformer_deploy.timing.state import at_rest, entries_of
@@ -64,3 +65,34 @@ def test_an_undisturbed_message_takes_the_sum_of_its_latencies() -> None:
     assert log.arrive.tolist() == [720 + 51 + 410 + 2000 + 650 + 210]
     assert times.quiet == log.arrive[0] + 320 + 7 * 62
     assert times.sweep_end.tolist() == [720 + 420, 0]
+
+
+def test_a_wave_is_followed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same ticks; what hears of the parts hears of all messages, and can end the work."""
+    rng = np.random.default_rng(63)
+    machine = random_machine(rng)
+    routes, wave = random_wave(rng, len(machine.cores))
+    entries = entries_of(machine, routes)
+    assert wave.messages > 20
+    whole, log, _ = mesh.run_wave(at_rest(machine), entries, wave, log=True)
+    parts: list[int] = []
+    monkeypatch.setattr(mesh, "AT_ONCE", 3)
+    times, in_parts, _ = mesh.run_wave(at_rest(machine), entries, wave, log=True, followed=parts.append)
+    assert sum(parts) == wave.messages
+    # links that start at one tick go together
+    assert len(parts) > 2
+    for ours, theirs in ((times, whole), (in_parts, log)):
+        for field in fields(theirs):
+            np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name), field.name)
+
+    def enough(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mesh.run_wave(at_rest(machine), entries, wave, followed=enough)
+
+
+def test_what_a_route_cannot_hold_is_refused() -> None:
+    machine = Machine(mesh_of(np.zeros(1), np.zeros(1), (1, 1), Hops(1, 1, 1, 1), 1, 1), np.arange(1), 1, 1, 1, 1, 0, 0)
+    with pytest.raises(InputError, match=r"--timing: 1 routes, of which the longest .* 2,147,483,648 ticks"):
+        entries_of(machine, Routes(np.zeros(1, np.int32), np.ones(1, np.int64), np.array([2**31])))

@@ -1,7 +1,7 @@
 """The messages of a timing run against the exact event counts, and whole images against the specification."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ from spikformer_deploy.executors import reference as engine
 from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
+from spikformer_deploy.timing import mesh, reference, steps
 from spikformer_deploy.timing import messages as timing
-from spikformer_deploy.timing import reference
 from spikformer_deploy.timing.hops import hop_table, hops_of_images
 from spikformer_deploy.timing.layout import depths
 from spikformer_deploy.timing.steps import Recorded, falling_through, pipelined, recorded_image
@@ -234,6 +234,44 @@ def test_sweeps_are_as_long_as_the_events_say(network: Network, seed: int) -> No
             for wave in (w for waves in steps for w in waves[1:]):
                 expected = neurons * idle + np.diff(wave.first) * (spike + longer_visit)
                 np.testing.assert_array_equal(wave.sweep_ends, expected)
+
+
+def test_sub_steps_in_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are there at once, the waves are the same."""
+    timer, _, images = prepared(random_network(7, blocks=2), 7)
+    whole = list(pipelined(timer.traffic, images[0], 1))
+    for at_once in (1, 3):
+        monkeypatch.setattr(steps, "SUB_STEPS_AT_ONCE", at_once)
+        waves = list(pipelined(timer.traffic, images[0], 1))
+        assert len(waves) == len(whole) > at_once + 1
+        for ours, theirs in zip(waves, whole, strict=True):
+            for field in fields(theirs):
+                np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name), field.name)
+    assert any(wave.messages for wave in whole[1:])
+
+
+def test_an_interrupt_ends_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the listener raises comes out, and no thread goes on for longer than until it next counts."""
+    timer, _, images = prepared(random_network(7, blocks=2), 7)
+    monkeypatch.setattr(mesh, "AT_ONCE", 1)
+    heard: list[int] = []
+
+    def interrupted(messages: int) -> None:
+        heard.append(messages)
+        if messages > 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        timing.time_image(timer, images[0], interrupted)
+    # each step that was at work or about to begin counts once more at most
+    assert len(heard) <= 6 + timer.traffic.network.time_steps * (timer.traffic.levels + 1)
+    assert timing.time_image(timer, images[0], heard.append).model == "cycle"
+    total = sum(
+        wave.messages
+        for step in range(timer.traffic.network.time_steps)
+        for wave in pipelined(timer.traffic, images[0], step)
+    )
+    assert heard[-1] == 2 * total > 2000
 
 
 def test_the_number_of_timed_images_is_bounded() -> None:

@@ -180,8 +180,8 @@ class Ours:
         self.visit = ticks(self.profile.time.neuron_update.value)
         self.spike = ticks(self.profile.time.spike_out.value)
         self.routes, self.sent = routes(case, fires, target, self.profile)
-        self.entries = entries_of(self.routes)
         self.machine = machine(case, self.profile)
+        self.entries = entries_of(self.machine, self.routes)
         self.at_rest = at_rest(self.machine)
         self.wave = self.waves()
 

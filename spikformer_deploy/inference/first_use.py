@@ -105,7 +105,7 @@ def _of_timing() -> dict[Loop, list[Example]]:
         state.State,
         _made(state.Sizes, *[1] * len(state.Sizes._fields)),
         *records,
-        _array(state.MESSAGE, 2),
+        _array(state.MESSAGE, 1),
         _array(np.int64, 2),
         *(_array(kind, 1) for kind in (state.FIRING, state.ENTRY)),
         queue_of_events,
@@ -113,7 +113,7 @@ def _of_timing() -> dict[Loop, list[Example]]:
     )
     line = _array(np.int64, 1)
     return {
-        mesh._run: [(busy, state.watch_of(1, 1, 1, 1))],
+        mesh._run: [(busy, state.watch_of(1, 1, 1, 1), True, 1)],
         timeline._hand_over: [(line, line, _array(np.int64, 2), line, 1, line, line)],
     }
 

@@ -71,13 +71,16 @@ def message_times(program: Program, origin: Source, crew: Pool, tally: Tally, pr
     sent = int(tally.events.slices.messages_out.sum()) / tally.events.images
     count = timing.images_to_time(images, sent)
 
+    # all go twice: in the pipeline, and in the fall-through
+    expected = max(1, round(2 * sent))
+
     def note_messages(place: slice, messages: int) -> None:
-        note = f"messages of image {place.stop} of {count}: {messages / 1e6:.1f} of about {2 * sent / 1e6:.1f} million"
-        progress(images, images, note)
+        note = f"messages of image {place.stop} of {count}: {messages / 1e6:.1f} of about {expected / 1e6:.1f} million"
+        progress(min(place.start * expected + messages, count * expected), count * expected, note)
 
     work = ImageTimes(program, origin.sent, _unheard if crew.elsewhere else note_messages)
     times: list[StepTimes] = []
     for of_image in in_order(crew.map(work, islice(origin.parts(1), count), at_once=1)):
         times.append(of_image)
-        progress(images, images, f"messages of image {len(times)} of {count}")
+        progress(len(times), count, f"messages of image {len(times)} of {count}")
     return with_range_of(reduce(join_times, times), tally.times)

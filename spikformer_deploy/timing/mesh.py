@@ -10,59 +10,95 @@ references.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.timing.machine import EAST, NORTH, SIDES, SOUTH, WEST
+from spikformer_deploy.timing.ranges import numbers_in
 from spikformer_deploy.timing.state import MachineAtRest, Records, State, Watch, begin, watch_of
 from spikformer_deploy.timing.wave import Log, Wave, WaveTimes
 from spikformer_deploy.timing.wheel import NOW, advance, compiled, entered, schedule
 
+Followed: TypeAlias = Callable[[int], None]
+"""Called with a number of messages that have been followed."""
+AT_ONCE = 100_000
+"""Messages between two calls of it: some tens of milliseconds."""
+
+
+def unheard(messages: int) -> None:
+    """Nobody asks how far it is."""
+
 
 def run_wave(
-    machine: MachineAtRest, entries: Records, wave: Wave, log: bool = False, bins: int = 0, bin_ticks: int = 1
+    machine: MachineAtRest,
+    entries: Records,
+    wave: Wave,
+    log: bool = False,
+    bins: int = 0,
+    bin_ticks: int = 1,
+    followed: Followed = unheard,
 ) -> tuple[WaveTimes, Log | None, Int]:
-    """All that happens in one chip-wide step; with `log` every message, with `bins` the (links, bins) crossings."""
+    """All that happens in one chip-wide step; with `log` every message, with `bins` the (links, bins) crossings.
+
+    followed  called with the number of messages that have come to their cores since it was last called, every
+              AT_ONCE messages: what it raises ends the work
+    """
     state = begin(machine, entries, wave)
-    watch = watch_of(wave.messages if log else 0, len(state.links), bins, bin_ticks)
-    _run(state, watch)
+    messages = wave.messages
+    watch = watch_of(messages if log else 0, len(state.links), bins, bin_ticks)
+    delivered = 0
+    fresh = True
+    while fresh or delivered < messages:
+        _run(state, watch, fresh, min(delivered + AT_ONCE, messages))
+        fresh = False
+        more = int(watch.delivered[0]) - delivered
+        assert more or not messages, "a message is stuck: the mesh must be free of deadlocks"
+        followed(more)
+        delivered += more
     cores = state.cores
-    assert cores["received"].sum() == wave.messages, "a message is stuck: the mesh must be free of deadlocks"
     times = WaveTimes(
         sweep_end=cores["clock"] + wave.tail,
-        stalled=cores["stalled"].copy(),
+        # the clock has gone on by all gaps, and by what it stood still
+        stalled=cores["clock"] + wave.tail - wave.sweep_ends,
         served=cores["served"].copy(),
         busy=cores["busy"].copy(),
         received=cores["received"].copy(),
         load=state.links["load"].copy(),
     )
-    return times, _log(watch.deliveries, len(cores)) if log else None, watch.crossings
+    return times, _log(watch.deliveries, wave) if log else None, watch.crossings
 
 
-def _log(deliveries: Records, cores: int) -> Log:
+def _log(deliveries: Records, wave: Wave) -> Log:
     """Deliveries in the order of their keys, which is that of (birth, source)."""
     ordered = deliveries[np.argsort(deliveries["key"])]
-    birth, source = np.divmod(ordered["key"], cores)
-    entry = np.ascontiguousarray(ordered["entry"])
-    arrive = np.ascontiguousarray(ordered["arrive"])
-    return Log(birth, source, entry, arrive, np.ascontiguousarray(ordered["begin"]))
+    birth, source = np.divmod(ordered["key"], len(wave.tail))
+    entry = np.empty_like(source)
+    # a core sends its messages in the order of its firings, and they are born in it
+    entry[np.argsort(source, kind="stable")] = numbers_in(wave.routes[:, 0], wave.routes[:, 1] - wave.routes[:, 0])
+    return Log(birth, source, entry, np.ascontiguousarray(ordered["arrive"]), np.ascontiguousarray(ordered["begin"]))
 
 
 @entered
-def _run(state: State, watch: Watch) -> None:
-    """From tick 0 until nothing is left to happen."""
-    for core in range(state.sizes.cores):
-        _next_firing(state, core)
-        _offer(state, core, 0)
-    event = advance(state.wheel)
-    while event >= 0:
+def _run(state: State, watch: Watch, fresh: bool, until: int) -> None:
+    """From where the state is until so many messages have come to their cores, or nothing is left to happen.
+
+    fresh  it is tick 0, and nothing has happened yet
+    """
+    if fresh:
+        for core in range(state.sizes.cores):
+            _next_firing(state, core)
+            _offer(state, core, 0)
+    while watch.delivered[0] < until:
+        event = advance(state.wheel)
+        if event < 0:
+            return
         now = state.wheel.words[NOW]
         # first everything that becomes ready at this tick, then who goes: no order of events matters
         for position in range(_touch(state, event)):
             _start(state, watch, state.touched[position], now)
-        event = advance(state.wheel)
 
 
 @compiled
@@ -92,23 +128,22 @@ def _touch(state: State, event: int) -> int:
 def _queue_up(state: State, number: int) -> int:
     """The first message of a port is ready: the port waits for the link that it takes, X first, then Y."""
     port = state.ports[number]
-    target = state.entries[state.rings[number, port.head].entry].target
-    core = state.cores[target]
+    message = state.rings[port.ring + port.head]
     router = port.y * state.sizes.width + port.x
-    if port.x < core.x:
+    if port.x < message.x:
         link = state.ports[SIDES * router + EAST].link
         port.into = SIDES * (router + 1) + EAST
-    elif port.x > core.x:
+    elif port.x > message.x:
         link = state.ports[SIDES * router + WEST].link
         port.into = SIDES * (router - 1) + WEST
-    elif port.y < core.y:
+    elif port.y < message.y:
         link = state.ports[SIDES * router + NORTH].link
         port.into = SIDES * (router + state.sizes.width) + NORTH
-    elif port.y > core.y:
+    elif port.y > message.y:
         link = state.ports[SIDES * router + SOUTH].link
         port.into = SIDES * (router - state.sizes.width) + SOUTH
     else:
-        link = state.sizes.routed + target
+        link = state.sizes.routed + message.target
         port.into = -1
     port.behind = state.links[link].waiting
     state.links[link].waiting = number
@@ -141,7 +176,7 @@ def _take_oldest(state: State, link: Any, now: int) -> int:
     while number >= 0:
         port = state.ports[number]
         if _has_place(state, port.into, now):
-            key = state.rings[number, port.head].key
+            key = state.rings[port.ring + port.head].key
             if best < 0 or key < best_key:
                 best = number
                 best_key = key
@@ -175,42 +210,42 @@ def _has_place(state: State, into: int, now: int) -> bool:
 def _move(state: State, watch: Watch, number: int, origin: int, now: int) -> None:
     """The first message of port `origin` starts on link `number`."""
     link = state.links[number]
-    message = state.rings[origin, state.ports[origin].head]
-    # kept here: `_offer` puts the next message into the same place
-    key = message.key
-    entry = message.entry
+    message = state.rings[state.ports[origin].ring + state.ports[origin].head]
     into = state.ports[origin].into
     link.free = now + link.occupied
     link.load += 1
     bins = watch.crossings.shape[1]
     if bins:
         watch.crossings[number, min(now // watch.bin_ticks, bins - 1)] += 1
-    if origin < state.sizes.routed:
-        _leave(state, origin, link.free)
-    else:
-        _offer(state, origin - state.sizes.routed, link.free)
     if into >= 0:
-        _enter(state, into, key, entry, now)
+        _enter(state, into, message, now)
     else:
-        begins = _receive(state, link, entry, now)
+        begins = _receive(state, number, message.service, now)
         if len(watch.deliveries):
-            delivery = watch.deliveries[watch.written[0]]
-            delivery.key = key
-            delivery.entry = entry
+            delivery = watch.deliveries[watch.delivered[0]]
+            delivery.key = message.key
             delivery.arrive = now + state.sizes.local
             delivery.begin = begins
-            watch.written[0] += 1
+        watch.delivered[0] += 1
+    # last: `_offer` puts the next message into the same place
+    if origin < state.sizes.routed:
+        _leave(state, origin, now + link.occupied)
+    else:
+        _offer(state, origin - state.sizes.routed, now + link.occupied)
 
 
 @compiled
 def _leave(state: State, number: int, leaves: int) -> None:
     """The first message of a port is on its way out, until `leaves`."""
     port = state.ports[number]
-    port.head = _after(port.head, state.sizes.depth)
     port.count -= 1
     port.leaves = leaves
     if port.count:
-        schedule(state.wheel, number, max(leaves, state.rings[number, port.head].arrive))
+        port.head = _after(port.head, state.sizes.depth)
+        schedule(state.wheel, number, max(leaves, state.rings[port.ring + port.head].arrive))
+    else:
+        # most ports hold one message or none: theirs is always the same cache line
+        port.head = 0
     # the place is of interest only where somebody waits for the link that leads here
     if state.links[port.feeder].waiting >= 0 and not port.pending:
         port.pending = 1
@@ -218,36 +253,39 @@ def _leave(state: State, number: int, leaves: int) -> None:
 
 
 @compiled
-def _enter(state: State, number: int, key: int, entry: int, now: int) -> None:
+def _enter(state: State, number: int, arriving: Any, now: int) -> None:
     """A message takes a place of a port, where it will be after the latency of the way there."""
     port = state.ports[number]
     slot = port.head + port.count
     if slot >= state.sizes.depth:
         slot -= state.sizes.depth
-    message = state.rings[number, slot]
-    message.key = key
-    message.entry = entry
+    message = state.rings[port.ring + slot]
+    message.key = arriving.key
     message.arrive = now + port.latency
+    message.service = arriving.service
+    message.target = arriving.target
+    message.x = arriving.x
+    message.y = arriving.y
     if not port.count:
         schedule(state.wheel, number, max(message.arrive, port.leaves))
     port.count += 1
 
 
 @compiled
-def _receive(state: State, link: Any, entry: int, now: int) -> int:
-    """A message goes to its core: returns the tick at which its service begins."""
+def _receive(state: State, number: int, service: int, now: int) -> int:
+    """A message goes to its core over link `number`: returns the tick at which its service begins."""
     sizes = state.sizes
-    service = state.entries[entry].service
-    number = state.entries[entry].target
-    core = state.cores[number]
+    link = state.links[number]
+    target = number - sizes.routed
+    core = state.cores[target]
     begins = max(now + sizes.local, core.served)
     core.served = begins + service
     core.busy += service
     core.received += 1
-    state.history[number, sizes.sending + core.last_served] = begins
+    state.history[target, sizes.sending + core.last_served] = begins
     core.last_served = _after(core.last_served, sizes.arriving)
     # the next one can follow when the queue has a place: when the service of the oldest of `arriving` messages begins
-    link.free = max(link.free, state.history[number, sizes.sending + core.last_served])
+    link.free = max(link.free, state.history[target, sizes.sending + core.last_served])
     return begins
 
 
@@ -275,14 +313,17 @@ def _offer(state: State, number: int, idle: int) -> None:
     core.last_sent = _after(place, sizes.sending)
     # handed over when the queue has a place: when the message `sending` before has been taken
     handed = max(core.clock, state.history[number, place])
-    core.stalled += handed - core.clock
     core.clock = handed
     taken = max(handed, idle)
     state.history[number, place] = taken
     birth = taken + sizes.axon_out
-    message = state.rings[sizes.routed + number, 0]
+    message = state.rings[sizes.routed * sizes.depth + number]
+    entry = state.entries[core.entry]
     message.key = birth * sizes.cores + number
-    message.entry = core.entry
+    message.service = entry.service
+    message.target = entry.target
+    message.x = entry.x
+    message.y = entry.y
     schedule(state.wheel, sizes.routed + number, birth)
     core.entry += 1
     if core.entry == state.firings[core.firing].end:

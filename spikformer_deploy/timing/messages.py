@@ -5,10 +5,11 @@ Steps are independent given the spikes, so that each is a task of its own; no mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import TypeAlias
+from threading import Lock
 
 import numba
 import numpy as np
@@ -19,14 +20,12 @@ from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.slices import Geometry
 from spikformer_deploy.timing import mesh
 from spikformer_deploy.timing.machine import TICK_PS, Machine, machine
+from spikformer_deploy.timing.mesh import Followed
 from spikformer_deploy.timing.state import MachineAtRest, Records, at_rest, entries_of
 from spikformer_deploy.timing.steps import Recorded, falling_through, pipelined
 from spikformer_deploy.timing.times import StepTimes
 from spikformer_deploy.timing.traffic import Traffic, check_spatial, traffic
 from spikformer_deploy.timing.wave import Wave, WaveTimes
-
-MessagesDone: TypeAlias = Callable[[int], None]
-"""Called with a number of messages that have been followed."""
 
 MOST_IMAGES = 8
 """Images that are timed message by message, at most."""
@@ -35,10 +34,6 @@ MOST_MESSAGES = 30_000_000
 
 PIPELINE = -1
 """In the place of a level: the step has all levels at work."""
-
-
-def _unheard(_messages: int) -> None:
-    """Nobody asks how far it is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +89,7 @@ def timer(geometry: Geometry, profile: Profile) -> Timer:
     check_spatial(mapping)
     sent = traffic(geometry, profile)
     chips = machine(profile, mapping)
-    return Timer(sent, chips, at_rest(chips), entries_of(sent.routes))
+    return Timer(sent, chips, at_rest(chips), entries_of(chips, sent.routes))
 
 
 def images_to_time(images: int, messages: float) -> int:
@@ -103,7 +98,7 @@ def images_to_time(images: int, messages: float) -> int:
     return max(1, min(images, MOST_IMAGES, affordable))
 
 
-def time_image(timer: Timer, image: Recorded, messages_done: MessagesDone = _unheard) -> StepTimes:
+def time_image(timer: Timer, image: Recorded, messages_done: Followed = mesh.unheard) -> StepTimes:
     """Times of an image, all corners at their nominal values.
 
     messages_done  called with the messages that have been followed so far; all of them go twice: in the pipeline, and
@@ -113,23 +108,44 @@ def time_image(timer: Timer, image: Recorded, messages_done: MessagesDone = _unh
     levels = timer.traffic.levels
     tasks = [(PIPELINE, step) for step in range(steps)]
     tasks += [(level, step) for level in range(levels) for step in range(steps)]
-    done = 0
-
-    def followed(messages: int) -> None:
-        nonlocal done
-        done += messages
-        messages_done(done)
+    count = _Count(messages_done)
 
     def run(task: tuple[int, int]) -> Step:
         level, step = task
         if level == PIPELINE:
-            return time_step(timer, pipelined(timer.traffic, image, step), followed)
-        return time_step(timer, falling_through(timer.traffic, image, level, step), followed)
+            return time_step(timer, pipelined(timer.traffic, image, step), count.more)
+        return time_step(timer, falling_through(timer.traffic, image, level, step), count.more)
 
     # compiled code runs without the lock, so that threads do
-    with ThreadPoolExecutor(numba.get_num_threads()) as pool:
+    with ThreadPoolExecutor(numba.get_num_threads()) as pool, count.ended():
         results = list(pool.map(run, tasks))
     return _times_of_image(timer, results[:steps], results[steps:])
+
+
+class _Count:
+    """How many messages all threads have followed; threads that count after the end are stopped by it."""
+
+    def __init__(self, messages_done: Followed) -> None:
+        self._done = 0
+        self._lock = Lock()
+        self._over = False
+        self._messages_done = messages_done
+
+    @contextmanager
+    def ended(self) -> Iterator[None]:
+        """What is raised in here, by Ctrl-C too, ends the threads that are at work."""
+        try:
+            yield
+        finally:
+            self._over = True
+
+    def more(self, messages: int) -> None:
+        """So many more have been followed."""
+        if self._over:
+            raise CancelledError
+        with self._lock:
+            self._done += messages
+            self._messages_done(self._done)
 
 
 def _times_of_image(timer: Timer, stream: list[Step], passing: list[Step]) -> StepTimes:
@@ -151,24 +167,34 @@ def _times_of_image(timer: Timer, stream: list[Step], passing: list[Step]) -> St
         busiest=timer.machine.cores[busiest][None],
         depth=timer.traffic.layout.depth,
         runtime_ns=np.full(len(CORNERS), timer.machine.runtime * TICK_PS / 1000),
-        chip_steps=1 + max(timer.traffic.sub_steps.values(), default=0),
+        chip_steps=1 + timer.traffic.sub_steps_pipelined,
         chip_steps_falling=timer.traffic.levels + sum(timer.traffic.sub_steps.values()),
         model="cycle",
         hop_counts=np.array([timer.machine.mesh.hops(load)], np.int64),
     )
 
 
-def time_step(timer: Timer, waves: list[Wave], messages_done: MessagesDone = _unheard) -> Step:
-    """A chip-wide step, waves[0], and its sub-steps; messages_done: called with the messages of each as it ends."""
-    times = [_times(timer, wave, messages_done) for wave in waves]
-    main = times[0]
+def time_step(timer: Timer, waves: Iterable[Wave], followed: Followed = mesh.unheard) -> Step:
+    """A chip-wide step, the first of `waves`, and its sub-steps; followed: as of mesh.run_wave."""
     machine = timer.machine
     end = machine.barrier + machine.runtime
+    remaining = iter(waves)
+    wave = next(remaining)
+    main = _times(timer, wave, followed)
+    neurons = wave.sweep
+    sending = int(wave.sent.max(initial=0)) * machine.axon_out
+    # it is as large as all sub-steps together
+    del wave
+    busy = main.busy.copy()
+    load = main.load.copy()
+    sub_steps = 0
+    for times in (_times(timer, sub_step, followed) for sub_step in remaining):
+        busy += times.busy
+        load += times.load
+        sub_steps += times.quiet + end
     # what the axon-in unit does for the messages of each core, whatever they make there
     axon_in = main.received * timer.traffic.message_in
     busiest = int(main.busy.argmax())
-    neurons = waves[0].sweep
-    sending = int(waves[0].sent.max(initial=0)) * machine.axon_out
     messages = int(axon_in[busiest])
     synapses = int(main.busy[busiest]) - messages
     link = int((main.load * machine.mesh.occupied).max(initial=0))
@@ -181,17 +207,15 @@ def time_step(timer: Timer, waves: list[Wave], messages_done: MessagesDone = _un
         waiting=main.quiet - max(neurons, sending, synapses + messages, link),
         barrier=machine.barrier,
         runtime=machine.runtime,
-        sub_steps=sum(sub_step.quiet + end for sub_step in times[1:]),
+        sub_steps=sub_steps,
     )
-    return Step(parts, np.sum([t.busy for t in times], 0), np.sum([t.load for t in times], 0))
+    return Step(parts, busy, load)
 
 
-def _times(timer: Timer, wave: Wave, messages_done: MessagesDone) -> WaveTimes:
+def _times(timer: Timer, wave: Wave, followed: Followed) -> WaveTimes:
     """One wave; without messages it is over when the last sweep is."""
     if wave.messages:
-        times = mesh.run_wave(timer.at_rest, timer.entries, wave)[0]
-        messages_done(wave.messages)
-        return times
+        return mesh.run_wave(timer.at_rest, timer.entries, wave, followed=followed)[0]
     links = len(timer.machine.mesh.occupied)
     sweep_end = wave.sweep_ends
     none = np.zeros_like(sweep_end)

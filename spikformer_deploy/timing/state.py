@@ -11,25 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.timing.machine import DIRECTIONS, SIDES, Machine
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.timing.machine import DIRECTIONS, SIDES, TICK_PS, Machine
 from spikformer_deploy.timing.wave import Routes, Wave
 from spikformer_deploy.timing.wheel import Wheel, make_wheel
 
 Records: TypeAlias = NDArray[Any]
 
 
-def _record(*names: str) -> np.dtype[Any]:
-    return np.dtype([(name, np.int64) for name in names])
+def _record(wide: str, narrow: str = "") -> np.dtype[Any]:
+    """Fields of 64 bits, for ticks and sums of them, then fields of 32 bits, for numbers of things."""
+    return np.dtype([(n, np.int64) for n in wide.split()] + [(n, np.int32) for n in narrow.split()], align=True)
 
 
-MESSAGE = _record("key", "entry", "arrive")
+MESSAGE = _record("key arrive", "service target x y")
 """A message in a port.
 
 key     birth * cores + source: the smaller one goes first, as in the specification
-entry   its entry in Routes
 arrive  the tick at which it is in this port
+others  as in its entry (ENTRY)
 """
-PORT = _record("head", "count", "leaves", "into", "behind", "pending", "feeder", "latency", "link", "x", "y")
+PORT = _record("leaves latency", "head count into behind pending feeder link x y ring")
 """A port: SIDES * router + direction for what comes from other routers, then one a core for its axon-out unit.
 
 head, count     the first message in its ring, and how many there are besides one on its way out, which is gone at
@@ -39,47 +41,35 @@ pending         the event that a place is free is in the queue
 feeder, latency the link that it is fed by, and the ticks that a message takes from there
 link            the link that leads from its router in its direction
 x, y            its router
+ring            where its ring begins in State.rings
 """
-LINK = _record("free", "waiting", "pending", "touched", "load", "occupied")
+LINK = _record("free load occupied", "waiting pending touched")
 """A link.
 
 free      the tick at which it can take a message
+load      messages that have crossed it
+occupied  ticks for which a message keeps it from others
 waiting   the first port that waits for it (PORT.behind: the next one), -1: none
 pending   the event that it is free is in the queue
 touched   it is in State.touched already
-load      messages that have crossed it
-occupied  ticks for which a message keeps it from others
 """
-CORE = _record(
-    "tile",
-    "x",
-    "y",
-    "firing",
-    "end",
-    "entry",
-    "clock",
-    "stalled",
-    "last_sent",
-    "served",
-    "busy",
-    "received",
-    "last_served",
-)
-"""A core.
+CORE = _record("firing end entry clock served busy received", "last_sent last_served")
+"""A core: 64 bytes.
 
-tile, x, y             its router
 firing, end            the sweep's next firing that sends something, and the end of the core's firings
 entry                  the entry of that firing's next message
 clock                  the tick that the sweep has come to
+served, busy, received as in WaveTimes
 last_sent, last_served places in State.history: where the next message's ticks go, and the oldest ones still are
-stalled, served, busy, received  as in WaveTimes
 """
-FIRING = _record("gap", "entry", "end")
+FIRING = _record("gap", "entry end")
 """Ticks from the firing before, and its entries in Routes: from which to which."""
-ENTRY = _record("target", "service")
-"""As in Routes."""
-DELIVERY = _record("key", "entry", "arrive", "begin")
+ENTRY = _record("", "service target x y")
+"""As in Routes, with the router of the target."""
+DELIVERY = _record("key arrive begin")
 """A message that has come to its core, for the Log."""
+WIDEST = 2**31 - 1
+"""What a field of 32 bits holds."""
 
 
 class Sizes(NamedTuple):
@@ -120,7 +110,8 @@ class State(NamedTuple):
     """All that a chip-wide step changes or looks at.
 
     ports, links, cores  (n,) PORT, LINK, CORE
-    rings                (ports, depth) MESSAGE: a ring for each port, from PORT.head on
+    rings                (routed * depth + cores,) MESSAGE: a ring for each port of a router, then one place for each
+                         axon-out unit
     history              (cores, sending + arriving) ticks: when the axon-out unit took the last messages, and when the
                          service of the last ones began.  A queue has a place when the one that many before has left
     firings              (firings,) FIRING, core by core
@@ -145,13 +136,13 @@ class Watch(NamedTuple):
     """What is written down besides.
 
     deliveries  (messages,) DELIVERY, or none of them where no log is wanted
-    written     (1,) deliveries so far
+    delivered   (1,) messages that have come to their cores so far
     crossings   (links, bins) messages that started on a link in each `bin_ticks`, the rest in the last bin; no bins
                 where they are not wanted
     """
 
     deliveries: Records
-    written: Int
+    delivered: Int
     crossings: Int
     bin_ticks: int
 
@@ -164,10 +155,6 @@ def at_rest(machine: Machine) -> MachineAtRest:
     links = np.zeros(len(mesh.occupied), LINK)
     links["occupied"] = mesh.occupied
     links["waiting"] = -1
-    state = np.zeros(cores, CORE)
-    state["tile"] = mesh.tile
-    state["x"] = mesh.tile % mesh.width
-    state["y"] = mesh.tile // mesh.width
     places = routed + cores
     sizes = Sizes(
         width=mesh.width,
@@ -181,7 +168,7 @@ def at_rest(machine: Machine) -> MachineAtRest:
         places=places,
         first_link=places + routed,
     )
-    return MachineAtRest(sizes, _ports(machine), links, state)
+    return MachineAtRest(sizes, _ports(machine), links, np.zeros(cores, CORE))
 
 
 def _ports(machine: Machine) -> Records:
@@ -193,6 +180,8 @@ def _ports(machine: Machine) -> Records:
     routers = np.concatenate([np.repeat(np.arange(mesh.routers), SIDES), mesh.tile])
     ports["x"] = routers % mesh.width
     ports["y"] = routers // mesh.width
+    ports["ring"][:routed] = machine.ports * np.arange(routed)
+    ports["ring"][routed:] = machine.ports * routed + np.arange(len(machine.cores))
     for number in range(routed):
         router, direction = divmod(number, SIDES)
         dx, dy = DIRECTIONS[direction]
@@ -206,11 +195,19 @@ def _ports(machine: Machine) -> Records:
     return ports
 
 
-def entries_of(routes: Routes) -> Records:
+def entries_of(machine: Machine, routes: Routes) -> Records:
     """The routing tables as `begin` takes them."""
+    longest = int(routes.service.max(initial=0))
+    if max(longest, len(routes.target)) > WIDEST:
+        found = (
+            f"{len(routes.target):,} routes, of which the longest keeps its core for {longest:,} ticks of {TICK_PS} ps"
+        )
+        problem = f"{found}: neither may be more than {WIDEST:,} where time is taken message by message"
+        raise InputError("--timing", problem, "Use --timing estimate.")
     entries = np.empty(len(routes.target), ENTRY)
     entries["target"] = routes.target
     entries["service"] = routes.service
+    entries["y"], entries["x"] = np.divmod(machine.mesh.tile[routes.target], machine.mesh.width)
     return entries
 
 
@@ -229,7 +226,7 @@ def begin(machine: MachineAtRest, entries: Records, wave: Wave) -> State:
         ports=machine.ports.copy(),
         links=machine.links.copy(),
         cores=cores,
-        rings=np.empty((len(machine.ports), sizes.depth), MESSAGE),
+        rings=np.empty(sizes.routed * sizes.depth + sizes.cores, MESSAGE),
         history=np.zeros((sizes.cores, sizes.sending + sizes.arriving), np.int64),
         firings=firings,
         entries=entries,
@@ -240,5 +237,4 @@ def begin(machine: MachineAtRest, entries: Records, wave: Wave) -> State:
 
 def watch_of(messages: int, links: int, bins: int, bin_ticks: int) -> Watch:
     """Room for that many deliveries, and bins of crossings for each link; 0 where they are not wanted."""
-    written = np.zeros(1, np.int64)
-    return Watch(np.empty(messages, DELIVERY), written, np.zeros((links, bins), np.int64), bin_ticks)
+    return Watch(np.empty(messages, DELIVERY), np.zeros(1, np.int64), np.zeros((links, bins), np.int64), bin_ticks)

@@ -5,7 +5,7 @@ A time step is one chip-wide step in which all neurons are visited, and then the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
@@ -17,7 +17,6 @@ from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import idle
-from spikformer_deploy.timing.ranges import starts_of
 from spikformer_deploy.timing.senders import Sender
 from spikformer_deploy.timing.traffic import Traffic
 from spikformer_deploy.timing.wave import Wave
@@ -50,6 +49,8 @@ class Firings:
     routes: Int
 
 
+SUB_STEPS_AT_ONCE = 16
+"""Sub-steps whose firings are in memory together: those of all sub-steps are several times the step's own."""
 NOBODY = Firings(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
 
 
@@ -60,56 +61,71 @@ def recorded_image(network: Network, execution: Execution, number: int) -> Recor
     return Recorded(sent, {name: marked for name, marked in found.items() if marked is not None})
 
 
-def pipelined(traffic: Traffic, image: Recorded, step: int) -> list[Wave]:
+def pipelined(traffic: Traffic, image: Recorded, step: int) -> Iterator[Wave]:
     """The waves of chip-wide step `step` of a pipeline that one image after the other, all like this one, runs through.
 
     A layer at level l works on what the Source sent l steps before.
     """
     steps = traffic.network.time_steps
-    sub_steps = max(traffic.sub_steps.values(), default=0)
+    sub_steps = traffic.sub_steps_pipelined
     return _waves(traffic, image, range(traffic.levels), lambda level: (step - level) % steps, sub_steps)
 
 
-def falling_through(traffic: Traffic, image: Recorded, level: int, step: int) -> list[Wave]:
+def falling_through(traffic: Traffic, image: Recorded, level: int, step: int) -> Iterator[Wave]:
     """The waves in which the layer at `level` works on time step `step`, and all others find nothing to do."""
     return _waves(traffic, image, [level], lambda _: step, traffic.sub_steps.get(level, 0))
 
 
-def _waves(traffic: Traffic, image: Recorded, levels: Collection[int], time_of: TimeOf, sub_steps: int) -> list[Wave]:
+def _waves(
+    traffic: Traffic, image: Recorded, levels: Collection[int], time_of: TimeOf, sub_steps: int
+) -> Iterator[Wave]:
     """The chip-wide step in which the layers at `levels` work, each on its own time step, and its sub-steps.
 
-    In a sub-step nothing is updated but the neurons that send.
+    In a sub-step nothing is updated but the neurons that send.  Waves are made while they are read.
     """
     costs = traffic.costs
-    now, *later = _by_sub_step(_firings(traffic, image, levels, time_of), sub_steps)
-    waves = [_wave(traffic, now, starts_of(_visits(traffic, image, levels, time_of)), costs.spike)]
-    if not later:
-        return waves
-    slice_at = traffic.sweep.slice_at
-    clock = costs.idle * np.arange(len(slice_at) + 1)
+    sweep = traffic.sweep
+    yield _first_wave(traffic, image, levels, time_of)
+    begin = costs.idle * sweep.begin
     # sub-steps in which nobody sends are all the same, and many
-    quiet = _wave(traffic, NOBODY, clock, 0)
-    for sent in later:
-        added = costs.spike + costs.update[slice_at[sent.place]] - costs.idle
-        waves.append(_wave(traffic, sent, clock, added) if len(sent.place) else quiet)
-    return waves
+    quiet = _wave(traffic, NOBODY, begin, NOBODY.place, 0)
+    for first in range(1, sub_steps + 1, SUB_STEPS_AT_ONCE):
+        within = range(first, min(first + SUB_STEPS_AT_ONCE, sub_steps + 1))
+        for sent in _firings(traffic, image, levels, time_of, within):
+            added = costs.spike + costs.update[sweep.slice_at[sent.place]] - costs.idle
+            visited = costs.idle * (sent.place + 1)
+            yield _wave(traffic, sent, begin, visited, added) if len(sent.place) else quiet
 
 
-def _visits(traffic: Traffic, image: Recorded, levels: Collection[int], time_of: TimeOf) -> Int:
-    """(places,) ticks of each visit of a chip-wide step: at `levels` an update, but of neurons that are idle there."""
+def _first_wave(traffic: Traffic, image: Recorded, levels: Collection[int], time_of: TimeOf) -> Wave:
+    """The chip-wide step itself."""
+    (sent,) = _firings(traffic, image, levels, time_of, range(1))
+    clock = _clock(traffic, image, levels, time_of)
+    return _wave(traffic, sent, clock[traffic.sweep.begin], clock[sent.place + 1], traffic.costs.spike)
+
+
+def _clock(traffic: Traffic, image: Recorded, levels: Collection[int], time_of: TimeOf) -> Int:
+    """(places + 1,) ticks: when each place is visited, as if the sweeps of all cores were one after the other.
+
+    At `levels` a visit is an update, but of neurons that are idle there.
+    """
     costs = traffic.costs
     works = np.isin(traffic.layout.level, list(levels)) & ~traffic.counters
-    visits = np.where(works, costs.update, costs.idle)[traffic.sweep.slice_at]
+    clock = np.zeros(len(traffic.sweep.slice_at) + 1, np.int64)
+    visits = clock[1:]
+    visits[:] = np.where(works, costs.update, costs.idle)[traffic.sweep.slice_at]
     for name, idle_neurons in image.idle.items():
         level = traffic.level[name]
         if level in levels:
             visits[traffic.own[name][idle_neurons[time_of(level)]]] = costs.idle
-    return visits
+    return np.cumsum(clock, out=clock)
 
 
-def _firings(traffic: Traffic, image: Recorded, levels: Collection[int], time_of: TimeOf) -> tuple[Int, Firings]:
-    """What the layers at `levels` send, each at its own time step: (firings,) sub-steps, ascending, and the firings."""
-    sub_steps = [NOBODY.place]
+def _firings(
+    traffic: Traffic, image: Recorded, levels: Collection[int], time_of: TimeOf, sub_steps: range
+) -> list[Firings]:
+    """What the layers at `levels` send in each of `sub_steps` (0: the step itself), each at its own time step."""
+    when = [NOBODY.place]
     places = [NOBODY.place]
     routes = [NOBODY.routes]
     for sender in traffic.senders:
@@ -119,15 +135,17 @@ def _firings(traffic: Traffic, image: Recorded, levels: Collection[int], time_of
             fired = np.arange(len(sender.sub_step))
         else:
             fired = np.flatnonzero(image.sent[sender.population][time_of(sender.level)])
+        sub_step = sender.sub_step[fired]
+        fired = fired[(sub_step >= sub_steps.start) & (sub_step < sub_steps.stop)]
+        if not len(fired):
+            continue
         sub_step, sent = _sent(sender, fired)
-        sub_steps.append(sub_step)
+        when.append(sub_step)
         places.append(sent.place)
         routes.append(sent.routes)
-    sub_step = np.concatenate(sub_steps)
-    place = np.concatenate(places)
-    # by sub-step, then by place; stable, so that what one neuron sends stays in the order of the senders
-    order = np.argsort(sub_step * len(traffic.sweep.slice_at) + place, kind="stable")
-    return sub_step[order], Firings(place[order], np.concatenate(routes)[order])
+    return _by_sub_step(
+        traffic, np.concatenate(when), Firings(np.concatenate(places), np.concatenate(routes)), sub_steps
+    )
 
 
 def _sent(sender: Sender, fired: Int) -> tuple[Int, Firings]:
@@ -144,21 +162,22 @@ def _sent(sender: Sender, fired: Int) -> tuple[Int, Firings]:
     return sub_step[sends], Firings(place[sends], routes[sends])
 
 
-def _by_sub_step(firings: tuple[Int, Firings], sub_steps: int) -> list[Firings]:
-    """The firings of the chip-wide step, then those of each of its sub-steps."""
-    sub_step, every = firings
-    edges = np.searchsorted(sub_step, np.arange(sub_steps + 2)).tolist()
-    return [Firings(every.place[first:end], every.routes[first:end]) for first, end in pairwise(edges)]
+def _by_sub_step(traffic: Traffic, when: Int, sent: Firings, sub_steps: range) -> list[Firings]:
+    """The firings of each of `sub_steps`; when: (firings,) the sub-step of each."""
+    # by sub-step, then by place; stable, so that what one neuron sends stays in the order of the senders
+    order = np.argsort(when * len(traffic.sweep.slice_at) + sent.place, kind="stable")
+    edges = np.searchsorted(when[order], np.arange(sub_steps.start, sub_steps.stop + 1)).tolist()
+    found = [order[first:end] for first, end in pairwise(edges)]
+    return [Firings(sent.place[chosen], sent.routes[chosen]) for chosen in found]
 
 
-def _wave(traffic: Traffic, firings: Firings, clock: Int, added: int | Int) -> Wave:
+def _wave(traffic: Traffic, firings: Firings, begin: Int, visited: Int, added: int | Int) -> Wave:
     """The wave of these firings.
 
-    clock  (places + 1,) ticks: when each place is visited, as if the sweeps of all cores were one after the other
-    added  ticks that a neuron that sends takes more, or (firings,) that each does
+    begin    (cores + 1,) ticks at which the sweep of each core begins, as if one came after the other, and all end
+    visited  (firings,) ticks at which the visits of these neurons end
+    added    ticks that a neuron that sends takes more, or (firings,) that each does
     """
-    begin = clock[traffic.sweep.begin]
-    visited = clock[firings.place + 1]
     first = np.searchsorted(firings.place, traffic.sweep.begin)
     sending = np.flatnonzero(first[1:] > first[:-1])
     # gaps are from the firing before, the first one of a core's from the begin of its sweep

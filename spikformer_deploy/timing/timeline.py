@@ -62,15 +62,15 @@ def record(timer: Timer, image: Recorded, progress: Progress = silent) -> Iterat
     progress  called with (steps and sub-steps done, all of them, a note)
     """
     steps = timer.traffic.network.time_steps
+    waves = 1 + timer.traffic.sub_steps_pipelined
     for step in range(steps):
-        waves = pipelined(timer.traffic, image, step)
         detail = 0
-        for number, wave in enumerate(waves):
+        for number, wave in enumerate(pipelined(timer.traffic, image, step)):
             name = f"step {step}" if number == 0 else f"step {step}, sub-step {number}"
             record = _record(timer, wave, name, detail, BINS_OF_SUB_STEP if number else BINS)
             # sub-steps are drawn in the detail of their step: by their own short time they would be crowded
             detail = detail or record.times.quiet // DETAIL
-            progress(step * len(waves) + number + 1, steps * len(waves), "")
+            progress(step * waves + number + 1, steps * waves, "")
             yield record
 
 

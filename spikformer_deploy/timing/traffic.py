@@ -72,6 +72,11 @@ class Traffic:
         """Layers from the Source to the Accumulator, both counted."""
         return self.layout.depth + 1
 
+    @property
+    def sub_steps_pipelined(self) -> int:
+        """The sub-steps that follow a chip-wide step of the pipeline: attentions have theirs together."""
+        return max(self.sub_steps.values(), default=0)
+
 
 def traffic(geometry: Geometry, profile: Profile) -> Traffic:
     """The traffic of `geometry`, which must have a mapping, on `profile`, durations at their nominal values."""

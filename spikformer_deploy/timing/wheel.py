@@ -1,7 +1,8 @@
-"""A queue of events in whole ticks, for compiled loops: digits of 6 bits, a ring of 64 slots for each of them.
+"""A queue of events in whole ticks, for compiled loops: digits of 6 bits, rings of 64 slots.
 
-An event waits in the ring of the highest digit in which its tick differs from now, and moves to lower ones as time
-comes near: few moves an event, all of it in the first cache.  Events of one tick come out together, in no order.
+Events that agree with now in all but the two lowest digits have a slot for each tick: 64 rings.  Any other waits in the
+ring of the highest digit in which its tick differs from now, and moves on as time comes near.  Latencies are some
+hundreds of ticks, so that few events move at all.  Events of one tick come out together, in no order.
 
 A heap would need a logarithm of comparisons for each event; here `schedule` and `advance` are a few instructions.
 """
@@ -35,12 +36,19 @@ DIGITS = 10
 """Ticks stay below 2^60."""
 SLOTS = 1 << BITS
 
-# Where things stand in Wheel.words, after the first event of slot s of digit d at d * SLOTS + s
-USED_SLOTS = DIGITS * SLOTS
-"""From here on, a word for each digit: a bit for each of its slots that holds events."""
-USED_DIGITS = USED_SLOTS + DIGITS
-"""One word: a bit for each digit that has such slots."""
-NOW = USED_DIGITS + 1
+NEAR = SLOTS * SLOTS
+"""Ticks that the two lowest digits tell apart."""
+RINGS = SLOTS + DIGITS - 2
+"""Rings of the near events, then one for each higher digit: that of digit d is SLOTS + d - 2."""
+
+# Where things stand in Wheel.words, after the first event of slot s of ring r at r * SLOTS + s
+USED_SLOTS = RINGS * SLOTS
+"""From here on, a word for each ring: a bit for each of its slots that holds events."""
+USED_NEAR = USED_SLOTS + RINGS
+"""One word: a bit for each ring of near events that has such slots."""
+USED_FAR = USED_NEAR + 1
+"""One word: a bit for each higher digit whose ring has such slots."""
+NOW = USED_FAR + 1
 """The tick that time has come to."""
 
 
@@ -48,7 +56,7 @@ class Wheel(NamedTuple):
     """The queue.  Events are numbers 0, 1, ...; each is in the queue once at most.
 
     events  (events,) EVENT
-    words   (NOW + 1,) see USED_SLOTS, USED_DIGITS and NOW; one array, since the loops are 4 % slower with four
+    words   (NOW + 1,) see USED_SLOTS and what follows it; one array, since the loops are 4 % slower with several
     """
 
     events: NDArray[Any]
@@ -68,17 +76,20 @@ def schedule(wheel: Wheel, event: int, tick: int) -> None:
     waiting = wheel.events[event]
     words = wheel.words
     different = tick ^ words[NOW]
-    digit = 0
-    # most events are near; and 0 has no highest bit
-    if different >= SLOTS:
+    if different < NEAR:
+        ring = (tick >> BITS) & (SLOTS - 1)
+        slot = tick & (SLOTS - 1)
+        words[USED_NEAR] |= 1 << ring
+    else:
         digit = highest_bit(different) // BITS  # type: ignore  # numba adds the first argument
-    slot = (tick >> (BITS * digit)) & (SLOTS - 1)
-    place = digit * SLOTS + slot
+        ring = SLOTS + digit - 2
+        slot = (tick >> (BITS * digit)) & (SLOTS - 1)
+        words[USED_FAR] |= 1 << digit
+    place = ring * SLOTS + slot
     waiting.tick = tick
     waiting.after = words[place]
     words[place] = event
-    words[USED_SLOTS + digit] |= 1 << slot
-    words[USED_DIGITS] |= 1 << digit
+    words[USED_SLOTS + ring] |= 1 << slot
 
 
 @compiled
@@ -86,23 +97,37 @@ def advance(wheel: Wheel) -> int:
     """Go to the next tick that has events: the first of them, with the others after it; -1: there are none."""
     events = wheel.events
     words = wheel.words
-    while words[USED_DIGITS]:
+    while not words[USED_NEAR]:
+        if not words[USED_FAR]:
+            return -1
         # the lowest digit in use comes first: its events agree with now in all higher digits
-        digit = lowest_bit(words[USED_DIGITS])  # type: ignore  # numba adds the first argument
-        slot = lowest_bit(words[USED_SLOTS + digit])
-        event = words[digit * SLOTS + slot]
-        words[digit * SLOTS + slot] = -1
-        words[USED_SLOTS + digit] &= ~(1 << slot)
-        if not words[USED_SLOTS + digit]:
-            words[USED_DIGITS] &= ~(1 << digit)
+        digit = lowest_bit(words[USED_FAR])  # type: ignore  # numba adds the first argument
+        ring = SLOTS + digit - 2
+        slot = lowest_bit(words[USED_SLOTS + ring])
+        event = _take(words, ring, slot)
+        if not words[USED_SLOTS + ring]:
+            words[USED_FAR] &= ~(1 << digit)
         # in now, higher digits stay, this one becomes the slot, and lower ones start from 0
         shift = BITS * digit
         words[NOW] = (((words[NOW] >> (shift + BITS)) << BITS) | slot) << shift
-        if digit == 0:
-            return event
         # these differ from now in lower digits only: each moves on to its slot there
         while event >= 0:
             following = events[event].after
             schedule(wheel, event, events[event].tick)
             event = following
-    return -1
+    ring = lowest_bit(words[USED_NEAR])  # type: ignore
+    slot = lowest_bit(words[USED_SLOTS + ring])
+    event = _take(words, ring, slot)
+    if not words[USED_SLOTS + ring]:
+        words[USED_NEAR] &= ~(1 << ring)
+    words[NOW] = (words[NOW] & ~(NEAR - 1)) | (ring * SLOTS + slot)
+    return event
+
+
+@compiled
+def _take(words: Int, ring: int, slot: int) -> int:
+    """The first event of a slot, which is empty now."""
+    event = words[ring * SLOTS + slot]
+    words[ring * SLOTS + slot] = -1
+    words[USED_SLOTS + ring] &= ~(1 << slot)
+    return event

@@ -24,7 +24,7 @@ def test_stalls_add_up(seed: int) -> None:
     for _ in range(10):
         machine = random_machine(rng)
         routes, wave = random_wave(rng, len(machine.cores))
-        times, log, _ = mesh.run_wave(at_rest(machine), entries_of(routes), wave, log=True)
+        times, log, _ = mesh.run_wave(at_rest(machine), entries_of(machine, routes), wave, log=True)
         assert log is not None
         timer = SimpleNamespace(machine=machine, traffic=SimpleNamespace(routes=routes))
         core, start, end = stalls(timer, wave, log)

@@ -1,7 +1,7 @@
 """The messages of a timing run against the exact event counts, and whole images against the specification."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ from spikformer_deploy.executors import reference as engine
 from spikformer_deploy.executors.execution import Execution
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
+from spikformer_deploy.timing import mesh, reference, steps
 from spikformer_deploy.timing import messages as timing
-from spikformer_deploy.timing import reference
 from spikformer_deploy.timing.hops import hop_table, hops_of_images
 from spikformer_deploy.timing.layout import depths
 from spikformer_deploy.timing.steps import Recorded, falling_through, pipelined, recorded_image
@@ -202,8 +202,8 @@ def test_sweeps_visit_one_neuron_after_the_other(network: Network, seed: int) ->
     step = seed % steps
     level = seed % traffic.levels
     waves = {
-        "pipelined": pipelined(traffic, image, step)[0],
-        "falling through": falling_through(traffic, image, level, step)[0],
+        "pipelined": next(pipelined(traffic, image, step)),
+        "falling through": next(falling_through(traffic, image, level, step)),
     }
     rules: dict[str, Callable[[int], int | None]] = {
         "pipelined": lambda at: (step - at) % steps,
@@ -229,12 +229,50 @@ def test_sweeps_are_as_long_as_the_events_say(network: Network, seed: int) -> No
     _, visits = slices.by_core(np.where(traffic.counters, 0, slices.neurons - slices.idle))
     for n, image in enumerate(images):
         for t in range(network.time_steps):
-            steps = [falling_through(traffic, image, level, t) for level in range(traffic.levels)]
+            steps = [list(falling_through(traffic, image, level, t)) for level in range(traffic.levels)]
             longer = sum(waves[0].sweep_ends - np.diff(waves[0].first) * spike for waves in steps)
             np.testing.assert_array_equal(longer, len(steps) * neurons * idle + visits[n, t] * longer_visit)
             for wave in (w for waves in steps for w in waves[1:]):
                 expected = neurons * idle + np.diff(wave.first) * (spike + longer_visit)
                 np.testing.assert_array_equal(wave.sweep_ends, expected)
+
+
+def test_sub_steps_in_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are there at once, the waves are the same."""
+    timer, _, images = prepared(random_network(7, blocks=2), 7)
+    whole = list(pipelined(timer.traffic, images[0], 1))
+    for at_once in (1, 3):
+        monkeypatch.setattr(steps, "SUB_STEPS_AT_ONCE", at_once)
+        waves = list(pipelined(timer.traffic, images[0], 1))
+        assert len(waves) == len(whole) > at_once + 1
+        for ours, theirs in zip(waves, whole, strict=True):
+            for field in fields(theirs):
+                np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name), field.name)
+    assert any(wave.messages for wave in whole[1:])
+
+
+def test_an_interrupt_ends_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the listener raises comes out, and no thread goes on for longer than until it next counts."""
+    timer, _, images = prepared(random_network(7, blocks=2), 7)
+    monkeypatch.setattr(mesh, "AT_ONCE", 1)
+    heard: list[int] = []
+
+    def interrupted(messages: int) -> None:
+        heard.append(messages)
+        if messages > 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        timing.time_image(timer, images[0], interrupted)
+    # each step that was at work or about to begin counts once more at most
+    assert len(heard) <= 6 + timer.traffic.network.time_steps * (timer.traffic.levels + 1)
+    assert timing.time_image(timer, images[0], heard.append).model == "cycle"
+    total = sum(
+        wave.messages
+        for step in range(timer.traffic.network.time_steps)
+        for wave in pipelined(timer.traffic, images[0], step)
+    )
+    assert heard[-1] == 2 * total > 2000
 
 
 def test_the_number_of_timed_images_is_bounded() -> None:
@@ -271,6 +309,6 @@ def test_attention_takes_a_sub_step_more_than_it_has_turns(serial: str) -> None:
     timer, _, images = prepared(network, seed)
     level = next(iter(timer.traffic.sub_steps))
     assert timer.traffic.sub_steps == {level: site.sub_steps + 1}
-    assert len(pipelined(timer.traffic, images[0], 0)) == site.sub_steps + 2
-    assert len(falling_through(timer.traffic, images[0], level, 0)) == site.sub_steps + 2
-    assert len(falling_through(timer.traffic, images[0], level + 1, 0)) == 1
+    assert len(list(pipelined(timer.traffic, images[0], 0))) == site.sub_steps + 2
+    assert len(list(falling_through(timer.traffic, images[0], level, 0))) == site.sub_steps + 2
+    assert len(list(falling_through(timer.traffic, images[0], level + 1, 0))) == 1

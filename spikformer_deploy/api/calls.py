@@ -69,6 +69,7 @@ def compile(
     dt: float | None = None,
     window: int | None = None,
     variables: int | None = None,
+    image_size: int | None = None,
     allow_pickle: bool = False,
 ) -> Program:
     """Compile a model to the Program of a target.  sd.compile_model gives the float graph and the notes too.
@@ -92,12 +93,13 @@ def compile(
                   integer that integer neurons send
     dt            seconds of a time step, where a .nir does not tell
     window, variables  where a checkpoint on time series does not tell: points that it sees, and their variables
+    image_size    pixels, of the (square) images of an official checkpoint, whose keys tell none
     allow_pickle  load files that run code when loaded; only if you trust them
     Raises InputError for what cannot be read and for options (OptionError, also a TypeError, for unknown ones),
     ModelError for a model that is not supported, QuantizeError and MappingError where the target cannot hold it.
     """
-    loading = {"arch": arch, "heads": heads, "levels": levels, "dt": dt, "window": window, "variables": variables}
-    loading["allow_pickle"] = allow_pickle
+    loading: dict[str, Any] = {"arch": arch, "heads": heads, "levels": levels, "dt": dt, "window": window}
+    loading |= {"variables": variables, "image_size": image_size, "allow_pickle": allow_pickle}
     images = calibration_of(calibrate_on)
     found = model_of(model, loading, time_steps, images)
     return stages.compile_model(
@@ -207,6 +209,7 @@ def verify(
     dt: float | None = None,
     window: int | None = None,
     variables: int | None = None,
+    image_size: int | None = None,
     allow_pickle: bool = False,
 ) -> Verdict:
     """Compare a program with its float model, layer by layer, and the engine with other backends, for equality.
@@ -216,12 +219,13 @@ def verify(
     model         what the program was compiled from, as of sd.compile; None: backends are compared alone
     backends      what the engine is compared with: of "reference", "lava", "onnx"
     limit, labels, task, workers, scheduler, send_images, progress  as of sd.run
-    arch, heads, levels, time_steps, dt, window, variables, allow_pickle  as of sd.load, for a `model` that is a path
+    arch, heads, levels, time_steps, dt, window, variables, image_size, allow_pickle  as of sd.load, for
+                  a `model` that is a path
     Raises InputError where the model is not the one that the program was compiled from, and as sd.run and sd.load do.
     """
     ready = program_of(program)
-    loading = {"arch": arch, "heads": heads, "levels": levels, "dt": dt, "window": window, "variables": variables}
-    loading["allow_pickle"] = allow_pickle
+    loading: dict[str, Any] = {"arch": arch, "heads": heads, "levels": levels, "dt": dt, "window": window}
+    loading |= {"variables": variables, "image_size": image_size, "allow_pickle": allow_pickle}
     images = images_of(ready, data, limit, labels, task)
     loaded = None
     if model is None:
@@ -259,6 +263,7 @@ def energy(
     dt: float | None = None,
     window: int | None = None,
     variables: int | None = None,
+    image_size: int | None = None,
     allow_pickle: bool = False,
 ) -> Counted:
     """Count the operations of a float model while it runs on images, and price them: no chip, no compile.
@@ -271,12 +276,12 @@ def energy(
     labels       a file of the classes of the images, for a folder or zip
     task         "classification" or "regression": what is beside the images; None: as the model says
     progress     called with (images done, images in all, a note)
-    arch, heads, levels, dt, window, variables, allow_pickle  as of sd.load, for a `model` that is a path
+    arch, heads, levels, dt, window, variables, image_size, allow_pickle  as of sd.load, for a `model` that is a path
     Raises InputError for an unknown convention, a model or images that cannot be used and for options (OptionError,
     also a TypeError, for unknown ones), ModelError for a model that fails on the images.
     """
-    loading = {"arch": arch, "heads": heads, "levels": levels, "dt": dt, "window": window, "variables": variables}
-    loading["allow_pickle"] = allow_pickle
+    loading: dict[str, Any] = {"arch": arch, "heads": heads, "levels": levels, "dt": dt, "window": window}
+    loading |= {"variables": variables, "image_size": image_size, "allow_pickle": allow_pickle}
     if not isinstance(model, (str, Path)):
         check_unused(loading, "the model is no file")
         loading = {}
@@ -307,6 +312,7 @@ def export(
     dt: float | None = None,
     window: int | None = None,
     variables: int | None = None,
+    image_size: int | None = None,
     allow_pickle: bool = False,
 ) -> None:
     """Write a program or a float model in another form.
@@ -316,12 +322,13 @@ def export(
             "pt2": torch.export, of a checkpoint
     output  the file, or for "lava" the folder, that is written whole or not at all
     data    images as of sd.run: to "lava" the first ten go along, with the spikes that are expected of them
-    arch, heads, levels, time_steps, dt, window, variables, allow_pickle  as of sd.load, for a `source` that is a path
+    arch, heads, levels, time_steps, dt, window, variables, image_size, allow_pickle  as of sd.load, for
+            a `source` that is a path
     Raises InputError where the format is not for what is given or `output` cannot be written, ModelError for what the
     format cannot hold, and as sd.load does.
     """
     loading: dict[str, Any] = {"arch": arch, "heads": heads, "levels": levels, "dt": dt, "window": window}
-    loading |= {"variables": variables, "allow_pickle": allow_pickle}
+    loading |= {"variables": variables, "image_size": image_size, "allow_pickle": allow_pickle}
     if isinstance(source, Program):
         check_unused({**loading, "time_steps": time_steps}, "a program is no file of a model")
         exports.export(source, to, output, data=calibration_of(data))

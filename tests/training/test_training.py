@@ -479,6 +479,20 @@ def test_the_model_in_the_box_knows_cifar10() -> None:
     assert reached == pytest.approx(stated, abs=3 * (stated * (1 - stated) / 1000) ** 0.5)
 
 
+def test_the_largest_model_in_the_box_is_made_of_the_integers_of_its_program() -> None:
+    """Random mantissas compress to nothing: they would be most of the wheel."""
+    module = load("cifar10").module
+    layers = [layer for layer in module.modules() if isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d))]
+    for layer in layers[1:]:
+        weight = layer.weight.detach().flatten(1)
+        whole = weight == weight.round()
+        assert weight.abs().max() < 127.5
+        # all but the largest of each channel, and those that would round beyond it
+        assert whole.float().mean() > 0.98
+        peaks = weight.abs().amax(1, keepdim=True)
+        assert bool((whole | (weight.abs() == peaks)).all())
+
+
 def test_the_box_stays_small() -> None:
     assert sum(bundled(name).stat().st_size for name in BUNDLED) < 12_000_000
 

@@ -233,7 +233,7 @@ def verify(
     else:
         loaded = model_of(model, loading, time_steps, images.pixels_in(slice(0, 1)))
         if isinstance(loaded, (str, Path)):
-            loaded = files.load(loaded, time_steps=time_steps, **loading)  # type: ignore[arg-type]
+            loaded = files.load(loaded, time_steps=time_steps, **loading)
     return verification.verify(
         ready,
         images,

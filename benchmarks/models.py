@@ -31,6 +31,9 @@ def model(name: str) -> Loaded:
         norm.momentum = 1.0
         torch.nn.init.ones_(norm.weight)
         torch.nn.init.constant_(norm.bias, BIAS)
+    for key, parameter in module.named_parameters():
+        if "layer_scale" in key:  # official ones begin as good as zero
+            torch.nn.init.ones_(parameter)
     preprocess = replace(USUAL[config.form], size=config.image_size)
     pixels = inputs(config, 2)
     # counts of events are taken as they are

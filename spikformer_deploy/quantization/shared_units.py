@@ -30,6 +30,9 @@ MOST_FRACTION_BITS = 4
 """Fractional bits of a stream beyond the finest weights: more change no bias that the rounding of weights would not."""
 MOST_EXPONENT = 8
 """Exponents are raised by less than this, for weights that are large beside the threshold."""
+SPANS = (1000, 16, 12, 8, 4)
+"""Of the exponents of a stream's layers, where a wider one does not fit: of scales that were trained to almost nothing,
+weights may be less than 2^-20 of others, and nothing that reads the stream sees what is left of them."""
 MOST_LOST_BITS = 4
 """Weights give up no more bits than this where the range does not fit."""
 THRESHOLD_HEADROOM_BITS = 5
@@ -183,12 +186,11 @@ def _shared_unit(
     """The largest thresholds that weights and state allow; fractional bits while the range fits."""
     channels = len(feeders[0].weight)
     peaks = [np.abs(feeder.weight).reshape(channels, -1).max(1) for feeder in feeders]
-    relative = _relative_exponents(peaks)
     largest_weight = 2 ** (settings.weight_bits - 1) - 1
     cap = 2 ** max(1, room.state_bits - THRESHOLD_HEADROOM_BITS) - 1
     # Lost bits vary fastest: larger exponents let thresholds grow, which only helps where those are below 1.
-    for extra, lost in product(range(MOST_EXPONENT), range(MOST_LOST_BITS + 1)):
-        exponents = [exponent + extra for exponent in relative]
+    for span, extra, lost in product(SPANS, range(MOST_EXPONENT), range(MOST_LOST_BITS + 1)):
+        exponents = [exponent + extra for exponent in _relative_exponents(peaks, span)]
         # what the weights of all layers are once their exponents are taken out: the same channel has one threshold
         normal = np.max([peak / 2.0**e for peak, e in zip(peaks, exponents, strict=True)], 0)
         weighed = normal * anchor.gain
@@ -231,13 +233,14 @@ def _least_exponent(peaks: Float, largest_weight: int) -> int:
     return exponent
 
 
-def _relative_exponents(peaks: Sequence[Float]) -> list[int]:
+def _relative_exponents(peaks: Sequence[Float], span: int) -> list[int]:
     """The exponent of each layer over that of the layer with the smallest weights, from its peaks (C,).
 
     Rounded up: the weights that are left are at most those of the smallest layer, and lose less than one bit.
+    span  of the exponents: layers whose weights are smaller still have that of 0, and lose the bits below
     """
     tops = [float(peak.max()) for peak in peaks]
-    least = min((top for top in tops if top > 0), default=1.0)
+    least = max(min((top for top in tops if top > 0), default=1.0), max(tops, default=0.0) / 2.0**span)
     return [max(0, int(np.ceil(np.log2(top / least)))) if top > 0 else 0 for top in tops]
 
 

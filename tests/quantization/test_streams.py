@@ -215,6 +215,32 @@ def test_layers_lose_one_bit_to_the_unit_that_they_share(name: str, bits: int) -
     assert all(np.abs(s.weight.astype(int)).max() >= 64 or s.shift == 0 for s in synapses)
 
 
+def test_layers_that_were_trained_to_almost_nothing_leave_the_others_their_bits() -> None:
+    """Scales that begin at 10^-6 and never grow: nothing that reads the stream sees what such a layer adds to it."""
+    graph, pixels = dyadic_stream(np.random.default_rng(0), 2)
+    tiny = [
+        replace(n, op=replace(n.op, weight=n.op.weight * 2.0**-22, bias=n.op.bias * 2.0**-22))
+        if n.name == "mlp" and isinstance(n.op, ir.Conv2d)
+        else n
+        for n in graph
+    ]
+    graph = check(Graph(tuple(tiny), 2))
+    images = np.random.default_rng(0).integers(0, 3, (2, 2, 8, 8)).astype(np.uint8)
+    seen = Calibration(graph, torch.from_numpy(images.astype(np.float32)))
+    network = quantize(graph, pixels, seen, LIMITS, Settings())
+    check_network(network)
+    largest = {
+        p.target: int(np.abs(p.synapse.weight.astype(int)).max())
+        for p in network.projections
+        if isinstance(p.synapse, Conv) and p.target in ("conv1", "add", "add1", "add2")
+    }
+    assert min(largest[name] for name in ("conv1", "add", "add1")) >= 64
+    assert largest["add2"] < 64
+    assert network["add2"].rounding > network["add1"].rounding
+    record = [p.name for p in network]
+    assert_equal_executions(*(e.execute(network, images, record=record) for e in (engine, reference)))
+
+
 def test_what_no_stream_can_hold_is_refused() -> None:
     graph, pixels = dyadic_stream(np.random.default_rng(0), 2)
     statistics = Calibration(graph, torch.zeros(1, 2, 8, 8))

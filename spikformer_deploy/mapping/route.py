@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 
 import numpy as np
@@ -24,11 +24,16 @@ CHANNEL, ROW, COLUMN = 0, 1, 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nets:
-    """Expected messages a step from slice `source` to slice `target`; arrays (nets,)."""
+    """Expected messages a step from slice `source` to slice `target`; arrays (nets,).
+
+    middles  (slices, 3) where each slice lies in its site, along channels, rows and columns, from 0 to 1; None where
+             nobody knows
+    """
 
     source: Int
     target: Int
     messages: Float
+    middles: Float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +92,14 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
                     parts.append(_ordinary(shape, alike, sources[0], part, sites[index], sent[0]))
                     # a partial sum goes on to the neuron of the same place, in every step
                     parts.append(_overlapping(part, target, target.first, target.end, 1.0))
-    return _joined(parts)
+    return replace(_joined(parts), middles=_middles(sites, boxes))
+
+
+def _middles(sites: tuple[Site, ...], boxes: Int) -> Float:
+    """(slices, 3) where each slice lies in its site, as shares of its channels, rows and columns."""
+    first, end = edges_of(boxes)
+    shapes = np.array([site.shape for site in sites])[boxes[:, SITE]]
+    return np.asarray((first + end) / (2 * shapes), np.float64)
 
 
 def _from_the_same(network: Network, projection: Projection) -> list[Conv | Window | Readout]:
@@ -381,12 +393,17 @@ def _shared(first: Int, end: Int, low: Int, high: Int) -> Int:
 
 def _tokens(slices: _Slices, low: Int, high: Int, width: int) -> Int:
     """(slices, ranges) positions of each, counted row by row through a map of `width` columns, in [low, high)."""
-    out = np.zeros((len(slices.index), len(low)), np.int64)
-    for i, (first, end) in enumerate(zip(slices.first, slices.end, strict=True)):
-        # the positions of a box are an interval of tokens in each of its rows
-        rows = np.arange(first[ROW], end[ROW]) * width
-        out[i] = _shared(rows + first[COLUMN], rows + end[COLUMN], low, high).sum(0)
-    return out
+    return _tokens_before(slices, high, width) - _tokens_before(slices, low, width)
+
+
+def _tokens_before(slices: _Slices, token: Int, width: int) -> Int:
+    """(slices, tokens) positions of each with a smaller number than each of some tokens."""
+    first, end = slices.first[:, :, None], slices.end[:, :, None]
+    row, column = np.divmod(token, width)
+    columns = end[:, COLUMN] - first[:, COLUMN]
+    whole = np.clip(row, first[:, ROW], end[:, ROW]) - first[:, ROW]
+    begun = (first[:, ROW] <= row) & (row < end[:, ROW])
+    return whole * columns + begun * np.clip(column - first[:, COLUMN], 0, columns)
 
 
 def _nonzero(senders: _Slices, receivers: _Slices, messages: Array) -> Nets:

@@ -18,11 +18,10 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.counts.slices import PER_IMAGE, Geometry, SliceEvents, geometry, slice_events
+from spikformer_deploy.counts.slices import PER_IMAGE, Geometry, SliceEvents, by_site, geometry, slice_events
 from spikformer_deploy.counts.sums import weighted
 from spikformer_deploy.executors.execution import Cells, Execution
 from spikformer_deploy.network.heads import Heads, factors_of, heads_of
-from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.neurons import Accumulator, And
 from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
@@ -182,8 +181,8 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     mapping = geometry.mapping
     _check_cells(geometry, execution)
     tables = (geometry.wholes, geometry.sent, geometry.received)
-    sums = {name: execution.activity[name].messages for name in geometry.first}
-    totals, (wholes, sent, received) = weighted(tables, sums, geometry.first)
+    sums = {name: execution.activity[name].messages for name in geometry.layout.first}
+    totals, (wholes, sent, received) = weighted(tables, sums, geometry.layout)
     images = len(wholes[0])
     messages = {name: total.sum(0) for name, total in totals.items()}
     populations = {p.name: _population(network, p.name, execution, messages, images) for p in network}
@@ -191,7 +190,7 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     serial: dict[str, str] = {}
     if mapping is not None:
         slices = slice_events(geometry, sent, received, execution.activity)
-        _add_mapped(populations, mapping, slices)
+        _add_mapped(populations, geometry, slices)
         serial = {site.population: site.serial for site in mapping.sites if site.kind == "attention"}
     synops = wholes[1].sum(0).T
     numbers, slots = totals, synops
@@ -220,31 +219,28 @@ def _in_slots(
         values = execution.activity[name].values
         assert values is not None
         numbers[name] = values
-    totals, ((_, slots),) = weighted((geometry.wholes,), numbers, geometry.first)
+    totals, ((_, slots),) = weighted((geometry.wholes,), numbers, geometry.layout)
     return totals, slots.sum(0).T
 
 
-def _add_mapped(populations: dict[str, PopulationEvents], mapping: Mapping, slices: SliceEvents) -> None:
+def _add_mapped(populations: dict[str, PopulationEvents], geometry: Geometry, slices: SliceEvents) -> None:
     """Put into `populations` what only a mapping can tell: messages to cores, and gathered partial sums."""
-    for site, sent in zip(mapping.sites, _sent_by_site(slices, len(mapping.sites)), strict=True):
+    mapping = geometry.mapping
+    standing = geometry.standing
+    assert mapping is not None
+    assert standing is not None
+    sent = by_site(slices.messages_out.sum(0), mapping).T
+    exchanged = len(slices.spikes) * standing.exchanged
+    for index, site in enumerate(mapping.sites):
         counted = populations[site.population]
         if site.kind == "population":
-            populations[site.population] = replace(counted, messages=sent)
+            counted = replace(counted, messages=sent[index])
         elif site.kind == "partial":
             # every slice of partial sums sends each of its values on to one neuron
-            populations[site.population] = replace(counted, gathered=counted.gathered + sent)
-    images = len(slices.spikes)
-    for slice_, sent in enumerate(mapping.exchanged.tolist()):
-        name = mapping.sites[slices.sites[slice_]].population
-        counted = populations[name]
-        populations[name] = replace(counted, gathered=counted.gathered + images * sent)
-
-
-def _sent_by_site(slices: SliceEvents, sites: int) -> Int:
-    """(sites, T) messages sent by all slices of a site, of all images."""
-    sent = np.zeros((sites, slices.messages_out.shape[1]), np.int64)
-    np.add.at(sent, slices.sites, slices.messages_out.sum(0).T)
-    return sent
+            counted = replace(counted, gathered=counted.gathered + sent[index])
+        else:
+            counted = replace(counted, gathered=counted.gathered + exchanged[index])
+        populations[site.population] = counted
 
 
 def join(parts: Sequence[Events]) -> Events:

@@ -14,17 +14,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.counts.dense import Described
 from spikformer_deploy.counts.slices import PER_IMAGE, Geometry, SliceEvents, by_site, geometry, slice_events
 from spikformer_deploy.counts.sums import weighted
 from spikformer_deploy.executors.execution import Cells, Execution
 from spikformer_deploy.network.heads import Heads, factors_of, heads_of
-from spikformer_deploy.network.network import Network, Projection
-from spikformer_deploy.network.neurons import Accumulator, And
-from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
+from spikformer_deploy.network.network import Network, Population, Projection
+from spikformer_deploy.network.neurons import Accumulator
+from spikformer_deploy.network.synapses import Attention, DualSpike
 
 __all__ = [
     "Events",
@@ -103,7 +103,7 @@ class ProjectionEvents:
     products      (T,) min(e * spikes of k, d * spikes of v) + e * spikes of q: the additions of q (K^T V) where zeros
                   of one operand are skipped; the count of the syops tool, here with the exact spikes of each image
     slot_products (T,) the same of the numbers that q, k and v send: an addition for each spike that they stand for
-    dense         multiply-accumulates of one image and step where nothing is skipped: see dense_macs
+    dense         multiply-accumulates of one image and step where nothing is skipped: see counts/dense.py
     """
 
     sources: tuple[str, ...]
@@ -184,14 +184,26 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     sums = {name: execution.activity[name].messages for name in geometry.layout.first}
     totals, (wholes, sent, received) = weighted(tables, sums, geometry.layout)
     images = len(wholes[0])
-    messages = {name: total.sum(0) for name, total in totals.items()}
-    populations = {p.name: _population(network, p.name, execution, messages, images) for p in network}
+    spikes = {name: total.sum(0) for name, total in totals.items()}
     slices = None
+    messages = spikes
+    gathered: dict[str, Int] = {}
     serial: dict[str, str] = {}
     if mapping is not None:
         slices = slice_events(geometry, sent, received, execution.activity)
-        _add_mapped(populations, geometry, slices)
+        messages, gathered = _between_cores(geometry, slices)
         serial = {site.population: site.serial for site in mapping.sites if site.kind == "attention"}
+    none = np.zeros(network.time_steps, np.int64)
+    populations = {
+        p.name: _population(
+            network,
+            p,
+            execution,
+            (spikes.get(p.name, none), messages.get(p.name, none), gathered.get(p.name, none)),
+            images,
+        )
+        for p in network
+    }
     synops = wholes[1].sum(0).T
     numbers, slots = totals, synops
     if geometry.graded:
@@ -200,6 +212,7 @@ def count(geometry: Geometry, execution: Execution) -> Events:
         _projection(
             network,
             projection,
+            geometry.described[i],
             (synops[i], slots[i]),
             execution,
             (totals, numbers),
@@ -223,24 +236,25 @@ def _in_slots(
     return totals, slots.sum(0).T
 
 
-def _add_mapped(populations: dict[str, PopulationEvents], geometry: Geometry, slices: SliceEvents) -> None:
-    """Put into `populations` what only a mapping can tell: messages to cores, and gathered partial sums."""
+def _between_cores(geometry: Geometry, slices: SliceEvents) -> tuple[dict[str, Int], dict[str, Int]]:
+    """By population what only a mapping can tell: messages to cores (T,), and gathered partial sums (T,)."""
     mapping = geometry.mapping
     standing = geometry.standing
     assert mapping is not None
     assert standing is not None
-    sent = by_site(slices.messages_out.sum(0), mapping).T
+    sent = by_site(slices.messages_out.sum(0).T, mapping)
     exchanged = len(slices.spikes) * standing.exchanged
-    for index, site in enumerate(mapping.sites):
-        counted = populations[site.population]
+    messages: dict[str, Int] = {}
+    gathered: dict[str, Int] = {}
+    for site, of_site, between_copies in zip(mapping.sites, sent, exchanged.tolist(), strict=True):
         if site.kind == "population":
-            counted = replace(counted, messages=sent[index])
+            messages[site.population] = of_site
         elif site.kind == "partial":
             # every slice of partial sums sends each of its values on to one neuron
-            counted = replace(counted, gathered=counted.gathered + sent[index])
-        else:
-            counted = replace(counted, gathered=counted.gathered + exchanged[index])
-        populations[site.population] = counted
+            gathered[site.population] = gathered.get(site.population, 0) + of_site
+        elif between_copies:
+            gathered[site.population] = gathered.get(site.population, np.zeros_like(of_site)) + between_copies
+    return messages, gathered
 
 
 def join(parts: Sequence[Events]) -> Events:
@@ -311,28 +325,30 @@ def _shape(cells: Cells) -> str:
 
 
 def _population(
-    network: Network, name: str, execution: Execution, messages: dict[str, Int], images: int
+    network: Network, population: Population, execution: Execution, counted: tuple[Int, Int, Int], images: int
 ) -> PopulationEvents:
-    """Its events where there is no mapping: a message for every spike, and nothing gathered.
+    """Its events.
 
-    messages  by population: (T,) messages of all images
+    counted  spikes, messages and gathered of PopulationEvents
     """
-    population = network[name]
+    spikes, messages, gathered = counted
+    name = population.name
     updates = np.full(network.time_steps, population.size * images, np.int64)
     none = np.zeros(network.time_steps, np.int64)
     if isinstance(population.neuron, Accumulator):
-        return PopulationEvents(name, updates, none, none, none, none, none, np.zeros(population.shape, bool))
-    spikes = messages[name]
+        silent = np.zeros(population.shape, bool)
+        return PopulationEvents(name, updates, none, none, none, messages, gathered, silent)
     activity = execution.activity[name]
     idle = none if activity.idle is None else activity.idle.sum((0, 2, 3, 4), dtype=np.int64)
     if population.neuron.idle_if_silent:
         idle = updates - spikes
-    return PopulationEvents(name, updates, idle, spikes, activity.total, spikes, none, activity.active)
+    return PopulationEvents(name, updates, idle, spikes, activity.total, messages, gathered, activity.active)
 
 
 def _projection(
     network: Network,
     projection: Projection,
+    described: Described,
     operations: tuple[Int, Int],
     execution: Execution,
     sent: tuple[dict[str, Int], dict[str, Int]],
@@ -345,19 +361,19 @@ def _projection(
     serial      of an attention, as in its Site; "" where there is no mapping
     """
     synops, slots = operations
-    none = np.zeros_like(synops)
+    none = np.zeros(network.time_steps, np.int64)
     events = ProjectionEvents(
         sources=projection.sources,
         target=projection.target,
-        kind="window" if _only_compares(network, projection) else type(projection.synapse).__name__.lower(),
-        graded=any(network[source].max_out > 1 for source in projection.sources),
+        kind=described.kind,
+        graded=described.graded,
         synops=synops,
         slots=slots,
         delivered=none,
         coincidences=none,
         products=none,
         slot_products=none,
-        dense=dense_macs(network, projection),
+        dense=described.dense,
     )
     if isinstance(projection.synapse, DualSpike):
         return _of_product(network, projection, events, sent)
@@ -420,38 +436,3 @@ def _products(heads: Heads, sent: list[Int]) -> Int:
     """
     q, k, v = sent
     return (np.minimum(heads.width * k, heads.depth * v) + heads.width * q).sum(0)
-
-
-def dense_macs(network: Network, projection: Projection) -> int:
-    """Multiply-accumulates of one image and step where nothing is skipped, as papers count them.
-
-    Zero padding is included; of an attention both products in the cheaper order; a readout works on the pooled map;
-    windows (pooling, residual sums) multiply nothing.
-    """
-    if _only_compares(network, projection):
-        return 0
-    _, height, width = network[projection.target].shape
-    positions = height * width
-    match projection.synapse:
-        case Conv(weight=weight):
-            return weight.size * positions
-        case Readout(weight=weight):
-            return weight.size
-        case Attention():
-            heads = heads_of(network, projection)
-            kv_first = 2 * heads.depth * heads.width
-            return heads.heads * positions * min(kv_first, positions * (heads.depth + heads.width))
-        case DualSpike():
-            return factors_of(network, projection).dense
-        case Window():
-            return 0
-        case _:
-            assert_never(projection.synapse)
-
-
-def _only_compares(network: Network, projection: Projection) -> bool:
-    """Whether a convolution of ones and zeros leads to neurons that fire where any spike arrives: a pool of spikes."""
-    neuron = network[projection.target].neuron
-    if not (isinstance(projection.synapse, Conv) and isinstance(neuron, And) and neuron.inputs == 1):
-        return False
-    return bool(np.isin(projection.synapse.weight, (0, 1)).all())

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.counts.dense import Described, described
 from spikformer_deploy.counts.inlets import Inlet, cells_of, inlets, own_inlet
 from spikformer_deploy.counts.sums import Entries, Layout, SparseSums, joined, layout_of, sparse_sums, weighted
 from spikformer_deploy.executors.execution import Activity, Cells
@@ -133,6 +134,7 @@ class Geometry:
     layout    where the cells of each population stand among those of all
     wholes    rows: the projections of the network, in its order; (messages of the source, synaptic operations), none
               of an attention and of a dual spike transformation
+    described of each projection, in the network's order
     graded    populations whose messages are numbers of spikes
     arriving  by population: its messages at the slices that it sends to; none where there is no mapping
     sent      rows: slices; (spikes, messages sent): see SliceEvents
@@ -147,6 +149,7 @@ class Geometry:
     cells: dict[str, Cells]
     layout: Layout
     wholes: SparseSums
+    described: tuple[Described, ...]
     graded: frozenset[str]
     arriving: dict[str, tuple[Weights, ...]]
     sent: SparseSums
@@ -192,6 +195,7 @@ def geometry(network: Network, mapping: Mapping | None) -> Geometry:
         cells=cells,
         layout=layout,
         wholes=sparse_sums(len(network.projections), _wholes(network, cells, layout.first)),
+        described=tuple(described(network, projection) for projection in network.projections),
         graded=graded,
         arriving=arriving,
         sent=sparse_sums(slices, joined(sent)),
@@ -220,9 +224,9 @@ def _layout(cells: dict[str, Cells]) -> Layout:
 
 
 def by_site(values: Int, mapping: Mapping) -> Int:
-    """(..., sites) sums of `values` (..., slices)."""
-    sums = np.zeros((*values.shape[:-1], len(mapping.sites)), np.int64)
-    np.add.at(sums, (..., mapping.boxes[:, 0]), values)
+    """(sites, ...) sums of `values` (slices, ...)."""
+    sums = np.zeros((len(mapping.sites), *values.shape[1:]), np.int64)
+    np.add.at(sums, mapping.boxes[:, 0], values)
     return sums
 
 

@@ -184,7 +184,8 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     sums = {name: execution.activity[name].messages for name in geometry.layout.first}
     totals, (wholes, sent, received) = weighted(tables, sums, geometry.layout)
     images = len(wholes[0])
-    spikes = {name: total.sum(0) for name, total in totals.items()}
+    by_name = dict(zip(geometry.layout.first, totals, strict=True))
+    spikes = dict(zip(geometry.layout.first, totals.sum(1), strict=True))
     slices = None
     messages = spikes
     gathered: dict[str, Int] = {}
@@ -195,17 +196,11 @@ def count(geometry: Geometry, execution: Execution) -> Events:
         serial = {site.population: site.serial for site in mapping.sites if site.kind == "attention"}
     none = np.zeros(network.time_steps, np.int64)
     populations = {
-        p.name: _population(
-            network,
-            p,
-            execution,
-            (spikes.get(p.name, none), messages.get(p.name, none), gathered.get(p.name, none)),
-            images,
-        )
+        p.name: _population(p, execution, [of_all.get(p.name, none) for of_all in (spikes, messages, gathered)], images)
         for p in network
     }
     synops = wholes[1].sum(0).T
-    numbers, slots = totals, synops
+    numbers, slots = by_name, synops
     if geometry.graded:
         numbers, slots = _in_slots(geometry, execution, sums)
     projections = tuple(
@@ -215,7 +210,7 @@ def count(geometry: Geometry, execution: Execution) -> Events:
             geometry.described[i],
             (synops[i], slots[i]),
             execution,
-            (totals, numbers),
+            (by_name, numbers),
             serial.get(projection.target, ""),
         )
         for i, projection in enumerate(network.projections)
@@ -233,7 +228,7 @@ def _in_slots(
         assert values is not None
         numbers[name] = values
     totals, ((_, slots),) = weighted((geometry.wholes,), numbers, geometry.layout)
-    return totals, slots.sum(0).T
+    return dict(zip(geometry.layout.first, totals, strict=True)), slots.sum(0).T
 
 
 def _between_cores(geometry: Geometry, slices: SliceEvents) -> tuple[dict[str, Int], dict[str, Int]]:
@@ -242,8 +237,9 @@ def _between_cores(geometry: Geometry, slices: SliceEvents) -> tuple[dict[str, I
     standing = geometry.standing
     assert mapping is not None
     assert standing is not None
-    sent = by_site(slices.messages_out.sum(0).T, mapping)
+    sent = by_site(slices.messages_out.sum(0), mapping).T
     exchanged = len(slices.spikes) * standing.exchanged
+    none = np.zeros(sent.shape[1], np.int64)
     messages: dict[str, Int] = {}
     gathered: dict[str, Int] = {}
     for site, of_site, between_copies in zip(mapping.sites, sent, exchanged.tolist(), strict=True):
@@ -251,9 +247,9 @@ def _between_cores(geometry: Geometry, slices: SliceEvents) -> tuple[dict[str, I
             messages[site.population] = of_site
         elif site.kind == "partial":
             # every slice of partial sums sends each of its values on to one neuron
-            gathered[site.population] = gathered.get(site.population, 0) + of_site
+            gathered[site.population] = gathered.get(site.population, none) + of_site
         elif between_copies:
-            gathered[site.population] = gathered.get(site.population, np.zeros_like(of_site)) + between_copies
+            gathered[site.population] = gathered.get(site.population, none) + between_copies
     return messages, gathered
 
 
@@ -324,24 +320,24 @@ def _shape(cells: Cells) -> str:
     return " x ".join(map(str, cells.shape))
 
 
-def _population(
-    network: Network, population: Population, execution: Execution, counted: tuple[Int, Int, Int], images: int
-) -> PopulationEvents:
+def _population(population: Population, execution: Execution, counted: Sequence[Int], images: int) -> PopulationEvents:
     """Its events.
 
     counted  spikes, messages and gathered of PopulationEvents
     """
     spikes, messages, gathered = counted
     name = population.name
-    updates = np.full(network.time_steps, population.size * images, np.int64)
-    none = np.zeros(network.time_steps, np.int64)
+    updates = np.full_like(spikes, population.size * images)
     if isinstance(population.neuron, Accumulator):
         silent = np.zeros(population.shape, bool)
-        return PopulationEvents(name, updates, none, none, none, messages, gathered, silent)
+        return PopulationEvents(name, updates, spikes, spikes, spikes, messages, gathered, silent)
     activity = execution.activity[name]
-    idle = none if activity.idle is None else activity.idle.sum((0, 2, 3, 4), dtype=np.int64)
     if population.neuron.idle_if_silent:
         idle = updates - spikes
+    elif activity.idle is not None:
+        idle = activity.idle.sum((0, 2, 3, 4), dtype=np.int64)
+    else:
+        idle = np.zeros(len(updates), np.int64)
     return PopulationEvents(name, updates, idle, spikes, activity.total, messages, gathered, activity.active)
 
 

@@ -224,9 +224,11 @@ def _layout(cells: dict[str, Cells]) -> Layout:
 
 
 def by_site(values: Int, mapping: Mapping) -> Int:
-    """(sites, ...) sums of `values` (slices, ...)."""
-    sums = np.zeros((len(mapping.sites), *values.shape[1:]), np.int64)
-    np.add.at(sums, mapping.boxes[:, 0], values)
+    """(k, sites) sums of `values` (k, slices)."""
+    sums = np.zeros((len(values), len(mapping.sites)), np.int64)
+    for of_sites, of_slices in zip(sums, values, strict=True):
+        # numpy is three times as fast row by row
+        np.add.at(of_sites, mapping.boxes[:, 0], of_slices)
     return sums
 
 
@@ -261,7 +263,7 @@ def _standing(network: Network, mapping: Mapping) -> Standing:
         messages_in=arriving,
         # an operation for each
         synops=arriving,
-        exchanged=by_site(exchanged, mapping),
+        exchanged=by_site(exchanged[None], mapping)[0],
     )
 
 

@@ -125,8 +125,8 @@ class _Packing(NamedTuple):
 
 def weighted(
     tables: Sequence[SparseSums], numbers: Mapping[str, Int32], layout: Layout
-) -> tuple[dict[str, Int], list[tuple[Int, Int]]]:
-    """((images, T) messages of each population, for each table the sums by `first` and by `second` (images, T, rows)).
+) -> tuple[Int, list[tuple[Int, Int]]]:
+    """Messages (populations, images, T), and for each table the sums by `first` and by `second` (images, T, rows).
 
     numbers  (images, T, slices, rows, columns) messages of each cell, or whatever is counted, by population
     layout   where the cells of each population stand in the tables
@@ -149,7 +149,7 @@ def weighted(
             _products(table, values, both[0, lane : lane + LANES], both[1, lane : lane + LANES])
     messages = np.add.reduceat(totals, layout.first_chunk, 0).reshape(len(sent), images, steps)
     shaped = [both[:, :lanes].reshape(2, images, steps, both.shape[2]) for both in sums]
-    return dict(zip(layout.first, messages, strict=True)), [(both[0], both[1]) for both in shaped]
+    return messages, [(both[0], both[1]) for both in shaped]
 
 
 @shared

@@ -41,7 +41,7 @@ def test_sums_equal_dense_products(seed: int, images: int, steps: int, rows: int
         np.add.at(table, (row, cell), weights)
         assert sums.shape == (images, steps, rows)
         np.testing.assert_array_equal(sums, flat @ table.T)
-    for name, total in totals.items():
+    for name, total in zip(SIZES, totals, strict=True):
         np.testing.assert_array_equal(total, sent[name].sum((2, 3, 4)))
 
 

@@ -35,7 +35,7 @@ from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.chips.profile import load_profile
-from spikformer_deploy.counts.events import dense_macs
+from spikformer_deploy.counts.dense import dense_macs
 from spikformer_deploy.mapping.map import SCHEDULES, map_explained
 from spikformer_deploy.mapping.objective import Cuts
 from spikformer_deploy.mapping.partition import cuts, sites_of, way_of

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from spikformer_deploy.accounting.uncertainty import Energy, Part, priced
 from spikformer_deploy.chips.profile import operation_energies
 from spikformer_deploy.chips.quantity import Quantity
-from spikformer_deploy.counts.events import Events, ProjectionEvents, dense_macs
+from spikformer_deploy.counts.dense import dense_macs
+from spikformer_deploy.counts.events import Events, ProjectionEvents
 from spikformer_deploy.network.heads import heads_of
 from spikformer_deploy.network.network import Network, Projection, graded_spikes
 from spikformer_deploy.network.neurons import Source

@@ -14,18 +14,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
-from spikformer_deploy.counts.slices import PER_IMAGE, Geometry, SliceEvents, geometry, slice_events
+from spikformer_deploy.counts.dense import Described
+from spikformer_deploy.counts.slices import PER_IMAGE, Geometry, SliceEvents, by_site, geometry, slice_events
 from spikformer_deploy.counts.sums import weighted
 from spikformer_deploy.executors.execution import Cells, Execution
 from spikformer_deploy.network.heads import Heads, factors_of, heads_of
-from spikformer_deploy.network.mapping import Mapping
-from spikformer_deploy.network.network import Network, Projection
-from spikformer_deploy.network.neurons import Accumulator, And
-from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
+from spikformer_deploy.network.network import Network, Population, Projection
+from spikformer_deploy.network.neurons import Accumulator
+from spikformer_deploy.network.synapses import Attention, DualSpike
 
 __all__ = [
     "Events",
@@ -104,7 +103,7 @@ class ProjectionEvents:
     products      (T,) min(e * spikes of k, d * spikes of v) + e * spikes of q: the additions of q (K^T V) where zeros
                   of one operand are skipped; the count of the syops tool, here with the exact spikes of each image
     slot_products (T,) the same of the numbers that q, k and v send: an addition for each spike that they stand for
-    dense         multiply-accumulates of one image and step where nothing is skipped: see dense_macs
+    dense         multiply-accumulates of one image and step where nothing is skipped: see counts/dense.py
     """
 
     sources: tuple[str, ...]
@@ -182,28 +181,36 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     mapping = geometry.mapping
     _check_cells(geometry, execution)
     tables = (geometry.wholes, geometry.sent, geometry.received)
-    sums = {name: execution.activity[name].messages for name in geometry.first}
-    totals, (wholes, sent, received) = weighted(tables, sums, geometry.first)
+    sums = {name: execution.activity[name].messages for name in geometry.layout.first}
+    totals, (wholes, sent, received) = weighted(tables, sums, geometry.layout)
     images = len(wholes[0])
-    messages = {name: total.sum(0) for name, total in totals.items()}
-    populations = {p.name: _population(network, p.name, execution, messages, images) for p in network}
+    by_name = dict(zip(geometry.layout.first, totals, strict=True))
+    spikes = dict(zip(geometry.layout.first, totals.sum(1), strict=True))
     slices = None
+    messages = spikes
+    gathered: dict[str, Int] = {}
     serial: dict[str, str] = {}
     if mapping is not None:
         slices = slice_events(geometry, sent, received, execution.activity)
-        _add_mapped(populations, mapping, slices)
+        messages, gathered = _between_cores(geometry, slices)
         serial = {site.population: site.serial for site in mapping.sites if site.kind == "attention"}
+    none = np.zeros(network.time_steps, np.int64)
+    populations = {
+        p.name: _population(p, execution, [of_all.get(p.name, none) for of_all in (spikes, messages, gathered)], images)
+        for p in network
+    }
     synops = wholes[1].sum(0).T
-    numbers, slots = totals, synops
+    numbers, slots = by_name, synops
     if geometry.graded:
         numbers, slots = _in_slots(geometry, execution, sums)
     projections = tuple(
         _projection(
             network,
             projection,
+            geometry.described[i],
             (synops[i], slots[i]),
             execution,
-            (totals, numbers),
+            (by_name, numbers),
             serial.get(projection.target, ""),
         )
         for i, projection in enumerate(network.projections)
@@ -220,31 +227,30 @@ def _in_slots(
         values = execution.activity[name].values
         assert values is not None
         numbers[name] = values
-    totals, ((_, slots),) = weighted((geometry.wholes,), numbers, geometry.first)
-    return totals, slots.sum(0).T
+    totals, ((_, slots),) = weighted((geometry.wholes,), numbers, geometry.layout)
+    return dict(zip(geometry.layout.first, totals, strict=True)), slots.sum(0).T
 
 
-def _add_mapped(populations: dict[str, PopulationEvents], mapping: Mapping, slices: SliceEvents) -> None:
-    """Put into `populations` what only a mapping can tell: messages to cores, and gathered partial sums."""
-    for site, sent in zip(mapping.sites, _sent_by_site(slices, len(mapping.sites)), strict=True):
-        counted = populations[site.population]
+def _between_cores(geometry: Geometry, slices: SliceEvents) -> tuple[dict[str, Int], dict[str, Int]]:
+    """By population what only a mapping can tell: messages to cores (T,), and gathered partial sums (T,)."""
+    mapping = geometry.mapping
+    standing = geometry.standing
+    assert mapping is not None
+    assert standing is not None
+    sent = by_site(slices.messages_out.sum(0), mapping).T
+    exchanged = len(slices.spikes) * standing.exchanged
+    none = np.zeros(sent.shape[1], np.int64)
+    messages: dict[str, Int] = {}
+    gathered: dict[str, Int] = {}
+    for site, of_site, between_copies in zip(mapping.sites, sent, exchanged.tolist(), strict=True):
         if site.kind == "population":
-            populations[site.population] = replace(counted, messages=sent)
+            messages[site.population] = of_site
         elif site.kind == "partial":
             # every slice of partial sums sends each of its values on to one neuron
-            populations[site.population] = replace(counted, gathered=counted.gathered + sent)
-    images = len(slices.spikes)
-    for slice_, sent in enumerate(mapping.exchanged.tolist()):
-        name = mapping.sites[slices.sites[slice_]].population
-        counted = populations[name]
-        populations[name] = replace(counted, gathered=counted.gathered + images * sent)
-
-
-def _sent_by_site(slices: SliceEvents, sites: int) -> Int:
-    """(sites, T) messages sent by all slices of a site, of all images."""
-    sent = np.zeros((sites, slices.messages_out.shape[1]), np.int64)
-    np.add.at(sent, slices.sites, slices.messages_out.sum(0).T)
-    return sent
+            gathered[site.population] = gathered.get(site.population, none) + of_site
+        elif between_copies:
+            gathered[site.population] = gathered.get(site.population, none) + between_copies
+    return messages, gathered
 
 
 def join(parts: Sequence[Events]) -> Events:
@@ -314,29 +320,31 @@ def _shape(cells: Cells) -> str:
     return " x ".join(map(str, cells.shape))
 
 
-def _population(
-    network: Network, name: str, execution: Execution, messages: dict[str, Int], images: int
-) -> PopulationEvents:
-    """Its events where there is no mapping: a message for every spike, and nothing gathered.
+def _population(population: Population, execution: Execution, counted: Sequence[Int], images: int) -> PopulationEvents:
+    """Its events.
 
-    messages  by population: (T,) messages of all images
+    counted  spikes, messages and gathered of PopulationEvents
     """
-    population = network[name]
-    updates = np.full(network.time_steps, population.size * images, np.int64)
-    none = np.zeros(network.time_steps, np.int64)
+    spikes, messages, gathered = counted
+    name = population.name
+    updates = np.full_like(spikes, population.size * images)
     if isinstance(population.neuron, Accumulator):
-        return PopulationEvents(name, updates, none, none, none, none, none, np.zeros(population.shape, bool))
-    spikes = messages[name]
+        silent = np.zeros(population.shape, bool)
+        return PopulationEvents(name, updates, spikes, spikes, spikes, messages, gathered, silent)
     activity = execution.activity[name]
-    idle = none if activity.idle is None else activity.idle.sum((0, 2, 3, 4), dtype=np.int64)
     if population.neuron.idle_if_silent:
         idle = updates - spikes
-    return PopulationEvents(name, updates, idle, spikes, activity.total, spikes, none, activity.active)
+    elif activity.idle is not None:
+        idle = activity.idle.sum((0, 2, 3, 4), dtype=np.int64)
+    else:
+        idle = np.zeros(len(updates), np.int64)
+    return PopulationEvents(name, updates, idle, spikes, activity.total, messages, gathered, activity.active)
 
 
 def _projection(
     network: Network,
     projection: Projection,
+    described: Described,
     operations: tuple[Int, Int],
     execution: Execution,
     sent: tuple[dict[str, Int], dict[str, Int]],
@@ -349,19 +357,19 @@ def _projection(
     serial      of an attention, as in its Site; "" where there is no mapping
     """
     synops, slots = operations
-    none = np.zeros_like(synops)
+    none = np.zeros(network.time_steps, np.int64)
     events = ProjectionEvents(
         sources=projection.sources,
         target=projection.target,
-        kind="window" if _only_compares(network, projection) else type(projection.synapse).__name__.lower(),
-        graded=any(network[source].max_out > 1 for source in projection.sources),
+        kind=described.kind,
+        graded=described.graded,
         synops=synops,
         slots=slots,
         delivered=none,
         coincidences=none,
         products=none,
         slot_products=none,
-        dense=dense_macs(network, projection),
+        dense=described.dense,
     )
     if isinstance(projection.synapse, DualSpike):
         return _of_product(network, projection, events, sent)
@@ -424,38 +432,3 @@ def _products(heads: Heads, sent: list[Int]) -> Int:
     """
     q, k, v = sent
     return (np.minimum(heads.width * k, heads.depth * v) + heads.width * q).sum(0)
-
-
-def dense_macs(network: Network, projection: Projection) -> int:
-    """Multiply-accumulates of one image and step where nothing is skipped, as papers count them.
-
-    Zero padding is included; of an attention both products in the cheaper order; a readout works on the pooled map;
-    windows (pooling, residual sums) multiply nothing.
-    """
-    if _only_compares(network, projection):
-        return 0
-    _, height, width = network[projection.target].shape
-    positions = height * width
-    match projection.synapse:
-        case Conv(weight=weight):
-            return weight.size * positions
-        case Readout(weight=weight):
-            return weight.size
-        case Attention():
-            heads = heads_of(network, projection)
-            kv_first = 2 * heads.depth * heads.width
-            return heads.heads * positions * min(kv_first, positions * (heads.depth + heads.width))
-        case DualSpike():
-            return factors_of(network, projection).dense
-        case Window():
-            return 0
-        case _:
-            assert_never(projection.synapse)
-
-
-def _only_compares(network: Network, projection: Projection) -> bool:
-    """Whether a convolution of ones and zeros leads to neurons that fire where any spike arrives: a pool of spikes."""
-    neuron = network[projection.target].neuron
-    if not (isinstance(projection.synapse, Conv) and isinstance(neuron, And) and neuron.inputs == 1):
-        return False
-    return bool(np.isin(projection.synapse.weight, (0, 1)).all())

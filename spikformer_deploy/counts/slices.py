@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.counts.dense import Described, described
 from spikformer_deploy.counts.inlets import Inlet, cells_of, inlets, own_inlet
-from spikformer_deploy.counts.sums import Entries, SparseSums, joined, sparse_sums, weighted
+from spikformer_deploy.counts.sums import Entries, Layout, SparseSums, joined, layout_of, sparse_sums, weighted
 from spikformer_deploy.executors.execution import Activity, Cells
-from spikformer_deploy.network.mapping import Mapping
+from spikformer_deploy.network.mapping import Mapping, Site
 from spikformer_deploy.network.network import Network, graded_spikes
 from spikformer_deploy.network.neurons import may_idle
 from spikformer_deploy.network.reach import Segment, whole_reach
@@ -101,32 +103,60 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Standing:
+    """What a mapping says of its slices whatever is sent, (slices,) each; and what they send in every step.
+
+    That are the partial sums of split fan-ins, each of which goes on to its neuron (at most: zeros stay at home), and
+    the sums that copies of counters send each other, at most too.
+
+    neurons    as of SliceEvents
+    silent     whether neurons are idle where they send nothing
+    counters   whether these are attention counters
+    spikes, messages_out, messages_in, synops  of every step, as of SliceEvents
+    exchanged  (sites,) messages of every step from copies of counters to each other
+    """
+
+    neurons: Int
+    silent: NDArray[np.bool_]
+    counters: NDArray[np.bool_]
+    spikes: Int
+    messages_out: Int
+    messages_in: Int
+    synops: Int
+    exchanged: Int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Geometry:
     """All that counting needs to know of a network on a mapping, worked out once.
 
     cells     by population: pass them to the executor
-    first     by population: where its cells begin among those of all populations, side by side in this order
+    layout    where the cells of each population stand among those of all
     wholes    rows: the projections of the network, in its order; (messages of the source, synaptic operations), none
               of an attention and of a dual spike transformation
+    described of each projection, in the network's order
     graded    populations whose messages are numbers of spikes
     arriving  by population: its messages at the slices that it sends to; none where there is no mapping
     sent      rows: slices; (spikes, messages sent): see SliceEvents
     received  rows: slices; (messages received, synaptic operations)
     resting   rows: slices; (idle neurons, the same), on the cells of those populations only that `may_idle`
-    first_of_resting  where the cells of each of these begin
+    layout_of_resting  where the cells of these stand
+    standing  what is the same in every step; None where there is no mapping
     """
 
     network: Network
     mapping: Mapping | None
     cells: dict[str, Cells]
-    first: dict[str, int]
+    layout: Layout
     wholes: SparseSums
+    described: tuple[Described, ...]
     graded: frozenset[str]
     arriving: dict[str, tuple[Weights, ...]]
     sent: SparseSums
     received: SparseSums
     resting: SparseSums
-    first_of_resting: dict[str, int]
+    layout_of_resting: Layout
+    standing: Standing | None
 
 
 def geometry(network: Network, mapping: Mapping | None) -> Geometry:
@@ -143,8 +173,8 @@ def geometry(network: Network, mapping: Mapping | None) -> Geometry:
             reaching.setdefault(inlet.source, []).append(inlet)
         own_slices = {p.name: own_inlet(network, mapping, p.name) for p in network if p is not network.output}
     cells = cells_of(network, {name: [own, *reaching.get(name, [])] for name, own in own_slices.items()})
-    first = _first_cells(cells)
-    first_of_resting = _first_cells({name: cells[name] for name in own_slices if may_idle(network[name].neuron)})
+    layout = _layout(cells)
+    layout_of_resting = _layout({name: cells[name] for name in own_slices if may_idle(network[name].neuron)})
     arriving = {name: tuple(_weights(inlet, cells[name]) for inlet in ways) for name, ways in reaching.items()}
     sent: list[Entries] = []
     received: list[Entries] = []
@@ -155,22 +185,24 @@ def geometry(network: Network, mapping: Mapping | None) -> Geometry:
         for name, own in own_slices.items():
             neurons = _weights(own, cells[name]).entries()
             sent_by, received_from = _of_population(neurons, arriving.get(name, ()), mapping)
-            sent.append(sent_by.moved(first[name]))
-            received.append(received_from.moved(first[name]))
-            if name in first_of_resting:
-                resting.append(neurons.moved(first_of_resting[name]))
+            sent.append(sent_by.moved(layout.first[name]))
+            received.append(received_from.moved(layout.first[name]))
+            if name in layout_of_resting.first:
+                resting.append(neurons.moved(layout_of_resting.first[name]))
     return Geometry(
         network=network,
         mapping=mapping,
         cells=cells,
-        first=first,
-        wholes=sparse_sums(len(network.projections), _wholes(network, cells, first)),
+        layout=layout,
+        wholes=sparse_sums(len(network.projections), _wholes(network, cells, layout.first)),
+        described=tuple(described(network, projection) for projection in network.projections),
         graded=graded,
         arriving=arriving,
         sent=sparse_sums(slices, joined(sent)),
         received=sparse_sums(slices, joined(received)),
         resting=sparse_sums(slices, joined(resting)),
-        first_of_resting=first_of_resting,
+        layout_of_resting=layout_of_resting,
+        standing=None if mapping is None else _standing(network, mapping),
     )
 
 
@@ -186,14 +218,53 @@ def _check_numbers(network: Network, graded: frozenset[str]) -> None:
             )
 
 
-def _first_cells(cells: dict[str, Cells]) -> dict[str, int]:
-    """By population: the number of its first cell, where the cells of all populations stand one after the other."""
-    first: dict[str, int] = {}
-    place = 0
-    for name, grid in cells.items():
-        first[name] = place
-        place += int(np.prod(grid.shape))
-    return first
+def _layout(cells: dict[str, Cells]) -> Layout:
+    """The cells of all populations, one after the other."""
+    return layout_of({name: math.prod(grid.shape) for name, grid in cells.items()})
+
+
+def by_site(values: Int, mapping: Mapping) -> Int:
+    """(k, sites) sums of `values` (k, slices)."""
+    sums = np.zeros((len(values), len(mapping.sites)), np.int64)
+    for of_sites, of_slices in zip(sums, values, strict=True):
+        # numpy is three times as fast row by row
+        np.add.at(of_sites, mapping.boxes[:, 0], of_slices)
+    return sums
+
+
+def _idle_if_silent(network: Network, site: Site) -> bool:
+    """Whether the neurons of a site are idle where they send nothing."""
+    return site.kind == "population" and network[site.population].neuron.idle_if_silent
+
+
+def _standing(network: Network, mapping: Mapping) -> Standing:
+    site_of = mapping.boxes[:, 0]
+    edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)
+    neurons = np.prod(edges[:, :, 1] - edges[:, :, 0], 1)
+    exchanged = mapping.exchanged
+    # what copies send each other
+    spikes = np.array([site.copies > 1 for site in mapping.sites])[site_of] * neurons
+    messages_out = exchanged.copy()
+    arriving = exchanged.copy()
+    home = {site.population: i for i, site in enumerate(mapping.sites) if site.kind == "population"}
+    for index, site in enumerate(mapping.sites):
+        if site.kind == "partial":
+            senders = mapping.slices_of(index)
+            receivers = mapping.slices_of(home[site.population])
+            spikes[senders] += neurons[senders]
+            messages_out[senders] += neurons[senders]
+            arriving[receivers] += neurons[receivers]
+    return Standing(
+        neurons=neurons,
+        silent=np.array([_idle_if_silent(network, site) for site in mapping.sites])[site_of],
+        counters=np.array([site.kind == "attention" for site in mapping.sites])[site_of],
+        spikes=spikes,
+        messages_out=messages_out,
+        messages_in=arriving,
+        # an operation for each
+        synops=arriving,
+        exchanged=by_site(exchanged[None], mapping)[0],
+    )
 
 
 def _wholes(network: Network, cells: dict[str, Cells], first: dict[str, int]) -> Entries:
@@ -287,57 +358,36 @@ def slice_events(
 ) -> SliceEvents:
     """Events of every slice from the sums by the tables Geometry.sent and Geometry.received, which needs a mapping."""
     mapping = geometry.mapping
+    standing = geometry.standing
     assert mapping is not None
+    assert standing is not None
     spikes, messages_out = sent
     messages_in, synops = received
     # a counter's values go to one core each
-    counters = np.isin(mapping.boxes[:, 0], [i for i, s in enumerate(mapping.sites) if s.kind == "attention"])
-    messages_out[..., counters] = spikes[..., counters]
-    edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)
-    neurons = np.prod(edges[:, :, 1] - edges[:, :, 0], 1)
+    messages_out[..., standing.counters] = spikes[..., standing.counters]
     idle = _resting(geometry, activity, spikes.shape)
-    silent = _idle_if_silent(geometry.network, mapping)
-    idle[..., silent] = neurons[silent] - spikes[..., silent]
-    events = SliceEvents(mapping.boxes[:, 0], mapping.cores, neurons, spikes, messages_out, messages_in, synops, idle)
-    _add_partial_sums(mapping, events)
-    _add_exchanged(mapping, events)
-    return events
+    silent = standing.silent
+    idle[..., silent] = standing.neurons[silent] - spikes[..., silent]
+    return SliceEvents(
+        sites=mapping.boxes[:, 0],
+        cores=mapping.cores,
+        neurons=standing.neurons,
+        spikes=spikes + standing.spikes,
+        messages_out=messages_out + standing.messages_out,
+        messages_in=messages_in + standing.messages_in,
+        synops=synops + standing.synops,
+        idle=idle,
+    )
 
 
 def _resting(geometry: Geometry, activity: dict[str, Activity], shape: tuple[int, ...]) -> Int:
     """(images, T, slices), which is `shape`: neurons of each slice that are idle by their potentials."""
-    if not geometry.first_of_resting:
+    resting = geometry.layout_of_resting
+    if not resting.first:
         return np.zeros(shape, np.int64)
     numbers: dict[str, NDArray[np.int32]] = {}
-    for name in geometry.first_of_resting:
+    for name in resting.first:
         idle = activity[name].idle
         assert idle is not None
         numbers[name] = idle
-    return weighted((geometry.resting,), numbers, geometry.first_of_resting)[1][0][0]
-
-
-def _idle_if_silent(network: Network, mapping: Mapping) -> NDArray[np.bool_]:
-    """(slices,) those whose neurons are idle where they send nothing."""
-    of_site = [s.kind == "population" and network[s.population].neuron.idle_if_silent for s in mapping.sites]
-    return np.array(of_site)[mapping.boxes[:, 0]]
-
-
-def _add_exchanged(mapping: Mapping, events: SliceEvents) -> None:
-    """Add the sums that copies of counters send each other in every step, at most, as partial sums are."""
-    neurons = np.array([site.copies > 1 for site in mapping.sites])[mapping.boxes[:, 0]] * events.neurons
-    events.spikes[...] += neurons
-    for counts in (events.messages_out, events.messages_in, events.synops):
-        counts[...] += mapping.exchanged
-
-
-def _add_partial_sums(mapping: Mapping, events: SliceEvents) -> None:
-    """Add the partial sums of split fan-ins: each goes on to its neuron in every step (at most: zeros stay at home)."""
-    home = {site.population: i for i, site in enumerate(mapping.sites) if site.kind == "population"}
-    for index, site in enumerate(mapping.sites):
-        if site.kind == "partial":
-            senders = mapping.slices_of(index)
-            receivers = mapping.slices_of(home[site.population])
-            events.spikes[..., senders] = events.neurons[senders]
-            events.messages_out[..., senders] = events.neurons[senders]
-            events.messages_in[..., receivers] += events.neurons[receivers]
-            events.synops[..., receivers] += events.neurons[receivers]
+    return weighted((geometry.resting,), numbers, resting)[1][0][0]

@@ -79,12 +79,43 @@ def sparse_sums(rows: int, entries: Entries) -> SparseSums:
     return SparseSums(starts, edges, entries.cell[order], entries.first[order], entries.second[order])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """The cells of several populations side by side, as tables count them.
+
+    first        by population, in order: where its cells begin
+    sizes        (populations,) cells of each
+    chunks       (chunks, 4) population, its cells from and to which, and where they stand among all cells
+    first_chunk  (populations,) of each
+    """
+
+    first: dict[str, int]
+    sizes: Int
+    chunks: Int
+    first_chunk: Int
+
+
+def layout_of(sizes: Mapping[str, int]) -> Layout:
+    """The layout of populations of so many cells, in this order."""
+    counts = list(sizes.values())
+    places = np.cumsum([0, *counts])[:-1].tolist()
+    chunks = np.array(
+        [
+            (population, start, min(size, start + CHUNK), place + start)
+            for population, (place, size) in enumerate(zip(places, counts, strict=True))
+            for start in range(0, size, CHUNK)
+        ],
+        np.int64,
+    ).reshape(-1, 4)
+    first_chunk = np.searchsorted(chunks[:, 0], np.arange(len(counts)))
+    return Layout(dict(zip(sizes, places, strict=True)), np.array(counts, np.int64), chunks, first_chunk)
+
+
 class _Packing(NamedTuple):
     """Where the messages of all populations are, and where they go.
 
-    sent    (populations,) address of the (images * T, cells) int32 messages of each
-    sizes   (populations,) cells of each
-    chunks  (chunks, 4) population, its cells from and to which, and where they stand among all cells
+    sent           (populations,) address of the (images * T, cells) int32 messages of each
+    sizes, chunks  as of Layout
     """
 
     sent: Int
@@ -93,43 +124,32 @@ class _Packing(NamedTuple):
 
 
 def weighted(
-    tables: Sequence[SparseSums], numbers: Mapping[str, Int32], first: Mapping[str, int]
-) -> tuple[dict[str, Int], list[tuple[Int, Int]]]:
-    """((images, T) messages of each population, for each table the sums by `first` and by `second` (images, T, rows)).
+    tables: Sequence[SparseSums], numbers: Mapping[str, Int32], layout: Layout
+) -> tuple[Int, list[tuple[Int, Int]]]:
+    """Messages (populations, images, T), and for each table the sums by `first` and by `second` (images, T, rows).
 
     numbers  (images, T, slices, rows, columns) messages of each cell, or whatever is counted, by population
-    first    where the cells of each population begin in the tables; populations stand side by side in this order
+    layout   where the cells of each population stand in the tables
 
     LANES steps are summed at once: step t of image n is one of lane n * T + t.
     """
     images, steps = next(iter(numbers.values())).shape[:2]
     lanes = images * steps
     # kept by name to the end: compiled code has their addresses only
-    sent = [np.ascontiguousarray(numbers[name]) for name in first]
-    sizes = np.array([np.prod(messages.shape[2:]) for messages in sent])
-    chunks = _chunks(np.array(list(first.values())), sizes)
-    packing = _Packing(np.array([messages.ctypes.data for messages in sent]), sizes, chunks)
+    sent = [np.ascontiguousarray(numbers[name]) for name in layout.first]
+    chunks = layout.chunks
+    packing = _Packing(np.array([messages.ctypes.data for messages in sent]), layout.sizes, chunks)
     totals = np.zeros((len(chunks), lanes), np.int64)
-    values = np.zeros((sizes.sum(), LANES), np.int32)  # of all populations, and small enough for a cache
+    values = np.zeros((layout.sizes.sum(), LANES), np.int32)  # of all populations, and small enough for a cache
     # LANES too many: the last round writes all of its lanes, used or not
     sums = [np.empty((2, lanes + LANES, len(table.starts) - 1), np.int64) for table in tables]
     for lane in range(0, lanes, LANES):
         _pack(packing, lane, values, totals)
         for table, both in zip(tables, sums, strict=True):
             _products(table, values, both[0, lane : lane + LANES], both[1, lane : lane + LANES])
-    first_chunk = np.searchsorted(chunks[:, 0], np.arange(len(sent)))
-    messages = np.add.reduceat(totals, first_chunk, 0).reshape(len(sent), images, steps)
+    messages = np.add.reduceat(totals, layout.first_chunk, 0).reshape(len(sent), images, steps)
     shaped = [both[:, :lanes].reshape(2, images, steps, both.shape[2]) for both in sums]
-    return dict(zip(first, messages, strict=True)), [(both[0], both[1]) for both in shaped]
-
-
-def _chunks(first: Int, sizes: Int) -> Int:
-    """The cells of all populations in chunks: see _Packing."""
-    chunks: list[tuple[int, int, int, int]] = []
-    for population, (place, size) in enumerate(zip(first.tolist(), sizes.tolist(), strict=True)):
-        for start in range(0, size, CHUNK):
-            chunks.append((population, start, min(size, start + CHUNK), place + start))
-    return np.array(chunks, np.int64).reshape(-1, 4)
+    return messages, [(both[0], both[1]) for both in shaped]
 
 
 @shared

@@ -20,6 +20,7 @@ from spikformer_deploy.chips import draws
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.counts import events
+from spikformer_deploy.counts.dense import dense_macs
 from spikformer_deploy.executors import reference
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Accumulator, Lif, Or, Source, Sum
@@ -97,7 +98,7 @@ def test_the_first_convolution_of_8_512() -> None:
 def test_cifar10_4_384_as_the_official_tool_counts() -> None:
     """0.005312266 G MACs (the first convolution in four steps, the head and its ten biases), 0.245851 G additions."""
     network = Shapes(32, CIFAR, 384, 4, 12, 10).network()
-    head, biases = events.dense_macs(network, network.projections[-1]), 10
+    head, biases = dense_macs(network, network.projections[-1]), 10
     macs = conventions.first_macs(network) + head + biases
     assert macs == 5_312_266
     assert round(conventions.paper(macs, 0.245851e9).total.nominal, 4) == 0.2457
@@ -111,11 +112,11 @@ def test_the_ann_row_of_8_512() -> None:
     """
     network = Shapes(224, IMAGENET, 512, 8, 8, 1000).network()
     layers = [p for p in network.projections if not isinstance(p.synapse, Attention)]
-    without = sum(events.dense_macs(network, p) for p in layers)
+    without = sum(dense_macs(network, p) for p in layers)
     assert without == 8_256_671_744
     assert conventions.ann_macs(network) - without == 8 * 2 * 196**2 * 512
     assert without < 8.33e9 < conventions.ann_macs(network)
-    assert abs(sum(events.dense_macs(network, p) for p in network.projections) / 8.33e9 - 1) < 0.004
+    assert abs(sum(dense_macs(network, p) for p in network.projections) / 8.33e9 - 1) < 0.004
     assert abs(conventions.ann(8.33e9, "fp32").total.nominal - 38.340) < 4.6 * 0.005
 
 

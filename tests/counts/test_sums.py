@@ -1,10 +1,12 @@
 """Weighted sums of messages against dense products, for any number of images and steps."""
 
+import math
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikformer_deploy.counts.sums import Entries, joined, sparse_sums, weighted
+from spikformer_deploy.counts.sums import Entries, joined, layout_of, sparse_sums, weighted
 
 SIZES = {"a": (3, 2, 1), "b": (1, 1, 1), "c": (40, 9, 3)}
 
@@ -30,7 +32,7 @@ def test_sums_equal_dense_products(seed: int, images: int, steps: int, rows: int
     totals, (empty, full) = weighted(
         (sparse_sums(2, joined([])), sparse_sums(rows, joined(parts))),
         sent,
-        dict(zip(SIZES, edges.tolist(), strict=False)),
+        layout_of({name: math.prod(shape) for name, shape in SIZES.items()}),
     )
     assert empty[0].shape == (images, steps, 2)
     assert not empty[0].any()
@@ -39,7 +41,7 @@ def test_sums_equal_dense_products(seed: int, images: int, steps: int, rows: int
         np.add.at(table, (row, cell), weights)
         assert sums.shape == (images, steps, rows)
         np.testing.assert_array_equal(sums, flat @ table.T)
-    for name, total in totals.items():
+    for name, total in zip(SIZES, totals, strict=True):
         np.testing.assert_array_equal(total, sent[name].sum((2, 3, 4)))
 
 

@@ -16,7 +16,7 @@ from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.converters.nir.write import _refusal
 from spikformer_deploy.converters.onnx.read import read_model
 from spikformer_deploy.converters.onnx.write import write_model
-from spikformer_deploy.counts.events import dense_macs
+from spikformer_deploy.counts.dense import dense_macs
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.executors import onnx as onnx_backend
 from spikformer_deploy.executors import reference

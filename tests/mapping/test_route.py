@@ -34,7 +34,7 @@ def test_nets_expect_the_messages_that_are_counted(network: Network, seed: int) 
         firing[name] = messages
         active = np.ones(network[name].shape, bool)
         activity[name] = Activity(messages, cells, active, np.zeros(1, np.int64), np.zeros_like(messages))
-    sent, received = weighted((counting.sent, counting.received), firing, counting.first)[1]
+    sent, received = weighted((counting.sent, counting.received), firing, counting.layout)[1]
     counted = slice_events(counting, sent, received, activity)
     nets = nets_of(network, mapping.sites, mapping.boxes, {})
     expected = np.bincount(nets.target, nets.messages, minlength=len(mapping.boxes))

@@ -15,7 +15,7 @@ from torch import nn
 import spikformer_deploy as sd
 from spikformer_deploy.api.records import Counting
 from spikformer_deploy.chips.profile import CoreLimits
-from spikformer_deploy.counts.events import dense_macs
+from spikformer_deploy.counts.dense import dense_macs
 from spikformer_deploy.counts.operations import OperationCounts
 from spikformer_deploy.graph import ir
 from spikformer_deploy.graph.fold import fold_batch_norm

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -26,7 +28,7 @@ class Buffers:
     """
 
     def __init__(self) -> None:
-        self._free: list[NDArray[np.uint8]] = []
+        self._free: list[NDArray[np.uint8]] = []  # the smallest first
         self._parts: list[Buffers] = []
 
     def parts(self, count: int) -> list[Buffers]:
@@ -36,18 +38,17 @@ class Buffers:
 
     def take(self, shape: tuple[int, ...], dtype: type[np.integer]) -> Sent:
         """An array with unknown content, from the smallest free buffer that holds it."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        fitting = [i for i, buffer in enumerate(self._free) if buffer.size >= size]
-        if not fitting:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        index = bisect_left(self._free, size, key=len)
+        if index == len(self._free):
             return np.empty(shape, dtype)
-        buffer = self._free.pop(min(fitting, key=lambda i: self._free[i].size))
-        return buffer[:size].view(dtype).reshape(shape)
+        return self._free.pop(index)[:size].view(dtype).reshape(shape)
 
     def give(self, array: Sent) -> None:
         """Take back an array of `take`; nobody may use it any more."""
         # numpy names the array that owns the memory, however many views lie between: the whole buffer comes back
         owner: Any = array if array.base is None else array.base
-        self._free.append(owner.reshape(-1).view(np.uint8))
+        insort(self._free, owner.reshape(-1).view(np.uint8), key=len)
 
 
 class Counts(NamedTuple):
@@ -69,7 +70,7 @@ def empty_counts(plan: Plan, images: int) -> dict[str, Counts]:
     """Room for the counts of all images, by population."""
     out = {}
     for name, table in plan.tables.items():
-        slices, rows, columns = plan.cells[name].shape
+        slices, rows, columns = plan.shapes[name]
         lead = (images, plan.steps[name])
         messages = np.empty((*lead, slices, rows, columns), np.int32)
         total = np.empty((*lead, rows, len(table.slabs) - 1), np.int64)

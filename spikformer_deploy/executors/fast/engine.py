@@ -17,6 +17,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Array
@@ -28,7 +29,7 @@ from spikformer_deploy.executors.fast.kept import Kept
 from spikformer_deploy.executors.fast.kernels import LIF_LOOPS, LifParameters
 from spikformer_deploy.executors.fast.levels import LEVELS_LOOPS, LevelsParameters
 from spikformer_deploy.executors.fast.plan import Parameters, Plan, blocks, make_plan, message_type
-from spikformer_deploy.network.network import Network, Population, Projection
+from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import Accumulator, And, Levels, Lif, Max, Or, Source, Stream, Sum
 from spikformer_deploy.network.synapses import Readout
 
@@ -274,26 +275,27 @@ def _relay(
 
 def _windows(batch: Batch, population: Population) -> tuple[Sent, int]:
     """What a population of unit synapses sends, (N, T or 1, P, C), and the largest sum."""
-    projections = batch.network.into(population.name)
-    most = sum(_window_bound(batch.network, p) for p in projections)
-    total = _room(batch, population, np.uint8 if most < 256 else np.int32)
-    total[...] = 0
-    for projection in projections:
+    windows = batch.plan.windows[population.name]
+    total = _room(batch, population, windows.type)
+    first = True
+    for projection, identity in windows.incoming:
         sent = batch.sent[projection.sources[0]]
-        if sent.shape[1] < total.shape[1]:
-            sent = np.repeat(sent, total.shape[1], 1)
-        sums.add_windows(batch, projection, sent, total)
+        if identity and first:
+            total[...] = sent
+        elif identity:
+            np.add(total, sent, out=total, casting="unsafe")
+        else:
+            if first:
+                total[...] = 0
+            if sent.shape[1] < total.shape[1]:
+                sent = np.repeat(sent, total.shape[1], 1)
+            sums.add_windows(batch, projection, sent, total)
+        first = False
     if isinstance(population.neuron, Or):
         peaks = np.zeros(total.shape[0] * total.shape[1], np.int64)
         kernels.fire_where_any(total.reshape(-1, *total.shape[2:]), peaks)
         return _narrow(batch, total), int(peaks.max(initial=0))
     return total, int(total.max(initial=0))
-
-
-def _window_bound(network: Network, projection: Projection) -> int:
-    """Of the sums of a window."""
-    window = sums.window_of(projection)
-    return window.kernel_y * window.kernel_x * network[projection.sources[0]].max_out
 
 
 def _narrow(batch: Batch, spikes: Sent) -> Sent:
@@ -362,16 +364,23 @@ def _activity(name: str, batches: list[Batch]) -> Activity:
     """Of one population in all batches; steps that are alike are one array seen T times."""
     plan = batches[0].plan
     counts = batches[0].counts[name]
-    images, _, *cells = counts.messages.shape
     steps = plan.network.time_steps
     active = batches[0].active[name]
     for batch in batches[1:]:
         active |= batch.active[name]
+    total = counts.total.sum((0, 2, 3))
     return Activity(
-        np.broadcast_to(counts.messages, (images, steps, *cells)),
+        _of_steps(counts.messages, steps),
         plan.cells[name],
         active.view(bool).transpose(2, 0, 1),
-        np.broadcast_to(counts.total.sum((0, 2, 3)), (steps,)),
-        None if counts.idle is None else np.broadcast_to(counts.idle, (images, steps, *cells)),
-        None if counts.values is None else np.broadcast_to(counts.values, (images, steps, *cells)),
+        total if len(total) == steps else np.broadcast_to(total, (steps,)),
+        None if counts.idle is None else _of_steps(counts.idle, steps),
+        None if counts.values is None else _of_steps(counts.values, steps),
     )
+
+
+def _of_steps(counts: NDArray[np.int32], steps: int) -> NDArray[np.int32]:
+    """(images, T, ...) of (images, T or 1, ...)."""
+    if counts.shape[1] == steps:
+        return counts
+    return np.broadcast_to(counts, (len(counts), steps, *counts.shape[2:]))

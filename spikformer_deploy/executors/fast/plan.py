@@ -92,13 +92,27 @@ class SumsPlan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Windows:
+    """Unit synapses into a population that adds up what arrives.
+
+    incoming  a projection, and whether it hands on what its source sends
+    type      that holds every sum
+    """
+
+    incoming: tuple[tuple[Projection, bool], ...]
+    type: type[np.uint8] | type[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """A network ready to run.
 
     sums         by population of kind Lif, Levels, Stream or And, and of the head where it is a map
     steps        time steps in which each population sends something of its own: 1 where an image makes all steps alike
     cells        by population but the head: the grid in which its messages are counted
+    shapes       slices, rows and columns of these grids
     tables       the same as the loops read it
+    windows      by population of kind Or or Sum: its synapses
     may_idle     the populations whose potentials say which of their neurons are idle: these are kept for a while
     graded       the populations whose messages are numbers of spikes: what they send is added up
     last_read    the populations whose messages nobody needs after each population
@@ -110,7 +124,9 @@ class Plan:
     sums: dict[str, SumsPlan]
     steps: dict[str, int]
     cells: dict[str, Cells]
+    shapes: dict[str, tuple[int, int, int]]
     tables: dict[str, CellTable]
+    windows: dict[str, Windows]
     may_idle: frozenset[str]
     graded: frozenset[str]
     last_read: dict[str, list[str]]
@@ -129,7 +145,9 @@ def make_plan(network: Network, cells: Mapping[str, Cells] | None = None) -> Pla
         _sums_plans(network, steps),
         steps,
         counted,
+        {name: c.shape for name, c in counted.items()},
         {name: cell_table(c) for name, c in counted.items()},
+        {p.name: _windows(network, p) for p in network if isinstance(p.neuron, Or | Sum)},
         frozenset(p.name for p in network if may_idle(p.neuron)),
         graded_spikes(network),
         last_read,
@@ -200,6 +218,21 @@ def _sums_plans(network: Network, steps: Mapping[str, int]) -> dict[str, SumsPla
             parameters,
         )
     return out
+
+
+def _windows(network: Network, population: Population) -> Windows:
+    projections = network.into(population.name)
+    most = 0
+    for projection in projections:
+        window = window_of(projection)
+        most += window.kernel_y * window.kernel_x * network[projection.sources[0]].max_out
+    return Windows(tuple((p, is_identity(p)) for p in projections), np.uint8 if most < 256 else np.int32)
+
+
+def window_of(projection: Projection) -> Geometry:
+    """The window of a projection of unit synapses."""
+    assert isinstance(projection.synapse, Window)
+    return geometry_of(projection.synapse)
 
 
 def _incoming(network: Network, projection: Projection) -> Arriving:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from spikformer_deploy.base.arrays import Array
 from spikformer_deploy.executors.fast import kernels, synapses, threads
 from spikformer_deploy.executors.fast.batch import Batch, Sent
-from spikformer_deploy.executors.fast.plan import Arriving, SumsPlan, geometry_of, is_identity, sum_type
+from spikformer_deploy.executors.fast.plan import Arriving, SumsPlan, is_identity, sum_type, window_of
 from spikformer_deploy.network.network import Population, Projection
-from spikformer_deploy.network.synapses import Attention, DualSpike, Window
+from spikformer_deploy.network.synapses import Attention, DualSpike
 
 
 class Place(NamedTuple):
@@ -139,12 +139,6 @@ def largest_of_windows(batch: Batch, projection: Projection, out: Sent, peak: Ar
     name = projection.sources[0]
     sent = _maps(batch, name, batch.sent[name])
     kernels.window_max(sent, window_of(projection), _maps(batch, projection.target, out), peak)
-
-
-def window_of(projection: Projection) -> kernels.Geometry:
-    """The window of a projection of unit synapses."""
-    assert isinstance(projection.synapse, Window)
-    return geometry_of(projection.synapse)
 
 
 def _maps(batch: Batch, name: str, values: Sent) -> Sent:

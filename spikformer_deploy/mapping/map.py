@@ -3,7 +3,8 @@ messages cost, and chips/loihi (memory.py, rules.py) what a core holds."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,17 +14,19 @@ from spikformer_deploy.chips.loihi.memory import box_words, token_wise
 from spikformer_deploy.chips.loihi.rules import fits
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.mapping.law import check_neurons, verify_mapping
-from spikformer_deploy.mapping.objective import OBJECTIVES, Choice, better, placed
-from spikformer_deploy.mapping.partition import COPIES, SCHEDULES, SERIALS, Way, partition, sites_of, way_of
+from spikformer_deploy.mapping.objective import OBJECTIVES, Aim, Choice, better, placed
+from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, Way, partition, sites_of, way_of
 from spikformer_deploy.mapping.place import NONE, Constraints, Placer, refined
 from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
-from spikformer_deploy.network.heads import heads_of
+from spikformer_deploy.mapping.ways import Try, attention_choices, cheaper, cheapest_with_links, expected_choice, tries
 from spikformer_deploy.network.mapping import SECTIONS, SITE, Mapping, Site
 from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.synapses import Attention
 
 MOST_CUTS = 8
 """Rounds of cutting with room for destinations; what does not fit then is an error."""
+MOST_PLACED = 6
+"""Cuts that are placed at most, before one is taken."""
+Laid: TypeAlias = tuple[Mapping, Choice]
 
 __all__ = [
     "OBJECTIVES",
@@ -70,27 +73,69 @@ def map_explained(
     _check_schedule(network, schedule)
     # all attentions of a network work alike: their sub-steps are steps of the whole chip
     ways = attention_choices(network, profile, rates, objective, schedule)
-    single = {name: way for name, way in ways.items() if name in SERIALS}
-    found: dict[str, tuple[Mapping, Choice]] = {}
-    # what copies save in sub-steps, links between chips may take, and destinations the room that was thought to be
-    # there: cuts know neither, so that the best way without copies is looked at as well
-    for name in dict.fromkeys((cheaper(ways, objective), cheaper(single, objective))):
-        if any(mapping.chips == 1 for mapping, _ in found.values()):
-            break
-        try:
-            found[name] = _laid(network, profile, rates, objective, placer, constraints, schedule, name)
-        except MappingError as error:
-            refused = ways[name] = error
-    if not found:
-        raise refused
-    ways |= {name: choice for name, (_, choice) in found.items() if name in ways}
-    chosen = cheaper({name: choice for name, (_, choice) in found.items()}, objective)
-    mapping, choice = found[chosen]
+    expected = dict(ways)
+    if not ways:
+        expected[SERIALS[0]] = expected_choice(network, profile, rates, objective, schedule, Way(SERIALS[0]))
+    open_tries = tries(network, profile, rates, objective, schedule, expected)
+
+    def laid(tried: Try) -> tuple[Mapping, Choice]:
+        return _laid(network, profile, rates, objective, placer, constraints, schedule, tried)
+
+    found, refused = _best_first(open_tries, laid, profile, objective)
+    ways |= {tried.way: error for tried, error in refused.items() if tried.way in ways and not tried.aim}
+    best = _cheapest_lawful(found, refused, network, profile, objective)
+    for tried, (_, choice) in found.items():
+        before = ways.get(tried.way)
+        if isinstance(before, Choice) and not (before.placed and better(before, choice, objective)):
+            ways[tried.way] = choice
+    mapping, choice = found[best]
     explained: dict[str, Any] = {"objective": objective, "schedule": schedule, "expected": _shown(choice)}
     if ways:
         shown = {name: _shown(way) for name, way in ways.items()}
-        explained["attention"] = {"chosen": chosen, **shown}
+        explained["attention"] = {"chosen": best.way, **shown}
     return mapping, explained
+
+
+def _best_first(
+    open_tries: dict[Try, Choice], laid: Callable[[Try], Laid], profile: Profile, objective: str
+) -> tuple[dict[Try, Laid], dict[Try, MappingError]]:
+    """(tries on cores, those that find no room): until none of the others is expected to be cheaper, or MOST_PLACED."""
+    found: dict[Try, Laid] = {}
+    refused: dict[Try, MappingError] = {}
+    while open_tries and len(found) < MOST_PLACED:
+        choices = [choice for _, choice in found.values()]
+        tried, expected = cheapest_with_links(open_tries, choices, profile, objective)
+        if any(choice.chips == 1 or not better(expected, choice, objective) for choice in choices):
+            break
+        del open_tries[tried]
+        try:
+            found[tried] = laid(tried)
+        except MappingError as error:
+            # destinations took the room that was thought to be there: cuts do not know them
+            refused[tried] = error
+    return found, refused
+
+
+def _cheapest_lawful(
+    found: dict[Try, Laid],
+    refused: dict[Try, MappingError],
+    network: Network,
+    profile: Profile,
+    objective: str,
+) -> Try:
+    """The cheapest of the tries whose mapping obeys the law; the others leave `found` for `refused`."""
+    while found:
+        best = next(iter(found))
+        for tried in found:
+            if better(found[tried][1], found[best][1], objective):
+                best = tried
+        try:
+            verify_mapping(found[best][0], network, profile)
+            return best
+        except MappingError as error:
+            refused[best] = error
+            del found[best]
+    raise next(iter(refused.values()))
 
 
 def _laid(
@@ -101,17 +146,16 @@ def _laid(
     placer: Placer,
     constraints: Constraints,
     schedule: str,
-    name: str,
-) -> tuple[Mapping, Choice]:
-    """The network on cores with its attentions in the Way of that name, and what that costs with its links."""
-    way = way_of(name)
+    tried: Try,
+) -> Laid:
+    """The network on cores with its attentions in a Way, and what that costs with its links."""
+    way = way_of(tried.way)
     assert way is not None
     sites = sites_of(network, profile.core, way.serial, schedule, way.copies)
-    boxes, choice, nets, needed = _cut(network, sites, profile, rates, objective)
+    boxes, choice, nets, needed = _cut(network, sites, profile, rates, objective, tried.aim)
     cores = placer(len(boxes), nets, profile, constraints)
     chips = len(np.unique(cores // profile.cores_per_chip))
     mapping = Mapping(sites, boxes, cores, needed, chips, profile.cores_per_chip, metrics(nets, cores, profile))
-    verify_mapping(mapping, network, profile)
     return mapping, placed(choice, mapping, profile)
 
 
@@ -132,57 +176,13 @@ def _shown(way: Choice | MappingError) -> dict[str, Any]:
     }
 
 
-def attention_choices(
-    network: Network, profile: Profile, rates: dict[str, float], objective: str = "energy", schedule: str = "spatial"
-) -> dict[str, Choice | MappingError]:
-    """What the network is expected to cost with its attentions in each Way that is looked at, by name; {} without any.
-
-    Both serials are, and of each more and more copies of the counters while they gain: copies take cores, and share
-    sub-steps.  A MappingError says why one of the ways does not fit.
-    """
-    out: dict[str, Choice | MappingError] = {}
-    attentions = [projection for projection in network.projections if isinstance(projection.synapse, Attention)]
-    for serial in SERIALS if attentions else ():
-        best = out[serial] = _expected(network, profile, rates, objective, schedule, Way(serial))
-        most = max(heads_of(network, projection).most_copies(serial) for projection in attentions)
-        # where cores are what counts, or tokens come one by one whatever the counters do, copies have nothing to give
-        useful = schedule == "spatial" and objective in ("energy", "latency")
-        for copies in COPIES if useful else ():
-            if isinstance(best, MappingError) or copies > most:
-                break
-            way = Way(serial, copies)
-            found = out[way.name] = _expected(network, profile, rates, objective, schedule, way)
-            if isinstance(found, MappingError) or not better(found, best, objective):
-                break
-            best = found
-    return out
-
-
-def _expected(
-    network: Network, profile: Profile, rates: dict[str, float], objective: str, schedule: str, way: Way
-) -> Choice | MappingError:
-    """What the network costs with its attentions in one way, or why it does not fit."""
-    try:
-        sites = sites_of(network, profile.core, way.serial, schedule, way.copies)
-        return partition(network, sites, profile, rates, None, objective)[1]
-    except MappingError as error:
-        return error
-
-
-def cheaper(choices: dict[str, Choice | MappingError], objective: str) -> str:
-    """The name of the way that is cheapest by the objective, the first of equals; raises where none fits."""
-    fitting = {serial: choice for serial, choice in choices.items() if isinstance(choice, Choice)}
-    if choices and not fitting:
-        raise next(error for error in choices.values() if isinstance(error, MappingError))
-    best = next(iter(fitting), SERIALS[0])
-    for serial in fitting:
-        if better(fitting[serial], fitting[best], objective):
-            best = serial
-    return best
-
-
 def _cut(
-    network: Network, sites: tuple[Site, ...], profile: Profile, rates: dict[str, float], objective: str
+    network: Network,
+    sites: tuple[Site, ...],
+    profile: Profile,
+    rates: dict[str, float],
+    objective: str,
+    aim: Aim | None = None,
 ) -> tuple[Int, Choice, Nets, Int]:
     """(boxes, costs, nets, words).
 
@@ -192,7 +192,7 @@ def _cut(
     axons = SECTIONS.index("axon_mem")
     reserved: dict[str, int] = {}
     for _ in range(MOST_CUTS):
-        boxes, choice = partition(network, sites, profile, rates, reserved, objective)
+        boxes, choice = partition(network, sites, profile, rates, reserved, objective, aim)
         nets = nets_of(network, sites, boxes, rates)
         needed = box_words(network, sites, boxes, profile.core)
         needed[:, axons] = destinations(nets, len(boxes))

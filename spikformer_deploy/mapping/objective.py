@@ -11,6 +11,10 @@ works in turn, and on the neurons that a core sweeps in a sub-step.  A step is t
 sweeps; of the limits for which the cores suffice those with the shortest step are taken.  Cores that are left over then
 go where they save most messages: every site takes the cut with the least messages + price * cores, and one price of a
 core for all sites is searched, by bisection, at which the cores just suffice.
+
+Between chips messages may take longer than all cores.  What the heaviest link takes is known once a cut is placed;
+cores that may work for longer, by a *slack*, send fewer messages.  So cuts of more chips and of more slack are offered
+too (`offers`), for map.py to place some.
 """
 
 from __future__ import annotations
@@ -45,6 +49,8 @@ SWEPT_LADDER = 1.2
 """Limits on the neurons that a core sweeps in a sub-step fall by this factor."""
 SHORT_SWEEP = 1 / 8
 """Of barrier and runtime: limits below which a sweep is shorter than that are not tried."""
+SLACKS = (1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0)
+"""By how much longer than the least cores that work at once may work, in cuts that are offered."""
 HALVINGS = 16
 """Sizes of an axis that the objective `tiles` takes: all of it, a half, ..., its 2^15th part."""
 
@@ -82,7 +88,7 @@ class Choice:
     step_ns   by the closed form of chips/loihi/steps.py, without links until it is placed
     energy_pj static and running power, messages, and the sweeps of sub-steps: of all energy, only these depend on the
               cut and on the way of the attentions
-    placed    whether links are in it
+    placed    whether links are in it; link_ns: what the heaviest takes, then
     """
 
     picks: Int
@@ -96,6 +102,7 @@ class Choice:
     step_ns: float
     energy_pj: float
     placed: bool = False
+    link_ns: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +118,12 @@ class _Search:
     idle: float
     profile: Profile
     sub_steps: int
+
+    @property
+    def distinct(self) -> tuple[list[Cuts], list[int]]:
+        """The cuts that differ, and how many sites have each: copies of counters share theirs."""
+        alike = Counter(map(id, self.sites))
+        return list({id(cuts): cuts for cuts in self.sites}.values()), list(alike.values())
 
     @property
     def works(self) -> list[Float]:
@@ -138,16 +151,26 @@ class _Frontier(NamedTuple):
     in_turn: tuple[Float, Int]
 
 
-def choose(sites: list[Cuts], profile: Profile, objective: str, sub_steps: int) -> Choice:
+class Aim(NamedTuple):
+    """What a cut is made for, where the objective alone does not say it: a number of chips, and one of SLACKS."""
+
+    chips: int
+    slack: float
+
+
+def choose(sites: list[Cuts], profile: Profile, objective: str, sub_steps: int, aim: Aim | None = None) -> Choice:
     """The best choice by `objective`.  The board must hold the fewest cores of every site.
 
     sites      the cuts of each site
     sub_steps  chip-wide sub-steps in a step: each sweeps the neurons of the fullest core
+    aim        of energy and latency: one of the cuts that are offered
     Raises InputError for an objective that is none of OBJECTIVES.
     """
-    idle = float(latencies(profile, nominal).idle_neuron[0]) * sub_steps
-    search = _Search(sites, idle, profile, sub_steps)
+    search = _search(sites, profile, sub_steps)
     match objective:
+        case "energy" | "latency" if aim:
+            chips = max(aim.chips, _fewest_chips(search))
+            return _priced(_balanced(search, _frontiers(search), chips * profile.cores_per_chip, aim.slack), search)
         case "cores":
             return _priced(_fewest_cores(search), search)
         case "tiles":
@@ -156,6 +179,32 @@ def choose(sites: list[Cuts], profile: Profile, objective: str, sub_steps: int) 
             return _best_chips(search, objective)
         case _:
             raise InputError("--objective", f"'{objective}' is none of {', '.join(OBJECTIVES)}")
+
+
+def offers(sites: list[Cuts], profile: Profile, sub_steps: int, most_chips: int) -> dict[Aim, Choice]:
+    """Cuts with slack on up to `most_chips` chips: those that send fewer messages than the same with less of it.
+
+    sites, sub_steps  as in `choose`; the board must hold the fewest cores of every site
+    """
+    search = _search(sites, profile, sub_steps)
+    frontiers = _frontiers(search)
+    out = {}
+    for chips in _ladder(_fewest_chips(search), most_chips):
+        fewest = np.inf
+        for slack in SLACKS:
+            choice = _priced(_balanced(search, frontiers, chips * profile.cores_per_chip, slack), search)
+            if choice.messages < fewest:
+                out[Aim(chips, slack)] = choice
+                fewest = choice.messages
+    return out
+
+
+def _search(sites: list[Cuts], profile: Profile, sub_steps: int) -> _Search:
+    return _Search(sites, float(latencies(profile, nominal).idle_neuron[0]) * sub_steps, profile, sub_steps)
+
+
+def _fewest_chips(search: _Search) -> int:
+    return max(1, -(-search.fewest_cores // search.profile.cores_per_chip))
 
 
 def better(one: Choice, other: Choice, objective: str) -> bool:
@@ -172,11 +221,16 @@ def _score(choice: Choice, objective: str) -> tuple[float, int, float]:
 
 
 def placed(choice: Choice, mapping: Mapping, profile: Profile) -> Choice:
-    """What a choice costs once it is placed: its heaviest link may work for longer than its cores."""
+    """What a choice costs once it is placed."""
     link = float(link_ns(latencies(profile, nominal), mapping)[0])
+    return replace(with_link(choice, link, profile), link_ns=link, placed=True)
+
+
+def with_link(choice: Choice, link: float, profile: Profile) -> Choice:
+    """What a choice costs where the heaviest link takes `link` ns: it may work for longer than the cores."""
     longer = max(0.0, link - choice.at_once)
     energy = choice.energy_pj + _constant_mw(choice.chips, profile) * longer
-    return replace(choice, step_ns=choice.step_ns + longer, energy_pj=energy, placed=True)
+    return replace(choice, step_ns=choice.step_ns + longer, energy_pj=energy)
 
 
 def _best_chips(search: _Search, objective: str) -> Choice:
@@ -186,7 +240,7 @@ def _best_chips(search: _Search, objective: str) -> Choice:
     chips that is no better does not end the search.
     """
     frontiers = _frontiers(search)
-    first = max(1, -(-search.fewest_cores // search.profile.cores_per_chip))
+    first = _fewest_chips(search)
     best = None
     worse = 0
     for chips in _ladder(first, int(search.profile.board.chips)):
@@ -224,16 +278,14 @@ def _frontiers(search: _Search) -> list[_Frontier]:
     while search.sub_steps and most > least:
         most = max(int(most / SWEPT_LADDER), least)
         limits.add(most)
-    # copies of counters share their cuts
-    alike = Counter(map(id, search.sites))
-    distinct = list({id(cuts): cuts for cuts in search.sites}.values())
+    distinct, alike = search.distinct
     orders = [np.lexsort((cuts.work, cuts.cores)) for cuts in distinct]
     out = []
     for limit in sorted(limits):
         steps: tuple[list[tuple[Float, Int]], list[tuple[Float, Int]]] = [], []
-        for cuts, order in zip(distinct, orders, strict=True):
+        for cuts, order, count in zip(distinct, orders, alike, strict=True):
             work, changes = _least_work(cuts, order[cuts.swept[order] <= limit])
-            steps[cuts.in_turn].append((work, changes * alike[id(cuts)]))
+            steps[cuts.in_turn].append((work, changes * count))
         out.append(_Frontier(limit, _together(steps[False]), _together(steps[True])))
     return out
 
@@ -260,8 +312,11 @@ def _together(steps: list[tuple[Float, Int]]) -> tuple[Float, Int]:
     return limits[lawful], cores[lawful]
 
 
-def _balanced(search: _Search, frontiers: list[_Frontier], budget: int) -> Int:
-    """The limits with the shortest step that `budget` cores allow, and within them the fewest messages."""
+def _balanced(search: _Search, frontiers: list[_Frontier], budget: int, slack: float = 1.0) -> Int:
+    """The limits with the shortest step that `budget` cores allow, and within them the fewest messages.
+
+    slack  by which cores that work at once may then exceed their limit
+    """
     best = np.inf, 0.0, 0.0, 0
     for swept, (at_once, first), (in_turn, second) in frontiers:
         # for each limit on what works in turn, the least on what works at once that leaves cores enough
@@ -274,8 +329,8 @@ def _balanced(search: _Search, frontiers: list[_Frontier], budget: int) -> Int:
             best = min(best, (work[pick] + swept * search.idle, *limits, swept))
     _, at_once_limit, in_turn_limit, swept = best
     allowed = [
-        (cuts.work <= (in_turn_limit if cuts.in_turn else at_once_limit)) & (cuts.swept <= swept)
-        for cuts in search.sites
+        (cuts.work <= (in_turn_limit if cuts.in_turn else slack * at_once_limit)) & (cuts.swept <= swept)
+        for cuts in search.distinct[0]
     ]
     return _fewest_messages(search, allowed, budget)
 
@@ -283,30 +338,35 @@ def _balanced(search: _Search, frontiers: list[_Frontier], budget: int) -> Int:
 def _fewest_messages(search: _Search, allowed: list[NDArray[np.bool_]], budget: int) -> Int:
     """Picks among the allowed cuts: the lowest price of a core, in messages, at which the budget suffices.
 
-    allowed  for each site (n,): whether a cut may be taken; the fewest cores of these must be within the budget
+    allowed  for each of the distinct cuts (n,): which may be taken; the fewest cores of these must be within the budget
     """
-    choosable = list(zip(search.sites, allowed, strict=True))
+    distinct, alike = search.distinct
+    choosable = list(zip(distinct, allowed, strict=True))
     # the fewest cores suffice at any price
-    best = np.array([np.lexsort((cuts.messages, cuts.cores, ~may))[0] for cuts, may in choosable])
+    best = [int(np.lexsort((cuts.messages, cuts.cores, ~may))[0]) for cuts, may in choosable]
     low = LOWEST_PRICE
     high = max(float(cuts.messages.max()) for cuts in search.sites) + 1.0  # no core saves as many messages
     for _ in range(PRICE_STEPS):
         price = float(np.sqrt(low * high))
         costs = [np.where(may, cuts.messages + price * cuts.cores, np.inf) for cuts, may in choosable]
-        picks = np.array([cost.argmin() for cost in costs])
-        if search.cores(picks) <= budget:
+        picks = [int(cost.argmin()) for cost in costs]
+        taken = zip(distinct, picks, alike, strict=True)
+        if sum(int(cuts.cores[pick]) * count for cuts, pick, count in taken) <= budget:
             best = picks
             high = price
         else:
             low = price
-    return best
+    pick_of = {id(cuts): pick for cuts, pick in zip(distinct, best, strict=True)}
+    return np.array([pick_of[id(cuts)] for cuts in search.sites])
 
 
 def _fewest_cores(search: _Search) -> Int:
     """The fewest cores of every site; of such cuts the least work of the busiest core, then the fewest messages."""
-    fewest = [cuts.cores == cuts.cores.min() for cuts in search.sites]
-    limit = max(float(work[few].min()) for work, few in zip(search.works, fewest, strict=True))
-    allowed = [few & (work <= limit) for few, work in zip(fewest, search.works, strict=True)]
+    distinct, _ = search.distinct
+    fewest = [cuts.cores == cuts.cores.min() for cuts in distinct]
+    works = [cuts.work + search.idle * cuts.swept for cuts in distinct]
+    limit = max(float(work[few].min()) for work, few in zip(works, fewest, strict=True))
+    allowed = [few & (work <= limit) for few, work in zip(fewest, works, strict=True)]
     return _fewest_messages(search, allowed, search.fewest_cores)
 
 

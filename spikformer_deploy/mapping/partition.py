@@ -24,7 +24,7 @@ from spikformer_deploy.chips.loihi.rules import first_violation, fits
 from spikformer_deploy.chips.loihi.sites import program_length, synapse_kind
 from spikformer_deploy.chips.loihi.steps import Work, core_ns, loads_ns
 from spikformer_deploy.chips.profile import Core, Profile, load_profile, profile_names
-from spikformer_deploy.mapping.objective import Choice, Cuts, choose
+from spikformer_deploy.mapping.objective import Aim, Choice, Cuts, choose
 from spikformer_deploy.network.heads import Heads, factors_of, heads_into, heads_of, product_into
 from spikformer_deploy.network.mapping import OPERANDS, SECTIONS, Site, columns_at_home
 from spikformer_deploy.network.network import Network, Projection
@@ -133,14 +133,32 @@ def partition(
     rates: dict[str, float],
     reserved: dict[str, int] | None = None,
     objective: str = "energy",
+    aim: Aim | None = None,
 ) -> tuple[Int, Choice]:
     """((slices, 7) boxes: the columns of BOX, in the order of the sites; what they are expected to cost).
 
     rates      messages a neuron and step, by population
     reserved   words of axon memory to keep free in each core of a site, by site
-    objective  one of objective.OBJECTIVES
+    objective  one of objective.OBJECTIVES; aim: as in objective.choose
     Raises MappingError where a single neuron does not fit a core, or the board has too few cores.
     """
+    choices, sub_steps = cuts_of(network, sites, profile, rates, reserved)
+    choice = choose(choices, profile, objective, sub_steps, aim)
+    boxes: list[tuple[int, ...]] = []
+    for number, site in enumerate(sites):
+        size = choices[number].boxes[choice.picks[number]]
+        boxes += _grid(number, site.shape, size.tolist())
+    return np.array(boxes, np.int64), choice
+
+
+def cuts_of(
+    network: Network,
+    sites: tuple[Site, ...],
+    profile: Profile,
+    rates: dict[str, float],
+    reserved: dict[str, int] | None = None,
+) -> tuple[list[Cuts], int]:
+    """(the cuts of each site, chip-wide sub-steps in a step); arguments and errors as of `partition`."""
     serial = next((site.serial for site in sites if site.serial not in ("", OPERANDS)), "tokens")
     kept_free = reserved or {}
     choices: list[Cuts] = []
@@ -150,13 +168,7 @@ def partition(
         again = site.copy > 0 and room == kept_free.get(sites[number - 1].name, 0)
         choices.append(choices[-1] if again else cuts(network, site, profile, rates, room, serial))
     _check_board(sites, [int(choice.cores.min()) for choice in choices], profile)
-    sub_steps = max((site.chip_sub_steps for site in sites), default=0)
-    choice = choose(choices, profile, objective, sub_steps)
-    boxes: list[tuple[int, ...]] = []
-    for number, site in enumerate(sites):
-        size = choices[number].boxes[choice.picks[number]]
-        boxes += _grid(number, site.shape, size.tolist())
-    return np.array(boxes, np.int64), choice
+    return choices, max((site.chip_sub_steps for site in sites), default=0)
 
 
 def cuts(

@@ -1,8 +1,9 @@
 """Slices onto cores.  All placers have one signature and one test suite: (slices, nets, machine, constraints) -> cores.
 
-refined (what compile uses) starts from hilbert and swaps: chips first, then slices over all tiles of all chips; the
-cores of a tile stand at one router and are equal.  It never returns a placement that is worse than hilbert's in
-packets * hops or in the load of the heaviest link, within chips or between them.
+refined (what compile uses) starts from chips.py where a network takes several chips, and else from hilbert, and swaps
+slices over all tiles of all chips; the cores of a tile stand at one router and are equal.  It never returns a placement
+that is worse than hilbert's in packets * hops or in the load of the heaviest link, within chips or between them: where
+it were, it starts from hilbert again, with whole chips exchanged first.
 hilbert, greedy, row_major and random are what it is compared with.
 """
 
@@ -19,6 +20,7 @@ from spikformer_deploy.base.compiled import single
 from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.loihi.tiles import coordinates
 from spikformer_deploy.chips.profile import Profile
+from spikformer_deploy.mapping.chips import chips_of
 from spikformer_deploy.mapping.refine import Talk, refine, talk_of
 from spikformer_deploy.mapping.route import Nets, metrics
 
@@ -88,17 +90,35 @@ def greedy(slices: int, nets: Nets, machine: Profile, constraints: Constraints =
 
 
 def refined(slices: int, nets: Nets, machine: Profile, constraints: Constraints = NONE) -> Int:
-    """Annealed from hilbert, from SEED; never worse than it (see the head of this file)."""
+    """Annealed, from SEED; never worse than hilbert (see the head of this file)."""
     start = hilbert(slices, nets, machine, constraints)
     talk = talk_of(slices, nets)
     # what is bound to a core is bound to its chip, and a chip that lacks a core cannot take all slices of another
     bound = constraints.fixed or constraints.forbidden
+    before = metrics(nets, start, machine)
+    if slices > machine.cores_per_chip and not bound:
+        better = _swap_slices(talk, _by_chips(talk, nets, machine), machine, constraints)
+        if _no_worse(metrics(nets, better, machine), before):
+            return better
     better = start if bound else _swap_chips(talk, start, machine)
     better = _swap_slices(talk, better, machine, constraints)
-    before = metrics(nets, start, machine)
-    after = metrics(nets, better, machine)
-    worse = any(after[name] > before[name] for name in NEVER_WORSE)
-    return start if worse else better
+    return better if _no_worse(metrics(nets, better, machine), before) else start
+
+
+def _no_worse(after: dict[str, float], before: dict[str, float]) -> bool:
+    return all(after[name] <= before[name] for name in NEVER_WORSE)
+
+
+def _by_chips(talk: Talk, nets: Nets, machine: Profile) -> Int:
+    """On the chips of chips.py, and of each chip in the order of the network along a Hilbert curve over its tiles."""
+    chip = chips_of(talk, nets.middles, machine)
+    tiles = _cores_of_tiles(hilbert_order(*_tiles_of_chip(machine)), machine)
+    # how many of the same chip come before each slice
+    order = np.argsort(chip, kind="stable")
+    _, first = np.unique(chip[order], return_index=True)
+    before = np.empty(len(chip), np.int64)
+    before[order] = np.arange(len(chip)) - np.repeat(first, np.diff(first, append=len(chip)))
+    return chip * machine.cores_per_chip + tiles[before]
 
 
 def _swap_chips(talk: Talk, cores: Int, machine: Profile) -> Int:

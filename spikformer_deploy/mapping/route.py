@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 
 import numpy as np
@@ -24,11 +24,16 @@ CHANNEL, ROW, COLUMN = 0, 1, 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nets:
-    """Expected messages a step from slice `source` to slice `target`; arrays (nets,)."""
+    """Expected messages a step from slice `source` to slice `target`; arrays (nets,).
+
+    middles  (slices, 3) where each slice lies in its site, along channels, rows and columns, from 0 to 1; None where
+             nobody knows
+    """
 
     source: Int
     target: Int
     messages: Float
+    middles: Float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +92,14 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
                     parts.append(_ordinary(shape, alike, sources[0], part, sites[index], sent[0]))
                     # a partial sum goes on to the neuron of the same place, in every step
                     parts.append(_overlapping(part, target, target.first, target.end, 1.0))
-    return _joined(parts)
+    return replace(_joined(parts), middles=_middles(sites, boxes))
+
+
+def _middles(sites: tuple[Site, ...], boxes: Int) -> Float:
+    """(slices, 3) where each slice lies in its site, as shares of its channels, rows and columns."""
+    first, end = edges_of(boxes)
+    shapes = np.array([site.shape for site in sites])[boxes[:, SITE]]
+    return np.asarray((first + end) / (2 * shapes), np.float64)
 
 
 def _from_the_same(network: Network, projection: Projection) -> list[Conv | Window | Readout]:

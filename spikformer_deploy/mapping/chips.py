@@ -48,10 +48,11 @@ class _Halving(NamedTuple):
     high: int
 
 
-def chips_of(talk: Talk, middles: Float | None, machine: Profile) -> Int:
+def chips_of(talk: Talk, middles: Float | None, machine: Profile, part: float = 0.5) -> Int:
     """(slices,) the chip of each: on the fewest chips, in a rectangle that is nearly square.
 
     middles  (slices, 3) where each lies in its site along channels, rows and columns, from 0 to 1; None: nobody knows
+    part     of the chips that the first half of a halving gets: layers that fill three chips lose by being cut in two
     """
     slices = len(talk.start) - 1
     count = -(-slices // machine.cores_per_chip)
@@ -67,7 +68,7 @@ def chips_of(talk: Talk, middles: Float | None, machine: Profile) -> Int:
         if len(chips) == 1:
             chip[members] = chips[0]
             continue
-        halves = _halves_of(place, chips)
+        halves = _halves_of(place, chips, part)
         local[members] = np.arange(len(members))
         side = _best_sides(talk, members, local, stands, [place[half] for half in halves], orders, machine)
         local[members] = -1
@@ -98,12 +99,13 @@ def _orders(slices: int, middles: Float | None) -> list[Int]:
     return [way for order in orders for way in (order, order[::-1])]
 
 
-def _halves_of(place: Int, chips: Int) -> tuple[Int, Int]:
+def _halves_of(place: Int, chips: Int, part: float) -> tuple[Int, Int]:
     """Some chips, cut in two across their longer side; place (chips, 2) of all of them."""
     x, y = place[chips].T
     keys = (y, x) if np.ptp(x) >= np.ptp(y) else (x, y)
     order = chips[np.lexsort(keys)]
-    return order[: len(chips) // 2], order[len(chips) // 2 :]
+    first = max(1, int(part * len(chips)))
+    return order[:first], order[first:]
 
 
 def _best_sides(

@@ -103,9 +103,9 @@ def _best_first(
     found: dict[Try, Laid] = {}
     refused: dict[Try, MappingError] = {}
     while open_tries and len(found) < MOST_PLACED:
-        choices = [choice for _, choice in found.values()]
+        choices = {tried: choice for tried, (_, choice) in found.items()}
         tried, expected = cheapest_with_links(open_tries, choices, profile, objective)
-        if any(choice.chips == 1 or not better(expected, choice, objective) for choice in choices):
+        if any(choice.chips == 1 or not better(expected, choice, objective) for choice in choices.values()):
             break
         del open_tries[tried]
         try:

@@ -393,12 +393,17 @@ def _shared(first: Int, end: Int, low: Int, high: Int) -> Int:
 
 def _tokens(slices: _Slices, low: Int, high: Int, width: int) -> Int:
     """(slices, ranges) positions of each, counted row by row through a map of `width` columns, in [low, high)."""
-    out = np.zeros((len(slices.index), len(low)), np.int64)
-    for i, (first, end) in enumerate(zip(slices.first, slices.end, strict=True)):
-        # the positions of a box are an interval of tokens in each of its rows
-        rows = np.arange(first[ROW], end[ROW]) * width
-        out[i] = _shared(rows + first[COLUMN], rows + end[COLUMN], low, high).sum(0)
-    return out
+    return _tokens_before(slices, high, width) - _tokens_before(slices, low, width)
+
+
+def _tokens_before(slices: _Slices, token: Int, width: int) -> Int:
+    """(slices, tokens) positions of each with a smaller number than each of some tokens."""
+    first, end = slices.first[:, :, None], slices.end[:, :, None]
+    row, column = np.divmod(token, width)
+    columns = end[:, COLUMN] - first[:, COLUMN]
+    whole = np.clip(row, first[:, ROW], end[:, ROW]) - first[:, ROW]
+    begun = (first[:, ROW] <= row) & (row < end[:, ROW])
+    return whole * columns + begun * np.clip(column - first[:, COLUMN], 0, columns)
 
 
 def _nonzero(senders: _Slices, receivers: _Slices, messages: Array) -> Nets:

@@ -1,5 +1,7 @@
 """What each objective promises, and that what a cut is expected to cost is what it costs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,10 +10,12 @@ from support.networks import random_network
 from support.profiles import smaller
 
 from spikformer_deploy.base.errors import InputError, MappingError
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.mapping.map import attention_choices, cheaper
-from spikformer_deploy.mapping.objective import OBJECTIVES, Choice
-from spikformer_deploy.mapping.partition import SERIALS, cuts, partition, sites_of
+from spikformer_deploy.mapping.objective import OBJECTIVES, Aim, Choice, offers
+from spikformer_deploy.mapping.partition import SERIALS, cuts, cuts_of, partition, sites_of
 from spikformer_deploy.mapping.route import nets_of
+from spikformer_deploy.mapping.ways import Try, cheapest_with_links
 from spikformer_deploy.network.network import Network
 
 NETWORKS = st.builds(random_network, st.integers(0, 10**6), blocks=st.integers(0, 2), shortcuts=st.booleans())
@@ -87,3 +91,43 @@ def test_an_unknown_objective_is_an_error() -> None:
     network, profile = random_network(0), smaller(2000, 300, 900)
     with pytest.raises(InputError, match="'speed' is none of energy, latency, cores, tiles"):
         partition(network, sites_of(network, profile.core), profile, {}, None, "speed")
+
+
+@settings(deadline=None, max_examples=15)
+@given(NETWORKS, MACHINES, st.integers(0, 99))
+def test_offers_send_fewer_messages_and_are_made_as_offered(network, profile, seed) -> None:
+    """Each longer than the least that its chips allow, none above their cores; an Aim gives the very same cut."""
+    sites, rates = sites_of(network, profile.core), some_rates(network, seed)
+    choices, sub_steps = cuts_of(network, sites, profile, rates)
+    best = partition(network, sites, profile, rates, None, "latency")[1]
+    offered = offers(choices, profile, sub_steps, best.chips)
+    for aim, choice in offered.items():
+        assert choice.chips <= aim.chips <= best.chips
+        assert choice.step_ns >= best.step_ns
+        fewer = [other.messages for other_aim, other in offered.items() if other_aim.chips == aim.chips]
+        assert fewer == sorted(set(fewer), reverse=True)
+        boxes, again = partition(network, sites, profile, rates, None, "latency", aim)
+        assert len(boxes) == choice.cores
+        assert again.picks.tolist() == choice.picks.tolist()
+
+
+def a_choice(chips: int, messages: float, at_once: float, step: float) -> Choice:
+    return Choice(np.zeros(1, np.int64), chips, 1, 1.0, messages, 1.0, 2, at_once, step, step)
+
+
+def test_the_next_cut_to_place_is_the_cheapest_with_the_link_that_is_expected() -> None:
+    profile = load_profile("kapoho_point")
+    fast, slim, one_chip = Try("tokens"), Try("tokens", Aim(4, 2.0)), Try("channels")
+    open_tries = {fast: a_choice(4, 1e6, 100.0, 200.0), slim: a_choice(4, 0.5e6, 150.0, 250.0)}
+    # of a million messages at 4 ns, 0.6 % pass the heaviest link
+    tried, expected = cheapest_with_links(open_tries, {}, profile, "latency")
+    assert (tried, expected.step_ns) == (slim, pytest.approx(250.0 + 12_000.0 - 150.0))
+    # what was placed says more: half of the messages, a sixteenth of its time
+    placed = {Try("tokens", Aim(4, 1.5)): replace(a_choice(4, 1e6, 100.0, 200.0), link_ns=1600.0, placed=True)}
+    tried, expected = cheapest_with_links(open_tries, placed, profile, "latency")
+    assert (tried, expected.step_ns) == (slim, 250.0)
+    # one chip has no such links
+    tried, expected = cheapest_with_links(
+        open_tries | {one_chip: a_choice(1, 1e9, 1.0, 240.0)}, placed, profile, "latency"
+    )
+    assert (tried, expected.step_ns) == (one_chip, 240.0)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.boards import chain, small_board
 
 from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.loihi.tiles import coordinates
-from spikformer_deploy.chips.profile import Profile, from_dict, load_profile, to_dict
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.mapping.place import (
     NEVER_WORSE,
     Constraints,
@@ -25,24 +26,6 @@ from spikformer_deploy.mapping.route import Nets, link_loads, metrics
 
 PLACERS = [hilbert, row_major, random, greedy, refined]
 BOARD = load_profile("kapoho_point")
-
-
-def small_board(chips: int = 4) -> Profile:
-    """Chips of 2 x 2 tiles of 2 cores, two in a row."""
-    raw = to_dict(BOARD)
-    for name, value in (("tiles_x", 2), ("tiles_y", 2), ("cores_per_tile", 2), ("reserved_cores", 0)):
-        raw["chip"][name] |= {"value": float(value), "range": None}
-    raw["board"]["chips"] |= {"value": float(chips)}
-    raw["board"]["columns"] |= {"value": 2.0}
-    return from_dict(raw)
-
-
-def chain(slices: int, seed: int) -> Nets:
-    """Layers of up to 6 slices, all of each to all of the next, as networks have them."""
-    rng = np.random.default_rng(seed)
-    layer = np.sort(rng.integers(0, max(1, slices // 4), slices))
-    source, target = np.nonzero(layer[:, None] + 1 == layer)
-    return Nets(source, target, rng.integers(1, 1000, len(source)).astype(float))
 
 
 @pytest.mark.parametrize("placer", PLACERS)

@@ -82,12 +82,16 @@ def _of_engine() -> dict[Loop, list[Example]]:
 
 def _of_mapping() -> dict[Loop, list[Example]]:
     """Slices onto cores."""
-    from spikformer_deploy.mapping import refine, route
+    from spikformer_deploy.mapping import chips, refine, route
 
     talk = _made(refine.Talk, *_arrays(np.int64, 1, 1), *_arrays(np.float64, 1, 1))
     links = _made(refine._Mesh, *_arrays(np.int64, 1, 1, 1), *_arrays(np.float64, 1, 1), 1, 1, 1)
     placed = _made(refine._Placed, *_arrays(np.int64, 1, 1, 1, 1), _array(np.bool_, 1))
+    halving = _made(chips._Halving, *_arrays(np.int64, 1, 1), _array(np.float64, 1), 1.0, 1, 1)
+    line = _array(np.int64, 1)
     return {
+        chips._halve: [(talk, halving, line, 1)],
+        chips._pull: [(*talk[:2], talk.sent, line, line, talk.got, 1.0, 1.0)],
         refine._anneal: [(talk, links, placed, 1, 1)],
         route._overlaps: [tuple(_arrays(np.int64, 2, 2, 2, 2))],
     }

@@ -118,11 +118,12 @@ def _best_sides(
     middles = [chips.mean(0) for chips in places]
     apart = np.abs(middles[1] - middles[0])
     axis = int(apart.argmax())
-    near, far = middles[0][axis], middles[1][axis]
-    pull = _pull(talk.start, talk.other, talk.sent + talk.got, members, local, stands[:, axis], near, far)
+    near, far = float(middles[0][axis]), float(middles[1][axis])
+    at = np.ascontiguousarray(stands[:, axis])
+    pull = _pull(talk.start, talk.other, talk.sent + talk.got, members, local, at, near, far)
     room = [len(chips) * machine.cores_per_chip for chips in places]
     low, high = max(0, len(members) - room[1]), min(len(members), room[0])
-    halving = _Halving(members, local, pull, float(far - near), low, high)
+    halving = _Halving(members, local, pull, far - near, low, high)
     first = min(max(round(len(members) * len(places[0]) / (len(places[0]) + len(places[1]))), low), high)
     best, least = np.zeros(0, np.int64), np.inf
     for order in orders:

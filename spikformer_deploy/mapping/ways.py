@@ -6,6 +6,7 @@ than all cores; how long is guessed from the messages, better with every cut tha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from spikformer_deploy.base.errors import MappingError
@@ -73,7 +74,7 @@ def expected_choice(
         return error
 
 
-def cheaper(choices: dict[str, Choice | MappingError], objective: str) -> str:
+def cheaper(choices: Mapping[str, Choice | MappingError], objective: str) -> str:
     """The name of the way that is cheapest by the objective, the first of equals; raises where none fits."""
     fitting = {serial: choice for serial, choice in choices.items() if isinstance(choice, Choice)}
     if choices and not fitting:

@@ -26,7 +26,7 @@ A guess that is too low costs the time to place a cut in vain, one that is too h
 """
 STEEPNESS = 4
 """Cuts that send more messages send most of them to other chips: the load of that link grows as their power of this."""
-MOST_OFFERING = 3
+MOST_OFFERING = 2
 """Ways of which cuts with slack are looked at, the cheapest ones."""
 
 

@@ -1,6 +1,7 @@
 """What each objective promises, and that what a cut is expected to cost is what it costs."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from support.profiles import smaller
 
 from spikformer_deploy.base.errors import InputError, MappingError
 from spikformer_deploy.chips.profile import load_profile
-from spikformer_deploy.mapping.map import attention_choices, cheaper
-from spikformer_deploy.mapping.objective import OBJECTIVES, Aim, Choice, offers
+from spikformer_deploy.mapping.map import _best_first, attention_choices, cheaper
+from spikformer_deploy.mapping.objective import OBJECTIVES, Aim, Choice, offers, with_link
 from spikformer_deploy.mapping.partition import SERIALS, cuts, cuts_of, partition, sites_of
 from spikformer_deploy.mapping.route import nets_of
 from spikformer_deploy.mapping.ways import Try, cheapest_with_links
@@ -131,3 +132,26 @@ def test_the_next_cut_to_place_is_the_cheapest_with_the_link_that_is_expected() 
         open_tries | {one_chip: a_choice(1, 1e9, 1.0, 240.0)}, placed, profile, "latency"
     )
     assert (tried, expected.step_ns) == (one_chip, 240.0)
+
+
+def test_cuts_are_placed_best_first_until_no_other_is_expected_to_be_cheaper() -> None:
+    """Where a link is worse than guessed, or a cut finds no room, the next is placed; a better link ends it."""
+    profile = load_profile("kapoho_point")
+    links = {"a": 90_000.0, "b": 20_000.0, "c": 20_000.0}
+    choices = {
+        Try(name): a_choice(4, 1e6, 100.0, step) for name, step in zip("xabc", (1.0, 2.0, 3.0, 4.0), strict=True)
+    }
+    order: list[str] = []
+
+    def laid(tried: Try) -> tuple[Any, Choice]:
+        order.append(tried.way)
+        if tried.way == "x":
+            raise MappingError("x", "there is no room")
+        choice = with_link(choices[tried], links[tried.way], profile)
+        return None, replace(choice, link_ns=links[tried.way], placed=True)
+
+    found, refused = _best_first(dict(choices), laid, profile, "latency")
+    # of a million messages 24 us are guessed: with 20 us for b nothing is left that c could be better in
+    assert order == ["x", "a", "b"]
+    assert list(refused) == [Try("x")]
+    assert [tried.way for tried in found] == ["a", "b"]

@@ -24,7 +24,7 @@ from spikformer_deploy.network.network import Network
 
 MOST_CUTS = 8
 """Rounds of cutting with room for destinations; what does not fit then is an error."""
-MOST_PLACED = 4
+MOST_PLACED = 3
 """Cuts that are placed at most, before one is taken: of 9,000 slices some 5 s each."""
 Laid: TypeAlias = tuple[Mapping, Choice]
 

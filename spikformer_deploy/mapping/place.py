@@ -32,6 +32,8 @@ SKETCH = 20
 """Swaps for each slice that tell which of several starts has the lightest links between chips in the end."""
 PARTS = (1 / 2, 1 / 3, 2 / 5, 3 / 5)
 """Halvings of chips that are tried, by the part that the first half gets: the heaviest links differ by up to two."""
+MOST_HALVED = 20_000
+"""Slices beyond which chips are not halved: the time for it grows as their square, half a minute for so many."""
 SEED = 0
 """Of the placements that are drawn: the same network always gets the same cores."""
 FEWEST_CHIPS = 3
@@ -102,7 +104,7 @@ def refined(slices: int, nets: Nets, machine: Profile, constraints: Constraints 
     # what is bound to a core is bound to its chip, and a chip that lacks a core cannot take all slices of another
     bound = constraints.fixed or constraints.forbidden
     before = metrics(nets, start, machine)
-    if slices > machine.cores_per_chip and not bound:
+    if machine.cores_per_chip < slices <= MOST_HALVED and not bound:
         better = _swap_slices(talk, _lightest_start(talk, nets, machine), machine, constraints)
         if _no_worse(metrics(nets, better, machine), before):
             return better

@@ -24,8 +24,8 @@ LINK_SHARE = 0.006
 
 A guess that is too low costs the time to place a cut in vain, one that is too high a better cut.
 """
-STEEPNESS = 4
-"""Cuts that send more messages send most of them to other chips: the load of that link grows as their power of this."""
+STEEPNESS = 2
+"""Cuts that send more messages send more of them to other chips: the load of that link grows as this power or more."""
 MOST_OFFERING = 2
 """Ways of which cuts with slack are looked at, the cheapest ones."""
 

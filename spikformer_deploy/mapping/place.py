@@ -33,7 +33,7 @@ SKETCH = 20
 PARTS = (1 / 2, 1 / 3, 2 / 5, 3 / 5)
 """Halvings of chips that are tried, by the part that the first half gets: the heaviest links differ by up to two."""
 MOST_HALVED = 20_000
-"""Slices beyond which chips are not halved: the time for it grows as their square, half a minute for so many."""
+"""Slices beyond which chips are not halved: the time for it grows as their square, some ten seconds for so many."""
 SEED = 0
 """Of the placements that are drawn: the same network always gets the same cores."""
 FEWEST_CHIPS = 3

@@ -11,7 +11,7 @@ import numpy as np
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError, MappingError
 from spikformer_deploy.chips.loihi.memory import box_words, token_wise
-from spikformer_deploy.chips.loihi.rules import fits
+from spikformer_deploy.chips.loihi.rules import first_violation, fits
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.mapping.law import check_neurons, verify_mapping
 from spikformer_deploy.mapping.objective import OBJECTIVES, Aim, Choice, better, placed
@@ -82,13 +82,19 @@ def map_explained(
         return _laid(network, profile, rates, objective, placer, constraints, schedule, tried)
 
     found, refused = _best_first(open_tries, laid, profile, objective)
-    ways |= {tried.way: error for tried, error in refused.items() if tried.way in ways and not tried.aim}
-    best = _cheapest_lawful(found, refused, network, profile, objective)
+    if not found:
+        raise next(iter(refused.values()))
+    best = next(iter(found))
     for tried, (_, choice) in found.items():
-        before = ways.get(tried.way)
-        if isinstance(before, Choice) and not (before.placed and better(before, choice, objective)):
-            ways[tried.way] = choice
+        if better(choice, found[best][1], objective):
+            best = tried
     mapping, choice = found[best]
+    verify_mapping(mapping, network, profile)
+    ways |= {tried.way: error for tried, error in refused.items() if tried.way in ways}
+    for tried, (_, one) in found.items():
+        before = ways.get(tried.way)
+        if isinstance(before, Choice) and not (before.placed and better(before, one, objective)):
+            ways[tried.way] = one
     explained: dict[str, Any] = {"objective": objective, "schedule": schedule, "expected": _shown(choice)}
     if ways:
         shown = {name: _shown(way) for name, way in ways.items()}
@@ -113,29 +119,8 @@ def _best_first(
         except MappingError as error:
             # destinations took the room that was thought to be there: cuts do not know them
             refused[tried] = error
+            open_tries = {other: choice for other, choice in open_tries.items() if other.way != tried.way}
     return found, refused
-
-
-def _cheapest_lawful(
-    found: dict[Try, Laid],
-    refused: dict[Try, MappingError],
-    network: Network,
-    profile: Profile,
-    objective: str,
-) -> Try:
-    """The cheapest of the tries whose mapping obeys the law; the others leave `found` for `refused`."""
-    while found:
-        best = next(iter(found))
-        for tried in found:
-            if better(found[tried][1], found[best][1], objective):
-                best = tried
-        try:
-            verify_mapping(found[best][0], network, profile)
-            return best
-        except MappingError as error:
-            refused[best] = error
-            del found[best]
-    raise next(iter(refused.values()))
 
 
 def _laid(
@@ -203,6 +188,10 @@ def _cut(
         for slice_ in over:
             name = sites[boxes[slice_, SITE]].name
             reserved[name] = max(reserved.get(name, 0), int(needed[slice_, axons]))
+    else:
+        fullest = needed[over[0]]
+        name = sites[boxes[over[0], SITE]].name
+        raise MappingError(name, f"a slice breaks a limit of the core: {first_violation(fullest, profile.core)}")
     return boxes, choice, nets, needed
 
 

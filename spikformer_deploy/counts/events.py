@@ -201,8 +201,9 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     }
     synops = wholes[1].sum(0).T
     numbers, slots = by_name, synops
-    if geometry.graded:
-        numbers, slots = _in_slots(geometry, execution, sums)
+    if geometry.layout_of_graded.first:
+        of_graded, slots = _in_slots(geometry, execution, synops)
+        numbers = by_name | of_graded
     projections = tuple(
         _projection(
             network,
@@ -218,17 +219,20 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     return Events(images, network.time_steps, populations, projections, slices)
 
 
-def _in_slots(
-    geometry: Geometry, execution: Execution, messages: dict[str, NDArray[np.int32]]
-) -> tuple[dict[str, Int], Int]:
-    """(by population (images, T) spikes that its messages stand for, (projections, T) operations of these in all)."""
-    numbers = dict(messages)
-    for name in geometry.graded & messages.keys():
+def _in_slots(geometry: Geometry, execution: Execution, synops: Int) -> tuple[dict[str, Int], Int]:
+    """By population of graded messages the spikes that these stand for (images, T), and operations (projections, T).
+
+    synops  (projections, T) operations of the messages: those of the spikes where a message is one
+    """
+    graded = geometry.layout_of_graded
+    numbers: dict[str, NDArray[np.int32]] = {}
+    for name in graded.first:
         values = execution.activity[name].values
         assert values is not None
         numbers[name] = values
-    totals, ((_, slots),) = weighted((geometry.wholes,), numbers, geometry.layout)
-    return dict(zip(geometry.layout.first, totals, strict=True)), slots.sum(0).T
+    totals, ((_, slots),) = weighted((geometry.wholes_of_graded,), numbers, graded)
+    from_graded = np.array([p.sources[0] in graded.first for p in geometry.network.projections])
+    return dict(zip(graded.first, totals, strict=True)), np.where(from_graded[:, None], slots.sum(0).T, synops)
 
 
 def _between_cores(geometry: Geometry, slices: SliceEvents) -> tuple[dict[str, Int], dict[str, Int]]:

@@ -135,7 +135,8 @@ class Geometry:
     wholes    rows: the projections of the network, in its order; (messages of the source, synaptic operations), none
               of an attention and of a dual spike transformation
     described of each projection, in the network's order
-    graded    populations whose messages are numbers of spikes
+    wholes_of_graded  as wholes, on the cells of those populations only whose messages are numbers of spikes
+    layout_of_graded  where the cells of these stand
     arriving  by population: its messages at the slices that it sends to; none where there is no mapping
     sent      rows: slices; (spikes, messages sent): see SliceEvents
     received  rows: slices; (messages received, synaptic operations)
@@ -150,7 +151,8 @@ class Geometry:
     layout: Layout
     wholes: SparseSums
     described: tuple[Described, ...]
-    graded: frozenset[str]
+    wholes_of_graded: SparseSums
+    layout_of_graded: Layout
     arriving: dict[str, tuple[Weights, ...]]
     sent: SparseSums
     received: SparseSums
@@ -174,6 +176,7 @@ def geometry(network: Network, mapping: Mapping | None) -> Geometry:
         own_slices = {p.name: own_inlet(network, mapping, p.name) for p in network if p is not network.output}
     cells = cells_of(network, {name: [own, *reaching.get(name, [])] for name, own in own_slices.items()})
     layout = _layout(cells)
+    layout_of_graded = _layout({name: grid for name, grid in cells.items() if name in graded})
     layout_of_resting = _layout({name: cells[name] for name in own_slices if may_idle(network[name].neuron)})
     arriving = {name: tuple(_weights(inlet, cells[name]) for inlet in ways) for name, ways in reaching.items()}
     sent: list[Entries] = []
@@ -196,7 +199,8 @@ def geometry(network: Network, mapping: Mapping | None) -> Geometry:
         layout=layout,
         wholes=sparse_sums(len(network.projections), _wholes(network, cells, layout.first)),
         described=tuple(described(network, projection) for projection in network.projections),
-        graded=graded,
+        wholes_of_graded=sparse_sums(len(network.projections), _wholes(network, cells, layout_of_graded.first)),
+        layout_of_graded=layout_of_graded,
         arriving=arriving,
         sent=sparse_sums(slices, joined(sent)),
         received=sparse_sums(slices, joined(received)),
@@ -268,15 +272,15 @@ def _standing(network: Network, mapping: Mapping) -> Standing:
 
 
 def _wholes(network: Network, cells: dict[str, Cells], first: dict[str, int]) -> Entries:
-    """A row for every projection but products of messages.
+    """A row for every projection but products of messages, entries for those from the populations of `first`.
 
     Each cell of its source, 1, and the operations in the whole target.
     """
     parts: list[Entries] = []
     for number, projection in enumerate(network.projections):
-        if isinstance(projection.synapse, Attention | DualSpike):
-            continue
         name = projection.sources[0]
+        if isinstance(projection.synapse, Attention | DualSpike) or name not in first:
+            continue
         grid = cells[name]
         segments, rows, columns = whole_reach(network, projection, projection.synapse)
         channels = _by_range(grid, segments)

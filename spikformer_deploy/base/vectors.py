@@ -87,16 +87,6 @@ def lowest_bit(typing: Any, mask: Any) -> Any:
 
 
 @intrinsic
-def ones(typing: Any, mask: Any) -> Any:
-    """How many bits are set."""
-
-    def emit(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return build.ctpop(arguments[0])
-
-    return types.int64(types.int64), emit
-
-
-@intrinsic
 def highest_bit(typing: Any, mask: Any) -> Any:
     """The number of the highest set bit; the mask must not be zero."""
 

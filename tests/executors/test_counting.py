@@ -23,23 +23,9 @@ def test_counting_equals_the_reference_whatever_the_cells(kind: type, largest: i
     cuts = np.array(sorted({0, channels, *rng.integers(0, channels, 3 + 10 * seed).tolist()}))
     rows = random_classes(rng, height, seed**2 + 1)
     columns = random_classes(rng, width, seed**2 + 1)
+    cells = Cells(cuts, rows, columns)
     sent = rng.integers(0, largest + 1, (2, 3, channels, height, width)) * (rng.random((3, channels, 1, 1)) < 0.9)
-    assert_counted(sent, kind, largest, Cells(cuts, rows, columns))
 
-
-@pytest.mark.parametrize("kind", [np.uint8, np.int32])
-@pytest.mark.parametrize(("largest", "channels"), [(1, 192), (1, 70), (255, 64), (1, 1)])
-def test_cells_of_one_position(kind: type, largest: int, channels: int) -> None:
-    """As the tokens of an attention are counted: slices that end with a word of bits, within one, and behind all."""
-    rng = np.random.default_rng(channels)
-    cuts = np.unique([0, channels, *np.clip([1, 2, 63, 64, 65, 128], 0, channels)])
-    sent = rng.integers(0, largest + 1, (2, 3, channels, 4, 5))
-    assert_counted(sent, kind, largest, Cells(cuts, rng.permutation(4), rng.permutation(5)))
-
-
-def assert_counted(sent: np.ndarray, kind: type, largest: int, cells: Cells) -> None:
-    """That the loops count (2, 3, C, Y, X) messages as the reference does."""
-    _, _, channels, height, width = sent.shape
     right = observe_plainly(Or(), sent, None, cells, graded=True)
 
     table = cell_table(cells)

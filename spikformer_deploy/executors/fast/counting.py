@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from spikformer_deploy.base.arrays import Array
 from spikformer_deploy.base.compiled import inlined, part, shared
-from spikformer_deploy.base.vectors import BYTE, WORD, address, eight_bytes, ones, read, write
+from spikformer_deploy.base.vectors import BYTE, address, eight_bytes, read, write
 
 TOGETHER = 4
 """Maps that are looked at together: the time steps of most networks.  What they have in common is read once."""
@@ -63,10 +63,6 @@ def observe(sent: Array, binary: bool, table: CellTable, messages: Array, active
         low = cuts[0]
         high = cuts[-1]
         chosen = table.row_order[table.row_starts[r] : table.row_starts[r + 1]]
-        if sent.itemsize == 1 and len(chosen) * table.widest == 1:
-            # every cell is one position; seen as bytes, which they are here, so that it is compiled for these only
-            _count_positions(sent.view(np.uint8), binary, (chosen[0], r, b), table, messages, active, total)
-            continue
         few = len(chosen) * table.widest <= BYTE_FULL  # no byte overflows
         # seven bytes more than there are channels: sums of bytes read whole words
         recent = np.zeros((TOGETHER, columns, high - low + 7), np.uint8)
@@ -97,72 +93,6 @@ def observe(sent: Array, binary: bool, table: CellTable, messages: Array, active
                 total[start + k, r, b] = values
             recent[:] = 0
             count[:] = 0
-
-
-@part
-def _count_positions(
-    sent: Array,
-    binary: bool,
-    task: tuple[int, int, int],
-    table: CellTable,
-    messages: Array,
-    active: Array,
-    total: Array,
-) -> None:
-    """`observe` of one row and one slab where every cell is one position: bits are enough.
-
-    task  the row, its class, and the slab
-    """
-    y, r, b = task
-    cuts = table.channel_cuts[table.slabs[b] : table.slabs[b + 1] + 1]
-    low = cuts[0]
-    channels = cuts[-1] - low
-    # one more: what ends with the last channel reads what begins behind it
-    words = np.zeros(channels // 64 + 1, np.int64)
-    before = np.zeros(channels // 64 + 1, np.int64)
-    for m in range(len(sent)):
-        values = np.int64(0)
-        for x in range(sent.shape[2]):
-            row = sent[m, y, x, low : cuts[-1]]
-            _note_bits(row, words, active[y, x, low : cuts[-1]])
-            cells = messages[m, table.slabs[b] : table.slabs[b + 1], r, table.column_of[x]]
-            of_position = _sum_bits(words, cuts, cells, before)
-            values += of_position if binary else np.int64(_sum(row))
-        total[m, r, b] = values
-
-
-@part
-def _note_bits(row: Array, words: Array, mark: Array) -> None:
-    """Bit c of words = whether row[c] is not zero: mark[c] becomes 1 where it is."""
-    wide = row.size - row.size % 64
-    for c in range(0, wide, 64):
-        _note_word(row, (address(row) + c * row.itemsize, address(words) + c // 8, address(mark) + c))
-    rest = np.int64(0)
-    for c in range(wide, row.size):
-        fired = np.uint8(row[c] != 0)
-        rest |= np.int64(fired) << np.int64(c - wide)
-        mark[c] |= fired
-    words[wide // 64] = rest
-
-
-@part
-def _sum_bits(words: Array, cuts: Array, cells: Array, before: Array) -> np.int64:
-    """cells[s] = bits of words from cuts[s] - cuts[0] to the next one; the value is the sum of all.
-
-    before  int64, as long as words: room for the bits before each of them
-    """
-    total = np.int64(0)
-    for w in range(len(words)):
-        before[w] = total
-        total += ones(words[w])  # type: ignore  # numba adds the first argument
-    counted = np.int64(0)
-    for s in range(len(cells)):
-        end = cuts[s + 1] - cuts[0]
-        below = (np.int64(1) << np.int64(end % 64)) - np.int64(1)
-        until = before[end // 64] + ones(words[end // 64] & below)  # type: ignore
-        cells[s] = until - counted
-        counted = until
-    return total
 
 
 @part
@@ -234,27 +164,6 @@ def _typed_note(typing: Any, sent: Any, places: Any, strides: Any, lanes: Any, m
 
 
 _note: Any = intrinsic(prefer_literal=True)(_typed_note)
-
-
-def _typed_note_word(typing: Any, sent: Any, places: Any) -> Any:
-    """Write which of 64 neighbouring values are not zero.
-
-    places  addresses of values of the type of `sent`, of a word for their bits, and of 64 bytes to set to 1
-    """
-
-    def emit(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        value, word, mark = (build.extract_value(arguments[1], i) for i in range(3))
-        values = ir.VectorType(context.get_data_type(sent.dtype), 64)
-        differs = build.icmp_unsigned("!=", read(build, value, values), ir.Constant(values, [0] * 64))
-        write(build, build.bitcast(differs, WORD), word)
-        bytes_ = ir.VectorType(BYTE, 64)
-        write(build, build.or_(read(build, mark, bytes_), build.zext(differs, bytes_)), mark)
-        return context.get_dummy_value()
-
-    return types.void(sent, types.UniTuple(types.int64, 3)), emit
-
-
-_note_word: Any = intrinsic(_typed_note_word)
 
 
 @part

@@ -33,6 +33,8 @@ SCRIPT_NAMES = {
     "dvs": "Efficient_Spiking_Transformer_scaling_8_19M",
 }
 """What the official script of Spike-driven Transformer V3 calls its models of events: it says their divisors."""
+LEAST_VARIANCE = 0.01
+"""Of a layer that random weights keep as good as silent: divided by less, a few spikes more are all that is left."""
 IMAGES = 2
 COMMAND = (sys.executable, "-m", "spikformer_deploy")
 COLUMNS = ("size", "parameters", "neurons", "cores", "chips", "compile", "GiB", "run", "GiB", "verify", "GiB", "equal?")
@@ -99,6 +101,9 @@ def save_checkpoint(name: str, checkpoint: Path, images: Path, one: Path) -> int
 
     loaded = model(name)
     config = loaded.config
+    for key, value in loaded.module.state_dict().items():
+        if key.endswith("running_var"):
+            value.clamp_(min=LEAST_VARIANCE)
     arguments = argparse.Namespace(model=SCRIPT_NAMES.get(config.form, ""), time_steps=config.time_steps)
     torch.save({"model": loaded.module.state_dict(), "epoch": 1, "args": arguments}, checkpoint)
     pixels = inputs(config, IMAGES)

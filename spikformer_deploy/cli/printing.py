@@ -6,7 +6,8 @@ Libraries that draw are imported when something is drawn: `spikdeploy --help` ne
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 WIDE = 160
 """Columns of a table that goes to a file or a pipe."""
+SECONDS_A_LINE = 30.0
+"""Between two lines on how far work is, where no bar can be drawn."""
 
 
 def print_error_line(text: str) -> None:
@@ -48,7 +51,7 @@ def print_step(step: Step) -> None:
 
 @contextmanager
 def progress_bar(word: str, quiet: bool) -> Iterator[Progress]:
-    """A callback that moves a bar on standard error; it does nothing where `quiet`."""
+    """A callback that moves a bar on standard error, or prints lines if that is no terminal; nothing where `quiet`."""
     if quiet:
         yield silent
         return
@@ -57,9 +60,13 @@ def progress_bar(word: str, quiet: bool) -> Iterator[Progress]:
 
     from spikformer_deploy.report.terminal import console
 
+    screen = console(sys.stderr)
+    if not screen.is_terminal:
+        yield progress_lines(word)
+        return
     # the columns of rich, but the text as it stands: a name may look like markup
     text = TextColumn("{task.description}", markup=False)
-    with Bar(text, *Bar.get_default_columns()[1:], console=console(sys.stderr), transient=True) as bar:
+    with Bar(text, *Bar.get_default_columns()[1:], console=screen, transient=True) as bar:
         task = bar.add_task(word, total=None)
 
         def progress(done: int, total: int, note: str) -> None:
@@ -67,6 +74,20 @@ def progress_bar(word: str, quiet: bool) -> Iterator[Progress]:
             bar.update(task, completed=done, total=total, description=description)
 
         yield progress
+
+
+def progress_lines(word: str, clock: Callable[[], float] = time.monotonic) -> Progress:
+    """A callback that prints a line on standard error every SECONDS_A_LINE at most; clock: seconds."""
+    last = clock()
+
+    def progress(done: int, total: int, note: str) -> None:
+        nonlocal last
+        now = clock()
+        if now - last >= SECONDS_A_LINE and total:
+            last = now
+            print_error_line(f"{word}  {100 * done // total} %" + (f"  {note}" if note else ""))
+
+    return progress
 
 
 def print_line(text: str) -> None:

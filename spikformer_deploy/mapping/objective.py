@@ -11,6 +11,8 @@ works in turn, and on the neurons that a core sweeps in a sub-step.  A step is t
 sweeps; of the limits for which the cores suffice those with the shortest step are taken.  Cores that are left over then
 go where they save most messages: every site takes the cut with the least messages + price * cores, and one price of a
 core for all sites is searched, by bisection, at which the cores just suffice.
+Limits on sweeps are tried in steps, so that a cut between two of them may have a shorter step, or less energy.  It is
+never one that another objective takes: those are looked at, too.
 
 Between chips messages may take longer than all cores.  What the heaviest link takes is known once a cut is placed;
 cores that may work for longer, by a *slack*, send fewer messages.  So cuts of more chips and of more slack are offered
@@ -174,7 +176,7 @@ def choose(sites: list[Cuts], profile: Profile, objective: str, sub_steps: int, 
         case "cores":
             return _priced(_fewest_cores(search), search)
         case "tiles":
-            return _priced(np.array([_tile(cuts) for cuts in sites]), search)
+            return _priced(_tiles(search), search)
         case "energy" | "latency":
             return _best_chips(search, objective)
         case _:
@@ -237,7 +239,7 @@ def _best_chips(search: _Search, objective: str) -> Choice:
     """Over growing numbers of chips, until MOST_WORSE in a row are no better.
 
     More chips shorten a step, and draw more static power.  What they cost jumps with the cuts, so that one number of
-    chips that is no better does not end the search.
+    chips that is no better does not end the search.  What the other objectives take is looked at last.
     """
     frontiers = _frontiers(search)
     first = _fewest_chips(search)
@@ -254,7 +256,9 @@ def _best_chips(search: _Search, objective: str) -> Choice:
         if worse == MOST_WORSE:
             break
     assert best is not None
-    return best
+    others = [_priced(picks, search) for picks in (_fewest_cores(search), _tiles(search))]
+    on_board = [choice for choice in others if choice.cores <= search.profile.cores]
+    return min(best, *on_board, key=lambda choice: _score(choice, objective))
 
 
 def _ladder(first: int, last: int) -> list[int]:
@@ -368,6 +372,11 @@ def _fewest_cores(search: _Search) -> Int:
     limit = max(float(work[few].min()) for work, few in zip(works, fewest, strict=True))
     allowed = [few & (work <= limit) for few, work in zip(fewest, works, strict=True)]
     return _fewest_messages(search, allowed, search.fewest_cores)
+
+
+def _tiles(search: _Search) -> Int:
+    """The tile of every site."""
+    return np.array([_tile(cuts) for cuts in search.sites])
 
 
 def _tile(cuts: Cuts) -> int:

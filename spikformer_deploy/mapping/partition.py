@@ -28,7 +28,7 @@ from spikformer_deploy.mapping.objective import Aim, Choice, Cuts, choose
 from spikformer_deploy.network.heads import Heads, factors_of, heads_into, heads_of, product_into
 from spikformer_deploy.network.mapping import OPERANDS, SECTIONS, Site, columns_at_home
 from spikformer_deploy.network.network import Network, Projection
-from spikformer_deploy.network.reach import Axis, axes_of, groups_met, most_read
+from spikformer_deploy.network.reach import Axis, axes_of, most_groups, most_read
 from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
 
 Expected: TypeAlias = tuple[Array, Array]
@@ -330,7 +330,7 @@ def _received(
             rows, columns = axes_of(conv, source.shape)
             first, end = site.channels(weight.shape[1])
             taps = (end - first) * rows.kernel * columns.kernel
-            met = np.minimum(groups, groups_met(box.channels, len(weight) // groups))
+            met = np.minimum(groups, most_groups(box.channels, len(weight) // groups))
             return rate * taps * box.neurons, _positions(rate * (end - first) * met, box, rows, columns, source.shape)
         case Window() as window:
             rows, columns = axes_of(window, source.shape)
@@ -366,7 +366,7 @@ def _products(network: Network, projection: Projection, box: BoxSizes, rates: di
     """(synaptic operations, messages) of both factors of a dual spike transformation at boxes of its target."""
     factors = factors_of(network, projection)
     y, spikes = (rates.get(name, EVERY_NEURON_FIRES) for name in projection.sources)
-    of_spikes = spikes * factors.addends * groups_met(box.channels, factors.reached) * box.positions
+    of_spikes = spikes * factors.addends * most_groups(box.channels, factors.reached) * box.positions
     return (y + spikes) * factors.addends * box.neurons, y * factors.addends * box.channels + of_spikes
 
 
@@ -379,7 +379,7 @@ def _at_counters(network: Network, site: Site, box: BoxSizes, rates: dict[str, f
     exchanged = _exchanged(site, box)
     if site.serial == "tokens":
         q, k, v = (rate * turns for rate, turns in zip(rates_of, (answering, counting, counting), strict=True))
-        messages = (q + k) * box.channels + v * groups_met(box.channels, heads.depth) * box.columns
+        messages = (q + k) * box.channels + v * most_groups(box.channels, heads.depth) * box.columns
     else:
         q, k, v = (rate * turns for rate, turns in zip(rates_of, (counting, counting, answering), strict=True))
         messages = box.channels * (q * box.rows + (k + v) * box.columns)

@@ -104,6 +104,14 @@ def groups_met(channels: Int, targets: int) -> Int:
     return -(-channels // targets)
 
 
+def most_groups(size: Int, targets: int) -> Int:
+    """The most groups of `targets` channels that a box of a grid meets, whose boxes of `size` channels start at 0.
+
+    A box begins at a multiple of `size`: behind a group's start at most by `targets` less their common divisor.
+    """
+    return groups_met(size + targets - np.gcd(size, targets), targets)
+
+
 def fan_of_channels(synapse: Conv | Window | Readout, source: Shape, first: int, end: int) -> tuple[Segment, ...]:
     """Source channels that reach the target channels [first, end), and how many of those each of them reaches."""
     match synapse:

@@ -6,8 +6,6 @@ does not apply is None.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +15,7 @@ from spikformer_deploy.accounting.operators import Account, Place, place_energy
 from spikformer_deploy.accounting.tools import SYNAPTIC
 from spikformer_deploy.base.errors import printable
 from spikformer_deploy.counts.operations import Counted, NeuronRecord, Operation, OperationCounts
+from spikformer_deploy.report.spreadsheet import csv_of
 from spikformer_deploy.report.tables import number
 
 Row = dict[str, Any]
@@ -41,9 +40,6 @@ MICRO_PER_MILLI = 1e3
 
 SHOWN = 3
 """Names of a kind that a sentence lists before it counts the others."""
-
-FORMULA = ("=", "+", "-", "@")
-"""What formulas begin with."""
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -153,24 +149,9 @@ def figures_table(account: Account) -> Table:
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """The rows as CSV with one line of headings, figures in full; an empty cell where one does not apply.
-
-    Names come from files: one that a spreadsheet would take for a formula has an apostrophe before it.
-    """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    if rows:
-        writer.writerow(map(_as_text, rows[0]))
-    writer.writerows(map(_as_text, row.values()) for row in rows)
-    return stream.getvalue()
-
-
-def _as_text(value: Any) -> Any:
-    """A cell that no spreadsheet computes; numbers are as they are."""
-    if not isinstance(value, str):
-        return value
-    text = printable(value)
-    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
+    """The rows as CSV with one line of headings, figures in full; an empty cell where one does not apply."""
+    headings = [rows[0]] if rows else []
+    return csv_of([*headings, *(row.values() for row in rows)])
 
 
 def latex_text(rows: Sequence[Row], caption: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.report import plots, svg
 from spikformer_deploy.report.html import pages
 from spikformer_deploy.report.shown import joules, micro, percent
+from spikformer_deploy.report.spreadsheet import csv_of
 from spikformer_deploy.space.axes import SETTINGS, point_of
 from spikformer_deploy.space.budget import Verdict, best, parse_budget, verdicts
 from spikformer_deploy.space.commands import command_of
@@ -86,13 +85,11 @@ def write_sweep(swept: Swept, folder: Path) -> None:
 
 def csv_text(found: Judged) -> str:
     """A line a row: settings, figures with their likely intervals, fronts, budget, command; empty where unknown."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     headings: list[str] = []
     for name, criterion in CRITERIA.items():
         column = f"{name} ({criterion.unit})" if criterion.unit else name
         headings += [column] if criterion.likely is None else [column, f"{column} likely low", f"{column} likely high"]
-    writer.writerow([*SETTINGS, *headings, "fronts", "budget", "refused", "command"])
+    lines: list[list[Any]] = [[*SETTINGS, *headings, "fronts", "budget", "refused", "command"]]
     for number, row in enumerate(found.swept.rows):
         figures: list[Any] = []
         for criterion in CRITERIA.values():
@@ -101,14 +98,9 @@ def csv_text(found: Judged) -> str:
             if criterion.likely is not None:
                 figures += criterion.likely(row) if known else (None, None)
         ends = [" ".join(found.where(number)), _verdict(found, number), row.get("refused", "")]
-        settings = [_inert(row[name]) for name in SETTINGS]
-        writer.writerow([*settings, *figures, *map(_inert, ends), command_of(point_of(row), found.swept.space)])
-    return stream.getvalue()
-
-
-def _inert(value: Any) -> Any:
-    """A name that a spreadsheet would take for a formula, behind an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+        settings = [row[name] for name in SETTINGS]
+        lines.append([*settings, *figures, *ends, command_of(point_of(row), found.swept.space)])
+    return csv_of(lines)
 
 
 def _verdict(found: Judged, number: int) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import shlex
@@ -22,7 +23,7 @@ from support.networks import preprocess_of, random_network
 from spikformer_deploy.base.errors import InputError, printable
 from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.cli.main import READER_GONE
-from spikformer_deploy.cli.printing import print_tables, progress_bar
+from spikformer_deploy.cli.printing import SECONDS_A_LINE, print_tables, progress_bar, progress_lines
 from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.program import Program, from_bytes
@@ -180,7 +181,7 @@ def test_names_of_a_program_reach_no_page(folder: Path) -> None:
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_any_text_is_shown_as_it_is(title: str, value: str) -> None:
-    """In tables, in messages and beside the bar, whatever it holds."""
+    """In tables, in messages, beside the bar and in lines instead of it, whatever it holds."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         print_tables([facts_table(title, {"name": value})])
     assert not unsafe(out.getvalue())
@@ -188,6 +189,8 @@ def test_any_text_is_shown_as_it_is(title: str, value: str) -> None:
         assert printable(value) in out.getvalue()
     with contextlib.redirect_stderr(io.StringIO()) as err, progress_bar("run", False) as progress:
         progress(1, 2, value)
+        progress_lines("run", itertools.count(0.0, SECONDS_A_LINE).__next__)(1, 2, value)
+    assert err.getvalue().startswith("run  50 %")
     assert not any(c in err.getvalue() for c in unsafe(value) - {"\x1b", "\r"})
     message = printable(str(InputError(title, value, "Do this.")))
     assert not unsafe(message)
@@ -218,6 +221,36 @@ def test_the_bar_takes_markup_as_it_is(capsys: pytest.CaptureFixture[str], monke
     assert "[/x][bold]" in printed
     assert "\x1b]0;title" not in printed
     assert "\u202e" not in printed
+
+
+def test_without_a_terminal_a_line_comes_every_thirty_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 100.0
+    progress = progress_lines("run", lambda: now)
+    said = {}
+    for now in range(100, 231):
+        progress(now - 100, 130, "a\x1bnote" if now < 150 else "")
+        if printed := capsys.readouterr().err:
+            said[now] = printed
+    assert said == {
+        130: "run  23 %  a\\x1bnote\n", 160: "run  46 %\n", 190: "run  69 %\n", 220: "run  92 %\n",
+    }  # fmt: skip
+    now = 300.0
+    progress(0, 0, "nothing to do")
+    assert not capsys.readouterr().err
+
+
+def test_a_short_run_without_a_terminal_says_nothing_of_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    for quiet in (False, True):
+        with progress_bar("run", quiet) as progress:
+            progress(1, 2, "a note")
+        assert not capsys.readouterr().err
+    monkeypatch.setattr("spikformer_deploy.cli.printing.SECONDS_A_LINE", 0.0)
+    with progress_bar("run", False) as progress:
+        progress(1, 2, "a note")
+    assert capsys.readouterr().err == "run  50 %  a note\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.networks import random_network
 from support.profiles import smaller
@@ -30,6 +30,7 @@ def some_rates(network: Network, seed: int) -> dict[str, float]:
 
 @settings(deadline=None, max_examples=25)
 @given(NETWORKS, MACHINES, st.integers(0, 99), st.sampled_from(SERIALS), st.sampled_from((1, 3)))
+@example(random_network(0, blocks=2, shortcuts=False), smaller(600, 30, 400), 0, "tokens", 1)
 def test_every_objective_is_best_in_what_it_is_for(network, profile, seed, serial, copies) -> None:
     sites, rates = sites_of(network, profile.core, serial, copies=copies), some_rates(network, seed)
     best = {name: partition(network, sites, profile, rates, None, name)[1] for name in OBJECTIVES}
@@ -48,6 +49,8 @@ def test_every_objective_is_best_in_what_it_is_for(network, profile, seed, seria
     NETWORKS, MACHINES, st.integers(0, 99), st.sampled_from(SERIALS), st.sampled_from(OBJECTIVES),
     st.sampled_from((1, 2, 4)),
 )  # fmt: skip
+@example(random_network(67191, blocks=1, shortcuts=False), smaller(600, 30, 400), 14, "tokens", "energy", 1)
+@example(random_network(67191, blocks=1, shortcuts=False), smaller(600, 30, 400), 14, "channels", "latency", 4)
 def test_expected_messages_bound_those_of_the_nets(network, profile, seed, serial, objective, copies) -> None:
     """The largest box of a grid stands for all: borders and smaller boxes receive fewer, and later copies no more."""
     sites, rates = sites_of(network, profile.core, serial, copies=copies), some_rates(network, seed)

@@ -10,6 +10,7 @@ from spikformer_deploy.network.reach import (
     channels_read,
     fan_of_channels,
     groups_met,
+    most_groups,
     most_read,
     most_taps,
     reached,
@@ -95,6 +96,13 @@ def test_channels_of_groups(groups: int, targets: int, sources: int, data: st.Da
     assert len(met) <= int(groups_met(np.array(end - first), targets)) + 1
     if first % targets == 0:
         assert len(met) == int(groups_met(np.array(end - first), targets))
+
+
+@given(st.integers(1, 12), st.integers(1, 12))
+def test_most_groups_of_a_grid_is_what_its_worst_box_meets(size: int, targets: int) -> None:
+    ends = range(size, size * targets + 1, size)  # behind them the grid repeats
+    met = [len({channel // targets for channel in range(end - size, end)}) for end in ends]
+    assert int(most_groups(np.array(size), targets)) == max(met)
 
 
 def test_a_window_keeps_its_channel() -> None:

@@ -104,6 +104,16 @@ def test_the_csv_file_holds_every_row(found: Swept) -> None:
     assert "'=1+1" in csv_text(judged(formula)).splitlines()[1]
 
 
+@pytest.mark.parametrize("name", ["=1+1", " =1+1", "+1", "-1", "@SUM(1)", "\t=1+1"])
+def test_no_cell_of_the_csv_file_is_a_formula(name: str) -> None:
+    """Whatever stands before the sign, in names as in what was refused."""
+    refused = {**row(2, 0.5, 1.0, model=name), "refused": name}
+    (line,) = csv.DictReader(io.StringIO(csv_text(judged(swept([refused])))))
+    for cell in line.values():
+        assert not cell.lstrip().startswith(("=", "+", "-", "@"))
+        assert "\t" not in cell
+
+
 def test_without_labels_there_is_no_front(found: Swept) -> None:
     nameless = swept([row(2, None, 1.0), row(4, None, 2.0)])
     text = page(judged(nameless), "")

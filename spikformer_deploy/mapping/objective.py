@@ -16,7 +16,7 @@ never one that another objective takes: those are looked at, too.
 
 Between chips messages may take longer than all cores.  What the heaviest link takes is known once a cut is placed;
 cores that may work for longer, by a *slack*, send fewer messages.  So cuts of more chips and of more slack are offered
-too (`offers`), for map.py to place some.
+too (`offers`), for map.py to place some.  By chance such a cut sweeps fewer neurons, and then has the shorter step.
 """
 
 from __future__ import annotations

@@ -87,7 +87,12 @@ def measure(
     # a process of its own, so that no memory of the model is counted among that of the commands
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         parameters = pool.apply(save_checkpoint, (name, checkpoint, several, one, images))
-    row = {"size": name, "target": target, "parameters": parameters, "checkpoint_bytes": checkpoint.stat().st_size}
+    row: dict[str, Any] = {
+        "size": name,
+        "target": target,
+        "parameters": parameters,
+        "checkpoint_bytes": checkpoint.stat().st_size,
+    }
     checked = "--check" if check else "--no-check"
     row["compile"] = command("compile", str(checkpoint), "--target", target, checked, "-o", str(program))
     if "refused" not in row["compile"]:

@@ -90,6 +90,7 @@ def measure(
     row: dict[str, Any] = {
         "size": name,
         "target": target,
+        "checked": check,
         "parameters": parameters,
         "checkpoint_bytes": checkpoint.stat().st_size,
     }

@@ -1,7 +1,7 @@
 """Published sizes at full size: checkpoint files in the official layout, random weights, compiled, run and verified.
 
     python benchmarks/published_sizes.py [--only NAME ...] [--target hala_point] [--backend reference]
-        [--seconds N] [--rows FILE] [--folder FOLDER]
+        [--images N] [--no-check] [--seconds N] [--rows FILE] [--folder FOLDER]
 
 Each step is a process of its own, a command as a user gives it: `spikdeploy compile FILE.pth`, `run` on two images,
 `verify` on one.  A row is a line of JSON in --rows as soon as it is known; a size that has one is not measured again.
@@ -35,7 +35,6 @@ SCRIPT_NAMES = {
 """What the official script of Spike-driven Transformer V3 calls its models of events: it says their divisors."""
 LEAST_VARIANCE = 0.01
 """Of a layer that random weights keep as good as silent: divided by less, a few spikes more are all that is left."""
-IMAGES = 2
 COMMAND = (sys.executable, "-m", "spikformer_deploy")
 COLUMNS = ("size", "parameters", "neurons", "cores", "chips", "compile", "GiB", "run", "GiB", "verify", "GiB", "equal?")
 WIDE = 140
@@ -46,16 +45,18 @@ WIDE = 140
 @click.option("--only", multiple=True, metavar="NAME", help="This size; may be given several times.")
 @click.option("--target", default="hala_point", show_default=True)
 @click.option("--backend", default="reference", show_default=True, help="What the engine is compared with.")
+@click.option("--images", default=2, show_default=True, type=click.IntRange(1), help="How many run.")
+@click.option("--check/--no-check", default=True, show_default=True, help="Of compile: every pass on an image.")
 @click.option("--seconds", default=1800, show_default=True, help="The most that a verification may take.")
 @click.option("--rows", default="published_sizes.jsonl", show_default=True, type=click.Path(dir_okay=False))
 @click.option("--folder", type=click.Path(file_okay=False, exists=True), help="Keep checkpoints and programs here.")
-def main(only: tuple[str, ...], target: str, backend: str, seconds: int, rows: str, folder: str | None) -> None:
+def main(only: tuple[str, ...], rows: str, folder: str | None, **how: Any) -> None:
     """Measure what --rows lacks, print a table of all that it has."""
     file = Path(rows)
     known = [row["size"] for row in read_rows(file)]
     for name in [name for name in only or default_sizes() if name not in known]:
         with tempfile.TemporaryDirectory() as scratch:
-            row = measure(name, target, backend, seconds, Path(folder or scratch))
+            row = measure(name, Path(folder or scratch), **how)
         with file.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         Console(stderr=True).print(row)
@@ -78,23 +79,32 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 # --- a size -------------------------------------------------------------------------------------------------------
 
 
-def measure(name: str, target: str, backend: str, seconds: int, folder: Path) -> dict[str, Any]:
+def measure(
+    name: str, folder: Path, target: str, backend: str, images: int, check: bool, seconds: int
+) -> dict[str, Any]:
     """Its row; what a command refuses, or has no time for, is in the row by the command's name."""
-    checkpoint, program, images, one = (folder / f"{name}{end}" for end in (".pth", ".spk", ".npy", "-one.npy"))
+    checkpoint, program, several, one = (folder / f"{name}{end}" for end in (".pth", ".spk", ".npy", "-one.npy"))
     # a process of its own, so that no memory of the model is counted among that of the commands
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        parameters = pool.apply(save_checkpoint, (name, checkpoint, images, one))
-    row = {"size": name, "target": target, "parameters": parameters, "checkpoint_bytes": checkpoint.stat().st_size}
-    row["compile"] = command("compile", str(checkpoint), "--target", target, "-o", str(program))
+        parameters = pool.apply(save_checkpoint, (name, checkpoint, several, one, images))
+    row: dict[str, Any] = {
+        "size": name,
+        "target": target,
+        "checked": check,
+        "parameters": parameters,
+        "checkpoint_bytes": checkpoint.stat().st_size,
+    }
+    checked = "--check" if check else "--no-check"
+    row["compile"] = command("compile", str(checkpoint), "--target", target, checked, "-o", str(program))
     if "refused" not in row["compile"]:
-        row["run"] = command("run", str(program), "--input", str(images), "--timing", "estimate")
+        row["run"] = command("run", str(program), "--input", str(several), "--timing", "estimate")
         row["program_bytes"] = program.stat().st_size
         words = ("verify", str(program), "--input", str(one), "--backend", backend)
         row[f"verify {backend}"] = command(*words, seconds=seconds)
     return row
 
 
-def save_checkpoint(name: str, checkpoint: Path, images: Path, one: Path) -> int:
+def save_checkpoint(name: str, checkpoint: Path, several: Path, one: Path, images: int) -> int:
     """Write a checkpoint as the official scripts do, and random images for it; the number of its parameters."""
     import torch
     from models import inputs, model
@@ -106,8 +116,8 @@ def save_checkpoint(name: str, checkpoint: Path, images: Path, one: Path) -> int
             value.clamp_(min=LEAST_VARIANCE)
     arguments = argparse.Namespace(model=SCRIPT_NAMES.get(config.form, ""), time_steps=config.time_steps)
     torch.save({"model": loaded.module.state_dict(), "epoch": 1, "args": arguments}, checkpoint)
-    pixels = inputs(config, IMAGES)
-    np.save(images, pixels)
+    pixels = inputs(config, images)
+    np.save(several, pixels)
     np.save(one, pixels[:1])
     return sum(parameter.numel() for parameter in loaded.module.parameters())
 

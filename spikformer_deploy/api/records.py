@@ -137,11 +137,18 @@ class Run(results.Run):
         spikes = self.spikes(layer)
         if not 0 <= image < spikes.shape[1]:
             raise InputError("image", f"{image}, and there are images 0 to {spikes.shape[1] - 1}", "Give one of them.")
-        write_whole(Path(path), raster(spikes[:, image], f"{layer}, image {image}").encode())
+        write_whole(_svg(path), raster(spikes[:, image], f"{layer}, image {image}").encode())
 
     def rates(self, path: str | Path) -> None:
         """Write the firing rate of every spiking layer in every time step, mean over all images, as SVG."""
         spiking = {p.name for p in self.program.network if p.max_out == 1 or p.neuron.fires}
         shown = {layer["name"]: layer["firing_rates"] for layer in self.layers if layer["name"] in spiking}
         title = f"Firing rates, {self.events.images} images"
-        write_whole(Path(path), rates(shown, title).encode())
+        write_whole(_svg(path), rates(shown, title).encode())
+
+
+def _svg(path: str | Path) -> Path:
+    """The path of a picture.  Raises InputError for the name of another format."""
+    if Path(path).suffix.lower() != ".svg":
+        raise InputError(str(path), "pictures are written as SVG", "Give a name that ends in .svg.")
+    return Path(path)

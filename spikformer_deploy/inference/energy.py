@@ -187,6 +187,9 @@ def _subject(model: str | Path | Model | Made, data: Any, time_steps: int | None
     if isinstance(model, Made):
         return _own(model, data, time_steps)
     place = str(model) if isinstance(model, (str, Path)) else "model"
+    if time_steps is not None and not isinstance(model, (str, Path)):
+        problem = f"the model is loaded already, with {model.time_steps} time steps"
+        raise InputError("--time-steps", problem, "Say it where the model is loaded.")
     loaded = load(model, time_steps=time_steps, **loading) if isinstance(model, (str, Path)) else model
     loaded = fitted_to(loaded, None if isinstance(data, ImageSet) else data)
     takes = "recordings" if loaded.per_step else "images"

@@ -60,6 +60,12 @@ def test_a_run_that_is_asked_for_nothing_records_nothing() -> None:
     assert repr(run).splitlines()[0] == "Run"
 
 
+def test_pictures_of_another_format_are_refused(found: sd.Run) -> None:
+    for write in (lambda: found.raster("output", "r.png"), lambda: found.rates("rates")):
+        with pytest.raises(InputError, match=r"written as SVG\n  Give a name that ends in \.svg"):
+            write()
+
+
 def test_records_are_plain_and_add_up(found: sd.Run) -> None:
     assert json.loads(json.dumps(found.layers)) == found.layers
     assert json.loads(json.dumps(found.to_records())) == found.to_records()

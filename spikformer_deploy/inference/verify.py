@@ -182,9 +182,7 @@ def _check_structure(program: Program, model: Any) -> tuple[str, ...]:
     if stated is None or stated == digest_of_module(model):
         return ()
     if program.provenance.get("versions") == versions():
-        problem = (
-            "the program was compiled from a model of the same weights, whose neurons, layers or time steps differ"
-        )
+        problem = "it was compiled from a model of the same weights, whose neurons, layers or time steps differ"
         raise InputError("MODEL", problem, "Give that one, or compile it.")
     return ("the graph of the model is not the one that the program was compiled from, by other versions of packages",)
 

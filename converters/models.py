@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeAlias
 
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.words import check_positive, meant
 from spikformer_deploy.converters.checkpoints import read as checkpoint
 from spikformer_deploy.converters.checkpoints.read import BUNDLED, Loaded
 from spikformer_deploy.converters.imported import Imported
@@ -40,10 +42,12 @@ def load(
     allow_pickle    load files that run code when loaded; only if you trust them
     Raises InputError for a file that cannot be read or is no model, ModelError for a model that is not supported.
     """
+    check_positive(heads=heads, levels=levels, time_steps=time_steps, dt=dt, image_size=image_size)
+    check_positive(window=window, variables=variables)
     if str(path) in BUNDLED:
         return checkpoint.load(path, heads=heads, levels=levels, time_steps=time_steps, image_size=image_size)
+    kind = _kind_of(path)
     path = Path(path)
-    kind = kind_of(path)
     if image_size is not None and kind not in CHECKPOINTS:
         problem = f"{path} is {kind.value}, and the option is for official checkpoints"
         raise InputError("--image-size", problem, "Leave it out.")
@@ -81,4 +85,13 @@ def load(
 
 def is_netx(model: str | Path) -> bool:
     """Whether `model` is a .net file of lava-dl, whose integers are compiled as they are."""
-    return str(model) not in BUNDLED and kind_of(Path(model)) is Kind.NETX
+    return str(model) not in BUNDLED and _kind_of(model) is Kind.NETX
+
+
+def _kind_of(path: str | Path) -> Kind:
+    """As kind_of; a bare word that is no file may have been meant for a bundled model."""
+    word = str(path)
+    if word and os.path.basename(word) == word and "." not in word and not os.path.lexists(word):
+        problem = f"there is no such file, and no bundled model of that name{meant(word, BUNDLED)}"
+        raise InputError(word, problem, f"Bundled models: {', '.join(BUNDLED)}.")
+    return kind_of(Path(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 
 from spikformer_deploy.base.errors import InputError, ModelError
 from spikformer_deploy.base.formats import MOST_STEPS
+from spikformer_deploy.base.words import check_positive
 from spikformer_deploy.converters.checkpoints.spikingjelly import CLOSE, NEURONS, digest_of, from_spikingjelly
 from spikformer_deploy.converters.factory import Made, theirs
 from spikformer_deploy.converters.imported import Imported, preprocess_of
@@ -58,9 +59,9 @@ def about(module: nn.Module, place: str, time_steps: int | None = None, data: Da
     data        images, as of data.read.read: looked at only where the module does not say which it takes
     Raises InputError where nothing tells the images, ModelError for attributes that make no sense.
     """
+    check_positive(time_steps=time_steps)
     stated = _stated_preprocess(module, place)
-    labels = tuple(getattr(module, "labels", ()))
-    check_names(place, labels)
+    labels = _stated_labels(module, place)
     if stated is not None:
         per_step = bool(getattr(module, "per_step", False))
         return About(stated, time_steps or own_steps(module), per_step, labels, ())
@@ -116,6 +117,18 @@ def _stated_preprocess(module: nn.Module, place: str) -> Preprocess | None:
     except (KeyError, TypeError, ValueError) as error:
         way_out = "It is sd.Preprocess(channels, size, mean, std), one mean and one std a channel."
         raise ModelError(place, f"its preprocess makes no sense: {error}", way_out) from None
+
+
+def _stated_labels(module: nn.Module, place: str) -> tuple[str, ...]:
+    """The attribute `labels` of a module: the names of its classes; empty where it has none, or None."""
+    raw = getattr(module, "labels", None)
+    if raw is None:
+        return ()
+    if isinstance(raw, str) or not isinstance(raw, Iterable):
+        raise ModelError(place, f"its labels are a {type(raw).__name__}", "Let them be a list of names, or None.")
+    labels = tuple(raw)
+    check_names(place, labels)
+    return labels
 
 
 def own_steps(module: nn.Module) -> int | None:

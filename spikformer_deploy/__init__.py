@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from spikformer_deploy.api.calls import run as run
     from spikformer_deploy.api.calls import sweep as sweep
     from spikformer_deploy.api.calls import verify as verify
-    from spikformer_deploy.api.options import OptionError as OptionError
     from spikformer_deploy.api.records import Run as Run
     from spikformer_deploy.base.errors import SpikdeployError as SpikdeployError
+    from spikformer_deploy.base.options import OptionError as OptionError
     from spikformer_deploy.converters.checkpoints.spikingjelly import from_spikingjelly as from_spikingjelly
     from spikformer_deploy.data.images import Preprocess as Preprocess
     from spikformer_deploy.graph.trace import trace as trace
@@ -48,7 +48,7 @@ _PUBLIC = {
     "load": "api.calls",
     "count_operations": "api.calls",
     "Run": "api.records",
-    "OptionError": "api.options",
+    "OptionError": "base.options",
     "Stream": "inference.stream",
     "Preprocess": "data.images",
     "from_spikingjelly": "converters.checkpoints.spikingjelly",

@@ -92,7 +92,7 @@ class Part:
     unit: str = "1"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Energy:
     """Energy of one image, mean over the images, in mJ.
 
@@ -105,6 +105,10 @@ class Energy:
     boundaries: Mapping[str, str]
     scope: str
     parts: tuple[Part, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        total = self.total
+        return f"Energy({self.convention}: {total.nominal:.4g} mJ an image, {total.low:.4g} to {total.high:.4g})"
 
     @property
     def boundary(self) -> str:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from spikformer_deploy.api.given import (
     AnyModel,
-    AnyProgram,
     Data,
+    OnePath,
+    Paths,
     calibration_of,
     check_unused,
     images_of,
     model_of,
-    program_of,
 )
-from spikformer_deploy.api.options import named
 from spikformer_deploy.api.records import Counting, Run
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.options import named
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.converters import models as files
 from spikformer_deploy.data.given import gathered
@@ -29,6 +29,7 @@ from spikformer_deploy.inference import energy as energies
 from spikformer_deploy.inference import run as runs
 from spikformer_deploy.inference import verify as verification
 from spikformer_deploy.inference.energy import Counted
+from spikformer_deploy.inference.given import AnyProgram, program_of
 from spikformer_deploy.inference.recorded import check_layers, check_room, recorded
 from spikformer_deploy.inference.results import Verdict
 from spikformer_deploy.operators import count
@@ -137,7 +138,7 @@ def run(
     workers: int | None = None,
     scheduler: str | None = None,
     send_images: bool = False,
-    unfinished: Path | None = None,
+    unfinished: str | Path | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> Run:
@@ -180,7 +181,7 @@ def run(
         workers=workers,
         scheduler=scheduler,
         send_images=send_images,
-        unfinished=unfinished,
+        unfinished=None if unfinished is None else Path(unfinished),
         resume=resume,
         progress=progress,
     )
@@ -194,7 +195,7 @@ def verify(
     data: Data,
     *,
     model: AnyModel | None = None,
-    backends: Sequence[str] = ("reference",),
+    backends: str | Sequence[str] = ("reference",),
     limit: int | None = None,
     labels: str | Path | None = None,
     task: str | None = None,
@@ -238,7 +239,7 @@ def verify(
         ready,
         images,
         model=loaded,
-        backends=backends,
+        backends=(backends,) if isinstance(backends, str) else backends,
         workers=workers,
         scheduler=scheduler,
         send_images=send_images,
@@ -251,7 +252,7 @@ def energy(
     model: AnyModel,
     data: Data,
     *,
-    conventions: Sequence[str] = (),
+    conventions: str | Sequence[str] = (),
     time_steps: int | None = None,
     limit: int | None = None,
     labels: str | Path | None = None,
@@ -270,7 +271,8 @@ def energy(
 
     model        a file, a bundled model by name, any torch.nn.Module, or what sd.load returned
     data         images, as of sd.run
-    conventions  names of accounting.operators.CONVENTIONS, as "spikformer-paper"; none: all.  Energies are mJ an image
+    conventions  a name of accounting.operators.CONVENTIONS, as "spikformer-paper", or several; none: all.
+                 Energies are mJ an image
     time_steps   T, where the model does not tell
     limit        at most that many images; None: all
     labels       a file of the classes of the images, for a folder or zip
@@ -288,7 +290,7 @@ def energy(
     return energies.energy(
         model,
         data if isinstance(data, ImageSet) else gathered(data, limit),
-        conventions=conventions,
+        conventions=(conventions,) if isinstance(conventions, str) else conventions,
         time_steps=time_steps,
         limit=limit,
         labels=labels,
@@ -340,8 +342,8 @@ def export(
 
 @named
 def sweep(
-    models: str | Path | Sequence[str | Path],
-    data: str | Path,
+    models: Paths,
+    data: OnePath,
     *,
     output: str | Path | None = None,
     time_steps: int | Sequence[int] | None = None,
@@ -382,7 +384,7 @@ def sweep(
     Raises InputError for what cannot be read, for options (OptionError, also a TypeError, for unknown ones) and for a
     folder of another sweep.  What a target cannot hold is a row that says so.
     """
-    paths = [models] if isinstance(models, (str, Path)) else list(models)
+    paths: list[Any] = list(models) if isinstance(models, (list, tuple)) else [models]
     for name, value in (("models", paths), ("data", [data])):
         for one in value:
             if not isinstance(one, (str, Path)):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch import nn
 
-from spikformer_deploy.api.options import OptionError
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.options import OptionError
 from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.converters.factory import Made
 from spikformer_deploy.converters.imported import Imported
@@ -22,23 +23,15 @@ from spikformer_deploy.inference.forward import evaluating
 from spikformer_deploy.pipeline.program import Program
 
 AnyModel: TypeAlias = "str | Path | Model | Made | nn.Module"
-AnyProgram: TypeAlias = "Program | str | Path"
+Paths: TypeAlias = "str | Path | Sequence[str | Path]"
+OnePath: TypeAlias = "str | Path"
+"""Of a sweep, which says itself why it takes no others."""
 Data: TypeAlias = Any
 """A path or word, an array, a tensor, (images, labels), a Dataset or DataLoader, an ImageSet: see data/given.py."""
 
 MOST_CALIBRATION = 2048
 """Images that a compile asks a Dataset or a DataLoader for: as many as it ever looks at."""
 OF_FILES = "The option says what a file does not tell: leave it out."
-
-
-def program_of(program: AnyProgram) -> Program:
-    """A program, of a .spk file where it is a path.  Raises InputError for anything else."""
-    if isinstance(program, (str, Path)):
-        return Program.load(program)
-    if not isinstance(program, Program):
-        problem = f"it is a {type(program).__name__}, and no program"
-        raise InputError("program", problem, "Give what sd.compile returned, or the path of a .spk file.")
-    return program
 
 
 def model_of(

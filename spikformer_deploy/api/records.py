@@ -16,6 +16,7 @@ from spikformer_deploy.accounting.operators import account
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.base.progress import Progress, silent
+from spikformer_deploy.data.readers import names_of
 from spikformer_deploy.inference import results
 from spikformer_deploy.inference.recorded import Recorded, check_layer, has_potential
 from spikformer_deploy.inference.timeline import first_image
@@ -85,7 +86,7 @@ class Run(results.Run):
     def to_records(self) -> list[dict[str, Any]]:
         """A record of plain values for each image, in order: pandas.DataFrame(run.to_records()).
 
-        image       its number, from 0
+        image       its number, from 0; file: its name in the folder or zip, where it is a file
         prediction  the class with the largest logit; label: its own, where there are labels; class_name: as the program
                     calls it, where it does
         by_step     the class after each time step, a list of T
@@ -95,9 +96,13 @@ class Run(results.Run):
         if self.results is not None:
             return [{"image": i, "results": values} for i, values in enumerate(self.results.tolist())]
         names = self.program.labels
+        files = names_of(self.data)
         records = []
         for image, prediction in enumerate(self.predictions.tolist()):
-            record: dict[str, Any] = {"image": image, "prediction": prediction}
+            record: dict[str, Any] = {"image": image}
+            if files is not None:
+                record["file"] = files[image]
+            record["prediction"] = prediction
             if names:
                 record["class_name"] = names[prediction]
             if self.labels is not None:
@@ -137,11 +142,18 @@ class Run(results.Run):
         spikes = self.spikes(layer)
         if not 0 <= image < spikes.shape[1]:
             raise InputError("image", f"{image}, and there are images 0 to {spikes.shape[1] - 1}", "Give one of them.")
-        write_whole(Path(path), raster(spikes[:, image], f"{layer}, image {image}").encode())
+        write_whole(_svg(path), raster(spikes[:, image], f"{layer}, image {image}").encode())
 
     def rates(self, path: str | Path) -> None:
         """Write the firing rate of every spiking layer in every time step, mean over all images, as SVG."""
         spiking = {p.name for p in self.program.network if p.max_out == 1 or p.neuron.fires}
         shown = {layer["name"]: layer["firing_rates"] for layer in self.layers if layer["name"] in spiking}
         title = f"Firing rates, {self.events.images} images"
-        write_whole(Path(path), rates(shown, title).encode())
+        write_whole(_svg(path), rates(shown, title).encode())
+
+
+def _svg(path: str | Path) -> Path:
+    """The path of a picture.  Raises InputError for the name of another format."""
+    if Path(path).suffix.lower() != ".svg":
+        raise InputError(str(path), "pictures are written as SVG", "Give a name that ends in .svg.")
+    return Path(path)

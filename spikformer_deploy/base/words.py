@@ -5,8 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from spikformer_deploy.base.errors import InputError
+
 
 def meant(word: str, known: Iterable[str]) -> str:
     """The end of a sentence on an unknown word: "; did you mean X?", or nothing where no known word is near."""
     near = get_close_matches(word, list(known), 1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def check_word(option: str, word: object, known: Iterable[str]) -> None:
+    """Raise InputError where the word of an option is none that it knows."""
+    words = list(known)
+    if word not in words:
+        raise InputError(option, f"'{word}' is none of {', '.join(words)}{meant(str(word), words)}")
+
+
+def check_positive(**options: float | None) -> None:
+    """Raise InputError for a number that is none above 0, by the name of its option; None: it is not given."""
+    for name, value in options.items():
+        if value is not None and not value > 0:
+            raise InputError(f"--{name.replace('_', '-')}", f"{value}, and it is above 0", "Give a larger one.")

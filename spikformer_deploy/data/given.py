@@ -34,10 +34,10 @@ Given: TypeAlias = "str | Path | NDArray[Any] | Pair"
 """What data.read.read takes."""
 
 
-def as_array(value: Any) -> NDArray[Any]:
+def as_array(value: Any, place: str = "data", way_out: str = WAY_OUT) -> NDArray[Any]:
     """A tensor, an image of Pillow, or what else numpy makes an array of, in memory.
 
-    Raises InputError where it makes none.
+    Raises InputError, with `place` and `way_out`, where it makes none.
     """
     if hasattr(value, "detach"):  # a tensor of torch, wherever it lies
         value = value.detach().cpu()
@@ -46,9 +46,9 @@ def as_array(value: Any) -> NDArray[Any]:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError("data", f"a {type(value).__name__} is no array: {error}", WAY_OUT) from None
+        raise InputError(place, f"a {type(value).__name__} is no array: {error}", way_out) from None
     if array.dtype == object:
-        raise InputError("data", f"a {type(value).__name__} is no array of numbers", WAY_OUT)
+        raise InputError(place, f"a {type(value).__name__} is no array of numbers", way_out)
     return array
 
 

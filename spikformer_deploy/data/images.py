@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.flat import LATER
+from spikformer_deploy.base.options import named_class
 from spikformer_deploy.base.series import Series
 from spikformer_deploy.data.labels import WAY_OUT, few, is_number, numbers_of_nameless
 from spikformer_deploy.data.recordings import MOST_EVENTS
@@ -23,6 +24,7 @@ TASKS = ("classification", REGRESSION)
 """What results are: classes, or real numbers."""
 
 
+@named_class
 @dataclass(frozen=True, slots=True)
 class Preprocess:
     """What a model takes: real input = (pixel / max_value - mean) / std.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.data.arrays import Stored, check_room
-from spikformer_deploy.data.request import ImageRequest
+from spikformer_deploy.data.request import EIGHT_BITS, ImageRequest
 
 LARGEST_LABEL = 2**31
 """Beyond the number of any class, and still exact as a real number of double precision."""
@@ -53,6 +53,8 @@ def _layout(images: Stored, request: ImageRequest) -> Callable[[NDArray[Any]], N
     """What turns rows of an array into those that the model takes."""
     shape = request.shape
     row = images.shape[1:]
+    if images.shape[:1] == (0,):
+        raise InputError(images.place, "there are no images", "Give at least one.")
     if not math.prod(images.shape) or images.dtype.kind not in "uibf":
         problem = f"{images.shape} values of type {images.dtype}, and {request.stated_shape}"
         raise InputError(images.place, problem, "Give whole numbers in that order of axes.")
@@ -84,10 +86,18 @@ def _channels_first(block: NDArray[Any]) -> NDArray[Any]:
 
 def _checked(place: str, block: NDArray[Any], request: ImageRequest) -> NDArray[Any]:
     """The same numbers, all of them whole and in the range of the model (frames are often kept as float32)."""
-    if block.dtype.kind == "f" and not (np.isfinite(block).all() and (block == np.rint(block)).all()):
-        problem = f"real numbers from {np.nanmin(block):g} to {np.nanmax(block):g}, which are not all whole"
-        raise InputError(place, problem, "Give pixels as integers: real ones in 0..1 times 255, rounded.")
     most = request.preprocess.max_value
+    if block.dtype.kind == "f":
+        if not np.isfinite(block).all():
+            problem = "some of its values are no finite numbers (NaN or infinity)"
+            raise InputError(place, problem, f"Give whole numbers from 0 to {most}.")
+        if not (block == np.rint(block)).all():
+            problem = f"real numbers from {block.min():g} to {block.max():g}, which are not all whole"
+            of_images = most == EIGHT_BITS and not request.frames
+            way_out = (
+                "pixels as integers: real ones in 0..1 times 255, rounded" if of_images else f"integers, 0 to {most}"
+            )
+            raise InputError(place, problem, f"Give {way_out}.")
     if block.min() < 0 or block.max() > most:
         problem = f"pixels in [{int(block.min())}, {int(block.max())}], and the model takes 0..{most}"
         raise InputError(place, problem, "Scale them before.")

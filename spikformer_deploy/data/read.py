@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import POINTER, check_content
+from spikformer_deploy.base.words import check_word
 from spikformer_deploy.data import arrays
 from spikformer_deploy.data.arrays import Stored
 from spikformer_deploy.data.digits import LARGEST, SIDE, digits
 from spikformer_deploy.data.files import SUFFIXES, ZIP, Archive, Files, in_archive, in_folder, single
 from spikformer_deploy.data.given import Pair, whole
-from spikformer_deploy.data.images import REGRESSION, Forecast, ImageSet, Preprocess
+from spikformer_deploy.data.images import REGRESSION, TASKS, Forecast, ImageSet, Preprocess
 from spikformer_deploy.data.labels import labelled
 from spikformer_deploy.data.pixels import as_labels, as_pixels
 from spikformer_deploy.data.published import GZIP, is_idx, read_archive, read_cifar, read_folder, read_idx
@@ -65,6 +66,8 @@ def read(
     The set can be pickled, and reads the same pixels in another process (see readers.py).
     Raises InputError for anything that is missing, damaged, or of another shape.
     """
+    if task is not None:
+        check_word("--task", task, TASKS)
     if limit is not None and limit < 1:
         raise InputError("--limit", f"{limit} images", "Give a number of at least 1.")
     if preprocess.series is not None:

@@ -84,6 +84,11 @@ class InRecordings:
         return np.stack(frames)
 
 
+def names_of(images: ImageSet) -> tuple[str, ...] | None:
+    """The file of each image, in the order of the set; None where they are not one a file."""
+    return images._read.names if isinstance(images._read, InFiles) else None
+
+
 def are_files(images: ImageSet) -> bool:
     """Whether the pixels of a set stay in files until they are asked for."""
     return isinstance(images._read, InFiles | InRecordings)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from spikformer_deploy.accounting.figures import energy_values
-from spikformer_deploy.accounting.operators import CONVENTIONS, Account, account
+from spikformer_deploy.accounting.operators import CONVENTIONS, Account, account, place_energy
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.notebook import as_html, as_text
 from spikformer_deploy.base.progress import Progress, silent
@@ -86,6 +86,22 @@ class Counted:
             facts["accuracy"] = f"{self.accuracy:.2%}"
         priced = {a.convention: a.energy.total.nominal for a in self.accounts if a.energy is not None}
         return facts | {convention: f"{nominal:.4g} mJ an image" for convention, nominal in priced.items()}
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """A record of plain values for each place, in the order of the model: pandas.DataFrame(counted.layers).
+
+        name, kind  as in counts.operations.Operation; kind is "neuron" for neurons
+        and by the name of each convention that has prices: mJ an image, nominal; None where it does not see the place
+        """
+        priced = [a for a in self.accounts if a.energy is not None]
+        energies = {a.convention: {place.name: place_energy(a, place) for place in a.places} for a in priced}
+        counts = self.counts
+        places = [(o.name, o.kind) for o in counts.operations] + [(n.name, "neuron") for n in counts.neurons]
+        return [
+            {"name": name, "kind": kind, **{convention: of.get(name) for convention, of in energies.items()}}
+            for name, kind in places
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of `spikdeploy energy`; figures, MACs, ACs and energies an image."""
@@ -187,6 +203,9 @@ def _subject(model: str | Path | Model | Made, data: Any, time_steps: int | None
     if isinstance(model, Made):
         return _own(model, data, time_steps)
     place = str(model) if isinstance(model, (str, Path)) else "model"
+    if time_steps is not None and not isinstance(model, (str, Path)):
+        problem = f"the model is loaded already, with {model.time_steps} time steps"
+        raise InputError("--time-steps", problem, "Say it where the model is loaded.")
     loaded = load(model, time_steps=time_steps, **loading) if isinstance(model, (str, Path)) else model
     loaded = fitted_to(loaded, None if isinstance(data, ImageSet) else data)
     takes = "recordings" if loaded.per_step else "images"
@@ -336,6 +355,9 @@ def _account_facts(account: Account) -> dict[str, Any]:
         "source": account.source,
         "boundary": account.boundary,
         "figures": dict(account.figures),
-        "layers": [{"name": place.name, "kind": place.kind, **asdict(place.work)} for place in account.places],
+        "layers": [
+            {"name": p.name, "kind": p.kind, **asdict(p.work), "energy_mj": place_energy(account, p)}
+            for p in account.places
+        ],
         "excluded": {kind: list(names) for kind, names in account.excluded.items()},
     }

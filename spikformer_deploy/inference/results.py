@@ -224,14 +224,16 @@ def _figures(times: StepTimes, spread: Spread) -> dict[str, Any]:
     return out
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Verdict:
     """What a verification found.
 
     task          "classification" or "regression"
     float_regression, integer_regression  errors of a regression (see regression.scores); None without targets
     equal_spikes  share of equal spikes of each LIF population, float against integer; empty without a model
-    notes         what a user must know of the images, as of a Run
+    predictions_changed  images of which the integers predict another class than the float model; None of a regression
+                  and without a model
+    notes         what a user must know of the images, as of a Run, and of the model
     backends      by name: whether spikes, potentials and accumulators of every image equal the engine's
     """
 
@@ -244,6 +246,27 @@ class Verdict:
     equal_spikes: dict[str, float] = field(default_factory=dict)
     backends: dict[str, bool] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    predictions_changed: int | None = None
+
+    def __repr__(self) -> str:
+        return as_text("Verdict", self._facts())
+
+    def _repr_html_(self) -> str:
+        return as_html("Verdict", self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        """What it shows of itself, in words."""
+        facts = {"images": f"{self.images:,}"}
+        for name, accuracy in (("float", self.float_accuracy), ("integer", self.integer_accuracy)):
+            if accuracy is not None:
+                facts[f"{name} accuracy"] = f"{accuracy:.2%}"
+        if self.predictions_changed is not None:
+            facts["predictions changed"] = f"{self.predictions_changed:,} of {self.images:,}"
+        if self.equal_spikes:
+            worst = min(self.equal_spikes, key=self.equal_spikes.__getitem__)
+            share = self.equal_spikes[worst]
+            facts["equal spikes"] = f"{share:.3%} at least ({worst}), of {len(self.equal_spikes)} layers"
+        return facts | {f"engine = {name}": "equal" if same else "different" for name, same in self.backends.items()}
 
     @property
     def passed(self) -> bool:
@@ -257,6 +280,7 @@ class Verdict:
             "task": self.task,
             "float_accuracy": self.float_accuracy,
             "integer_accuracy": self.integer_accuracy,
+            "predictions_changed": self.predictions_changed,
             "float_regression": self.float_regression,
             "integer_regression": self.integer_regression,
             "layers": [{"name": name, "equal_spikes": share} for name, share in self.equal_spikes.items()],

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from spikformer_deploy.base.errors import BackendError, InputError
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.base.progress import Progress, silent
+from spikformer_deploy.base.words import check_word
 from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
@@ -32,6 +33,9 @@ from spikformer_deploy.timing.traffic import check_spatial
 
 SAVE_SECONDS = 5.0
 """Between two writings of what has been found so far: little is lost, and little time is spent."""
+
+TIMINGS = ("estimate", "cycle", "none")
+"""How long the chip takes: by the closed form, by messages besides, or not at all."""
 
 
 def run(
@@ -72,6 +76,7 @@ def run(
     where a state leaves its bits; BackendError where the workers are lost.
     """
     check_sending(send_images, workers, scheduler)
+    check_word("--timing", timing, TIMINGS)
     if device != "cpu" and workers is not None:
         problem = f"processes of one machine would share its GPU, and {workers} are asked for"
         raise InputError("--workers", problem, "Leave it out, or start a worker for each GPU and give --scheduler.")

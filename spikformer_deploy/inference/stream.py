@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.options import named
 from spikformer_deploy.counts.events import Events, count, geometry
 from spikformer_deploy.data import arrays
 from spikformer_deploy.data.given import as_array, whole
@@ -23,11 +23,11 @@ from spikformer_deploy.data.pixels import as_pixels
 from spikformer_deploy.data.request import ImageRequest
 from spikformer_deploy.executors.execution import check_state
 from spikformer_deploy.executors.fast.stepwise import Stepper
+from spikformer_deploy.inference.given import AnyProgram, program_of
 from spikformer_deploy.inference.recorded import check_layers, has_potential
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Accumulator, Lif
 from spikformer_deploy.network.steps import share_of_bias
-from spikformer_deploy.pipeline.program import Program
 
 DONE = "time_steps"
 OPERATIONS = "synaptic_ops"
@@ -89,8 +89,9 @@ class Stream:
     steps needs the whole window.
     """
 
-    def __init__(self, program: Program | str | Path, *, record: str | Sequence[str] = ()) -> None:
-        self.program = program if isinstance(program, Program) else Program.load(program)
+    @named
+    def __init__(self, program: AnyProgram, *, record: str | Sequence[str] = ()) -> None:
+        self.program = program_of(program)
         network = self.program.network
         if self.program.preprocess.series is not None:
             problem = "it takes windows of a time series, and each of its time steps sees a whole window"
@@ -167,6 +168,9 @@ class Stream:
         stood before.
         """
         network = self.program.network
+        if not isinstance(state, Mapping):
+            way_out = "Give what `state` gave, or what numpy.load opened."
+            raise InputError("state", f"it is a {type(state).__name__}, and no mapping", way_out)
         if str(_entry(state, OF_PROGRAM, "U", ())) != network.digest():
             raise InputError("state", "it is of another program", "Restore it in a stream of that one.")
         done, operations = (int(_entry(state, key, "i", ())) for key in (DONE, OPERATIONS))
@@ -183,7 +187,11 @@ class Stream:
         return [p.name for p in self.program.network if has_potential(p)]
 
     def _pixels(self, frame: Any) -> NDArray[np.uint8]:
-        array = as_array(frame)
+        shape = self.program.network.input.shape
+        one = f"one frame a step, (C, Y, X) = {shape}"
+        array = as_array(frame, "frame", f"Give {one}: an array, a tensor or an image of Pillow.")
+        if array.shape not in (shape, (*shape[1:], shape[0])) and (array.shape != shape[1:] or shape[0] > 1):
+            raise InputError("frame", f"its shape is {array.shape}, and it is to be {one}", "Give frame after frame.")
         if not self.program.frames:  # frames of recordings hold counts, whatever their type
             # (1, Y, X) of one channel, whose axis may be left out
             array = whole(array[None] if array.ndim == 2 else array, self.program.preprocess)

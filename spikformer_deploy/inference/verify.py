@@ -57,6 +57,7 @@ def verify(
         data = read(data, program.preprocess, limit=limit, frames=program.frames, labels=labels, task=task)
     images = data.of_classes(program.labels, program.network.output.size)
     graph = None if model is None else _float_graph(program, model)
+    of_model = () if model is None else _check_structure(program, model)
     found: list[_Compared] = []
 
     def note_batch(_done: int, _total: int, note: str) -> None:
@@ -68,7 +69,9 @@ def verify(
         for compared in in_order(crew.map(work, origin.parts(BATCH if crew.elsewhere else work.at_once))):
             found += compared
             note_batch(0, 0, "")
-    return _verdict(images, work, found)
+    verdict = _verdict(images, work, found)
+    verdict.notes = (*of_model, *verdict.notes)
+    return verdict
 
 
 class _InFloat(NamedTuple):
@@ -168,6 +171,22 @@ def _float_graph(program: Program, model: Any) -> Graph:
     return float_graph(model)
 
 
+def _check_structure(program: Program, model: Any) -> tuple[str, ...]:
+    """A note where the graph of a module is another one, and other versions traced it, which may be all that differs.
+
+    Raises InputError where the same versions did: the same weights stand in another model.
+    """
+    from spikformer_deploy.pipeline.stages import digest_of_module, versions
+
+    stated = program.provenance.get("graph_sha256")
+    if stated is None or stated == digest_of_module(model):
+        return ()
+    if program.provenance.get("versions") == versions():
+        problem = "it was compiled from a model of the same weights, whose neurons, layers or time steps differ"
+        raise InputError("MODEL", problem, "Give that one, or compile it.")
+    return ("the graph of the model is not the one that the program was compiled from, by other versions of packages",)
+
+
 def _verdict(images: ImageSet, work: _Comparison, found: list[_Compared]) -> Verdict:
     """What all images say."""
     verdict = Verdict(len(images), images.task)
@@ -181,6 +200,8 @@ def _verdict(images: ImageSet, work: _Comparison, found: list[_Compared]) -> Ver
             total = sum(some.in_float.total[name] for some in found)
             verdict.equal_spikes[name] = sum(some.in_float.right[name] for some in found) / total
         floats = np.concatenate([some.in_float.logits for some in found if some.in_float.logits is not None])
+        if images.forecast is None:
+            verdict.predictions_changed = int((floats.argmax(1) != integers.argmax(1)).sum())
         verdict.float_accuracy, verdict.float_regression = _against(images, floats)
     return verdict
 

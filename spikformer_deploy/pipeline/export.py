@@ -10,6 +10,7 @@ import numpy as np
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import check_folder, check_new_folder, check_output
+from spikformer_deploy.base.words import check_word
 from spikformer_deploy.converters.checkpoints.read import BUNDLED
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.kinds import Kind, kind_of
@@ -34,6 +35,7 @@ def export(
     Raises InputError where the format is not for what is given or `output` cannot be written, ModelError for what the
     format cannot hold.
     """
+    check_word("--to", to, dict.fromkeys(("lava", *OF_PROGRAMS, *OF_MODELS)))
     if data is not None and to != "lava":
         raise InputError("--input", f"only --to lava takes images along, and this is --to {to}", "Leave it out.")
     if to == "lava":

@@ -16,7 +16,7 @@ from spikformer_deploy.mapping.partition import way_of
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Source
 
-ORIGIN = ("calibration", "mapping", "model_sha256", "settings", "training", "versions")
+ORIGIN = ("calibration", "graph_sha256", "mapping", "model_sha256", "settings", "training", "versions")
 """What `compile` writes of where a program comes from."""
 
 
@@ -52,7 +52,8 @@ def check_origin(origin: Mapping[str, Any]) -> None:
     unknown = sorted(set(origin) - set(ORIGIN))
     require(not unknown, f"provenance of an unknown kind: {shown(', '.join(unknown))}")
     training_record(origin.get("training", {}))
-    require(isinstance(origin.get("model_sha256", ""), str), f"model_sha256 {shown(origin.get('model_sha256'))}")
+    for name in ("model_sha256", "graph_sha256"):
+        require(isinstance(origin.get(name, ""), str), f"{name} {shown(origin.get(name))}")
     for name, value in table("settings", origin.get("settings", {})).items():
         require(isinstance(value, (str, int, float)), f"settings.{name} {shown(value)}")
     for name, value in table("versions", origin.get("versions", {})).items():

@@ -16,6 +16,7 @@ import numpy as np
 
 from spikformer_deploy.base.errors import InputError, printable
 from spikformer_deploy.base.files import check_folder_output, write_whole, writing
+from spikformer_deploy.base.words import check_positive, check_word
 from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.converters.checkpoints.read import SHOWN
@@ -44,10 +45,12 @@ from spikformer_deploy.pipeline.sample import (
     fitted_to,
 )
 from spikformer_deploy.pipeline.spikes import Checks
-from spikformer_deploy.quantization.settings import Settings
+from spikformer_deploy.quantization.settings import ROUNDINGS, Settings
 
 STAGES = ("trace", "fold", "simplify", "quantize", "calibrate", "map")
 NETX_STAGES = ("read", "calibrate", "map")
+OF_MODULES = ("factory", "spikingjelly")
+"""Kinds of graphs that were made of modules, and of no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ def compile_model(
     Raises the errors of base/errors.py, each naming the place, the limit and the way out.
     """
     start = time.monotonic()
+    check_word("--rounding", rounding, ROUNDINGS)
     profile = hardware.load_profile(target)
     dump = Path(dump_ir) if dump_ir else None
     if isinstance(model, (str, Path)) and is_netx(model):
@@ -179,6 +183,8 @@ def quantized(
         "settings": {"target": profile.name, "rounding": rounding, **settings.shown()},
         "calibration": {"images": len(sample.images), "data": sample.remark},
     }
+    if (digest := digest_of_module(loaded)) is not None:
+        origin["graph_sha256"] = digest
     notes = loaded.notes if sample.remark != RANDOM else (*loaded.notes, RANDOM_NOTE)
     return Front(network, rates, graph, loaded.preprocess, loaded.labels, origin, notes)
 
@@ -194,7 +200,7 @@ def mapped(
     network = front.network
     timed = hardware.under(profile, runtime)
     mapping, explained = run("map", lambda: map_explained(network, timed, front.rates, objective, schedule=schedule))
-    origin = {**front.origin, "mapping": {**explained, "runtime": runtime}, "versions": _versions()}
+    origin = {**front.origin, "mapping": {**explained, "runtime": runtime}, "versions": versions()}
     return Program(network, mapping, profile, front.preprocess, front.labels, origin)
 
 
@@ -211,6 +217,7 @@ def _integers(
     path: Path, profile: Profile, run: _Runner, calibrate_on: str | Path | np.ndarray | None, time_steps: int | None
 ) -> Front:
     """The integers of a .net of lava-dl, as they are."""
+    check_positive(time_steps=time_steps)
     network = run("read", lambda: read_network(path, time_steps))
     if network.state_bits > profile.limits.state_bits:
         problem = f"its neurons have {profile.limits.state_bits} bits of state, and a .net has {network.state_bits}"
@@ -261,6 +268,13 @@ def _kind_of(neuron: str) -> LifKind:
         raise InputError("--neuron", f"there are no '{neuron}' neurons", f"Known: {known}.") from None
 
 
+def digest_of_module(loaded: Model) -> str | None:
+    """Of the graph of a module of the user's own, whose sha256 is that of its weights alone; None of other models."""
+    if isinstance(loaded, Imported) and loaded.kind in OF_MODULES:
+        return loaded.graph.digest()
+    return None
+
+
 def float_graph(loaded: Model) -> Graph:
     """The folded float graph of a model, that the integers are compared with."""
     return check_law(simplify(fold_batch_norm(_traced(loaded))))
@@ -306,7 +320,8 @@ class _Runner:
         write_whole(self.dump / f"{self.done}-{name}.txt", printable(text).encode())
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what makes a program, by name."""
     out = {"python": platform.python_version()}
     for package in ("spikformer-deploy", "torch", "numpy"):
         try:

@@ -46,6 +46,8 @@ from spikformer_deploy.quantization.stream_neurons import pooled_residual, resid
 from spikformer_deploy.quantization.thermometer import make_thermometer
 from spikformer_deploy.quantization.walk import Accumulated, Walk
 
+LEAST_BITS = 2
+"""Of a weight."""
 HEAD_STATE_BITS = 63
 """Of the accumulators of a head whose range is still to be seen."""
 
@@ -77,6 +79,9 @@ def quantize(
 
 
 def _check_settings(settings: Settings, limits: CoreLimits) -> None:
+    if settings.weight_bits < LEAST_BITS:
+        problem = f"{settings.weight_bits} weight bits asked for, and a weight has a sign and a value"
+        raise QuantizeError("--weight-bits", problem, f"Use {LEAST_BITS} to {limits.weight_bits}.")
     if settings.weight_bits > limits.weight_bits:
         problem = f"{settings.weight_bits} weight bits asked for, and the target has {limits.weight_bits}"
         raise QuantizeError("--weight-bits", problem, f"Use --weight-bits {limits.weight_bits} or fewer.")

@@ -204,6 +204,8 @@ def verify_tables(verdict: Verdict) -> list[Table]:
     named = {n: values[n] for n in ("images", "float_accuracy", "integer_accuracy")}
     errors = {f"{kind}_": values[f"{kind}_regression"] for kind in ("float", "integer")}
     facts = facts_table("verify", with_scores(named, values["task"], errors))
+    if verdict.predictions_changed is not None:
+        facts.add_row("predictions changed", f"{verdict.predictions_changed:,} of {verdict.images:,}")
     for name, state in values["backends"].items():
         facts.add_row(f"engine = {name}", state)
     if not verdict.equal_spikes:

@@ -19,6 +19,7 @@ from spikformer_deploy.base.formats import MOST_STEPS
 from spikformer_deploy.base.validation import problems, strict_converter
 from spikformer_deploy.chips.profile import RUNTIMES
 from spikformer_deploy.mapping.map import OBJECTIVES, SCHEDULES
+from spikformer_deploy.quantization.settings import GRANULARITIES, ROUNDINGS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,8 +28,6 @@ else:
 
 MOST_POINTS = 10_000
 """Of a space: the product of its axes grows fast, and more is a mistake."""
-GRANULARITIES = ("group", "tensor", "channel")
-ROUNDINGS = ("nearest", "calibrated")
 WAY_OUT = "See docs/sweep.md."
 
 

@@ -13,7 +13,7 @@ from spikformer_deploy.chips.draws import NOMINAL
 Times: TypeAlias = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StepTimes:
     """How long the chip takes; an image takes T steps.
 
@@ -45,6 +45,12 @@ class StepTimes:
     chip_steps_falling: int
     model: str = "estimate"
     hop_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+
+    def __repr__(self) -> str:
+        _, images, steps = self.step_ns.shape
+        us = self.step_us_mean
+        step = f"{us[NOMINAL]:.4g} us a step, {us.min():.4g} to {us.max():.4g}"
+        return f"StepTimes({self.model}: {step}; {images:,} images of {steps} steps)"
 
     @property
     def parts_ns(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import spikformer_deploy as sd
-from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.errors import InputError, ModelError, QuantizeError
 from spikformer_deploy.converters import models
 from spikformer_deploy.data.given import gathered, whole
 from spikformer_deploy.inference import energy, run, verify
@@ -87,6 +88,66 @@ def test_errors_name_the_options_of_the_call() -> None:
         sd.run(program_of("digits-v2"), "digits", limit=1, backend="gear")
     with pytest.raises(InputError, match=r"^neuron: there are no 'x' neurons"):
         sd.compile("digits-v2", neuron="x")
+
+
+def test_words_and_numbers_without_a_meaning_are_refused() -> None:
+    program, image = program_of("digits-v2"), np.ones((1, 1, 16, 16), np.uint8)
+    for call, problem in (
+        (lambda: sd.compile("digits-v2", rounding="calibrate"), "rounding: 'calibrate' is none of .*mean calibrated"),
+        (lambda: sd.compile("digits-v2", granularity="layer"), "granularity: 'layer' is none of group, tensor, cha"),
+        (lambda: sd.compile("digits-v2", time_steps=0), "time_steps: 0, and it is above 0"),
+        (lambda: sd.compile(Own(), calibrate_on=image, time_steps=0), "time_steps: 0, and it is above 0"),
+        (lambda: sd.compile("digits-v2", dt=-1), "dt: -1, and it is above 0"),
+        (lambda: sd.compile("digits-v3"), "digits-v3: there is no such file.*did you mean digits-v2"),
+        (lambda: sd.run(program, image, timing="cycles"), "timing: 'cycles' is none of .*did you mean cycle"),
+        (lambda: sd.run(program, image, task="cls"), "task: 'cls' is none of classification, regression"),
+        (lambda: sd.run("digits-v2", image), "digits-v2: it is the name of a bundled model, and no program"),
+        (lambda: sd.run(program, image[:0]), "there are no images"),
+        (lambda: sd.run(program, np.full((1, 1, 16, 16), np.nan)), "some of its values are no finite numbers"),
+        (lambda: sd.export(program, "lva", "x"), "to: 'lva' is none of lava, netx, onnx, nir, pt2"),
+        (lambda: sd.energy(sd.load("digits-v2"), image, time_steps=2), "time_steps: the model is loaded already"),
+    ):
+        with pytest.raises(InputError, match=rf"^(images: )?{problem}"):
+            call()
+    with pytest.raises(QuantizeError, match=r"weight_bits: 1 weight bits asked for.*\n  Use 2 to 8"):
+        sd.compile("digits-v2", weight_bits=1, check=False)
+
+
+def test_values_of_another_type_are_refused_by_their_option() -> None:
+    program, image = program_of("digits-v2"), np.ones((1, 1, 16, 16), np.uint8)
+    for call, problem in (
+        (lambda: sd.run(program, image, limit="3"), "limit: '3' is a str\n  Give a whole number"),
+        (lambda: sd.run(program, image, limit=True), "limit: True is a bool"),
+        (lambda: sd.run(program, image, timing=True), "timing: True is a bool\n  Give a string"),
+        (lambda: sd.run(program, image, record=5), "record: 5 is a int\n  Give a string or a list, each of them a st"),
+        (lambda: sd.run(program, image, record=["a", 5]), r"record: \['a', 5\] is a list"),
+        (lambda: sd.run(program, image, memory_limit="2GiB"), "memory_limit: '2GiB' is a str"),
+        (lambda: sd.run(program, image, progress=5), "progress: 5 is a int\n  Give a function"),
+        (lambda: sd.run(program, image, "x"), "run: too many positional .*\n  Give program, data, and all others by"),
+        (lambda: sd.run(program), "run: missing a required argument: 'data'"),
+        (lambda: sd.compile("digits-v2", weight_bits=4.0), "weight_bits: 4.0 is a float"),
+        (lambda: sd.compile("digits-v2", report=5), "report: 5 is a int\n  Give a function"),
+        (lambda: sd.compile("digits-v2", check=1), "check: 1 is a int\n  Give True or False"),
+        (lambda: sd.Preprocess(chanels=3), "Preprocess: unknown option 'chanels'; did you mean channels"),
+        (lambda: sd.Preprocess(1, 8, 0.5, 0.5), "mean: 0.5 is a float\n  Give a list, each of them a number"),
+        (lambda: sd.Stream(program, recrd="output"), "Stream: unknown option 'recrd'; did you mean record"),
+        (lambda: sd.load(3), "path: 3 is a int\n  Give a string or a path"),
+    ):
+        with pytest.raises(sd.OptionError, match=f"^{problem}"):
+            call()
+    assert sd.verify(program, image, backends="reference", limit=np.int64(1)).backends == {"reference": True}
+    assert sd.energy("digits-v2", image, conventions="syops").accounts[0].convention == "syops"
+
+
+def test_a_module_without_names_of_classes_says_so_by_none() -> None:
+    module = Own()
+    module.labels = None
+    image = np.ones((1, 1, 8, 8), np.uint8)
+    with pytest.warns(UserWarning, match="pixels / 255"):
+        assert sd.compile(module, calibrate_on=image, time_steps=2, check=False).labels == ()
+    module.labels = "abc"
+    with pytest.raises(ModelError, match="its labels are a str"):
+        sd.compile(module, calibrate_on=image, time_steps=2)
 
 
 def test_the_package_is_typed_and_says_its_version() -> None:
@@ -212,6 +273,36 @@ def test_options_of_files_are_refused_where_there_is_no_file() -> None:
         sd.run(3, "digits")
     with pytest.raises(InputError, match=r"^models: a Spikformer, and points of a sweep read files"):
         sd.sweep([module], "digits")
+
+
+@pytest.mark.filterwarnings("ignore:.*pixels / 255")
+def test_verify_counts_the_predictions_that_rounding_changes() -> None:
+    torch.manual_seed(0)
+    module, images = Own(), np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8)).astype(np.uint8)
+    program = sd.compile(module, calibrate_on=images, time_steps=2, weight_bits=2, granularity="channel", check=False)
+    verdict = sd.verify(program, images, model=module, time_steps=2, backends=())
+    with torch.no_grad():
+        floats = module(torch.from_numpy(images / np.float32(255))).argmax(1).numpy()
+    changed = int((floats != sd.run(program, images, timing="none").predictions).sum())
+    assert verdict.predictions_changed == verdict.to_dict()["predictions_changed"] == changed > 0
+    assert f"predictions changed  {changed} of 60" in repr(verdict)
+    assert sd.verify(program, images[:1], backends=()).predictions_changed is None
+
+
+@pytest.mark.filterwarnings("ignore:.*pixels / 255")
+def test_verify_refuses_a_module_of_the_same_weights_and_another_structure() -> None:
+    torch.manual_seed(0)
+    module, images = Own(), np.random.default_rng(0).integers(0, 256, (2, 1, 8, 8)).astype(np.uint8)
+    program = sd.compile(module, calibrate_on=images, time_steps=2, check=False)
+    assert sd.verify(program, images, model=module, time_steps=2, backends=()).notes == ()
+    module.lif = LIF(v_threshold=0.2, tau=3.0)
+    with pytest.raises(InputError, match="of the same weights, whose neurons, layers or time steps differ"):
+        sd.verify(program, images, model=module, time_steps=2, backends=())
+    provenance = {**program.provenance, "versions": {"torch": "1"}}
+    of_others = replace(program, provenance=provenance)
+    assert "other versions" in sd.verify(of_others, images, model=module, time_steps=2, backends=()).notes[0]
+    del provenance["graph_sha256"]  # as programs of before
+    assert sd.verify(of_others, images, model=module, time_steps=2, backends=()).notes == ()
 
 
 class Own(nn.Module):

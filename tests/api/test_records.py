@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.networks import random_images
 from support.programs import program_of
 
@@ -58,6 +59,35 @@ def test_a_run_that_is_asked_for_nothing_records_nothing() -> None:
     run = sd.run(program_of("digits-v2"), "digits", limit=2, timing="none")
     assert run.recorded is None
     assert repr(run).splitlines()[0] == "Run"
+
+
+def test_records_of_files_have_their_names(tmp_path: Path) -> None:
+    pixels = random_images(program_of("digits-v2").network, 0, 3)[:, 0]
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    run = sd.run(program_of("digits-v2"), tmp_path, timing="none")
+    alone = {f"{n}.png": sd.run(run.program, pixels[n : n + 1], timing="none").logits[0].tolist() for n in range(3)}
+    assert {record["file"]: record["logits"] for record in run.to_records()} == alone
+    assert "file" not in sd.run(run.program, pixels, timing="none").to_records()[0]
+
+
+def test_energies_by_layer_add_up_and_fit_a_line(found: sd.Run) -> None:
+    counted = sd.energy("digits-v2", found.data.pixels_in(slice(0, 2)))
+    for account in counted.accounts:
+        if account.energy is not None:
+            total = sum(layer[account.convention] or 0 for layer in counted.layers)
+            assert total == pytest.approx(account.energy.total.nominal, rel=1e-9)
+        facts = counted.to_dict()["conventions"][account.convention]["layers"]
+        for layer in facts:
+            assert (layer["energy_mj"] is None) is (account.energy is None)
+    for shown in (found.times, *found.energies, counted.accounts[0].energy):
+        assert len(repr(shown)) < 120
+
+
+def test_pictures_of_another_format_are_refused(found: sd.Run) -> None:
+    for write in (lambda: found.raster("output", "r.png"), lambda: found.rates("rates")):
+        with pytest.raises(InputError, match=r"written as SVG\n  Give a name that ends in \.svg"):
+            write()
 
 
 def test_records_are_plain_and_add_up(found: sd.Run) -> None:

@@ -82,7 +82,7 @@ def test_lines_for_a_person(here: Callable, program: Path, frames: np.ndarray, m
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (saved(np.zeros((3, 16, 16), np.uint8)), "frame 1: images of shape"),
+        (saved(np.zeros((3, 16, 16), np.uint8)), "frame 1: its shape is (3, 16, 16), and it is to be one frame a step"),
         (saved(np.zeros((16, 16), np.uint8), np.full((16, 16), 300)), r"frame 2: pixels in [300, 300]"),
         (saved(np.zeros((16, 16), np.uint8))[:-3], "frame 1: it ends after 253 of 256 bytes"),
         (saved(np.zeros((16, 16), np.uint8)) + b"and more", "frame 2: it cannot be read"),

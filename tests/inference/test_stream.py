@@ -1,10 +1,11 @@
 """Frame by frame: equal to a whole run, step by step, in every spike, potential and count."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.deep import examples, some
@@ -13,6 +14,9 @@ from support.programs import program_of
 
 from spikformer_deploy.base.errors import InputError, OverflowDetected
 from spikformer_deploy.counts.events import ProjectionEvents, count, geometry
+from spikformer_deploy.data import arrays
+from spikformer_deploy.data.pixels import as_pixels
+from spikformer_deploy.data.request import ImageRequest
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast.stepwise import Stepper
 from spikformer_deploy.inference.recorded import has_potential
@@ -160,13 +164,36 @@ def test_frames_are_read_as_images_are() -> None:
     logits = [Stream(program).step(frame).logits.tolist() for frame in ways]
     assert logits == [logits[0]] * len(ways)
     for frame, problem in (
-        (np.zeros((3, 16, 16), np.uint8), "images of shape"),
+        (
+            np.zeros((3, 16, 16), np.uint8),
+            r"its shape is \(3, 16, 16\), .* one frame a step, \(C, Y, X\) = \(1, ",
+        ),
+        (np.zeros((2, 1, 16, 16), np.uint8), r"its shape is \(2, 1, 16, 16\)"),
         (np.full((16, 16), 256), "pixels in"),
-        (np.where(np.eye(16), np.nan, 1.0), "not all whole"),
-        ("frame.png", "no array of numbers|images of shape|values of type"),
+        (np.where(np.eye(16), np.nan, 1.0), "no finite numbers"),
+        (np.full((16, 16), 0.3), "not all whole"),
+        (None, "a NoneType is no array.*\n  Give one frame a step"),
+        ("frame.png", "no array of numbers|its shape is"),
     ):
         with pytest.raises(InputError, match=problem):
             Stream(program).step(frame)
+
+
+def test_what_is_no_stream_and_no_state_is_refused_by_its_kind(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="state: it is a NoneType"):
+        Stream(program_of("digits-v2")).restore(None)
+    with pytest.raises(InputError, match="digits-v2: it is the name of a bundled model"):
+        Stream("digits-v2")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "m.pth")
+    with pytest.raises(InputError, match=r"it is a file of torch\.save: a model, and no program"):
+        Stream(tmp_path / "m.pth")
+
+
+def test_pixels_of_few_values_are_asked_for_as_they_are() -> None:
+    program = program_of("digits-v2")
+    request = ImageRequest(replace(program.preprocess, max_value=15), 0, None, "test", None)
+    with pytest.raises(InputError, match="not all whole\n  Give integers, 0 to 15"):
+        as_pixels(arrays.in_memory("frame", np.full((1, 1, 16, 16), 0.3)), request)
 
 
 def test_layers_that_there_are_not_are_refused_with_the_nearest() -> None:

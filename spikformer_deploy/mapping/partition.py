@@ -16,11 +16,11 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Array, Int, Shape
 from spikformer_deploy.base.errors import MappingError
+from spikformer_deploy.base.words import counted
 from spikformer_deploy.chips.draws import nominal
 from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.loihi.memory import BoxSizes, token_wise, words
 from spikformer_deploy.chips.loihi.microcode import exchange_bits
-from spikformer_deploy.base.words import counted
 from spikformer_deploy.chips.loihi.rules import first_violation, fits
 from spikformer_deploy.chips.loihi.sites import program_length, synapse_kind
 from spikformer_deploy.chips.loihi.steps import Work, core_ns, loads_ns
@@ -237,9 +237,10 @@ def check_answers(network: Network, site: Site, profile: Profile) -> None:
 def _too_large(site: Site, needed: Int, profile: Profile) -> MappingError:
     """The error for a site none of whose boxes fits; needed (..., 6): their words."""
     smallest = needed.reshape(-1, len(SECTIONS))[needed.sum(-1).argmin()]
+    broken = first_violation(smallest, profile.core)
     return MappingError(
         site.name,
-        f"even its smallest slice does not fit a core of target '{profile.name}': {first_violation(smallest, profile.core)}",
+        f"even its smallest slice does not fit a core of target '{profile.name}': {broken}",
         "Reduce the fan-in of the layer (fewer input channels, a smaller kernel), or use fewer weight bits.",
     )
 

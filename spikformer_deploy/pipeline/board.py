@@ -89,9 +89,36 @@ class is that of the largest accumulator * scale.
 ## network.json
 
 A text "POPULATION.KEY" or "PROJECTION.KEY" in place of numbers names an array of weights.npz. Arrays have their axes in
-C order, channels C first, then rows Y, then columns X.
+C order, channels C first, then rows Y, then columns X. A LIF is of the kind `programmable` or `stock`.
 
-{keys}
+| key | of | what |
+|---|---|---|
+| time_steps, state_bits | network | T; bits of every state, the sign among them |
+| bounds | network | `static`: the ranges of states are proven; `observed`: only seen, so that a run checks |
+| name, shape | population | unique; [C, Y, X] |
+| kind | population | `source`, `programmable`, `stock`, `levels`, `or`, `sum`, `max`, `and`, `stream`, `accumulator` |
+| largest | population | the largest magnitude that it sends in a time step |
+| max_value, per_step | source | the largest pixel; whether there is a frame for every time step |
+| shift | LIF, levels | fractional bits of what arrives: a sum is shifted left by it |
+| decay, current | LIF, levels | v keeps decay / 4096 a time step, the current of a stock LIF current / 4096 |
+| threshold, bias | LIF | (C,); (C,) or (C, Y, X) |
+| soft | LIF | a spike takes the threshold off; else v becomes 0 |
+| strict | LIF | it fires above its threshold, not at it, and the decay rounds up |
+| exact | LIF, levels | no time step rounds v: for people |
+| levels, reset | levels | (C, D), ascending; (C,), what each unit that is sent takes off |
+| rounding | levels | how the model rounds: for people |
+| inputs | and | how many of its sources must fire |
+| drop | stream | bits that are rounded away, halves up |
+| scale, last | accumulator | (C,) logit = accumulator * scale; whether it forgets before every time step |
+| sources, target | projection | names; of `attention` q, k, v, of `dual_spike` y, s |
+| kind | projection | `conv`, `window` (sums), `largest` (maxima), `readout`, `attention`, `dual_spike` |
+| weight | conv | (C_out, C_in / groups, KY, KX), a cross-correlation with zero padding; groups are runs of channels |
+| weight | readout | (O, C), from every position of channel C to target O |
+| stride, padding, kernel, offset | conv, window, largest | [y, x] each; offset moves every window |
+| groups, shift | conv | a synapse weighs weight * 2^shift |
+| heads, factor | attention | heads are runs of channels; factor multiplies the product |
+| heads, over_tokens | dual_spike | as there; whether the product is taken over tokens |
+| float, dense | projection | for assemble.py: which floats hold its sums, whether lava.proc.dense may serve |
 """
 
 WITH_IMAGES = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from typing import Any
 
@@ -43,7 +44,10 @@ def test_conditions_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("energi<1mJ", "'energi' is no figure of a point"),
+        ("energi<1mJ", "'energi' is no figure of a point; did you mean energy?"),
+        ("latency_us < 500", "'latency_us' is no figure of a point; did you mean latency?"),
+        ("accuracy>81", "at most 1, or 100%, and 'accuracy>81' says more"),
+        ("accuracy>101%", "at most 1"),
         ("energy<1", "there is no unit beside energy"),
         ("energy<1 s", "'s' is no unit of energy"),
         ("energy=1mJ", "is no condition"),
@@ -56,7 +60,7 @@ def test_conditions_are_read() -> None:
     ],
 )
 def test_what_is_not_understood_is_refused(text: str, problem: str) -> None:
-    with pytest.raises(InputError, match=problem) as error:
+    with pytest.raises(InputError, match=re.escape(problem)) as error:
         parse_budget(text)
     assert error.value.place == "--budget"
 

@@ -65,7 +65,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-KEYS = {
+KEYS: dict[Rule, str] = {
     total_memory: "core.memory_words",
     neuron_count: "core.neurons",
     synapse_memory: "core.section_words",

@@ -120,7 +120,7 @@ def _neuron_row(record: NeuronRecord) -> Row:
 
 
 def _sums(rows: Sequence[Row]) -> Row:
-    """The sums of those columns that add up: not of MET, which are MACs where reals are read and additions elsewhere."""
+    """The sums of those columns that add up; MET are MACs where reals are read, additions elsewhere, and have none."""
     first = rows[0] if rows else {}
     added = {h: None if h == MET else sum(row[h] or 0 for row in rows) for h in first if h not in (*TEXTS, RATE)}
     return {PLACE: "all", KIND: "", READS: "", RATE: None, **added}

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.space.axes import space_of
 from spikformer_deploy.space.budget import Limit, Verdict, best, parse_budget, verdicts
 from spikformer_deploy.space.criteria import CRITERIA
 from spikformer_deploy.space.fronts import COSTS, front
@@ -63,6 +64,17 @@ def test_what_is_not_understood_is_refused(text: str, problem: str) -> None:
     with pytest.raises(InputError, match=re.escape(problem)) as error:
         parse_budget(text)
     assert error.value.place == "--budget"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [({"weight_bits": (9,)}, "'weight_bits' must be <= 8: 9"), ({"heads": "many"}, "heads: 'many' is no whole number")],
+)
+def test_options_have_no_path_of_a_file(given: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError) as error:
+        space_of(models=("a",), input="b", **given)
+    assert error.value.problem.startswith(problem)
+    assert "$" not in error.value.problem
 
 
 def test_verdicts_know_intervals() -> None:

@@ -41,18 +41,30 @@ WIDE = 140
 """Columns of the table, also where it goes to a file."""
 
 
-@click.command()
-@click.option("--only", multiple=True, metavar="NAME", help="This size; may be given several times.")
+class WithSizes(click.Command):
+    """A command whose help ends with the names of all sizes, for which torch is imported."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from spikformer_deploy.nn.zoo import published
+
+        formatter.write_paragraph()
+        formatter.write_text(f"Sizes: {', '.join(sorted(published()))}.")
+
+
+@click.command(cls=WithSizes)
+@click.option("--only", multiple=True, metavar="NAME", help="This size, of those below; may be given several times.")
 @click.option("--target", default="hala_point", show_default=True)
 @click.option("--backend", default="reference", show_default=True, help="What the engine is compared with.")
 @click.option("--images", default=2, show_default=True, type=click.IntRange(1), help="How many run.")
 @click.option("--check/--no-check", default=True, show_default=True, help="Of compile: every pass on an image.")
 @click.option("--seconds", default=1800, show_default=True, help="The most that a verification may take.")
 @click.option("--rows", default="published_sizes.jsonl", show_default=True, type=click.Path(dir_okay=False))
-@click.option("--folder", type=click.Path(file_okay=False, exists=True), help="Keep checkpoints and programs here.")
+@click.option("--folder", type=click.Path(file_okay=False), help="Keep checkpoints and programs here.")
 def main(only: tuple[str, ...], rows: str, folder: str | None, **how: Any) -> None:
     """Measure what --rows lacks, print a table of all that it has."""
     file = Path(rows)
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
     known = [row["size"] for row in read_rows(file)]
     for name in [name for name in only or default_sizes() if name not in known]:
         with tempfile.TemporaryDirectory() as scratch:

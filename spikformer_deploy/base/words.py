@@ -1,4 +1,4 @@
-"""Words that a user gave, and those that they may have meant."""
+"""Words of messages: those that a user may have meant, and numbers of things."""
 
 from __future__ import annotations
 
@@ -26,3 +26,8 @@ def check_positive(**options: float | None) -> None:
     for name, value in options.items():
         if value is not None and not value > 0:
             raise InputError(f"--{name.replace('_', '-')}", f"{value}, and it is above 0", "Give a larger one.")
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: "1 chip", "1,152 chips"."""
+    return f"{number:,} {thing}" + "s" * (number != 1)

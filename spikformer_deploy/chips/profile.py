@@ -1,7 +1,7 @@
 """Hardware profiles: TOML files whose every number carries unit, kind, source and range, validated as a whole.
 
 The profiles that come with the package are in hw_profiles/; a path to a file of one's own works in their place.
-A board inherits from a chip (`base = "loihi2"`), section by section and number by number.
+A board inherits from a chip (`base = "loihi2"`), section by section and number by number, and has a name of its own.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ else:
 
 OPERATIONS = "asic45nm"
 """The file of operation energies: no target."""
+NAME_IT = 'Give it a name of its own at its top: name = "mychip".'
+"""The way out of a file that leaves its name to its base: other numbers under the name of a known target."""
 MOST_CORES = 2**24
 """Of a board: Hala Point has 138,240."""
 SHOWN = 80
@@ -261,7 +263,8 @@ def load_profile(target: str | Path) -> Profile:
     text = _text(str(target))
     raw = _raw(str(target), text)
     raw["corners"] = raw.pop("energy", {})
-    return _checked(raw, str(target), "See docs/profiles.md.", text)
+    way_out = "See docs/profiles.md."
+    return _checked(raw, str(target), way_out if "name" in raw else f"{NAME_IT} {way_out}", text)
 
 
 def operation_energies() -> dict[str, Quantity]:
@@ -313,8 +316,8 @@ def _checked(raw: dict[str, Any], place: str, way_out: str, text: str = "") -> P
         lines = lines_of(text)
         raise InputError(place, _listed([_as_in_files(problem).shown(lines) for problem in wrong]), way_out)
     profile = strict_converter().structure(raw, Profile)
-    if whole := list(_wrong_whole(profile)):
-        raise InputError(place, _listed(whole), way_out)
+    if (problem := _wrong_cores(profile)) is not None:
+        raise InputError(place, _listed([problem.shown(lines_of(text))]), way_out)
     return profile
 
 
@@ -360,10 +363,17 @@ def _wrong_names(raw: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(("corner",), f"its nominal corner '{corner[:SHOWN]}' is none of {known}")
 
 
-def _wrong_whole(profile: Profile) -> Iterator[str]:
-    """What is wrong with the profile as a whole."""
-    if not 1 <= profile.cores_per_chip <= profile.cores <= MOST_CORES:
-        yield f"{profile.cores_per_chip:,} cores a chip for programs, and {profile.cores:,} in all, of {MOST_CORES:,}"
+def _wrong_cores(profile: Profile) -> Problem | None:
+    """No core is left for programs, or there are more than can be counted."""
+    reserved, chips = int(profile.chip.reserved_cores), int(profile.board.chips)
+    if profile.cores_per_chip < 1:
+        there = profile.cores_per_chip + reserved
+        words = f"{reserved:,} of {there:,} cores a chip are reserved, and no core is left for programs: reserve fewer"
+        return Problem(("chip", "reserved_cores"), words)
+    if profile.cores > MOST_CORES:
+        words = f"{chips:,} chips of {profile.cores_per_chip:,} cores are {profile.cores:,} cores, and at most "
+        return Problem(("board", "chips"), f"{words}{MOST_CORES:,} can be counted: take fewer chips, or smaller ones")
+    return None
 
 
 def quantities(profile: Profile) -> Iterator[tuple[str, Quantity]]:
@@ -387,7 +397,10 @@ def _raw(target: str, text: str) -> dict[str, Any]:
         return raw
     if not isinstance(base, str) or base not in profile_names():
         raise InputError(target, f"its base {base!r} is no known target", f"Known: {', '.join(profile_names())}.")
-    return _merged(_raw(base, _text(base)), raw)
+    under = _raw(base, _text(base))
+    # other numbers under the name of a known target would pass for it
+    del under["name"]
+    return _merged(under, raw)
 
 
 def _text(target: str) -> str:

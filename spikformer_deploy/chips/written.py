@@ -55,6 +55,7 @@ def schema() -> dict[str, Any]:
         "type": "object",
         "properties": {**words, "base": base, **tables},
         "additionalProperties": False,
+        "required": ["name"],
         "if": {"required": ["base"]},
         "else": {"required": [*words, *tables], "properties": whole},
     }

@@ -359,6 +359,7 @@ def inspect_command(file: str | None, as_json: bool, **loading: Any) -> None:
         print_json(values)
     else:
         print_tables(tables)
+        print_notes(values.get("notes", ()))
 
 
 @cli.command("train")

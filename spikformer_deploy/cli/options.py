@@ -53,7 +53,12 @@ task_option = click.option(
     help="What stands beside the images of an .npz: classes, or real targets, for MSE, MAE, R2 and RSE; "
     "default: classes, and targets of a model on time series.",
 )
-limit_option = click.option("--limit", type=int, help="Use at most N images.")
+limit_option = click.option(
+    "--limit",
+    type=int,
+    metavar="N",
+    help="Use at most N images: the first of arrays, else N of one fixed shuffle (docs/images.md).",
+)
 
 
 def bytes_of_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:

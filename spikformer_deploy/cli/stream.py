@@ -82,7 +82,8 @@ def stream_frames(program: str, data: str, limit: int | None, reset_every: int |
         else:
             name = after.class_name or str(after.prediction)
             counted = f"{after.synaptic_ops:,} synaptic operations"
-            print_line(f"frame {number}  step {after.step}  {name}  {after.logits[after.prediction]:.4g}  {counted}")
+            logit = f"logit {after.logits[after.prediction]:.4g}"
+            print_line(f"frame {number}  step {after.step}  {name}  {logit}  {counted}")
         if number == limit:
             return
         if after.step == reset_every:

@@ -361,15 +361,17 @@ def _of_split(chosen: _Chosen, marks: dict[str, str], split: str, load: Load, by
     held_out = _first_of(HELD_OUT, outermost)
     root = ""
     others: tuple[str, ...] = ()
+    split_note: tuple[str, ...] = ()
     if train is not None and held_out is not None:
         root = f"{train if split == 'train' else held_out}/"
         others = tuple(name for name in marks if not name.startswith(root))
         marks = {name: mark for name, mark in marks.items() if name.startswith(root)}
+        split_note = (f"{chosen.place}: of its folders {train} and {held_out}, the images are those of {root[:-1]}",)
     if not marks:
         raise InputError(chosen.place, f"no images in it (looked for {', '.join(chosen.suffixes)})")
     folders = [name[len(root) :].rpartition("/")[0] for name in marks]
     labels, classes = _classes(chosen.place, folders) if by_folder else (None, ())
-    return Files(tuple(marks), tuple(marks.values()), labels, classes, load, others, chosen.notes)
+    return Files(tuple(marks), tuple(marks.values()), labels, classes, load, others, chosen.notes + split_note)
 
 
 def _first_of(names: tuple[str, ...], folders: dict[str, str]) -> str | None:

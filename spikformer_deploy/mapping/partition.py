@@ -16,6 +16,7 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.base.arrays import Array, Int, Shape
 from spikformer_deploy.base.errors import MappingError
+from spikformer_deploy.base.words import counted
 from spikformer_deploy.chips.draws import nominal
 from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.loihi.memory import BoxSizes, token_wise, words
@@ -236,9 +237,10 @@ def check_answers(network: Network, site: Site, profile: Profile) -> None:
 def _too_large(site: Site, needed: Int, profile: Profile) -> MappingError:
     """The error for a site none of whose boxes fits; needed (..., 6): their words."""
     smallest = needed.reshape(-1, len(SECTIONS))[needed.sum(-1).argmin()]
+    broken = first_violation(smallest, profile.core)
     return MappingError(
         site.name,
-        f"even its smallest slice does not fit a core of {profile.name}: {first_violation(smallest, profile.core)}",
+        f"even its smallest slice does not fit a core of target '{profile.name}': {broken}",
         "Reduce the fan-in of the layer (fewer input channels, a smaller kernel), or use fewer weight bits.",
     )
 
@@ -410,8 +412,8 @@ def _check_board(sites: tuple[Site, ...], fewest: list[int], profile: Profile) -
         way_out = f"Use --target {larger.name}, which has {larger.cores:,} cores."
     raise MappingError(
         sites[worst].name,
-        f"the network needs {needed:,} cores on {chips:,} chips, and {profile.name} has {profile.cores:,} on "
-        f"{int(profile.board.chips):,}; this layer alone needs {fewest[worst]:,}",
+        f"the network needs {needed:,} cores on {counted(chips, 'chip')}, and target '{profile.name}' has "
+        f"{profile.cores:,} on {counted(int(profile.board.chips), 'chip')}; this layer alone needs {fewest[worst]:,}",
         way_out,
     )
 

@@ -66,7 +66,7 @@ class Network:
     """Populations in topological order (the Source first, the Accumulator last) and the projections between them.
 
     bounds      "static": every state and sum is proven to fit state_bits; "observed": only the calibrated range is,
-                with `margin` (bits of state range over the largest value seen), and every run checks
+                with `margin` (range of the state over its largest value), and every run checks
     mean, std   (C,) float64 normalisation folded into the first weights: real input = (pixel / max_value - mean) / std
     """
 

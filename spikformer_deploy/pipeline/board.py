@@ -15,6 +15,7 @@ import numpy as np
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import printable
 from spikformer_deploy.base.json_text import written
+from spikformer_deploy.base.words import counted
 from spikformer_deploy.chips.loihi.sites import program_at
 from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import Request
@@ -40,9 +41,9 @@ compiler, its NeuroCore models and its microcode come with access to the hardwar
 
     pip install numpy scipy scikit-learn networkx asteval
     pip install --no-deps --ignore-requires-python lava-nc==0.10.0
-    python run.py images.npy -o results/ --record spikes
+    python run.py IMAGES.npy -o results/ --record spikes
 
-`images.npy` holds unsigned integers {images}; pixels are taken as they are.
+IMAGES.npy is a file of yours: unsigned integers {images}; pixels are taken as they are.
 `results/layers.json` says which file has the spikes of which layer, and in which order of axes.
 
 ## Check it against expected spikes
@@ -68,7 +69,7 @@ of the network.
 
 ## Which core holds what
 
-{cores:,} cores on {chips:,} chips of `{target}` that have {per_chip:,} each for programs. `mapping.json` has a record
+{cores} on {chips} of `{target}`, with {per_chip:,} cores a chip for programs. `mapping.json` has a record
 of each box of neurons: chip and core, the site (a layer, the counters of an attention, or partial sums), the channels,
 rows and columns [first, end) that stand there, its `offset` (the neurons of the same core before it; within a box they
 are numbered channel by channel, row by row) and the words of each section of the memory. Cores count from 0 in each
@@ -78,6 +79,46 @@ chip. Which physical core that is, Intel's tools say. The estimates of memory ar
 
 network.json describes populations and synapses, weights.npz holds their integers, assemble.py makes Lava Processes of
 both, processes/ has those that Lava itself lacks, each with its fixed-point model for CPUs.
+
+## An image
+
+All states, `v` and the currents of LIFs that have one, are 0 before every image. Each accumulator of the head starts
+every image at its bias, once, and adds up over all time steps; one with `last` starts every time step at its bias. The
+class is that of the largest accumulator * scale.
+
+## network.json
+
+A text "POPULATION.KEY" or "PROJECTION.KEY" in place of numbers names an array of weights.npz. Arrays have their axes in
+C order, channels C first, then rows Y, then columns X. A LIF is of the kind `programmable` or `stock`.
+
+| key | of | what |
+|---|---|---|
+| time_steps, state_bits | network | T; bits of every state, the sign among them |
+| bounds | network | `static`: the ranges of states are proven; `observed`: only seen, so that a run checks |
+| name, shape | population | unique; [C, Y, X] |
+| kind | population | `source`, `programmable`, `stock`, `levels`, `or`, `sum`, `max`, `and`, `stream`, `accumulator` |
+| largest | population | the largest magnitude that it sends in a time step |
+| max_value, per_step | source | the largest pixel; whether there is a frame for every time step |
+| shift | LIF, levels | fractional bits of what arrives: a sum is shifted left by it |
+| decay, current | LIF, levels | v keeps decay / 4096 a time step, the current of a stock LIF current / 4096 |
+| threshold, bias | LIF | (C,); (C,) or (C, Y, X) |
+| soft | LIF | a spike takes the threshold off; else v becomes 0 |
+| strict | LIF | it fires above its threshold, not at it, and the decay rounds up |
+| exact | LIF, levels | no time step rounds v: for people |
+| levels, reset | levels | (C, D), ascending; (C,), what each unit that is sent takes off |
+| rounding | levels | how the model rounds: for people |
+| inputs | and | how many of its sources must fire |
+| drop | stream | bits that are rounded away, halves up |
+| scale, last | accumulator | (C,) logit = accumulator * scale; whether it forgets before every time step |
+| sources, target | projection | names; of `attention` q, k, v, of `dual_spike` y, s |
+| kind | projection | `conv`, `window` (sums), `largest` (maxima), `readout`, `attention`, `dual_spike` |
+| weight | conv | (C_out, C_in / groups, KY, KX), a cross-correlation with zero padding; groups are runs of channels |
+| weight | readout | (O, C), from every position of channel C to target O |
+| stride, padding, kernel, offset | conv, window, largest | [y, x] each; offset moves every window |
+| groups, shift | conv | a synapse weighs weight * 2^shift |
+| heads, factor | attention | heads are runs of channels; factor multiplies the product |
+| heads, over_tokens | dual_spike | as there; whether the product is taken over tokens |
+| float, dense | projection | for assemble.py: which floats hold its sums, whether lava.proc.dense may serve |
 """
 
 WITH_IMAGES = """\
@@ -156,8 +197,8 @@ def _readme(program: Program, name: str, images: np.ndarray | None) -> str:
         words=int(profile.core.memory_words),
         processes="\n".join(_row(program, site) for site in _first_copies(mapping)),
         microcode=_microcode(program),
-        cores=mapping.cores_used,
-        chips=mapping.chips,
+        cores=counted(mapping.cores_used, "core"),
+        chips=counted(mapping.chips, "chip"),
         per_chip=mapping.cores_per_chip,
     )
 

@@ -18,6 +18,7 @@ from spikformer_deploy.report.operations import (
     latex_text,
     layer_rows,
     left_out,
+    sources,
     table,
 )
 from spikformer_deploy.report.tables import facts_table, with_scores
@@ -48,7 +49,7 @@ def table_rows(counted: Counted, by_layer: bool) -> list[Row]:
 
 
 def write_tables(counted: Counted, by_layer: bool, csv_file: str | None, latex_file: str | None) -> None:
-    """The same rows as CSV and for LaTeX, with the conventions in the caption.
+    """The same rows as CSV and for LaTeX, with the conventions below it.
 
     Raises InputError where no convention has prices: the table would be empty.
     """
@@ -61,7 +62,8 @@ def write_tables(counted: Counted, by_layer: bool, csv_file: str | None, latex_f
     if csv_file is not None:
         write_whole(Path(csv_file), csv_text(rows).encode())
     if latex_file is not None:
-        write_whole(Path(latex_file), latex_text(rows, caption(counted.counts, counted.accounts)).encode())
+        label, note = "tab:energy-by-layer" if by_layer else "tab:energy", sources(counted.accounts)
+        write_whole(Path(latex_file), latex_text(rows, caption(counted.counts), label=label, note=note).encode())
 
 
 def sentences(counted: Counted) -> list[str]:

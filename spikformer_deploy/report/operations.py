@@ -120,9 +120,9 @@ def _neuron_row(record: NeuronRecord) -> Row:
 
 
 def _sums(rows: Sequence[Row]) -> Row:
-    """The sums of those columns that add up."""
+    """The sums of those columns that add up; MET are MACs where reals are read, additions elsewhere, and have none."""
     first = rows[0] if rows else {}
-    added = {h: sum(row[h] or 0 for row in rows) for h in first if h not in (*TEXTS, RATE)}
+    added = {h: None if h == MET else sum(row[h] or 0 for row in rows) for h in first if h not in (*TEXTS, RATE)}
     return {PLACE: "all", KIND: "", READS: "", RATE: None, **added}
 
 
@@ -154,9 +154,13 @@ def csv_text(rows: Sequence[Row]) -> str:
     return csv_of([*headings, *(row.values() for row in rows)])
 
 
-def latex_text(rows: Sequence[Row], caption: str) -> str:
-    """The rows as a LaTeX table that needs the package booktabs; a last row of sums stands apart."""
+def latex_text(rows: Sequence[Row], caption: str, *, label: str = "", note: str = "") -> str:
+    """The rows as a LaTeX table that needs the package booktabs; a last row of sums stands apart.
+
+    Rows without any figure are left out.  note: what stands below the table
+    """
     headings = list(rows[0]) if rows else []
+    rows = [row for row in rows if any(isinstance(value, (int, float)) for value in row.values())]
     sides = {h: "l" if h in TEXTS or any(isinstance(row[h], str) for row in rows) else "r" for h in headings}
     columns = "".join(sides.values())
     body = [_latex_row([_cell(heading, row[heading]) for heading in headings]) for row in rows]
@@ -167,6 +171,7 @@ def latex_text(rows: Sequence[Row], caption: str) -> str:
         r"\begin{table}",
         r"\centering\small",
         rf"\caption{{{escaped(caption)}}}",
+        *([rf"\label{{{label}}}"] if label else []),
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         " & ".join(_latex_heading(heading, side) for heading, side in sides.items()) + r" \\",
@@ -174,16 +179,21 @@ def latex_text(rows: Sequence[Row], caption: str) -> str:
         *body,
         r"\bottomrule",
         r"\end{tabular}",
+        *([rf"\par\smallskip\footnotesize {escaped(note)}"] if note else []),
         r"\end{table}",
     )
     return "\n".join(lines) + "\n"
 
 
-def caption(counts: OperationCounts, accounts: Sequence[Account]) -> str:
-    """What a table needs said with it: images, steps, and each convention with its source."""
+def caption(counts: OperationCounts) -> str:
+    """What a table needs said above it: images and steps."""
     steps = "" if counts.time_steps is None else f", T = {counts.time_steps}"
-    named = "; ".join(f"{a.convention}: {a.source}" for a in accounts if a.energy is not None)
-    return f"Operations and energy of one image, estimated, mean over {counts.images:,}{steps}. Conventions: {named}."
+    return f"Operations and energy of one image, estimated, mean over {counts.images:,} images{steps}."
+
+
+def sources(accounts: Sequence[Account]) -> str:
+    """What stands below it: each convention with its source."""
+    return f"Conventions: {'; '.join(f'{a.convention}: {a.source}' for a in accounts if a.energy is not None)}."
 
 
 def escaped(text: str) -> str:

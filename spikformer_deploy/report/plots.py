@@ -86,6 +86,11 @@ class Axis:
         slack = 1e-9 * abs(self.last)
         return [value for value in values if self.first - slack <= value <= self.last + slack]
 
+    @property
+    def whole_ticks(self) -> list[float]:
+        """Those of `ticks` that are whole numbers: of what is counted."""
+        return [value for value in self.ticks if math.isclose(value, round(value))]
+
 
 def _round_step(width: float) -> float:
     """1, 2 or 5 times a power of ten, at least `width`."""
@@ -94,9 +99,11 @@ def _round_step(width: float) -> float:
 
 
 def linear(values: Sequence[float], start: float, end: float) -> Axis:
-    """A linear axis with some room around all values."""
+    """A linear axis with some room around all values; from 0 to 1 where all are 0: no figure of a plot is below."""
     low, high = min(values), max(values)
-    room = MARGIN * (high - low) or 0.1 * abs(high) or 1.0
+    if low == high == 0:
+        return Axis(0.0, 1.0, start, end)
+    room = MARGIN * (high - low) or 0.1 * abs(high)
     return Axis(low - room, high + room, start, end)
 
 
@@ -135,15 +142,20 @@ def curve(line: Line, shown: Shown, title: str) -> str:
 
 
 def scatter(
-    spots: Sequence[Spot], front: Sequence[tuple[float, float]], title: str, shown: Shown, shown_y: Shown
+    spots: Sequence[Spot],
+    front: Sequence[tuple[float, float]],
+    title: str,
+    shown: Shown,
+    shown_y: Shown,
+    counts: bool = False,
 ) -> str:
-    """Points with whiskers along x, and the steps of their front; title: of the x axis."""
+    """Points with whiskers along x, and the steps of their front; title: of the x axis, counts: of whole numbers."""
     ends = [end for spot in spots for end in (spot.x, *(spot.likely or ()))]
     x = fitting(ends, LEFT, SCATTER_WIDTH - RIGHT)
     y = linear([spot.y for spot in spots], SCATTER_HEIGHT - BOTTOM, TOP)
     label = f"accuracy against {title}: {len(spots)} points, {len(front)} on the front"
     out = [opening(SCATTER_WIDTH, SCATTER_HEIGHT, "scatter", label), ACCURACY, *_rows(y, SCATTER_WIDTH, shown_y)]
-    out += _columns(x, title, shown)
+    out += _columns(x, title, shown, counts)
     if front:
         out.append(f'<path d="{_steps(front, x, y)}" class="front"/>')
     # what is on the front is drawn last, above all others
@@ -198,12 +210,12 @@ def _rows(y: Axis, width: int, shown: Shown) -> list[str]:
     return out
 
 
-def _columns(x: Axis, title: str, shown: Shown) -> list[str]:
-    """The grid of the x axis of a scatter plot with its labels."""
+def _columns(x: Axis, title: str, shown: Shown, counts: bool = False) -> list[str]:
+    """The grid of the x axis of a scatter plot with its labels; counts: whether it shows whole numbers only."""
     bottom = SCATTER_HEIGHT - BOTTOM
     out = []
     free_from = 0.0
-    for tick in x.ticks:
+    for tick in x.whole_ticks if counts else x.ticks:
         left = x.at(tick)
         out.append(f'<line x1="{left:.1f}" y1="{TOP}" x2="{left:.1f}" y2="{bottom}" class="grid"/>')
         text = shown(tick)

@@ -164,6 +164,7 @@ def _times(data: dict[str, Any]) -> list[Row]:
         {
             "time": key.removesuffix("_us").replace("_", " "),
             "unit": unit,
+            "model": data["time"]["model"],
             "runtime": runtime,
             **{end.replace("_", " "): figures[key][end] for end in ENDS},
         }

@@ -165,9 +165,16 @@ def _shown_best(found: Judged, name: str, number: int, differs: Sequence[str]) -
     return {
         "title": CRITERIA[name].title,
         "text": SHOWN[name](value),
+        "accuracy": "" if name == "accuracy" else _accuracy(found.swept.rows[number]),
         "number": number,
         "name": _named(found.swept.rows[number], differs),
     }
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    """That of a row; "-" where it is not known."""
+    value = CRITERIA["accuracy"].of(row)
+    return "-" if value is None else percent(value)
 
 
 def _named(row: dict[str, Any], differs: Sequence[str]) -> str:
@@ -193,7 +200,7 @@ def _scatter(found: Judged, cost: str, standing: Sequence[int], differs: Sequenc
     ways = [(price.of(rows[number]), accuracy.of(rows[number])) for number in found.fronts[cost]]
     line = [(x, y) for x, y in ways if x is not None and y is not None]
     what = f"{price.title}, likely interval" if price.likely else price.title
-    return plots.scatter(spots, line, what, SHOWN[cost], percent)
+    return plots.scatter(spots, line, what, SHOWN[cost], percent, counts=price.likely is None)
 
 
 def _lines(found: Judged, differs: Sequence[str]) -> list[plots.NamedLine]:
@@ -220,10 +227,11 @@ def sweep_tables(swept: Swept) -> list[Table]:
     kept = sum(verdict is not Verdict.NO for verdict in found.verdicts)
     title = f"{len(rows)} points, {refused} refused" + (f", {kept} keep to the budget" if swept.space.budget else "")
     table = Table(title=title, title_justify="left")
-    for column in ("best in", "", *(name.replace("_", " ") for name in differs)):
+    for column in ("best in", "", "accuracy", *(name.replace("_", " ") for name in differs)):
         table.add_column(column)
     for name, number in found.best.items():
         value = CRITERIA[name].of(rows[number])
         assert value is not None
-        table.add_row(CRITERIA[name].title, SHOWN[name](value), *(str(rows[number][setting]) for setting in differs))
+        settings = (str(rows[number][setting]) for setting in differs)
+        table.add_row(CRITERIA[name].title, SHOWN[name](value), _accuracy(rows[number]), *settings)
     return [table]

@@ -114,7 +114,7 @@ def space_of(**values: Any) -> Space:
     Raises InputError that lists everything that is wrong.
     """
     raw = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    return _space({name: value for name, value in raw.items() if value is not None}, "sweep")
+    return _space({name: value for name, value in raw.items() if value is not None}, "sweep", in_file=False)
 
 
 def read_space(path: str | Path) -> Space:
@@ -131,11 +131,13 @@ def with_budget(space: Space, budget: str | None) -> Space:
     return space if budget is None else attrs.evolve(space, budget=budget)
 
 
-def _space(raw: dict[str, Any], place: str) -> Space:
+def _space(raw: dict[str, Any], place: str, in_file: bool = True) -> Space:
+    """in_file: whether an error says a path in a file; else it says the name of an option."""
     try:
         space = strict_converter().structure(raw, Space)
     except cattrs.BaseValidationError as error:
-        raise InputError(place, "; ".join(problems(error)), WAY_OUT) from None
+        wrong = problems(error) if in_file else [_of_option(problem) for problem in problems(error)]
+        raise InputError(place, "; ".join(wrong), WAY_OUT) from None
     points = len(space.models) * max(1, len(space.time_steps))
     for name in ("weight_bits", "granularity", "rounding", "targets", "schedule", "objective"):
         points *= len(getattr(space, name))
@@ -144,6 +146,13 @@ def _space(raw: dict[str, Any], place: str) -> Space:
     axes = {name: value for name, value in attrs.asdict(space, recurse=False).items() if isinstance(value, tuple)}
     once: dict[str, Any] = {name: tuple(dict.fromkeys(values)) for name, values in axes.items()}
     return attrs.evolve(space, **once)
+
+
+def _of_option(problem: str) -> str:
+    """A problem with the name of its field before it, in place of a path in a file behind it."""
+    words, _, path = problem.rpartition(" @ $")
+    name = path.removeprefix(".").partition("[")[0]
+    return f"{name}: {words}" if name else words
 
 
 def points_of(space: Space, model: str, time_steps: Iterable[int]) -> list[Point]:

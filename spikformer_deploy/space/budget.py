@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any
 
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.words import meant
 from spikformer_deploy.space.criteria import CRITERIA
 
 PLACE = "--budget"
@@ -20,7 +21,14 @@ COMPARED: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-TERM = re.compile(r"\s*([a-z]+)\s*(<=|>=|<|>)\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*")
+TERM = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*")
+
+
+FIGURES = ", ".join(
+    name + (f" ({', '.join(filter(None, criterion.units))})" if any(criterion.units) else "")
+    for name, criterion in CRITERIA.items()
+)
+"""All figures with their units, for an error."""
 
 
 class Verdict(str, Enum):
@@ -70,15 +78,19 @@ def _limit(term: str) -> Limit:
         raise InputError(PLACE, problem, 'Write a figure, <, <=, > or >=, a number and its unit: "energy<1mJ".')
     name, comparison, number, unit = match.groups()
     if name not in CRITERIA:
-        raise InputError(PLACE, f"'{name}' is no figure of a point", f"Known: {', '.join(CRITERIA)}.")
+        raise InputError(PLACE, f"'{name}' is no figure of a point{meant(name, CRITERIA)}", f"Known: {FIGURES}.")
     units = CRITERIA[name].units
     if unit not in units:
-        said = f"'{unit}' is no unit of" if unit else "there is no unit beside"
-        known = ", ".join(repr(known) for known in units if known) or "none"
-        raise InputError(PLACE, f"{said} {name}", f"Known: {known}.")
+        said = f"'{unit}' is no unit of {name}" if unit else f"there is no unit beside {name}"
+        known = [unit for unit in units if unit]
+        way_out = f"Known: {', '.join(known)}." if known else "It has none."
+        raise InputError(PLACE, f"{said} in '{term.strip()}'", way_out)
     value = float(number) * units[unit]
     if not math.isfinite(value):
         raise InputError(PLACE, f"{number} is too large for a number")
+    if name == "accuracy" and value > 1:
+        problem = f"an accuracy is at most 1, or 100%, and '{term.strip()}' says more"
+        raise InputError(PLACE, problem, "Write 0.81 or 81%.")
     return Limit(name, comparison, value)
 
 

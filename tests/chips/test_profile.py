@@ -70,6 +70,27 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert profile.core == load_profile("loihi2").core
 
 
+def test_a_file_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """Other numbers under the name of their base would pass for it."""
+    mine = tmp_path / "mine.toml"
+    mine.write_text('base = "loihi2"\ndescription = "two chips"\n')
+    with pytest.raises(InputError, match=r"required field missing @ \$\.name") as error:
+        load_profile(str(mine))
+    assert 'name = "mychip"' in error.value.way_out
+
+
+def test_cores_that_cannot_be_counted_have_their_line(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    head, more = 'name = "mine"\nbase = "loihi2"\n', 'unit = "{}"\nkind = "guess"\nsource = "mine"\n'
+    mine.write_text(head + "[board.chips]\nvalue = 65536\n" + more.format("chips") + "[chip.tiles_x]\nvalue = 4000\n"
+                    + more.format("tiles"))  # fmt: skip
+    with pytest.raises(InputError, match=r"at most 16,777,216 can be .* @ \$\.board\.chips \(line 3\)"):
+        load_profile(str(mine))
+    mine.write_text(head + "[chip.reserved_cores]\nvalue = 128\n" + more.format("cores"))
+    with pytest.raises(InputError, match=r"no core is left .* @ \$\.chip\.reserved_cores \(line 3\)"):
+        load_profile(str(mine))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -136,7 +157,7 @@ def forged(path: str, value: object) -> dict:
         ("core.memory_words.value", 2**70, "at most 1e"),
         ("core.message_bits.value", 65.0, "at most 64 are possible"),
         ("core.programmable.value", 2.0, "at most 1 are possible"),
-        ("chip.reserved_cores.value", 128.0, "cores a chip for programs"),
+        ("chip.reserved_cores.value", 128.0, "128 of 128 cores a chip are reserved"),
         ("chip.tiles_x.value", 4097.0, "at most 4096"),
         ("board.chips.value", 0.0, "0 chips"),
         ("board.columns.value", 0.0, "0 chips"),

@@ -136,6 +136,11 @@ def test_every_profile_keeps_the_schema(path: Path) -> None:
     json.dumps(schema(), allow_nan=False)
 
 
+def test_a_file_with_a_base_needs_a_name() -> None:
+    assert judged({"base": "loihi2"}) == ["$.name"]
+    assert judged({"base": "loihi2", "name": "mine"}) == []
+
+
 WRONG = {
     "core.memory_words.value": 0.5,
     "core.section_words.value": 0,

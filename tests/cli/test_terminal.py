@@ -257,7 +257,7 @@ def test_a_short_run_without_a_terminal_says_nothing_of_how_far_it_is(
 def test_a_name_that_is_no_text_is_shown(tmp_path: Path, encoding: str) -> None:
     """Names of files are bytes: those that are no UTF-8, and words that an encoding lacks, are shown by escapes."""
     profile = os.path.join(os.fsencode(tmp_path), b"bad-\xff\x1b.toml")
-    Path(os.fsdecode(profile)).write_text('base = "loihi2"\ndescription = "\\u0101\\u001b"\n')
+    Path(os.fsdecode(profile)).write_text('name = "mine"\nbase = "loihi2"\ndescription = "\\u0101\\u001b"\n')
     for arguments, code in ((["targets", profile], 0), (["targets", profile + b"."], 2)):
         done = subprocess.run(
             [*COMMAND, *arguments], capture_output=True, timeout=300,

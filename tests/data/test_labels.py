@@ -102,6 +102,8 @@ def test_names_of_splits(train: str, test: str, tmp_path: Path) -> None:
     root = made(tmp_path / "a", f"{train}/cat/1.png", f"{train}/cat/2.png", f"{test}/cat/1.png")
     for source in (root, packed(root)):
         assert [len(read(source, GREY, split=split)) for split in ("train", "test")] == [2, 1]
+        notes = read(source, GREY).notes
+        assert notes == (f"{source}: of its folders {train} and {test}, the images are those of {test}",)
 
 
 def test_backslashes_in_a_zip_are_refused(tmp_path: Path) -> None:

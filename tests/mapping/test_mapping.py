@@ -157,7 +157,7 @@ def test_too_big_names_the_layer_and_the_board() -> None:
     raw["board"]["chips"] |= {"value": 1.0}
     raw["chip"]["reserved_cores"] |= {"value": 120.0, "range": None}
     with pytest.raises(
-        MappingError, match=r"the network needs [\d,]+ cores on [\d,]+ chips, and hala_point has 8 on 1"
+        MappingError, match=r"the network needs [\d,]+ cores on [\d,]+ chips, and target 'hala_point' has 8 on 1 chip;"
     ):
         map_network(network, from_dict(raw), {})
 

@@ -4,7 +4,9 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from spikformer_deploy.data.read import read
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.lava.standalone import __file__ as standalone
 from spikformer_deploy.network.mapping import SECTIONS
+from spikformer_deploy.network.neurons import Neuron
+from spikformer_deploy.network.synapses import Conv, Window
 from spikformer_deploy.pipeline.board import EXPECTED_IMAGES, board_files
 
 FIRST = "**What this is not: it holds no NeuroCore models and no microcode."
@@ -46,6 +50,18 @@ def test_every_layer_has_a_line(folder: Path) -> None:
     assert sum(int(row[6].replace(",", "")) for row in rows) == program.mapping.cores_used
     words = np.bincount(program.mapping.cores, program.mapping.words.sum(1))
     assert max(int(row[7].replace(",", "")) for row in rows) == words.max()
+
+
+def test_every_key_of_the_description_is_explained(folder: Path) -> None:
+    said = json.loads((folder / "network.json").read_text())
+    lines = (folder / "README.md").read_text().splitlines()
+    first = lines.index("| key | of | what |")
+    explained = {key for line in lines[first + 2 :] if line.startswith("|") for key in line.split("|")[1].split(", ")}
+    explained = {key.strip() for key in explained}
+    keys = {key for part in (said["populations"], said["projections"]) for one in part for key in one}
+    assert keys | set(said) - {"populations", "projections"} <= explained
+    every = {field.name for kind in (*get_args(Neuron), Window, Conv) for field in fields(kind)}
+    assert every <= explained
 
 
 def test_the_boxes_hold_every_neuron_once(folder: Path) -> None:

@@ -49,6 +49,8 @@ def test_rows_of_layers() -> None:
     assert [add[key] for key in ("reads", "not zero (share)", "dense (MACs/image)", PAPER)] == ["", None, None, None]
     assert (lif["kind"], lif["not zero (share)"]) == ("LIFNode", 0.25)
     assert sums[PAPER] == pytest.approx(ACCOUNTS[0].energy.total.nominal * 1e3, rel=1e-12)
+    # MACs where reals are read, additions elsewhere: no sum
+    assert sums["synaptic operations (1/image)"] is None
     # a convention without prices has no column
     assert [key for key in stem if key.endswith("(uJ/image)")] == [PAPER, "syops (uJ/image)"]
 
@@ -84,8 +86,7 @@ def text_of(latex: str) -> str:
 
 def test_latex_is_well_formed() -> None:
     rows = operations.layer_rows(COUNTS, ACCOUNTS)
-    caption = operations.caption(COUNTS, ACCOUNTS)
-    text = operations.latex_text(rows, caption)
+    text = operations.latex_text(rows, operations.caption(COUNTS), label="tab:a", note=operations.sources(ACCOUNTS))
     lines = text.splitlines()
     opened = re.findall(r"\\begin\{(\w+)\}", text)
     assert opened == list(reversed(re.findall(r"\\end\{(\w+)\}", text)))
@@ -97,8 +98,9 @@ def test_latex_is_well_formed() -> None:
     assert len(headings) == len(columns[1])
     assert headings[6].strip() == r"\shortstack[r]{spikformer-\\paper\\($\mu$J/image)}"
     assert {len(row) for row in cells} == {len(columns[1])}
-    assert len(cells) == len(rows)
-    assert [text_of(row[0]).strip() for row in cells] == ["stem", NAME, ": add", "lif", "all"]
+    # a row of dashes alone is left out
+    assert [text_of(row[0]).strip() for row in cells] == ["stem", NAME, "lif", "all"]
+    assert lines.count(r"\label{tab:a}") == 1
     body = re.sub(r"\$\\mu\$|\\[a-zA-Z]+|\\.", "", "\n".join(lines[1:]))
     # nothing special is left but the braces and ampersands of the table itself
     assert body.count("{") == body.count("}")
@@ -115,19 +117,20 @@ def test_every_special_character_is_escaped(sign: str) -> None:
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
 def test_latex_compiles(tmp_path: Path) -> None:
-    table = operations.latex_text(operations.layer_rows(COUNTS, ACCOUNTS), operations.caption(COUNTS, ACCOUNTS))
+    rows, note = operations.layer_rows(COUNTS, ACCOUNTS), operations.sources(ACCOUNTS)
+    table = operations.latex_text(rows, operations.caption(COUNTS), label="tab:a", note=note)
     page = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{table}\\end{{document}}\n"
     (tmp_path / "page.tex").write_text(page)
     subprocess.run(["pdflatex", "-interaction=batchmode", "-halt-on-error", "page.tex"], cwd=tmp_path, check=True)
     assert (tmp_path / "page.pdf").stat().st_size > 0
 
 
-def test_the_caption_names_each_convention_that_is_priced() -> None:
-    caption = operations.caption(COUNTS, ACCOUNTS)
+def test_each_convention_that_is_priced_is_named_below_the_table() -> None:
+    caption, note = operations.caption(COUNTS), operations.sources(ACCOUNTS)
     assert "T = 4" in caption
     assert "estimated, mean over 2" in caption
     for account in ACCOUNTS:
-        assert (account.convention in caption) == (account.energy is not None)
+        assert (account.convention in note) == (account.energy is not None)
 
 
 def test_the_terminal_shows_names_and_figures() -> None:

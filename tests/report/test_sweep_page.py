@@ -14,6 +14,7 @@ import pytest
 
 from spikformer_deploy.cli.printing import print_tables
 from spikformer_deploy.report.plots import Line, Spot, curve, fitting, scatter
+from spikformer_deploy.report.shown import percent
 from spikformer_deploy.report.svg import si
 from spikformer_deploy.report.sweep import csv_text, judged, page, sweep_tables
 from spikformer_deploy.space.axes import Point, space_of
@@ -126,7 +127,7 @@ def test_the_terminal_names_the_best(found: Swept) -> None:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         print_tables(sweep_tables(found))
     assert "4 points, 1 refused, 2 keep to the budget" in out.getvalue()
-    assert re.search(r"energy an image\W+0\.2 mJ\W+2", out.getvalue())
+    assert re.search(r"energy an image\W+0\.2 mJ\W+70\.0%\W+2", out.getvalue())
 
 
 def test_commands_are_safe_in_a_shell() -> None:
@@ -143,6 +144,19 @@ def test_an_axis_holds_its_values(values: list[float]) -> None:
     assert all(60 <= axis.at(value) <= 500 for value in values)
     assert axis.ticks
     assert all(60 - 1e-6 <= axis.at(tick) <= 500 + 1e-6 for tick in axis.ticks)
+
+
+def test_an_accuracy_that_is_always_0_is_drawn_from_0_to_1() -> None:
+    picture = curve(Line([1, 2], [0.0, 0.0]), percent, "accuracy")
+    assert "100" in picture
+    assert ">-" not in picture
+
+
+def test_counts_have_whole_ticks() -> None:
+    spots = [Spot(cores, 0.5, "target", "", "p0") for cores in (119.0, 120.0)]
+    picture = scatter(spots, [], "cores", lambda value: f"{value:,.0f}", percent, counts=True)
+    labels = re.findall(r'text-anchor="middle" class="tick">(\d+)<', picture)
+    assert labels == ["119", "120"]
 
 
 def test_plots_are_escaped() -> None:

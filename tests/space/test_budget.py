@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.space.axes import space_of
 from spikformer_deploy.space.budget import Limit, Verdict, best, parse_budget, verdicts
 from spikformer_deploy.space.criteria import CRITERIA
 from spikformer_deploy.space.fronts import COSTS, front
@@ -43,7 +45,10 @@ def test_conditions_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("energi<1mJ", "'energi' is no figure of a point"),
+        ("energi<1mJ", "'energi' is no figure of a point; did you mean energy?"),
+        ("latency_us < 500", "'latency_us' is no figure of a point; did you mean latency?"),
+        ("accuracy>81", "at most 1, or 100%, and 'accuracy>81' says more"),
+        ("accuracy>101%", "at most 1"),
         ("energy<1", "there is no unit beside energy"),
         ("energy<1 s", "'s' is no unit of energy"),
         ("energy=1mJ", "is no condition"),
@@ -56,9 +61,20 @@ def test_conditions_are_read() -> None:
     ],
 )
 def test_what_is_not_understood_is_refused(text: str, problem: str) -> None:
-    with pytest.raises(InputError, match=problem) as error:
+    with pytest.raises(InputError, match=re.escape(problem)) as error:
         parse_budget(text)
     assert error.value.place == "--budget"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [({"weight_bits": (9,)}, "'weight_bits' must be <= 8: 9"), ({"heads": "many"}, "heads: 'many' is no whole number")],
+)
+def test_options_have_no_path_of_a_file(given: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError) as error:
+        space_of(models=("a",), input="b", **given)
+    assert error.value.problem.startswith(problem)
+    assert "$" not in error.value.problem
 
 
 def test_verdicts_know_intervals() -> None:

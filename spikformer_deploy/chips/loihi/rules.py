@@ -65,6 +65,18 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+KEYS: dict[Rule, str] = {
+    total_memory: "core.memory_words",
+    neuron_count: "core.neurons",
+    synapse_memory: "core.section_words",
+    axon_map_memory: "core.section_words",
+    state_memory: "core.section_words",
+    input_axons: "core.input_axons or core.section_words",
+    output_axons: "core.output_axons or core.section_words",
+}
+"""What a profile calls the limit of each rule."""
+
+
 def fits(words: Int, core: Core) -> NDArray[np.bool_]:
     """Whether boxes that need `words` (..., 6) fit a core."""
     out = np.ones(words.shape[:-1], bool)
@@ -75,9 +87,10 @@ def fits(words: Int, core: Core) -> NDArray[np.bool_]:
 
 
 def first_violation(words: Int, core: Core) -> str | None:
-    """What a box that needs `words` (6,) breaks: "synapse memory: 20,000 of 16,000"; None where it fits."""
+    """What a box that needs `words` (6,) breaks: "synapse memory: 20,000 of 16,000 (core.section_words)"; None where
+    it fits."""
     for rule in RULES:
         used, limit = rule(words, core)
         if used > limit:
-            return f"{rule.__name__.replace('_', ' ')}: {int(used):,} of {limit:,}"
+            return f"{rule.__name__.replace('_', ' ')}: {int(used):,} of {limit:,} ({KEYS[rule]})"
     return None

@@ -36,9 +36,9 @@ README = """**What this is not: it holds no NeuroCore models and no microcode. I
 
     pip install numpy scipy scikit-learn networkx asteval
     pip install --no-deps --ignore-requires-python lava-nc==0.10.0
-    python run.py images.npy -o results/
+    python run.py IMAGES.npy -o results/
 
-`images.npy` holds unsigned integers {images}; pixels are taken as they are.
+IMAGES.npy is a file of yours: unsigned integers {images}; pixels are taken as they are.
 network.json describes the populations and the synapses between them, weights.npz holds their integers, assemble.py
 makes Lava Processes of both, and processes/ has those that Lava itself lacks, each with its fixed-point model for CPUs.
 Every spike and every potential is that of the program that was exported.

@@ -194,6 +194,14 @@ def test_real_images_that_may_be_either_are_refused() -> None:
         sd.run(program_of("digits-v2"), np.eye(16)[None, None], timing="none")
     with pytest.raises(InputError, match="0 and 1 alone"):
         sd.Stream(program_of("digits-v2")).step(torch.eye(16))
+    quarters = sd.Preprocess(1, 4, (0.5,), (0.25,), max_value=255)
+    bright = np.full((1, 1, 4, 4), 255)
+    with pytest.raises(InputError, match="pixels, or normalised: they could be either"):
+        whole(quarters.normalised(bright), quarters)  # 2 everywhere
+    bright[..., 0] = 0
+    np.testing.assert_array_equal(whole(quarters.normalised(bright), quarters), bright)  # -2 is no pixel
+    with pytest.raises(InputError, match="0 and 1 alone, which are pixels or pixels / 16"):
+        whole(np.eye(4)[None], sd.Preprocess(1, 4, (0.3,), (0.7,), max_value=16))
     plain = sd.Preprocess(1, 4, (0.0,), (1.0,))
     np.testing.assert_array_equal(whole(plain.normalised(pixels), plain), pixels)
 

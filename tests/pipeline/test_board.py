@@ -111,5 +111,5 @@ def test_without_images_it_says_how_to_get_them() -> None:
 
 
 def test_images_go_along_to_lava_alone(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--input: only --to lava takes images along"):
+    with pytest.raises(InputError, match="data: only to lava takes images along"):
         sd.export(program_of("digits-v1"), "onnx", tmp_path / "x.onnx", data="digits")

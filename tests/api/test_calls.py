@@ -247,3 +247,16 @@ def test_a_module_of_ones_own_is_compiled_on_its_loader() -> None:
     assert len(found.predictions) == 6
     counted = sd.energy(module, loader, conventions=["spikformer-paper"], time_steps=2)
     assert counted.counts.images == 6
+
+
+def test_limits_of_memory_that_hold_nothing_are_refused_before_the_run() -> None:
+    program = program_of("digits-v2")
+    image, head = np.zeros((1, 1, 16, 16), np.uint8), program.network.output.name
+    for limit, record, problem in (
+        (-1, (), "^memory_limit: .* one image at a time takes"),
+        (-1, head, "^record: 1 layers of 1 images"),
+        (1000, "block.0.attn.q_lif", r"larger memory_limit\.$"),
+        (2**20, head, "^memory_limit: .* one image at a time takes"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            sd.run(program, image, timing="none", record=record, memory_limit=limit)

@@ -14,8 +14,17 @@ from spikformer_deploy.base.words import meant
 P = ParamSpec("P")
 R = TypeVar("R")
 
-OPTION = re.compile(r"--([a-z][a-z-]*)")
-PYTHON_NAMES = {"calibrate": "calibrate_on", "convention": "conventions", "input": "data"}
+OPTION = re.compile(r"(?<!\S)--([a-z][a-z-]*)(?![\w-]|[./]\w)")
+"""A word of its own, and no part of a path."""
+MODEL = "MODEL"
+"""The place of errors of the command line's argument."""
+PYTHON_NAMES = {
+    "calibrate": "calibrate_on",
+    "convention": "conventions",
+    "input": "data",
+    "backend": "backends",
+    "target": "targets",
+}
 """Options of the command line that have another name here; all others are spelled with underscores."""
 
 
@@ -53,8 +62,9 @@ def _in_python(error: SpikdeployError, known: object) -> SpikdeployError:
 
     def word(match: re.Match[str]) -> str:
         name = match[1].replace("-", "_")
-        name = PYTHON_NAMES.get(name, name)
+        name = name if name in known else PYTHON_NAMES.get(name, name)  # type: ignore[operator]
         return name if name in known else match[0]  # type: ignore[operator]
 
-    texts = [OPTION.sub(word, text) for text in (error.place, error.problem, error.way_out)]
+    place = MODEL.lower() if error.place == MODEL else error.place
+    texts = [OPTION.sub(word, text) for text in (place, error.problem, error.way_out)]
     return type(error)(*texts)

@@ -260,3 +260,15 @@ def test_limits_of_memory_that_hold_nothing_are_refused_before_the_run() -> None
     ):
         with pytest.raises(InputError, match=problem):
             sd.run(program, image, timing="none", record=record, memory_limit=limit)
+
+
+def test_paths_are_no_options_and_lists_have_their_names(tmp_path: Path) -> None:
+    program, path = program_of("digits-v2"), str(tmp_path / "no--limit.spk")
+    with pytest.raises(InputError, match=r"no--limit\.spk"):
+        sd.run(path, "digits")
+    with pytest.raises(InputError, match=r"^backends: 'x' is none of"):
+        sd.verify(program, "digits", backends=("x",), limit=1)
+    with pytest.raises(InputError, match=r"^model: the program was compiled from another model"):
+        sd.verify(program, "digits", model="digits-v1", backends=(), limit=1)
+    with pytest.raises(InputError, match=r"^x --limit\.npz: "):
+        sd.run(program, "x --limit\.npz")

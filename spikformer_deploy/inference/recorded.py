@@ -75,10 +75,10 @@ def check_room(network: Network, layers: Sequence[str], images: int, memory_limi
     each *= network.time_steps
     allowed = MOST_BYTES if memory_limit is None else memory_limit
     if each * images > allowed:
-        problem = f"{len(layers)} layers of {images:,} images take {each * images / 2**20:,.2f} MiB, and "
-        problem += f"{allowed / 2**20:,.2f} MiB are kept at most"
-        fewer = "Give fewer layers, or a larger memory_limit"
-        raise InputError("record", problem, f"{fewer}, or limit={allowed // each}." if allowed >= each else f"{fewer}.")
+        problem = f"{len(layers)} layers of {images:,} images take {each * images / 2**20:,.0f} MiB, and "
+        problem += f"{allowed / 2**20:,.0f} MiB are kept at most"
+        fewer = f", memory_limit, or limit={allowed // each}" if allowed >= each else ", or a larger memory_limit"
+        raise InputError("record", problem, f"Give fewer layers{fewer}.")
 
 
 def recorder(network: Network, layers: Sequence[str], backend: str, device: str, memory: int | None) -> Executor | None:

@@ -66,5 +66,6 @@ def _in_python(error: SpikdeployError, known: object) -> SpikdeployError:
         return name if name in known else match[0]  # type: ignore[operator]
 
     place = MODEL.lower() if error.place == MODEL else error.place
-    texts = [OPTION.sub(word, text) for text in (place, error.problem, error.way_out)]
-    return type(error)(*texts)
+    if place.startswith("--"):  # others are names and paths of the user's own
+        place = OPTION.sub(word, place)
+    return type(error)(place, *(OPTION.sub(word, text) for text in (error.problem, error.way_out)))

@@ -271,4 +271,4 @@ def test_paths_are_no_options_and_lists_have_their_names(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"^model: the program was compiled from another model"):
         sd.verify(program, "digits", model="digits-v1", backends=(), limit=1)
     with pytest.raises(InputError, match=r"^x --limit\.npz: "):
-        sd.run(program, "x --limit\.npz")
+        sd.run(program, "x --limit.npz")

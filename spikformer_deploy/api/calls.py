@@ -30,7 +30,7 @@ from spikformer_deploy.inference import run as runs
 from spikformer_deploy.inference import verify as verification
 from spikformer_deploy.inference.energy import Counted
 from spikformer_deploy.inference.given import AnyProgram, program_of
-from spikformer_deploy.inference.recorded import check_layers, check_room, recorded
+from spikformer_deploy.inference.recorded import check_layers, check_room, recorded, recorder
 from spikformer_deploy.inference.results import Verdict
 from spikformer_deploy.operators import count
 from spikformer_deploy.pipeline import export as exports
@@ -170,6 +170,7 @@ def run(
     layers = check_layers(ready.network, record)
     images = images_of(ready, data, limit, labels, task)
     check_room(ready.network, layers, len(images), memory_limit)
+    second = recorder(ready.network, layers, backend, device, memory_limit)
     found = runs.run(
         ready,
         images,
@@ -185,7 +186,7 @@ def run(
         resume=resume,
         progress=progress,
     )
-    kept = recorded(ready.network, images, layers, backend, device) if layers else None
+    kept = None if second is None else recorded(ready.network, images, layers, second)
     return Run(**{field.name: getattr(found, field.name) for field in fields(found)}, recorded=kept)
 
 

@@ -19,14 +19,23 @@ P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type[Any])
 
-OPTION = re.compile(r"--([a-z][a-z-]*)")
+OPTION = re.compile(r"(?<!\S)--([a-z][a-z-]*)(?![\w-]|[./]\w)")
+"""A word of its own, and no part of a path."""
+MODEL = "MODEL"
+"""The place of errors of the command line's argument."""
 CALLED = ("Progress",)
 """Names of types of functions."""
 LONGEST_SHOWN = 60
 """Characters of a value that an error repeats."""
 ALTERNATIVE = re.compile(r" \| (?![^\[]*\])")
 SEQUENCE = re.compile(r"(?:Sequence|tuple)\[(.+?)(?:, \.\.\.)?\]")
-PYTHON_NAMES = {"calibrate": "calibrate_on", "convention": "conventions", "input": "data"}
+PYTHON_NAMES = {
+    "calibrate": "calibrate_on",
+    "convention": "conventions",
+    "input": "data",
+    "backend": "backends",
+    "target": "targets",
+}
 """Options of the command line that have another name here; all others are spelled with underscores."""
 
 
@@ -131,8 +140,10 @@ def _in_python(error: SpikdeployError, known: object) -> SpikdeployError:
 
     def word(match: re.Match[str]) -> str:
         name = match[1].replace("-", "_")
-        name = PYTHON_NAMES.get(name, name)
+        name = name if name in known else PYTHON_NAMES.get(name, name)  # type: ignore[operator]
         return name if name in known else match[0]  # type: ignore[operator]
 
-    texts = [OPTION.sub(word, text) for text in (error.place, error.problem, error.way_out)]
-    return type(error)(*texts)
+    place = MODEL.lower() if error.place == MODEL else error.place
+    if place.startswith("--"):  # others are names and paths of the user's own
+        place = OPTION.sub(word, place)
+    return type(error)(place, *(OPTION.sub(word, text) for text in (error.problem, error.way_out)))

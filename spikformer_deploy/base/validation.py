@@ -10,11 +10,10 @@ import cattrs
 import cattrs.v
 
 from spikformer_deploy.base.plain import LARGEST_WHOLE
+from spikformer_deploy.base.words import shown
 
 LARGEST_NUMBER = 1e300
 """Products of a few numbers of a file stay finite."""
-MOST_SHOWN = 80
-"""Characters of an error of a single value: a value may be as long as it likes."""
 
 
 @cache
@@ -28,25 +27,25 @@ def strict_converter() -> cattrs.Converter:
 
 def _number(raw: Any, _: type) -> float:
     if type(raw) not in (int, float) or abs(raw) > LARGEST_NUMBER or math.isnan(raw):
-        raise ValueError(f"{raw!r} is no finite number"[:MOST_SHOWN])
+        raise ValueError(f"{shown(raw)} is no finite number")
     return float(raw)
 
 
 def _whole(raw: Any, _: type) -> int:
     if type(raw) is not int or abs(raw) > LARGEST_WHOLE:
-        raise ValueError(f"{raw!r} is no whole number of at most {LARGEST_WHOLE}"[:MOST_SHOWN])
+        raise ValueError(f"{shown(raw)} is no whole number of at most {LARGEST_WHOLE}")
     return raw
 
 
 def _word(raw: Any, _: type) -> str:
     if not isinstance(raw, str):
-        raise ValueError(f"{raw!r} is no text"[:MOST_SHOWN])
+        raise ValueError(f"{shown(raw)} is no text")
     return raw
 
 
 def _truth(raw: Any, _: type) -> bool:
     if not isinstance(raw, bool):
-        raise ValueError(f"{raw!r} is neither true nor false"[:MOST_SHOWN])
+        raise ValueError(f"{shown(raw)} is neither true nor false")
     return raw
 
 

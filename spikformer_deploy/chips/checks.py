@@ -14,6 +14,7 @@ import attrs
 import cattrs
 
 from spikformer_deploy.base.validation import problems, strict_converter
+from spikformer_deploy.base.words import cut
 from spikformer_deploy.chips.quantity import Quantity
 
 WHOLE = ("tiles", "cores", "chips", "words", "neurons", "sets", "bits", "axons", "messages", "yes/no")
@@ -24,6 +25,13 @@ MOST_COUNTED = 2**31
 """Of everything else that is counted: indices of 32 bits."""
 LONGEST = 80
 """Characters of a key or a value that an error shows."""
+MOST_WORDS = 300
+"""Characters of what is said of a value."""
+
+MOST_LISTED = 50
+"""Problems that an error lists."""
+IN_FILES = "in_files"
+"""Metadata of a field: the key that a file has for it, where that is another."""
 
 Path: TypeAlias = tuple[str, ...]
 """Keys from the top of the file: ("time", "synapse_conv", "unit")."""
@@ -40,7 +48,7 @@ class Problem:
         """The problem with its path, and with its line where `lines` has it or a table around it."""
         around = (self.path[:length] for length in range(len(self.path), 0, -1))
         line = next((lines[path] for path in around if path in lines), None)
-        where = ".".join(("$", *self.path))
+        where = ".".join(("$", *(cut(key, LONGEST) for key in self.path)))
         return f"{self.words} @ {where}" + ("" if line is None else f" (line {line})")
 
 
@@ -50,9 +58,11 @@ def wrong_in(raw: Any, kind: type, path: Path = ()) -> Iterator[Problem]:
         yield Problem(path, "no table")
         return
     known = attrs.fields_dict(attrs.resolve_types(kind))
-    for key in raw:
-        if key not in known:
-            yield Problem((*path, str(key)[:LONGEST]), f"unknown key{_nearest(str(key), known)}")
+    names = [attribute.metadata.get(IN_FILES, name) for name, attribute in known.items()]
+    unknown = [str(key) for key in raw if key not in known]
+    for place, key in enumerate(unknown):
+        # looking for the nearest takes long, and no more than so many are listed
+        yield Problem((*path, key), "unknown key" + (_nearest(key, names) if place < MOST_LISTED else ""))
     for name, attribute in known.items():
         if name in raw:
             yield from _wrong_value(raw, attribute, (*path, name))
@@ -82,7 +92,7 @@ def lines_of(text: str) -> dict[Path, int]:
 
 def _nearest(key: str, known: Iterable[str]) -> str:
     """The known key that is meant, if one is like it; else all of them."""
-    close = difflib.get_close_matches(key, known, 1)
+    close = difflib.get_close_matches(key[:LONGEST], known, 1)
     return f", the nearest is '{close[0]}'" if close else f"; known: {', '.join(known)}"
 
 
@@ -111,7 +121,7 @@ def _wrong_leaf(raw: Mapping[str, Any], attribute: attrs.Attribute[Any], path: P
     try:
         value = strict_converter().structure(raw[attribute.name], attribute.type)
     except (cattrs.BaseValidationError, ValueError, TypeError) as error:
-        yield from (Problem(path, words.removesuffix(" @ $")) for words in problems(error))
+        yield from (Problem(path, cut(words.removesuffix(" @ $"), MOST_WORDS)) for words in problems(error))
         return
     # a range is held against its value, which has a problem of its own where it is no number
     if attribute.validator is None or (attribute.name == "range" and type(raw.get("value")) not in (int, float)):
@@ -119,7 +129,7 @@ def _wrong_leaf(raw: Mapping[str, Any], attribute: attrs.Attribute[Any], path: P
     try:
         attribute.validator(SimpleNamespace(**raw), attribute, value)
     except ValueError as error:
-        yield Problem(path, str(error.args[0]))
+        yield Problem(path, cut(str(error.args[0]), MOST_WORDS))
 
 
 def _wrong_number(raw: Any, wrong: set[Path], attribute: attrs.Attribute[Any], path: Path) -> Iterator[Problem]:

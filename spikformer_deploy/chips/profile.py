@@ -22,7 +22,8 @@ from attrs import field, frozen
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import text_of
 from spikformer_deploy.base.validation import strict_converter
-from spikformer_deploy.chips.checks import Problem, lines_of, wrong_in
+from spikformer_deploy.base.words import cut, shown
+from spikformer_deploy.chips.checks import IN_FILES, MOST_LISTED, Problem, lines_of, wrong_in
 from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.network.neurons import LifKind
 
@@ -38,8 +39,8 @@ NAME_IT = 'Give it a name of its own at its top: name = "mychip".'
 """The way out of a file that leaves its name to its base: other numbers under the name of a known target."""
 MOST_CORES = 2**24
 """Of a board: Hala Point has 138,240."""
-SHOWN = 80
-"""Characters of a wrong value that an error shows."""
+NAMED = 10
+"""Corners that an error names."""
 BEFORE = "programs of release 0.1 know no such number"
 """The source of what is added to a profile of before."""
 ADDED = {("time", "step_runtime"): "ns", ("power", "running_chip"): "mW"}
@@ -199,7 +200,7 @@ class Profile:
     time: Time
     power: Power
     board: Board
-    corners: dict[str, Energy]
+    corners: dict[str, Energy] = field(metadata={IN_FILES: "energy"})
 
     @property
     def energy(self) -> Energy:
@@ -262,6 +263,9 @@ def load_profile(target: str | Path) -> Profile:
     """
     text = _text(str(target))
     raw = _raw(str(target), text)
+    if "corners" in raw:
+        way_out = "Put the numbers of a corner into [energy.NAME.NUMBER]; see docs/profiles.md."
+        raise InputError(str(target), "it has a table 'corners', and corners are tables of 'energy'", way_out)
     raw["corners"] = raw.pop("energy", {})
     way_out = "See docs/profiles.md."
     return _checked(raw, str(target), way_out if "name" in raw else f"{NAME_IT} {way_out}", text)
@@ -311,13 +315,14 @@ def _of_before(profile: Profile, section: str, name: str) -> Quantity | None:
 def _checked(raw: dict[str, Any], place: str, way_out: str, text: str = "") -> Profile:
     """The profile of plain values; InputError that lists all that is wrong with it, with the lines of its TOML text."""
     if not isinstance(raw, dict):
-        raise InputError(place, f"{raw!r} instead of the tables of a profile"[:SHOWN], way_out)
+        raise InputError(place, f"{shown(raw)} instead of the tables of a profile", way_out)
     if wrong := [*wrong_in(raw, Profile), *_wrong_names(raw)]:
         lines = lines_of(text)
-        raise InputError(place, _listed([_as_in_files(problem).shown(lines) for problem in wrong]), way_out)
+        few = [_as_in_files(problem).shown(lines) for problem in wrong[:MOST_LISTED]]
+        raise InputError(place, _listed(few, len(wrong)), way_out)
     profile = strict_converter().structure(raw, Profile)
     if (problem := _wrong_cores(profile)) is not None:
-        raise InputError(place, _listed([problem.shown(lines_of(text))]), way_out)
+        raise InputError(place, _listed([problem.shown(lines_of(text))], 1), way_out)
     return profile
 
 
@@ -327,8 +332,10 @@ def _as_in_files(problem: Problem) -> Problem:
     return Problem(path, problem.words)
 
 
-def _listed(wrong: list[str]) -> str:
-    return "the profile has errors:\n  " + "\n  ".join(wrong)
+def _listed(wrong: list[str], count: int) -> str:
+    """The first of `count` errors, one a line, and how many there are besides."""
+    more = [f"and {count - len(wrong):,} more"] if count > len(wrong) else []
+    return "\n  ".join(["the profile has errors:", *wrong, *more])
 
 
 def to_dict(profile: Profile) -> dict[str, Any]:
@@ -359,8 +366,10 @@ def _wrong_names(raw: dict[str, Any]) -> Iterator[Problem]:
     if isinstance(name, str) and not name.strip():
         yield Problem(("name",), "an empty name")
     if isinstance(corner, str) and isinstance(corners, dict) and corner not in corners:
-        known = ", ".join(map(str, corners)) or "its energies"
-        yield Problem(("corner",), f"its nominal corner '{corner[:SHOWN]}' is none of {known}")
+        names = [cut(str(name)) for name in list(corners)[:NAMED]]
+        more = [f"{len(corners) - NAMED:,} more"] if len(corners) > NAMED else []
+        known = ", ".join(names + more) or "its energies"
+        yield Problem(("corner",), f"its nominal corner '{cut(corner)}' is none of {known}")
 
 
 def _wrong_cores(profile: Profile) -> Problem | None:
@@ -396,7 +405,8 @@ def _raw(target: str, text: str) -> dict[str, Any]:
     if base is None:
         return raw
     if not isinstance(base, str) or base not in profile_names():
-        raise InputError(target, f"its base {base!r} is no known target", f"Known: {', '.join(profile_names())}.")
+        known = f"Known: {', '.join(profile_names())}."
+        raise InputError(target, f"its base, {shown(base)}, is no known target", known)
     under = _raw(base, _text(base))
     # other numbers under the name of a known target would pass for it
     del under["name"]

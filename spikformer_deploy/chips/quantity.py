@@ -8,6 +8,8 @@ import numpy as np
 from attrs import Attribute, field, frozen, validators
 from numpy.typing import NDArray
 
+from spikformer_deploy.base.words import shown
+
 KINDS = ("measured", "datasheet", "simulated", "fitted", "derived", "guess")
 """Where a number comes from, from silicon to nothing: measured on silicon; stated by the vendor; a simulation before
 silicon (Davies et al. 2018, table 2); fitted to silicon; computed from such numbers; guessed."""
@@ -31,7 +33,7 @@ def _range(
         return
     low, high = value
     if not 0 <= low <= instance.value <= high <= LARGEST:
-        raise ValueError(f"range {list(value)} does not hold the value {instance.value}")
+        raise ValueError(f"range {list(value)} does not hold the value {shown(instance.value)}")
 
 
 def _stated(instance: Quantity, attribute: Attribute[str], value: str) -> None:

@@ -40,7 +40,8 @@ def as_toml(profile: Profile) -> str:
 def schema() -> dict[str, Any]:
     """The JSON schema (2020-12) of a profile's file, from the fields and limits that profiles are validated by.
 
-    Three laws are beyond it: a range holds its value, `corner` is one of `energy`, and the cores fit a board.
+    Four laws are beyond it: a range holds its value, `corner` is one of `energy`, the cores fit a board, and a corner
+    that the base of a file does not have needs all its numbers.
     """
     sections = _sections()
     tables = {name: _table(kind) for name, kind in sections.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +86,8 @@ def report_command(
         output_path(json_file, *read, output)
     if timeline is not None:
         output_path(timeline, *read, output, json_file or output)
-    folders = {name: _folder(name, options.pop(name)) for name in FOLDERS}
+    others = [*read, output, *(file for file in (json_file, timeline) if file)]
+    folders = {name: _folder(name, options.pop(name), others) for name in FOLDERS}
     float_model = _loaded(model, data, {name: options[name] for name in options if name not in OF_RUN})
     verdict = None
     if float_model is not None:
@@ -105,15 +108,24 @@ def report_command(
     print_line("wrote " + " and ".join([*(file for file in (output, json_file, timeline) if file), *written]))
 
 
-def _folder(option: str, folder: str | None) -> Path | None:
-    """A folder to write to.  Raises InputError, before any work, where it cannot be made or written to."""
+def _folder(option: str, folder: str | None, others: Sequence[str]) -> Path | None:
+    """A folder to write to.
+
+    Raises InputError, before any work, where it cannot be made or written to, or one of `others` would be overwritten.
+    """
     from spikformer_deploy.base.errors import InputError
     from spikformer_deploy.base.files import check_folder_output
+    from spikformer_deploy.report.write import files_of
 
     if folder is None:
         return None
     if not folder:
         raise InputError(f"--{option}", "the name is empty", "Give the name of a folder.")
+    taken = set(map(os.path.realpath, others))
+    for file in (os.path.join(folder, name) for name in files_of(option)):
+        if os.path.realpath(file) in taken:
+            problem = f"--{option} writes to it, and the same command reads it or writes something else to it"
+            raise InputError(file, problem, "Give another folder.")
     check_folder_output(Path(folder))
     return Path(folder)
 

@@ -145,23 +145,26 @@ def whole(images: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
     if not np.isfinite(images).all():
         return images
     most = preprocess.max_value
-    if (images == np.rint(images)).all():
-        if most == EIGHT_BITS and images.max() == 1 and images.min() >= 0:
-            raise _ambiguous("0 and 1 alone, which are pixels or pixels / 255")
-        return images
-    ways: list[Way] = [lambda real: real * EIGHT_BITS] if most == EIGHT_BITS else []
+    integral = bool((images == np.rint(images)).all())
+    if integral and most > 1 and images.max() == 1 and images.min() >= 0:
+        raise _ambiguous(f"0 and 1 alone, which are pixels or pixels / {most}", most)
+    ways: list[Way] = [lambda real: real] if integral else []
+    if most == EIGHT_BITS and not integral:
+        ways.append(lambda real: real * EIGHT_BITS)
     if preprocess.channels in images.shape[-3:-2]:
         mean, std = (np.reshape(values, (-1, 1, 1)) for values in (preprocess.mean, preprocess.std))
         ways.append(lambda real: (real * std + mean) * most)
     rows = images[None] if images.ndim == IMAGE_AXES else images
     found = [pixels for pixels in (_made_from(rows, way, most) for way in ways) if pixels is not None]
     if len(found) > 1 and not np.array_equal(found[0], found[1]):
-        raise _ambiguous("pixels / 255, or normalised: they could be either")
-    return found[0].reshape(images.shape) if found else images
+        raise _ambiguous(f"{'pixels' if integral else 'pixels / 255'}, or normalised: they could be either", most)
+    if not found or np.array_equal(found[0].reshape(images.shape), images):
+        return images
+    return found[0].reshape(images.shape)
 
 
-def _ambiguous(what: str) -> InputError:
-    return InputError("images", f"real values, {what}", "Give pixels as integers from 0 to 255.")
+def _ambiguous(what: str, most: int) -> InputError:
+    return InputError("images", f"real values, {what}", f"Give pixels as integers from 0 to {most}.")
 
 
 def _made_from(rows: NDArray[Any], way: Way, most: int) -> NDArray[np.uint8] | None:

@@ -17,7 +17,7 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.words import meant
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.executors.choose import prepare
-from spikformer_deploy.executors.execution import Request
+from spikformer_deploy.executors.execution import Executor, Request
 from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import Accumulator
 
@@ -66,25 +66,32 @@ def has_potential(population: Population) -> bool:
 
 def check_room(network: Network, layers: Sequence[str], images: int, memory_limit: int | None) -> None:
     """Raise InputError where the records of so many images are more than is kept."""
+    if not layers:
+        return
     each = 0
     for population in map(network.__getitem__, layers):
         bytes_of_spike = np.dtype(_narrowest(population)).itemsize
         each += population.size * (bytes_of_spike + POTENTIAL_BYTES * has_potential(population))
-    needed = each * network.time_steps * images
+    each *= network.time_steps
     allowed = MOST_BYTES if memory_limit is None else memory_limit
-    if needed > allowed:
-        fitting = allowed // (each * network.time_steps)
-        problem = f"{len(layers)} layers of {images:,} images take {needed / 2**20:,.0f} MiB, and "
+    if each * images > allowed:
+        problem = f"{len(layers)} layers of {images:,} images take {each * images / 2**20:,.0f} MiB, and "
         problem += f"{allowed / 2**20:,.0f} MiB are kept at most"
-        raise InputError("record", problem, f"Give fewer layers, memory_limit, or limit={fitting}.")
+        fewer = f", memory_limit, or limit={allowed // each}" if allowed >= each else ", or a larger memory_limit"
+        raise InputError("record", problem, f"Give fewer layers{fewer}.")
 
 
-def recorded(network: Network, images: ImageSet, layers: Sequence[str], backend: str, device: str) -> Recorded:
-    """What `layers` do on all images, by an executor of executors.choose.EXECUTORS.
+def recorder(network: Network, layers: Sequence[str], backend: str, device: str, memory: int | None) -> Executor | None:
+    """The executor of the second pass, one of executors.choose.EXECUTORS; None where nothing is to be recorded.
 
-    Raises as a run does.
+    It is made before the run, after which `memory`, the bytes that the process may take, may be taken already.
+    Raises InputError where they are too few.
     """
-    executor = prepare(backend, Request(network, device=device))
+    return prepare(backend, Request(network, device=device, memory_limit=memory)) if layers else None
+
+
+def recorded(network: Network, images: ImageSet, layers: Sequence[str], executor: Executor) -> Recorded:
+    """What `layers` do on all images.  Raises as a run does."""
     spikes: dict[str, list[NDArray[np.integer]]] = {name: [] for name in layers}
     potentials: dict[str, list[NDArray[np.int32]]] = {n: [] for n in layers if has_potential(network[n])}
     for pixels, _ in images.batches(executor.batch):

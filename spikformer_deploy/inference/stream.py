@@ -128,9 +128,14 @@ class Stream:
         """
         pixels = self._pixels(frame)
         done = self._done + 1
-        execution = self._stepper.step(pixels, self._seen)
-        accumulators, logits = self._results(execution.accumulators[0], done)
-        events = count(self._geometry, execution)
+        before = self._stepper.states
+        try:
+            execution = self._stepper.step(pixels, self._seen)
+            accumulators, logits = self._results(execution.accumulators[0], done)
+            events = count(self._geometry, execution)
+        except BaseException:  # an interruption too
+            self._stepper.states = before
+            raise
         self._done = done
         self._operations += int(events.synops_by_step[0])
         prediction = int(logits.argmax())
@@ -248,10 +253,10 @@ def _held(network: Network, name: str, state: Mapping[str, Any]) -> Int:
 
 
 def _entry(state: Mapping[str, Any], key: str, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """An array of a saved state.  Raises InputError where it is missing, of another type or another shape."""
+    """An array of a saved state.  Raises InputError where it is missing, damaged, of another type or another shape."""
     try:
         array = np.asarray(state[key])
-    except (KeyError, ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a damaged file makes numpy raise a dozen types, tokenize.TokenError among them
         raise InputError("state", f"'{key}' cannot be read ({type(error).__name__})", "It is damaged.") from None
     if array.dtype.kind != kind or array.shape != shape:
         problem = f"'{key}' is {array.shape} of {array.dtype}, and {shape} is needed"

@@ -276,8 +276,11 @@ def _frontiers(search: _Search) -> list[_Frontier]:
     most = max(int(cuts.swept.max()) for cuts in search.sites)
     table = latencies(search.profile, nominal)
     end = barrier_before_placement(table, search.profile, 1) + table.runtime
+    # where a visit costs nothing, or as good as nothing, no sweep is long
+    brief, visit = SHORT_SWEEP * float(end[0]), float(table.idle_neuron[0])
+    short = int(brief / visit) if visit * most > brief else most
     # below it some site has no cut at all
-    least = max(int(SHORT_SWEEP * end[0] / table.idle_neuron[0]), *(int(cuts.swept.min()) for cuts in search.sites))
+    least = max(short, *(int(cuts.swept.min()) for cuts in search.sites))
     limits = {most}
     while search.sub_steps and most > least:
         most = max(int(most / SWEPT_LADDER), least)

@@ -12,6 +12,11 @@ MOST_STEPS = 32
 """Columns of a map of rates: more steps are means of several."""
 MOST_BARS = 12
 """Columns of synaptic operations."""
+PICTURES = (
+    *("energies", "static", "kinds", "roles", "layers", "rates", "confusion", "parts", "steps", "cores", "placement"),
+    *("operations-by-step", "accuracy-by-step", "energy-by-step"),
+)
+"""All that `figures` may have."""
 STYLE = (
     "svg{background:#fff}text{font:12px system-ui,sans-serif;fill:#1c2430}.tick{fill:#5c6878}"
     ".grid{stroke:#dde2e8}.whisker{stroke:#5c6878;fill:none;stroke-width:1}.nominal{stroke:#fff;stroke-width:2}"

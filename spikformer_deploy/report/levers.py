@@ -53,7 +53,7 @@ def levers(run: Run) -> tuple[Lever, ...]:
         return ()
     energy = target_energy(run.energies)
     every = (*without_runtime(run), *_fewer_steps(run, energy), *_no_sub_steps(run, energy), *_together(run, energy))
-    worth = [lever for lever in (*every, *_fewer_spikes(energy)) if _saves(lever, energy) >= WORTH]
+    worth = [lever for lever in (*every, *_fewer_spikes(energy)) if saves(lever, energy) >= WORTH]
     return tuple(sorted(worth, key=lambda lever: lever.energy.nominal)[:MOST])
 
 
@@ -62,8 +62,10 @@ def target_energy(energies: tuple[Energy, ...]) -> Energy:
     return next(energy for energy in energies if energy.convention == "profile")
 
 
-def _saves(lever: Lever, energy: Energy) -> float:
-    return 1 - lever.energy.nominal / energy.total.nominal
+def saves(lever: Lever, energy: Energy) -> float:
+    """Share of the nominal energy; 0 where there is none to save."""
+    now = energy.total.nominal
+    return 1 - lever.energy.nominal / now if now else 0.0
 
 
 def without_runtime(run: Run) -> Iterator[Lever]:
@@ -131,8 +133,8 @@ def _no_sub_steps(run: Run, energy: Energy) -> Iterator[Lever]:
 
 def _together(run: Run, energy: Energy) -> Iterator[Lever]:
     """Several images at once, in cores of the same chips that are free."""
-    mapping, chip = run.program.mapping, run.program.profile.chip
-    usable = mapping.chips * (mapping.cores_per_chip - int(chip.reserved_cores))
+    mapping = run.program.mapping
+    usable = mapping.chips * mapping.cores_per_chip
     copies = usable // mapping.cores_used
     if copies > 1:
         yield Lever(

@@ -15,6 +15,11 @@ ENDS = ("likely_low", "likely_high", "nominal", "low", "high")
 """Of a figure with its likely interval and its envelope."""
 OF_TIME = {"step_us": "us", "latency_us": "us", "fall_through_us": "us", "images_per_second": "1/s"}
 ALL = "all"
+TABLES = (
+    *("layers", "rates", "levers", "energies", "parts", "operations", "times", "spread", "steps"),
+    *("classes", "confusion", "confused", "sites", "cores", "constants"),
+)
+"""All that `sheets` may have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from spikformer_deploy.accounting.target import NEURO_CORES
 from spikformer_deploy.accounting.uncertainty import NOTHING, Energy
 from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.chips.draws import NOMINAL
-from spikformer_deploy.report.levers import levers, target_energy
+from spikformer_deploy.report.levers import levers, saves, target_energy
 from spikformer_deploy.timing.by_layer import busy_us
 
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ def lever_values(run: Run) -> list[dict[str, Any]]:
     """What would help most (see levers.py), the largest first."""
     if run.timing is None:
         return []
-    now = target_energy(run.energies).total.nominal
+    energy = target_energy(run.energies)
     return [
         {
             "name": lever.name,
             "energy_mj": range_values(lever.energy),
-            "saves": 1 - lever.energy.nominal / now,
+            "saves": saves(lever, energy),
             "latency_us": lever.latency_us,
             "accuracy": lever.accuracy,
             "rests_on": lever.rests_on,

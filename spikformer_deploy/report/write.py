@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from spikformer_deploy.base.files import write_whole, writing
 from spikformer_deploy.report.data import report_data
-from spikformer_deploy.report.figures import alone, figures
+from spikformer_deploy.report.figures import PICTURES, alone, figures
 from spikformer_deploy.report.html import render
 from spikformer_deploy.report.perfetto import trace
-from spikformer_deploy.report.sheets import sheets
+from spikformer_deploy.report.sheets import TABLES, sheets
 
 if TYPE_CHECKING:
     from spikformer_deploy.inference.results import Run, Verdict
     from spikformer_deploy.inference.timeline import Timeline
+
+ENDINGS = {"csv": (TABLES, "csv"), "tex": (TABLES, "tex"), "figures": (PICTURES, "svg")}
+"""What a folder of each kind may get."""
 
 
 def write_report(
@@ -35,10 +38,17 @@ def write_page(data: dict[str, Any], path: Path) -> None:
     write_whole(path, render(data).encode())
 
 
+def files_of(kind: str) -> list[str]:
+    """The files that a folder of that kind of ENDINGS may get, or lose."""
+    names, ending = ENDINGS[kind]
+    return [f"{name}.{ending}" for name in names]
+
+
 def write_files(data: dict[str, Any], folders: Mapping[str, Path | None]) -> list[str]:
     """Write tables and pictures of data.report_data into folders, and say what was written in words.
 
     folders  of "csv" and "tex", a file for each table, and of "figures"; None: none is written
+    What an earlier report wrote there and this one has nothing for is removed: it would be taken for this one's.
     Raises InputError where a folder cannot be made or written to.
     """
     tables = sheets(data)
@@ -52,6 +62,8 @@ def write_files(data: dict[str, Any], folders: Mapping[str, Path | None]) -> lis
         if folder is not None:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
+                for name in set(files_of(kind)) - kinds[kind].keys():
+                    (folder / name).unlink(missing_ok=True)
             for name, text in kinds[kind].items():
                 write_whole(folder / name, text.encode())
             written.append(f"{len(kinds[kind])} {'pictures' if kind == 'figures' else f'{kind} files'} in {folder}")

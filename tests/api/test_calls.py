@@ -255,6 +255,14 @@ def test_real_images_that_may_be_either_are_refused() -> None:
         sd.run(program_of("digits-v2"), np.eye(16)[None, None], timing="none")
     with pytest.raises(InputError, match="0 and 1 alone"):
         sd.Stream(program_of("digits-v2")).step(torch.eye(16))
+    quarters = sd.Preprocess(1, 4, (0.5,), (0.25,), max_value=255)
+    bright = np.full((1, 1, 4, 4), 255)
+    with pytest.raises(InputError, match="pixels, or normalised: they could be either"):
+        whole(quarters.normalised(bright), quarters)  # 2 everywhere
+    bright[..., 0] = 0
+    np.testing.assert_array_equal(whole(quarters.normalised(bright), quarters), bright)  # -2 is no pixel
+    with pytest.raises(InputError, match="0 and 1 alone, which are pixels or pixels / 16"):
+        whole(np.eye(4)[None], sd.Preprocess(1, 4, (0.3,), (0.7,), max_value=16))
     plain = sd.Preprocess(1, 4, (0.0,), (1.0,))
     np.testing.assert_array_equal(whole(plain.normalised(pixels), plain), pixels)
 
@@ -330,3 +338,28 @@ def test_a_module_of_ones_own_is_compiled_on_its_loader() -> None:
     assert len(found.predictions) == 6
     counted = sd.energy(module, loader, conventions=["spikformer-paper"], time_steps=2)
     assert counted.counts.images == 6
+
+
+def test_limits_of_memory_that_hold_nothing_are_refused_before_the_run() -> None:
+    program = program_of("digits-v2")
+    image, head = np.zeros((1, 1, 16, 16), np.uint8), program.network.output.name
+    for limit, record, problem in (
+        (-1, (), "^memory_limit: .* one image at a time takes"),
+        (-1, head, "^record: 1 layers of 1 images"),
+        (1000, "block.0.attn.q_lif", r"larger memory_limit\.$"),
+        (2**20, head, "^memory_limit: .* one image at a time takes"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            sd.run(program, image, timing="none", record=record, memory_limit=limit)
+
+
+def test_paths_are_no_options_and_lists_have_their_names(tmp_path: Path) -> None:
+    program, path = program_of("digits-v2"), str(tmp_path / "no--limit.spk")
+    with pytest.raises(InputError, match=r"no--limit\.spk"):
+        sd.run(path, "digits")
+    with pytest.raises(InputError, match=r"^backends: 'x' is none of"):
+        sd.verify(program, "digits", backends=("x",), limit=1)
+    with pytest.raises(InputError, match=r"^model: the program was compiled from another model"):
+        sd.verify(program, "digits", model="digits-v1", backends=(), limit=1)
+    with pytest.raises(InputError, match=r"^x --limit\.npz: "):
+        sd.run(program, "x --limit.npz")

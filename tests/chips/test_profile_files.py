@@ -76,6 +76,46 @@ def test_a_text_of_several_lines_is_no_header(tmp_path: Path) -> None:
         load_profile(path)
 
 
+def test_corners_are_tables_of_energy(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text('name = "x"\nbase = "loihi2"\n[corners.mine.synapse]\nvalue = 3\n')
+    with pytest.raises(InputError, match=r"'corners', and corners are tables of 'energy'\n.*\[energy\.NAME"):
+        load_profile(path)
+    path.write_text('name = "x"\nbase = "loihi2"\nqqq = 3\n')
+    with pytest.raises(InputError, match=r"unknown key; known: .*board, energy @ \$\.qqq"):
+        load_profile(path)
+
+
+HEX, DEEP = f"0x{'f' * 5000}", ".a" * 3000
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (f"base = {HEX}", "its base, a whole number of 20,000 bits, is no known target"),
+        (f"base{DEEP} = 1", "its base, a table, is no known target"),
+        (f'base = "loihi2"\nname{DEEP} = 1', r"a table is no text @ \$\.name"),
+        (f'base = "loihi2"\ntime.hop_tile.value = {HEX}', "20,000 bits is no finite number"),
+        (f'base = "loihi2"\ntime.hop_tile.value = {HEX}\ntime.hop_tile.range = [0, 1]', "20,000 bits is no finite"),
+        (f'base = "loihi2"\nchip.tiles_x.range = [0, {HEX}]', "20,000 bits is no finite number"),
+        ('base = "loihi2"\n' + "\n".join(f"k{i} = 1" for i in range(100_000)), r"\n  and 99,95[01] more\n"),
+        (f'base = "loihi2"\n{"k" * 10**6} = 1', r"unknown key; .*kkk\.\.\."),
+        (f'base = "loihi2"\ntime.hop_tile.kind = "{"k" * 10**6}"', r"'kind' must be in .*"),
+        (
+            'base = "loihi2"\ncorner = "best"\n' + "".join(f"energy.c{i}.synapse.range = [1, 2]\n" for i in range(300)),
+            r"\n  and [\d,]+ more\n",
+        ),
+    ],
+    ids=range(10),
+)
+def test_hostile_files_are_refused_in_few_words(text: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=problem) as raised:
+        load_profile(path)
+    assert len(str(raised.value)) < 20_000
+
+
 # --- the schema --------------------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,8 @@ def test_the_float_model_is_compared_on_the_same_images(folder: Path, here: Call
         ("--csv model.spk", "'model.spk' is no folder"),
         ("--figures ''", "error: --figures: the name is empty"),
         ("--tex model.spk/sub", "it cannot be written"),
+        ("--csv tables --labels tables/classes.csv", "error: tables/classes.csv: --csv writes to it"),
+        ("--csv tables --json ./tables/layers.csv", "error: tables/layers.csv: --csv writes to it"),
         ("--time-steps 3", "--time-steps: for --model"),
         ("--model digits-v1", "the program was compiled from another model file"),
         ("--model none.pth", "error: none.pth"),
@@ -69,6 +71,8 @@ def test_refusals_come_before_the_run(
     folder: Path, here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, options: str, message: str
 ) -> None:
     monkeypatch.chdir(folder)
+    Path("tables").mkdir(exist_ok=True)
+    Path("tables/classes.csv").write_text("image,label\n")
     done = here("report", "model.spk", "--input", "digits", "-o", "refused.html", *shlex.split(options))
     assert done.returncode == 2
     assert message in done.stderr

@@ -1,5 +1,8 @@
 """Frame by frame: equal to a whole run, step by step, in every spike, potential and count."""
 
+import io
+import zipfile
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -149,6 +152,42 @@ def test_a_state_that_is_not_its_own_is_refused() -> None:
         stream.restore({key: value for key, value in state.items() if key != layer})
     stream.restore(state)
     assert stream.time_steps == 1
+
+
+def test_a_step_that_overflows_in_the_head_is_not_taken() -> None:
+    program = program_of("digits-v2")
+    head = program.network.output.neuron
+    bias = head.bias.copy()
+    bias[0] = 2**23 - 200_000
+    output = replace(program.network.output, neuron=replace(head, bias=bias))
+    network = replace(program.network, populations=(*program.network.populations[:-1], output))
+    stream = Stream(replace(program, network=network))
+    frame = np.full((16, 16), 8, np.uint8)
+    for _ in range(network.time_steps):
+        stream.step(frame)
+    before = stream.state()
+    with pytest.raises(OverflowDetected):
+        stream.step(frame)
+    after = stream.state()
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_a_state_in_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    stream = Stream(program_of("digits-v2"))
+    stream.step(np.full((16, 16), 8, np.uint8))
+    np.savez_compressed(tmp_path / "state.npz", **stream.state())
+    content = (tmp_path / "state.npz").read_bytes()
+    refused = 0
+    for at in np.random.default_rng(0).integers(0, len(content), 60).tolist():
+        damaged = io.BytesIO(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
+        with suppress(zipfile.BadZipFile, OSError, ValueError), np.load(damaged) as state:
+            try:
+                stream.restore(state)
+            except InputError:
+                refused += 1
+            assert stream.time_steps == 1
+    assert refused
 
 
 def test_frames_are_read_as_images_are() -> None:

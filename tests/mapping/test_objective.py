@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -12,7 +13,7 @@ from support.profiles import smaller
 
 from spikformer_deploy.base.errors import InputError, MappingError
 from spikformer_deploy.chips.profile import load_profile
-from spikformer_deploy.mapping.map import _best_first, attention_choices, cheaper
+from spikformer_deploy.mapping.map import _best_first, attention_choices, cheaper, map_network
 from spikformer_deploy.mapping.objective import OBJECTIVES, Aim, Choice, Cuts, choose, offers, with_link
 from spikformer_deploy.mapping.partition import SERIALS, cuts, cuts_of, partition, sites_of
 from spikformer_deploy.mapping.route import nets_of
@@ -170,3 +171,17 @@ def test_cuts_are_placed_best_first_until_no_other_is_expected_to_be_cheaper() -
     assert order == ["x", "a", "b"]
     assert list(refused) == [Try("x")]
     assert [tried.way for tried in found] == ["a", "b"]
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-300])
+@pytest.mark.parametrize("every", [False, True])
+def test_targets_whose_visits_cost_nothing_are_mapped(value: float, every: bool) -> None:
+    profile = load_profile("loihi2")
+    free = {
+        name: attrs.evolve(number, value=value, range=None)
+        for name, number in attrs.asdict(profile.time, recurse=False).items()
+        if name == "neuron_idle" or (every and number.unit == "ns")
+    }
+    profile = attrs.evolve(profile, time=attrs.evolve(profile.time, **free))
+    network = random_network(4, blocks=1)
+    assert map_network(network, profile, {}).cores_used <= profile.cores

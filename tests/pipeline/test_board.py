@@ -94,12 +94,17 @@ def test_the_spikes_to_expect_are_those_of_the_reference(folder: Path) -> None:
     assert np.array_equal(np.load(folder / "expected" / "accumulators.npy")[:2], right.accumulators)
 
 
+def checked(folder: Path, results: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(folder / "check.py"), str(results)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 def test_results_are_compared_layer_by_layer(folder: Path, tmp_path: Path) -> None:
     """Results as run.py writes them, without Lava: right ones, then one spike more."""
     populations = json.loads((folder / "network.json").read_text())["populations"]
     layers = []
     with np.load(folder / "expected" / "spikes.npz") as spikes:
-        for number, population in enumerate(populations[:2]):
+        for number, population in enumerate(populations[:-1]):
             sent = spikes[f"layer{number}"]
             facts = {"number": number, "name": population["name"], "shape": population["shape"]}
             facts |= {"time_steps": sent.shape[1], "images": len(sent), "sent": f"{number}.sent.npy"}
@@ -108,15 +113,19 @@ def test_results_are_compared_layer_by_layer(folder: Path, tmp_path: Path) -> No
             np.save(tmp_path / f"{number}.sent.npy", by_step.astype(np.int32))
     (tmp_path / "layers.json").write_text(json.dumps(layers))
     np.save(tmp_path / "accumulators.npy", np.load(folder / "expected" / "accumulators.npy"))
-    command = [sys.executable, str(folder / "check.py"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.count("equal: ")) == (0, 3)
+    done = checked(folder, tmp_path)
+    assert (done.returncode, done.stdout.count("equal: ")) == (0, len(populations))
     wrong = np.load(tmp_path / "1.sent.npy")
     wrong.flat[5] ^= 1
     np.save(tmp_path / "1.sent.npy", wrong)
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = checked(folder, tmp_path)
     assert done.returncode == 1
     assert f"1 values differ: {populations[1]['name']}" in done.stdout
+    (tmp_path / "layers.json").write_text(json.dumps(layers[:1]))
+    done = checked(folder, tmp_path)
+    problem = f"{len(layers) - 1} of {len(layers)} layers were not recorded, the first is {populations[1]['name']}"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{tmp_path}: {problem}: run with --record spikes\n"
 
 
 def test_without_images_it_says_how_to_get_them() -> None:

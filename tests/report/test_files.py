@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,6 +19,7 @@ from spikformer_deploy.report.figures import alone, figures
 from spikformer_deploy.report.html import render
 from spikformer_deploy.report.sheets import sheets
 from spikformer_deploy.report.shown import interval, joules, micro
+from spikformer_deploy.report.write import files_of, write_files
 
 FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1")
 NAMES = ('"><script>alert(1)</script>', "a_b%$#&{}~^\\input{x}", "\x1b[31m\u202e", "é,;\n", "a--b")
@@ -65,6 +67,20 @@ def test_names_are_escaped_in_every_form(data: dict[str, Any], name: str) -> Non
         assert not set("%$#_") & set(body.replace(r"\bottomrule", ""))
         assert r"\input" not in plain
         assert "--" not in body
+
+
+def test_files_of_an_earlier_report_do_not_stay(data: dict[str, Any], tmp_path: Path) -> None:
+    folders = dict.fromkeys(("csv", "tex", "figures"), tmp_path)
+    known = {name for kind in folders for name in files_of(kind)}
+    for name in (*known, "mine.csv"):
+        (tmp_path / name).write_text("stale")
+    less = {**data, "levers": [], "static": None}
+    write_files(less, folders)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left < known | {"mine.csv"}
+    assert {"mine.csv", "layers.csv"} < left
+    assert not {"levers.csv", "levers.tex", "static.svg"} & left
+    assert [path.name for path in tmp_path.iterdir() if path.read_text() == "stale"] == ["mine.csv"]
 
 
 def test_a_name_reaches_its_row(data: dict[str, Any]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from support.networks import graded_network, random_network
+from support.programs import program_of
 from support.runs import run_of
 
 from spikformer_deploy.accounting.by_layer import by_layer
@@ -18,9 +21,10 @@ from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.loihi.steps import loads_ns
 from spikformer_deploy.chips.profile import under
 from spikformer_deploy.inference.results import Run
+from spikformer_deploy.inference.run import run
 from spikformer_deploy.report.classes import LARGEST_MATRIX, class_values
-from spikformer_deploy.report.levers import levers, target_energy, without_runtime
-from spikformer_deploy.report.where import image_spread, layer_costs, static_share
+from spikformer_deploy.report.levers import _together, levers, target_energy, without_runtime
+from spikformer_deploy.report.where import image_spread, layer_costs, lever_values, static_share
 from spikformer_deploy.timing.by_layer import busy_us
 from spikformer_deploy.timing.estimate import slice_work
 
@@ -124,6 +128,29 @@ def test_the_lever_of_a_free_runtime_is_the_run_under_it(result: Run) -> None:
     again = result.under["bare"]
     assert lever.latency_us == float(again.finest.latency_us[1])
     assert not list(without_runtime(replace(result, runtime="bare")))
+
+
+def test_free_cores_are_those_that_programs_may_use(result: Run) -> None:
+    mapping = result.program.mapping
+    roomy = replace(mapping, cores_per_chip=3 * mapping.cores_used)
+    found = _together(replace(result, program=replace(result.program, mapping=roomy)), target_energy(result.energies))
+    (lever,) = found
+    assert lever.name == f"{3 * mapping.chips} images at once on the same {'chip' if mapping.chips == 1 else 'chips'}"
+
+
+def free(section: Any) -> Any:
+    """A table of a profile with all its numbers 0."""
+    numbers = attrs.asdict(section, recurse=False)
+    return attrs.evolve(section, **{name: attrs.evolve(n, value=0.0, range=None) for name, n in numbers.items()})
+
+
+def test_a_target_without_costs_has_no_levers() -> None:
+    program = program_of("digits-v2")
+    corners = {name: free(energies) for name, energies in program.profile.corners.items()}
+    profile = attrs.evolve(program.profile, power=free(program.profile.power), corners=corners)
+    found = run(replace(program, profile=profile), np.zeros((2, 1, 16, 16), np.uint8))
+    assert target_energy(found.energies).total.nominal == 0
+    assert lever_values(found) == []
 
 
 def test_a_run_without_times_has_no_costs() -> None:

@@ -3,7 +3,7 @@
     python run.py expected/images.npy -o results/ --record spikes
     python check.py results/
 
-It needs numpy only, and ends with 0 where all values are equal, with 1 where one is not.
+It needs numpy only, and ends with 0 where all values are equal, with 1 where one is not, with 2 where one is missing.
 """
 
 from __future__ import annotations
@@ -29,14 +29,26 @@ def main() -> int:
     if not (results / "layers.json").exists():
         print(f"{results}: no recorded results: run with --record spikes", file=sys.stderr)
         return 2
+    layers = {f"layer{layer['number']}": layer for layer in json.loads((results / "layers.json").read_text())}
+    names = [population["name"] for population in json.loads((HERE / "network.json").read_text())["populations"]]
     wrong = 0
     with np.load(HERE / "expected" / "spikes.npz") as expected:
-        for layer in json.loads((results / "layers.json").read_text()):
-            key = f"layer{layer['number']}"
-            if key in expected.files:
-                different = int((recorded(results, layer) != expected[key]).sum())
-                print(f"{'equal' if not different else f'{different} values differ'}: {layer['name']}")
-                wrong += bool(different)
+        # what is expected, not what was recorded: a layer that nobody recorded is not equal
+        missing = [key for key in expected.files if "sent" not in layers.get(key, {})]
+        if missing:
+            first = names[int(missing[0].removeprefix("layer"))]
+            problem = f"{len(missing)} of {len(expected.files)} layers were not recorded, the first is {first}"
+            print(f"{results}: {problem}: run with --record spikes", file=sys.stderr)
+            return 2
+        for key in expected.files:
+            spikes, right = recorded(results, layers[key]), expected[key]
+            if spikes.shape != right.shape:
+                problem = f"results of other images than expected/images.npy: {spikes.shape}, not {right.shape}"
+                print(f"{results}: {problem}", file=sys.stderr)
+                return 2
+            different = int((spikes != right).sum())
+            print(f"{'equal' if not different else f'{different} values differ'}: {layers[key]['name']}")
+            wrong += bool(different)
     accumulators = np.load(results / "accumulators.npy")
     same = np.array_equal(accumulators, np.load(HERE / "expected" / "accumulators.npy"))
     print(f"{'equal' if same else 'different'}: what the classes have gathered")

@@ -50,6 +50,7 @@ def main() -> None:
     with np.load(HERE / "weights.npz") as file:
         arrays = dict(file)
     images = np.load(options.images)
+    remove_former(network, options.output)
     at_once = images_at_once(network, min(options.at_once, len(images)))
     start = time.monotonic()
     pixels = in_batches(network, images, at_once)
@@ -69,12 +70,23 @@ def main() -> None:
     os._exit(code)  # Lava's threads wait for ever for processes that are no more
 
 
+def files_of(number: int) -> dict[str, str]:
+    """The files that the recorders of a population write."""
+    return {what: f"{number}.{what}.npy" for what in ("sent", "potentials")}
+
+
+def remove_former(network: dict[str, Any], results: Path) -> None:
+    """Delete what a former run recorded there: this one may record less."""
+    every = [file for number in range(len(network["populations"])) for file in files_of(number).values()]
+    for file in (*every, "accumulators.npy", "layers.json"):
+        (results / file).unlink(missing_ok=True)
+
+
 def layers(network: dict[str, Any], images: int, results: Path) -> list[dict[str, Any]]:
     """Which file has what of which layer: "sent" and "potentials" are (batches * T, images at once, Y, X, C)."""
     records = []
     for number, population in enumerate(network["populations"]):
-        files = {what: f"{number}.{what}.npy" for what in ("sent", "potentials")}
-        there = {what: file for what, file in files.items() if (results / file).exists()}
+        there = {what: file for what, file in files_of(number).items() if (results / file).exists()}
         if there:
             facts = {"number": number, "name": population["name"], "shape": population["shape"]}
             records.append({**facts, "time_steps": network["time_steps"], "images": images, **there})

@@ -90,7 +90,7 @@ def test_sparse_buffers_do_not_stop_a_model() -> None:
     [
         (nn.Linear(2, 2), {"images": 0}, "0 is no number"),
         (nn.Linear(2, 2), {"images": -2}, "-2 is no number"),
-        (nn.Linear(2, 2), {"time_steps": 2.5}, "2.5 is no number"),
+        (nn.Linear(2, 2), {"time_steps": 2.5}, "2.5 is a float"),
         (np.mean, {}, "is no torch module"),
     ],
 )

@@ -26,6 +26,8 @@ from spikformer_deploy.pipeline.program import Program
 if TYPE_CHECKING:
     from spikformer_deploy.graph.ir import Graph
 
+GIVE_IT = "Give that one, or compile it."
+"""The way out where a model is not the one that the program is of."""
 AT_ONCE = 8
 """Images at once: what is recorded of them takes memory, and so does the float model."""
 
@@ -56,8 +58,8 @@ def verify(
     if not isinstance(data, ImageSet):
         data = read(data, program.preprocess, limit=limit, frames=program.frames, labels=labels, task=task)
     images = data.of_classes(program.labels, program.network.output.size)
+    of_model = () if model is None else _check_origin(program, model)
     graph = None if model is None else _float_graph(program, model)
-    of_model = () if model is None else _check_structure(program, model)
     found: list[_Compared] = []
 
     def note_batch(_done: int, _total: int, note: str) -> None:
@@ -166,24 +168,33 @@ def _float_graph(program: Program, model: Any) -> Graph:
     """The folded float graph of the model that the program was compiled from."""
     from spikformer_deploy.pipeline.stages import float_graph
 
-    if program.provenance.get("model_sha256") != model.sha256:
-        raise InputError("MODEL", "the program was compiled from another model file", "Give that one, or compile it.")
-    return float_graph(model)
+    graph, network = float_graph(model), program.network
+    found, wanted = (graph.time_steps, graph.nodes[0].shape), (network.time_steps, network.input.shape)
+    if found != wanted:  # of programs of before, which do not say their structure
+        raise InputError("MODEL", f"{_taken(*found)}, and the program {_taken(*wanted)}", GIVE_IT)
+    return graph
 
 
-def _check_structure(program: Program, model: Any) -> tuple[str, ...]:
-    """A note where the graph of a module is another one, and other versions traced it, which may be all that differs.
+def _taken(steps: int, shape: tuple[int, ...]) -> str:
+    return f"takes {steps} time steps of {'x'.join(map(str, shape))}"
 
-    Raises InputError where the same versions did: the same weights stand in another model.
+
+def _check_origin(program: Program, model: Any) -> tuple[str, ...]:
+    """A note where the structure of a model is another one, and other versions read it, which may be all that differs.
+
+    Raises InputError for another file, and where the same versions read another structure: the same weights stand in
+    another model, by other code or options.
     """
-    from spikformer_deploy.pipeline.stages import digest_of_module, versions
+    from spikformer_deploy.pipeline.stages import digest_of_structure, versions
 
+    if program.provenance.get("model_sha256") != model.sha256:
+        raise InputError("MODEL", "the program was compiled from another model file", GIVE_IT)
     stated = program.provenance.get("graph_sha256")
-    if stated is None or stated == digest_of_module(model):
+    if stated is None or stated == digest_of_structure(model):
         return ()
     if program.provenance.get("versions") == versions():
-        problem = "it was compiled from a model of the same weights, whose neurons, layers or time steps differ"
-        raise InputError("MODEL", problem, "Give that one, or compile it.")
+        problem = "it was compiled from a model of the same weights, whose neurons, heads, layers or time steps differ"
+        raise InputError("MODEL", problem, GIVE_IT)
     return ("the graph of the model is not the one that the program was compiled from, by other versions of packages",)
 
 

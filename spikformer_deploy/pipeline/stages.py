@@ -16,6 +16,7 @@ import numpy as np
 
 from spikformer_deploy.base.errors import InputError, printable
 from spikformer_deploy.base.files import check_folder_output, write_whole, writing
+from spikformer_deploy.base.values import digest
 from spikformer_deploy.base.words import check_positive, check_word
 from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.chips.profile import Profile
@@ -49,8 +50,6 @@ from spikformer_deploy.quantization.settings import ROUNDINGS, Settings
 
 STAGES = ("trace", "fold", "simplify", "quantize", "calibrate", "map")
 NETX_STAGES = ("read", "calibrate", "map")
-OF_MODULES = ("factory", "spikingjelly")
-"""Kinds of graphs that were made of modules, and of no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +178,11 @@ def quantized(
     rates = run("calibrate", lambda: sample.rates(network))
     origin = {
         "model_sha256": loaded.sha256,
+        "graph_sha256": digest_of_structure(loaded),
         "training": loaded.training,
         "settings": {"target": profile.name, "rounding": rounding, **settings.shown()},
         "calibration": {"images": len(sample.images), "data": sample.remark},
     }
-    if (digest := digest_of_module(loaded)) is not None:
-        origin["graph_sha256"] = digest
     notes = loaded.notes if sample.remark != RANDOM else (*loaded.notes, RANDOM_NOTE)
     return Front(network, rates, graph, loaded.preprocess, loaded.labels, origin, notes)
 
@@ -268,11 +266,9 @@ def _kind_of(neuron: str) -> LifKind:
         raise InputError("--neuron", f"there are no '{neuron}' neurons", f"Known: {known}.") from None
 
 
-def digest_of_module(loaded: Model) -> str | None:
-    """Of the graph of a module of the user's own, whose sha256 is that of its weights alone; None of other models."""
-    if isinstance(loaded, Imported) and loaded.kind in OF_MODULES:
-        return loaded.graph.digest()
-    return None
+def digest_of_structure(loaded: Model) -> str:
+    """Of what options and code make of a file of weights: a checkpoint's configuration, other models' float graph."""
+    return loaded.graph.digest() if isinstance(loaded, Imported) else digest(loaded.config)
 
 
 def float_graph(loaded: Model) -> Graph:

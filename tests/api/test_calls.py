@@ -13,6 +13,7 @@ import torch
 from support.models import SMALL, model_and_images
 from support.networks import random_images
 from support.programs import program_of
+from support.scene import CONFIG
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -304,13 +305,28 @@ def test_verify_refuses_a_module_of_the_same_weights_and_another_structure() -> 
     program = sd.compile(module, calibrate_on=images, time_steps=2, check=False)
     assert sd.verify(program, images, model=module, time_steps=2, backends=()).notes == ()
     module.lif = LIF(v_threshold=0.2, tau=3.0)
-    with pytest.raises(InputError, match="of the same weights, whose neurons, layers or time steps differ"):
+    with pytest.raises(InputError, match="of the same weights, whose neurons, heads, layers or time steps differ"):
         sd.verify(program, images, model=module, time_steps=2, backends=())
     provenance = {**program.provenance, "versions": {"torch": "1"}}
     of_others = replace(program, provenance=provenance)
     assert "other versions" in sd.verify(of_others, images, model=module, time_steps=2, backends=()).notes[0]
     del provenance["graph_sha256"]  # as programs of before
     assert sd.verify(of_others, images, model=module, time_steps=2, backends=()).notes == ()
+
+
+def test_verify_refuses_a_checkpoint_with_other_options(tmp_path: Path) -> None:
+    """Weights of an official file fit other heads and other time steps as well."""
+    module, _ = model_and_images(CONFIG)
+    file, images = tmp_path / "bare.pth", np.zeros((1, 3, 32, 32), np.uint8)
+    torch.save(module.state_dict(), file)
+    program = sd.compile(file, heads=4, time_steps=4, calibrate_on=images, check=False)
+    before = replace(program, provenance={k: v for k, v in program.provenance.items() if k != "graph_sha256"})
+    assert sd.verify(program, images, model=file, heads=4, time_steps=4, backends=()).predictions_changed is not None
+    for options in ({"heads": 2, "time_steps": 4}, {"heads": 4, "time_steps": 2}):
+        with pytest.raises(InputError, match="of the same weights, whose neurons, heads, layers or time steps differ"):
+            sd.verify(program, images, model=file, backends=(), **options)
+    with pytest.raises(InputError, match="takes 2 time steps of 3x32x32, and the program takes 4 time steps"):
+        sd.verify(before, images, model=file, heads=4, time_steps=2, backends=())
 
 
 class Own(nn.Module):

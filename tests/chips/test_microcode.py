@@ -17,14 +17,10 @@ from spikformer_deploy.chips.loihi.microcode import (
     REFERENCE_LENGTH,
     RELAY,
     Program,
-    counter_length,
     counter_program,
     operand_bits,
-    product_length,
     product_program,
     program_of,
-    relative_length,
-    relay_length,
 )
 from spikformer_deploy.network.heads import Heads
 from spikformer_deploy.network.neurons import (
@@ -213,7 +209,7 @@ def test_the_largest_of_a_window(kernel: tuple[int, int], padding: tuple[int, in
 
 def test_a_max_needs_its_window() -> None:
     with pytest.raises(ValueError, match="a Max without a window"):
-        relative_length(Max())
+        program_of(Max())
 
 
 @pytest.mark.parametrize(("most", "of_v"), [(1, 3), (1, 6), (2, 3), (4, 6), (7, 2), (8, 3)])
@@ -276,7 +272,7 @@ def test_products_of_currents_and_spikes_are_the_neurons_behind_them(over_tokens
         assert np.array_equal(sent, out.reshape(rows, tokens))
         fired += sent.sum()
     assert 0 < fired < 3 * rows * tokens
-    assert product_length(neuron) == program.share == len(program.lines) / REFERENCE_LENGTH
+    assert program.share == len(program.lines) / REFERENCE_LENGTH
 
 
 @pytest.mark.parametrize(("most", "of_v", "copies"), [(1, 3, 2), (1, 6, 3), (1, 4, 2), (4, 6, 3), (3, 2, 2)])
@@ -370,12 +366,12 @@ def test_the_length_is_that_of_a_visit_that_sends(neuron: Neuron) -> None:
     (machine, *_) = machines(neuron, 5)
     machine.visit(a=1000)
     assert machine.run == machine.program.length == len(machine.program.lines)
-    assert relative_length(neuron) == machine.run / REFERENCE_LENGTH
+    assert machine.program.share == machine.run / REFERENCE_LENGTH
 
 
 def test_fixed_functions_have_no_program() -> None:
     stock = Lif(LifKind.STOCK, 2048, 0, np.array([1]), np.array([0]))
-    assert relative_length(stock) == relative_length(Source()) == 0.0
+    assert program_of(stock) is program_of(Source()) is None
 
 
 def rows() -> Iterator[tuple[str, Program | None]]:
@@ -414,6 +410,3 @@ def test_the_docs_have_the_programs() -> None:
         if program is not None
     ]
     assert table == expected
-    assert counter_length() == COUNTER.share
-    assert counter_length(4) == counter_program(4).share
-    assert relay_length() == RELAY.share

@@ -92,27 +92,6 @@ def program_of(neuron: Neuron, window: int = 0) -> Program | None:
             assert_never(neuron)
 
 
-def relative_length(neuron: Neuron, window: int = 0) -> float:
-    """The length of a neuron's program in units of the reference program's; 0 where it has none."""
-    program = program_of(neuron, window)
-    return 0.0 if program is None else program.share
-
-
-def counter_length(most: int = 1, copies: int = 1) -> float:
-    """The same of the counters of an attention whose q, k and v send up to `most`."""
-    return counter_program(most, copies).share
-
-
-def product_length(neuron: Neuron) -> float:
-    """The same of neurons that sum products of currents and spikes."""
-    return product_program(neuron).share
-
-
-def relay_length() -> float:
-    """The same of partial sums."""
-    return RELAY.share
-
-
 def _leak(lif: Lif) -> tuple[str, ...]:
     """v = decayed v + (a << shift) + bias."""
     shifted = (f"a = a << {lif.shift}",) if lif.shift else ()

@@ -385,15 +385,9 @@ def sweep(
     Raises InputError for what cannot be read, for options (OptionError, also a TypeError, for unknown ones) and for a
     folder of another sweep.  What a target cannot hold is a row that says so.
     """
-    paths: list[Any] = list(models) if isinstance(models, (list, tuple)) else [models]
-    for name, value in (("models", paths), ("data", [data])):
-        for one in value:
-            if not isinstance(one, (str, Path)):
-                problem = f"a {type(one).__name__}, and points of a sweep read files"
-                raise InputError(name, problem, "Give a path or a name, or call sd.compile and sd.run in a loop.")
     space = space_of(
-        models=[str(path) for path in paths],
-        input=str(data),
+        models=[_file("models", one) for one in (models if isinstance(models, (list, tuple)) else [models])],
+        input=_file("data", data),
         time_steps=_axis(time_steps),
         weight_bits=_axis(weight_bits),
         granularity=_axis(granularity),
@@ -417,6 +411,14 @@ def sweep(
     if folder is not None:
         write_sweep(swept, folder)
     return swept.rows
+
+
+def _file(option: str, given: Any) -> str:
+    """A path of an option.  Raises InputError for what no other process could read."""
+    if not isinstance(given, (str, Path)):
+        problem = f"a {type(given).__name__}, and points of a sweep read files"
+        raise InputError(option, problem, "Give a path or a name, or call sd.compile and sd.run in a loop.")
+    return str(given)
 
 
 def _axis(values: int | str | Sequence[int] | Sequence[str] | None) -> list[Any] | None:

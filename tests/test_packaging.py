@@ -20,6 +20,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # not imported: in a process that has distutils already, setuptools refuses to be
     if int(version("setuptools").split(".")[0]) < 77:
         pytest.skip("building a wheel without network needs setuptools >= 77")
+    # a copy: setuptools would pack what an earlier build has left in `build`, and leave its own there
+    kept = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "tests", "docs", "benchmarks")
+    tree = shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=kept)
     command = [
         sys.executable,
         "-m",
@@ -30,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-q",
         "-w",
         str(folder),
-        str(ROOT),
+        str(tree),
     ]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return next(folder.glob("*.whl"))

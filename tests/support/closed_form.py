@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from spikformer_deploy.chips.loihi.microcode import counter_length, relative_length, relay_length
+from spikformer_deploy.chips.loihi.microcode import RELAY, counter_program, program_of
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.events import Events
 from spikformer_deploy.network.mapping import Mapping, Site
@@ -31,11 +31,11 @@ def visit_ns(network: Network, site: Site, profile: Profile) -> float:
     windows = [p.synapse for p in network.into(site.population) if isinstance(p.synapse, Window)]
     positions = max((w.kernel[0] * w.kernel[1] for w in windows), default=0)
     most = max((network[s].max_out for p in network.into(site.population) for s in p.sources), default=1)
-    lengths = {"attention": counter_length(most, site.copies), "partial": relay_length()}
-    length = lengths[site.kind] if site.kind in lengths else relative_length(neuron, positions)
-    if length == 0:
+    programs = {"attention": counter_program(most, site.copies), "partial": RELAY}
+    program = programs[site.kind] if site.kind in programs else program_of(neuron, positions)
+    if program is None:
         return time.neuron_update.value
-    return max(length * time.neuron_programmable.value, time.neuron_idle.value)
+    return max(program.share * time.neuron_programmable.value, time.neuron_idle.value)
 
 
 def plain_step(

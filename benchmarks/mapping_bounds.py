@@ -1,14 +1,14 @@
 """What bounds the step of a mapping, and how far the mapping is from it: expected from firing rates, runtime included.
 
-    python benchmarks/mapping_bounds.py [--model NAME --target BOARD]
+python benchmarks/mapping_bounds.py [--model NAME --target BOARD]
 
-    taken          what compile takes by energy, placed; link: what the heaviest of its links takes
-    ends           barrier and runtime of its time step and of all its sub-steps
-    free links     the shortest step that the mapper finds where links cost nothing; not a proof that none is shorter
-    fine cuts      all work that is done at once, spread evenly over all cores of the board, and one end of a step; of
-                   each layer the cut with the least work * cores.  Its boxes count as if all worked as long as the
-                   longest, so that this is no strict bound where boxes at a border are smaller
-    four sub-steps the ends of a time step and the fewest sub-steps that copies leave, on one chip
+taken          what compile takes by energy, placed; link: what the heaviest of its links takes
+ends           barrier and runtime of its time step and of all its sub-steps
+free links     the shortest step that the mapper finds where links cost nothing; not a proof that none is shorter
+fine cuts      all work that is done at once, spread evenly over all cores of the board, and one end of a step; of
+               each layer the cut with the least work * cores.  Its boxes count as if all worked as long as the
+               longest, so that this is no strict bound where boxes at a border are smaller
+four sub-steps the ends of a time step and the fewest sub-steps that copies leave, on one chip
 """
 
 from __future__ import annotations

@@ -126,16 +126,12 @@ def _ordinary(
     source = network[name].shape
     slices = mapping.slices_of(index)
     boxes = mapping.boxes[slices, 1:]
-    # a site of partial sums holds the synapses of some source channels, of those that the convolution split has: what
-    # another projection has beyond them stands with the neurons
-    site = mapping.sites[index]
-    first, end = site.channels(source[0])
-    if site.kind == "population":
-        end = source[0]
+    # a site of partial sums holds the synapses of some source channels
+    first, end = mapping.sites[index].channels(source[0])
 
     def fan(c0: int, c1: int) -> tuple[Segment, ...]:
         cut = ((max(low, first), min(high, end), n) for low, high, n in fan_of_channels(synapse, source, c0, c1))
-        # and of one with fewer channels the last parts hold nothing
+        # segments that a part has nothing of are none: their edges would cut cells beyond the channels
         return tuple(segment for segment in cut if segment[0] < segment[1])
 
     along_rows, along_columns = axes_of(synapse, source)

@@ -38,7 +38,7 @@ class Convention:
     neurons   the same of a population of neurons
     prices    of a MAC: the names of its multiplication and its addition in asic45nm.toml; None: it counts, and has no
               prices
-    one_pass  whether its figures are those of one time step
+    one_pass  whether its figures are those of one time step: the share of T, but of what runs once an image already
     memory    what is inside and left out where its energy has memory as well; empty where it has none
     figures   its numbers by its own names, an image
     """
@@ -198,8 +198,8 @@ CONVENTIONS: dict[str, Convention] = {
         figures=tools.neurobench_figures,
     ),
     "ann-equivalent-fp32": Convention(
-        "Every multiply-accumulate of the model, dense, padding counted, divided by the time steps: the same layers "
-        "as an ANN in one pass, products in the order in which the model has them.",
+        "Every multiply-accumulate of the model, dense, padding counted, that of all time steps divided by them: the "
+        "same layers as an ANN in one pass, products in the order in which the model has them.",
         "45 nm: Horowitz, ISSCC 2014",
         "Arithmetic in 45 nm fp32 of the same layers in one dense pass; no memory, no static power.",
         _dense,
@@ -223,15 +223,13 @@ CONVENTIONS: dict[str, Convention] = {
 def account(counts: OperationCounts, name: str) -> Account:
     """A model under the convention `name`.  Raises InputError where there is no such convention."""
     convention = _named(name)
-    steps = (counts.time_steps or 1) if convention.one_pass else 1
-    share = 1 / (counts.images * steps)
     places: list[Place] = []
     excluded: dict[str, list[str]] = {}
-    for place, kind, work in _works(counts, convention):
+    for place, kind, work, passes in _works(counts, convention):
         if work is None:
             excluded.setdefault(kind, []).append(place)
         else:
-            places.append(Place(place, kind, work.scaled(share)))
+            places.append(Place(place, kind, work.scaled(1 / (counts.images * passes))))
     total = sum((place.work for place in places), NO_WORK)
     return Account(
         name,
@@ -275,13 +273,19 @@ def _named(name: str) -> Convention:
     return CONVENTIONS[name]
 
 
-def _works(counts: OperationCounts, convention: Convention) -> Iterator[tuple[str, str, Work | None]]:
-    """Name, kind and work of every place, summed over all images: operations, then neurons."""
+def _works(counts: OperationCounts, convention: Convention) -> Iterator[tuple[str, str, Work | None, int]]:
+    """Name, kind, work, and passes an image that are to be one, of every place over all images; neurons come last."""
     for operation in counts.operations:
         seen = [work for c in operation.counted if (work := convention.work(operation, c)) is not None]
-        yield operation.name, operation.kind, sum(seen, NO_WORK) if seen else None
+        passes = 1 if not convention.one_pass or _once(operation, counts.images) else counts.time_steps or 1
+        yield operation.name, operation.kind, sum(seen, NO_WORK) if seen else None, passes
     for record in counts.neurons:
-        yield record.name, "neuron", convention.neurons(record)
+        yield record.name, "neuron", convention.neurons(record), 1
+
+
+def _once(operation: Operation, images: int) -> bool:
+    """Whether a layer took one input an image: a stem before the image is repeated, a head on the mean of the steps."""
+    return operation.kind in LAYERS and sum(c.rows for c in operation.counted) == images
 
 
 def _priced(name: str, convention: Convention, places: list[Place]) -> Energy | None:

@@ -96,6 +96,7 @@ class Counted:
     biases_by_mean   sum over calls of (mean of |input|) * biases
     bias_size        elements of the bias, each once a call
     bias_size_by_mean  sum over calls of (mean of |input|) * bias_size
+    rows             of a convolution: inputs, each of a batch; of a linear layer: rows of its matrix, tokens as well
     """
 
     operand: str
@@ -127,6 +128,7 @@ class Counted:
     biases_by_mean: float = 0.0
     bias_size: int = 0
     bias_size_by_mean: float = 0.0
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

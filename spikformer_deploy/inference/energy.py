@@ -16,6 +16,7 @@ from torch import nn
 
 from spikformer_deploy.accounting.figures import energy_values
 from spikformer_deploy.accounting.operators import CONVENTIONS, Account, account, place_energy
+from spikformer_deploy.accounting.uncertainty import Energy
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.notebook import as_html, as_text
 from spikformer_deploy.base.progress import Progress, silent
@@ -24,6 +25,7 @@ from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.converters.own import about, own_steps
 from spikformer_deploy.counts.operations import NeuronRecord, OperationCounts
+from spikformer_deploy.counts.silence import note_on_silence
 from spikformer_deploy.data.given import Given
 from spikformer_deploy.data.images import ImageSet, Preprocess
 from spikformer_deploy.data.read import read
@@ -38,8 +40,6 @@ AT_ONCE = 16
 """Images of a batch at most.  What a call reads is judged call by call, by the whole batch."""
 MOST_PIXELS = 2**22
 """Of a batch, over all time steps: 28 images of 3x224x224 in one."""
-SHOWN_LAYERS = 4
-"""Of those that a note is about."""
 NO_NEURONS = "no neurons were found: what is counted is a model without spikes, or its neurons are not understood"
 KV_FIRST = (
     "an attention of a graph is counted as q (k^T v), whatever the model's own order was: a graph does not keep it"
@@ -58,7 +58,7 @@ class Counted:
     task         "classification" or "regression"
     accuracy     of the float model; None where the images have no labels, or the model no classes
     regression   its errors against real targets (see regression.scores); None where there are none
-    accounts     one a convention, in the order in which they were asked for
+    accounts     one a convention, in the order in which they were asked for; see `energies`
     notes        what a user must know of the model, the images and what is not understood
     """
 
@@ -84,8 +84,12 @@ class Counted:
         facts = {"model": self.model, "images": f"{self.counts.images:,} of {self.counts.time_steps} time steps"}
         if self.accuracy is not None:
             facts["accuracy"] = f"{self.accuracy:.2%}"
-        priced = {a.convention: a.energy.total.nominal for a in self.accounts if a.energy is not None}
-        return facts | {convention: f"{nominal:.4g} mJ an image" for convention, nominal in priced.items()}
+        return facts | {energy.convention: f"{energy.total.nominal:.4g} mJ an image" for energy in self.energies}
+
+    @property
+    def energies(self) -> tuple[Energy, ...]:
+        """Of those accounts whose convention has prices: others only count (neurobench)."""
+        return tuple(a.energy for a in self.accounts if a.energy is not None)
 
     @property
     def layers(self) -> list[dict[str, Any]]:
@@ -114,7 +118,7 @@ class Counted:
             "task": self.task,
             "accuracy": self.accuracy,
             "regression": self.regression,
-            "energy_mj": {a.convention: energy_values(a.energy) for a in self.accounts if a.energy is not None},
+            "energy_mj": {energy.convention: energy_values(energy) for energy in self.energies},
             "conventions": {a.convention: _account_facts(a) for a in self.accounts},
             "operations": [asdict(operation) for operation in self.counts.operations],
             "neurons": [_neuron_facts(record) for record in self.counts.neurons],
@@ -325,10 +329,8 @@ def _accuracy(seen: _Seen, images: ImageSet, labels: tuple[str, ...]) -> tuple[f
 def _on_counts(counts: OperationCounts) -> tuple[str, ...]:
     """What a user must know of the counts."""
     notes: tuple[str, ...] = () if counts.neurons else (NO_NEURONS,)
-    if silent := [record.name for record in counts.neurons if not record.spikes.any()]:
-        more = f" and {len(silent) - SHOWN_LAYERS} more" if len(silent) > SHOWN_LAYERS else ""
-        of = f"{len(silent)} of {len(counts.neurons)}"
-        notes += (f"neurons never fire on these images in {of} layers: {', '.join(silent[:SHOWN_LAYERS])}{more}",)
+    silent = [record.name for record in counts.neurons if not record.spikes.any()]
+    notes += note_on_silence(silent, len(counts.neurons))
     if counts.not_understood:
         names = ", ".join(counts.not_understood)
         notes += (f"operators without a rule, counted dense where their shapes tell: {names}",)

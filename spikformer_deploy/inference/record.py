@@ -5,6 +5,7 @@ from __future__ import annotations
 from spikformer_deploy.accounting.energy import Duration, account
 from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.chips.loihi.latencies import latencies
+from spikformer_deploy.counts.silence import note_on_silence
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.inference.results import Run, Timing
 from spikformer_deploy.inference.tally import Tally
@@ -46,7 +47,7 @@ def record(
         energies=account(program.network, tally.events, *mapped),
         seconds=seconds,
         peak_memory_mib=peak_memory_mib,
-        notes=(*images.all_notes(tally.brightest, tally.lost), *_of_before(program)),
+        notes=(*images.all_notes(tally.brightest, tally.lost), *_on_silence(program, tally), *_of_before(program)),
     )
 
 
@@ -65,6 +66,13 @@ def _under_runtimes(program: Program, runtime: str, tally: Tally, cycle: StepTim
         sure = spread(tally.events, program.network, program.mapping, profile)
         out[name] = Timing(estimated, followed, sure)
     return out
+
+
+def _on_silence(program: Program, tally: Tally) -> tuple[str, ...]:
+    """A note on layers of neurons that never fired."""
+    layers = [p.name for p in program.network if p.neuron.fires]
+    silent = [name for name in layers if not tally.events.populations[name].spikes.any()]
+    return note_on_silence(silent, len(layers))
 
 
 def _of_before(program: Program) -> tuple[str, ...]:

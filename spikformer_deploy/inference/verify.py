@@ -12,6 +12,7 @@ import numpy as np
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.progress import Progress, silent
+from spikformer_deploy.counts.silence import note_on_silence
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors.choose import prepare
@@ -94,11 +95,13 @@ class _Compared:
     backends   by name: whether all of them equal the engine's
     integers   (n, classes) accumulators
     in_float   what the float model says
+    fired      populations of which some neuron did
     brightest  the largest pixel; lost: events that frames do not hold
     """
 
     backends: dict[str, bool]
     integers: np.ndarray
+    fired: frozenset[str]
     in_float: _InFloat
     brightest: int
     lost: int
@@ -146,6 +149,7 @@ class _Comparison(Work):
         return _Compared(
             backends={name: equal(ours, execution) for name, execution in theirs.items()},
             integers=ours.accumulators,
+            fired=frozenset(name for name, spikes in ours.spikes.items() if spikes.any()),
             in_float=in_float,
             brightest=int(pixels.max()),
             lost=0,
@@ -203,7 +207,10 @@ def _verdict(images: ImageSet, work: _Comparison, found: list[_Compared]) -> Ver
     verdict = Verdict(len(images), images.task)
     verdict.backends = {name: all(some.backends[name] for some in found) for name in work.backends}
     brightest = max((some.brightest for some in found), default=0)
-    verdict.notes = images.all_notes(brightest, sum(some.lost for some in found))
+    fired = frozenset().union(*(some.fired for some in found))
+    silent = [name for name in work.lifs if name not in fired]
+    of_images = images.all_notes(brightest, sum(some.lost for some in found))
+    verdict.notes = (*of_images, *note_on_silence(silent, len(work.lifs)))
     integers = np.concatenate([some.integers for some in found]) * _scales(work.program)
     verdict.integer_accuracy, verdict.integer_regression = _against(images, integers)
     if work.graph is not None:

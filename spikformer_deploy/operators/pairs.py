@@ -94,6 +94,7 @@ def convolved(
     return one_call(
         seen,
         elements_out=out,
+        rows=batch,
         weights=weight.numel(),
         biases=out if bias_size else 0,
         bias_size=bias_size,
@@ -144,6 +145,7 @@ def weighted_sums(x: Tensor, weight: Tensor, seen: Seen, zeros: bool, bias_size:
     return one_call(
         seen,
         elements_out=out,
+        rows=x.shape[0] * x.shape[1],
         weights=_held(weight),
         biases=out if bias_size else 0,
         bias_size=bias_size,

@@ -24,6 +24,7 @@ from spikformer_deploy.converters.checkpoints.read import SHOWN
 from spikformer_deploy.converters.imported import Imported
 from spikformer_deploy.converters.models import Model, is_netx, load
 from spikformer_deploy.converters.netx.read import delay_note, read_network
+from spikformer_deploy.counts.silence import note_on_silence
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.labels import class_names
 from spikformer_deploy.data.read import read
@@ -183,8 +184,21 @@ def quantized(
         "settings": {"target": profile.name, "rounding": rounding, **settings.shown()},
         "calibration": {"images": len(sample.images), "data": sample.remark},
     }
-    notes = loaded.notes if sample.remark != RANDOM else (*loaded.notes, RANDOM_NOTE)
+    of_random = (RANDOM_NOTE,) if sample.remark == RANDOM else ()
+    notes = (*loaded.notes, *of_random, *_on_silence(network, rates, sample.remark == RANDOM))
     return Front(network, rates, graph, loaded.preprocess, loaded.labels, origin, notes)
+
+
+def _on_silence(network: Network, rates: dict[str, float], random: bool) -> tuple[str, ...]:
+    """A note on layers of neurons that never fired on the calibration images.
+
+    random  pixels are: then only where no layer did, as what they wake is not what images wake
+    """
+    layers = [p.name for p in network if p.neuron.fires]
+    silent = [name for name in layers if rates[name] == 0]
+    if random and len(silent) < len(layers):
+        return ()
+    return note_on_silence(silent, len(layers), "random pixels" if random else "the calibration images")
 
 
 def mapped(
@@ -238,7 +252,8 @@ def _integers(
         "settings": {"target": profile.name, "weights": "as in the .net file", "neuron": LifKind.STOCK.value},
         "calibration": {"images": len(images), "data": "random pixels" if calibrate_on is None else "images"},
     }
-    notes = (delay_note(network), *(() if calibrate_on is not None else (RANDOM_NOTE,)))
+    random = calibrate_on is None
+    notes = (delay_note(network), *((RANDOM_NOTE,) if random else ()), *_on_silence(network, rates, random))
     return Front(network, rates, None, preprocess, (), origin, notes)
 
 

@@ -122,6 +122,11 @@ def test_the_ann_is_one_pass() -> None:
     dense = 1000 + 2 * 2000 + 2 * 512 + 640
     assert energy("ann-equivalent-fp32") == pytest.approx(MAC * dense / IMAGES / STEPS, rel=1e-12)
     assert energy("ann-equivalent-int8") == pytest.approx(0.3e-9 * dense / IMAGES / STEPS, rel=1e-12)
+    # what took one input an image is one pass already
+    stem, *others = COUNTS.operations
+    once = replace(COUNTS, operations=(replace(stem, counted=(replace(PIXELS, rows=IMAGES),)), *others))
+    expected = MAC * (1000 + (dense - 1000) / STEPS) / IMAGES
+    assert energy("ann-equivalent-fp32", once) == pytest.approx(expected, rel=1e-12)
     # without steps that can be told, the sums are one pass
     untold = replace(COUNTS, time_steps=None)
     assert energy("ann-equivalent-fp32", untold) == pytest.approx(MAC * dense / IMAGES, rel=1e-12)

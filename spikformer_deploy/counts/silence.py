@@ -13,9 +13,7 @@ def note_on_silence(silent: Sequence[str], layers: int, images: str = "these ima
     if not silent:
         return ()
     if len(silent) == layers:
-        return (
-            f"no neuron fires on {images}, in any of {layers} layers: results are those of a model that sees nothing",
-        )
+        return (f"no neuron fires on {images}, in any of {layers} layers: the model sees nothing of them",)
     more = f" and {len(silent) - SHOWN_LAYERS} more" if len(silent) > SHOWN_LAYERS else ""
     names = ", ".join(silent[:SHOWN_LAYERS])
     return (f"neurons never fire on {images} in {len(silent)} of {layers} layers: {names}{more}",)

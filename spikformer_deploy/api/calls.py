@@ -18,7 +18,7 @@ from spikformer_deploy.api.given import (
     images_of,
     model_of,
 )
-from spikformer_deploy.api.records import Counting, Run
+from spikformer_deploy.api.records import Counted, Counting, Run
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.options import named
 from spikformer_deploy.base.progress import Progress, silent
@@ -28,7 +28,6 @@ from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.inference import energy as energies
 from spikformer_deploy.inference import run as runs
 from spikformer_deploy.inference import verify as verification
-from spikformer_deploy.inference.energy import Counted
 from spikformer_deploy.inference.given import AnyProgram, program_of
 from spikformer_deploy.inference.recorded import check_layers, check_room, recorded, recorder
 from spikformer_deploy.inference.results import Verdict
@@ -288,7 +287,7 @@ def energy(
     if not isinstance(model, (str, Path)):
         check_unused(loading, "the model is no file")
         loading = {}
-    return energies.energy(
+    found = energies.energy(
         model,
         data if isinstance(data, ImageSet) else gathered(data, limit),
         conventions=(conventions,) if isinstance(conventions, str) else conventions,
@@ -299,6 +298,7 @@ def energy(
         progress=progress,
         **loading,
     )
+    return Counted(**{field.name: getattr(found, field.name) for field in fields(found)})
 
 
 @named

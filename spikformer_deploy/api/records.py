@@ -17,11 +17,12 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.data.readers import names_of
-from spikformer_deploy.inference import results
+from spikformer_deploy.inference import energy, results
 from spikformer_deploy.inference.recorded import Recorded, check_layer, has_potential
 from spikformer_deploy.inference.timeline import first_image
 from spikformer_deploy.operators import count
 from spikformer_deploy.report.data import report_data
+from spikformer_deploy.report.energy import write_tables
 from spikformer_deploy.report.operations import layer_rows, table
 from spikformer_deploy.report.rasters import raster, rates
 from spikformer_deploy.report.sheets import sheets
@@ -40,6 +41,23 @@ class Counting(count.Counting):
         text = StringIO()
         Console(file=text, width=200).print(table(f"An image, by {', '.join(names)}", rows))
         return text.getvalue()
+
+
+class Counted(energy.Counted):
+    """What a float model costs on a set of images (see inference.energy.Counted), which writes its own tables."""
+
+    __slots__ = ()
+
+    def to_csv(self, path: str | Path, *, by_layer: bool = False) -> None:
+        """Write a row for each convention, or for each layer, as CSV: headings hold units, figures are in full.
+
+        Raises InputError where it cannot be written, or no convention has prices.
+        """
+        write_tables(self, by_layer, csv_file=path)
+
+    def to_latex(self, path: str | Path, *, by_layer: bool = False) -> None:
+        """Write the same as a LaTeX table, with the source of each convention below it; it needs booktabs."""
+        write_tables(self, by_layer, latex_file=path)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

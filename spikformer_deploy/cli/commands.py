@@ -115,7 +115,7 @@ def compile_command(model: str | None, target: str, output: str | None, as_json:
     own = own_graph(model, options, options["calibrate_on"])
     from spikformer_deploy.base.memory import peak_memory_mib
     from spikformer_deploy.pipeline.stages import compile_model
-    from spikformer_deploy.report.tables import compile_summary
+    from spikformer_deploy.report.tables import compile_summary, program_table
 
     report = None if as_json else print_step
     compiled = compile_model(own or str(model), target, report=report, **options)
@@ -123,7 +123,10 @@ def compile_command(model: str | None, target: str, output: str | None, as_json:
     summary = compile_summary(compiled.program, str(path), compiled.seconds, peak_memory_mib())
     summary["stage_seconds"] = compiled.stages
     print_notes(compiled.notes)
-    print_facts(summary, as_json, f"{path}")
+    if as_json:
+        print_json(summary)
+    else:
+        print_tables([program_table(f"{path}", summary)])
 
 
 @cli.command("run")

@@ -13,7 +13,7 @@ from spikformer_deploy.converters.checkpoints.read import SHOWN, load
 from spikformer_deploy.inference.run import run
 from spikformer_deploy.inference.verify import verify
 from spikformer_deploy.pipeline.stages import Step, compile_model
-from spikformer_deploy.report.tables import compile_summary, facts_table, run_tables, verify_tables
+from spikformer_deploy.report.tables import compile_summary, program_table, run_tables, verify_tables
 from spikformer_deploy.report.write import write_report
 
 LAVA_IMAGES = 32
@@ -45,7 +45,7 @@ def demo(
         "seconds": time.monotonic() - start,
         "passed": verdict.passed,
     }
-    return values, [facts_table(model, summary), *run_tables(result), *verify_tables(verdict)]
+    return values, [program_table(model, summary), *run_tables(result), *verify_tables(verdict)]
 
 
 def _executors_present() -> tuple[str, ...]:

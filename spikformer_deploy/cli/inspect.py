@@ -20,7 +20,7 @@ from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.synapses import Conv, Readout
 from spikformer_deploy.nn.zoo import stem_pooling
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.report.tables import facts_table, number, program_facts
+from spikformer_deploy.report.tables import facts_table, number, program_facts, program_table
 from spikformer_deploy.report.targets import target_tables
 
 ATTENTION = {"tokens": "KV first, tokens in series", "channels": "QK first, channels in series"}
@@ -59,7 +59,7 @@ def _program(program: Program, file: str) -> tuple[list[Table], Any]:
     # both have tables of their own
     provenance = {k: str(v) for k, v in program.provenance.items() if k not in ("training", "mapping")}
     attention = _attention_table(program.provenance.get("mapping", {}))
-    return [facts_table(file, summary), table, *attention, facts_table("provenance", provenance)], values
+    return [program_table(file, summary), table, *attention, facts_table("provenance", provenance)], values
 
 
 def _sites(program: Program) -> tuple[Table, list[dict[str, Any]]]:

@@ -19,6 +19,7 @@ from spikformer_deploy.report.operations import (
     layer_rows,
     left_out,
     sources,
+    split,
     table,
 )
 from spikformer_deploy.report.tables import facts_table, with_scores
@@ -38,7 +39,12 @@ def energy_tables(counted: Counted, by_layer: bool) -> list[Table]:
         "not_understood": ", ".join(counts.not_understood) or None,
     }
     tables = [facts_table(counted.model, with_scores(facts, counted.task, {"": counted.regression}))]
-    if rows := table_rows(counted, by_layer):
+    rows = table_rows(counted, by_layer)
+    if rows and by_layer:
+        work, energies = split(rows)
+        tables.append(table("operations of one image, by layer", work))
+        tables += [table("energy of one image, by layer, estimated", group) for group in energies]
+    elif rows:
         tables.append(table("one image, estimated", rows))
     return tables + [figures_table(account) for account in counted.accounts if account.energy is None]
 
@@ -48,7 +54,9 @@ def table_rows(counted: Counted, by_layer: bool) -> list[Row]:
     return layer_rows(counted.counts, counted.accounts) if by_layer else convention_rows(counted.accounts)
 
 
-def write_tables(counted: Counted, by_layer: bool, csv_file: str | None, latex_file: str | None) -> None:
+def write_tables(
+    counted: Counted, by_layer: bool, csv_file: str | Path | None = None, latex_file: str | Path | None = None
+) -> None:
     """The same rows as CSV and for LaTeX, with the conventions below it.
 
     Raises InputError where no convention has prices: the table would be empty.
@@ -58,7 +66,7 @@ def write_tables(counted: Counted, by_layer: bool, csv_file: str | None, latex_f
     unpriced = [account.convention for account in counted.accounts if account.energy is None]
     if asked is not None and unpriced and not any(account.energy for account in counted.accounts):
         problem = f"{', '.join(unpriced)} has no prices, so that there is no table of energies"
-        raise InputError(asked, problem, "Its counts are in --json; or name a convention with prices.")
+        raise InputError(str(asked), problem, "Its counts are in --json; or name a convention with prices.")
     if csv_file is not None:
         write_whole(Path(csv_file), csv_text(rows).encode())
     if latex_file is not None:

@@ -29,7 +29,7 @@ MET = "synaptic operations (1/image)"
 CONVENTION = "convention"
 MACS = "MACs (1/image)"
 ACS = "ACs (1/image)"
-MILLIJOULE = "energy (mJ/image)"
+MICROJOULE = "energy (uJ/image)"
 TEXTS = (PLACE, KIND, READS, CONVENTION)
 """Headings of columns that hold words."""
 
@@ -37,6 +37,9 @@ LOOKED_AT = ("convolution", "linear", "product", "pooling")
 """Kinds of operations of which the values of all operands are looked at."""
 
 MICRO_PER_MILLI = 1e3
+
+SIDE_BY_SIDE = 5
+"""Conventions in one table by layer on a terminal: more would cut names and figures."""
 
 SHOWN = 3
 """Names of a kind that a sentence lists before it counts the others."""
@@ -62,7 +65,7 @@ def convention_rows(accounts: Sequence[Account]) -> list[Row]:
             CONVENTION: account.convention,
             MACS: sum(place.work.macs for place in account.places),
             ACS: sum(place.work.acs for place in account.places),
-            MILLIJOULE: account.energy.total.nominal,
+            MICROJOULE: account.energy.total.nominal * MICRO_PER_MILLI,
         }
         for account in accounts
         if account.energy is not None
@@ -124,6 +127,15 @@ def _sums(rows: Sequence[Row]) -> Row:
     first = rows[0] if rows else {}
     added = {h: None if h == MET else sum(row[h] or 0 for row in rows) for h in first if h not in (*TEXTS, RATE)}
     return {PLACE: "all", KIND: "", READS: "", RATE: None, **added}
+
+
+def split(rows: Sequence[Row]) -> tuple[list[Row], list[list[Row]]]:
+    """Rows of layers for a terminal: what each place is and meets, and its energies, SIDE_BY_SIDE each."""
+    headings = list(rows[0]) if rows else []
+    energies = headings[headings.index(MET) + 1 :] if rows else []
+    work = [{name: value for name, value in row.items() if name not in energies} for row in rows]
+    groups = [energies[first : first + SIDE_BY_SIDE] for first in range(0, len(energies), SIDE_BY_SIDE)]
+    return work, [[{name: row[name] for name in (PLACE, *group)} for row in rows] for group in groups]
 
 
 # --- forms -----------------------------------------------------------------------------------------------------------

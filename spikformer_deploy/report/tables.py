@@ -94,6 +94,23 @@ def facts_table(title: str, values: dict[str, Any]) -> Table:
     return table
 
 
+def program_table(title: str, values: dict[str, Any]) -> Table:
+    """What compile_summary or program_facts gives, a row each; what is exact, and what was rounded before, in words."""
+    values = dict(values)
+    rounding = values.pop("rounding")
+    # the same twice: see docs/decisions.md
+    del values["exact"]
+    exact = "exact" if values.pop("execution_exact") else "not exact"
+    error = f"largest relative error {number(rounding['largest_relative_error'])}"
+    words = {
+        "execution of the integers": exact,
+        "rounding to these integers": "none: exact" if rounding["exact"] else error,
+    }
+    at = list(values).index("readout")
+    rows = list(values.items())
+    return facts_table(title, dict([*rows[:at], *words.items(), *rows[at:]]))
+
+
 def run_tables(result: Run) -> list[Table]:
     """Accuracy, the times, the layers, the energies, and what times and energies rest on."""
     values = result.to_dict()

@@ -192,3 +192,17 @@ def test_a_verdict_of_other_images_is_refused(found: sd.Run, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"verdict: it is of 20 images at .*, and the run of 40 images at "):
         found.report(tmp_path / "r.html", verdict=verdict)
     assert not list(tmp_path.iterdir())
+
+
+def test_energies_of_a_float_model_and_their_tables(tmp_path: Path) -> None:
+    counted = sd.energy("digits-v2", np.zeros((1, 1, 16, 16), np.uint8), conventions=["syops", "neurobench"])
+    assert [energy.convention for energy in counted.energies] == ["syops"]
+    counted.to_csv(tmp_path / "energy.csv")
+    (row,) = csv.DictReader((tmp_path / "energy.csv").read_text().splitlines())
+    assert float(row["energy (uJ/image)"]) == pytest.approx(counted.energies[0].total.nominal * 1e3, rel=1e-12)
+    counted.to_latex(tmp_path / "energy.tex", by_layer=True)
+    assert "patch\\_embed.stages.0.conv1" in (tmp_path / "energy.tex").read_text()
+    alone = sd.energy("digits-v2", np.zeros((1, 1, 16, 16), np.uint8), conventions="neurobench")
+    with pytest.raises(sd.SpikdeployError, match="has no prices"):
+        alone.to_csv(tmp_path / "none.csv")
+    assert not (tmp_path / "none.csv").exists()

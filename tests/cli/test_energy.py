@@ -180,8 +180,8 @@ def test_a_bundled_model_has_all_conventions_in_tables_and_files(command: Comman
     values = counted(command("energy", "digits-v2", "--input", "digits", "--limit", "8", "--json"))
     assert len(rows) == len(values["energy_mj"]) > 5
     for row in rows:
-        energy = next(float(value) for name, value in row.items() if "mJ" in name)
-        assert energy == pytest.approx(values["energy_mj"][row["convention"]]["nominal"])
+        energy = next(float(value) for name, value in row.items() if "uJ" in name)
+        assert energy == pytest.approx(1e3 * values["energy_mj"][row["convention"]]["nominal"])
     latex = (tmp_path / "e.tex").read_text()
     for row in rows:
         assert sum(line.startswith(f"{row['convention']} & ") for line in latex.splitlines()) == 1

@@ -55,9 +55,22 @@ def test_rows_of_layers() -> None:
     assert [key for key in stem if key.endswith("(uJ/image)")] == [PAPER, "syops (uJ/image)"]
 
 
+def test_rows_of_layers_in_parts_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "SIDE_BY_SIDE", 1)
+    rows = operations.layer_rows(COUNTS, ACCOUNTS)
+    work, energies = operations.split(rows)
+    assert len(energies) == 2
+    for number, row in enumerate(rows):
+        together = work[number]
+        for group in energies:
+            assert len(group[number]) == 2
+            together = together | group[number]
+        assert together == row
+
+
 def test_rows_of_conventions() -> None:
     paper, syops = operations.convention_rows(ACCOUNTS)
-    assert paper["energy (mJ/image)"] == pytest.approx((4.6e-9 * 2000 + 0.9e-9 * 1560) / IMAGES, rel=1e-12)
+    assert paper["energy (uJ/image)"] == pytest.approx((4.6e-6 * 2000 + 0.9e-6 * 1560) / IMAGES, rel=1e-12)
     assert (syops["MACs (1/image)"], syops["ACs (1/image)"]) == (3000 / IMAGES, 900 / IMAGES)
 
 

@@ -136,15 +136,15 @@ def _wrong_number(raw: Any, wrong: set[Path], attribute: attrs.Attribute[Any], p
     """What is wrong with a number as that of this field; wrong: keys of it that are wrong by themselves."""
     unit = attribute.metadata["unit"]
     if not wrong & {(), ("unit",)} and raw["unit"] != unit:
-        yield Problem(path, f"unit '{raw['unit']}' instead of '{unit}'"[:LONGEST])
+        yield Problem((*path, "unit"), f"unit '{raw['unit']}' instead of '{unit}'"[:LONGEST])
         return
     if wrong & {(), ("value",), ("range",)}:
         return
     value = float(raw["value"])
     low = (raw.get("range") or (value,))[0]
     if unit in WHOLE and not value.is_integer():
-        yield Problem(path, f"{value} is no whole number of {unit}")
+        yield Problem((*path, "value"), f"{value} is no whole number of {unit}")
     elif value > most_of(unit):
-        yield Problem(path, f"{value:g} {unit}, and at most {most_of(unit)} are possible")
+        yield Problem((*path, "value"), f"{value:g} {unit}, and at most {most_of(unit)} are possible")
     elif attribute.metadata["positive"] and not low:
         yield Problem(path, f"0 {unit}, and some are needed")

@@ -41,6 +41,11 @@ def _stated(instance: Quantity, attribute: Attribute[str], value: str) -> None:
         raise ValueError(f"an empty {attribute.name}")
 
 
+def _known_kind(instance: Quantity, attribute: Attribute[str], value: str) -> None:
+    if value not in KINDS:
+        raise ValueError(f"there is no kind {shown(value)}: there are {', '.join(KINDS)}")
+
+
 @frozen
 class Quantity:
     """`value` in `unit`; `kind` is one of KINDS; `range` is (low, high) where the number is not sure.
@@ -50,7 +55,7 @@ class Quantity:
 
     value: float = field(validator=_finite)
     unit: str = field(validator=_stated)
-    kind: str = field(validator=validators.in_(KINDS))
+    kind: str = field(validator=_known_kind)
     source: str = field(validator=_stated)
     range: tuple[float, float] | None = field(default=None, validator=_range)
     calibrated_on: str | None = field(default=None, validator=validators.optional(_stated))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,10 @@ def inspect_model(file: str, loaded: Model) -> tuple[list[Table], Any]:
     if not loaded.config.encoder:  # it takes no time series
         config = {name: value for name, value in config.items() if name not in OF_SERIES}
     values = {"kind": "model", "parameters": parameters, **config, **about}
-    return [facts_table(file, _shown(values) | training)], values
+    # settings of other families, and those left at what is usual, would fill most of the table
+    usual = {f.name: f.default for f in fields(loaded.config) if f.default is not MISSING}
+    told = {name: value for name, value in values.items() if name not in usual or value != usual[name]}
+    return [facts_table(file, _shown(told) | training)], values
 
 
 def _graph(file: str, loaded: Imported, about: dict[str, Any]) -> tuple[list[Table], Any]:

@@ -96,7 +96,7 @@ def test_cores_that_cannot_be_counted_have_their_line(tmp_path: Path) -> None:
     [
         ('unit   = "ns"\n', "", r"required field missing @ \$\.time\.synapse_conv\.unit"),
         ('unit   = "ns"\n', 'unit   = "us"\n', "unit 'us' instead of 'ns'"),
-        ('kind   = "fitted"', 'kind   = "dreamt"', "'kind' must be in"),
+        ('kind   = "fitted"', 'kind   = "dreamt"', "there is no kind 'dreamt': there are measured, datasheet, "),
         ("value  = 20000", "value  = -1", "a finite number of at least 0"),
         ("value  = 20000", 'value  = "many"', r"\$\.core\.memory_words\.value"),
         ("range  = [0.37, 2.0]", "range  = [3.0, 4.0]", "does not hold the value"),

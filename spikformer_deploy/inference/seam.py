@@ -48,7 +48,8 @@ class Pool(Protocol):
         """(number of the item, result) as they come, each item once, whatever dies meanwhile.
 
         function  a module's own, or an instance of a module's class (see Work).  It is sent once a worker, and lives
-                  there as long as the map does (again where a scheduler moves an item to an idle worker).  A worker calls it for one item at a time, on its share of the threads.
+                  there as long as the map does; again where a scheduler moves an item to an idle worker.  A worker
+                  calls it for one item at a time, on its share of the threads.
         items     are taken as workers come free: they may be read while the map goes on
         at_once   items that a worker has: 1 where each takes seconds, so that the last ones are shared out evenly
         Raises what `function` raises, and BackendError where the workers are lost.

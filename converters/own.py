@@ -67,10 +67,7 @@ def about(module: nn.Module, place: str, time_steps: int | None = None, data: Da
         per_step = bool(getattr(module, "per_step", False))
         return About(stated, time_steps or own_steps(module), per_step, labels, ())
     if data is None:
-        way_out = (
-            "Set model.preprocess = sd.Preprocess(channels, size, mean, std) in the factory, or give images to "
-            "calibrate on (--calibrate)."
-        )
+        way_out = "Set model.preprocess = sd.Preprocess(channels, size, mean, std) in the factory, or give --calibrate."
         raise InputError(place, "it does not say which images it takes", way_out)
     shape = shape_of(data)
     per_step = len(shape) == 4

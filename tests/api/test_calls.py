@@ -280,7 +280,7 @@ def test_options_of_files_are_refused_where_there_is_no_file() -> None:
             sd.compile(wrong)
     with pytest.raises(InputError, match=r"^program: it is a int, and no program"):
         sd.run(3, "digits")
-    with pytest.raises(InputError, match=r"^data: a ndarray, and points of a sweep read files"):
+    with pytest.raises(InputError, match=r"^data: a Tensor, and points of a sweep read files"):
         sd.sweep("digits-v1", pixels)
 
 

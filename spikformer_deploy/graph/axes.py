@@ -79,8 +79,8 @@ def _take(atoms: list[Atom], extent: int) -> Atom:
     if atom.size <= extent:
         return atom
     if atom.size % extent:
-        of = f"axis {atom.role} of {show_size(atom.size)}" if atom.role != "B" else "the batch B"
-        raise MixedAxesError(f"{of} cannot be cut into {show_size(extent)} parts")
+        whole = f"axis {atom.role}" + ("" if atom.size == BATCH else f" of {atom.size}")
+        raise MixedAxesError(f"{whole} cannot be cut into {show_size(extent)} parts")
     faster = Atom(atom.role, atom.size // extent, atom.stride)
     atoms.append(faster)
     return Atom(atom.role, extent, atom.stride * faster.size)

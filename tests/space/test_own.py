@@ -20,6 +20,7 @@ from support import scene
 from torch import nn
 
 import spikformer_deploy as sd
+from spikformer_deploy.api.given import models_by_name
 from spikformer_deploy.base.errors import InputError, ModelError
 from spikformer_deploy.base.progress import silent
 from spikformer_deploy.cli.main import cli, main
@@ -264,17 +265,17 @@ def test_a_module_is_swept_as_it_is_compiled(tiny: Tiny) -> None:
 def test_what_time_steps_cannot_vary_is_swept_by_names(tiny: Tiny, tmp_path: Path) -> None:
     four = Tiny(4)
     four.load_state_dict(tiny.state_dict())
-    models = {"two": tiny, "four": four, "bundled": sd.load("digits-v1", time_steps=1)}
+    models = {"two": tiny, "four": four, "loaded": of_module("it", tiny).model(None)}
     rows = sd.sweep(models, "digits", limit=4, output=tmp_path)
-    assert [(row["model"], row["time_steps"]) for row in rows] == [("bundled", 1), ("four", 4), ("two", 2)]
+    assert [(row["model"], row["time_steps"]) for row in rows] == [("four", 4), ("loaded", 2), ("two", 2)]
     lines = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text())))
     assert [line["command"] for line in lines] == ["", "", ""], "no command makes a module"
     assert "<summary>show" not in (tmp_path / "index.html").read_text()
     # another module by a known name is another sweep
     with pytest.raises(InputError, match="its rows are of another sweep: model four of 4 steps was"):
         sd.sweep({"four": Tiny(4)}, "digits", limit=4, output=tmp_path)
-    listed = sd.sweep([tiny, "digits-v1"], "digits", limit=4, time_steps=(2,))
-    assert [row["model"] for row in listed] == ["Tiny", "digits-v1"]
+    names, own = models_by_name([tiny, "digits-v1"])
+    assert (names, list(own)) == (["Tiny", "digits-v1"], ["Tiny"])
 
 
 def test_time_steps_of_a_module_and_of_a_loaded_model(tiny: Tiny) -> None:
@@ -282,7 +283,8 @@ def test_time_steps_of_a_module_and_of_a_loaded_model(tiny: Tiny) -> None:
     assert "refused" not in rows[0]
     assert rows[1]["refused"].startswith("Tiny: it is made for 2 time steps, and not for 3 (")
     assert "Give a module for each number of steps, by names of yours: {'Tiny T=2': " in rows[1]["refused"]
-    rows = sd.sweep(sd.load("digits-v1"), "digits", limit=4, time_steps=(2, 4))
+    loaded = of_module("it", tiny).model(None)
+    rows = sd.sweep(loaded, "digits", limit=4, time_steps=(1, 2))
     assert rows[0]["refused"].endswith("Give its file: it is then loaded for each number of them.")
     assert "refused" not in rows[1]
 
@@ -330,7 +332,7 @@ def test_workers_need_no_code_of_the_user(folder: Path, tiny: Tiny, monkeypatch:
     own = {
         "a": of_factory("ournet:build"),
         "b": of_module("b", class_of_nowhere),
-        "c": of_loaded("c", sd.load("digits-v1")),
+        "c": of_loaded("c", of_module("it", tiny).model(None)),
     }
     space = space_of(models=list(own), input="digits", limit=2, time_steps=(2, 4))
     here = sweep_space(space, own=own).rows
@@ -344,5 +346,5 @@ def test_workers_need_no_code_of_the_user(folder: Path, tiny: Tiny, monkeypatch:
     monkeypatch.setattr(Study, "__call__", elsewhere)
     assert sweep_space(space, own=own).rows == here
     assert [("refused" in row, row["model"]) for row in here] == [
-        (False, "a"), (False, "a"), (False, "b"), (True, "b"), (True, "c"), (False, "c")
+        (False, "a"), (False, "a"), (False, "b"), (True, "b"), (False, "c"), (True, "c")
     ]  # fmt: skip

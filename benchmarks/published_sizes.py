@@ -9,7 +9,6 @@ Each step is a process of its own, a command as a user gives it: `spikdeploy com
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -28,13 +27,6 @@ from rich.table import Table
 
 FAMILIES = ("sdt3", "sdt3-large", "qsd", "max-former", "ms-qkformer", "spiking-resformer")
 """Whose sizes are measured where none is named."""
-SCRIPT_NAMES = {
-    "gesture": "Efficient_Spiking_Transformer_scaling_2_8M_gesture",
-    "dvs": "Efficient_Spiking_Transformer_scaling_8_19M",
-}
-"""What the official script of Spike-driven Transformer V3 calls its models of events: it says their divisors."""
-LEAST_VARIANCE = 0.01
-"""Of a layer that random weights keep as good as silent: divided by less, a few spikes more are all that is left."""
 COMMAND = (sys.executable, "-m", "spikformer_deploy")
 COLUMNS = ("size", "parameters", "neurons", "cores", "chips", "compile", "GiB", "run", "GiB", "verify", "GiB", "equal?")
 WIDE = 140
@@ -118,17 +110,10 @@ def measure(
 
 def save_checkpoint(name: str, checkpoint: Path, several: Path, one: Path, images: int) -> int:
     """Write a checkpoint as the official scripts do, and random images for it; the number of its parameters."""
-    import torch
-    from models import inputs, model
+    from spikformer_deploy.converters.checkpoints.random_weights import random_inputs, save_random
 
-    loaded = model(name)
-    config = loaded.config
-    for key, value in loaded.module.state_dict().items():
-        if key.endswith("running_var"):
-            value.clamp_(min=LEAST_VARIANCE)
-    arguments = argparse.Namespace(model=SCRIPT_NAMES.get(config.form, ""), time_steps=config.time_steps)
-    torch.save({"model": loaded.module.state_dict(), "epoch": 1, "args": arguments}, checkpoint)
-    pixels = inputs(config, images)
+    loaded = save_random(name, checkpoint)
+    pixels = random_inputs(loaded.config, images)
     np.save(several, pixels)
     np.save(one, pixels[:1])
     return sum(parameter.numel() for parameter in loaded.module.parameters())

@@ -87,7 +87,7 @@ def make(
 
 def _called(factory: str, arguments: dict[str, Any]) -> Any:
     """What the function returns, whatever it is."""
-    function = _function(factory)
+    function = function_of(factory)
     _check_arguments(factory, function, arguments)
     # once more: importing the module may have drawn numbers, and does so only once
     torch.manual_seed(SEED)
@@ -134,8 +134,11 @@ def _is_theirs(path: str) -> bool:
     return not library and "/spikformer_deploy/" not in path
 
 
-def _function(factory: str) -> Callable[..., Any]:
-    """The function or class that a factory names; a module that is there already is what it "makes"."""
+def function_of(factory: str) -> Callable[..., Any]:
+    """The function or class that a factory names; a module that is there already is what it "makes".
+
+    Raises InputError for what is not there or cannot be called, ModelError where importing the user's code fails.
+    """
     name, _, function = factory.partition(":")
     as_module = name.removesuffix(".py").strip("./").replace("/", ".")
     if as_module != name or not all(part.isidentifier() for part in (*name.split("."), *function.split("."))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
@@ -18,7 +19,7 @@ from spikformer_deploy.base.errors import InputError, ModelError
 from spikformer_deploy.base.formats import MOST_STEPS
 from spikformer_deploy.base.words import check_positive
 from spikformer_deploy.converters.checkpoints.spikingjelly import CLOSE, NEURONS, digest_of, from_spikingjelly
-from spikformer_deploy.converters.factory import Made, theirs
+from spikformer_deploy.converters.factory import Made, function_of, theirs
 from spikformer_deploy.converters.imported import Imported, preprocess_of
 from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.data.labels import check_names
@@ -28,7 +29,7 @@ from spikformer_deploy.graph.law import check
 from spikformer_deploy.graph.trace import trace
 
 STEPS = ("time_steps", "time_step", "timestep", "T")
-"""Attributes of modules that are their time steps."""
+"""Attributes of modules that are their time steps, and arguments of functions that make modules of so many."""
 TRIED_SCALE = 4.0
 """Of the random images on which the graph is compared with the module: enough for most neurons to fire."""
 Data: TypeAlias = "str | Path | np.ndarray"
@@ -66,7 +67,7 @@ def about(module: nn.Module, place: str, time_steps: int | None = None, data: Da
         per_step = bool(getattr(module, "per_step", False))
         return About(stated, time_steps or own_steps(module), per_step, labels, ())
     if data is None:
-        way_out = "Set model.preprocess = sd.Preprocess(channels, size, mean, std) in the factory, or give images."
+        way_out = "Set model.preprocess = sd.Preprocess(channels, size, mean, std) in the factory, or give --calibrate."
         raise InputError(place, "it does not say which images it takes", way_out)
     shape = shape_of(data)
     per_step = len(shape) == 4
@@ -138,6 +139,18 @@ def own_steps(module: nn.Module) -> int | None:
         if type(steps) is int and 0 < steps <= MOST_STEPS:
             return steps
     return None
+
+
+def steps_argument(factory: str) -> str | None:
+    """The argument of a factory that is the time steps of what it makes, by its name; None where it has none.
+
+    Raises InputError and ModelError as converters.factory.function_of does.
+    """
+    try:
+        parameters = inspect.signature(function_of(factory)).parameters
+    except (ValueError, TypeError):  # of a function in C
+        return None
+    return next((name for name in STEPS if name in parameters), None)
 
 
 def _assumed(shape: tuple[int, ...], *, counts: bool) -> Preprocess:

@@ -67,6 +67,9 @@ DVS = Preprocess(2, 128, (0.0, 0.0), (1 / 255, 1 / 255))
 """Event frames are counts: a standard deviation of 1 / 255 makes the real input the count itself."""
 USUAL = {"cifar": CIFAR10, "imagenet": IMAGENET, "dvs": DVS, "gesture": DVS}
 """What the official scripts of a form do to images."""
+RANDOM = "random_weights"
+"""Among the arguments of a file, or what it says of its training: the seed of weights that nobody trained."""
+RANDOM_NOTE = "the weights are random: its accuracy and its firing rates are those of no trained model"
 OVER_255 = ("cifar10-dvs-tet",)
 """Data sets of events whose frames the official scripts take as bytes, over 255: the real input is no count."""
 
@@ -173,6 +176,8 @@ def load(
     notes = tuple(
         note for note in about.notes if not any(value and f"(--{name})" in note for name, value in said.items())
     )
+    if RANDOM in contents.arguments or RANDOM in about.training:
+        notes = (RANDOM_NOTE, *notes)
     return Loaded(module, config, preprocess, about.labels, sha256, about.training, notes)
 
 
@@ -258,7 +263,7 @@ def _of_official(path: Path, contents: Contents, arch: str | None, image_size: i
         # how windows become frames follows from the tensors, and from what the user says beside them
         return _About(config, Preprocess(1, 1, (0.0,), (1.0,)), notes=(*notes, *series_notes(config)))
     config = config if image_size is None else replace(config, image_size=image_size)
-    preprocess, remarks = _usual_preprocess(config, contents.arguments)
+    preprocess, remarks = usual_preprocess(config, contents.arguments)
     return _About(config, preprocess, notes=(*notes, *remarks))
 
 
@@ -332,7 +337,7 @@ def _check_choice(path: Path, choices: tuple[str, ...], arch: str | None) -> Non
         raise InputError("--arch", problem, f"Give one of {', '.join(choices)}.")
 
 
-def _usual_preprocess(config: ModelConfig, arguments: Mapping[str, Any]) -> tuple[Preprocess, tuple[str, ...]]:
+def usual_preprocess(config: ModelConfig, arguments: Mapping[str, Any]) -> tuple[Preprocess, tuple[str, ...]]:
     """(preprocessing, what had to be assumed): mean and std of the script's arguments, else the official scripts'."""
     usual = replace(USUAL[config.form], size=config.image_size)
     if config.per_step and arguments.get("dataset") in OVER_255:

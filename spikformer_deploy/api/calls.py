@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from spikformer_deploy.api.given import (
     AnyModel,
     Data,
+    Models,
     OnePath,
-    Paths,
     calibration_of,
     check_unused,
     images_of,
     model_of,
+    models_by_name,
 )
 from spikformer_deploy.api.records import Counted, Counting, Run
 from spikformer_deploy.base.errors import InputError
@@ -343,7 +344,7 @@ def export(
 
 @named
 def sweep(
-    models: Paths,
+    models: Models,
     data: OnePath,
     *,
     output: str | Path | None = None,
@@ -360,6 +361,8 @@ def sweep(
     runtime: str | None = None,
     arch: str | None = None,
     heads: int | None = None,
+    levels: int | None = None,
+    image_size: int | None = None,
     dt: float | None = None,
     budget: str | None = None,
     workers: int | None = None,
@@ -369,7 +372,10 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Run every setting against every other: a row a point, as docs/sweep.md says.
 
-    models, data  files or names: other processes and later calls read them again
+    models        a file, a bundled model by name, a torch.nn.Module, or what sd.load returned; a list of such, or a
+                  mapping from names of yours to modules.  A module is traced here, for each number of time steps, and
+                  the rows of a folder go on only while weights and code give the same graph
+    data          a file or a word: other processes and later calls read it again
     output        a folder that gets rows, page and CSV file, and whose rows are not run again; None: no file is written
     time_steps    numbers of steps; None: each model's own
     weight_bits, granularity, rounding, targets, schedule, objective  values as of sd.compile, one or several of each;
@@ -378,15 +384,20 @@ def sweep(
     labels        a file of the classes of the images, for a folder or zip
     limit         at most that many images; None: all
     runtime       "lava" (None) or "bare"
-    arch, heads, dt, allow_pickle  as of sd.load
+    arch, heads, levels, image_size, dt, allow_pickle  as of sd.load, for `models` that are paths
     budget        what a point must keep to, as "latency<500us, cores<200"; None: nothing
     workers       that many processes of this machine; scheduler: the address of Dask's workers, tcp://HOST:PORT
     progress      called with (points done, points in all, a note)
     Raises InputError for what cannot be read, for options (OptionError, also a TypeError, for unknown ones) and for a
-    folder of another sweep.  What a target cannot hold is a row that says so.
+    folder of another sweep, ModelError for a module that cannot be traced at all.  What a target cannot hold, and a
+    number of time steps that a module cannot have, is a row that says so.
     """
+    names, own = models_by_name(models, None if calibrate is None else str(calibrate))
+    if len(own) == len(names):
+        of_files = {"arch": arch, "heads": heads, "levels": levels, "image_size": image_size, "dt": dt}
+        check_unused({**of_files, "allow_pickle": allow_pickle}, "the model is no file")
     space = space_of(
-        models=[_file("models", one) for one in (models if isinstance(models, (list, tuple)) else [models])],
+        models=names,
         input=_file("data", data),
         time_steps=_axis(time_steps),
         weight_bits=_axis(weight_bits),
@@ -401,12 +412,14 @@ def sweep(
         runtime=runtime,
         arch=arch,
         heads=heads,
+        levels=levels,
+        image_size=image_size,
         dt=dt,
         budget=budget,
     )
     folder = None if output is None else Path(output)
     swept = sweep_space(
-        space, folder, workers=workers, scheduler=scheduler, allow_pickle=allow_pickle, progress=progress
+        space, folder, own=own, workers=workers, scheduler=scheduler, allow_pickle=allow_pickle, progress=progress
     )
     if folder is not None:
         write_sweep(swept, folder)
@@ -414,7 +427,7 @@ def sweep(
 
 
 def _file(option: str, given: Any) -> str:
-    """A path of an option.  Raises InputError for what no other process could read."""
+    """A path of an option.  Raises InputError for what no later call could read."""
     if not isinstance(given, (str, Path)):
         problem = f"a {type(given).__name__}, and points of a sweep read files"
         raise InputError(option, problem, "Give a path or a name, or call sd.compile and sd.run in a loop.")

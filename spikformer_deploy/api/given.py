@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,9 +21,10 @@ from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
 from spikformer_deploy.inference.forward import evaluating
 from spikformer_deploy.pipeline.program import Program
+from spikformer_deploy.space.own import Own, of_loaded, of_module
 
 AnyModel: TypeAlias = "str | Path | Model | Made | nn.Module"
-Paths: TypeAlias = "str | Path | Sequence[str | Path]"
+Models: TypeAlias = "AnyModel | Sequence[AnyModel] | Mapping[str, AnyModel]"
 OnePath: TypeAlias = "str | Path"
 """Of a sweep, which says itself why it takes no others."""
 Data: TypeAlias = Any
@@ -58,10 +59,79 @@ def model_of(
             warnings.warn(note, stacklevel=4)
         return imported
     if not isinstance(model, (Loaded, Imported)):
-        what = "a program already" if isinstance(model, Program) else f"a {type(model).__name__}"
-        way_out = "Give a path, the name of a bundled model, a torch.nn.Module, or what sd.load returned."
-        raise InputError("model", f"it is {what}, and no model", way_out)
+        raise _no_model("model", model)
     return model
+
+
+def models_by_name(models: Models, images: str | None = None) -> tuple[list[str], dict[str, Own]]:
+    """What a sweep takes: the names of all models, which are paths of files, and by name those that no file holds.
+
+    A module is called by its class, or as a mapping calls it.
+    images  a file that tells which images a module takes, where it does not say so itself
+    A module warns of what had to be assumed of it.  Raises InputError for what is no model, and for two of one name.
+    """
+    named: list[tuple[str, Any]]
+    if isinstance(models, Mapping):
+        named = [(_model_name(name, model), model) for name, model in models.items()]
+    else:
+        several = models if isinstance(models, (list, tuple)) else [models]
+        named = [(_name_of(model), model) for model in several]
+    own: dict[str, Own] = {}
+    for name, model in named:
+        if isinstance(model, (str, Path)):
+            continue
+        if [other for other, _ in named].count(name) > 1:
+            way_out = f"Give names of yours: models={{'first {name}': ..., 'second {name}': ...}}."
+            raise InputError("models", f"two are called {name}", way_out)
+        if isinstance(model, Made):
+            model = model.module
+        own[name] = _warning(of_module(name, model, images)) if isinstance(model, nn.Module) else of_loaded(name, model)
+    return [name for name, _ in named], own
+
+
+def _warning(own: Own) -> Own:
+    """The same model, which warns of what had to be assumed of it."""
+
+    def model(time_steps: int | None) -> Model:
+        found = own.model(time_steps)
+        for note in found.notes:
+            warnings.warn(note, stacklevel=2)
+        return found
+
+    return Own(model)
+
+
+def _name_of(model: Any) -> str:
+    """What a model of a sweep is called that nobody named."""
+    if isinstance(model, (str, Path)):
+        return str(model)
+    if isinstance(model, Made):
+        return model.place
+    if isinstance(model, Loaded):
+        return type(model.module).__name__
+    if isinstance(model, Imported):
+        return model.kind
+    if isinstance(model, nn.Module):
+        return type(model).__name__
+    raise _no_model("models", model)
+
+
+def _model_name(name: Any, model: Any) -> str:
+    """A name of the user's for a model that no file holds."""
+    if not isinstance(name, str) or not name:
+        raise InputError("models", f"the name {name!r} is no word", "Name each module by a string.")
+    if isinstance(model, (str, Path)):
+        raise InputError(
+            "models", f"'{name}' is a file, whose path is its name", "Give files in a list, without names."
+        )
+    _name_of(model)
+    return name
+
+
+def _no_model(option: str, given: Any) -> InputError:
+    what = "a program already" if isinstance(given, Program) else f"a {type(given).__name__}"
+    way_out = "Give a path, the name of a bundled model, a torch.nn.Module, or what sd.load returned."
+    return InputError(option, f"it is {what}, and no model", way_out)
 
 
 def check_unused(options: dict[str, Any], why: str) -> None:

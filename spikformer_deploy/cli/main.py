@@ -19,6 +19,7 @@ from spikformer_deploy.cli.commands import CHECK_FAILED, cli
 from spikformer_deploy.cli.installation import complete_files, completion_command, setup_command
 from spikformer_deploy.cli.machine import machine_command
 from spikformer_deploy.cli.printing import print_error_line, print_notes
+from spikformer_deploy.cli.random_checkpoint import random_checkpoint_command
 from spikformer_deploy.cli.report import report_command
 from spikformer_deploy.cli.streams import STDERR, STDOUT, open_streams, to_nowhere, writing_to_output
 from spikformer_deploy.cli.sweep import sweep_command
@@ -26,6 +27,7 @@ from spikformer_deploy.cli.targets import targets_command
 
 cli.add_command(sweep_command)
 cli.add_command(machine_command)
+cli.add_command(random_checkpoint_command)
 cli.add_command(report_command)
 cli.add_command(targets_command)
 cli.add_command(completion_command)

@@ -22,6 +22,22 @@ def made_model(model: str | None, options: dict[str, Any], *, needed: bool = Tru
     needed  whether there must be one of the two
     Raises click.UsageError where both are given, or neither.
     """
+    found = factory_among(model, options, needed=needed)
+    if found is None:
+        return None
+    from spikformer_deploy.converters.factory import arguments_of, make
+
+    factory, arguments, weights = found
+    return make(factory, arguments_of(arguments), weights, allow_pickle=options.pop("allow_pickle"))
+
+
+def factory_among(
+    model: str | None, options: dict[str, Any], *, needed: bool = True
+) -> tuple[str, tuple[str, ...], str | None] | None:
+    """--factory, --arg and --weights, else as made_model.
+
+    They leave `options`, and so do those that say what files do not tell.
+    """
     factory, arguments, weights = (options.pop(name) for name in OF_FACTORY)
     if factory is None:
         if arguments or weights:
@@ -31,12 +47,10 @@ def made_model(model: str | None, options: dict[str, Any], *, needed: bool = Tru
         return None
     if model is not None:
         raise click.UsageError(f"--factory makes the model: leave '{model}' out")
-    others = [f"--{name.replace('_', '-')}" for name in OF_FILES if options.pop(name) is not None]
+    others = [f"--{name.replace('_', '-')}" for name in OF_FILES if options.pop(name, None) is not None]
     if others:
         raise click.UsageError(f"{', '.join(others)}: give such settings to your function, by --arg")
-    from spikformer_deploy.converters.factory import arguments_of, make
-
-    return make(factory, arguments_of(arguments), weights, allow_pickle=options.pop("allow_pickle"))
+    return factory, arguments, weights
 
 
 def own_graph(model: str | None, options: dict[str, Any], data: Any = None, *, needed: bool = True) -> Imported | None:

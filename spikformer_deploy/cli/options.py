@@ -138,6 +138,13 @@ FACTORY_OPTIONS = (
 )
 
 
+def factory_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that name the user's own function, which makes the model."""
+    for option in reversed(FACTORY_OPTIONS):
+        command = option(command)
+    return command
+
+
 def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say who computes."""
     for option in reversed(WORKER_OPTIONS):

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from spikformer_deploy.cli.models import factory_among
 from spikformer_deploy.cli.options import (
     OBJECTIVES,
     RUNTIMES,
     SCHEDULES,
     as_json,
+    factory_options,
     labels_option,
     limit_option,
 )
@@ -20,6 +22,7 @@ from spikformer_deploy.cli.printing import print_json, print_line, print_notes, 
 
 if TYPE_CHECKING:
     from spikformer_deploy.space.axes import Space
+    from spikformer_deploy.space.own import Own
 
 BESIDE_A_FILE = ("models", "output", "budget", "workers", "scheduler", "allow_pickle", "as_json")
 """What may be given where a TOML file says the rest."""
@@ -55,7 +58,7 @@ def _axis(name: str, default: str, known: tuple[str, ...] = (), help: str = "") 
 
 
 @click.command("sweep")
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", nargs=-1)
 @click.option("--input", "data", help="Images, as of run; a TOML file says them itself.")
 @_axis("--weight-bits", "8", help="2 to 8. ")
 @_axis("--rounding", "nearest", ROUNDINGS)
@@ -70,11 +73,21 @@ def _axis(name: str, default: str, known: tuple[str, ...] = (), help: str = "") 
 @limit_option
 @click.option("--arch", help="Published size, where a checkpoint does not tell.")
 @click.option("--heads", type=int, help="Attention heads, where a checkpoint does not tell.")
+@click.option(
+    "--levels", type=click.IntRange(1), help="Largest integer that integer neurons send, where no file tells."
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(1, 4096),
+    metavar="PIXELS",
+    help="Height and width of the images of an official checkpoint, where the file does not tell.",
+)
 @click.option("--dt", type=float, help="Seconds a time step, where a .nir does not tell.")
 @click.option("--allow-pickle", is_flag=True, help="Load files that run code when loaded; only if you trust them.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Share the points out to N processes.")
 @click.option("--scheduler", metavar="ADDRESS", help="Share them out to the workers of a Dask scheduler.")
 @click.option("--budget", help='What a point must keep to: "energy<1mJ, accuracy>0.98".')
+@factory_options
 @click.option("-o", "--output", default="sweep", show_default=True, help="A folder; what it has already is not run.")
 @as_json
 @click.pass_context
@@ -91,17 +104,21 @@ def sweep_command(
 ) -> None:
     """Every setting against every other: compile MODELS in all ways, run them, and show which are worth having.
 
-    Lists have commas between.  MODELS may be one TOML file that says it all.  Results land one by one in
+    Lists have commas between.  MODELS may be one TOML file that says it all.  Without MODELS: what --factory makes;
+    its argument T or time_steps, where it has one, is given --time-steps.  Results land one by one in
     OUTPUT/results.jsonl; index.html shows the fronts.  An interrupted sweep goes on where it was.
     """
-    from spikformer_deploy.report.sweep import PAGE, sweep_tables, write_sweep
+    factory = factory_among(" ".join(models) or None, options)
+    from spikformer_deploy.report.sweep import PAGE, refusals, sweep_tables, write_sweep
     from spikformer_deploy.space.sweep import sweep_space
 
-    space = _space(context, models, data, options)
+    space = _space(context, models if factory is None else factory[:1], data, options)
+    own = {} if factory is None else _own(factory, space, allow_pickle)
     with progress_bar("sweep", as_json) as progress:
         swept = sweep_space(
             space,
             Path(output),
+            own=own,
             workers=workers,
             scheduler=scheduler,
             allow_pickle=allow_pickle,
@@ -113,7 +130,18 @@ def sweep_command(
         print_json(swept.rows)
         return
     print_tables(sweep_tables(swept))
+    for line in refusals(swept):
+        print_line(line)
     print_line(f"wrote {Path(output) / PAGE}")
+
+
+def _own(factory: tuple[str, tuple[str, ...], str | None], space: Space, allow_pickle: bool) -> dict[str, Own]:
+    """What --factory makes, by the name that it has in the space."""
+    from spikformer_deploy.space.own import of_factory
+
+    name, arguments, weights = factory
+    images = space.calibrate or None
+    return {name: of_factory(name, arguments, weights, allow_pickle=allow_pickle, images=images)}
 
 
 def _space(context: click.Context, models: tuple[str, ...], data: str | None, options: dict[str, Any]) -> Space:

@@ -59,7 +59,7 @@ def reshape(dims: Dims, sizes: tuple[int, ...]) -> Dims:
     atoms = [atom for dim in dims for atom in dim]
     elements = size(tuple(atoms))
     if elements != prod(sizes):
-        raise MixedAxesError(f"{elements} elements cannot become {prod(sizes)}")
+        raise MixedAxesError(f"{show_size(elements)} elements cannot become {show_size(prod(sizes))}")
     # a stack: the slowest atom on top
     atoms.reverse()
     out = []
@@ -68,7 +68,7 @@ def reshape(dims: Dims, sizes: tuple[int, ...]) -> Dims:
         while (missing := extent // size(tuple(taken))) > 1:
             taken.append(_take(atoms, missing))
         if size(tuple(taken)) != extent:
-            raise MixedAxesError(f"a dimension of {extent} would hold a part of an axis")
+            raise MixedAxesError(f"a dimension of {show_size(extent)} would hold a part of an axis")
         out.append(merged(tuple(taken)))
     return tuple(out)
 
@@ -79,7 +79,8 @@ def _take(atoms: list[Atom], extent: int) -> Atom:
     if atom.size <= extent:
         return atom
     if atom.size % extent:
-        raise MixedAxesError(f"axis {atom.role} of {atom.size} cannot be cut into {extent} parts")
+        whole = f"axis {atom.role}" + ("" if atom.size == BATCH else f" of {atom.size}")
+        raise MixedAxesError(f"{whole} cannot be cut into {show_size(extent)} parts")
     faster = Atom(atom.role, atom.size // extent, atom.stride)
     atoms.append(faster)
     return Atom(atom.role, extent, atom.stride * faster.size)
@@ -115,6 +116,14 @@ def in_order(dims: Dims, shape: tuple[int, int, int]) -> bool:
 def show(dims: Dims) -> str:
     """For a person: "(T, B, C/32, Y*X)"."""
     return "(" + ", ".join("*".join(_show_atom(a) for a in dim) or "1" for dim in dims) + ")"
+
+
+def show_size(size: int) -> str:
+    """A number of elements for a person, the batch as "B": "384", "B", "4*B"."""
+    times, rest = divmod(size, BATCH)
+    if rest or not times:
+        return str(size)
+    return "B" if times == 1 else f"{times}*B"
 
 
 def _show_atom(atom: Atom) -> str:

@@ -52,9 +52,10 @@ def _expand(call: Call) -> Value:
         if axes.size(dim) == extent:
             dims.append(dim)
         elif dim or has_time or extent != call.builder.time_steps:
+            shape = ", ".join(map(axes.show_size, call.shape))
             raise call.refuse(
-                f"a repetition of {axes.show(value.dims)} to {call.shape} is no time axis of {call.builder.time_steps}",
-                "Give the number of time steps that the model was built with (--time-steps).",
+                f"a repetition of {axes.show(value.dims)} to ({shape}) is no time axis of {call.builder.time_steps}",
+                "Give the number of time steps that the model was built with (--time-steps), or build it with this.",
             )
         else:
             dims.append(axis("T", extent))

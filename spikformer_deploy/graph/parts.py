@@ -72,7 +72,7 @@ def _slice(call: Call) -> Value | RefusedSteps:
     if (start, end, step) == (0, size, 1):
         return value
     if end <= start or step != 1:
-        raise call.refuse(f"a slice from {start} to {end} in steps of {step} is not supported")
+        raise call.refuse(f"a slice from {start} to {axes.show_size(end)} in steps of {step} is not supported")
     return _part(call, at, start, end)
 
 

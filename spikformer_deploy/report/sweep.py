@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PAGE = "index.html"
 TABLE = "results.csv"
+SHOWN_REASONS = 3
+"""Of those why points are refused: the page has them all."""
 MOST_PATHS = 8
 """Points whose time steps are drawn: of more than that nobody can tell the lines apart."""
 
@@ -99,7 +101,7 @@ def csv_text(found: Judged) -> str:
                 figures += criterion.likely(row) if known else (None, None)
         ends = [" ".join(found.where(number)), _verdict(found, number), row.get("refused", "")]
         settings = [row[name] for name in SETTINGS]
-        lines.append([*settings, *figures, *ends, command_of(point_of(row), found.swept.space)])
+        lines.append([*settings, *figures, *ends, command_of(point_of(row), found.swept.space, found.swept.own)])
     return csv_of(lines)
 
 
@@ -155,7 +157,7 @@ def _shown_point(found: Judged, number: int, differs: Sequence[str]) -> dict[str
         "figures": figures,
         "fronts": found.where(number),
         "verdict": _verdict(found, number),
-        "command": command_of(point_of(row), found.swept.space),
+        "command": command_of(point_of(row), found.swept.space, found.swept.own),
     }
 
 
@@ -227,7 +229,7 @@ def sweep_tables(swept: Swept) -> list[Table]:
     kept = sum(verdict is not Verdict.NO for verdict in found.verdicts)
     title = f"{len(rows)} points, {refused} refused" + (f", {kept} keep to the budget" if swept.space.budget else "")
     table = Table(title=title, title_justify="left")
-    for column in ("best in", "", "accuracy", *(name.replace("_", " ") for name in differs)):
+    for column in ("best in", "value", "accuracy", *(name.replace("_", " ") for name in differs)):
         table.add_column(column)
     for name, number in found.best.items():
         value = CRITERIA[name].of(rows[number])
@@ -235,3 +237,19 @@ def sweep_tables(swept: Swept) -> list[Table]:
         settings = (str(rows[number][setting]) for setting in differs)
         table.add_row(CRITERIA[name].title, SHOWN[name](value), _accuracy(rows[number]), *settings)
     return [table]
+
+
+def refusals(swept: Swept) -> list[str]:
+    """Why points are refused, for a terminal: the first of them that has a reason, and of how many it is the reason."""
+    rows = swept.rows
+    differs = [name for name in SETTINGS if len({row[name] for row in rows}) > 1]
+    by_reason: dict[str, list[str]] = {}
+    for row in rows:
+        if "refused" in row:
+            by_reason.setdefault(row["refused"], []).append(_named(row, differs))
+    lines = []
+    for reason, names in list(by_reason.items())[:SHOWN_REASONS]:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"refused: {names[0]}{more}: {reason}")
+    left = len(by_reason) - len(lines)
+    return lines + ([f"{left} more reasons are in {PAGE}"] if left else [])

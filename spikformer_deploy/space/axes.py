@@ -49,13 +49,14 @@ _steps = validators.and_(validators.ge(1), validators.le(MOST_STEPS))
 class Space:
     """A design space: its axes are those fields that hold several values, and `input` is what all points run on.
 
-    models       files, or bundled models by name
+    models       files, or bundled models by name; names of models of the user's own code (own.py)
     time_steps   none: each model's own
     targets      names, or .toml files
     calibrate    images to calibrate on; "" as `compile` does it
     labels       a file of the classes of the images, or ""
     limit        at most that many images; 0: all
-    arch, heads  where a checkpoint does not tell, or "" and 0; dt: seconds a time step of a .nir, or 0
+    arch, heads, levels, image_size  where a checkpoint does not tell, or "" and 0; dt: seconds a time step of a .nir,
+                 or 0
     budget       what a point must keep to (budget.py), or ""
     """
 
@@ -74,6 +75,8 @@ class Space:
     runtime: str = field(default="lava", validator=validators.in_(RUNTIMES))
     arch: str = ""
     heads: int = field(default=0, validator=validators.ge(0))
+    levels: int = field(default=0, validator=validators.ge(0))
+    image_size: int = field(default=0, validator=validators.ge(0))
     dt: float = field(default=0.0, validator=validators.ge(0))
     budget: str = ""
 

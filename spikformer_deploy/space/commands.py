@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spikformer_deploy.space.axes import Point, Space
 
+if TYPE_CHECKING:
+    from spikformer_deploy.space.own import Own
 
-def command_of(point: Point, space: Space) -> str:
-    """What compiles a point and runs it on the images of its space, for a shell."""
-    stem = Path(point.model).name.split(".")[0]
+
+def command_of(point: Point, space: Space, own: Mapping[str, Own]) -> str:
+    """What compiles a point and runs it on the images of its space, for a shell.
+
+    own  the models of the user's own code, by name; "" of those that no command can make
+    """
+    source = own.get(point.model)
+    model = (point.model,) if source is None else source.words(point.time_steps)
+    if not model:
+        return ""
+    stem = Path(point.model).name.split(".")[0].replace(":", "-")
     target = Path(point.target).name.removesuffix(".toml")
     bits = f"w{point.weight_bits}-{point.granularity}-{point.rounding}"
     program = f"{stem}-t{point.time_steps}-{bits}-{target}-{point.schedule}-{point.objective}.spk"
@@ -27,6 +38,8 @@ def command_of(point: Point, space: Space) -> str:
         "--calibrate": space.calibrate,
         "--arch": space.arch,
         "--heads": space.heads,
+        "--levels": space.levels,
+        "--image-size": space.image_size,
         "--dt": space.dt,
         "-o": program,
     }
@@ -36,12 +49,12 @@ def command_of(point: Point, space: Space) -> str:
         "--limit": space.limit,
         "--runtime": space.runtime,
     }
-    return f"{_line('compile', point.model, compiled)} && {_line('run', program, run)}"
+    return f"{_line('compile', model, compiled)} && {_line('run', (program,), run)}"
 
 
-def _line(word: str, argument: str, options: Mapping[str, object]) -> str:
+def _line(word: str, arguments: Sequence[str], options: Mapping[str, object]) -> str:
     """Options that are empty or 0 are not given."""
-    parts = ["spikdeploy", word, argument]
+    parts = ["spikdeploy", word, *arguments]
     for name, value in options.items():
         parts += [name, str(value)] if value else []
     return shlex.join(parts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -69,6 +69,7 @@ class Study(Work):
     """The rows of a group, in the order of its points.
 
     loading    as of converters.models.load, but for the time steps
+    own        models of the user's own code by name and time steps, or why there is none of so many
     calibrate  images as of compile_model, or None
     home       the folder that names of files are relative to; "": the working folder
     progress   called with (images done, in all, a note)
@@ -76,6 +77,7 @@ class Study(Work):
 
     runtime: str
     loading: Mapping[str, Any]
+    own: Mapping[tuple[str, int], Model | SpikdeployError] = field(default_factory=dict)
     calibrate: str | None = None
     home: str = ""
     progress: Progress = silent
@@ -129,6 +131,12 @@ class Study(Work):
         path = os.path.join(self.home, name)
         return path if self.home and os.path.exists(path) else name
 
+    def _loaded(self, model: str, time_steps: int) -> Model:
+        own = self.own.get((model, time_steps))
+        if isinstance(own, SpikdeployError):
+            raise own
+        return load(self._found(model), time_steps=time_steps, **self.loading) if own is None else own
+
     def _graph(self, model: str, loaded: Model) -> Graph:
         """The float graph of a model; of a published architecture that is known already the number of steps changes.
 
@@ -144,10 +152,11 @@ class Study(Work):
         if (model, time_steps) not in self._traced:
             for key in [key for key in self._traced if key[0] != model]:
                 del self._traced[key]
-            loaded = load(self._found(model), time_steps=time_steps, **self.loading)
+            loaded = self._loaded(model, time_steps)
             graph = self._graph(model, loaded)
             check_labels(model, loaded.labels, graph.nodes[-1].shape[0])
-            calibrate = images_of(model) if self.calibrate is None else self._found(self.calibrate)
+            in_the_box = None if (model, time_steps) in self.own else images_of(model)
+            calibrate = in_the_box if self.calibrate is None else self._found(self.calibrate)
             self._traced[model, time_steps] = Traced(graph, Sample(loaded, calibrate))
         return self._traced[model, time_steps]
 

@@ -59,7 +59,7 @@ def test_a_call_has_the_options_of_its_room(call: Callable, rooms: tuple, added:
 def test_a_sweep_has_the_fields_of_a_space() -> None:
     ours = set(options_of(sd.sweep))
     fields = {field.name for field in Space.__attrs_attrs__} - {"input"}
-    assert ours == fields | {"data", "output"} | (set(options_of(sweep_space)) - {"space", "folder"})
+    assert ours == fields | {"data", "output"} | (set(options_of(sweep_space)) - {"space", "folder", "own"})
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
@@ -280,8 +280,8 @@ def test_options_of_files_are_refused_where_there_is_no_file() -> None:
             sd.compile(wrong)
     with pytest.raises(InputError, match=r"^program: it is a int, and no program"):
         sd.run(3, "digits")
-    with pytest.raises(InputError, match=r"^models: a Spikformer, and points of a sweep read files"):
-        sd.sweep([module], "digits")
+    with pytest.raises(InputError, match=r"^data: a Tensor, and points of a sweep read files"):
+        sd.sweep("digits-v1", pixels)
 
 
 @pytest.mark.filterwarnings("ignore:.*pixels / 255")

@@ -66,3 +66,17 @@ def test_a_cut_through_an_axis_is_refused() -> None:
     _, dims = labelled()
     with pytest.raises(axes.MixedAxesError, match="axis B of 7 cannot be cut"):
         axes.reshape(axes.permute(dims, (1, 0, 2, 3, 4)), (2, 7, 12, 3, 5))
+
+
+def test_sizes_of_the_batch_have_its_name() -> None:
+    """Nobody knows the number that stands for it."""
+    shown = [axes.show_size(size) for size in (1, 384, axes.BATCH, 4 * axes.BATCH, axes.BATCH + 1)]
+    assert shown == ["1", "384", "B", "4*B", str(axes.BATCH + 1)]
+    dims = (axes.axis("B", axes.BATCH), axes.axis("C", 4), axes.axis("X", 8))
+    for wanted, problem in (
+        ((axes.BATCH, 31), "32*B elements cannot become 31*B"),
+        ((2, 16 * axes.BATCH), "axis B cannot be cut into 2 parts"),
+    ):
+        with pytest.raises(axes.MixedAxesError) as raised:
+            axes.reshape(dims, wanted)
+        assert str(raised.value) == problem

@@ -10,72 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.models import HIERARCHIES, SIBLINGS, model_and_images
+from support.official import OFFICIAL
 from torch import Tensor
 
 from spikformer_deploy.nn.zoo import build, named, published
-
-OFFICIAL = {
-    "spikingformer-4-256": (4156202, 204, "9a887e41a4a053c2"),
-    "spikingformer-2-384": (5765818, 118, "0b2a333934da5073"),
-    "spikingformer-4-384": (9326266, 204, "8dfa70efcf29e0c1"),
-    "spikingformer-8-384": (16828312, 376, "f7d1c0ecde0f7ec0"),
-    "spikingformer-8-512": (29705768, 376, "54f12d7c22155f22"),
-    "spikingformer-8-768": (66363208, 376, "d044da1453074f05"),
-    "spikingformer-2-256-dvs": (2568714, 118, "82fba3608303f349"),
-    "sdt1-2-256": (2567082, 112, "e6dbea336adda82e"),
-    "sdt1-2-512": (10233546, 112, "e533a0d63129ab40"),
-    "sdt1-8-384": (16816536, 352, "c0ea38770d1301ed"),
-    "sdt1-6-512": (23373736, 272, "c9c2f3387450d24e"),
-    "sdt1-8-512": (29689896, 352, "93c9633d8e896570"),
-    "sdt1-10-512": (36006056, 432, "183b7670c989b769"),
-    "sdt1-8-768": (66339144, 352, "8f8fc69f064f6091"),
-    "sdt1-2-256-dvs": (2566794, 112, "d1b28ac136d81f89"),
-    "sdt1-2-256-gesture": (2567051, 112, "e023ceb063573b5b"),
-    "statten-2-512": (10233546, 112, "e533a0d63129ab40"),
-    "statten-8-768": (66339144, 352, "8f8fc69f064f6091"),
-    "statten-2-256-dvs": (2566794, 112, "d1b28ac136d81f89"),
-    "sdt2-8-384": (31333864, 825, "23e46dd697b475b6"),
-    "sdt2-8-512": (55350248, 825, "33bcf84efdf9b029"),
-    "sdt2-8-768": (123741160, 825, "0838919356032649"),
-    "sdt3-5m": (5105608, 605, "0cbd63e0967c29e1"),
-    "sdt3-10m": (10023112, 605, "aafc3a086094f87e"),
-    "sdt3-19m": (18987504, 605, "7c6fb069d1f9e83b"),
-    "sdt3-19m-hardvs": (18740004, 629, "ad43f8e5eed3a669"),
-    "sdt3-8m-gesture": (5604315, 216, "229671236c20f912"),
-    "sdt3-83m": (83015952, 1240, "5158b29927e9dfe3"),
-    "sdt3-171m": (171740714, 1096, "54e5189b3d50c6e6"),
-    "qsd-8-256": (8432142, 1669, "1ffc9ee0469d7b6b"),
-    "qsd-8-15m": (15245862, 1669, "c826baa1d65441dc"),
-    "qsd-8-384": (31527302, 1669, "e97d7d5841c383bd"),
-    "qsd-8-512": (55607830, 1669, "89ffdc5f2b6430c4"),
-    "qsd-12-512": (75022870, 2357, "5ce34fb0caa1fd7e"),
-    "qsd-8-768": (124127030, 1669, "ef15a4c8962aed96"),
-    "spiking-resformer-ti": (11180992, 211, "343a9bdf48a23a0d"),
-    "spiking-resformer-s": (17813824, 211, "da2cd102c9f4e097"),
-    "spiking-resformer-m": (35601472, 211, "93fcee60bc77be42"),
-    "spiking-resformer-l": (60375680, 211, "25623e1d415c9be2"),
-    "spiking-resformer-cifar": (10793152, 211, "2326bb3fd0cf24ae"),
-    "spiking-resformer-gesture": (2709830, 249, "fbffd60df3d888f6"),
-    "qkformer-4-384": (6706234, 200, "f1ce285adfc00097"),
-    "qkformer-10-384": (16473688, 434, "188e2081f7d6ccb4"),
-    "qkformer-10-512": (29079336, 434, "d32fb0f6a474f599"),
-    "qkformer-10-768": (64962760, 434, "93f547b418491fca"),
-    "qkformer-2-256-dvs": (1504138, 122, "59ea6873df0689ab"),
-    "qkformer-2-256-gesture": (1999371, 122, "c901ce42e5ec0072"),
-    "max-former-4-384": (6568282, 169, "c6e8abf9c00d8cce"),
-    "max-former-10-384": (16237240, 398, "58259c1cefcedd60"),
-    "max-former-10-512": (28653480, 398, "514b90d6e5d6fe8e"),
-    "max-former-10-768": (63992200, 398, "bdaec9b82df90500"),
-    "max-former-2-256-dvs": (1455626, 110, "687404144ec4cdd3"),
-    "max-former-2-256-gesture": (1455883, 110, "ab62441565a7219b"),
-    "ms-qkformer-4-384": (6706234, 200, "52c80d10024378f7"),
-    "ms-qkformer-10-384": (16473688, 434, "e99a00bd6fc922d1"),
-    "ms-qkformer-10-512": (29079336, 434, "666f581cc8fc2593"),
-    "ms-qkformer-10-768": (64962760, 434, "3e672a531a49b2ed"),
-    "ms-qkformer-2-256-dvs": (1504138, 122, "207d55723e7b5b7e"),
-    "ms-qkformer-2-256-gesture": (1504395, 122, "e7352fa8340ec418"),
-}
-"""Parameters, keys, and the first half of sha256 over "key shape" lines, of the official code's own modules."""
 
 
 @pytest.mark.parametrize("name", OFFICIAL)

@@ -5,23 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from support.models import SMALL
+from support.official import V1_COUNTS, V2_MILLIONS
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.nn.zoo import build, named, published
 
-# (all parameters, without those that no forward pass uses); V2 from its paper's tables, to 0.02 M
-V1_COUNTS = {
-    "v1-4-256": (4_159_274, 4_155_178),
-    "v1-2-384": (5_768_122, 5_765_050),
-    "v1-4-384": (9_330_874, 9_324_730),
-    "v1-8-384": (16_828_312, 16_816_024),
-    "v1-6-512": (23_385_640, 23_373_352),
-    "v1-8-512": (29_705_768, 29_689_384),
-    "v1-10-512": (36_025_896, 36_005_416),
-    "v1-8-768": (66_363_208, 66_338_632),
-    "v1-2-256-dvs": (2_585_610, 2_566_666),
-}
-V2_MILLIONS = {"v2-8-384": 29.11, "v2-8-512": 51.55, "v2-8-768": 115.51, "v2-16-768": 172.28}
 UNUSED = ("norm1.", "norm2.", "pos_embed", "norm.weight", "norm.bias")
 
 

@@ -16,7 +16,7 @@ from spikformer_deploy.cli.printing import print_tables
 from spikformer_deploy.report.plots import Line, Spot, curve, fitting, scatter
 from spikformer_deploy.report.shown import percent
 from spikformer_deploy.report.svg import si
-from spikformer_deploy.report.sweep import csv_text, judged, page, sweep_tables
+from spikformer_deploy.report.sweep import csv_text, judged, page, refusals, sweep_tables
 from spikformer_deploy.space.axes import Point, space_of
 from spikformer_deploy.space.commands import command_of
 from spikformer_deploy.space.sweep import Swept
@@ -130,9 +130,21 @@ def test_the_terminal_names_the_best(found: Swept) -> None:
     assert re.search(r"energy an image\W+0\.2 mJ\W+70\.0%\W+2", out.getvalue())
 
 
+def test_the_terminal_says_why_points_are_refused(found: Swept) -> None:
+    assert refusals(found) == [f"refused: weight bits 6: {HOSTILE}"]
+    assert refusals(swept([row(2, 0.5, 1.0)])) == []
+    rows = [{**row(bits, 0.5, 1.0), "refused": f"reason {bits // 2}"} for bits in range(2, 12)]
+    assert refusals(swept(rows)) == [
+        "refused: weight bits 2 and 1 more: reason 1",
+        "refused: weight bits 4 and 1 more: reason 2",
+        "refused: weight bits 6 and 1 more: reason 3",
+        "2 more reasons are in index.html",
+    ]
+
+
 def test_commands_are_safe_in_a_shell() -> None:
     point = Point("a b;rm.pth", 2, 8, "group", "nearest", "my target.toml", "spatial", "energy")
-    command = command_of(point, space_of(models=["a"], input="x y"))
+    command = command_of(point, space_of(models=["a"], input="x y"), {})
     assert "'a b;rm.pth'" in command
     assert "'my target.toml'" in command
     assert "--input 'x y'" in command

@@ -71,7 +71,7 @@ def test_rows_come_in_order_and_refusals_are_rows(swept: Path) -> None:
 def test_a_row_is_what_its_command_gives(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     row = next(row for row in rows_in(swept) if row["time_steps"] == 2 and row["target"] == "kapoho_point")
-    compiled, run = command_of(point_of(row), space()).split(" && ")
+    compiled, run = command_of(point_of(row), space(), {}).split(" && ")
     for command in (f"{compiled} --no-check", f"{run} -o run.json"):
         program, *arguments = shlex.split(command)
         assert program == "spikdeploy"
@@ -188,6 +188,7 @@ def test_the_command_line(swept: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout) == rows_in(swept)
     for wrong, problem in (
         (["digits-v2"], "--input"),
+        ([], "give MODEL, or --factory"),
         (["digits-v2", "--input", "digits", "--weight-bits", "8,x"], "whole numbers"),
         (["digits-v2", "--input", "digits", "--targets", "loihi2,,loihi1"], "empty place"),
         ([str(file), "--weight-bits", "8"], "leave --weight-bits out"),

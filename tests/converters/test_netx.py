@@ -504,7 +504,14 @@ def test_a_target_with_narrower_states_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [{"weight_bits": 4}, {"granularity": "tensor"}, {"rounding": "calibrated"}, {"neuron": "stock"}]
+    "option",
+    [
+        {"weight_bits": 4},
+        {"layer_bits": {}},
+        {"granularity": "tensor"},
+        {"rounding": "calibrated"},
+        {"neuron": "stock"},
+    ],
 )
 def test_options_that_would_change_its_integers_are_refused(option: dict, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--[a-z-]+: the integers and the neurons of a \.net are taken as they are"):

@@ -21,9 +21,11 @@ from spikformer_deploy.inference import results
 from spikformer_deploy.inference.recorded import Recorded, check_layer, has_potential
 from spikformer_deploy.inference.timeline import first_image
 from spikformer_deploy.operators import count
+from spikformer_deploy.report.data import report_data
 from spikformer_deploy.report.operations import layer_rows, table
 from spikformer_deploy.report.rasters import raster, rates
-from spikformer_deploy.report.write import write_report, write_timeline
+from spikformer_deploy.report.sheets import sheets
+from spikformer_deploy.report.write import write_files, write_page, write_timeline
 
 
 class Counting(count.Counting):
@@ -49,9 +51,45 @@ class Run(results.Run):
 
     recorded: Recorded | None = None
 
-    def report(self, path: str | Path, float_accuracy: float | None = None, title: str | None = None) -> None:
-        """Write the HTML report; title: in place of model and target."""
-        write_report(self, Path(path), float_accuracy, title=title)
+    def report(
+        self,
+        path: str | Path,
+        float_accuracy: float | None = None,
+        title: str | None = None,
+        *,
+        verdict: results.Verdict | None = None,
+        csv: str | Path | None = None,
+        tex: str | Path | None = None,
+        figures: str | Path | None = None,
+    ) -> None:
+        """Write the HTML report, and tables and pictures as files where a folder is named for them.
+
+        title           in place of model and target
+        verdict         what `verify` said of the same images with the float model
+        float_accuracy  of the float model, where there is no verdict: 0 to 1
+        csv, tex        folders that get every table; figures: one that gets every picture as SVG
+        Raises InputError where something cannot be written, or the verdict is of other images.
+        """
+        if verdict is not None and (verdict.images, verdict.integer_accuracy) != (
+            len(self.accumulators),
+            self.accuracy,
+        ):
+            problem = f"it is of {_found(verdict.images, verdict.integer_accuracy)}"
+            problem += f", and the run of {_found(len(self.accumulators), self.accuracy)}"
+            raise InputError("verdict", problem, "Run and verify the same program on the same images.")
+        data = report_data(self, float_accuracy, title=title, verdict=verdict)
+        write_page(data, Path(path))
+        folders = {"csv": csv, "tex": tex, "figures": figures}
+        write_files(data, {kind: None if folder is None else Path(folder) for kind, folder in folders.items()})
+
+    @property
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """The tables of the report by the names of their files, as rows of plain values.
+
+        pandas.DataFrame(run.tables["layers"]) takes one.  Headings hold units.  Tables that
+        have no row, as classes without labels, are left out.
+        """
+        return {name: sheet.rows for name, sheet in sheets(report_data(self)).items()}
 
     def timeline(self, path: str | Path, progress: Progress = silent) -> None:
         """Write the first image's way through the chip, message by message, as a trace for the Perfetto UI."""
@@ -150,6 +188,11 @@ class Run(results.Run):
         shown = {layer["name"]: layer["firing_rates"] for layer in self.layers if layer["name"] in spiking}
         title = f"Firing rates, {self.events.images} images"
         write_whole(_svg(path), rates(shown, title).encode())
+
+
+def _found(images: int, accuracy: float | None) -> str:
+    """Images, and what was right of them, in words."""
+    return f"{images:,} images" + ("" if accuracy is None else f" at {accuracy:.2%}")
 
 
 def _svg(path: str | Path) -> Path:

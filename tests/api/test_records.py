@@ -1,5 +1,6 @@
 """What calls give back: short at a prompt, safe in a notebook, plain for pandas, and whole where it was recorded."""
 
+import csv
 import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -158,3 +159,36 @@ def test_random_images_record_as_the_stream_says() -> None:
         after = stream.step(image[0])
         np.testing.assert_array_equal(after.spikes[LAYER], run.spikes(LAYER)[t, 0])
         np.testing.assert_array_equal(after.potentials[LAYER], run.potentials(LAYER)[t, 0])
+
+
+def test_a_report_writes_its_tables_and_pictures_too(found: sd.Run, tmp_path: Path) -> None:
+    verdict = sd.verify(found.program, "digits", model="digits-v2", limit=40, backends=())
+    found.report(
+        tmp_path / "r.html",
+        title="Mine",
+        verdict=verdict,
+        csv=tmp_path / "t",
+        tex=str(tmp_path / "t"),
+        figures=tmp_path / "f",
+    )
+    assert "<title>Mine" in (tmp_path / "r.html").read_text()
+    tables = found.tables
+    assert {path.stem for path in (tmp_path / "t").glob("*.csv")} == tables.keys()
+    assert {path.stem for path in (tmp_path / "t").glob("*.tex")} == tables.keys()
+    assert {path.suffix for path in (tmp_path / "f").iterdir()} == {".svg"}
+    with open(tmp_path / "t" / "energies.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [list(row) for row in rows] == [list(row) for row in tables["energies"]]
+    with open(tmp_path / "t" / "layers.csv", newline="", encoding="utf-8") as file:
+        written = list(csv.DictReader(file))
+    assert [row["layer"] for row in written] == [row["layer"] for row in tables["layers"]]
+    heading = "spikes equal to the float model's (share)"
+    equal = [float(row[heading]) for row in written if row[heading]]
+    assert equal == list(verdict.equal_spikes.values())
+
+
+def test_a_verdict_of_other_images_is_refused(found: sd.Run, tmp_path: Path) -> None:
+    verdict = sd.verify(found.program, "digits", model="digits-v2", limit=20, backends=())
+    with pytest.raises(InputError, match=r"verdict: it is of 20 images at .*, and the run of 40 images at "):
+        found.report(tmp_path / "r.html", verdict=verdict)
+    assert not list(tmp_path.iterdir())

@@ -68,7 +68,8 @@ class Run(results.Run):
         verdict         what `verify` said of the same images with the float model
         float_accuracy  of the float model, where there is no verdict: 0 to 1
         csv, tex        folders that get every table; figures: one that gets every picture as SVG
-        Raises InputError where something cannot be written, or the verdict is of other images.
+        Raises InputError where something cannot be written, or the verdict is of another
+        number of images, or has another accuracy.
         """
         if verdict is not None and (verdict.images, verdict.integer_accuracy) != (
             len(self.accumulators),

@@ -130,8 +130,9 @@ def _ordinary(
     first, end = mapping.sites[index].channels(source[0])
 
     def fan(c0: int, c1: int) -> tuple[Segment, ...]:
-        ranges = fan_of_channels(synapse, source, c0, c1)
-        return tuple((max(low, first), min(high, end), targets) for low, high, targets in ranges)
+        cut = ((max(low, first), min(high, end), n) for low, high, n in fan_of_channels(synapse, source, c0, c1))
+        # segments that a part has nothing of are none: their edges would cut cells beyond the channels
+        return tuple(segment for segment in cut if segment[0] < segment[1])
 
     along_rows, along_columns = axes_of(synapse, source)
     return Inlet(

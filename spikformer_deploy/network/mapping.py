@@ -75,8 +75,13 @@ class Site:
         return self.sub_steps + 1 if self.kind == "attention" else self.sub_steps
 
     def channels(self, sources: int) -> tuple[int, int]:
-        """The range of source channels, of `sources`, whose synapses stand here."""
-        return self.part if self.part != (0, 0) else (0, sources)
+        """The range of source channels, of `sources`, whose synapses stand here; it may be empty.
+
+        Parts are those of the convolution that is split.  Another projection into the same neurons may have fewer
+        channels, or more: those beyond the convolution's stand with the neurons.
+        """
+        first, end = self.part
+        return min(first, sources), sources if self.kind == "population" else min(end, sources)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,15 +11,20 @@ from support.deep import examples
 from support.executions import finds_nothing
 from support.mappings import random_mapping
 from support.networks import Builder, dual_network, graded_network, random_images, random_network
+from support.profiles import smaller
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.execution import Execution
+from spikformer_deploy.mapping.map import map_network
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Max, Or, Source, Stream, Sum
 from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
+from spikformer_deploy.timing.hops import hop_table
+from spikformer_deploy.timing.machine import machine
+from spikformer_deploy.timing.traffic import traffic
 
 SEEDS = st.integers(0, 2**32 - 1)
 NETWORKS = st.builds(random_network, SEEDS, st.integers(1, 4), blocks=st.integers(0, 2))
@@ -408,3 +413,38 @@ def test_missing_cells_are_refused() -> None:
     execution = reference.execute(network, random_images(network, 1), cells=events.geometry(network, None).cells)
     with pytest.raises(InputError, match=r"its activity was summed over \d+ x \d+ x \d+ cells"):
         events.count(events.geometry(network, mapping), execution)
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [(12, 5), (12, 12), (12, 17)])
+def test_a_stream_beside_a_split_convolution_is_counted_once(wide: int, narrow: int) -> None:
+    """A residual sum has fewer channels than the convolution whose fan-in is split, as many, or more."""
+    grow = Builder(np.random.default_rng(wide + narrow), 3, "programmable")
+    image = grow.source((2, 4, 4), 255, False)
+    many, stream = grow.conv("many", image, wide, 1), grow.conv("stream", image, narrow, 1)
+    weight = grow.rng.integers(-9, 12, (narrow, wide, 3, 3)).astype(np.int8)
+    both = (Conv(weight, padding=(1, 1)), (many.name,)), (Window((1, 1), (1, 1), (0, 0)), (stream.name,))
+    target = grow.lif("target", stream.shape, *both)
+    network = grow.finish(target, 3)
+    profile = smaller(3000, 40, 60)
+    mapping = map_network(network, profile, {})
+    parts = [(index, site) for index, site in enumerate(mapping.sites) if site.population == "target"]
+    assert len(parts) > 2
+    geometry = events.geometry(network, mapping)
+    assert all(cells.channels[-1] == network[name].shape[0] for name, cells in geometry.cells.items())
+    execution = reference.execute(network, random_images(network, 5), cells=geometry.cells, record=["many", "stream"])
+    sliced = events.count(geometry, execution).slices
+    assert sliced is not None
+    edges = [site.part for _, site in parts]
+    edges[-1] = (edges[-1][0], max(wide, narrow))
+    sums = 2 * 3 * target.size
+    for (index, site), (first, end) in zip(parts, edges, strict=True):
+        reached = [
+            len(synapses_of(network, synapse, (c, y, x), target.shape))
+            for synapse, (name,) in both
+            for *_, c, y, x in np.argwhere(execution.spikes[name]).tolist()
+            if first <= c < end
+        ]
+        gathered = (len(parts) - 1) * sums if site.kind == "population" else 0
+        assert sliced.synops[..., mapping.slices_of(index)].sum() == sum(reached) + gathered
+    assert sliced.messages_in.sum() == sliced.messages_out.sum()
+    hop_table(traffic(geometry, profile), machine(profile, mapping).mesh, geometry.cells)

@@ -1,1 +1,1 @@
-"""What makes a trained network cheaper on the chip: each step by itself, held against images that it has not seen."""
+"""What makes a network cheaper at the same accuracy."""

@@ -18,9 +18,12 @@ import numpy as np
 import spikformer_deploy as sd
 from spikformer_deploy.converters.models import load
 from spikformer_deploy.data.read import read
+from spikformer_deploy.network.mapping import SECTIONS
 
 CALIBRATION = 1024
 """Images that rounding may look at, before those that validate."""
+UNIFORM = (6, 4, 3, 2)
+"""Bits for all layers at once, for comparison: with 2 a model has as few words as bits can give it."""
 
 
 def main() -> None:
@@ -64,12 +67,28 @@ def main() -> None:
                 objective=objective,
                 check=False,
             )
-            words = program.mapping.words.sum(0).tolist()
-            line = f"{objective}, {name}: {sum(words):,} words {words}, {program.mapping.cores_used} cores"
+            line = f"{objective}, {name}: {_size(program)}"
             if objective == first:
                 result = sd.run(program, test, timing="none")
                 line += f", test {result.accuracy:.4f} of {len(test)}, {result.events.synops:,.0f} synops"
             print(line, flush=True)
+        for weight_bits in UNIFORM:
+            program = sd.compile(
+                given.model,
+                weight_bits=weight_bits,
+                rounding="calibrated",
+                calibrate_on=calibration,
+                objective=objective,
+                check=False,
+            )
+            print(f"{objective}, {weight_bits} bits for all: {_size(program)}", flush=True)
+
+
+def _size(program: sd.Program) -> str:
+    """Words, section by section, and cores."""
+    words = program.mapping.words.sum(0).tolist()
+    sections = ", ".join(f"{name} {count:,}" for name, count in zip(SECTIONS, words, strict=True) if count)
+    return f"{sum(words):,} words ({sections}), {program.mapping.cores_used} cores"
 
 
 def _note(done: int, steps: int, note: str) -> None:

@@ -107,7 +107,8 @@ def choose_bits(
     )
     graph = float_graph(loaded)
     check_labels(name, loaded.labels, graph.nodes[-1].shape[0])
-    search = _Search(graph, Sample(loaded, calibrate_on), profile, weight_bits, rounding, objective, images, progress)
+    sample = Sample(loaded, calibrate_on, remember=True)
+    search = _Search(graph, sample, profile, weight_bits, rounding, objective, images, progress)
     return search.chosen(max_drop)
 
 

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--max-drop", type=float, default=0.3, help="points of accuracy")
     parser.add_argument("--objective", nargs="+", default=["cores", "energy"])
     parser.add_argument("--validation", type=int, default=800)
-    parser.add_argument("--test", type=int, default=10_000)
+    parser.add_argument("--test", type=int, default=10_000, help="0: they are not looked at")
     given = parser.parse_args()
     preprocess = load(given.model).preprocess
     training = read(given.data, preprocess, split="train", limit=CALIBRATION + given.validation)
@@ -52,7 +52,7 @@ def main() -> None:
     print("free:", {n: b for n, b in chosen.layer_bits.items() if n not in chosen.damage})
     for row in chosen.tried:
         print({k: v for k, v in row.items() if k != "layer_bits"}, sorted(row["layer_bits"].values()))
-    test = read(given.data, preprocess, split="test", limit=given.test)
+    test = read(given.data, preprocess, split="test", limit=given.test) if given.test else None
     for objective in given.objective:
         for name, bits, rounding in (
             ("8 bits, nearest", {}, "nearest"),
@@ -68,7 +68,7 @@ def main() -> None:
                 check=False,
             )
             line = f"{objective}, {name}: {_size(program)}"
-            if objective == first:
+            if objective == first and test is not None:
                 result = sd.run(program, test, timing="none")
                 line += f", test {result.accuracy:.4f} of {len(test)}, {result.events.synops:,.0f} synops"
             print(line, flush=True)

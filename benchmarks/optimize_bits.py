@@ -12,18 +12,22 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 
 import spikformer_deploy as sd
+from spikformer_deploy.chips.profile import under
 from spikformer_deploy.converters.models import load
 from spikformer_deploy.data.read import read
-from spikformer_deploy.network.mapping import SECTIONS
+from spikformer_deploy.mapping.map import map_network
+from spikformer_deploy.network.mapping import SECTIONS, Mapping
+from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES, firing_rates
 
 CALIBRATION = 1024
 """Images that rounding may look at, before those that validate."""
-UNIFORM = (6, 4, 3, 2)
-"""Bits for all layers at once, for comparison: with 2 a model has as few words as bits can give it."""
+UNIFORM = (8, 6, 4, 3, 2)
+"""Bits for all layers at once, whatever accuracy is left: with 2 a model has as few words as bits can give it."""
 
 
 def main() -> None:
@@ -67,28 +71,30 @@ def main() -> None:
                 objective=objective,
                 check=False,
             )
-            line = f"{objective}, {name}: {_size(program)}"
+            line = f"{objective}, {name}: {_size(program.mapping)}"
             if objective == first and test is not None:
                 result = sd.run(program, test, timing="none")
                 line += f", test {result.accuracy:.4f} of {len(test)}, {result.events.synops:,.0f} synops"
             print(line, flush=True)
         for weight_bits in UNIFORM:
-            program = sd.compile(
-                given.model,
-                weight_bits=weight_bits,
-                rounding="calibrated",
-                calibrate_on=calibration,
-                objective=objective,
-                check=False,
-            )
-            print(f"{objective}, {weight_bits} bits for all: {_size(program)}", flush=True)
+            mapping = _recut(program, weight_bits, calibration, objective)
+            print(f"{objective}, {weight_bits} bits for all: {_size(mapping)}", flush=True)
 
 
-def _size(program: sd.Program) -> str:
+def _recut(program: sd.Program, weight_bits: int, calibration: np.ndarray, objective: str) -> Mapping:
+    """How a network would be cut if all synapses had that many bits: its shapes and rates stay, and nothing is run."""
+    network = program.network
+    rates = firing_rates(network, calibration[:CALIBRATION_IMAGES])
+    plain = tuple(replace(projection, weight_bits=0) for projection in network.projections)
+    network = replace(network, weight_bits=weight_bits, projections=plain)
+    return map_network(network, under(program.profile, "lava"), rates, objective)
+
+
+def _size(mapping: Mapping) -> str:
     """Words, section by section, and cores."""
-    words = program.mapping.words.sum(0).tolist()
+    words = mapping.words.sum(0).tolist()
     sections = ", ".join(f"{name} {count:,}" for name, count in zip(SECTIONS, words, strict=True) if count)
-    return f"{sum(words):,} words ({sections}), {program.mapping.cores_used} cores"
+    return f"{sum(words):,} words ({sections}), {mapping.cores_used} cores"
 
 
 def _note(done: int, steps: int, note: str) -> None:

@@ -1,7 +1,8 @@
 """Weight bits by layer: as few as an allowed drop of accuracy lets a model have.
 
-Three steps.  Each layer alone is given few bits, and how far that moves the predicted probabilities says what it costs:
-that is far less noisy than accuracy.  Then layers are lowered one after another, always the one that saves the most
+Three steps.  Each layer alone is given few bits, and how much the loss on the validation images rises says what it
+costs: that is far less noisy than accuracy.  How far probabilities move would be less noisy still, but says nothing of
+early layers: the least change there flips spikes everywhere behind, to no harm.  Then layers are lowered one after another, always the one that saves the most
 words of memory for its damage, which makes a path from all bits to the fewest.  Last, whole settings on the path are
 compiled and run on the validation images: the furthest found there within the allowed drop is returned.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,10 @@ from spikformer_deploy.quantization.settings import Settings
 
 PROBED = (6, 4, 3)
 """Bits that each layer alone is tried with; of the others the damage follows from these."""
-PROBE_IMAGES = 512
-"""Images that the damage of one layer is seen on."""
+PROBE_IMAGES = 2048
+"""Images that the damage of one layer is seen on, at most."""
+AT_ONCE = 512
+"""Images that the engine is given at once."""
 FACTOR = 4.0
 """A bit less doubles the rounding of weights, and the square of the error with it: beyond what is probed."""
 NO_DAMAGE = 1e-9
@@ -51,8 +55,8 @@ NO_DAMAGE = 1e-9
 class ChosenBits:
     """The bits of each layer that has other ones than the rest, the program that they make, and all that was tried.
 
-    damage  by layer and bits: mean Kullback-Leibler divergence (nats) of the probabilities from those of the program
-            with all bits, where that layer alone has them; infinite where the target cannot hold it
+    damage  by layer and bits: how much more the loss is (mean cross-entropy in nats, and its standard error) than that
+            of the program with all bits, where that layer alone has them; infinite where the target cannot hold it
     tried   a row a program that was run on the validation images, in that order, the one with all bits first: accuracy,
             drop (points), memory_words, cores, synops (an image) and layer_bits
     """
@@ -130,7 +134,8 @@ class _Search:
             raise InputError("data", "validation images without labels", "Give images with labels.")
         self.graph, self.sample, self.profile = graph, sample, profile
         self.settings = Settings(weight_bits, neuron=profile.limits.neuron)
-        self.rounding, self.objective, self.images = rounding, objective, images
+        self.rounding, self.objective = rounding, objective
+        self.images = images.of_classes(sample.loaded.labels, prod(graph.nodes[-1].shape))
         self.tried: list[dict[str, Any]] = []
         self.programs: list[Program] = []
         self.weighted = [n.name for n in graph.of(ir.Conv2d, ir.Linear)]
@@ -194,8 +199,7 @@ class _Search:
     def _probed(self) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, int]]]:
         """Of each layer with weights, by bits: the damage, and the words of memory where the boxes stay as they are."""
         first = self.programs[0]
-        pixels = self.images.pixels_in(slice(0, min(PROBE_IMAGES, len(self.images))))
-        right = _log_probabilities(first.network, pixels)
+        right = self._losses(first.network)
         damage: dict[str, dict[int, float]] = {}
         words: dict[str, dict[int, int]] = {}
         for layer in self.weighted:
@@ -211,10 +215,17 @@ class _Search:
                     seen[bits] = np.inf
                     continue
                 own = tuple(i for i, p in enumerate(network.projections) if p.weight_bits)
-                seen[bits] = _divergence(right, _log_probabilities(network, pixels))
+                seen[bits] = _rise(right, self._losses(network))
             damage[layer] = _filled(seen, self.settings.weight_bits)
             words[layer] = {bits: _words(first, own, bits) for bits in (*damage[layer], self.settings.weight_bits)}
         return damage, words
+
+    def _losses(self, network: Network) -> Float:
+        """(N,) the cross-entropy of the first images, in nats."""
+        assert self.images.labels is not None
+        end = min(PROBE_IMAGES, len(self.images))
+        parts = [slice(start, min(start + AT_ONCE, end)) for start in range(0, end, AT_ONCE)]
+        return np.concatenate([_losses(network, self.images.pixels_in(p), self.images.labels[p]) for p in parts])
 
     def _network(self, bits: dict[str, int]) -> Network:
         settings = replace(self.settings, layer_bits=bits)
@@ -229,20 +240,21 @@ def _words(program: Program, projections: Sequence[int], bits: int) -> int:
     return int(box_words(with_bits, mapping.sites, mapping.boxes, program.profile.core).sum())
 
 
-def _log_probabilities(network: Network, pixels: NDArray[np.integer]) -> Float:
-    """(N, classes) log of the softmax of the logits."""
+def _losses(network: Network, pixels: NDArray[np.integer], labels: NDArray[np.int64]) -> Float:
+    """(N,) minus the log of the softmax of the logits at the classes (N,) of images."""
     head = network.output.neuron
     assert isinstance(head, Accumulator)
     found = engine.execute(network, pixels).accumulators
     logits = found.reshape(len(found), -1) * np.repeat(head.scale, found[0].size // len(head.scale))
     logits = logits - logits.max(1, keepdims=True)
-    normalised: Float = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    return normalised
+    losses: Float = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
+    return losses
 
 
-def _divergence(right: Float, other: Float) -> float:
-    """Mean Kullback-Leibler divergence of `other` from `right`, log-probabilities (N, classes), in nats."""
-    return float((np.exp(right) * (right - other)).sum(1).mean())
+def _rise(before: Float, after: Float) -> float:
+    """How much more a loss (N,) is, with the standard error of that: never less than nothing, which would be luck."""
+    more = after - before
+    return float(max(0.0, more.mean()) + more.std() / np.sqrt(len(more)))
 
 
 def _filled(seen: Mapping[int, float], most: int) -> dict[int, float]:

@@ -2,9 +2,10 @@
 
 Three steps.  Each layer alone is given few bits, and how much the loss on the validation images rises says what it
 costs: that is far less noisy than accuracy.  How far probabilities move would be less noisy still, but says nothing of
-early layers: the least change there flips spikes everywhere behind, to no harm.  Then layers are lowered one after another, always the one that saves the most
-words of memory for its damage, which makes a path from all bits to the fewest.  Last, whole settings on the path are
-compiled and run on the validation images: the furthest found there within the allowed drop is returned.
+early layers: the least change there flips spikes everywhere behind, to no harm.  Then layers are lowered one after
+another, always the one that saves the most words of memory for its damage, which makes a path from all bits to the
+fewest.  Last, whole settings on the path are compiled and run on the validation images: the furthest found there within
+the allowed drop is returned.
 """
 
 from __future__ import annotations

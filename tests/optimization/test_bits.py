@@ -2,12 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 
 import spikformer_deploy as sd
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.models import load
 from spikformer_deploy.data.read import read
-from spikformer_deploy.optimization.bits import _filled, _path
+from spikformer_deploy.executors import reference
+from spikformer_deploy.optimization.bits import _filled, _losses, _path, _rise
+from spikformer_deploy.pipeline.sample import Sample
+from spikformer_deploy.pipeline.stages import float_graph
+from spikformer_deploy.quantization.settings import Settings
 
 CALIBRATION, VALIDATION = 64, 96
 
@@ -58,6 +64,37 @@ def test_images_without_labels_are_refused(images: tuple) -> None:
         sd.choose_bits("digits-v1", images[0])
     with pytest.raises(InputError, match="max_drop: -1 points"):
         sd.choose_bits("digits-v1", images[1], max_drop=-1)
+
+
+def test_labels_that_the_model_has_not_are_refused(images: tuple) -> None:
+    pixels, labels = images[1]
+    with pytest.raises(InputError, match="10"):
+        sd.choose_bits("digits-v1", (pixels, labels + 1), calibrate_on=images[0])
+
+
+def test_what_is_remembered_is_what_would_be_rounded(images: tuple) -> None:
+    """One layer's bits after the other, back and forth: the integers of a sample that remembers nothing."""
+    loaded = load("digits-v1")
+    graph, limits = float_graph(loaded), load_profile("loihi2").limits
+    remembers, forgets = Sample(loaded, images[0], remember=True), Sample(loaded, images[0])
+    for bits in ({}, {"head": 3, "block.0.mlp.fc1_linear": 4}, {"block.0.mlp.fc1_linear": 3}, {}):
+        networks = [s.quantized(graph, limits, Settings(layer_bits=bits), "calibrated") for s in (remembers, forgets)]
+        assert networks[0].digest() == networks[1].digest()
+
+
+def test_the_loss_is_that_of_torch(images: tuple) -> None:
+    network = sd.compile("digits-v1", check=False).network
+    pixels, labels = images[1][0][:8], images[1][1][:8]
+    logits = reference.execute(network, pixels).accumulators.reshape(8, -1) * network.output.neuron.scale
+    right = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), reduction="none")
+    np.testing.assert_allclose(_losses(network, pixels, labels), right.numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_rise_has_its_standard_error_and_is_never_less_than_nothing() -> None:
+    before = np.zeros(4)
+    assert _rise(before, np.array([1.0, 1.0, 3.0, 3.0])) == 2 + 1 / 2
+    assert _rise(before, np.array([-1.0, -1.0, -3.0, -3.0])) == 1 / 2
+    assert _rise(before, before) == 0
 
 
 def test_damage_between_what_was_probed_never_falls() -> None:

@@ -105,6 +105,24 @@ def test_families_of_mixed_bits(name: str, tmp_path: Path) -> None:
     assert not any(p.weight_bits for p in fewer.program.network.projections)
 
 
+def test_lava_has_the_same_integers() -> None:
+    pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
+    from spikformer_deploy.executors.lava import execute as lava
+
+    graph = chain(2, dyadic=False)
+    bits = {name: 3 + number % 4 for number, name in enumerate(layers_with_bits(graph))}
+    images = np.random.default_rng(2).integers(0, 2, (2, 3, *graph.nodes[0].shape)).astype(np.uint8)
+    network = sd.compile(imported(graph), layer_bits=bits, calibrate_on=images, check=False).network
+    assert within_own_bits(network)
+    assert len({network.bits_of(p) for p in network.projections}) > 1
+    names = [population.name for population in network]
+    ours, right = (e.execute(network, images, record=names) for e in (lava, reference))
+    np.testing.assert_array_equal(ours.accumulators, right.accumulators)
+    for name in names:
+        np.testing.assert_array_equal(ours.spikes[name], right.spikes[name])
+        np.testing.assert_array_equal(ours.membranes[name], right.membranes[name])
+
+
 def test_the_bits_of_all_layers_are_those_of_weight_bits() -> None:
     """Five bits for each layer by its name, or for all at once: the same integers and words."""
     names = layers_with_bits(float_graph(load("digits-v2")))

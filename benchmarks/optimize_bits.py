@@ -58,15 +58,11 @@ def main() -> None:
         print({k: v for k, v in row.items() if k != "layer_bits"}, sorted(row["layer_bits"].values()))
     test = read(given.data, preprocess, split="test", limit=given.test) if given.test else None
     for objective in given.objective:
-        for name, bits, rounding in (
-            ("8 bits, nearest", {}, "nearest"),
-            ("8 bits", {}, "calibrated"),
-            ("by layer", chosen.layer_bits, "calibrated"),
-        ):
+        for name, bits in (("8 bits", {}), ("by layer", chosen.layer_bits)):
             program = sd.compile(
                 given.model,
                 layer_bits=bits,
-                rounding=rounding,
+                rounding="calibrated",
                 calibrate_on=calibration,
                 objective=objective,
                 check=False,

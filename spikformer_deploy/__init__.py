@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spikformer_deploy.accounting.energy import account as account
+    from spikformer_deploy.api.calls import choose_bits as choose_bits
     from spikformer_deploy.api.calls import compile as compile
     from spikformer_deploy.api.calls import count_operations as count_operations
     from spikformer_deploy.api.calls import energy as energy
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "compile": "api.calls",
+    "choose_bits": "api.calls",
     "run": "api.calls",
     "verify": "api.calls",
     "energy": "api.calls",

@@ -78,7 +78,8 @@ OVER_255 = ("cifar10-dvs-tet",)
 class Loaded:
     """A model with its weights, in evaluation mode, and what its file says about it.
 
-    sha256  of the file; notes: what had to be assumed
+    sha256      of the file; notes: what had to be assumed
+    layer_bits  weight bits of layers that it was made for, by node of the folded graph; of most none
     """
 
     module: nn.Module
@@ -88,6 +89,7 @@ class Loaded:
     sha256: str
     training: dict[str, Any]
     notes: tuple[str, ...]
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -114,6 +116,7 @@ class _About:
     labels: tuple[str, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    layer_bits: dict[str, int] = field(default_factory=dict)
 
 
 def load(
@@ -178,7 +181,7 @@ def load(
     )
     if RANDOM in contents.arguments or RANDOM in about.training:
         notes = (RANDOM_NOTE, *notes)
-    return Loaded(module, config, preprocess, about.labels, sha256, about.training, notes)
+    return Loaded(module, config, preprocess, about.labels, sha256, about.training, notes, about.layer_bits)
 
 
 def save(
@@ -188,8 +191,12 @@ def save(
     preprocess: Preprocess,
     labels: tuple[str, ...],
     training: dict[str, Any],
+    layer_bits: Mapping[str, int] | None = None,
 ) -> None:
-    """Write our checkpoint: the state_dict as safetensors, the rest as one JSON entry.  Same input, same bytes."""
+    """Write our checkpoint: the state_dict as safetensors, the rest as one JSON entry.  Same input, same bytes.
+
+    layer_bits  weight bits of layers, which a compile then uses; None: it says none
+    """
     header = {
         "kind": "checkpoint",
         "version": VERSION,
@@ -198,6 +205,8 @@ def save(
         "labels": list(labels),
         "training": training,
     }
+    if layer_bits:
+        header["layer_bits"] = dict(layer_bits)
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     # a training that went astray ends with NaN, and its weights are kept all the same
     write_whole(Path(path), safetensors_bytes(tensors, {ENTRY: written(header, sort_keys=True)}))
@@ -226,7 +235,11 @@ def _from_header(path: Path, header: dict[str, Any]) -> _About:
                 f"images of {images} for a model of {config.in_channels} channels, {config.image_size} wide"
             )
         labels = class_names(header["labels"], config.num_classes)
-        return _About(plain(config), preprocess, labels, training_record(header["training"]))
+        bits = table("layer_bits", header.get("layer_bits", {}))
+        for name, value in bits.items():
+            if type(value) is not int or not 2 <= value <= 8:
+                raise ValueError(f"layer_bits of {name} = {value!r}")
+        return _About(plain(config), preprocess, labels, training_record(header["training"]), layer_bits=bits)
 
 
 def _check_fields(config: ModelConfig) -> None:

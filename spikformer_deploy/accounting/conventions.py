@@ -115,8 +115,11 @@ def memory_aware(network: Network, events: Events) -> Energy:
     """
     images = events.images
     projections = events.projections
-    weighted = [p for p in projections if p.kind in ("conv", "readout")]
-    weights = sum(int(p.synops.sum()) for p in weighted) / images
+    # (synaptic operations, bits of the weight that each reads)
+    pairs = zip(projections, network.projections, strict=True)
+    reads = [(int(p.synops.sum()), network.bits_of(of)) for p, of in pairs if p.kind in ("conv", "readout")]
+    read = sum(count for count, _ in reads)
+    width = sum(count * bits for count, bits in reads) / max(1, read)
     operations = sum(int(additions(p).sum()) for p in projections) / images
     graded = [p for p in projections if p.graded]
     # of two numbers, each addition of a product is a multiplication as well
@@ -128,7 +131,7 @@ def memory_aware(network: Network, events: Events) -> Energy:
     parts = (
         _costs("multiplications of graded values", products / images, "int8_multiply", MEMORY),
         _costs("additions", operations, "int32_add", MEMORY),
-        _costs("weight reads", weights, "sram_32kb", MEMORY, network.weight_bits / WORD_BITS),
+        _costs("weight reads", read / images, "sram_32kb", MEMORY, width / WORD_BITS),
         _costs("sums read and written", operations, "sram_32kb", MEMORY, state),
         _costs("neuron updates", updates, "int32_add", MEMORY),
         _costs("states read and written", updates, "sram_8kb", MEMORY, state),

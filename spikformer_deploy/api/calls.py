@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -33,6 +33,8 @@ from spikformer_deploy.inference.given import AnyProgram, program_of
 from spikformer_deploy.inference.recorded import check_layers, check_room, recorded, recorder
 from spikformer_deploy.inference.results import Verdict
 from spikformer_deploy.operators import count
+from spikformer_deploy.optimization import bits
+from spikformer_deploy.optimization.bits import ChosenBits
 from spikformer_deploy.pipeline import export as exports
 from spikformer_deploy.pipeline import stages
 from spikformer_deploy.pipeline.program import Program
@@ -54,6 +56,7 @@ def compile(
     *,
     calibrate_on: Data = None,
     weight_bits: int = 8,
+    layer_bits: Mapping[str, int] | None = None,
     granularity: str = "group",
     rounding: str = "nearest",
     neuron: str | None = None,
@@ -80,6 +83,8 @@ def compile(
     calibrate_on  images to calibrate on: a path or word as of sd.run, an array, a tensor, a Dataset or a DataLoader;
                   None: those in the box for a bundled model, else random pixels.  At most 2,048 of them are asked for
     weight_bits   bits of a weight, 2 to 8
+    layer_bits    weight bits of some layers, {"block.0.fc1": 4}, by their names in the folded graph; all others have
+                  weight_bits.  None: what a checkpoint of ours says, if it does
     granularity   what shares a scale of weights: "group", "tensor" or "channel"
     rounding      "nearest", or "calibrated": weights are rounded together, by what reaches them on those images
     neuron        "programmable" or "stock"; None: what the target offers
@@ -108,6 +113,7 @@ def compile(
         str(target),
         calibrate_on=images,
         weight_bits=weight_bits,
+        layer_bits=layer_bits,
         granularity=granularity,
         rounding=rounding,
         neuron=neuron,
@@ -119,6 +125,69 @@ def compile(
         report=report,
         **({**loading, "time_steps": time_steps} if isinstance(found, (str, Path)) else {}),
     ).program
+
+
+@named
+def choose_bits(
+    model: AnyModel,
+    data: Data,
+    *,
+    calibrate_on: Data = None,
+    max_drop: float = 0.5,
+    target: str | Path = "loihi2",
+    weight_bits: int = 8,
+    rounding: str = "calibrated",
+    objective: str = "energy",
+    limit: int | None = None,
+    labels: str | Path | None = None,
+    progress: Progress = silent,
+    arch: str | None = None,
+    heads: int | None = None,
+    levels: int | None = None,
+    time_steps: int | None = None,
+    dt: float | None = None,
+    window: int | None = None,
+    variables: int | None = None,
+    image_size: int | None = None,
+    allow_pickle: bool = False,
+) -> ChosenBits:
+    """Choose the weight bits of each layer: as few as accuracy on labelled images allows; see docs/optimize.md.
+
+    model         as of sd.compile
+    data          validation images with labels, as of sd.run: none that the result is reported on
+    calibrate_on  as of sd.compile
+    max_drop      points of accuracy that may be lost against `weight_bits` for all layers
+    target, objective  as of sd.compile
+    weight_bits   the most that a layer has, 2 to 8
+    rounding      "calibrated" or "nearest"; give sd.compile the same
+    limit         at most that many validation images; None: all
+    labels        a file of the classes of the images, for a folder or zip
+    progress      called with (steps done, steps in all, a note)
+    arch, heads, levels, time_steps, dt, window, variables, image_size, allow_pickle  as of sd.load, for
+                  a `model` that is a path
+    Gives .layer_bits for sd.compile, .program with its .accuracy on these images, and .tried, a row a setting that was
+    run.
+    Raises InputError for images without labels, for what cannot be read and for options (OptionError, also a TypeError,
+    for unknown ones), ModelError, QuantizeError and MappingError as sd.compile.
+    """
+    loading: dict[str, Any] = {"arch": arch, "heads": heads, "levels": levels, "dt": dt, "window": window}
+    loading |= {"variables": variables, "image_size": image_size, "allow_pickle": allow_pickle}
+    images = calibration_of(calibrate_on)
+    found = model_of(model, loading, time_steps, images)
+    return bits.choose_bits(
+        found,
+        data if isinstance(data, ImageSet) else gathered(data, limit),
+        calibrate_on=images,
+        max_drop=max_drop,
+        target=str(target),
+        weight_bits=weight_bits,
+        rounding=rounding,
+        objective=objective,
+        limit=limit,
+        labels=labels,
+        progress=progress,
+        **({**loading, "time_steps": time_steps} if isinstance(found, (str, Path)) else {}),
+    )
 
 
 @named

@@ -72,6 +72,7 @@ def cli() -> None:
 )
 @click.option("--calibrate", "calibrate_on", help="Images to calibrate on (as --input of run).")
 @click.option("--weight-bits", default=8, show_default=True, type=click.IntRange(2, 8))
+@click.option("--layer-bits", help="A .toml file of weight bits by layer: a line each, as block.0.fc1 = 4.")
 @click.option("--granularity", default="group", show_default=True, type=click.Choice(["group", "tensor", "channel"]))
 @click.option(
     "--rounding",
@@ -103,20 +104,24 @@ def cli() -> None:
 @click.option("-o", "--output", help="Program file; default: the model's name + .spk.")
 @model_options
 @as_json
-def compile_command(model: str | None, target: str, output: str | None, as_json: bool, **options: Any) -> None:
+def compile_command(
+    model: str | None, target: str, layer_bits: str | None, output: str | None, as_json: bool, **options: Any
+) -> None:
     """Compile MODEL to a program: a checkpoint, .nir, .onnx, .pt2, a .net of lava-dl, or a model in the box.
     Those are digits-v1, digits-v2, digits-levels, cifar10.
 
     The integers and the neurons of a .net are taken as they are.  Without MODEL: what --factory makes.
     """
-    read = files_among(model, target, options["calibrate_on"], options["weights"])
+    read = files_among(model, target, layer_bits, options["calibrate_on"], options["weights"])
     name = f"{default_name(model, options['factory'])}.spk" if output is None else output
     path = output_path(name, *read)
     own = own_graph(model, options, options["calibrate_on"])
     from spikformer_deploy.base.memory import peak_memory_mib
+    from spikformer_deploy.pipeline.layer_bits import read_layer_bits
     from spikformer_deploy.pipeline.stages import compile_model
     from spikformer_deploy.report.tables import compile_summary, program_table
 
+    options["layer_bits"] = read_layer_bits(layer_bits) if layer_bits else None
     report = None if as_json else print_step
     compiled = compile_model(own or str(model), target, report=report, **options)
     compiled.program.save(path)

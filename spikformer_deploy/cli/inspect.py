@@ -17,7 +17,8 @@ from spikformer_deploy.converters.netx.read import read_network, stated_steps
 from spikformer_deploy.graph.ir import Neuron, Op
 from spikformer_deploy.mapping.partition import way_of
 from spikformer_deploy.network.mapping import SECTIONS
-from spikformer_deploy.network.synapses import Conv, Readout
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.synapses import Conv, Readout, Window
 from spikformer_deploy.nn.zoo import stem_pooling
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.report.tables import facts_table, number, program_facts, program_table
@@ -49,17 +50,26 @@ def _program(program: Program, file: str) -> tuple[list[Table], Any]:
     """A program: figures, cores, attention and provenance."""
     summary = {"program": file, **program_facts(program)}
     table, sites = _sites(program)
+    bits = bits_by_layer(program.network)
     values = {
         "kind": "program",
         **summary,
         "sites": sites,
+        "weight_bits": bits,
         "labels": list(program.labels),
         "provenance": program.provenance,
     }
     # both have tables of their own
     provenance = {k: str(v) for k, v in program.provenance.items() if k not in ("training", "mapping")}
     attention = _attention_table(program.provenance.get("mapping", {}))
-    return [program_table(file, summary), table, *attention, facts_table("provenance", provenance)], values
+    of_layers = facts_table("bits of the synapses that reach it", {n: ", ".join(map(str, b)) for n, b in bits.items()})
+    return [program_table(file, summary), table, of_layers, *attention, facts_table("provenance", provenance)], values
+
+
+def bits_by_layer(network: Network) -> dict[str, list[int]]:
+    """Bits of the synapses that reach each population, of those with weights and attention; in the order of these."""
+    counted = [p for p in network.projections if not isinstance(p.synapse, Window)]
+    return {p.target: [network.bits_of(q) for q in counted if q.target == p.target] for p in counted}
 
 
 def _sites(program: Program) -> tuple[Table, list[dict[str, Any]]]:
@@ -115,13 +125,20 @@ def _way(name: str) -> str:
 def inspect_model(file: str, loaded: Model) -> tuple[list[Table], Any]:
     """(tables, plain values) of a model, from a checkpoint or as a graph; file: what it is called."""
     training = {k: v for k, v in loaded.training.items() if isinstance(v, (int, float, str))}
-    about = {"sha256": loaded.sha256, "labels": list(loaded.labels), "training": training, "notes": list(loaded.notes)}
+    about: dict[str, Any] = {
+        "sha256": loaded.sha256,
+        "labels": list(loaded.labels),
+        "training": training,
+        "notes": list(loaded.notes),
+    }
     if isinstance(loaded, Imported):
         return _graph(file, loaded, about)
     parameters = sum(int(np.prod(p.shape)) for p in loaded.module.parameters())
     config = {**asdict(loaded.config), "pooling": stem_pooling(loaded.config)}
     if not loaded.config.encoder:  # it takes no time series
         config = {name: value for name, value in config.items() if name not in OF_SERIES}
+    if loaded.layer_bits:
+        about["layer_bits"] = dict(loaded.layer_bits)
     values = {"kind": "model", "parameters": parameters, **config, **about}
     # settings of other families, and those left at what is usual, would fill most of the table
     usual = {f.name: f.default for f in fields(loaded.config) if f.default is not MISSING}

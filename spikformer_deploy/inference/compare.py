@@ -17,6 +17,7 @@ from spikformer_deploy.inference.results import Run, time_facts
 from spikformer_deploy.inference.run import images_for
 from spikformer_deploy.inference.together import run_together, same_integers
 from spikformer_deploy.mapping.map import SCHEDULES
+from spikformer_deploy.pipeline.layer_bits import DEFAULT_BITS, bits_for
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.sample import Sample
 from spikformer_deploy.pipeline.stages import Front, check_labels, float_graph, images_of, mapped, quantized
@@ -82,7 +83,9 @@ def compare(
 def _front(graph: Graph, sample: Sample, profile: Profile) -> Front | QuantizeError:
     """The integers of a target, or why there are none."""
     try:
-        return quantized(graph, sample, profile, Settings(neuron=profile.limits.neuron), "nearest")
+        bits, _ = bits_for(sample.loaded, DEFAULT_BITS, None)
+        settings = Settings(neuron=profile.limits.neuron, layer_bits=bits)
+        return quantized(graph, sample, profile, settings, "nearest")
     except QuantizeError as error:
         return error
 

@@ -152,7 +152,9 @@ def _check_population(network: Network, population: Population) -> None:
 
 
 def _check_projection(network: Network, projection: Projection) -> None:
-    check_synapse(_incoming(network, projection), network[projection.target].shape, network.weight_bits)
+    own = projection.weight_bits
+    require(own == 0 or 2 <= own <= 8, f"{own} weight bits")
+    check_synapse(_incoming(network, projection), network[projection.target].shape, network.bits_of(projection))
 
 
 def _incoming(network: Network, projection: Projection) -> Incoming:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.base.flat import LATER
-from spikformer_deploy.base.values import digest
+from spikformer_deploy.base.values import SAID, digest
 from spikformer_deploy.network import neurons, synapses
 from spikformer_deploy.network.neurons import Levels, Lif, Neuron
 from spikformer_deploy.network.synapses import Synapse
@@ -54,11 +54,15 @@ class Population:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Projection:
-    """Synapses from `sources` (one population; q, k, v for Attention) to `target`."""
+    """Synapses from `sources` (one population; q, k, v for Attention) to `target`.
+
+    weight_bits  of each of them in the memory of a core; 0: as many as Network.weight_bits
+    """
 
     sources: tuple[str, ...]
     target: str
     synapse: Synapse
+    weight_bits: int = field(default=0, metadata={LATER: True, SAID: True})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +101,10 @@ class Network:
     def out_of(self, name: str) -> tuple[Projection, ...]:
         """The projections that start (also) at population `name`."""
         return tuple(p for p in self.projections if name in p.sources)
+
+    def bits_of(self, projection: Projection) -> int:
+        """Bits of each synapse of a projection in the memory of a core."""
+        return projection.weight_bits or self.weight_bits
 
     @property
     def input(self) -> Population:

@@ -55,7 +55,8 @@ def check_origin(origin: Mapping[str, Any]) -> None:
     for name in ("model_sha256", "graph_sha256"):
         require(isinstance(origin.get(name, ""), str), f"{name} {shown(origin.get(name))}")
     for name, value in table("settings", origin.get("settings", {})).items():
-        require(isinstance(value, (str, int, float)), f"settings.{name} {shown(value)}")
+        bits = name == "layer_bits" and all(type(of_layer) is int for of_layer in table(name, value).values())
+        require(bits or isinstance(value, (str, int, float)), f"settings.{name} {shown(value)}")
     for name, value in table("versions", origin.get("versions", {})).items():
         require(isinstance(value, str), f"versions.{name} {shown(value)}")
     _check_calibration(table("calibration", origin.get("calibration", {})))

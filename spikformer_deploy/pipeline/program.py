@@ -66,7 +66,6 @@ class Program:
     def _facts(self) -> dict[str, str]:
         """What it shows of itself, in words."""
         network, mapping = self.network, self.mapping
-        settings = self.provenance.get("settings", {})
         expected = self.provenance.get("mapping", {}).get("expected", {})
         shape = "x".join(map(str, network.input.shape))
         inputs = f"{self.frames} frames" if self.frames else f"one image for {network.time_steps} steps"
@@ -75,7 +74,7 @@ class Program:
             "input": f"{shape}, {inputs}",
             "classes": f"{network.output.size}",
             "layers": f"{len(network.populations)} of {sum(p.size for p in network):,} neurons",
-            "weights": f"{settings.get('weight_bits', network.weight_bits)} bits",
+            "weights": _bits(network),
             "target": self.profile.name,
             "cores": f"{mapping.cores_used} on {mapping.chips} chip" + "s" * (mapping.chips != 1),
         }
@@ -114,6 +113,12 @@ class Program:
         except OSError as error:
             raise InputError(str(path), f"it cannot be read: {error.strerror}", "Compile a program first.") from None
         return from_bytes(content, str(path))
+
+
+def _bits(network: Network) -> str:
+    """Weight bits, in words: of all layers, or of those with the fewest and the most."""
+    bits = {network.bits_of(projection) for projection in network.projections}
+    return f"{min(bits)} to {max(bits)} bits" if len(bits) > 1 else f"{network.weight_bits} bits"
 
 
 def to_bytes(program: Program) -> bytes:

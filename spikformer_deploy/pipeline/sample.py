@@ -36,12 +36,14 @@ class Sample:
     A network runs once, for the range of its head and for the rates: a head does not change what reaches it, so the
     rates of a run with a wider one are those of the network.  One network is made after the other.
 
-    images  integers, as calibration_images gives them; remark: a word on what they are
+    images    integers, as calibration_images gives them; remark: a word on what they are
+    remember  keep what calibrated rounding gave, an integer a weight for each number of bits: many settings are to come
     """
 
-    def __init__(self, loaded: Model, data: str | Path | np.ndarray | None) -> None:
+    def __init__(self, loaded: Model, data: str | Path | np.ndarray | None, remember: bool = False) -> None:
         self.loaded = loaded
         self._data = data
+        self._remember = remember
         self.images, self.remark = calibration_images(loaded, data)
         self._run: Execution | None = None
         self._moments_of: tuple[Graph, Moments] | None = None
@@ -76,6 +78,8 @@ class Sample:
         std = np.array(preprocess.std) * preprocess.max_value
         mean = np.array(preprocess.mean) * preprocess.max_value
         moments = second_moments(graph, real, std, mean, batch)
+        if self._remember:
+            moments = replace(moments, known={})
         self._moments_of = (graph, moments)
         return moments
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
@@ -36,6 +36,7 @@ from spikformer_deploy.graph.trace import trace
 from spikformer_deploy.mapping.map import map_explained
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import LifKind, Source
+from spikformer_deploy.pipeline.layer_bits import bits_for
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.sample import (
     CALIBRATION_IMAGES,
@@ -86,6 +87,7 @@ def compile_model(
     *,
     calibrate_on: str | Path | np.ndarray | None = None,
     weight_bits: int = 8,
+    layer_bits: Mapping[str, int] | None = None,
     granularity: str = "group",
     rounding: str = "nearest",
     neuron: str | None = None,
@@ -101,6 +103,7 @@ def compile_model(
 
     target        a name of `profile_names()` or a TOML file
     calibrate_on  images as in data.read.read; by default those in the box for a bundled model, else random pixels
+    layer_bits    weight bits of some layers, by their names in the folded graph; None: what a checkpoint of ours says
     rounding      "nearest", or "calibrated": weights are rounded together, by what reaches them on those images
     neuron        a LifKind: "programmable" or "stock"; by default what the target offers
     objective     what the cut into cores is best in: one of mapping.objective.OBJECTIVES
@@ -118,7 +121,7 @@ def compile_model(
     dump = Path(dump_ir) if dump_ir else None
     if isinstance(model, (str, Path)) and is_netx(model):
         _check_as_they_are(weight_bits=weight_bits != 8, granularity=granularity != "group", neuron=neuron is not None)
-        _check_as_they_are(rounding=rounding != "nearest")
+        _check_as_they_are(rounding=rounding != "nearest", layer_bits=layer_bits is not None)
         run = _Runner(report, dump, NETX_STAGES)
         front = _integers(Path(model), profile, run, calibrate_on, loading.get("time_steps"))
     else:
@@ -126,13 +129,16 @@ def compile_model(
         loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
         calibrate_on = images_of(place) if calibrate_on is None else calibrate_on
         loaded = fitted_to(loaded, calibrate_on)
-        settings = Settings(weight_bits, granularity, _kind_of(neuron) if neuron else profile.limits.neuron)
+        bits, notes = bits_for(loaded, weight_bits, layer_bits)
+        kind = _kind_of(neuron) if neuron else profile.limits.neuron
+        settings = Settings(weight_bits, granularity, kind, layer_bits=bits)
         first = "read" if isinstance(loaded, Imported) else "trace"
         run = _Runner(report, dump, (first, *STAGES[1:]))
         sample = Sample(loaded, calibrate_on)
         graph = _graph(loaded, run, Checks(loaded, sample.images) if check else None)
         check_labels(place, loaded.labels, prod(graph.nodes[-1].shape))
         front = quantized(graph, sample, profile, settings, rounding, run)
+        front = replace(front, notes=(*front.notes, *notes))
     program = mapped(front, profile, objective, runtime, schedule, run)
     return Compiled(program, front.graph, front.notes, time.monotonic() - start, run.seconds, front.rates)
 

@@ -10,6 +10,7 @@ from typing_extensions import assert_never
 
 from spikformer_deploy.base.errors import QuantizeError
 from spikformer_deploy.base.values import frozen
+from spikformer_deploy.base.words import meant, shown
 from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.graph import ir
 from spikformer_deploy.network.network import Network
@@ -67,6 +68,7 @@ def quantize(
     Raises QuantizeError, naming the layer, where the target's integers cannot hold it.
     """
     _check_settings(settings, limits)
+    _check_layers(graph, settings, limits)
     image = _image(graph, pixels)
     shared_units = plan_shared_units(graph, image, calibration.range_of, limits, settings)
     walk = Walk(graph, pixels, calibration, limits, settings, accumulated, shared_units)
@@ -87,6 +89,23 @@ def _check_settings(settings: Settings, limits: CoreLimits) -> None:
         raise QuantizeError("--weight-bits", problem, f"Use --weight-bits {limits.weight_bits} or fewer.")
     if settings.neuron == LifKind.PROGRAMMABLE and not limits.programmable:
         raise QuantizeError("--neuron", "the target has no programmable neurons", "Use --neuron stock.")
+
+
+def _check_layers(graph: ir.Graph, settings: Settings, limits: CoreLimits) -> None:
+    """Raise QuantizeError for bits of a layer that the graph has not, and for bits that the target has not."""
+    known = layers_with_bits(graph)
+    for layer, bits in settings.layer_bits.items():
+        if layer not in known:
+            problem = f"'{layer}' is no layer with weights or attention{meant(layer, known)}"
+            raise QuantizeError("--layer-bits", problem, f"The layers are {', '.join(known)}.")
+        if type(bits) is not int or not LEAST_BITS <= bits <= limits.weight_bits:
+            problem = f"{shown(bits)} bits for '{layer}', and the target has {LEAST_BITS} to {limits.weight_bits}"
+            raise QuantizeError("--layer-bits", problem, "Give a whole number of them.")
+
+
+def layers_with_bits(graph: ir.Graph) -> tuple[str, ...]:
+    """The nodes of a graph whose synapses can have bits of their own, in order: layers with weights, and attention."""
+    return tuple(n.name for n in graph.of(ir.Conv2d, ir.Linear, ir.Attention, ir.DualSpike))
 
 
 def _image(graph: ir.Graph, pixels: Pixels) -> Signal:
@@ -178,7 +197,7 @@ def _source(walk: Walk, node: ir.Node, per_step: bool) -> Signal:
 
 def _fire(walk: Walk, node: ir.Node, lif: ir.Lif, value: Value) -> Signal:
     """The LIF population of a node, and its spikes."""
-    current = at_all_positions(node.name, as_current(node.name, value), walk.shapes)
+    current = at_all_positions(as_current(node.name, value), walk.shapes)
     observed = walk.calibration.range_of
     walk.place(make_lif(node.name, lif, current, observed, walk.graph.time_steps, walk.limits, walk.settings))
     return units_of(node.name, current.shape)
@@ -186,7 +205,7 @@ def _fire(walk: Walk, node: ir.Node, lif: ir.Lif, value: Value) -> Signal:
 
 def _count(walk: Walk, node: ir.Node, op: ir.Levels, value: Value) -> Signal:
     """The population of integer neurons of a node, and the integers that it sends; or one for each of its levels."""
-    current = at_all_positions(node.name, as_current(node.name, value), walk.shapes)
+    current = at_all_positions(as_current(node.name, value), walk.shapes)
     observed = walk.calibration.range_of
     task = task_of(node.name, op, current, observed, walk.graph.time_steps, walk.limits, walk.settings)
     sent = units_of(node.name, current.shape, op.count)
@@ -247,7 +266,7 @@ def _mean(walk: Walk, node: ir.Node, signal: Signal) -> Signal:
 def _accumulate(walk: Walk, node: ir.Node, current: Current, last: bool) -> Signal:
     """The head, which sends nothing."""
     if current.shape[1:] == (1, 1):
-        current = at_one_position(maps_as_rows(walk, current))
+        current = at_one_position(node.name, maps_as_rows(walk, current))
     largest = partial(_largest_accumulator, walk)
     head = make_accumulator(node.name, current, largest, walk.graph.time_steps, walk.limits, walk.settings, last)
     walk.place(head)

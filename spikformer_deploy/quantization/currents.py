@@ -38,8 +38,12 @@ class ConvTerm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadoutTerm:
-    """Real weight (O, C) on the sum over positions of what `source` sends, of either sign where `signed`."""
+    """Real weight (O, C) on the sum over positions of what `source` sends, of either sign where `signed`.
 
+    layer  the node whose weights they are
+    """
+
+    layer: str
     source: str
     weight: Float
     positions: int
@@ -49,8 +53,9 @@ class ReadoutTerm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionTerm:
-    """factor * (q k^T) v of integers; `limit` is the largest value of the integer product."""
+    """factor * (q k^T) v of integers; `limit` is the largest value of the integer product, `layer` the node."""
 
+    layer: str
     sources: tuple[str, str, str]
     heads: int
     factor: float
@@ -75,9 +80,10 @@ class UnitTerm:
 class DualTerm:
     """scale[c] * (the integer product of what y and s send, `sources`): as UnitTerm, nothing to round.
 
-    low, high  (C,) least and largest sum of each channel
+    low, high  (C,) least and largest sum of each channel; layer: the node
     """
 
+    layer: str
     sources: tuple[str, str]
     synapse: DualSpike
     scale: Float
@@ -100,6 +106,11 @@ class Current:
 Value: TypeAlias = Signal | Current
 
 
+def layers_of(current: Current) -> tuple[str, ...]:
+    """The layers whose weights a current adds up."""
+    return tuple(term.layer for term in current.terms if isinstance(term, ConvTerm | ReadoutTerm))
+
+
 def convolve(place: str, value: Value, conv: Conv2d, shape: Shape) -> Current:
     """A convolution (or Linear: 1x1) of a signal; the offset of an image becomes a bias map, exact at the borders.
 
@@ -107,9 +118,9 @@ def convolve(place: str, value: Value, conv: Conv2d, shape: Shape) -> Current:
     """
     signal = as_signal(place, value)
     if signal.pooled:
-        return _read_out(signal, _at_the_mean(place, conv, shape), conv.bias, shape)
+        return _read_out(place, signal, _at_the_mean(place, conv, shape), conv.bias, shape)
     if signal.low is not None and signal.shape[1:] == (1, 1) == conv.weight.shape[2:]:
-        return _read_out(signal, conv.weight, conv.bias, shape)
+        return _read_out(place, signal, conv.weight, conv.bias, shape)
     if signal.low is not None:
         raise QuantizeError(
             place, "it reads the mean of a residual stream with no neuron in between", "Put neurons there."
@@ -171,7 +182,7 @@ def _in_rows(place: str, term: Term, rows: tuple[int, int], one_position: bool) 
         case ReadoutTerm(weight=weight):
             return replace(term, weight=np.pad(weight, (rows, (0, 0))))
         case UnitTerm() if one_position:
-            return _in_rows(place, _readout_of(term), rows, one_position)
+            return _in_rows(place, _readout_of(place, term), rows, one_position)
         case _:
             problem = "it joins an attention or a residual stream with other currents"
             raise QuantizeError(place, problem, "Put neurons on each branch before the join.")
@@ -206,24 +217,27 @@ def as_current(place: str, value: Value) -> Current:
     return convolve(place, value, identity, value.shape)
 
 
-def at_one_position(current: Current) -> Current:
+def at_one_position(place: str, current: Current) -> Current:
     """The same current with 1x1 convolutions of one position, and sums over positions, as readouts: a head's terms."""
     if current.shape[1:] != (1, 1):
         return current
-    return replace(current, terms=tuple(_readout_of(term) for term in current.terms))
+    return replace(current, terms=tuple(_readout_of(place, term) for term in current.terms))
 
 
-def _readout_of(term: Term) -> Term:
-    """The readout that gives what `term` gives at one position; `term` itself where there is none."""
+def _readout_of(place: str, term: Term) -> Term:
+    """The readout that gives what `term` gives at one position; `term` itself where there is none.
+
+    place  whose weights unit synapses are, which belong to no layer
+    """
     match term:
         case UnitTerm(window=window):
             # a mean without a linear layer behind it: one class a channel
             taps = window.kernel[0] * window.kernel[1]
             most = int(max(-term.low.min(), term.high.max())) // taps
-            return ReadoutTerm(term.source, np.diag(term.scale), taps, most, bool((term.low < 0).any()))
+            return ReadoutTerm(place, term.source, np.diag(term.scale), taps, most, bool((term.low < 0).any()))
         case ConvTerm(padding=(0, 0)) if term.weight.shape[2:] == (1, 1):
             weight = dense_weight(term.weight, term.groups)[:, :, 0, 0]
-            return ReadoutTerm(term.source, weight, 1, term.max_out)
+            return ReadoutTerm(term.layer, term.source, weight, 1, term.max_out)
         case _:
             return term
 
@@ -241,13 +255,13 @@ def _unit(place: str, signal: Signal) -> Current:
     return Current((term,), np.zeros(channels), (channels, 1, 1) if signal.pooled else signal.shape)
 
 
-def _read_out(signal: Signal, weight: Float, bias: Float, shape: Shape) -> Current:
+def _read_out(place: str, signal: Signal, weight: Float, bias: Float, shape: Shape) -> Current:
     """The readout of a sum over positions by `weight` (O, C, 1, 1)."""
     per_class = weight[:, :, 0, 0]
     positions = signal.shape[1] * signal.shape[2]
     signed = signal.low is not None
     effective = per_class * signal.scale
-    terms = tuple(ReadoutTerm(p, effective, positions, signal.share, signed) for p in signal.populations)
+    terms = tuple(ReadoutTerm(place, p, effective, positions, signal.share, signed) for p in signal.populations)
     return Current(terms, bias + per_class @ signal.offset, shape)
 
 
@@ -274,22 +288,22 @@ def dense_weight(weight: Float, groups: int) -> Float:
     return dense
 
 
-def at_all_positions(layer: str, current: Current, shapes: Mapping[str, Shape]) -> Current:
+def at_all_positions(current: Current, shapes: Mapping[str, Shape]) -> Current:
     """The same current with readouts of spikes as kernels of the size of their maps, which neurons take.
 
     shapes  of the populations that send
     """
-    terms = tuple(_whole_map(layer, t, shapes[t.source]) if isinstance(t, ReadoutTerm) else t for t in current.terms)
+    terms = tuple(_whole_map(t, shapes[t.source]) if isinstance(t, ReadoutTerm) else t for t in current.terms)
     return replace(current, terms=terms)
 
 
-def _whole_map(layer: str, term: ReadoutTerm, shape: Shape) -> Term:
+def _whole_map(term: ReadoutTerm, shape: Shape) -> Term:
     """A kernel as large as the map, with one weight at all positions: their sum, weighted."""
     if term.signed:
         # only a head reads the mean of a residual stream by weights; the neuron that takes this refuses it by name
         return term
     weight = np.tile(term.weight[:, :, None, None], (1, 1, *shape[1:]))
-    return ConvTerm(layer, term.source, weight, (1, 1), (0, 0), 1, term.max_out)
+    return ConvTerm(term.layer, term.source, weight, (1, 1), (0, 0), 1, term.max_out)
 
 
 def _offset_map(signal: Signal, conv: Conv2d, shape: Shape) -> Float:

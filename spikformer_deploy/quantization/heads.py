@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -46,11 +46,10 @@ def make_accumulator(
     """
     terms = _head_terms(name, current)
     summed_steps = 1 if last else time_steps
-    fewest = min(FEWEST_HEAD_BITS, settings.weight_bits)
     seen: float | None = None
-    for bits in range(settings.weight_bits, fewest - 1, -1):
+    for bits in _bits_to_try([settings.bits_of(term.layer) for term in terms]):
         integers = _integers(terms, current, summed_steps, bits)
-        head = _head(name, terms, integers, current, summed_steps, last)
+        head = _head(name, terms, integers, current, summed_steps, last, settings)
         if within(head.population.bounds, limits.state_bits):
             return replace(head, margin=margin_of(head.population.bounds, limits))
         if seen is None:
@@ -60,8 +59,14 @@ def make_accumulator(
         if within((-most, most), limits.state_bits):
             population = replace(head.population, bounds=(-most, most))
             return Quantized(population, head.projections, False, margin_of((most, most), limits))
-    problem = f"its accumulators do not fit {limits.state_bits} bits with weights of {bits} bits"
+    problem = f"its accumulators do not fit {limits.state_bits} bits with weights of {max(bits)} bits"
     raise QuantizeError(name, problem, "Reduce the tokens or the time steps, or use a target with a wider state.")
+
+
+def _bits_to_try(bits: list[int]) -> Iterator[list[int]]:
+    """Weight bits of each term, the best first: each gives up as many as the others, but for its fewest."""
+    for given_up in range(max(1, max(bits) - FEWEST_HEAD_BITS + 1)):
+        yield [max(own - given_up, min(FEWEST_HEAD_BITS, own)) for own in bits]
 
 
 def _head_terms(name: str, current: Current) -> list[HeadTerm]:
@@ -93,30 +98,42 @@ class _Integers:
     bias: Int
 
 
-def _integers(terms: Sequence[HeadTerm], current: Current, time_steps: int, bits: int) -> _Integers:
-    """Weights of `bits` bits, and the bias that all time steps add up to in their unit."""
-    peak = max(float(np.abs(term.weight).max(initial=0.0)) for term in terms) or 1.0
-    largest = 2 ** (bits - 1) - 1
+def _integers(terms: Sequence[HeadTerm], current: Current, time_steps: int, bits: Sequence[int]) -> _Integers:
+    """Weights of `bits` bits of each term, and the bias that all time steps add up to in their unit."""
+    largest = [2 ** (own - 1) - 1 for own in bits]
+    # (largest real weight, largest integer) of each term; any number does for terms of zeros
+    peaks = [float(np.abs(term.weight).max(initial=0.0)) for term in terms]
+    limits = list(zip(peaks if any(peaks) else [1.0] * len(terms), largest, strict=True))
     # one step for all classes, or none: the logits of classes are compared
-    steps = grid_steps(np.concatenate([term.weight.reshape(1, -1) for term in terms], 1), largest)
+    steps = grid_steps(np.concatenate([term.weight.reshape(1, -1) for term in terms], 1), max(largest))
     real_bias = current.bias * time_steps
-    scale = peak / largest if steps is None else _finer(float(steps[0]), peak, real_bias, largest)
+    if steps is None or any(round(peak / float(steps[0])) > most for peak, most in limits):
+        scale = max(peak / most for peak, most in limits)
+    else:
+        scale = _finer(float(steps[0]), limits, real_bias)
     weights = [np.rint(term.weight / scale).astype(np.int64) for term in terms]
     return _Integers(scale, weights, np.rint(real_bias / scale).astype(np.int64))
 
 
-def _finer(step: float, peak: float, bias: Float, largest: int) -> float:
+def _finer(step: float, limits: Sequence[tuple[float, int]], bias: Float) -> float:
     """The step of the weights, halved until the biases are whole numbers of it too, or while the weights fit.
 
-    bias  (O,) summed over the steps
+    limits  (largest real weight, largest integer) of each term
+    bias    (O,) summed over the steps
     """
-    while not are_whole(np.abs(bias) / step).all() and round(peak / step) * 2 <= largest:
+    while not are_whole(np.abs(bias) / step).all() and all(round(peak / step) * 2 <= most for peak, most in limits):
         step /= 2
     return step
 
 
 def _head(
-    name: str, terms: Sequence[HeadTerm], integers: _Integers, current: Current, time_steps: int, last: bool
+    name: str,
+    terms: Sequence[HeadTerm],
+    integers: _Integers,
+    current: Current,
+    time_steps: int,
+    last: bool,
+    settings: Settings,
 ) -> Quantized:
     """The population of integer weights, with the range of its worst case, and its synapses."""
     classes = len(integers.bias)
@@ -127,7 +144,7 @@ def _head(
     rounding = _rounding(terms, integers, current, time_steps)
     population = Population(name, (classes, *current.shape[1:]), neuron, 0, bounds, rounding)
     projections = tuple(
-        Projection((term.source,), name, _synapse(term, weight))
+        Projection((term.source,), name, _synapse(term, weight), settings.own_bits(term.layer))
         for term, weight in zip(terms, integers.weights, strict=True)
     )
     return Quantized(population, projections)

@@ -113,7 +113,7 @@ def attention(walk: Walk, node: ir.Node, qkv: Sequence[Signal], op: ir.Attention
     most_each = int(np.prod([signal.max_out for signal in qkv]))
     limit = most_each * (channels // op.heads) * height * width
     q, k, v = (signal.populations[0] for signal in qkv)
-    return Current((AttentionTerm((q, k, v), op.heads, factor, limit),), np.zeros(node.shape[0]), node.shape)
+    return Current((AttentionTerm(node.name, (q, k, v), op.heads, factor, limit),), np.zeros(node.shape[0]), node.shape)
 
 
 def dual_spike(walk: Walk, node: ir.Node, y: Signal, spikes: Signal, op: ir.DualSpike) -> Current:
@@ -129,7 +129,7 @@ def dual_spike(walk: Walk, node: ir.Node, y: Signal, spikes: Signal, op: ir.Dual
     # over channels, all of a head are added up: they have one unit
     scale = by_channel if op.over_tokens else np.repeat(by_channel.reshape(op.heads, -1)[:, 0], positions)
     sources = (y.populations[0], spikes.populations[0])
-    term = DualTerm(sources, DualSpike(op.heads, op.over_tokens), scale, least, most)
+    term = DualTerm(node.name, sources, DualSpike(op.heads, op.over_tokens), scale, least, most)
     return Current((term,), np.zeros(node.shape[0]), node.shape)
 
 

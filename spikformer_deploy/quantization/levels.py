@@ -21,8 +21,8 @@ from spikformer_deploy.network.bounds import levels_range, weighted_range
 from spikformer_deploy.network.decay import Decay, decay_keeping, is_exact, levels_bits
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.neurons import HALF_EVEN, HALF_UP, MOST_LEVELS, Levels, LifKind
-from spikformer_deploy.network.synapses import Attention, Conv
-from spikformer_deploy.quantization.currents import AttentionTerm, ConvTerm, Current, DualTerm, UnitTerm
+from spikformer_deploy.network.synapses import Attention
+from spikformer_deploy.quantization.currents import AttentionTerm, ConvTerm, Current, DualTerm, UnitTerm, layers_of
 from spikformer_deploy.quantization.fitting import Observed, Quantized, margin_of, with_margin, within
 from spikformer_deploy.quantization.grids import SAME, grid_steps, none_below, weight_error
 from spikformer_deploy.quantization.lif_fitting import BIAS_HEADROOM_BITS, MOST_FRACTION_BITS
@@ -34,7 +34,7 @@ from spikformer_deploy.quantization.scales import (
     scale_groups,
 )
 from spikformer_deploy.quantization.settings import Settings
-from spikformer_deploy.quantization.weights import all_weights, rounded_weights
+from spikformer_deploy.quantization.weights import all_weights, convolved_by, joint_peaks, rounded_weights, within_bits
 
 MOST_HALVINGS = 4
 """A layer gives up this many weight bits where its sums do not fit: of 8 bits 4 are left."""
@@ -66,7 +66,7 @@ class Task:
 
     @property
     def largest_weight(self) -> int:
-        return int(2 ** (self.settings.weight_bits - 1) - 1)
+        return self.settings.widest(layers_of(self.current))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,7 +178,7 @@ def _sums(task: Task) -> Iterator[_Sums]:
 def _of_attention(task: Task, term: AttentionTerm) -> _Sums:
     """Products of messages, which have no weights."""
     channels = task.current.shape[0]
-    projection = Projection(term.sources, task.name, Attention(term.heads))
+    projection = Projection(term.sources, task.name, Attention(term.heads), task.settings.own_bits(term.layer))
     most = np.full(channels, term.limit, np.int64)
     return _Sums((projection,), np.full(channels, term.factor), 0 * most, most)
 
@@ -205,13 +205,15 @@ def _of_grid(task: Task, terms: Sequence[ConvTerm]) -> _Sums | None:
     if steps is None:
         return None
     weights = [np.rint(term.weight / steps[:, None, None, None]).astype(np.int64) for term in terms]
+    if not within_bits(terms, weights, task.settings):
+        return None
     return _weighted(task, terms, weights, steps, SAME)
 
 
 def _of_rounded(task: Task, terms: Sequence[ConvTerm]) -> Iterator[_Sums]:
     """Weights rounded to integers, of fewer and fewer bits."""
     gain = gain_of(task.op)
-    peaks = np.max([np.abs(term.weight).reshape(len(term.weight), -1).max(1) for term in terms], 0)
+    peaks = joint_peaks(terms, task.settings)
     groups = scale_groups(peaks, _granularity(task), task.limits.parameter_sets)
     cap = (2 ** (task.limits.state_bits - BIAS_HEADROOM_BITS) - 1) // task.op.count
     largest = largest_thresholds(peaks, groups, gain, task.largest_weight, cap)
@@ -246,8 +248,7 @@ def _weighted(task: Task, terms: Sequence[ConvTerm], weights: list[Int], unit: F
         low += least
         high += most
     projections = tuple(
-        Projection((term.source,), task.name, Conv(frozen(weight, np.int8), term.stride, term.padding, term.groups))
-        for term, weight in zip(terms, weights, strict=True)
+        convolved_by(task.name, term, weight, task.settings) for term, weight in zip(terms, weights, strict=True)
     )
     error = max(weight_error(t.weight / unit[:, None, None, None], w) for t, w in zip(terms, weights, strict=True))
     return _Sums(projections, unit, low, high, near, error)

@@ -24,7 +24,14 @@ from spikformer_deploy.quantization.lif_on_grid import lif_on_grid
 from spikformer_deploy.quantization.lif_unweighted import attention_lif, unit_lif
 from spikformer_deploy.quantization.scales import gain_of, largest_thresholds, least_error_thresholds, scale_groups
 from spikformer_deploy.quantization.settings import Settings
-from spikformer_deploy.quantization.weights import all_weights, attempt_of, convolutions, rounded_weights, weighted_lif
+from spikformer_deploy.quantization.weights import (
+    all_weights,
+    attempt_of,
+    convolutions,
+    joint_peaks,
+    rounded_weights,
+    weighted_lif,
+)
 
 STOCK_BIAS_BITS = 4
 """Fractional bits that a bias of stock neurons is offered beyond those of its decay."""
@@ -159,8 +166,8 @@ def _thresholds(task: LifTask, choice: _Choice, least_error_of: dict[bytes, Int]
     ratio = float(peaks.max() * task.gain)
     raise QuantizeError(
         task.name,
-        f"its largest weight is {ratio:.3g} times the threshold, and {task.settings.weight_bits}-bit weights of an "
-        f"integer threshold reach {task.largest_weight}",
+        f"its largest weight is {ratio:.3g} times the threshold, and {task.largest_weight.bit_length() + 1}-bit "
+        f"weights of an integer threshold reach {task.largest_weight}",
         "Use --granularity channel, or more weight bits.",
     )
 
@@ -170,7 +177,7 @@ def _peaks(task: LifTask, reserved: int) -> Float:
 
     The threshold multiplies weights and bias: it is bounded by the weight's bits, and by those of the bias.
     """
-    peaks = np.max([np.abs(t.weight).reshape(len(t.weight), -1).max(1) for t in convolutions(task)], axis=0)
+    peaks = joint_peaks(convolutions(task), task.settings)
     stock = task.rule.kind == LifKind.STOCK
     bias_bits = task.limits.bias_bits if stock else task.threshold_bits
     bias_limit = (2**bias_bits - 1) >> reserved

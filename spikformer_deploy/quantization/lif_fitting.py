@@ -13,7 +13,7 @@ from spikformer_deploy.network.bounds import membrane_range
 from spikformer_deploy.network.decay import Decay, fractional_bits, rounds_nothing
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.neurons import STOCK_SHIFT, Lif, LifKind
-from spikformer_deploy.quantization.currents import Current
+from spikformer_deploy.quantization.currents import Current, layers_of
 from spikformer_deploy.quantization.fitting import Observed, Quantized, margin_of, within
 from spikformer_deploy.quantization.settings import Settings
 
@@ -62,8 +62,8 @@ class LifTask:
 
     @property
     def largest_weight(self) -> int:
-        """The largest magnitude of an integer weight; the negative one beyond it is not used."""
-        return 2 ** (self.settings.weight_bits - 1) - 1
+        """The largest magnitude of an integer weight of the layer with the most bits."""
+        return self.settings.widest(layers_of(self.current))
 
     @property
     def threshold_bits(self) -> int:

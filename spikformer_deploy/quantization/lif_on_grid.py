@@ -14,7 +14,7 @@ from spikformer_deploy.quantization.currents import ConvTerm
 from spikformer_deploy.quantization.fitting import Quantized
 from spikformer_deploy.quantization.grids import are_whole, grid_steps
 from spikformer_deploy.quantization.lif_fitting import MOST_FRACTION_BITS, LifRule, LifTask, fits
-from spikformer_deploy.quantization.weights import attempt_of, convolutions, weighted_lif
+from spikformer_deploy.quantization.weights import attempt_of, convolutions, weighted_lif, within_bits
 
 
 def lif_on_grid(task: LifTask) -> Quantized | None:
@@ -30,6 +30,8 @@ def lif_on_grid(task: LifTask) -> Quantized | None:
         return None
     thresholds = 1 / (steps * task.gain)
     weights = [np.rint(term.weight / steps[:, None, None, None]).astype(np.int64) for term in terms]
+    if not within_bits(terms, weights, task.settings):
+        return None
     needed = _fraction_bits(thresholds, task.rule)
     fewest = needed or 0
     # A bias can use more bits than the decay needs; without one they would be zeros.

@@ -49,7 +49,9 @@ def attention_lif(task: LifTask) -> Quantized:
         most = nothing + (term.limit * factor << shift)
         attempt = with_range(thresholds << shift, shift, nothing, nothing, most, task.rule)
         if fits(attempt, task.limits, task.rule.kind):
-            projection = Projection(term.sources, task.name, Attention(term.heads, factor))
+            projection = Projection(
+                term.sources, task.name, Attention(term.heads, factor), task.settings.own_bits(term.layer)
+            )
             return quantized_lif(task, attempt, (projection,), True).rounded_by(error)
     problem = f"attention sums of up to {term.limit * factor} do not fit {task.limits.state_bits} bits"
     raise QuantizeError(task.name, problem)
@@ -103,7 +105,7 @@ def _unweighted(task: LifTask, term: UnitTerm | DualTerm) -> Projection:
     """The synapses of a term that has no weights."""
     if isinstance(term, UnitTerm):
         return Projection((term.source,), task.name, term.window)
-    return Projection(term.sources, task.name, term.synapse)
+    return Projection(term.sources, task.name, term.synapse, task.settings.own_bits(term.layer))
 
 
 def _bits_for_units(rule: LifRule) -> int:

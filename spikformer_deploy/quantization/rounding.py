@@ -22,6 +22,7 @@ import torch
 from torch.nn import functional as F
 
 from spikformer_deploy.base.arrays import Float, Int
+from spikformer_deploy.base.values import digest
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.graph.ir import Add, Conv2d, Graph, Input, Linear, Mean, Offset, Scale
 
@@ -43,20 +44,33 @@ STRETCHES = np.linspace(1.0, 3.0, 41)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """Second moments of what reaches each layer: (layer, source) -> blocks (k, k) over inputs (channel, ky, kx)."""
+    """Second moments of what reaches each layer: (layer, source) -> blocks (k, k) over inputs (channel, ky, kx).
+
+    known  what was rounded with them before, for whoever tries many settings of one graph; None: nothing is kept
+    """
 
     blocks: dict[tuple[str, str], tuple[Float, ...]]
+    known: dict[tuple[str | int, ...], Int] | None = None
 
     def taken_apart(self, source: str, parts: Sequence[str]) -> Moments:
         """The same where several populations send together what `source` does: layers read all with one weight."""
         of_parts = {(layer, part): b for (layer, name), b in self.blocks.items() if name == source for part in parts}
-        return Moments(self.blocks | of_parts)
+        return Moments(self.blocks | of_parts, self.known)
 
     def round(self, layer: str, source: str, real: Float, largest: int) -> Int:
         """Integers of at most `largest` for `real` weights (C_out, C_in, KY, KX) in units of one.
 
         Row by row, never worse than nearest rounding on the images of the calibration: else nearest is kept.
         """
+        if self.known is None:
+            return self._rounded(layer, source, real, largest)
+        key = ("round", layer, source, digest(real), largest)
+        if key not in self.known:
+            # weights have at most 8 bits: kept in as many
+            self.known[key] = self._rounded(layer, source, real, largest).astype(np.int8)
+        return self.known[key].astype(np.int64)
+
+    def _rounded(self, layer: str, source: str, real: Float, largest: int) -> Int:
         flat = real.reshape(len(real), -1)
         rounded = np.clip(np.rint(flat), -largest, largest)
         blocks = self.blocks.get((layer, source), ())
@@ -75,6 +89,14 @@ class Moments:
         weight      (C_out, C_in, KY, KX), in units of the threshold once multiplied with `gain`
         thresholds  (C_out,) the largest ones that cut no weight; channels of one value stay together
         """
+        if self.known is None:
+            return self._stretched(layer, source, weight, thresholds, gain, largest)
+        key = ("stretch", layer, source, digest((weight, thresholds, gain)), largest)
+        if key not in self.known:
+            self.known[key] = self._stretched(layer, source, weight, thresholds, gain, largest)
+        return self.known[key].copy()
+
+    def _stretched(self, layer: str, source: str, weight: Float, thresholds: Int, gain: float, largest: int) -> Int:
         blocks = self.blocks.get((layer, source), ())
         flat = weight.reshape(len(weight), -1) * gain
         # Only how often each input fires: balancing the weights anew for each candidate would cost 41 times as much.

@@ -33,7 +33,9 @@ def _as_row(walk: Walk, term: Term) -> Term:
     seen = kernel[:, :, top : top + height, left : left + width]
     weight = np.zeros((len(kernel), channels, height, width))
     weight[:, :, : seen.shape[2], : seen.shape[3]] = seen
-    return ReadoutTerm(row_of(walk, term.layer, term.source), weight.reshape(len(kernel), -1), 1, term.max_out)
+    return ReadoutTerm(
+        term.layer, row_of(walk, term.layer, term.source), weight.reshape(len(kernel), -1), 1, term.max_out
+    )
 
 
 def row_of(walk: Walk, layer: str, source: str) -> str:

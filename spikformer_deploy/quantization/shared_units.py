@@ -25,6 +25,7 @@ from spikformer_deploy.quantization.residuals import Feeder, Feeders, check_read
 from spikformer_deploy.quantization.scales import check_units, gain_of, largest_thresholds, scale_groups
 from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.quantization.signals import Signal
+from spikformer_deploy.quantization.weights import wider
 
 MOST_FRACTION_BITS = 4
 """Fractional bits of a stream beyond the finest weights: more change no bias that the rounding of weights would not."""
@@ -186,13 +187,18 @@ def _shared_unit(
     """The largest thresholds that weights and state allow; fractional bits while the range fits."""
     channels = len(feeders[0].weight)
     peaks = [np.abs(feeder.weight).reshape(channels, -1).max(1) for feeder in feeders]
-    largest_weight = 2 ** (settings.weight_bits - 1) - 1
+    largest_weight = settings.widest(feeder.layer for feeder in feeders)
+    # of a layer with fewer bits, those weights that fill the widest where its own are filled
+    full = [
+        peak * wider(largest_weight, settings.largest_weight(feeder.layer))
+        for feeder, peak in zip(feeders, peaks, strict=True)
+    ]
     cap = 2 ** max(1, room.state_bits - THRESHOLD_HEADROOM_BITS) - 1
     # Lost bits vary fastest: larger exponents let thresholds grow, which only helps where those are below 1.
     for span, extra, lost in product(SPANS, range(MOST_EXPONENT), range(MOST_LOST_BITS + 1)):
-        exponents = [exponent + extra for exponent in _relative_exponents(peaks, span)]
+        exponents = [exponent + extra for exponent in _relative_exponents(full, span)]
         # what the weights of all layers are once their exponents are taken out: the same channel has one threshold
-        normal = np.max([peak / 2.0**e for peak, e in zip(peaks, exponents, strict=True)], 0)
+        normal = np.max([peak / 2.0**e for peak, e in zip(full, exponents, strict=True)], 0)
         weighed = normal * anchor.gain
         groups = _groups(weighed, anchor.heads, limits, settings)
         thresholds = largest_thresholds(weighed, groups, 1.0, largest_weight, cap) >> lost
@@ -205,7 +211,9 @@ def _shared_unit(
             shared = unit / 2**bits
             # where bits were lost for the range, smaller exponents give them back to layers that have the room
             shifted = {
-                feeder.layer: min(exponent + bits, _least_exponent(peak / shared, largest_weight))
+                feeder.layer: min(
+                    exponent + bits, _least_exponent(peak / shared, settings.largest_weight(feeder.layer))
+                )
                 for feeder, exponent, peak in zip(feeders, exponents, peaks, strict=True)
             }
             return SharedUnit(shared, shifted, proven, room.message_bits)

@@ -17,7 +17,6 @@ from spikformer_deploy.chips.profile import CoreLimits
 from spikformer_deploy.network.bounds import weighted_range
 from spikformer_deploy.network.network import Population, Projection
 from spikformer_deploy.network.neurons import And, Stream
-from spikformer_deploy.network.synapses import Conv
 from spikformer_deploy.quantization.currents import (
     AttentionTerm,
     ConvTerm,
@@ -32,7 +31,7 @@ from spikformer_deploy.quantization.grids import none_below, weight_error
 from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.quantization.shared_units import SharedUnit
 from spikformer_deploy.quantization.signals import Signal, units_of
-from spikformer_deploy.quantization.weights import rounded_weights
+from spikformer_deploy.quantization.weights import convolved_by, rounded_weights
 
 HEAD_MESSAGE_BITS = 9
 """Bits of the largest value seen that a head reads of a stream, which has no spikes to be counted."""
@@ -109,9 +108,8 @@ def _convolution(name: str, term: ConvTerm, shared: SharedUnit, settings: Settin
     unit = shared.unit * 2.0**exponent
     weight = rounded_weights(term, 1 / unit, settings)
     low, high = weighted_range(weight, term.max_out)
-    conv = Conv(frozen(weight, np.int8), term.stride, term.padding, term.groups, exponent)
     return _Addend(
-        Projection((term.source,), name, conv),
+        convolved_by(name, term, weight, settings, exponent),
         low << exponent,
         high << exponent,
         weight_error(term.weight / unit[:, None, None, None], weight),

@@ -37,9 +37,42 @@ def all_weights(terms: Sequence[ConvTerm]) -> Float:
 def rounded_weights(term: ConvTerm, factor: Float, settings: Settings) -> Int:
     """Integers for the real weights of a term times `factor` (C_out,)."""
     real = term.weight * factor[:, None, None, None]
+    largest = settings.largest_weight(term.layer)
     if settings.moments is None:
-        return np.rint(real).astype(np.int64)
-    return settings.moments.round(term.layer, term.source, real, 2 ** (settings.weight_bits - 1) - 1)
+        # layers of unequal bits share a factor that is a quotient of floats: a weight half a unit above stays below it
+        return np.clip(np.rint(real), -largest, largest).astype(np.int64)
+    return settings.moments.round(term.layer, term.source, real, largest)
+
+
+def joint_peaks(terms: Sequence[ConvTerm], settings: Settings) -> Float:
+    """(C,) the largest |weight| of each channel, as if all layers that share its scale had the bits of the widest.
+
+    A layer with fewer bits counts with larger weights: those that fill the widest where its own are filled.
+    """
+    widest = settings.widest(term.layer for term in terms)
+    return np.max([channel_peaks(t.weight) * wider(widest, settings.largest_weight(t.layer)) for t in terms], axis=0)
+
+
+def channel_peaks(weight: Float) -> Float:
+    """(O,) the largest |weight| of each output channel of `weight` (O, ...)."""
+    return np.abs(weight).reshape(len(weight), -1).max(1)
+
+
+def wider(widest: int, largest: int) -> float:
+    """How much larger a weight may be where the largest integer is `widest`: up to half a unit above it."""
+    return (widest + 0.5) / (largest + 0.5)
+
+
+def within_bits(terms: Sequence[ConvTerm], weights: Sequence[Int], settings: Settings) -> bool:
+    """Whether the integer weights of each term are within the bits of its layer."""
+    pairs = zip(terms, weights, strict=True)
+    return all(int(np.abs(weight).max(initial=0)) <= settings.largest_weight(term.layer) for term, weight in pairs)
+
+
+def convolved_by(target: str, term: ConvTerm, weight: Int, settings: Settings, shift: int = 0) -> Projection:
+    """The synapses of a term with integer weights times 2^shift."""
+    conv = Conv(frozen(weight, np.int8), term.stride, term.padding, term.groups, shift)
+    return Projection((term.source,), target, conv, settings.own_bits(term.layer))
 
 
 def attempt_of(task: LifTask, weights: list[Int], thresholds: Float, shift: int, proven: bool) -> Attempt:
@@ -82,8 +115,7 @@ def weighted_lif(task: LifTask, attempt: Attempt, factor: Float, weights: list[I
     """The population of integer `weights`, which stand for real ones times `factor` (C,), and its synapses."""
     terms = convolutions(task)
     projections = tuple(
-        Projection((term.source,), task.name, Conv(frozen(weight, np.int8), term.stride, term.padding, term.groups))
-        for term, weight in zip(terms, weights, strict=True)
+        convolved_by(task.name, term, weight, task.settings) for term, weight in zip(terms, weights, strict=True)
     )
     errors = [
         weight_error(term.weight * factor[:, None, None, None], weight)

@@ -29,6 +29,7 @@ from spikformer_deploy.graph.ir import Graph
 from spikformer_deploy.inference.results import Run
 from spikformer_deploy.inference.seam import Work
 from spikformer_deploy.inference.together import run_together, same_integers
+from spikformer_deploy.pipeline.layer_bits import bits_for
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.sample import Sample
 from spikformer_deploy.pipeline.stages import Front, check_labels, float_graph, images_of, mapped, quantized
@@ -111,7 +112,8 @@ class Study(Work):
         """Integers and firing rates of a point."""
         traced = self.traced(point.model, point.time_steps)
         profile = load_profile(self._found(point.target))
-        settings = Settings(point.weight_bits, point.granularity, profile.limits.neuron)
+        bits, _ = bits_for(traced.sample.loaded, point.weight_bits, None)
+        settings = Settings(point.weight_bits, point.granularity, profile.limits.neuron, layer_bits=bits)
         return quantized(traced.graph, traced.sample, profile, settings, point.rounding)
 
     def _program(self, front: Front, point: Point) -> Program:

@@ -333,6 +333,17 @@ def test_the_command_line_takes_a_chain_without_an_input_layer(tmp_path: Path) -
     assert json.loads(done.stdout)["predictions"] == right.tolist()
 
 
+def test_the_command_line_refuses_bits_of_its_layers(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.net", chain(0))
+    (tmp_path / "bits.toml").write_text("output = 4\n")
+    output = tmp_path / "a.spk"
+    command = ["compile", str(path), "--layer-bits", str(tmp_path / "bits.toml"), "-o", str(output)]
+    refused = CliRunner().invoke(cli, command).exception
+    assert isinstance(refused, InputError)
+    assert refused.place == "--layer-bits"
+    assert not output.exists()
+
+
 def test_files_that_are_no_networks(tmp_path: Path) -> None:
     path = tmp_path / "a.net"
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
@@ -504,7 +515,14 @@ def test_a_target_with_narrower_states_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [{"weight_bits": 4}, {"granularity": "tensor"}, {"rounding": "calibrated"}, {"neuron": "stock"}]
+    "option",
+    [
+        {"weight_bits": 4},
+        {"layer_bits": {}},
+        {"granularity": "tensor"},
+        {"rounding": "calibrated"},
+        {"neuron": "stock"},
+    ],
 )
 def test_options_that_would_change_its_integers_are_refused(option: dict, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--[a-z-]+: the integers and the neurons of a \.net are taken as they are"):

@@ -16,7 +16,7 @@ LIMITS = load_profile("loihi2").limits
 
 def head(weight: np.ndarray, bias: np.ndarray, time_steps: int, bits: int = 8) -> tuple[np.ndarray, np.ndarray, float]:
     """(integer weights, integer bias, scale) times scale, as real numbers, and the rounding that is stated."""
-    current = Current((ReadoutTerm("in", weight, 4, 1),), bias, (len(bias), 1, 1))
+    current = Current((ReadoutTerm("head", "in", weight, 4, 1),), bias, (len(bias), 1, 1))
     quantized = make_accumulator("output", current, lambda _: 1, time_steps, LIMITS, Settings(bits))
     (projection,) = quantized.projections
     neuron = quantized.population.neuron

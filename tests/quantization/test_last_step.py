@@ -176,7 +176,7 @@ def test_the_integers_of_a_head_know_no_time_steps(steps: int, largest: int, bia
     """The same as of one step; a mean over the steps has their bias as often, and another scale."""
     weight = np.random.default_rng(largest).integers(-largest, largest + 1, (3, 5)) / 8
     weight[0, 0] = largest / 8
-    current = Current((ReadoutTerm("in", weight, 4, 1),), np.array([bias, -bias, 1]) / 16, (3, 1, 1))
+    current = Current((ReadoutTerm("head", "in", weight, 4, 1),), np.array([bias, -bias, 1]) / 16, (3, 1, 1))
     last_step = make_accumulator("output", current, lambda _: 1, steps, LIMITS, Settings(bits), last=True)
     one_step = make_accumulator("output", current, lambda _: 1, 1, LIMITS, Settings(bits), last=False)
     assert last_step.population.bounds == one_step.population.bounds

@@ -102,9 +102,9 @@ def list_words(targets: Int, bits: int, core: Core) -> Int:
     return -(-(targets * bits + int(core.list_header_bits)) // WORD)
 
 
-def _synapse_bits(network: Network, core: Core) -> int:
+def _synapse_bits(network: Network, projection: Projection, core: Core) -> int:
     """Of a synapse in a list of any kind."""
-    return network.weight_bits + int(core.index_bits)
+    return network.bits_of(projection) + int(core.index_bits)
 
 
 def _incoming(network: Network, site: Site, projection: Projection, box: BoxSizes, core: Core) -> tuple[Int, Int]:
@@ -112,7 +112,7 @@ def _incoming(network: Network, site: Site, projection: Projection, box: BoxSize
     source = network[projection.sources[0]].shape
     match projection.synapse:
         case Conv() as conv:
-            return _convolution(site, conv, box, _synapse_bits(network, core), core)
+            return _convolution(site, conv, box, _synapse_bits(network, projection, core), core)
         case Window() as window:
             rows, columns = axes_of(window, source)
             # Counted as if the stride were 1: too few taps for a strided window that is wider than its source.  Words
@@ -122,11 +122,11 @@ def _incoming(network: Network, site: Site, projection: Projection, box: BoxSize
             return box.each(box.channels if site.token_serial else CONV_AXON_WORDS), box.channels * taps
         case Readout():
             channels = box.each(source[0])
-            return channels, channels * list_words(box.channels, _synapse_bits(network, core), core)
+            return channels, channels * list_words(box.channels, _synapse_bits(network, projection, core), core)
         case Attention():
             return box.each(box.channels), box.each(box.channels)
         case DualSpike():
-            return _products(factors_of(network, projection), box, _synapse_bits(network, core), core)
+            return _products(factors_of(network, projection), box, _synapse_bits(network, projection, core), core)
         case _:
             assert_never(projection.synapse)
 
@@ -162,7 +162,8 @@ def _counters(network: Network, site: Site, box: BoxSizes, core: Core) -> tuple[
     tokens in series: rows are channels of k (and of the replayed q), columns channels of v within the head
     channels in series: rows are tokens of q (and of the replayed v), columns tokens of k
     """
-    bits = _synapse_bits(network, core)
+    (attention,) = (p for p in network.into(site.population) if isinstance(p.synapse, Attention))
+    bits = _synapse_bits(network, attention, core)
     if site.serial == "tokens":
         depth = heads_into(network, site.population).depth
         rows = box.channels

@@ -1,0 +1,112 @@
+"""Bits by layer are chosen on validation images: within the drop, the same every time, and what was run."""
+
+import numpy as np
+import pytest
+import torch
+
+import spikformer_deploy as sd
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.chips.profile import load_profile
+from spikformer_deploy.converters.models import load
+from spikformer_deploy.data.read import read
+from spikformer_deploy.executors import reference
+from spikformer_deploy.optimization.bits import _filled, _losses, _path, _rise
+from spikformer_deploy.pipeline.sample import Sample
+from spikformer_deploy.pipeline.stages import float_graph
+from spikformer_deploy.quantization.settings import Settings
+
+CALIBRATION, VALIDATION = 64, 96
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    training = read("digits", load("digits-v1").preprocess, split="train", limit=CALIBRATION + VALIDATION)
+    pixels = np.asarray(training.pixels)
+    assert training.labels is not None
+    return pixels[:CALIBRATION], (pixels[CALIBRATION:], training.labels[CALIBRATION:])
+
+
+def test_what_is_chosen_was_run_and_holds(images: tuple) -> None:
+    calibration, validation = images
+    notes = []
+    chosen = sd.choose_bits(
+        "digits-v1", validation, calibrate_on=calibration, max_drop=1.1, progress=lambda *step: notes.append(step)
+    )
+    first, *others = chosen.tried
+    assert first["layer_bits"] == {}
+    assert others
+    row = next(row for row in chosen.tried if row["layer_bits"] == chosen.layer_bits)
+    assert row["accuracy"] == chosen.accuracy >= first["accuracy"] - 0.011 - 1e-9
+    assert row["memory_words"] < first["memory_words"]
+    assert all(2 <= bits < 8 for bits in chosen.layer_bits.values())
+    assert all(done <= steps for done, steps, _ in notes)
+    # the same program by the calls that a user has
+    again = sd.compile(
+        "digits-v1", layer_bits=chosen.layer_bits, calibrate_on=calibration, rounding="calibrated", check=False
+    )
+    assert again.network.digest() == chosen.program.network.digest()
+    assert again.mapping.words.sum() == row["memory_words"]
+    assert sd.run(again, validation, timing="none").accuracy == chosen.accuracy
+
+
+def test_without_a_drop_nothing_is_lost_and_twice_is_the_same(images: tuple) -> None:
+    calibration, (pixels, labels) = images
+    few = (pixels[:40], labels[:40])
+    one, other = (sd.choose_bits("digits-v1", few, calibrate_on=calibration, max_drop=0.0) for _ in range(2))
+    assert one.accuracy >= one.tried[0]["accuracy"]
+    assert one.layer_bits == other.layer_bits
+    assert one.tried == other.tried
+    assert one.damage == other.damage
+
+
+def test_images_without_labels_are_refused(images: tuple) -> None:
+    with pytest.raises(InputError, match="data: validation images without labels"):
+        sd.choose_bits("digits-v1", images[0])
+    with pytest.raises(InputError, match="max_drop: -1 points"):
+        sd.choose_bits("digits-v1", images[1], max_drop=-1)
+
+
+def test_labels_that_the_model_has_not_are_refused(images: tuple) -> None:
+    pixels, labels = images[1]
+    with pytest.raises(InputError, match="10"):
+        sd.choose_bits("digits-v1", (pixels, labels + 1), calibrate_on=images[0])
+
+
+def test_what_is_remembered_is_what_would_be_rounded(images: tuple) -> None:
+    """One layer's bits after the other, back and forth: the integers of a sample that remembers nothing."""
+    loaded = load("digits-v1")
+    graph, limits = float_graph(loaded), load_profile("loihi2").limits
+    remembers, forgets = Sample(loaded, images[0], remember=True), Sample(loaded, images[0])
+    for bits in ({}, {"head": 3, "block.0.mlp.fc1_linear": 4}, {"block.0.mlp.fc1_linear": 3}, {}):
+        networks = [s.quantized(graph, limits, Settings(layer_bits=bits), "calibrated") for s in (remembers, forgets)]
+        assert networks[0].digest() == networks[1].digest()
+
+
+def test_the_loss_is_that_of_torch(images: tuple) -> None:
+    network = sd.compile("digits-v1", check=False).network
+    pixels, labels = images[1][0][:8], images[1][1][:8]
+    logits = reference.execute(network, pixels).accumulators.reshape(8, -1) * network.output.neuron.scale
+    right = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), reduction="none")
+    np.testing.assert_allclose(_losses(network, pixels, labels), right.numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_rise_has_its_standard_error_and_is_never_less_than_nothing() -> None:
+    before = np.zeros(4)
+    assert _rise(before, np.array([1.0, 1.0, 3.0, 3.0])) == 2 + 1 / 2
+    assert _rise(before, np.array([-1.0, -1.0, -3.0, -3.0])) == 1 / 2
+    assert _rise(before, before) == 0
+
+
+def test_damage_between_what_was_probed_never_falls() -> None:
+    filled = _filled({6: 1e-4, 4: 1e-2, 3: 5e-3}, 8)
+    assert list(filled) == [7, 6, 5, 4, 3, 2]
+    assert list(filled.values()) == pytest.approx([2.5e-5, 1e-4, 1e-3, 1e-2, 1e-2, 2e-2])
+    assert _filled({6: 0.0, 4: np.inf, 3: np.inf}, 8)[2] == np.inf
+    assert _filled({3: 1.0, 2: np.inf}, 4) == {3: 1.0, 2: np.inf}
+
+
+def test_the_path_lowers_what_saves_most_for_its_damage_first() -> None:
+    """By hand: 'a' saves 10 words a bit, 'b' one; 'c' saves none with one bit less, and cannot have two less."""
+    damage = {"a": {3: 1.0, 2: 100.0}, "b": {3: 1.0, 2: 2.0}, "c": {3: 0.1, 2: np.inf}}
+    words = {"a": {4: 40, 3: 30, 2: 20}, "b": {4: 40, 3: 39, 2: 38}, "c": {4: 40, 3: 40, 2: 30}}
+    assert _path(damage, words, 4) == [{}, {"a": 3}, {"a": 3, "b": 3}, {"a": 3, "b": 2}, {"a": 2, "b": 2}]

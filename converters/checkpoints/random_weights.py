@@ -26,8 +26,8 @@ from spikformer_deploy.nn.zoo import FAMILIES, build, published, stem_pooling
 EVENTS = 0.1
 """Of the pixels of a random frame of events."""
 BIAS = 0.3
-"""Of every BatchNorm, with weight 1: of neurons that send spikes, the median rate of the layers comes out at 0.06 to 0.2
-in most sizes; the bundled trained models have 0.1 to 0.2."""
+"""Of every BatchNorm, with weight 1: of neurons that send spikes, the median rate of the layers comes out at 0.06 to
+0.2 in most sizes; the bundled trained models have 0.1 to 0.2."""
 LEAST_VARIANCE = 0.01
 """Of a layer that random weights keep as good as silent: divided by less, a few spikes more are all that is left."""
 SCRIPT_NAMES = {

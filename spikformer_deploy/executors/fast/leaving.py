@@ -42,7 +42,10 @@ def prepare(request: Request, margin: int) -> Leave:
     plan = make_plan(replace(network, time_steps=1), request.cells)
     buffers = Buffers()
     steps = network.time_steps
-    batch = request.images_at_once(plan.image_bytes * steps, engine.BATCH_BYTES, plan.fixed_bytes)
+    batch = request.images_at_once(plan.image_bytes * steps, engine.BATCH_BYTES // steps, plan.fixed_bytes)
+    if request.memory_limit is None:
+        # a step of so many images is as much work as all steps of a batch elsewhere
+        batch *= steps
 
     def execute(images: NDArray[np.integer], record: Sequence[str] = ()) -> list[Left]:
         inputs = frames(network, images)
@@ -119,7 +122,11 @@ def _run(
             break
         if leaves.any():
             staying, total = staying[~leaves], total[~leaves]
-            held = {name: potentials[~leaves] for name, potentials in held.items()}
+            for name, potentials in held.items():
+                held[name] = potentials[~leaves]
+                buffers.give(potentials)
+    for potentials in held.values():
+        buffers.give(potentials)
     return done
 
 
@@ -147,7 +154,7 @@ def _one_step(batch: Batch, inputs: Sent, held: dict[str, NDArray[np.int32]]) ->
     """All populations of a time step; what reaches the head, (n, classes).
 
     inputs  (n, 1, C, Y, X)
-    held    by population of LIFs: (n, P, C) potentials before the step, in whose place come those after it
+    held    by population of LIFs: (n, 1, P, C) potentials before the step, in whose place come those after it
     """
     arriving: Int = np.zeros((0, 0), np.int64)
     for population in batch.network:
@@ -165,13 +172,16 @@ def _one_step(batch: Batch, inputs: Sent, held: dict[str, NDArray[np.int32]]) ->
 
 
 def _fire(batch: Batch, population: Population, held: dict[str, NDArray[np.int32]]) -> None:
-    before = held.get(population.name, engine.AT_REST)
+    name = population.name
+    potentials = held.get(name)
+    before = engine.AT_REST if potentials is None else potentials[:, 0]
     threads.share_out(batch.threads, batch.images * population.size)
     sent, membrane, peak = engine._fire(batch, population, before, keep=True)
     assert membrane is not None
     engine._keep(batch, population, sent, peak, membrane, before)
-    held[population.name] = membrane[:, 0].copy()
-    batch.buffers.give(membrane)
+    if potentials is not None:
+        batch.buffers.give(potentials)
+    held[name] = membrane
 
 
 def _note(done: _Steps, batch: Batch, staying: Int, step: int) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spikformer_deploy.accounting.energy import account as account
+    from spikformer_deploy.api.calls import choose_exit as choose_exit
     from spikformer_deploy.api.calls import compile as compile
     from spikformer_deploy.api.calls import count_operations as count_operations
     from spikformer_deploy.api.calls import energy as energy
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from spikformer_deploy.converters.checkpoints.spikingjelly import from_spikingjelly as from_spikingjelly
     from spikformer_deploy.data.images import Preprocess as Preprocess
     from spikformer_deploy.graph.trace import trace as trace
+    from spikformer_deploy.inference.exits import ExitRun as ExitRun
     from spikformer_deploy.inference.stream import Stream as Stream
     from spikformer_deploy.mapping.map import map_network as map_network
     from spikformer_deploy.pipeline.program import Program as Program
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "compile": "api.calls",
     "run": "api.calls",
+    "choose_exit": "api.calls",
     "verify": "api.calls",
     "energy": "api.calls",
     "export": "api.calls",
@@ -48,6 +51,7 @@ _PUBLIC = {
     "load": "api.calls",
     "count_operations": "api.calls",
     "Run": "api.records",
+    "ExitRun": "inference.exits",
     "OptionError": "base.options",
     "Stream": "inference.stream",
     "Preprocess": "data.images",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.accounting.uncertainty import (
+    MILLI_PER_PICO,
     Energy,
     Part,
     Range,
@@ -23,6 +24,7 @@ from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.counts.events import Events, SliceEvents
+from spikformer_deploy.counts.slices import PER_IMAGE
 from spikformer_deploy.network.mapping import OPERANDS, Mapping
 from spikformer_deploy.timing.spread import Spread
 from spikformer_deploy.timing.times import StepTimes
@@ -150,6 +152,34 @@ def slice_counts(events: Events, slices: SliceEvents, mapping: Mapping) -> dict[
         "spikes": slices.spikes.sum((0, 1)),
         "messages sent": slices.messages_out.sum((0, 1)),
     }
+
+
+def falling_by_step(
+    events: Events, slices: SliceEvents, mapping: Mapping, profile: Profile, hops: Int, times: StepTimes
+) -> NDArray[np.float64]:
+    """(images, T) nominal mJ of what the cores and the network on chip do in each time step of each image.
+
+    Time steps fall through the layers: all first steps of an image together are the NEURO_CORES of `on_target`.
+    slices  of each image by itself; hops: (images, T, 2) messages * hops, east-west and north-south
+    """
+    idle = slices.idle.sum(2)
+    # what is the same in every step of every image: one without idle visits, spikes and messages
+    every = replace(slices, **{name: np.zeros_like(getattr(slices, name)[:1, :1]) for name in PER_IMAGE})
+    one = slice_counts(replace(events, images=1, time_steps=1, slices=every), every, mapping)
+    falling = (times.chip_steps_falling - times.chip_steps) * int(mapping.swept.sum())
+    counts = {
+        "synaptic operations": slices.synops.sum(2),
+        "neuron updates": int(one["neuron updates"].sum()) - idle,
+        "idle neurons": idle,
+        SWEEPS: np.full(idle.shape, int(one[SWEEPS].sum()) + falling),
+        "spikes": slices.spikes.sum(2),
+        "messages sent": slices.messages_out.sum(2),
+        HOPS[0]: hops[:, :, 0],
+        HOPS[1]: hops[:, :, 1],
+    }
+    priced_at = {name: getattr(profile.energy, cost).value * MILLI_PER_PICO for name, cost in COSTS.items()}
+    total: NDArray[np.float64] = sum((count * priced_at[name] for name, count in counts.items()), np.zeros(idle.shape))
+    return total
 
 
 def _at_counters(slices: SliceEvents, mapping: Mapping) -> NDArray[np.bool_]:

@@ -51,7 +51,8 @@ def _by_step(result: ExitRun) -> Table:
 
 def _figures(result: ExitRun) -> Table:
     """Time and energies of the mean image."""
-    table = Table(title="an image, mean (estimates; its time steps fall through the layers)", title_justify="left")
+    title = "an image, mean (estimates; its time steps fall through the layers: a pipeline would save nothing)"
+    table = Table(title=title, title_justify="left")
     for name in ("", "likely", "nominal", "envelope"):
         table.add_column(name, justify="left" if not name else "right")
     if result.latency is not None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.arrays import Array, Int
 from spikformer_deploy.executors.execution import Activity, Execution, Left, Leave, Request, frames
 from spikformer_deploy.executors.fast import engine, synapses, threads
 from spikformer_deploy.executors.fast.batch import Batch, Buffers, Counts, Sent, empty_counts
@@ -213,7 +213,7 @@ def _execution(network: Network, shares: list[_Steps], steps: int) -> Execution:
     """Of the images that left after `steps` steps."""
     chosen = [share.after == steps for share in shares]
 
-    def of(parts: list[NDArray[np.integer]]) -> NDArray[np.integer]:
+    def of(parts: list[Array]) -> Array:
         return np.concatenate([part[some] for part, some in zip(parts, chosen, strict=True)])
 
     output = network.output

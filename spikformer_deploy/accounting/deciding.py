@@ -26,6 +26,7 @@ from spikformer_deploy.chips.loihi.memory import list_words
 from spikformer_deploy.chips.loihi.microcode import REFERENCE_LENGTH, program_of
 from spikformer_deploy.chips.loihi.steps import Work, barrier, core_ns, loads_ns, pause_ns
 from spikformer_deploy.chips.profile import Profile
+from spikformer_deploy.network.exits import check_exit
 from spikformer_deploy.network.mapping import Mapping
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import And, Lif, LifKind, Neuron
@@ -56,13 +57,10 @@ class Deciding:
 def deciding(network: Network, profile: Profile) -> Deciding:
     """What a decision takes on the cores of a target.
 
-    Raises InputError where its neurons cannot send what an accumulator holds.
+    Raises InputError where its neurons cannot send or compare what accumulators hold.
     """
     core = profile.core
-    if not core.programmable.value or int(core.message_bits) < network.state_bits:
-        problem = f"accumulators of {network.state_bits} bits cannot be compared on '{profile.name}': its neurons send "
-        problem += f"{int(core.message_bits)} bits" if core.programmable.value else "spikes only"
-        raise InputError("--early-exit", problem, "Use --target loihi2, or --timing none for the answers alone.")
+    _check_values(network, profile)
     classes = network.output.size
     pairs = classes * (classes - 1)
     firing = pairs // 2
@@ -81,6 +79,24 @@ def deciding(network: Network, profile: Profile) -> Deciding:
             "messages sent": classes * holding + firing + 1,
         },
     )
+
+
+def _check_values(network: Network, profile: Profile) -> None:
+    """Raise InputError where a message does not hold an accumulator, or a state no difference of two of them."""
+    core, output = profile.core, network.output
+    head = check_exit(network)
+    # after a step it has a share of the bias in place of all of it
+    largest = max(-output.bounds[0], output.bounds[1]) + int(np.abs(head.bias).max())
+    if not core.programmable.value:
+        problem = "its neurons send spikes only"
+    elif largest >= 2 ** (int(core.message_bits) - 1):
+        problem = f"they hold up to {largest:,}, and a message has {int(core.message_bits)} bits"
+    elif 2 * largest >= 2 ** (int(core.state_bits) - 1):
+        problem = f"they are up to {2 * largest:,} apart, and a state has {int(core.state_bits)} bits"
+    else:
+        return
+    problem = f"accumulators cannot be compared on '{profile.name}': {problem}"
+    raise InputError("--early-exit", problem, "Use --target loihi2, or --timing none for the answers alone.")
 
 
 def _cores_of_pairs(classes: int, bits: int, profile: Profile) -> int:

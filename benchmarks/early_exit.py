@@ -1,10 +1,11 @@
 """What early exit saves: bundled digits models, and a recipe trained with several seeds.
 
-    python benchmarks/early_exit.py [RECIPE.toml] [--seeds 1,2] [--max-drop 0.3] [--output FOLDER] [--json FILE] [--quick]
+    python benchmarks/early_exit.py [RECIPE.toml] [--seeds 1,2] [--max-drop 0.3] [--output FOLDER] [--json FILE]
+                                    [--quick]
 
-The margin is chosen on images that are kept apart, and the test images are looked at once.  Of the digits there are 360
-that no training saw: each half is tested with the margin that the other half chose.  What is finished in the folder is not
-trained again.  Without a recipe: the digits only.
+The margin is chosen on images that are kept apart, and the test images are looked at once.  Of the digits there are
+360 that no training saw: each half is tested with the margin that the other half chose.  What is finished in the folder
+is not trained again.  Without a recipe: the digits only.
 """
 
 from __future__ import annotations
@@ -49,9 +50,7 @@ Images = tuple[np.ndarray, np.ndarray]
 @click.option("--output", default="early_exit", show_default=True, help="Checkpoints go here.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the figures here too.")
 @click.option("--quick", is_flag=True, help="A few digits: shows that it runs.")
-def main(
-    recipe: str | None, seeds: str, max_drop: float, output: str, json_file: str | None, quick: bool
-) -> None:
+def main(recipe: str | None, seeds: str, max_drop: float, output: str, json_file: str | None, quick: bool) -> None:
     """Choose, run, print the table, write JSON."""
     rows = [row for name in DIGITS for row in of_digits(name, max_drop, quick)]
     if recipe is not None and not quick:
@@ -59,7 +58,13 @@ def main(
         rows += [trained(read_recipe(recipe), int(seed), max_drop, Path(output)) for seed in seeds.split(",")]
     Console().print(table(rows))
     if json_file:
-        figures = {"cpu": cpu(), "threads": torch.get_num_threads(), "target": TARGET, "max_drop": max_drop, "rows": rows}
+        figures = {
+            "cpu": cpu(),
+            "threads": torch.get_num_threads(),
+            "target": TARGET,
+            "max_drop": max_drop,
+            "rows": rows,
+        }
         write_whole(Path(json_file), (json.dumps(figures, indent=2) + "\n").encode())
 
 

@@ -1,13 +1,14 @@
 """What it costs on a chip to decide whether an image is done: derived, and measured on no silicon.
 
-After a time step the head's accumulators send what they hold, each with its share of the bias.  Two small populations of
-neurons that the chip has follow, a layer after the other:
+After a time step the head's accumulators send what they hold, each with its share of the bias.  Two small populations
+of neurons that the chip has follow, a layer after the other:
 
-    pairs  C (C - 1) threshold neurons without a memory: that of (i, j) adds up a_i - a_j, and fires at the margin or above
-    done   C neurons that fire where all of their C - 1 pairs do: the largest is ahead of the second largest by the margin
+    pairs  C (C - 1) threshold neurons without a memory: that of (i, j) adds up a_i - a_j, and fires from the margin on
+    done   C neurons that fire where all of their C - 1 pairs do: then the largest is ahead by the margin
 
-A chip adds what arrives, so a scan for the two largest would take a time step a class.  At most half of the pairs fire, as
-a_i - a_j and a_j - a_i are not both positive: so many are counted.  Hops are not, since nothing says where these cores are.
+A chip adds what arrives, so a scan for the two largest would take a time step a class.  At most half of the pairs fire,
+as a_i - a_j and a_j - a_i are not both positive: so many are counted.  Hops are not, since nothing says where these
+cores are.
 """
 
 from __future__ import annotations
@@ -166,7 +167,9 @@ def deciding_parts(decision: Deciding, decisions: float, mapping: Mapping, profi
     for name, count in counts.items():
         cost = COSTS[name]
         price = getattr(energies, cost)
-        parts.append(_derived(priced(f"deciding: {name}", decisions * count, f"energy.{corner}.{cost}", price, NEURO_CORES)))
+        parts.append(
+            _derived(priced(f"deciding: {name}", decisions * count, f"energy.{corner}.{cost}", price, NEURO_CORES))
+        )
     return [part for part in parts if part.events > 0]
 
 

@@ -200,9 +200,9 @@ def run(
     data          "digits", "drawn", a folder, zip or file of images (docs/images.md), an array (N, C, Y, X) or tensor
                   of pixels, (images, labels), or a Dataset or DataLoader of (image, label).  Recordings of a program
                   that takes frames: (N, T, C, Y, X).  Real images: pixels / 255, or normalised as the model's
-    early_exit    a margin in units of the accumulators, at least 1: an image leaves after the first time step in which its
-                  largest accumulator is that far ahead of the second largest, and the record is an ExitRun, of mean
-                  steps; None: all steps.  sd.choose_exit finds one
+    early_exit    a margin in units of the accumulators, at least 1: an image leaves after the first time step in which
+                  its largest accumulator is that far ahead of the second largest, and the record is an ExitRun, of
+                  mean steps; None: all steps.  sd.choose_exit finds one
     record        names of layers whose spikes and potentials are kept, for run.spikes and run.potentials; for that the
                   images run through the program a second time
     backend       "engine", or one to check it against: "reference", "lava", "onnx"

@@ -1,6 +1,6 @@
-"""A run with early exit: images leave when the margin of the accumulators says so, and everything is accounted for that.
+"""A run with early exit: images leave when the margin of the accumulators says so, and are accounted for up to there.
 
-An image that leaves after t steps has what a program of t steps gives it (network/steps.py): its spikes, counts and times.
+An image that leaves after t steps has what a program of t steps gives it (network/steps.py): spikes, counts and times.
 So a run is a run of the programs of 1, 2, ... T steps, each on the images that leave after so many, and all figures are
 means over the images.  On the chip this is so where each time step passes all layers before the next one begins: in a
 pipeline the later steps of an image are in flight when its margin is known, and nothing of them would be saved.
@@ -345,7 +345,9 @@ class ExitBatches(Work):
         assert tally is not None
         # events that frames do not hold are those of all images: they stand with the first of them
         some = min(tally.groups)
-        return replace(tally, groups=tally.groups | {some: replace(tally.groups[some], lost=read.lost)}), peak_memory_mib()
+        return replace(
+            tally, groups=tally.groups | {some: replace(tally.groups[some], lost=read.lost)}
+        ), peak_memory_mib()
 
     def _tally(self, pixels: NDArray[np.integer]) -> ExitTally:
         steps = np.zeros(len(pixels), np.int64)
@@ -468,4 +470,3 @@ def _falling(
     low, nominal, high = corners.tolist()
     seconds = spread_of(low, nominal, high, drawn / nominal)
     return seconds, Duration(times, sure, seconds)
-

@@ -67,7 +67,9 @@ def _of_engine() -> dict[Loop, list[Example]]:
         **dense,
         counting.observe: [(maps[kind], True, table, maps[word], tokens, _array(double, 3)) for kind in (byte, word)],
         gather.gather: [(maps[byte], _array(np.int8, 2), window, 1, maps[single])],
-        kernels.lif_halving: [(maps[kind], lif(word), 1, rows, maps[byte], maps[word], peak) for kind in (single, word)],
+        kernels.lif_halving: [
+            (maps[kind], lif(word), 1, rows, maps[byte], maps[word], peak) for kind in (single, word)
+        ],
         kernels.lif_any: [(maps[single], lif(double), 1, rows, maps[byte], maps[word], peak)],
         levels.levels_narrow: [(maps[kind], few, 1, maps[byte], maps[word], peak) for kind in (single, word)],
         kernels.attend: [(tokens, tokens, tokens, 1, 1, _array(word, 3), peak)],

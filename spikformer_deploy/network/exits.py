@@ -1,7 +1,8 @@
 """Early exit: after which time step an image is done, by the margin between the two largest accumulators of the head.
 
-After each of the first T - 1 steps the head of a program of so many steps (steps.states_after) has a largest and a second
-largest accumulator.  An image whose largest is ahead by the threshold or more leaves; after T steps every image does.
+After each of the first T - 1 steps the head of a program of so many steps (steps.states_after) has a largest and a
+second largest accumulator.  An image whose largest is ahead by the threshold or more leaves; after T steps every image
+does.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Accumulator
 from spikformer_deploy.network.steps import states_after
 
+LEAVE_OUT = "Leave it out."
+"""The way out where early exit has no meaning."""
+
 
 def check_exit(network: Network) -> Accumulator:
     """The head of a network whose images can leave early.
 
-    Raises InputError where there is only one class or one time step, and for a head that does not add up over the steps.
+    Raises InputError where there is only one class or one time step, and for a head that does not add up over steps.
     """
     head = network.output.neuron
     assert isinstance(head, Accumulator)
@@ -30,9 +34,6 @@ def check_exit(network: Network) -> Accumulator:
         problem = "the program reads the last time step only: what it holds before says nothing of the answer"
         raise InputError("--early-exit", problem, "Leave it out, or train a head that reads the mean over the steps.")
     return head
-
-
-LEAVE_OUT = "Leave it out."
 
 
 def check_margin(margin: int) -> None:

@@ -1,8 +1,9 @@
 """The threshold of early exit, chosen on validation images for the accuracy that may be lost.
 
-One run of all steps says of every image and step the margin, whether the class would be right, what the chip does and how
-long it takes.  So every threshold is tried, and nothing runs again.  Time steps fall through the layers one after the
-other, and decisions are paid for, as in a run with early exit (inference/exits.py), whose nominal figures these are.
+One run of all steps says of every image and step the margin, whether the class would be right, what the chip does and
+how long it takes.  So every threshold is tried, and nothing runs again.  Time steps fall through the layers one after
+the other, and decisions are paid for, as in a run with early exit (inference/exits.py), whose nominal figures
+these are.
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ def _by_step(result: ExitRun) -> Table:
         table.add_column(name, justify="right")
     for row in result.to_dict()["early_exit"]["after"]:
         share = f"{row['images'] / len(result.steps):.1%}"
-        table.add_row(*(number(row[n]) for n in ("step", "images")), share, number(row["accuracy"]), number(row["synaptic_ops"]))
+        table.add_row(
+            *(number(row[n]) for n in ("step", "images")), share, number(row["accuracy"]), number(row["synaptic_ops"])
+        )
     return table
 
 

@@ -187,9 +187,9 @@ def test_what_cannot_leave_early_is_refused_by_name() -> None:
     ):
         with pytest.raises(InputError, match=problem):
             call()
-    with pytest.raises(InputError, match="^early_exit: a margin of 0"):
+    with pytest.raises(InputError, match=r"^early_exit: a margin of 0"):
         sd.run(program, images, early_exit=0)
-    with pytest.raises(InputError, match="^record: images leave early"):
+    with pytest.raises(InputError, match=r"^record: images leave early"):
         sd.run(program, images, early_exit=5, record=[program.network.populations[1].name])
     loihi1 = replace(program, profile=load_profile("loihi1"))
     with pytest.raises(InputError, match="cannot be compared on 'loihi1'"):

@@ -87,7 +87,10 @@ def test_what_is_nothing_to_choose_from_is_refused() -> None:
         (lambda: choose_exit(program, images, max_drop=-1), "-1 points"),
         (lambda: choose_exit(program, images, max_drop=float("nan")), "nan points"),
         (lambda: choose_exit(program, images_of(program, 4, 3, labelled=False), max_drop=1), "there are no classes"),
-        (lambda: choose_exit(replace(program, network=first_steps(program.network, 1)), images, max_drop=1), "one time"),
+        (
+            lambda: choose_exit(replace(program, network=first_steps(program.network, 1)), images, max_drop=1),
+            "one time",
+        ),
         (lambda: choose_exit(replace(program, profile=load_profile("loihi1")), images, max_drop=1), "'loihi1'"),
     ):
         with pytest.raises(InputError, match=problem):

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
 
 import numba
 import numpy as np
@@ -197,9 +196,7 @@ def _observe(batch: Batch, population: Population, sent: Sent) -> None:
         add_up(_maps(population, sent), table, values, total.reshape(-1, *total.shape[2:]))
 
 
-def _observe_idle(
-    batch: Batch, population: Population, sent: Sent, membrane: Array, before: Array = AT_REST
-) -> None:
+def _observe_idle(batch: Batch, population: Population, sent: Sent, membrane: Array, before: Array = AT_REST) -> None:
     """Count idle neurons, in the same cells, where the potentials say which these are."""
     counts = batch.counts[population.name]
     if counts.idle is None:

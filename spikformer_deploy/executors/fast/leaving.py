@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Array, Int
-from spikformer_deploy.executors.execution import Activity, Execution, Left, Leave, Request, frames
+from spikformer_deploy.executors.execution import Activity, Execution, Leave, Left, Request, frames
 from spikformer_deploy.executors.fast import engine, synapses, threads
 from spikformer_deploy.executors.fast.batch import Batch, Buffers, Counts, Sent, empty_counts
 from spikformer_deploy.executors.fast.kept import Kept
@@ -96,9 +96,7 @@ def _by_threads(
 
 
 @torch.inference_mode()
-def _run(
-    network: Network, plan: Plan, margin: int, inputs: Sent, record: Sequence[str], buffers: Buffers
-) -> _Steps:
+def _run(network: Network, plan: Plan, margin: int, inputs: Sent, record: Sequence[str], buffers: Buffers) -> _Steps:
     """Some images, step after step, until they are done."""
     images, steps = len(inputs), network.time_steps
     head = check_exit(network)

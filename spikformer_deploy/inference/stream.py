@@ -227,7 +227,7 @@ def _margin(accumulators: Int) -> int | None:
     if len(accumulators) < 2:
         return None
     second, first = np.partition(accumulators, -2)[-2:].tolist()
-    return first - second  # type: ignore[no-any-return]
+    return first - second
 
 
 def _of_one_step(network: Network) -> Network:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,7 +159,7 @@ def _seen(program: Program, images: ImageSet, progress: Progress) -> _Seen:
         times = estimate(events, network, mapping, profile)
         until = [hops_of_images(hops, execution.activity, steps) for steps in range(1, network.time_steps + 1)]
         times = replace(times, hop_counts=until[-1])
-        of_steps = np.diff(np.stack(until, 1), axis=1, prepend=0)
+        of_steps = np.stack([until[0], *(after - before for before, after in pairwise(until))], 1)
         labels = images.labels[done : done + len(pixels), None]
         parts.append(
             _Seen(
@@ -177,8 +178,15 @@ def _seen(program: Program, images: ImageSet, progress: Progress) -> _Seen:
     events, times = first.events, first.times
     for part in parts[1:]:
         events, times = condensed(join([events, part.events])), join_times(times, part.times)
-    arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in _Seen._fields[:5])
-    return _Seen(*arrays, events, times)
+    return _Seen(
+        ahead=np.concatenate([part.ahead for part in parts]),
+        right=np.concatenate([part.right for part in parts]),
+        synops=np.concatenate([part.synops for part in parts]),
+        cores_mj=np.concatenate([part.cores_mj for part in parts]),
+        falling_ns=np.concatenate([part.falling_ns for part in parts]),
+        events=events,
+        times=times,
+    )
 
 
 class _Price(NamedTuple):

@@ -8,6 +8,7 @@ from spikformer_deploy.cli.options import files_among, output_path
 from spikformer_deploy.cli.printing import json_text, print_json, print_notes, print_tables, progress_bar
 
 if TYPE_CHECKING:
+    from spikformer_deploy.inference.exits import ExitRun
     from spikformer_deploy.inference.results import Run
 
 
@@ -23,6 +24,16 @@ def run_of(program: str, data: str, quiet: bool, **options: Any) -> Run:
     return result
 
 
+def early_run_of(program: str, data: str, margin: int, quiet: bool, **options: Any) -> ExitRun:
+    """Run a program file with early exit; quiet: without a bar."""
+    from spikformer_deploy.inference.exits import run_with_exit
+    from spikformer_deploy.pipeline.program import Program
+
+    loaded = Program.load(program)
+    with progress_bar("early exit", quiet) as progress:
+        return run_with_exit(loaded, data, margin, progress=progress, **options)
+
+
 def run_until_sure(
     program: str, data: str, margin: int, output: str | None, as_json: bool, options: dict[str, Any]
 ) -> None:
@@ -31,14 +42,10 @@ def run_until_sure(
     options  of inference.exits.run_with_exit
     """
     from spikformer_deploy.base.files import write_whole
-    from spikformer_deploy.inference.exits import run_with_exit
-    from spikformer_deploy.pipeline.program import Program
     from spikformer_deploy.report.exits import exit_tables
 
     path = None if output is None else output_path(output, *files_among(program, data, options["labels"]))
-    loaded = Program.load(program)
-    with progress_bar("run", as_json) as progress:
-        result = run_with_exit(loaded, data, margin, progress=progress, **options)
+    result = early_run_of(program, data, margin, as_json, **options)
     print_notes(result.notes)
     values = result.to_dict()
     if path is not None:

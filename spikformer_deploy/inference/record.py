@@ -46,7 +46,7 @@ def record(
         energies=account(program.network, tally.events, *mapped),
         seconds=seconds,
         peak_memory_mib=peak_memory_mib,
-        notes=(*images.all_notes(tally.brightest, tally.lost), *_of_before(program)),
+        notes=(*images.all_notes(tally.brightest, tally.lost), *of_before(program)),
     )
 
 
@@ -67,8 +67,8 @@ def _under_runtimes(program: Program, runtime: str, tally: Tally, cycle: StepTim
     return out
 
 
-def _of_before(program: Program) -> tuple[str, ...]:
-    """A note on times and energies of a program of an earlier release."""
+def of_before(program: Program) -> tuple[str, ...]:
+    """A note on times and energies of a program of an earlier release; nothing of others."""
     if not hardware.of_before(program.profile):
         return ()
     return (

@@ -48,6 +48,25 @@ def test_tables_say_mean_steps_and_that_deciding_is_derived(here: Callable, prog
     assert f"{mean:.3f} of 4" in without.stdout
 
 
+def test_a_report_has_early_exit_beside_all_steps(here: Callable, program: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    shown = ("report", program, "--input", "digits", "--limit", 10, "-o", page)
+    done = here(*shown, "--early-exit", MARGIN, "--json")
+    assert done.returncode == 0
+    values = json.loads(done.stdout)
+    early = sd.run(program_of(PROGRAM), "digits", limit=10, early_exit=MARGIN)
+    assert values["early_exit"]["mean_steps"] == early.mean_steps
+    assert values["early_exit"]["synaptic_ops"] == early.synaptic_ops
+    assert values["run"]["synaptic_ops"] > early.synaptic_ops
+    assert "mean steps with early exit" in page.read_text()
+    whole = sd.run(program_of(PROGRAM), "digits", limit=10)
+    whole.report(tmp_path / "python.html", early=early)
+    assert "mean steps with early exit" in (tmp_path / "python.html").read_text()
+    with pytest.raises(sd.SpikdeployError, match=r"^early: it is of another program, or of another number of images"):
+        whole.report(tmp_path / "python.html", early=sd.run(program_of(PROGRAM), "digits", limit=5, early_exit=1))
+    assert here(*shown, "--early-exit", 0).returncode == 2
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

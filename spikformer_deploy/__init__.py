@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spikformer_deploy.accounting.energy import account as account
     from spikformer_deploy.api.calls import choose_bits as choose_bits
+    from spikformer_deploy.api.calls import choose_exit as choose_exit
     from spikformer_deploy.api.calls import compile as compile
     from spikformer_deploy.api.calls import count_operations as count_operations
     from spikformer_deploy.api.calls import energy as energy
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from spikformer_deploy.converters.checkpoints.spikingjelly import from_spikingjelly as from_spikingjelly
     from spikformer_deploy.data.images import Preprocess as Preprocess
     from spikformer_deploy.graph.trace import trace as trace
+    from spikformer_deploy.inference.exits import ExitRun as ExitRun
     from spikformer_deploy.inference.stream import Stream as Stream
     from spikformer_deploy.mapping.map import map_network as map_network
     from spikformer_deploy.pipeline.program import Program as Program
@@ -43,6 +45,7 @@ _PUBLIC = {
     "compile": "api.calls",
     "choose_bits": "api.calls",
     "run": "api.calls",
+    "choose_exit": "api.calls",
     "verify": "api.calls",
     "energy": "api.calls",
     "export": "api.calls",
@@ -50,6 +53,7 @@ _PUBLIC = {
     "load": "api.calls",
     "count_operations": "api.calls",
     "Run": "api.records",
+    "ExitRun": "inference.exits",
     "OptionError": "base.options",
     "Stream": "inference.stream",
     "Preprocess": "data.images",

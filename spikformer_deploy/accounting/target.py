@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.accounting.uncertainty import (
+    MILLI_PER_PICO,
     Energy,
     Part,
     Range,
@@ -23,6 +24,7 @@ from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.chips.quantity import Quantity
 from spikformer_deploy.counts.events import Events, SliceEvents
+from spikformer_deploy.counts.slices import PER_IMAGE
 from spikformer_deploy.network.mapping import OPERANDS, Mapping
 from spikformer_deploy.timing.spread import Spread
 from spikformer_deploy.timing.times import StepTimes
@@ -50,21 +52,27 @@ COSTS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Duration:
-    """How long an image takes in the pipeline, and how sure that is: mean times, and their spread."""
+    """How long an image has the chip, and how sure that is: mean times, and their spread.
+
+    falling  seconds, where each of its time steps passes all layers before the next one begins; None: in the pipeline
+    """
 
     times: StepTimes
     spread: Spread
+    falling: Range | None = None
 
     @property
     def seconds(self) -> Range:
-        """T pipelined steps, mean over the images."""
+        """T steps, mean over the images."""
+        if self.falling is not None:
+            return self.falling
         # step_ns is (corner, image, step): an image takes all its steps
         low, nominal, high = (self.times.step_ns.sum(2).mean(1) * SECONDS_PER_NANO).tolist()
         return spread_of(low, nominal, high, self.spread.step)
 
 
 def on_target(events: Events, mapping: Mapping, profile: Profile, duration: Duration) -> tuple[Energy, ...]:
-    """The energy of an image in the pipeline, one for each corner of the profile's energies, the nominal one first.
+    """The energy of an image, one for each corner of the profile's energies, the nominal one first.
 
     The nominal corner is called "profile", the others "profile:<corner>".  The figure is that of the boundary CHIPS.
     Raises InputError where the events were counted without a mapping.
@@ -78,7 +86,7 @@ def on_target(events: Events, mapping: Mapping, profile: Profile, duration: Dura
             _boundaries(mapping, profile, name),
             CHIPS,
             (
-                *_dynamic(events, events.slices, mapping, profile, name, duration.times),
+                *_dynamic(events, events.slices, mapping, profile, name, duration),
                 *_constant(mapping, profile, duration),
             ),
         )
@@ -100,7 +108,7 @@ def _boundaries(mapping: Mapping, profile: Profile, corner: str) -> dict[str, st
 
 
 def _dynamic(
-    events: Events, slices: SliceEvents, mapping: Mapping, profile: Profile, corner: str, times: StepTimes
+    events: Events, slices: SliceEvents, mapping: Mapping, profile: Profile, corner: str, duration: Duration
 ) -> tuple[Part, ...]:
     """What the events of an image cost, those parts only that occur."""
     images, steps = events.images, events.time_steps
@@ -108,12 +116,12 @@ def _dynamic(
     # the least: cores without attention sleep through its sub-steps; else every core of the chip sweeps its neurons
     waiting = int(slices.neurons[_at_counters(slices, mapping)].sum())
     least = mapping.chip_sub_steps * steps * waiting + _turns(mapping, slices) * steps
-    visits = int(counts.pop(SWEEPS).sum())
+    visits = int(counts.pop(SWEEPS).sum()) + _sweeps_of_falling(mapping, duration) * steps
     sweeps = Range(least, visits, visits, np.array([float(visits)]))
     # counted, or what the mapper expected from the firing rates of calibration
     expected_across = mapping.metrics.get("packet_hops_east_west", 0.0) * steps
     expected_along = mapping.metrics.get("packet_hops_north_south", 0.0) * steps
-    across, along = times.hops or (expected_across, expected_along)
+    across, along = duration.times.hops or (expected_across, expected_along)
 
     def part(name: str, count: float | Range, cost: str) -> Part:
         return priced(name, count, f"energy.{corner}.{cost}", getattr(profile.corners[corner], cost), NEURO_CORES)
@@ -146,9 +154,47 @@ def slice_counts(events: Events, slices: SliceEvents, mapping: Mapping) -> dict[
     }
 
 
+def falling_by_step(
+    events: Events, slices: SliceEvents, mapping: Mapping, profile: Profile, hops: Int, times: StepTimes
+) -> NDArray[np.float64]:
+    """(images, T) nominal mJ of what the cores and the network on chip do in each time step of each image.
+
+    Time steps fall through the layers: all first steps of an image together are the NEURO_CORES of `on_target`.
+    slices  of each image by itself; hops: (images, T, 2) messages * hops, east-west and north-south
+    """
+    idle = slices.idle.sum(2)
+    # what is the same in every step of every image: one without idle visits, spikes and messages
+    every = replace(slices, **{name: np.zeros_like(getattr(slices, name)[:1, :1]) for name in PER_IMAGE})
+    one = slice_counts(replace(events, images=1, time_steps=1, slices=every), every, mapping)
+    falling = (times.chip_steps_falling - times.chip_steps) * int(mapping.swept.sum())
+    counts = {
+        "synaptic operations": slices.synops.sum(2),
+        "neuron updates": int(one["neuron updates"].sum()) - idle,
+        "idle neurons": idle,
+        SWEEPS: np.full(idle.shape, int(one[SWEEPS].sum()) + falling),
+        "spikes": slices.spikes.sum(2),
+        "messages sent": slices.messages_out.sum(2),
+        HOPS[0]: hops[:, :, 0],
+        HOPS[1]: hops[:, :, 1],
+    }
+    priced_at = {name: getattr(profile.energy, cost).value * MILLI_PER_PICO for name, cost in COSTS.items()}
+    total: NDArray[np.float64] = sum((count * priced_at[name] for name, count in counts.items()), np.zeros(idle.shape))
+    return total
+
+
 def _at_counters(slices: SliceEvents, mapping: Mapping) -> NDArray[np.bool_]:
     """(slices,) whether they are counters of an attention."""
     return np.isin(slices.sites, [i for i, site in enumerate(mapping.sites) if site.kind == "attention"])
+
+
+def _sweeps_of_falling(mapping: Mapping, duration: Duration) -> int:
+    """Visits of a time step that passes the layers one after the other, beyond those of a pipelined one.
+
+    In each of its steps of the chip every core sweeps its neurons, and those of one layer have something to do.
+    """
+    if duration.falling is None:
+        return 0
+    return (duration.times.chip_steps_falling - duration.times.chip_steps) * int(mapping.swept.sum())
 
 
 def _turns(mapping: Mapping, slices: SliceEvents) -> int:
@@ -158,12 +204,12 @@ def _turns(mapping: Mapping, slices: SliceEvents) -> int:
 
 
 def _constant(mapping: Mapping, profile: Profile, duration: Duration) -> tuple[Part, ...]:
-    """Power that flows for T pipelined steps, whatever the network does, those parts only that there are."""
+    """Power that flows while an image has the chip, whatever the network does, those parts only that there are."""
     power = profile.power
     chips = int(profile.board.chips)
     unused = chips - mapping.chips
     seconds = duration.seconds
-    ruling = _ruling(profile, duration.times)
+    ruling = _ruling(profile, duration)
 
     def part(name: str, path: str, number: Quantity, count: int, boundary: str) -> Part:
         return Part(
@@ -190,9 +236,12 @@ def _constant(mapping: Mapping, profile: Profile, duration: Duration) -> tuple[P
     return tuple(part for part in parts if part.energy.high > 0)
 
 
-def _ruling(profile: Profile, times: StepTimes) -> Quantity:
+def _ruling(profile: Profile, duration: Duration) -> Quantity:
     """The duration that rules the step."""
-    time = profile.time
+    time, times = profile.time, duration.times
+    of_runtimes = times.chip_steps_falling * float(times.runtime_ns[NOMINAL]) * times.fall_through_ns.shape[2]
+    if duration.falling is not None and 2 * of_runtimes * SECONDS_PER_NANO > duration.falling.nominal:
+        return time.step_runtime
     visits = time.neuron_programmable if profile.core.programmable.value else time.neuron_update
     runtime = (times.chip_steps - 1) * float(times.runtime_ns[NOMINAL])
     mostly_runtime = 2 * runtime > times.parts_ns["sub_steps"]

@@ -7,8 +7,8 @@ itself (chips/draws.py): draw i of a sum is the sum of the draws i.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -174,3 +174,28 @@ def weakest(kinds: Iterable[str]) -> str:
 def weakest_role(roles: Iterable[str]) -> str:
     """The role of a product: guessed where one number is, else calibrated where one is."""
     return max(roles, key=("independent", "calibrated", "guessed").index)
+
+
+def mixed(energies: Sequence[Energy], shares: Sequence[float]) -> Energy:
+    """The mean of energies of one convention, of images that are these shares of all: part by part, draw by draw.
+
+    A part that some of the images do not have is nothing there.
+    """
+    first = energies[0]
+    parts: dict[str, Part] = {}
+    for energy, share in zip(energies, shares, strict=True):
+        for part in energy.parts:
+            own = replace(part, events=part.events * share, energy=part.energy * share)
+            parts[part.name] = own if part.name not in parts else _sum(parts[part.name], own)
+    return replace(first, parts=tuple(parts.values()))
+
+
+def _sum(first: Part, more: Part) -> Part:
+    return replace(
+        first,
+        events=first.events + more.events,
+        energy=first.energy + more.energy,
+        kind=weakest((first.kind, more.kind)),
+        role=weakest_role((first.role, more.role)),
+        paths=tuple(dict.fromkeys((*first.paths, *more.paths))),
+    )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from spikformer_deploy.api.given import (
     AnyModel,
@@ -29,12 +29,14 @@ from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.inference import energy as energies
 from spikformer_deploy.inference import run as runs
 from spikformer_deploy.inference import verify as verification
+from spikformer_deploy.inference.exits import ExitRun, run_with_exit
 from spikformer_deploy.inference.given import AnyProgram, program_of
 from spikformer_deploy.inference.recorded import check_layers, check_room, recorded, recorder
 from spikformer_deploy.inference.results import Verdict
 from spikformer_deploy.operators import count
-from spikformer_deploy.optimization import bits
+from spikformer_deploy.optimization import bits, exits
 from spikformer_deploy.optimization.bits import ChosenBits
+from spikformer_deploy.optimization.exits import ChosenExit
 from spikformer_deploy.pipeline import export as exports
 from spikformer_deploy.pipeline import stages
 from spikformer_deploy.pipeline.program import Program
@@ -190,11 +192,12 @@ def choose_bits(
     )
 
 
-@named
+@overload
 def run(
     program: AnyProgram,
     data: Data,
     *,
+    early_exit: None = None,
     record: str | Sequence[str] = (),
     backend: str = "engine",
     device: str = "cpu",
@@ -210,13 +213,64 @@ def run(
     unfinished: str | Path | None = None,
     resume: bool = False,
     progress: Progress = silent,
-) -> Run:
+) -> Run: ...
+
+
+@overload
+def run(
+    program: AnyProgram,
+    data: Data,
+    *,
+    early_exit: int,
+    record: str | Sequence[str] = (),
+    backend: str = "engine",
+    device: str = "cpu",
+    timing: str = "estimate",
+    runtime: str = "lava",
+    limit: int | None = None,
+    labels: str | Path | None = None,
+    task: str | None = None,
+    memory_limit: int | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    send_images: bool = False,
+    unfinished: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> ExitRun: ...
+
+
+@named
+def run(
+    program: AnyProgram,
+    data: Data,
+    *,
+    early_exit: int | None = None,
+    record: str | Sequence[str] = (),
+    backend: str = "engine",
+    device: str = "cpu",
+    timing: str = "estimate",
+    runtime: str = "lava",
+    limit: int | None = None,
+    labels: str | Path | None = None,
+    task: str | None = None,
+    memory_limit: int | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    send_images: bool = False,
+    unfinished: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Run | ExitRun:
     """Run a program on images, in exact integers, in batches so that memory stays bounded.
 
     program       a Program, or the path of a .spk file
     data          "digits", "drawn", a folder, zip or file of images (docs/images.md), an array (N, C, Y, X) or tensor
                   of pixels, (images, labels), or a Dataset or DataLoader of (image, label).  Recordings of a program
                   that takes frames: (N, T, C, Y, X).  Real images: pixels / 255, or normalised as the model's
+    early_exit    a margin in units of the accumulators, at least 1: an image leaves after the first time step in which
+                  its largest accumulator is that far ahead of the second largest, and the record is an ExitRun, of
+                  mean steps; None: all steps.  sd.choose_exit finds one
     record        names of layers whose spikes and potentials are kept, for run.spikes and run.potentials; for that the
                   images run through the program a second time
     backend       "engine", or one to check it against: "reference", "lava", "onnx"
@@ -238,6 +292,23 @@ def run(
     ready = program_of(program)
     layers = check_layers(ready.network, record)
     images = images_of(ready, data, limit, labels, task)
+    if early_exit is not None:
+        kept = {"record": layers or None, "unfinished": unfinished, "resume": resume}
+        check_unused(kept, "images leave early, and nothing but their results is kept")
+        return run_with_exit(
+            ready,
+            images,
+            early_exit,
+            backend=backend,
+            device=device,
+            timing=timing,
+            runtime=runtime,
+            memory_limit=memory_limit,
+            workers=workers,
+            scheduler=scheduler,
+            send_images=send_images,
+            progress=progress,
+        )
     check_room(ready.network, layers, len(images), memory_limit)
     second = recorder(ready.network, layers, backend, device, memory_limit)
     found = runs.run(
@@ -255,8 +326,35 @@ def run(
         resume=resume,
         progress=progress,
     )
-    kept = None if second is None else recorded(ready.network, images, layers, second)
-    return Run(**{field.name: getattr(found, field.name) for field in fields(found)}, recorded=kept)
+    records = None if second is None else recorded(ready.network, images, layers, second)
+    return Run(**{field.name: getattr(found, field.name) for field in fields(found)}, recorded=records)
+
+
+@named
+def choose_exit(
+    program: AnyProgram,
+    validation_images: Data,
+    *,
+    max_drop: float,
+    runtime: str = "lava",
+    limit: int | None = None,
+    labels: str | Path | None = None,
+    progress: Progress = silent,
+) -> ChosenExit:
+    """Choose the margin of early exit of a program on validation images: the `early_exit` of sd.run.
+
+    program            a Program, or the path of a .spk file
+    validation_images  with their classes, as of sd.run; no test images
+    max_drop           points of accuracy that may be lost: 0.3 of 98.9 % leaves 98.6 %
+    runtime            "lava", or "bare": one that costs nothing
+    limit, labels, progress  as of sd.run
+    Gives a ChosenExit: .threshold, .chosen, and .tried, the curve of all thresholds.
+    Raises InputError for a negative drop, images without classes, a program whose images cannot leave early (one time
+    step, one output, only the last step read) and a target whose neurons cannot compare accumulators; and as sd.run.
+    """
+    ready = program_of(program)
+    images = images_of(ready, validation_images, limit, labels, None)
+    return exits.choose_exit(ready, images, max_drop=max_drop, runtime=runtime, progress=progress)
 
 
 @named

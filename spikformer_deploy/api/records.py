@@ -18,6 +18,7 @@ from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.data.readers import names_of
 from spikformer_deploy.inference import energy, results
+from spikformer_deploy.inference.exits import ExitRun
 from spikformer_deploy.inference.recorded import Recorded, check_layer, has_potential
 from spikformer_deploy.inference.timeline import first_image
 from spikformer_deploy.operators import count
@@ -76,6 +77,7 @@ class Run(results.Run):
         title: str | None = None,
         *,
         verdict: results.Verdict | None = None,
+        early: ExitRun | None = None,
         csv: str | Path | None = None,
         tex: str | Path | None = None,
         figures: str | Path | None = None,
@@ -84,10 +86,11 @@ class Run(results.Run):
 
         title           in place of model and target
         verdict         what `verify` said of the same images with the float model
+        early           what sd.run with early_exit gave of the same images
         float_accuracy  of the float model, where there is no verdict: 0 to 1
         csv, tex        folders that get every table; figures: one that gets every picture as SVG
         Raises InputError where something cannot be written, or the verdict is of another
-        number of images, or has another accuracy.
+        number of images, or has another accuracy, or `early` is of another program or number of images.
         """
         if verdict is not None and (verdict.images, verdict.integer_accuracy) != (
             len(self.accumulators),
@@ -96,7 +99,13 @@ class Run(results.Run):
             problem = f"it is of {_found(verdict.images, verdict.integer_accuracy)}"
             problem += f", and the run of {_found(len(self.accumulators), self.accuracy)}"
             raise InputError("verdict", problem, "Run and verify the same program on the same images.")
-        data = report_data(self, float_accuracy, title=title, verdict=verdict)
+        if early is not None and (len(early.steps), early.program.digest()) != (
+            len(self.accumulators),
+            self.program.digest(),
+        ):
+            problem = "it is of another program, or of another number of images"
+            raise InputError("early", problem, "Run the same program on the same images.")
+        data = report_data(self, float_accuracy, title=title, verdict=verdict, early=early)
         write_page(data, Path(path))
         folders = {"csv": csv, "tex": tex, "figures": figures}
         write_files(data, {kind: None if folder is None else Path(folder) for kind, folder in folders.items()})

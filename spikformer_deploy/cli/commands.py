@@ -19,6 +19,7 @@ from spikformer_deploy.cli.options import (
     OBJECTIVES,
     SCHEDULES,
     as_json,
+    exit_option,
     files_among,
     input_option,
     labels_option,
@@ -41,7 +42,7 @@ from spikformer_deploy.cli.printing import (
     print_tables,
     progress_bar,
 )
-from spikformer_deploy.cli.running import run_of
+from spikformer_deploy.cli.running import run_of, run_until_sure
 from spikformer_deploy.cli.stream import frame_by_frame
 from spikformer_deploy.executors.choose import DEVICES, EXECUTORS
 
@@ -146,11 +147,20 @@ def compile_command(
 @labels_option
 @memory_option
 @worker_options
+@exit_option
 @click.option("-o", "--output", help="Write the JSON to a file too.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run that had the same -o.")
 @as_json
 @frame_by_frame
-def run_command(program: str, data: str, output: str | None, resume: bool, as_json: bool, **options: Any) -> None:
+def run_command(
+    program: str,
+    data: str,
+    output: str | None,
+    resume: bool,
+    early_exit: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Run PROGRAM on images: exact integers, accuracy, time and energy.
 
     With -o FILE what has been found so far is kept in FILE.partial, from which --resume goes on.
@@ -158,6 +168,11 @@ def run_command(program: str, data: str, output: str | None, resume: bool, as_js
     from spikformer_deploy.base.files import write_whole
     from spikformer_deploy.report.tables import run_tables
 
+    if early_exit is not None:
+        if resume:
+            raise click.UsageError("--resume is not for --early-exit, which keeps no file of what it has found so far")
+        run_until_sure(program, data, early_exit, output, as_json, options)
+        return
     if resume and not output:
         raise click.UsageError("--resume needs the -o of the interrupted run")
     path = None

@@ -44,6 +44,12 @@ runtime_option = click.option(
     type=click.Choice(RUNTIMES),
     help="lava: what every time step of the chip costs today, whatever the network does; bare: nothing, a lower bound.",
 )
+exit_option = click.option(
+    "--early-exit",
+    type=int,
+    metavar="MARGIN",
+    help="Let an image go after the first time step in which its largest accumulator is that far ahead of the second.",
+)
 labels_option = click.option(
     "--labels", metavar="FILE", help="Classes of the images of a folder or zip: lines of `file or folder,class`."
 )

@@ -11,6 +11,7 @@ import click
 
 from spikformer_deploy.cli.models import own_graph
 from spikformer_deploy.cli.options import (
+    exit_option,
     files_among,
     input_option,
     labels_option,
@@ -23,7 +24,7 @@ from spikformer_deploy.cli.options import (
     worker_options,
 )
 from spikformer_deploy.cli.printing import json_text, print_json, print_line, print_notes, progress_bar
-from spikformer_deploy.cli.running import run_of
+from spikformer_deploy.cli.running import early_run_of, run_of
 
 if TYPE_CHECKING:
     from spikformer_deploy.converters.models import Model
@@ -58,6 +59,7 @@ OF_VERIFY = ("limit", "task", "labels", "workers", "scheduler", "send_images")
 @timing_option
 @runtime_option
 @worker_options
+@exit_option
 @click.option("--timeline", help="Write the first image's way through the chip, for Perfetto.")
 @model_options
 def report_command(
@@ -68,6 +70,7 @@ def report_command(
     model: str | None,
     json_file: str | None,
     timeline: str | None,
+    early_exit: int | None,
     **options: Any,
 ) -> None:
     """Write the energy and sparsity report of PROGRAM on images: a page that works offline (docs/report.md).
@@ -93,8 +96,11 @@ def report_command(
     if float_model is not None:
         # first, as it refuses a model that is not the program's
         verdict = _compared(program, data, float_model, quiet, {name: options[name] for name in OF_VERIFY})
-    result = run_of(program, data, quiet, **{name: options[name] for name in OF_RUN})
-    values = report_data(result, title=title, verdict=verdict)
+    of_run = {name: options[name] for name in OF_RUN}
+    # it refuses what cannot leave early, before all steps run
+    early = None if early_exit is None else early_run_of(program, data, early_exit, quiet, **of_run)
+    result = run_of(program, data, quiet, **of_run)
+    values = report_data(result, title=title, verdict=verdict, early=early)
     write_page(values, path)
     written = write_files(values, folders)
     if timeline:

@@ -54,7 +54,7 @@ class Activity:
 
     messages  (images, T, slices, rows, columns) int32: non-zero outputs in each cell
     cells     what the last three axes are
-    active    (C, Y, X) bool: neurons that sent anything in any step of any image
+    active    (C, Y, X) bool: neurons that sent anything in any step of any image; None: not known
     total     (T,) int64: sum of the values sent (equals the messages for binary spikes), over images and neurons
     idle      as messages: idle neurons in each cell, of populations where potentials say which these are
               (network.neurons.may_idle).  None of others: all are updated, or those that send nothing are idle
@@ -64,7 +64,7 @@ class Activity:
 
     messages: NDArray[np.int32]
     cells: Cells
-    active: NDArray[np.bool_]
+    active: NDArray[np.bool_] | None
     total: NDArray[np.int64]
     idle: NDArray[np.int32] | None
     values: NDArray[np.int32] | None = None
@@ -102,6 +102,33 @@ class Executor(NamedTuple):
     """An executor that is ready for one network, and how many images it takes at once."""
 
     execute: Execute
+    batch: int
+
+
+class Left(NamedTuple):
+    """The images of a batch that left after the same time step (network/exits.py).
+
+    steps      after which they left, 1 to T
+    places     (n,) int64 where they stand in the batch, ascending
+    execution  of them, in the layout of all T steps: the first `steps` of these count, whatever stands in later ones
+               and in what is of all steps (accumulators, active, peak_state)
+    """
+
+    steps: int
+    places: NDArray[np.int64]
+    execution: Execution
+
+
+class Exits(Protocol):
+    """Runs images until they leave; `record` as of Execute, with the head always in it."""
+
+    def __call__(self, images: NDArray[np.integer], record: Sequence[str] = ()) -> list[Left]: ...
+
+
+class Leave(NamedTuple):
+    """An executor with early exit that is ready for one network, and how many images it takes at once."""
+
+    execute: Exits
     batch: int
 
 

@@ -51,6 +51,7 @@ def _of_engine() -> dict[Loop, list[Example]]:
     window = _made(kernels.Geometry, 1, 1, 1, 1, 0, 0)
     stream = _made(kernels.StreamParameters, 1, *_arrays(double, 2, 1))
     tokens = _array(byte, 3)
+    rows = _array(word, 3)
 
     def lif(kind: type) -> Any:
         return _made(kernels.LifParameters, 1, 1, 1, True, 1, True, *_arrays(kind, 1, 1, 2), _array(double, 1))
@@ -66,12 +67,14 @@ def _of_engine() -> dict[Loop, list[Example]]:
         **dense,
         counting.observe: [(maps[kind], True, table, maps[word], tokens, _array(double, 3)) for kind in (byte, word)],
         gather.gather: [(maps[byte], _array(np.int8, 2), window, 1, maps[single])],
-        kernels.lif_halving: [(maps[kind], lif(word), 1, maps[byte], maps[word], peak) for kind in (single, word)],
-        kernels.lif_any: [(maps[single], lif(double), 1, maps[byte], maps[word], peak)],
+        kernels.lif_halving: [
+            (maps[kind], lif(word), 1, rows, maps[byte], maps[word], peak) for kind in (single, word)
+        ],
+        kernels.lif_any: [(maps[single], lif(double), 1, rows, maps[byte], maps[word], peak)],
         levels.levels_narrow: [(maps[kind], few, 1, maps[byte], maps[word], peak) for kind in (single, word)],
         kernels.attend: [(tokens, tokens, tokens, 1, 1, _array(word, 3), peak)],
         counting.add_up: [(maps[byte], table, maps[word], _array(double, 3))],
-        kernels.find_idle: [(_array(word, 2), _array(double, 1), True, maps[byte], maps[word], maps[byte])],
+        kernels.find_idle: [(_array(word, 2), _array(double, 1), True, rows, maps[byte], maps[word], maps[byte])],
         kernels.window_sum: [(maps[byte], window, maps[byte])],
         kernels.add_shifted: [(maps[word], maps[kind], 1) for kind in (single, word)],
         kernels.send_current: [(maps[word], stream, 1, maps[word], peak)],

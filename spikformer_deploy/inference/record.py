@@ -47,7 +47,7 @@ def record(
         energies=account(program.network, tally.events, *mapped),
         seconds=seconds,
         peak_memory_mib=peak_memory_mib,
-        notes=(*images.all_notes(tally.brightest, tally.lost), *_on_silence(program, tally), *_of_before(program)),
+        notes=(*images.all_notes(tally.brightest, tally.lost), *_on_silence(program, tally), *of_before(program)),
     )
 
 
@@ -75,8 +75,8 @@ def _on_silence(program: Program, tally: Tally) -> tuple[str, ...]:
     return note_on_silence(silent, len(layers))
 
 
-def _of_before(program: Program) -> tuple[str, ...]:
-    """A note on times and energies of a program of an earlier release."""
+def of_before(program: Program) -> tuple[str, ...]:
+    """A note on times and energies of a program of an earlier release; nothing of others."""
     if not hardware.of_before(program.profile):
         return ()
     return (

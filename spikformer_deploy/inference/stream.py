@@ -47,6 +47,7 @@ class After:
     potentials    by layer, (C, Y, X) int32 after the reset: of those recorded that keep one
     accumulators  (classes,) int64 what the head of a program of `step` steps holds
     logits        (classes,) float64: the mean over the steps so far; of a head that forgets, of this step
+    margin        how far the largest accumulator is ahead of the second largest; None of a single one
     prediction    the class with the largest logit, the first of equals; class_name: as the program calls it, or None
     events        of this step, with T = 1
     synaptic_ops  of all steps since the last reset
@@ -57,6 +58,7 @@ class After:
     potentials: dict[str, NDArray[np.int32]]
     accumulators: NDArray[np.int64]
     logits: NDArray[np.float64]
+    margin: int | None
     prediction: int
     class_name: str | None
     events: Events
@@ -74,6 +76,7 @@ class After:
             "class_name": self.class_name,
             "logits": self.logits.tolist(),
             "accumulators": self.accumulators.tolist(),
+            "margin": self.margin,
             "output_spikes": {name: int(np.count_nonzero(values)) for name, values in self.spikes.items()},
             "synaptic_ops": int(self.events.synops_by_step[0]),
             "synaptic_ops_so_far": self.synaptic_ops,
@@ -146,6 +149,7 @@ class Stream:
             potentials={n: execution.membranes[n][0, 0] for n in self._record if has_potential(network[n])},
             accumulators=accumulators,
             logits=logits,
+            margin=_margin(accumulators),
             prediction=prediction,
             class_name=names[prediction] if names else None,
             events=events,
@@ -217,6 +221,13 @@ class Stream:
         check_state(network, network.output, int(np.abs(accumulators).max(initial=0)))
         scale = np.repeat(head.scale * (network.time_steps / done), wide)
         return accumulators, accumulators * scale
+
+
+def _margin(accumulators: Int) -> int | None:
+    if len(accumulators) < 2:
+        return None
+    second, first = np.partition(accumulators, -2)[-2:].tolist()
+    return first - second
 
 
 def _of_one_step(network: Network) -> Network:

@@ -28,7 +28,12 @@ def recorded_in(network: Network) -> Sequence[str]:
 
 
 def tally_of(
-    program: Program, geometry: Geometry, hops: HopTable | None, execution: Execution, brightest: int
+    program: Program,
+    geometry: Geometry,
+    hops: HopTable | None,
+    execution: Execution,
+    brightest: int,
+    shorter: bool = True,
 ) -> Tally:
     """What a batch adds to the run; events that its frames do not hold are not known here.
 
@@ -36,12 +41,13 @@ def tally_of(
     hops       None where no times are asked for
     execution  of that network, with `recorded_in` it recorded
     brightest  the largest pixel of the batch
+    shorter    whether times of the first steps are wanted too
     """
     steps = program.network.time_steps
     events = first_steps(count(geometry, execution), steps)
     times: list[StepTimes] = []
     if hops is not None:
-        for some in timed(steps):
+        for some in timed(steps) if shorter else (steps,):
             of_some = estimate(first_steps(events, some), program.network, program.mapping, program.profile)
             times.append(replace(of_some, hop_counts=hops_of_images(hops, execution.activity, some)))
     states = _states(program.network, geometry.network, execution)

@@ -43,7 +43,11 @@ def states_after(head: Accumulator, states: Int) -> Int:
     if head.last:
         return states
     steps = states.shape[1]
-    # one bias a channel is that of all its positions
-    bias = head.bias.ravel() if head.bias.ndim > 1 else np.repeat(head.bias, states.shape[2] // len(head.bias))
+    bias = bias_of_classes(head, states.shape[2])
     starts = np.stack([share_of_bias(bias, step, steps) for step in range(1, steps + 1)])
     return states - bias + starts
+
+
+def bias_of_classes(head: Accumulator, classes: int) -> Int:
+    """(classes,) the biases of a head; one bias a channel is that of all its positions."""
+    return head.bias.ravel() if head.bias.ndim > 1 else np.repeat(head.bias, classes // len(head.bias))

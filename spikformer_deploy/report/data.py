@@ -29,6 +29,7 @@ from spikformer_deploy.report.where import (
 )
 
 if TYPE_CHECKING:
+    from spikformer_deploy.inference.exits import ExitRun
     from spikformer_deploy.inference.results import Run, Timing, Verdict
 
 
@@ -46,12 +47,18 @@ NS_PER_US = 1e3
 
 
 def report_data(
-    run: Run, float_accuracy: float | None = None, *, title: str | None = None, verdict: Verdict | None = None
+    run: Run,
+    float_accuracy: float | None = None,
+    *,
+    title: str | None = None,
+    verdict: Verdict | None = None,
+    early: ExitRun | None = None,
 ) -> dict[str, Any]:
     """All content of the report of `run`; means are over its images.
 
     title    in place of model and target
     verdict  of the same images with the float model: its accuracy, and the share of equal spikes of each layer
+    early    of the same images with early exit, beside `run`, which has all steps
     """
     if verdict is not None:
         float_accuracy = verdict.float_accuracy
@@ -62,6 +69,7 @@ def report_data(
         "estimate": True,
         "program": {**program_facts(program), **described},
         "accuracy": {"integer": run.accuracy, "float": float_accuracy, "images": len(run.accumulators)},
+        "early_exit": None if early is None else _early(early),
         "regression": run.regression,
         "float_regression": None if verdict is None else verdict.float_regression,
         "run": {k: v for k, v in run.to_dict().items() if k != "predictions"},
@@ -81,6 +89,19 @@ def report_data(
         "notes": [*run.notes, *_notes(run)],
         "constants": [quantity_values(path, quantity) for path, quantity in quantities(program.profile)],
         "provenance": _provenance(run),
+    }
+
+
+def _early(early: ExitRun) -> dict[str, Any]:
+    """A run with early exit: what is in its JSON, and its figures."""
+    values = early.to_dict()
+    target = next((energy for energy in early.energies if energy.convention == "profile"), None)
+    return {
+        **{name: value for name, value in values["early_exit"].items() if name != "steps"},
+        "accuracy": values["accuracy"],
+        "synaptic_ops": values["synaptic_ops"],
+        "latency_us": None if early.latency is None else range_values(early.latency),
+        "energy_mj": None if target is None else range_values(target.total),
     }
 
 

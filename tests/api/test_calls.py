@@ -24,12 +24,13 @@ from spikformer_deploy.data.given import gathered, whole
 from spikformer_deploy.inference import energy, run, verify
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.operators import count
-from spikformer_deploy.optimization import bits
+from spikformer_deploy.optimization import bits, exits
 from spikformer_deploy.pipeline import export, stages
 from spikformer_deploy.space.axes import Space
 from spikformer_deploy.space.sweep import sweep_space
 
-CALLS = [sd.compile, sd.choose_bits, sd.run, sd.verify, sd.energy, sd.export, sd.sweep, sd.load, sd.count_operations]
+CALLS = [sd.compile, sd.choose_bits, sd.run, sd.choose_exit, sd.verify, sd.energy, sd.export, sd.sweep, sd.load]
+CALLS += [sd.count_operations]
 
 
 def options_of(*functions: Callable[..., Any]) -> dict[str, Any]:
@@ -43,7 +44,8 @@ def options_of(*functions: Callable[..., Any]) -> dict[str, Any]:
     [
         (sd.compile, (stages.compile_model, models.load), {"path"}),
         (sd.choose_bits, (bits.choose_bits, models.load), {"path"}),
-        (sd.run, (run.run,), {"record"}),
+        (sd.run, (run.run,), {"record", "early_exit"}),
+        (sd.choose_exit, (exits.choose_exit,), set()),
         (sd.verify, (verify.verify, models.load), {"path"}),
         (sd.energy, (energy.energy, models.load), {"path"}),
         (sd.export, (export.export, models.load), {"path"}),

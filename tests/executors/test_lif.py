@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from spikformer_deploy.executors.fast.kernels import LIF_LOOPS, LifParameters
 
 
-def plain(sums: np.ndarray, steps: int, shift: int, threshold: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(spikes, potentials after the reset, largest magnitude of each image); bias (P, C)."""
-    v = np.zeros(sums[:, 0].shape, np.int64)
+def plain(
+    sums: np.ndarray, steps: int, shift: int, threshold: np.ndarray, bias: np.ndarray, held: np.ndarray | None = None
+) -> tuple[np.ndarray, ...]:
+    """(spikes, potentials after the reset, largest magnitude of each image); bias (P, C); held: potentials before."""
+    v = np.zeros(sums[:, 0].shape, np.int64) if held is None else held.astype(np.int64)
     peak = np.zeros(len(sums), np.int64)
     spikes = []
     kept = []
@@ -33,6 +35,7 @@ def plain(sums: np.ndarray, steps: int, shift: int, threshold: np.ndarray, bias:
     shift=st.integers(0, 8),
     constant=st.booleans(),
     record=st.booleans(),
+    resting=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("width", [np.int32, np.int64])
@@ -47,6 +50,7 @@ def test_every_width_equals_the_rule(
     shift: int,
     constant: bool,
     record: bool,
+    resting: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
     images = 2
@@ -60,9 +64,12 @@ def test_every_width_equals_the_rule(
     peak = np.zeros((images, int(rng.integers(1, positions + 1))), np.int64)
 
     lif = LifParameters(2048, 0, shift, False, 0, False, threshold, threshold, bias, bias_of)
-    LIF_LOOPS[np.dtype(width)](sums, lif, before, out, membrane, peak)
+    shape = (0, 0, 0) if resting else (images, before + positions, channels)
+    held = rng.integers(-(2**20), 2**20, shape).astype(np.int32)
+    LIF_LOOPS[np.dtype(width)](sums, lif, before, held, out, membrane, peak)
 
-    spikes, kept, largest = plain(sums, steps, shift, threshold, bias[bias_of[before:]])
+    start = None if resting else held[:, before:]
+    spikes, kept, largest = plain(sums, steps, shift, threshold, bias[bias_of[before:]], start)
     np.testing.assert_array_equal(out[:, :, before:], spikes)
     np.testing.assert_array_equal(peak.max(1), largest)
     # positions before the first are another call's

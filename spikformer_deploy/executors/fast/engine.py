@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
 
 import numba
 import numpy as np
@@ -39,6 +38,8 @@ LONG_RUN = 30.0
 """Seconds of a run from which on the two of a measurement are few."""
 NOTHING = np.empty((0, 0, 0, 0), np.int32)
 """Potentials that nobody needs."""
+AT_REST = np.empty((0, 0, 0), np.int32)
+"""Potentials before the first step, all of which are 0."""
 
 
 def prepare(request: Request) -> Executor:
@@ -164,7 +165,9 @@ def _run_population(batch: Batch, population: Population, inputs: Sent) -> None:
         batch.buffers.give(membrane)
 
 
-def _keep(batch: Batch, population: Population, sent: Sent, peak: int, membrane: Array | None) -> None:
+def _keep(
+    batch: Batch, population: Population, sent: Sent, peak: int, membrane: Array | None, before: Array = AT_REST
+) -> None:
     """Note what a population sent: for its readers, for the counts and, where asked for, as a record."""
     name = population.name
     threads.share_out(batch.threads, sent.size)
@@ -172,7 +175,7 @@ def _keep(batch: Batch, population: Population, sent: Sent, peak: int, membrane:
     batch.sent[name] = sent
     _observe(batch, population, sent)
     if membrane is not None:
-        _observe_idle(batch, population, sent, membrane)
+        _observe_idle(batch, population, sent, membrane, before)
     if name in batch.kept.record:
         batch.kept.spikes[name] = _recorded(batch, population, sent)
         membrane = np.zeros_like(sent, np.int32) if membrane is None else membrane
@@ -193,7 +196,7 @@ def _observe(batch: Batch, population: Population, sent: Sent) -> None:
         add_up(_maps(population, sent), table, values, total.reshape(-1, *total.shape[2:]))
 
 
-def _observe_idle(batch: Batch, population: Population, sent: Sent, membrane: Array) -> None:
+def _observe_idle(batch: Batch, population: Population, sent: Sent, membrane: Array, before: Array = AT_REST) -> None:
     """Count idle neurons, in the same cells, where the potentials say which these are."""
     counts = batch.counts[population.name]
     if counts.idle is None:
@@ -202,7 +205,7 @@ def _observe_idle(batch: Batch, population: Population, sent: Sent, membrane: Ar
     assert isinstance(neurons, LifParameters | LevelsParameters)
     forgets = isinstance(neurons, LevelsParameters) and not neurons.decay
     idle = batch.buffers.take(sent.shape, np.uint8)
-    kernels.find_idle(neurons.bias, neurons.bias_of, forgets, sent, membrane, idle)
+    kernels.find_idle(neurons.bias, neurons.bias_of, forgets, before, sent, membrane, idle)
     _count(batch, population, idle, True, counts.idle[batch.place], np.empty_like(counts.total[batch.place]))
     batch.buffers.give(idle)
 
@@ -243,19 +246,25 @@ def _pixels(batch: Batch, population: Population, inputs: Sent) -> Sent:
     return out
 
 
-def _fire(batch: Batch, population: Population) -> tuple[Sent, Array | None, int]:
-    """What neurons with a potential send (N, T or 1, P, C), potentials where needed, and the largest magnitude met."""
+def _fire(
+    batch: Batch, population: Population, before: Array = AT_REST, keep: bool = False
+) -> tuple[Sent, Array | None, int]:
+    """What neurons with a potential send (N, T or 1, P, C), potentials where needed, and the largest magnitude met.
+
+    before  (N, P, C) int32 of LIFs: the potentials that the first step finds; keep: potentials are needed
+    """
     neurons = batch.plan.sums[population.name].parameters
     assert isinstance(neurons, LifParameters | LevelsParameters)
-    loops: Mapping[Any, Callable[..., None]] = LEVELS_LOOPS if isinstance(neurons, LevelsParameters) else LIF_LOOPS
-    loop = loops[neurons.bias.dtype]
     out = _room(batch, population, np.uint8)
-    needed = population.name in batch.plan.may_idle or population.name in batch.kept.record
+    needed = keep or population.name in batch.plan.may_idle or population.name in batch.kept.record
     membrane = batch.buffers.take(out.shape, np.int32) if needed else NOTHING
     largest = 0
     for images, first, values in sums.pieces(batch, population):
         peak = np.zeros((len(values), blocks(values.shape[2], len(values))), np.int64)
-        loop(values, neurons, first, out[images], membrane[images], peak)
+        if isinstance(neurons, LevelsParameters):
+            LEVELS_LOOPS[neurons.bias.dtype](values, neurons, first, out[images], membrane[images], peak)
+        else:
+            LIF_LOOPS[neurons.bias.dtype](values, neurons, first, before[images], out[images], membrane[images], peak)
         largest = max(largest, int(peak.max(initial=0)))
     return out, membrane if needed else None, largest
 
@@ -352,9 +361,7 @@ def _joined(batches: list[Batch]) -> Execution:
         activity={name: _activity(name, batches) for name in batches[0].counts},
         spikes={name: np.concatenate([k.spikes[name] for k in kept]) for name in first.spikes},
         membranes={name: np.concatenate([k.membranes[name] for k in kept]) for name in first.membranes},
-        coincidences={
-            name: sum((k.coincidences[name] for k in kept[1:]), met) for name, met in first.coincidences.items()
-        },
+        coincidences={name: sum(k.coincidences[name].sum(0) for k in kept) for name in first.coincidences},
         peak_state={name: max(k.peak[name] for k in kept) for name in first.peak},
         kernels=synapses.note(i.layer for p in batches[0].plan.sums.values() for i in p.incoming if i.layer),
     )

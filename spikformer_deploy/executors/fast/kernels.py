@@ -72,10 +72,13 @@ class Geometry(NamedTuple):
 
 
 @shared
-def lif_halving(sums: Array, lif: LifParameters, first: int, out: Array, membrane: Array, peak: Array) -> None:
+def lif_halving(
+    sums: Array, lif: LifParameters, first: int, before: Array, out: Array, membrane: Array, peak: Array
+) -> None:
     """The LIF of a Spikformer, decay 1/2 with a hard reset, in 32-bit integers: twice as many in a vector.
 
     sums      (N, T or 1, p, C) of p positions from `first`, integers in any type; drives stay below 2^30
+    before    (N, P, C) int32 the potentials that the first step finds, or an empty array: all are at rest
     out       (N, T, P, C) uint8: the spikes of all positions, those of this call are written
     membrane  (N, T, P, C) int32 to keep the potentials after the reset, or an empty array
     peak      (N, blocks) int64: largest magnitude of drive and potential met; positions are cut into that many tasks
@@ -95,6 +98,8 @@ def lif_halving(sums: Array, lif: LifParameters, first: int, out: Array, membran
             place = first + i
             bias = lif.bias[lif.bias_of[place]]
             v[:] = 0
+            if before.size:
+                copy_row(before[n, place], v)
             for t in range(steps):
                 arriving = sums[n, min(t, sums_steps - 1), i]
                 spikes = out[n, t, place]
@@ -112,8 +117,10 @@ def lif_halving(sums: Array, lif: LifParameters, first: int, out: Array, membran
 
 
 @shared
-def lif_any(sums: Array, lif: LifParameters, first: int, out: Array, membrane: Array, peak: Array) -> None:
-    """Any LIF, in 64-bit integers; arrays as in lif_halving."""
+def lif_any(
+    sums: Array, lif: LifParameters, first: int, before: Array, out: Array, membrane: Array, peak: Array
+) -> None:
+    """Any LIF, in 64-bit integers; arrays as in lif_halving.  A current is at rest before the first step."""
     images, steps, _, channels = out.shape
     sums_steps = sums.shape[1]
     positions = sums.shape[2]
@@ -128,6 +135,8 @@ def lif_any(sums: Array, lif: LifParameters, first: int, out: Array, membrane: A
             place = first + i
             bias = lif.bias[lif.bias_of[place]]
             v[:] = 0
+            if before.size:
+                copy_row(before[n, place], v)
             u[:] = 0
             for t in range(steps):
                 for c in range(channels):
@@ -149,11 +158,14 @@ def lif_any(sums: Array, lif: LifParameters, first: int, out: Array, membrane: A
 
 
 @shared
-def find_idle(bias: Array, bias_of: Array, forgets: bool, sent: Array, membrane: Array, idle: Array) -> None:
+def find_idle(
+    bias: Array, bias_of: Array, forgets: bool, before: Array, sent: Array, membrane: Array, idle: Array
+) -> None:
     """idle = 1 where a neuron has nothing to do in a step, else 0: see `idle` of network/neurons.py.
 
     bias, bias_of  as of LifParameters
     forgets        the potential before a step does not count
+    before         as of lif_halving
     sent           (N, T, P, C) uint8
     membrane       (N, T, P, C) int32, after the reset
     idle           (N, T, P, C) uint8
@@ -164,8 +176,12 @@ def find_idle(bias: Array, bias_of: Array, forgets: bool, sent: Array, membrane:
         place = task % positions
         bias_here = bias[bias_of[place]]
         forgotten = np.uint8(forgets)
-        # the first step finds all potentials empty; a neuron with a bias is never called so
+        # at rest all potentials are empty; a neuron with a bias is never called so
         empty_before = np.ones(channels, np.uint8)
+        if before.size and not forgets:
+            held = before[n, place]
+            for c in range(channels):
+                empty_before[c] = np.uint8(np.uint8(held[c] == 0) & np.uint8(bias_here[c] == 0))
         for t in range(steps):
             fired = sent[n, t, place]
             potential = membrane[n, t, place]

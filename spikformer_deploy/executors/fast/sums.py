@@ -117,9 +117,9 @@ def _attention(batch: Batch, incoming: Arriving, images: slice) -> Sent:
     out = np.empty(v.shape, sum_type(incoming.bound))
     pairs = np.empty((len(out) * steps, synapse.heads), np.int64)
     kernels.attend(_flat(q), _flat(k), _flat(v), synapse.heads, synapse.weight, _flat(out), pairs)
-    of_steps = pairs.reshape(len(out), steps, -1).sum((0, 2))
-    met = batch.kept.coincidences.setdefault(projection.target, np.zeros(batch.network.time_steps, np.int64))
-    met += of_steps
+    none = np.zeros((batch.images, batch.network.time_steps), np.int64)
+    met = batch.kept.coincidences.setdefault(projection.target, none)
+    met[images] += pairs.reshape(len(out), steps, -1).sum(2)
     return out
 
 

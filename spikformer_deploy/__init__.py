@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spikformer_deploy.api.calls import energy as energy
     from spikformer_deploy.api.calls import export as export
     from spikformer_deploy.api.calls import load as load
+    from spikformer_deploy.api.calls import make_sparser as make_sparser
     from spikformer_deploy.api.calls import run as run
     from spikformer_deploy.api.calls import sweep as sweep
     from spikformer_deploy.api.calls import verify as verify
@@ -47,6 +48,7 @@ _PUBLIC = {
     "sweep": "api.calls",
     "load": "api.calls",
     "count_operations": "api.calls",
+    "make_sparser": "api.calls",
     "Run": "api.records",
     "OptionError": "base.options",
     "Stream": "inference.stream",

@@ -1,8 +1,8 @@
 """What one spike of each neuron of a program costs on its target, as the accounting counts it.
 
 Every event of counts/ is linear in the messages that are sent, those of an attention too: what its counters do and
-answer is counted at most, a fixed number of operations for each spike of q, k and v.  So a spike has one price, whatever
-else fires, and the energy of an image is the sum of spikes x price and of what happens in every step anyway.
+answer is counted at most, a fixed number of operations for each spike of q, k and v.  So a spike has one price,
+whatever else fires, and the energy of an image is the sum of spikes x price and of what happens in every step anyway.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Prices = dict[str, NDArray[np.float64]]
 def spike_prices(program: Program) -> Prices:
     """By population, all but the head: (C, Y, X) pJ of one spike of each neuron, nominal, of the profile's corner.
 
-    A spike is a message of any size: a graded one costs what a binary one does.  It costs the synaptic operations of its
-    fan-out, its messages to other cores and their hops, the spike itself, and that neurons which are idle while they
+    A spike is a message of any size: a graded one costs what a binary one does.  It costs the synaptic operations of
+    its fan-out, its messages to other cores and their hops, the spike itself, and that neurons which are idle while they
     are silent are updated.  Not in it is what potentials say of idle neurons: that depends on more than spikes.
     """
     counts = geometry(program.network, program.mapping)

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import count
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -45,9 +46,9 @@ from spikformer_deploy.training.distributed import World
 from spikformer_deploy.training.fit import Batch, Job, finished, fit
 from spikformer_deploy.training.recipe import Augment, Optimiser
 
-FIRST_WEIGHT = 4.0
+FIRST_WEIGHT = 1.0
 """Of the energy in the loss, in the first stage."""
-LARGEST_WEIGHT = 128.0
+LARGEST_WEIGHT = 64.0
 SMALLEST_WEIGHT = FIRST_WEIGHT / 8
 """Where even a smaller weight costs more than the allowed drop, training itself does."""
 NEAREST = 1.2
@@ -56,6 +57,8 @@ DISTILLED = 0.5
 """Share of the cross-entropy that is against the outputs of the original model."""
 AVERAGED = 0.98
 """Decay of the average of the weights."""
+VECTOR_FACTOR = 10.0
+"""Of the learning rate of biases and normalisation: that neurons fire less takes steps of the size of a threshold."""
 WARM_UP = 0.1
 """Share of a stage."""
 BATCH = 64
@@ -229,7 +232,13 @@ class _Search:
         self.augment, learnt = _learnt_with(model)
         batch = min(batch or learnt.batch, len(self.images))
         self.settings = attrs.evolve(
-            learnt, batch=batch, learning_rate=learning_rate, warmup_epochs=WARM_UP, ema=AVERAGED, seed=seed
+            learnt,
+            batch=batch,
+            learning_rate=learning_rate,
+            warmup_epochs=WARM_UP,
+            vector_factor=VECTOR_FACTOR,
+            ema=AVERAGED,
+            seed=seed,
         )
         self.steps = max(1, round(epochs * len(self.images) / batch))
         about = [model.config, model.preprocess.facts(), training.identity, validation.identity, target, max_drop]
@@ -371,7 +380,7 @@ def _learnt_with(model: Loaded) -> tuple[Augment, Optimiser]:
         told = table("augment", recipe.get("augment", {}))
         augment = Augment(**{field.name: told[field.name] for field in attrs.fields(Augment) if field.name in told})
         optimiser = table("optimiser", recipe.get("optimiser", {}))
-        kept = {name: optimiser[name] for name in ("batch", "weight_decay") if name in optimiser}
+        kept: dict[str, Any] = {name: optimiser[name] for name in ("batch", "weight_decay") if name in optimiser}
         learnt: dict[str, Any] = {"epochs": 1, "learning_rate": 1.0, "batch": BATCH, **kept}
         return augment, Optimiser(**learnt)
     except (TypeError, ValueError) as error:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spikformer_deploy.api.calls import export as export
     from spikformer_deploy.api.calls import load as load
     from spikformer_deploy.api.calls import make_sparser as make_sparser
+    from spikformer_deploy.api.calls import prune as prune
     from spikformer_deploy.api.calls import run as run
     from spikformer_deploy.api.calls import sweep as sweep
     from spikformer_deploy.api.calls import verify as verify
@@ -49,6 +50,7 @@ _PUBLIC = {
     "load": "api.calls",
     "count_operations": "api.calls",
     "make_sparser": "api.calls",
+    "prune": "api.calls",
     "Run": "api.records",
     "OptionError": "base.options",
     "Stream": "inference.stream",

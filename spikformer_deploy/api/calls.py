@@ -35,7 +35,9 @@ from spikformer_deploy.inference.given import AnyProgram, program_of
 from spikformer_deploy.inference.recorded import check_layers, check_room, recorded, recorder
 from spikformer_deploy.inference.results import Verdict
 from spikformer_deploy.operators import count
+from spikformer_deploy.optimization import prune as pruning
 from spikformer_deploy.optimization import sparser
+from spikformer_deploy.optimization.prune import Pruned
 from spikformer_deploy.optimization.sparser import Sparser
 from spikformer_deploy.pipeline import export as exports
 from spikformer_deploy.pipeline import stages
@@ -481,6 +483,34 @@ def make_sparser(
         seed=seed,
         progress=progress,
     )
+
+
+@named
+def prune(
+    model: AnyModel,
+    images: Data,
+    *,
+    output: str | Path,
+    share: float = 0.0,
+    target: str | Path = "loihi2",
+    progress: Progress = silent,
+) -> Pruned:
+    """Cut hidden channels of a model's MLPs away, those that never fire first; see docs/optimize.md.
+
+    model     a checkpoint of Spikformer V1 or V2 or of Spikingformer, a bundled model by name, or what sd.load returned
+    images    what channels are judged by, as of sd.run: those that the model learnt from
+    output    the file of the smaller model
+    share     of the hidden channels of each block that go at least: those that matter least after those that never
+              fire; 0: those that never fire only
+    target    a name that `spikdeploy targets` lists, or a TOML file
+    progress  called with (images done, in all, a note)
+    Gives .checkpoint and .model, .cuts, a row a block, .before and .after, and .moved: layers whose integers changed.
+    Raises InputError for what cannot be read or written and for options (OptionError, also a TypeError, for unknown
+    ones), ModelError for a model of another family.
+    """
+    loaded = checkpoint_of(model)
+    chosen = labelled_of(loaded, images, "train")
+    return pruning.prune(loaded, chosen, output=output, share=share, target=str(target), progress=progress)
 
 
 @named

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+SAID_IF_SET = "said if set"
+"""Metadata of a field that is no part of a digest where it has its default: those of values of before stay."""
+
 
 def frozen(array: Any, dtype: Any = None) -> NDArray[Any]:
     """A read-only, C-contiguous copy-if-needed view of `array` (with `dtype`, where given).
@@ -45,6 +48,8 @@ def _pieces(value: Any) -> Iterator[bytes]:
     elif is_dataclass(value) and not isinstance(value, type):
         yield type(value).__name__.encode()
         for field in fields(value):
+            if field.metadata.get(SAID_IF_SET) and getattr(value, field.name) == field.default:
+                continue
             yield field.name.encode()
             yield from _pieces(getattr(value, field.name))
     elif isinstance(value, Enum):

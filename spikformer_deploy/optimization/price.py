@@ -26,8 +26,8 @@ def spike_prices(program: Program) -> Prices:
     """By population, all but the head: (C, Y, X) pJ of one spike of each neuron, nominal, of the profile's corner.
 
     A spike is a message of any size: a graded one costs what a binary one does.  It costs the synaptic operations of
-    its fan-out, its messages to other cores and their hops, the spike itself, and that neurons which are idle while they
-    are silent are updated.  Not in it is what potentials say of idle neurons: that depends on more than spikes.
+    its fan-out, its messages to other cores and their hops, the spike itself, and the update of a neuron that would be
+    idle without it.  Not in it is what potentials say of idle neurons: that depends on more than spikes.
     """
     counts = geometry(program.network, program.mapping)
     mesh = machine(program.profile, program.mapping).mesh

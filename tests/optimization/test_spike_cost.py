@@ -34,7 +34,7 @@ def compiled_of(config: ModelConfig) -> tuple[Loaded, Compiled, np.ndarray]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_energy_is_that_of_the_integer_spikes(name: str) -> None:
-    loaded, compiled, images = compiled_of(CASES[name])
+    _, compiled, images = compiled_of(CASES[name])
     network, prices = compiled.program.network, spike_prices(compiled.program)
     names = [p.name for p in network if p is not network.output]
     spikes = reference.execute(network, images, record=names).spikes

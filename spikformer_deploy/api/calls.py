@@ -464,7 +464,7 @@ def make_sparser(
     learning_rate    the largest of a stage
     seed             of the order of images and of their augmentation
     progress         called with (batches of the stage done, in all, a note)
-    Gives .checkpoint, a file, and .model of the cheapest stage that holds, .chosen, its row, and .rows of all.
+    Gives .checkpoint, a file, .model and .program of the cheapest stage that holds, .chosen, its row, and .rows of all.
     Raises InputError for what cannot be read, images without labels, numbers that make no sense, the folder of another
     call, and for options (OptionError, also a TypeError, for unknown ones), ModelError for a model without LIFs.
     """

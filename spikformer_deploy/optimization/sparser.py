@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,6 +41,8 @@ from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.inference.run import run
 from spikformer_deploy.optimization.price import spike_prices
 from spikformer_deploy.optimization.spike_cost import SpikeCost, tokens_stand_first, watched
+from spikformer_deploy.optimization.statistics import with_statistics_of
+from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES
 from spikformer_deploy.pipeline.stages import Compiled, compile_model
 from spikformer_deploy.training.data import Feed, Labelled, epoch
@@ -64,7 +68,7 @@ WARM_UP = 0.1
 BATCH = 64
 """Of a model whose file does not say what it learnt with."""
 REFERENCE_IMAGES = 256
-"""Training images on which the original model's energy of spikes is taken."""
+"""Training images on which the original model's energy of spikes and statistics of normalisation are taken."""
 EPOCHS_OF_A_STAGE = 1000
 """More than any stage has: epochs of all stages see other augmentations and another order."""
 CHECKPOINT = "sparser.safetensors"
@@ -100,12 +104,14 @@ class Sparser:
     """What make_sparser found.
 
     checkpoint  the file of the model with the least dynamic energy among those that hold; model: what is in it
+    program     what it was compiled to, calibrated on training images
     rows        all stages, in the order in which they were tried; chosen: the row of the checkpoint
     notes       what a user must know
     """
 
     checkpoint: Path
     model: Loaded
+    program: Program
     rows: tuple[Tried, ...]
     chosen: Tried
     notes: tuple[str, ...]
@@ -277,12 +283,13 @@ class _Search:
         best = cheapest(self.rows)
         path = self.folder / CHECKPOINT
         write_whole(path, (self.folder / best.checkpoint).read_bytes())
-        return Sparser(path, load(path), tuple(self.rows), best, self.notes)
+        model = load(path)
+        return Sparser(path, model, self._compiled(model).program, tuple(self.rows), best, self.notes)
 
     def _cost(self) -> tuple[SpikeCost, float]:
         """The differentiable energy at the prices of the original program, and that of the original model's spikes."""
         compiled = self._compiled(self.model)
-        few = torch.from_numpy(self.model.preprocess.normalised(self.images.pixels[:REFERENCE_IMAGES]))
+        few = self._some()
         with torch.no_grad(), watched(self.model.module.eval()) as sent:
             self.model.module(few)
         if not sent:
@@ -296,8 +303,14 @@ class _Search:
             self.notes = (f"not in the loss, as it does not follow from spikes of LIFs: {', '.join(missing)}",)
         return cost, float(cost(sent))
 
+    def _some(self) -> Tensor:
+        """Training images from all over a set that may be sorted by class, normalised."""
+        return torch.from_numpy(self.model.preprocess.normalised(_spread(self.images.pixels, REFERENCE_IMAGES)))
+
     def _compiled(self, model: Loaded) -> Compiled:
-        return compile_model(model, self.target, calibrate_on=self.images.pixels[:CALIBRATION_IMAGES], check=False)
+        return compile_model(
+            model, self.target, calibrate_on=_spread(self.images.pixels, CALIBRATION_IMAGES), check=False
+        )
 
     def _measured(self, model: Loaded, stage: int, weight: float, start: float) -> Tried:
         """Save a model, compile it, and run it on the validation images."""
@@ -328,6 +341,7 @@ class _Search:
         start = time.monotonic()
         stage = len(self.rows)
         from_file = load(self.folder / before.checkpoint)
+        with_statistics_of(from_file.module, self._some())
         module = from_file.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         teacher = copy.deepcopy(self.model.module).eval().to(device)
@@ -368,6 +382,11 @@ class _Search:
         self.rows.append(row)
         text = sealed({"identity": self.identity, "rows": [asdict(row) for row in self.rows]})
         write_whole(self.folder / ROWS, text.encode())
+
+
+def _spread(pixels: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """At most `count` images from all over the set."""
+    return pixels[np.unique(np.linspace(0, len(pixels) - 1, count).astype(np.int64))]
 
 
 def _learnt_with(model: Loaded) -> tuple[Augment, Optimiser]:

@@ -16,7 +16,7 @@ from spikformer_deploy.optimization.spike_cost import SpikeCost, laid_out, token
 from spikformer_deploy.pipeline.stages import Compiled, compile_model
 
 CASES = {**SMALL, "spikingformer": SIBLINGS["spikingformer"]}
-STREAMS = {"spikingformer": ("block.0.add", "block.0.add.1")}
+STREAMS = {"spikingformer": ("patch_embed.block4_conv", "block.0.add", "block.0.add.1", "mean")}
 """Residual currents: what is sent of them does not follow from spikes."""
 
 
@@ -64,7 +64,8 @@ def test_spikes_of_a_module_are_laid_out_as_its_graph(name: str) -> None:
     for lif, spikes in sent.items():
         like = of_graph[lif].transpose(0, 1)
         first = tokens_stand_first(spikes, of_graph[lif])
-        assert first == (name == "cifar" and lif.startswith("block"))
+        # of a silent layer no order is told, and none matters
+        assert first == (name == "cifar" and lif.startswith("block") and bool(spikes.any()))
         ours = laid_out(spikes, tuple(like.shape[2:]), first)
         # float sums in another order may fall on the other side of a threshold
         assert float((ours != like).float().mean()) < 1e-3

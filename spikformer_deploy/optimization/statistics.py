@@ -69,13 +69,13 @@ def _adapt(norm: Norm, mean: Tensor, variance: Tensor, before: nn.Module | None)
     gain = norm.weight / (norm.running_var + norm.eps).sqrt()
     # of a layer whose currents have deviation 1 / scale
     scale = 1 / variance.mean().add(norm.eps).sqrt() if before is not None else torch.ones(())
-    norm.bias += gain * (mean - norm.running_mean)
+    norm.bias.add_(gain * (mean - norm.running_mean))
     norm.running_mean.copy_(mean * scale)
     norm.running_var.copy_(variance * scale**2)
     norm.weight.copy_(gain * (norm.running_var + norm.eps).sqrt() / scale)
     if before is not None:
         for value in before.parameters():
-            value *= scale
+            value.mul_(scale)
 
 
 def _before(module: nn.Module, norm: str) -> nn.Module | None:

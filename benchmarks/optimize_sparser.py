@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def split(images: ImageSet, validation: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Images to train on and to judge by, with labels; the latter begin with those that `spikdeploy train` keeps apart."""
+    """Images to train on and to judge by, with labels; the latter hold those that `spikdeploy train` keeps apart."""
     pixels, labels = np.asarray(images.pixels), images.labels
     assert labels is not None
     order = np.random.default_rng(VALIDATION_SEED).permutation(len(pixels))
@@ -85,15 +85,16 @@ def row_of(row: Tried) -> str:
 
 def compared(before: Run, after: Run) -> str:
     """Two runs on the same images in words."""
-    energies = [next(e for e in run.energies if e.convention == "profile") for run in (before, after)]
-    cores = [energy.within(NEURO_CORES).nominal for energy in energies]
+    chips = [next(e for e in run.energies if e.convention == "profile") for run in (before, after)]
+    cores = [energy.within(NEURO_CORES).nominal for energy in chips]
     assert before.labels is not None
     right = [int((run.predictions == run.labels).sum()) for run in (before, after)]
     return (
         f"{right[0]} -> {right[1]} of {len(before.labels)} images right, synaptic operations "
         f"{before.events.synops / 1e6:.3f} M -> {after.events.synops / 1e6:.3f} M "
-        f"({before.events.synops / after.events.synops:.2f} times fewer), neuro cores {cores[0]:.4f} -> {cores[1]:.4f} mJ "
-        f"({cores[0] / cores[1]:.2f}), chips {energies[0].total.nominal:.4f} -> {energies[1].total.nominal:.4f} mJ"
+        f"({before.events.synops / after.events.synops:.2f} times fewer), neuro cores {cores[0]:.4f} -> "
+        f"{cores[1]:.4f} mJ ({cores[0] / cores[1]:.2f}), "
+        f"chips {chips[0].total.nominal:.4f} -> {chips[1].total.nominal:.4f} mJ"
     )
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from spikformer_deploy.api.calls import energy as energy
     from spikformer_deploy.api.calls import export as export
     from spikformer_deploy.api.calls import load as load
+    from spikformer_deploy.api.calls import make_sparser as make_sparser
+    from spikformer_deploy.api.calls import prune as prune
     from spikformer_deploy.api.calls import run as run
     from spikformer_deploy.api.calls import sweep as sweep
     from spikformer_deploy.api.calls import verify as verify
@@ -52,6 +54,8 @@ _PUBLIC = {
     "sweep": "api.calls",
     "load": "api.calls",
     "count_operations": "api.calls",
+    "make_sparser": "api.calls",
+    "prune": "api.calls",
     "Run": "api.records",
     "ExitRun": "inference.exits",
     "OptionError": "base.options",

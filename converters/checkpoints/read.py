@@ -200,7 +200,8 @@ def save(
     header = {
         "kind": "checkpoint",
         "version": VERSION,
-        "config": asdict(config),
+        # what few models have is said of these alone: other files stay readable by earlier releases
+        "config": {k: v for k, v in asdict(config).items() if k != "hidden" or v},
         "preprocess": preprocess.facts(),
         "labels": list(labels),
         "training": training,
@@ -224,8 +225,8 @@ def _from_header(path: Path, header: dict[str, Any]) -> _About:
     """What our own header says; InputError where it is damaged."""
     with _clear_errors(path):
         stated = table("config", header["config"])
-        if isinstance(stated.get("widths"), list):
-            stated = {**stated, "widths": tuple(stated["widths"])}  # JSON knows lists alone
+        # JSON knows lists alone
+        stated |= {name: tuple(value) for name, value in stated.items() if isinstance(value, list)}
         config = ModelConfig(**stated)
         _check_fields(config)
         preprocess = preprocess_of(header["preprocess"])

@@ -14,7 +14,7 @@ from spikformer_deploy.base.options import OptionError
 from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.converters.factory import Made
 from spikformer_deploy.converters.imported import Imported
-from spikformer_deploy.converters.models import Model
+from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.converters.own import graph_of
 from spikformer_deploy.data.given import gathered, images_alone
 from spikformer_deploy.data.images import ImageSet
@@ -132,6 +132,23 @@ def _no_model(option: str, given: Any) -> InputError:
     what = "a program already" if isinstance(given, Program) else f"a {type(given).__name__}"
     way_out = "Give a path, the name of a bundled model, a torch.nn.Module, or what sd.load returned."
     return InputError(option, f"it is {what}, and no model", way_out)
+
+
+def checkpoint_of(model: AnyModel) -> Loaded:
+    """The model of a checkpoint, which can be trained and saved again.  Raises InputError for any other."""
+    loaded = load(model) if isinstance(model, (str, Path)) else model
+    if not isinstance(loaded, Loaded):
+        problem = f"it is {'a graph' if isinstance(loaded, Imported) else f'a {type(loaded).__name__}'}, no checkpoint"
+        raise InputError("model", problem, "Give a checkpoint, or what sd.load returned of one.")
+    return loaded
+
+
+def labelled_of(loaded: Loaded, data: Data, split: str) -> ImageSet:
+    """Images to train or to judge a model by; of what has splits those of `split`."""
+    if isinstance(data, ImageSet):
+        return data
+    frames = loaded.time_steps if loaded.per_step else 0
+    return read(gathered(data), loaded.preprocess, split=split, frames=frames)
 
 
 def check_unused(options: dict[str, Any], why: str) -> None:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 SAID = "said"
 """Metadata of a field that is only said of a value, and is no part of its digest."""
+SAID_IF_SET = "said if set"
+"""Metadata of a field that is no part of a digest where it has its default: those of values of before stay."""
 
 
 def frozen(array: Any, dtype: Any = None) -> NDArray[Any]:
@@ -48,7 +50,8 @@ def _pieces(value: Any) -> Iterator[bytes]:
     elif is_dataclass(value) and not isinstance(value, type):
         yield type(value).__name__.encode()
         for field in fields(value):
-            if field.metadata.get(SAID):
+            kept = field.metadata.get(SAID_IF_SET)
+            if field.metadata.get(SAID) or (kept and getattr(value, field.name) == field.default):
                 continue
             yield field.name.encode()
             yield from _pieces(getattr(value, field.name))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import nn
 
+from spikformer_deploy.base.values import SAID_IF_SET
 from spikformer_deploy.nn.keys import Tensors
 
 
@@ -28,6 +29,8 @@ class ModelConfig:
     time_steps   T
     image_size   height and width of the (square) input, in pixels; "seqsnn": points of a window
     mlp_ratio    hidden channels of an MLP for each of its inputs
+    hidden       "v1", "v2", "spikingformer": hidden channels of the MLP of each block, where they are fewer than
+                 `mlp_ratio` says; (): as it says
     stem_stages  stages of V2's stem, each halving the image
     distilled    "sdt2", "sdt3-large": there is a second head, of its distillation
     pooling      "v1", "sdt1": after which of the stem's four stages a 3x3 max-pooling halves the map ("0011": after
@@ -67,6 +70,11 @@ class ModelConfig:
     positions: str = ""
     position_neurons: int = 1
     rep_width: int = 0
+    hidden: tuple[int, ...] = field(default=(), metadata={SAID_IF_SET: True})
+
+    def hidden_of(self, block: int) -> int:
+        """Hidden channels of the MLP of that block, where all blocks have `dim` channels."""
+        return self.hidden[block] if self.hidden else self.mlp_ratio * self.dim
 
     @property
     def per_step(self) -> bool:
@@ -110,6 +118,7 @@ class Family:
                frames (B, T, C, Y, X) where ModelConfig.per_step says so; out: logits (B, classes)
     recognise  None where there is no official code
     pooling    the value that ModelConfig.pooling has in each form; empty where the stem has no such choice
+    hidden_by_block  whether ModelConfig.hidden is known there
     unread     keys of parameters that no forward pass reads: a file may lack them
     """
 
@@ -120,3 +129,4 @@ class Family:
     recognise: Recognise | None = None
     pooling: Mapping[str, str] = field(default_factory=dict)
     unread: re.Pattern[str] | None = None
+    hidden_by_block: bool = False

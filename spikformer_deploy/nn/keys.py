@@ -24,7 +24,8 @@ def sizes(tensors: Tensors, form: str, hidden: Tensor, in_channels: int) -> dict
         "dim": dim,
         "in_channels": in_channels,
         "num_classes": required(tensors, "head.weight").shape[0],
-        "mlp_ratio": hidden.shape[0] // dim,
+        # of one whose channels were cut away, that says less than `hidden_by_block`
+        "mlp_ratio": max(1, hidden.shape[0] // dim),
     }
 
 
@@ -43,6 +44,16 @@ def required(tensors: Tensors, key: str) -> Tensor:
 def count(tensors: Tensors, name: str) -> int:
     """Members of the module list `name`, whose keys are "name.0...", "name.1..."."""
     return len({key.split(".")[1] for key in tensors if key.startswith(f"{name}.")})
+
+
+def hidden_by_block(tensors: Tensors, weight: str, fields: Mapping[str, Any]) -> tuple[int, ...]:
+    """ModelConfig.hidden: () where all blocks have the channels that `fields` say of `mlp_ratio` and `dim`.
+
+    weight  the key of the first layer of an MLP, "block.{}.mlp.fc1_conv.weight"
+    Raises ModelError where a block lacks it.
+    """
+    widths = tuple(int(required(tensors, weight.format(i)).shape[0]) for i in range(fields["depth"]))
+    return () if set(widths) <= {fields["mlp_ratio"] * fields["dim"]} else widths
 
 
 def staged(tensors: Tensors, stages: Iterable[str], blocks: Iterable[str]) -> dict[str, Any]:

@@ -95,11 +95,12 @@ def over_steps(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """LIF(BN(W2 LIF(BN(W1 x)))), D -> ratio D -> D channels: spikes, or sums of them, in, and spikes out.
+    """LIF(BN(W2 LIF(BN(W1 x)))), D -> hidden -> D channels: spikes, or sums of them, in, and spikes out.
 
     in, out  (T, B, D, Y, X) or (T, B, D, N)
     units    the names of the two layers; tokens: the weights are of Conv1d, and see a map as a row of tokens
     tau      of the neurons, in time steps
+    hidden   channels; 0: ratio D
     Source: Zhou et al. 2023 (Spikformer), arXiv 2209.15425, section 3.1, and its code.
     """
 
@@ -111,13 +112,14 @@ class MLP(nn.Module):
         units: tuple[str, str] = ("fc1_{}", "fc2_{}"),
         tokens: bool = False,
         tau: float = 2.0,
+        hidden: int = 0,
     ) -> None:
         super().__init__()
         self.first = units[0]
         self.second = units[1]
         self.tokens = tokens
         conv = nn.Conv1d if tokens else nn.Conv2d
-        hidden = ratio * dim
+        hidden = hidden or ratio * dim
         add_unit(self, self.first, conv(dim, hidden, 1), LIF(tau))
         add_unit(self, self.second, conv(hidden, dim, 1), LIF(tau))
 

@@ -71,15 +71,15 @@ class SPS(nn.Module):
 
 
 class LinearMLP(nn.Module):
-    """LIF(BN(W2 LIF(BN(W1 x)))), D -> ratio D -> D channels, of nn.Linear with bias: the CIFAR form.
+    """LIF(BN(W2 LIF(BN(W1 x)))), D -> hidden -> D channels, of nn.Linear with bias: the CIFAR form.
 
     in, out  tokens (T, B, N, D)
     """
 
-    def __init__(self, dim: int, ratio: int) -> None:
+    def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        add_unit(self, "fc1_{}", nn.Linear(dim, ratio * dim), LIF())
-        add_unit(self, "fc2_{}", nn.Linear(ratio * dim, dim), LIF())
+        add_unit(self, "fc1_{}", nn.Linear(dim, hidden), LIF())
+        add_unit(self, "fc2_{}", nn.Linear(hidden, dim), LIF())
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes (T, B, N, D)."""
@@ -109,7 +109,7 @@ class Spikformer(nn.Module):
         if self.per_step:
             side = config.image_size // 2 ** sum(pools)
             self.pos_embed = nn.Parameter(torch.zeros(1, side**2, dim))
-        self.block = nn.ModuleList(_block(config) for _ in range(config.depth))
+        self.block = nn.ModuleList(_block(config, config.hidden_of(i)) for i in range(config.depth))
         if self.per_step:
             self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, config.num_classes)
@@ -128,17 +128,17 @@ class Spikformer(nn.Module):
         return self.head(mean.mean(0))
 
 
-def _block(config: ModelConfig) -> Block:
-    """A block of the form, with the unused LayerNorms of the official state_dicts."""
+def _block(config: ModelConfig, hidden: int) -> Block:
+    """A block of the form with that many channels in its MLP, and the unused LayerNorms of the official state_dicts."""
     dim = config.dim
     match config.form:
         case "cifar":
-            return Block(LinearAttention(dim, config.heads), LinearMLP(dim, config.mlp_ratio), norms=dim)
+            return Block(LinearAttention(dim, config.heads), LinearMLP(dim, hidden), norms=dim)
         case "imagenet":
-            return Block(ConvAttention(dim, config.heads), MLP(dim, config.mlp_ratio), norms=dim)
+            return Block(ConvAttention(dim, config.heads), MLP(dim, config.mlp_ratio, hidden=hidden), norms=dim)
         case _:
             attention = ConvAttention(dim, config.heads, scale=0.25)
-            return Block(attention, MLP(dim, config.mlp_ratio, tokens=True), norms=dim)
+            return Block(attention, MLP(dim, config.mlp_ratio, tokens=True, hidden=hidden), norms=dim)
 
 
 # Heads are published for V1-4-384 (12), V1-8-512 (8) and DVS (16).  The others keep the channels a head of those: 32 on
@@ -162,6 +162,8 @@ def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Rec
         return None
     fields = keys.sizes(tensors, form, hidden, keys.input_channels(tensors, "patch_embed.proj_conv.weight"))
     fields["depth"] = keys.count(tensors, "block")
+    layer = "fc1_linear" if form == "cifar" else "fc1_conv"
+    fields["hidden"] = keys.hidden_by_block(tensors, f"block.{{}}.mlp.{layer}.weight", fields)
     if "pos_embed" in tensors:
         # one position a token, and a token stands for 16 x 16 pixels
         fields["image_size"] = 16 * isqrt(tensors["pos_embed"].shape[1])
@@ -192,6 +194,7 @@ FAMILY = Family(
     build=Spikformer,
     recognise=_recognise,
     pooling=POOLING,
+    hidden_by_block=True,
     unread=re.compile(r"block\.\d+\.norm[12]\.(weight|bias)|pos_embed|norm\.(weight|bias)"),
 )
 """Sizes of the paper's tables (ImageNet) and of the official configurations (CIFAR-10, CIFAR10-DVS)."""

@@ -84,7 +84,8 @@ class SpikformerV2(nn.Module):
         self.time_steps = config.time_steps
         self.patch_embed = SCS(config.in_channels, dim, config.stem_stages)
         self.block = nn.ModuleList(
-            PartBlock(ConvAttention(dim, config.heads), MLP(dim, config.mlp_ratio)) for _ in range(config.depth)
+            PartBlock(ConvAttention(dim, config.heads), MLP(dim, config.mlp_ratio, hidden=config.hidden_of(i)))
+            for i in range(config.depth)
         )
         self.head = nn.Linear(dim, config.num_classes)
         send_integers(self, config.levels)
@@ -110,5 +111,6 @@ FAMILY = Family(
         "v2-16-768": replace(_V2, depth=16, dim=768, heads=12),
     },
     build=SpikformerV2,
+    hidden_by_block=True,
 )
 """Sizes of the paper's tables (ImageNet)."""

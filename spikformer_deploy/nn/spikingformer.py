@@ -83,7 +83,7 @@ class Spikingformer(nn.Module):
         self.per_step = config.per_step
         dim = config.dim
         self.patch_embed = _tokenizer(config)
-        self.block = nn.ModuleList(_block(config) for _ in range(config.depth))
+        self.block = nn.ModuleList(_block(config, config.hidden_of(i)) for i in range(config.depth))
         self.head = nn.Linear(dim, config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,12 +103,12 @@ def _tokenizer(config: ModelConfig) -> Tokenizer:
     return Tokenizer(config.in_channels, config.dim, names, (False, True, True, True, True), tau)
 
 
-def _block(config: ModelConfig) -> Block:
-    """A block, with the unused LayerNorms of the official state_dicts."""
+def _block(config: ModelConfig, hidden: int) -> Block:
+    """A block with that many channels in its MLP, and the unused LayerNorms of the official state_dicts."""
     dim = config.dim
     tau = TAU[config.form]
     attention = MembraneAttention(dim, config.heads, tau, scores_first=config.form != "imagenet")
-    mlp = MembraneMLP(dim, config.mlp_ratio, units=("mlp1_{}", "mlp2_{}"), tau=tau)
+    mlp = MembraneMLP(dim, config.mlp_ratio, units=("mlp1_{}", "mlp2_{}"), tau=tau, hidden=hidden)
     return Block(attention, mlp, norms=dim)
 
 
@@ -128,6 +128,7 @@ def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Rec
     form = "cifar" if cifar else "dvs" if in_channels == 2 else "imagenet"
     fields = keys.sizes(tensors, form, hidden, in_channels)
     fields["depth"] = keys.count(tensors, "block")
+    fields["hidden"] = keys.hidden_by_block(tensors, "block.{}.mlp.mlp1_conv.weight", fields)
     return Recognised(fields, _usual(form, fields["dim"]))
 
 
@@ -156,6 +157,7 @@ FAMILY = Family(
     },
     build=Spikingformer,
     recognise=_recognise,
+    hidden_by_block=True,
     unread=re.compile(r"block\.\d+\.norm[12]\.(weight|bias)"),
 )
 """Sizes of the official configurations."""

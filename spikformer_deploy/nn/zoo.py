@@ -97,6 +97,9 @@ def build(config: ModelConfig) -> nn.Module:
         raise InputError("--heads", problem, "Choose a divisor.")
     if family is None or config.form not in family.forms:
         raise InputError("--arch", f"there is no {config.family} in the form '{config.form}'")
+    if config.hidden and not (family.hidden_by_block and len(config.hidden) == config.depth):
+        problem = f"hidden channels of {len(config.hidden)} blocks, and {config.family} has {config.depth}"
+        raise InputError("hidden", problem if family.hidden_by_block else f"{config.family} has one width for all")
     return family.build(config)
 
 

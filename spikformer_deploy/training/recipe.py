@@ -107,6 +107,7 @@ class Optimiser:
 
     weight_bits    multiply with weights rounded to that many bits, as the compiler rounds them (0: not rounded)
     layer_decay    factor of the learning rate from one block to the one before it (fine-tuning)
+    vector_factor  factor of the learning rate of biases and normalisation
     bf16           multiply in bfloat16 (autocast); weights, averages and the loss stay float32
     checkpointing  keep no activations inside the blocks, compute them again on the way back
     tensorboard    write what the log says for TensorBoard too
@@ -120,6 +121,7 @@ class Optimiser:
     label_smoothing: float = field(default=0.0, validator=share)
     ema: float = field(default=0.0, validator=share)
     layer_decay: float = field(default=1.0, validator=validators.and_(validators.gt(0), validators.le(1)))
+    vector_factor: float = field(default=1.0, validator=positive)
     weight_bits: int = field(default=0, validator=validators.in_([0, 2, 3, 4, 5, 6, 7, 8]))
     bf16: bool = False
     checkpointing: bool = False

@@ -23,14 +23,16 @@ def learning_rate(settings: Optimiser, position: float) -> float:
 def parameter_groups(module: nn.Module, settings: Optimiser) -> list[dict[str, Any]]:
     """Groups for AdamW, each with its `factor` of the learning rate.
 
-    Vectors (biases, normalisation) do not decay.  With layer_decay d the head learns at full rate, the last block at d,
-    and so on down to the stem at d^(depth + 1) (Clark et al. 2020, ELECTRA; He et al. 2022, MAE, table 9).
+    Vectors (biases, normalisation) do not decay, and learn at `vector_factor` times the rate of the others.
+    With layer_decay d the head learns at full rate, the last block at d, and so on down to the stem at d^(depth + 1)
+    (Clark et al. 2020, ELECTRA; He et al. 2022, MAE, table 9).
     """
     depth = 1 + max((_layer(name, 0) for name, _ in module.named_parameters()), default=0)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         factor = settings.layer_decay ** (depth - _layer(name, depth))
         decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+        factor *= settings.vector_factor if parameter.ndim == 1 else 1.0
         groups.setdefault((factor, decay), []).append(parameter)
     return [{"params": p, "factor": factor, "weight_decay": decay} for (factor, decay), p in groups.items()]
 

@@ -24,13 +24,14 @@ from spikformer_deploy.data.given import gathered, whole
 from spikformer_deploy.inference import energy, run, verify
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.operators import count
-from spikformer_deploy.optimization import bits, exits
+from spikformer_deploy.optimization import bits, exits, sparser
+from spikformer_deploy.optimization import prune as pruning
 from spikformer_deploy.pipeline import export, stages
 from spikformer_deploy.space.axes import Space
 from spikformer_deploy.space.sweep import sweep_space
 
 CALLS = [sd.compile, sd.choose_bits, sd.run, sd.choose_exit, sd.verify, sd.energy, sd.export, sd.sweep, sd.load]
-CALLS += [sd.count_operations]
+CALLS += [sd.count_operations, sd.make_sparser, sd.prune]
 
 
 def options_of(*functions: Callable[..., Any]) -> dict[str, Any]:
@@ -51,6 +52,8 @@ def options_of(*functions: Callable[..., Any]) -> dict[str, Any]:
         (sd.export, (export.export, models.load), {"path"}),
         (sd.load, (models.load,), set()),
         (sd.count_operations, (count.count_operations,), set()),
+        (sd.make_sparser, (sparser.make_sparser,), set()),
+        (sd.prune, (pruning.prune,), set()),
     ],
 )
 def test_a_call_has_the_options_of_its_room(call: Callable, rooms: tuple, added: set[str]) -> None:

@@ -378,6 +378,16 @@ def test_layers_near_the_image_learn_slower() -> None:
     assert factor[id(module.patch_embed.rpe_conv.weight)] == (0.125, 0.05)
 
 
+def test_biases_and_normalisation_may_learn_faster() -> None:
+    module = build(named("v1-2-384", dim=32, heads=2))
+    settings = Optimiser(epochs=1, batch=1, learning_rate=1.0, layer_decay=0.5, vector_factor=10.0)
+    factor = {id(p): group["factor"] for group in parameter_groups(module, settings) for p in group["params"]}
+    assert factor[id(module.head.weight)] == 1.0
+    assert factor[id(module.head.bias)] == 10.0
+    assert factor[id(module.block[1].mlp.fc1_linear.weight)] == 0.5
+    assert factor[id(module.block[1].mlp.fc1_bn.bias)] == 5.0
+
+
 def test_mixed_labels_say_what_is_in_the_image() -> None:
     """Images of one value each: after cutmix the share of a value is the weight of its label; after mixup, the mean."""
     values, targets = torch.arange(4.0).reshape(4, 1, 1, 1), soft_labels(torch.arange(4), 4, 0.0)

@@ -1,0 +1,291 @@
+"""Fewer channels: those of the MLPs' hidden layers that never fire, and on request those that matter least, go.
+
+A channel that never fires adds nothing to any sum, so that without it all others do what they did: in floats but for
+the order of sums, in integers exactly, where the scale groups of the two layers stay.  Whether they did is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from spikformer_deploy.accounting.target import NEURO_CORES
+from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.files import check_output
+from spikformer_deploy.base.progress import Progress, silent
+from spikformer_deploy.converters.checkpoints.read import Loaded, load, save
+from spikformer_deploy.data.images import ImageSet
+from spikformer_deploy.inference.run import run
+from spikformer_deploy.network.bounds import weighted_range
+from spikformer_deploy.network.network import Network
+from spikformer_deploy.network.neurons import DECAY_BITS, Lif, LifKind
+from spikformer_deploy.network.synapses import Conv
+from spikformer_deploy.nn.layers import MembraneMLP
+from spikformer_deploy.nn.zoo import FAMILIES, build
+from spikformer_deploy.optimization.spike_cost import watched
+from spikformer_deploy.pipeline.program import Program
+from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES
+from spikformer_deploy.pipeline.stages import compile_model
+
+BATCH = 64
+"""Images that the float model takes at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The hidden channels of one block.
+
+    before, after  how many there are
+    proven   gone: their integers reach no threshold, whatever the input (bounds of the program)
+    silent   gone: neither the integers nor the float model fired on any of the images
+    least    gone: they did fire, and matter least
+    """
+
+    block: int
+    before: int
+    after: int
+    proven: int
+    silent: int
+    least: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A program on the images: accuracy (None without labels), synaptic operations and mJ (neuro cores) an image."""
+
+    accuracy: float | None
+    synops: float
+    dynamic_mj: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pruned:
+    """What prune found.
+
+    checkpoint  the file of the smaller model; model: what is in it
+    cuts        a row a block
+    before, after  the programs on the images
+    moved       populations whose integers of what is left are others than before, as a scale group changed; () where
+                all spikes and accumulators of what is left are equal, if no channel that fired has gone
+    """
+
+    checkpoint: Path
+    model: Loaded
+    cuts: tuple[Cut, ...]
+    before: Measured
+    after: Measured
+    moved: tuple[str, ...]
+
+
+class _Hidden(NamedTuple):
+    """The hidden layer of a block: keys of its layers, and the LIF that fires in it."""
+
+    into: str
+    norm: str
+    out: str
+    lif: str
+
+
+def prune(
+    model: Loaded,
+    images: ImageSet,
+    *,
+    output: str | Path,
+    share: float = 0.0,
+    target: str = "loihi2",
+    progress: Progress = silent,
+) -> Pruned:
+    """Cut hidden channels of MLPs away and write the smaller checkpoint, which loads and compiles as any.
+
+    model     of a family whose blocks may have widths of their own: Spikformer V1 and V2, Spikingformer
+    images    what channels are judged by: those that the model learnt from
+    output    the file of the smaller model
+    share     of the hidden channels of each block that go at least, those first that never fire, then those whose
+              spikes weigh least in the next layer, whose mean goes into its bias; 0: those that never fire alone
+    target    a name of a profile or a TOML file
+    progress  called with (images done, in all, a note)
+    Raises ModelError for another family, InputError for no images, a share that makes no sense, and an output that
+    cannot be written.
+    """
+    if not 0 <= share < 1:
+        raise InputError("--share", f"{share} of the channels", "Give 0 to below 1.")
+    if not len(images):
+        raise InputError("images", "there are none", "Give at least one.")
+    if not FAMILIES[model.config.family].hidden_by_block or model.config.levels:
+        titles = ", ".join(family.title for family in FAMILIES.values() if family.hidden_by_block)
+        raise ModelError("model", "its MLPs are all of one width, or send integers", f"Give one of {titles}.")
+    check_output(Path(output))
+    images = images.of_classes(model.labels, model.config.num_classes)
+    hidden = list(_hidden_layers(model.module))
+    program = _compiled(model, images, target)
+    fired = _mean_spikes(model, images, hidden, progress)
+    done = run(program, images)
+    kept: dict[str, Int] = {}
+    cuts = []
+    state = dict(model.module.state_dict())
+    for block, layer in enumerate(hidden):
+        active = done.events.populations[layer.lif].active
+        assert active is not None
+        proven = never_fires(program.network, layer.lif)
+        quiet = proven | (~active.any((1, 2)) & (fired[layer.lif] == 0))
+        gone = _gone(quiet, _weight_in_next(state[f"{layer.out}.weight"], fired[layer.lif]), share)
+        kept[layer.lif] = np.flatnonzero(~gone)
+        _cut(state, layer, gone, fired[layer.lif])
+        of_kind = (gone & proven, gone & quiet & ~proven, gone & ~quiet)
+        cuts.append(Cut(block, gone.size, int((~gone).sum()), *(int(which.sum()) for which in of_kind)))
+    smaller = _built(model, state, tuple(cut.after for cut in cuts))
+    save(output, smaller.module, smaller.config, model.preprocess, model.labels, smaller.training)
+    written = load(output)
+    other = _compiled(written, images, target)
+    moved = moved_integers(program.network, other.network, kept)
+    return Pruned(Path(output), written, tuple(cuts), _measured(program, images), _measured(other, images), moved)
+
+
+def never_fires(network: Network, name: str) -> NDArray[np.bool_]:
+    """(C,) whether no input of the network makes a neuron of the channel fire: its potential stays below the threshold.
+
+    False of stock neurons, of which nothing is claimed here.
+    """
+    neuron = network[name].neuron
+    (projection,) = network.into(name)
+    synapse = projection.synapse
+    channels = network[name].shape[0]
+    if not isinstance(neuron, Lif) or neuron.kind != LifKind.PROGRAMMABLE or not isinstance(synapse, Conv):
+        return np.zeros(channels, bool)
+    _, most = weighted_range(synapse.weight, network[projection.sources[0]].max_out)
+    bias = neuron.bias.reshape(channels, -1).max(1)
+    drive = (most << (synapse.shift + neuron.shift)) + bias
+    potential = np.zeros(channels, np.int64)
+    silent_so_far = np.ones(channels, bool)
+    # the largest drive in every step: as long as it does not fire there is no reset, and all else is below it
+    for _ in range(network.time_steps):
+        potential = (potential * neuron.decay + neuron.round_up >> DECAY_BITS) + drive
+        silent_so_far &= potential < neuron.fires_from
+    return silent_so_far
+
+
+def moved_integers(before: Network, after: Network, kept: Mapping[str, Int]) -> tuple[str, ...]:
+    """Populations of `after` whose neurons or weights are not those of `before` less the channels that went.
+
+    kept  by population: the channels of `before` that are left, ascending; all of the others
+    """
+    out = []
+    for population in after:
+        old = before[population.name]
+        mine = kept.get(population.name, np.arange(old.shape[0]))
+        same = _same_neurons(old.neuron, population.neuron, mine)
+        for new, former in zip(after.into(population.name), before.into(population.name), strict=True):
+            if isinstance(new.synapse, Conv) and isinstance(former.synapse, Conv):
+                theirs = kept.get(new.sources[0], np.arange(former.synapse.weight.shape[1]))
+                same &= np.array_equal(new.synapse.weight, former.synapse.weight[mine][:, theirs])
+                same &= new.synapse.shift == former.synapse.shift
+        if not same:
+            out.append(population.name)
+    return tuple(out)
+
+
+def _same_neurons(before: object, after: object, kept: Int) -> bool:
+    """Whether LIFs are equal but for channels that went; neurons of other kinds have nothing that a cut changes."""
+    if not isinstance(before, Lif) or not isinstance(after, Lif):
+        return True
+    arrays = ((after.threshold, before.threshold[kept]), (after.bias, before.bias[kept]))
+    return all(np.array_equal(*pair) for pair in arrays) and (after.decay, after.shift) == (before.decay, before.shift)
+
+
+def _hidden_layers(module: nn.Module) -> Iterator[_Hidden]:
+    """The hidden layers of the blocks, in their order."""
+    blocks = module.get_submodule("block")
+    for number, block in enumerate(blocks.children()):
+        mlp = block.get_submodule("mlp")
+        first, second = (getattr(mlp, name, unit) for name, unit in (("first", "fc1_{}"), ("second", "fc2_{}")))
+        layer = "conv" if hasattr(mlp, first.format("conv")) else "linear"
+        place = f"block.{number}.mlp."
+        # a membrane shortcut has its neurons in front of the layers
+        firing = second if isinstance(mlp, MembraneMLP) else first
+        yield _Hidden(
+            into=place + first.format(layer),
+            norm=place + first.format("bn"),
+            out=place + second.format(layer),
+            lif=place + firing.format("lif"),
+        )
+
+
+def _compiled(model: Loaded, images: ImageSet, target: str) -> Program:
+    calibration = images.pixels_in(slice(0, CALIBRATION_IMAGES))
+    return compile_model(model, target, calibrate_on=calibration, check=False).program
+
+
+@torch.no_grad()
+def _mean_spikes(
+    model: Loaded, images: ImageSet, hidden: list[_Hidden], progress: Progress
+) -> dict[str, NDArray[np.float64]]:
+    """By hidden LIF: (C,) spikes of the float model a neuron and step, mean over the images."""
+    sums: dict[str, Tensor] = {}
+    for first in range(0, len(images), BATCH):
+        pixels = images.pixels_in(slice(first, min(first + BATCH, len(images))))
+        with watched(model.module) as sent:
+            model.module(torch.from_numpy(model.preprocess.normalised(pixels)))
+        for layer in hidden:
+            spikes = sent[layer.lif]
+            # tokens stand before the channels where the layer is a Linear
+            by_channel = spikes.transpose(2, 3) if layer.into.endswith("linear") else spikes.flatten(3)
+            mean = by_channel.double().mean(3).sum((0, 1)) / (spikes.shape[0] * len(images))
+            sums[layer.lif] = sums.get(layer.lif, torch.zeros(())) + mean
+        progress(min(first + BATCH, len(images)), len(images), "spikes of hidden channels")
+    return {name: mean.numpy() for name, mean in sums.items()}
+
+
+def _weight_in_next(out: Tensor, fired: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(C,) what the spikes of each hidden channel weigh in the next layer: their mean times the norm of the weights.
+
+    out  (D, C, ...) the weights of that layer
+    """
+    norms: NDArray[np.float64] = out.detach().double().reshape(*out.shape[:2], -1).norm(dim=(0, 2)).numpy()
+    return norms * fired
+
+
+def _gone(quiet: NDArray[np.bool_], weight: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
+    """(C,) which channels go: all that are quiet, and others by weight until the share is reached; one always stays."""
+    order = np.lexsort((weight, ~quiet))
+    count = min(max(int(quiet.sum()), int(share * quiet.size)), quiet.size - 1)
+    gone = np.zeros(quiet.size, bool)
+    gone[order[:count]] = True
+    return gone
+
+
+def _cut(state: dict[str, Tensor], layer: _Hidden, gone: NDArray[np.bool_], fired: NDArray[np.float64]) -> None:
+    """Take channels out of a state_dict; their mean in the next layer goes into its bias."""
+    keep = torch.from_numpy(np.flatnonzero(~gone))
+    out = state[f"{layer.out}.weight"]
+    lost = torch.from_numpy(fired * gone)
+    bias = f"{layer.out}.bias"
+    if bias in state:
+        state[bias] = state[bias] + (out.double().flatten(1) @ lost).to(out.dtype)
+    state[f"{layer.out}.weight"] = out[:, keep].contiguous()
+    for key in [key for key in state if key.startswith((f"{layer.into}.", f"{layer.norm}."))]:
+        if state[key].ndim:
+            state[key] = state[key][keep].contiguous()
+
+
+def _built(model: Loaded, state: dict[str, Tensor], hidden: tuple[int, ...]) -> Loaded:
+    """The model with so many hidden channels a block."""
+    config = model.config
+    as_it_was = set(hidden) == {config.mlp_ratio * config.dim}
+    config = replace(config, hidden=() if as_it_was else hidden)
+    module = build(config)
+    module.load_state_dict(state)
+    return replace(model, module=module.eval(), config=config)
+
+
+def _measured(program: Program, images: ImageSet) -> Measured:
+    found = run(program, images)
+    (energy,) = (e for e in found.energies if e.convention == "profile")
+    return Measured(found.accuracy, found.events.synops, energy.within(NEURO_CORES).nominal)

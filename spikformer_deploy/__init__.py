@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spikformer_deploy.accounting.energy import account as account
-    from spikformer_deploy.api.calls import choose_bits as choose_bits
-    from spikformer_deploy.api.calls import choose_exit as choose_exit
     from spikformer_deploy.api.calls import compile as compile
     from spikformer_deploy.api.calls import count_operations as count_operations
     from spikformer_deploy.api.calls import energy as energy
     from spikformer_deploy.api.calls import export as export
     from spikformer_deploy.api.calls import load as load
-    from spikformer_deploy.api.calls import make_sparser as make_sparser
-    from spikformer_deploy.api.calls import prune as prune
     from spikformer_deploy.api.calls import run as run
     from spikformer_deploy.api.calls import sweep as sweep
     from spikformer_deploy.api.calls import verify as verify
+    from spikformer_deploy.api.optimization import choose_bits as choose_bits
+    from spikformer_deploy.api.optimization import choose_exit as choose_exit
+    from spikformer_deploy.api.optimization import make_sparser as make_sparser
+    from spikformer_deploy.api.optimization import optimize as optimize
+    from spikformer_deploy.api.optimization import prune as prune
     from spikformer_deploy.api.records import Run as Run
     from spikformer_deploy.base.errors import SpikdeployError as SpikdeployError
     from spikformer_deploy.base.options import OptionError as OptionError
@@ -45,17 +46,18 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "compile": "api.calls",
-    "choose_bits": "api.calls",
     "run": "api.calls",
-    "choose_exit": "api.calls",
     "verify": "api.calls",
     "energy": "api.calls",
     "export": "api.calls",
     "sweep": "api.calls",
     "load": "api.calls",
     "count_operations": "api.calls",
-    "make_sparser": "api.calls",
-    "prune": "api.calls",
+    "optimize": "api.optimization",
+    "make_sparser": "api.optimization",
+    "prune": "api.optimization",
+    "choose_bits": "api.optimization",
+    "choose_exit": "api.optimization",
     "Run": "api.records",
     "ExitRun": "inference.exits",
     "OptionError": "base.options",

@@ -18,6 +18,7 @@ from spikformer_deploy.base.progress import say_through
 from spikformer_deploy.cli.commands import CHECK_FAILED, cli
 from spikformer_deploy.cli.installation import complete_files, completion_command, setup_command
 from spikformer_deploy.cli.machine import machine_command
+from spikformer_deploy.cli.optimize import optimize_command
 from spikformer_deploy.cli.printing import print_error_line, print_notes
 from spikformer_deploy.cli.random_checkpoint import random_checkpoint_command
 from spikformer_deploy.cli.report import report_command
@@ -26,6 +27,7 @@ from spikformer_deploy.cli.sweep import sweep_command
 from spikformer_deploy.cli.targets import targets_command
 
 cli.add_command(sweep_command)
+cli.add_command(optimize_command)
 cli.add_command(machine_command)
 cli.add_command(random_checkpoint_command)
 cli.add_command(report_command)

@@ -1,0 +1,86 @@
+"""The command `optimize`: from a trained model to one that costs less, with all that was tried."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.cli.options import as_json, input_option, model_options
+from spikformer_deploy.cli.printing import print_json, print_line, print_notes, print_tables, progress_bar
+from spikformer_deploy.cli.sweep import words
+
+LOADING = ("arch", "heads", "levels", "time_steps", "image_size", "window", "variables", "dt", "allow_pickle")
+
+
+def share_or_images(_context: click.Context, _parameter: click.Parameter, value: str) -> float | str:
+    """0.1 is a share of the training images; all else names images."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+@click.command("optimize")
+@click.argument("model")
+@input_option
+@click.option(
+    "--validation",
+    required=True,
+    callback=share_or_images,
+    help="Images with labels that decide, none to report on; or a share of those of --input, as 0.1.",
+)
+@click.option("--target", default="loihi2", show_default=True, help="Its prices count; a name or a .toml file.")
+@click.option("--max-drop", default=0.5, show_default=True, help="Points of accuracy that all steps together may lose.")
+@click.option("--steps", callback=words, metavar="A,B,...", help="Of steps, sparser, bits, exit. Default: all.")
+@click.option("--epochs", default=2.0, show_default=True, help="Of each stage of fine-tuning.")
+@click.option("--minutes", type=float, help="That fine-tuning may take. Default: until there is no more to try.")
+@click.option("--seed", default=0, show_default=True, help="Of images, their order and augmentation.")
+@click.option("-o", "--output", default="optimized", show_default=True, help="A folder; an equal call goes on there.")
+@model_options
+@as_json
+def optimize_command(
+    model: str, data: str, validation: float | str, output: str, as_json: bool, **options: Any
+) -> None:
+    """Make MODEL cheaper on a target at nearly the same accuracy: fewer steps, sparser spikes, fewer bits.
+
+    MODEL is a checkpoint or a bundled model.  What is found is kept where the validation images say so.  OUTPUT gets
+    program.spk, model.safetensors, before.html, after.html, and tried.csv with all that was tried.
+    """
+    if options.pop("factory") or options.pop("arguments") or options.pop("weights"):
+        raise click.UsageError("fine-tuning is of checkpoints: leave --factory, --arg and --weights out")
+    from spikformer_deploy.api.optimization import optimize
+    from spikformer_deploy.converters.checkpoints.read import Loaded
+    from spikformer_deploy.converters.models import load
+    from spikformer_deploy.report.optimize import AFTER, front_table, result_table, write_optimized
+
+    loaded = load(model, **{name: options.pop(name) for name in LOADING})
+    if not isinstance(loaded, Loaded):
+        raise InputError(model, "it is a graph, and fine-tuning is of checkpoints", "Give the checkpoint.")
+    if options["steps"] is None:
+        del options["steps"]
+    with progress_bar("optimize", as_json) as progress:
+        found = optimize(loaded, data, validation, folder=output, calibrate_on=data, progress=progress, **options)
+    print_notes(found.notes)
+    write_optimized(found, Path(output))
+    if as_json:
+        print_json(
+            {
+                "rows": [asdict(row) for row in found.rows],
+                "front": found.front,
+                "margin": found.exit.threshold if found.exit else None,
+                "rounding": found.rounding,
+            }
+        )
+        return
+    print_tables([result_table(found), front_table(found)])
+    compiled = f"spikdeploy compile {output}/model.safetensors --target {options['target']} --calibrate {data}"
+    print_line(f"the same program: {compiled} --rounding {found.rounding}")
+    if found.exit:
+        print_line(
+            f"early exit: spikdeploy run {output}/program.spk --input IMAGES --early-exit {found.exit.threshold}"
+        )
+    print_line(f"wrote {Path(output) / AFTER}")

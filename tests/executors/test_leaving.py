@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.networks import random_images, random_network
@@ -14,6 +15,7 @@ from spikformer_deploy.counts.steps import first_steps as events_of_first
 from spikformer_deploy.executors import leaving, reference
 from spikformer_deploy.executors.execution import Left, Request
 from spikformer_deploy.executors.fast import leaving as fast
+from spikformer_deploy.executors.fast.batch import Buffers
 from spikformer_deploy.network.exits import check_exit, exit_steps, margins
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.steps import first_steps
@@ -37,6 +39,12 @@ def network_of(seed: int) -> Network:
     )
     bias = np.random.default_rng(seed).integers(-3, 4, head.bias.shape)  # type: ignore[union-attr]
     return with_head(replace(network, projections=small), last=False, bias=bias)
+
+
+def margins_of(network: Network, images: np.ndarray) -> np.ndarray:
+    """(N, T) by the reference."""
+    whole = reference.execute(network, images, record=[network.output.name]).membranes[network.output.name]
+    return margins(check_exit(network), whole.astype(np.int64).reshape(len(images), network.time_steps, -1))
 
 
 def plain_after(network: Network, images: np.ndarray, margin: int) -> list[int]:
@@ -85,9 +93,7 @@ def test_the_engine_that_lets_images_go_equals_the_reference(seed: int, quantile
     assert fast.carries(network)
     images = random_images(network, seed, IMAGES)
     names = [p.name for p in network]
-    head = check_exit(network)
-    whole = reference.execute(network, images, record=[network.output.name]).membranes[network.output.name]
-    ahead = margins(head, whole.astype(np.int64).reshape(IMAGES, network.time_steps, -1))
+    ahead = margins_of(network, images)
     # a margin that some image has exactly: it leaves
     margin = max(1, int(np.quantile(ahead[:, :-1], quantile, method="nearest")))
     cells = geometry(network, None).cells
@@ -119,3 +125,19 @@ def test_networks_that_hold_more_than_potentials_run_all_steps() -> None:
         if found == 3:
             return
     raise AssertionError("no network with currents among 40")
+
+
+def test_memory_does_not_grow_with_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes back to the buffers was taken from them: they hold as many after five batches as after one."""
+    made: list[Buffers] = []
+    monkeypatch.setattr(fast, "Buffers", lambda: made.append(Buffers()) or made[-1])
+    monkeypatch.setattr(fast.threads, "may_share", lambda: False)
+    network = network_of(3)
+    images = random_images(network, 3, 2 * IMAGES)
+    margin = int(np.quantile(margins_of(network, images)[:, 0], 0.6, method="nearest"))
+    leave = leaving.prepare("engine", Request(network, geometry(network, None).cells), margin)
+    held = []
+    for _ in range(5):
+        assert len(leave.execute(images)) > 1
+        held.append(len(made[0]._free))
+    assert held[1:] == held[:1] * 4

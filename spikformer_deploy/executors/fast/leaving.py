@@ -102,7 +102,7 @@ def _run(network: Network, plan: Plan, margin: int, inputs: Sent, record: Sequen
     head = check_exit(network)
     done = _empty(network, plan, images, record)
     staying = np.arange(images)
-    held: dict[str, NDArray[np.int32]] = {}
+    held: dict[str, Sent] = {}
     total = np.broadcast_to(bias_of_classes(head, network.output.size), (images, network.output.size))
     for step in range(steps):
         count = len(staying)
@@ -121,7 +121,9 @@ def _run(network: Network, plan: Plan, margin: int, inputs: Sent, record: Sequen
         if leaves.any():
             staying, total = staying[~leaves], total[~leaves]
             for name, potentials in held.items():
-                held[name] = potentials[~leaves]
+                # from the buffers too: what is given back must have been taken from them, or they grow with every batch
+                held[name] = buffers.take((len(staying), *potentials.shape[1:]), np.int32)
+                np.compress(~leaves, potentials, axis=0, out=held[name])
                 buffers.give(potentials)
     for potentials in held.values():
         buffers.give(potentials)
@@ -148,7 +150,7 @@ def _empty(network: Network, plan: Plan, images: int, record: Sequence[str]) -> 
     )
 
 
-def _one_step(batch: Batch, inputs: Sent, held: dict[str, NDArray[np.int32]]) -> Int:
+def _one_step(batch: Batch, inputs: Sent, held: dict[str, Sent]) -> Int:
     """All populations of a time step; what reaches the head, (n, classes).
 
     inputs  (n, 1, C, Y, X)
@@ -169,7 +171,7 @@ def _one_step(batch: Batch, inputs: Sent, held: dict[str, NDArray[np.int32]]) ->
     return arriving
 
 
-def _fire(batch: Batch, population: Population, held: dict[str, NDArray[np.int32]]) -> None:
+def _fire(batch: Batch, population: Population, held: dict[str, Sent]) -> None:
     name = population.name
     potentials = held.get(name)
     before = engine.AT_REST if potentials is None else potentials[:, 0]

@@ -179,9 +179,12 @@ def load(
     notes = tuple(
         note for note in about.notes if not any(value and f"(--{name})" in note for name, value in said.items())
     )
-    if RANDOM in contents.arguments or RANDOM in about.training:
+    training = about.training
+    if RANDOM in contents.arguments:
+        training = {**training, RANDOM: True}
+    if RANDOM in training:
         notes = (RANDOM_NOTE, *notes)
-    return Loaded(module, config, preprocess, about.labels, sha256, about.training, notes, about.layer_bits)
+    return Loaded(module, config, preprocess, about.labels, sha256, training, notes, about.layer_bits)
 
 
 def save(

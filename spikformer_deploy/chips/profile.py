@@ -268,7 +268,11 @@ def load_profile(target: str | Path) -> Profile:
         raise InputError(str(target), "it has a table 'corners', and corners are tables of 'energy'", way_out)
     raw["corners"] = raw.pop("energy", {})
     way_out = "See docs/profiles.md."
-    return _checked(raw, str(target), way_out if "name" in raw else f"{NAME_IT} {way_out}", text)
+    profile = _checked(raw, str(target), way_out if "name" in raw else f"{NAME_IT} {way_out}", text)
+    if str(target) not in profile_names() and profile.name in profile_names() and profile != load_profile(profile.name):
+        problem = f"it is another profile than {profile.name} of the box, and its figures would go by that name"
+        raise InputError(str(target), problem, "Change its name, too.")
+    return profile
 
 
 def operation_energies() -> dict[str, Quantity]:

@@ -43,8 +43,8 @@ def compare(
     """A row a target and schedule: both names, and figures or `refused`, the reason why the model cannot run there.
 
     Figures are those of the JSON of a run, under one runtime: NAME_likely is the likely interval of NAME, and the
-    energy is that of the convention "profile" with its boundaries.  Such rows have `notes` on the images, too, the
-    same in each.
+    energy is that of the convention "profile" with its boundaries.  Such rows have `notes` on the model and the
+    images, too.
     Models with attention are mapped both ways, spatial and token-serial.
 
     labels  a file of the classes of the images (see data/labels.py)
@@ -71,8 +71,9 @@ def compare(
             made[target, schedule] = found
     programs = {pair: program for pair, program in made.items() if isinstance(program, Program)}
     runs = _runs(programs, data, limit, labels, runtime)
+    of_model = {target: _notes(fronts[profile.limits]) for target, profile in profiles.items()}
     rows = [
-        {"target": target, "schedule": schedule, **_figures(runs[target, schedule])}
+        {"target": target, "schedule": schedule, **_figures(runs[target, schedule], of_model[target])}
         if (target, schedule) in runs
         else {"target": target, "schedule": schedule, "refused": str(made[target, schedule])}
         for target, schedule in made
@@ -127,8 +128,13 @@ def _runs(
     return runs
 
 
-def _figures(found: Run) -> dict[str, Any]:
-    """The figures of a row."""
+def _notes(front: Front | QuantizeError) -> tuple[str, ...]:
+    """What a user must know of the model and of what it was calibrated on."""
+    return () if isinstance(front, QuantizeError) else front.notes
+
+
+def _figures(found: Run, of_model: tuple[str, ...]) -> dict[str, Any]:
+    """The figures of a row; of_model: notes on the model."""
     mapping = found.program.mapping
     times = time_facts(found)
     assert times is not None
@@ -143,5 +149,5 @@ def _figures(found: Run) -> dict[str, Any]:
         **{name: times[name] for name in FROM_TIMES},
         "energy_mj": energy_values(energy),
         "logits_sha256": found.logits_sha256,
-        "notes": list(found.notes),
+        "notes": list(dict.fromkeys((*of_model, *found.notes))),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from spikformer_deploy.accounting.energy import Duration, account
 from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.chips.loihi.latencies import latencies
+from spikformer_deploy.converters.checkpoints.read import RANDOM, RANDOM_NOTE
 from spikformer_deploy.counts.silence import note_on_silence
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.inference.results import Run, Timing
@@ -47,7 +48,7 @@ def record(
         energies=account(program.network, tally.events, *mapped),
         seconds=seconds,
         peak_memory_mib=peak_memory_mib,
-        notes=(*images.all_notes(tally.brightest, tally.lost), *_on_silence(program, tally), *of_before(program)),
+        notes=(*images.all_notes(tally.brightest, tally.lost), *of_program(program), *_on_silence(program, tally)),
     )
 
 
@@ -75,11 +76,13 @@ def _on_silence(program: Program, tally: Tally) -> tuple[str, ...]:
     return note_on_silence(silent, len(layers))
 
 
-def of_before(program: Program) -> tuple[str, ...]:
-    """A note on times and energies of a program of an earlier release; nothing of others."""
+def of_program(program: Program) -> tuple[str, ...]:
+    """Notes on what a program is of: random weights, and an earlier release, whose times and energies are others."""
+    notes = (RANDOM_NOTE,) if RANDOM in program.provenance.get("training", {}) else ()
     if not hardware.of_before(program.profile):
-        return ()
+        return notes
     return (
+        *notes,
         "The program holds the hardware profile of an earlier release, which knows no runtime of a step and no running "
         "power: its times and energies are today's form with that release's constants, and figures of neither. Compile "
         "it again.",

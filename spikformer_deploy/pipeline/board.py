@@ -16,13 +16,16 @@ from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import printable
 from spikformer_deploy.base.json_text import written
 from spikformer_deploy.base.words import counted
+from spikformer_deploy.chips.loihi.microcode import operand_bits
 from spikformer_deploy.chips.loihi.sites import program_at
 from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import Request
 from spikformer_deploy.executors.lava.export import images_of, process_of, summary_of
+from spikformer_deploy.network.heads import heads_into
 from spikformer_deploy.network.mapping import SECTIONS, Mapping, Site
 from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import Lif, kind_of
+from spikformer_deploy.network.synapses import Attention
 from spikformer_deploy.pipeline.program import Program
 
 EXPECTED_IMAGES = 10
@@ -67,7 +70,7 @@ of the network.
 
 {microcode}
 
-## Which core holds what
+{attention}## Which core holds what
 
 {cores} on {chips} of `{target}`, with {per_chip:,} cores a chip for programs. `mapping.json` has a record
 of each box of neurons: chip and core, the site (a layer, the counters of an attention, or partial sums), the channels,
@@ -120,6 +123,36 @@ C order, channels C first, then rows Y, then columns X. A LIF is of the kind `pr
 | heads, over_tokens | dual_spike | as there; whether the product is taken over tokens |
 | float, dense | projection | for assemble.py: which floats hold its sums, whether lava.proc.dense may serve |
 """
+
+ATTENTION = """\
+## The counters of attention
+
+A time step of the network in which an attention works has sub-steps, each a time step of the chip: what is sent in one
+arrives in the next. For its counters `sub_step` is 0 where the first turn arrives. Where they have several
+copies, each takes a share of both rounds, and sums are exchanged between the rounds: the home of a counter is the copy
+whose number is its column modulo the copies; `home` is 1 there, and 0 in the others.
+
+| counters | of q, k, v | shape | first round | second round | copies | turns of both | `due`, away and at home |
+|---|---|---|---|---|--:|--:|--:|
+{rows}
+
+- First round, turn t of copy g: both operands of item g * turns + t, while there are any, arrive at its counters in
+  sub-step t, with weights {first} and {second}.
+- `due`: a counter away from its home sends its sum in that sub-step, with weight {exchange}, to the counter of the same
+  place in its home, which sends the whole sum to all other copies a sub-step later.
+- Second round, turn t of copy g: the third operand of item g * turns + t arrives in sub-step t + the turns of the first
+  round, one later where there are copies, with weight {third}. Each counter that it reaches answers in that visit with
+  its sum (times the operand, of integers), to one neuron.
+- {tokens}
+- {channels}
+
+"""
+OVER_TOKENS = """\
+over tokens: the counter (channel c of k, column x) of a head adds k[c, n] * v[x, n]; to q[c, n] answer the counters
+  of its row, to channel x of the layer at token n."""
+OVER_CHANNELS = """\
+over channels: the counter (head, token n, token m) adds q[n, c] * k[m, c]; to v[m, c] answer the counters of its
+  column, to channel c of the layer at token n."""
 
 WITH_IMAGES = """\
 `expected/images.npy` holds {count} images; `expected/spikes.npz` what every layer sends for them, (images, T, C, Y, X),
@@ -197,6 +230,7 @@ def _readme(program: Program, name: str, images: np.ndarray | None) -> str:
         words=int(profile.core.memory_words),
         processes="\n".join(_row(program, site) for site in _first_copies(mapping)),
         microcode=_microcode(program),
+        attention=_attention(program),
         cores=counted(mapping.cores_used, "core"),
         chips=counted(mapping.chips, "chip"),
         per_chip=mapping.cores_per_chip,
@@ -263,6 +297,46 @@ def _microcode(program: Program) -> str:
     if not layers:
         return f"None: the cores of `{_cell(program.profile.name)}` have neurons of fixed function alone."
     return "\n".join(_listing(lines, names) for lines, names in layers.items())
+
+
+def _attention(program: Program) -> str:
+    """What the counters of attention are sent when, as their microcode expects it; empty where there are none."""
+    counters = [site for site in _first_copies(program.mapping) if site.kind == "attention"]
+    if not counters:
+        return ""
+    # all attentions of a network send integers, or none does
+    most = max(max(heads_into(program.network, site.population).most) for site in counters)
+    bits = most.bit_length()
+    weights = {"first": 1, "second": 1, "third": 4} if most == 1 else {"first": 1, "second": 2**bits, "third": 4**bits}
+    ways = {site.serial for site in counters}
+    return ATTENTION.format(
+        rows="\n".join(_counters(program.network, site) for site in counters),
+        exchange=2 ** operand_bits(most),
+        tokens=OVER_TOKENS if "tokens" in ways else "None goes over tokens here.",
+        channels=OVER_CHANNELS if "channels" in ways else "None goes over channels here.",
+        **weights,
+    )
+
+
+def _counters(network: Network, site: Site) -> str:
+    """The line of the counters of one attention."""
+    heads = heads_into(network, site.population)
+    first, second = heads.turns(site.serial, site.copies)
+    sources = next(p.sources for p in network.into(site.population) if isinstance(p.synapse, Attention))
+    over = "tokens" if site.serial == "tokens" else "channels of a head"
+    operands = ("k and v", "q") if site.serial == "tokens" else ("k and q", "v")
+    counts = heads.rounds(site.serial)
+    cells = (
+        _cell(site.name),
+        _cell(", ".join(sources)),
+        "x".join(map(str, heads.counters(site.serial))),
+        f"{operands[0]}, {counts[0]} {over}",
+        f"{operands[1]}, {counts[1]} {over}",
+        str(site.copies),
+        f"{first}, {second}",
+        f"{first - 1}, {first}" if site.copies > 1 else "none",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def _listing(lines: tuple[str, ...], names: list[str]) -> str:

@@ -68,7 +68,12 @@ def report_data(
         "title": title or f"{_model_name(run)} on {program.profile.name}",
         "estimate": True,
         "program": {**program_facts(program), **described},
-        "accuracy": {"integer": run.accuracy, "float": float_accuracy, "images": len(run.accumulators)},
+        "accuracy": {
+            "integer": run.accuracy,
+            "float": float_accuracy,
+            "images": len(run.accumulators),
+            "predictions_changed": None if verdict is None else verdict.predictions_changed,
+        },
         "early_exit": None if early is None else _early(early),
         "regression": run.regression,
         "float_regression": None if verdict is None else verdict.float_regression,
@@ -144,7 +149,8 @@ def _layers(run: Run, equal_spikes: Mapping[str, float]) -> list[dict[str, Any]]
                 "spikes": float(layer.rate.sum() * layer.neurons),
                 "synaptic_ops": synops,
                 "dense_macs": dense,
-                "ratio": synops / dense if dense else None,
+                # the head of an ANN reads a mean over positions, that of a chip the spikes of all of them
+                "ratio": synops / dense if dense and sends else None,
                 "silent": layer.silent if sends else None,
                 "cores": slices[layer.name],
                 "graded": layer.graded,

@@ -177,7 +177,8 @@ def _layer_table(result: Run) -> Table:
         dense = layer.dense_macs * result.events.time_steps
         synops = float(layer.synops.sum())
         shape = "x".join(map(str, layer.shape))
-        ratio = f"{synops / dense:.1%}" if dense else ""
+        # the head of an ANN reads a mean over positions, that of a chip the spikes of all of them: no share
+        ratio = f"{synops / dense:.1%}" if dense and layer.kind != "accumulator" else ""
         rate = f"{layer.rate.mean():.1%}"
         # of binary spikes it is the rate
         mean = f"{layer.mean_sent.mean():.3f}" if layer.graded and layer.mean_sent is not None else ""

@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
@@ -85,9 +86,10 @@ def _limit(term: str) -> Limit:
         known = [unit for unit in units if unit]
         way_out = f"Known: {', '.join(known)}." if known else "It has none."
         raise InputError(PLACE, f"{said} in '{term.strip()}'", way_out)
-    value = float(number) * units[unit]
-    if not math.isfinite(value):
+    if not math.isfinite(float(number)):
         raise InputError(PLACE, f"{number} is too large for a number")
+    # in decimals: 35 * 0.01 is above 0.35 in binary, and 7 of 20 images would be no 35 %
+    value = float(Decimal(number) * Decimal(repr(units[unit])))
     if name == "accuracy" and value > 1:
         problem = f"an accuracy is at most 1, or 100%, and '{term.strip()}' says more"
         raise InputError(PLACE, problem, "Write 0.81 or 81%.")

@@ -1,5 +1,6 @@
 """The folder that an engineer with access to a chip reads: what it says is what the program has."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.lava.standalone import __file__ as standalone
+from spikformer_deploy.network.heads import heads_into
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.neurons import Neuron
 from spikformer_deploy.network.synapses import Conv, Window
@@ -138,3 +140,23 @@ def test_without_images_it_says_how_to_get_them() -> None:
 def test_images_go_along_to_lava_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="data: only to lava takes images along"):
         sd.export(program_of("digits-v1"), "onnx", tmp_path / "x.onnx", data="digits")
+
+
+def test_attention_is_told_as_its_microcode_was_tried(folder: Path) -> None:
+    """Turns and `due` are those with which tests/chips/test_microcode.py has counters run."""
+    program = program_of("digits-v1")
+    lines = (folder / "README.md").read_text().splitlines()
+    at = lines.index(next(line for line in lines if line.startswith("| counters |")))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[at + 2 :]]
+    told = {row[0]: row for row in itertools.takewhile(lambda row: len(row) == 8, rows)}
+    sites = [site for site in program.mapping.sites if site.kind == "attention" and site.copy == 0]
+    assert told.keys() == {site.name for site in sites}
+    assert sites
+    for site in sites:
+        heads = heads_into(program.network, site.population)
+        counting, answering = heads.turns(site.serial, site.copies)
+        _, sources, shape, *_, copies, turns, due = told[site.name]
+        assert sources == ", ".join(program.network.into(site.population)[0].sources)
+        assert (shape, copies) == ("x".join(map(str, heads.counters(site.serial))), str(site.copies))
+        assert turns == f"{counting}, {answering}"
+        assert due == (f"{counting - 1}, {counting}" if site.copies > 1 else "none")

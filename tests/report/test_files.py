@@ -110,9 +110,9 @@ def test_prices_of_another_chip_are_guesses(data: dict[str, Any]) -> None:
 def test_the_float_model_stands_beside_the_program() -> None:
     found = run_of(random_network(4, blocks=1))
     name = next(population.name for population in found.program.network if population.neuron.fires)
-    verdict = Verdict(float_accuracy=0.875, equal_spikes={name: 0.5})
+    verdict = Verdict(float_accuracy=0.875, equal_spikes={name: 0.5}, predictions_changed=16)
     page = render(report_data(found, verdict=verdict))
-    assert "float model 87.5%" in page
+    assert "float model 87.5%; the integers change 16 predictions" in page
     assert "<button>= float</button>" in page
     assert '<td data-v="0.5">50.0%</td>' in page
     assert "= float" not in render(report_data(found))

@@ -32,6 +32,9 @@ def row(accuracy: float | None, energy: float, cores: int = 1, spread: float = 1
 
 def test_conditions_are_read() -> None:
     assert parse_budget("energy<1mJ, accuracy>0.98") == (Limit("energy", "<", 1.0), Limit("accuracy", ">", 0.98))
+    # every tenth of a percent is the share of images that it says
+    for tenths in range(1001):
+        assert parse_budget(f"accuracy>={tenths / 10}%")[0].value == tenths / 1000
     assert parse_budget(" latency <= 2.5 ms") == (Limit("latency", "<=", 2500.0),)
     assert parse_budget("accuracy>=98%,cores<120,memory<1e6words") == (
         Limit("accuracy", ">=", 0.98),

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spikformer_deploy.accounting.target import NEURO_CORES
-from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.errors import InputError, MappingError, ModelError, OverflowDetected, QuantizeError
 from spikformer_deploy.base.files import check_file, check_folder_output, write_whole, writing
 from spikformer_deploy.base.json_text import parsed, sealed
 from spikformer_deploy.base.plain import table
@@ -88,17 +88,20 @@ class Tried:
     dynamic_mj  mJ an image on the neuro cores, nominal; total_mj: with all that its chips draw meanwhile
     seconds     that the stage took
     checkpoint  its file in the folder
+    refused     why its integers cannot be had on the target, where that is so: then it does not hold, and accuracy,
+                synops and energies are None
     """
 
     stage: int
     weight: float
-    accuracy: float
+    accuracy: float | None
     holds: bool
-    synops: float
-    dynamic_mj: float
-    total_mj: float
+    synops: float | None
+    dynamic_mj: float | None
+    total_mj: float | None
     seconds: float
     checkpoint: str
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,7 +191,7 @@ def next_weight(rows: list[Tried]) -> tuple[float, Tried] | None:
 
 def cheapest(rows: list[Tried]) -> Tried:
     """The row of least dynamic energy among those that hold."""
-    return min((row for row in rows if row.holds), key=lambda row: row.dynamic_mj)
+    return min((row for row in rows if row.holds), key=lambda row: row.dynamic_mj or 0.0)
 
 
 def _check_numbers(max_drop: float, epochs: float, minutes: float | None, learning_rate: float, seed: int) -> None:
@@ -322,10 +325,17 @@ class _Search:
         learnt = {**model.training, "sparser": {"target": self.target, "weight": weight, "stage": stage}}
         training = learnt if stage else model.training
         save(self.folder / name, model.module, model.config, model.preprocess, model.labels, training)
-        found = run(self._compiled(name).program, self.validation)
+        try:
+            found = run(self._compiled(name).program, self.validation)
+        except (QuantizeError, MappingError, OverflowDetected) as error:
+            # of what was trained too far, others may do; of the original nothing can be tried
+            if not stage:
+                raise
+            seconds = time.monotonic() - start
+            return Tried(stage, weight, None, False, None, None, None, seconds, name, refused=str(error))
         assert found.accuracy is not None
         (energy,) = (e for e in found.energies if e.convention == "profile")
-        allowed = self.rows[0].accuracy - self.max_drop / 100 if self.rows else 0.0
+        allowed = (self.rows[0].accuracy or 0.0) - self.max_drop / 100 if self.rows else 0.0
         return Tried(
             stage,
             weight,

@@ -79,6 +79,10 @@ def split(images: ImageSet, validation: int) -> tuple[tuple[np.ndarray, np.ndarr
 
 def row_of(row: Tried) -> str:
     """A stage as a row of a table."""
+    if row.refused:
+        return f"| {row.stage} | {row.weight:.3g} | {row.refused}"
+    assert row.accuracy is not None
+    assert row.synops is not None
     figures = f"{100 * row.accuracy:.2f} | {row.synops / 1e6:.3f} M | {row.dynamic_mj:.4f} | {row.total_mj:.4f}"
     return f"| {row.stage} | {row.weight:.3g} | {figures} | {row.seconds:.0f} s | {'holds' if row.holds else ''} |"
 

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import count
 from math import sqrt
 from pathlib import Path
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spikformer_deploy.accounting.target import NEURO_CORES
-from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.errors import InputError, MappingError, ModelError, OverflowDetected, QuantizeError
 from spikformer_deploy.base.files import check_file, check_folder_output, write_whole, writing
 from spikformer_deploy.base.json_text import parsed, sealed
 from spikformer_deploy.base.plain import table
@@ -39,6 +40,7 @@ from spikformer_deploy.converters.checkpoints.read import Loaded, load, save
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.graph.execute import execute
 from spikformer_deploy.inference.run import run
+from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.optimization.price import spike_prices
 from spikformer_deploy.optimization.spike_cost import SpikeCost, tokens_stand_first, watched
 from spikformer_deploy.optimization.statistics import with_statistics_of
@@ -86,17 +88,20 @@ class Tried:
     dynamic_mj  mJ an image on the neuro cores, nominal; total_mj: with all that its chips draw meanwhile
     seconds     that the stage took
     checkpoint  its file in the folder
+    refused     why its integers cannot be had on the target, where that is so: then it does not hold, and accuracy,
+                synops and energies are None
     """
 
     stage: int
     weight: float
-    accuracy: float
+    accuracy: float | None
     holds: bool
-    synops: float
-    dynamic_mj: float
-    total_mj: float
+    synops: float | None
+    dynamic_mj: float | None
+    total_mj: float | None
     seconds: float
     checkpoint: str
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,6 +160,8 @@ def make_sparser(
     start = time.monotonic()
     _check_numbers(max_drop, epochs, minutes, learning_rate, seed)
     check_positive(batch=batch)
+    if not any(isinstance(layer, LIF) for layer in model.module.modules()):
+        raise ModelError("model", "it has no LIFs whose spikes could be made fewer", "Give a model of LIFs.")
     training = _labelled("training_images", training_images, model)
     validation = _labelled("validation_images", validation_images, model)
     search = _Search(
@@ -184,7 +191,7 @@ def next_weight(rows: list[Tried]) -> tuple[float, Tried] | None:
 
 def cheapest(rows: list[Tried]) -> Tried:
     """The row of least dynamic energy among those that hold."""
-    return min((row for row in rows if row.holds), key=lambda row: row.dynamic_mj)
+    return min((row for row in rows if row.holds), key=lambda row: row.dynamic_mj or 0.0)
 
 
 def _check_numbers(max_drop: float, epochs: float, minutes: float | None, learning_rate: float, seed: int) -> None:
@@ -253,22 +260,21 @@ class _Search:
         self.identity = digest([about, how, weights])
         self.rows: list[Tried] = []
         self.notes: tuple[str, ...] = ()
+        self._programs: dict[str, Compiled] = {}
 
     def open(self) -> None:
         """Make the folder, or read the rows of an earlier call with equal arguments."""
         check_folder_output(self.folder)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        self.rows = _read_rows(self.folder / ROWS, self.identity)
+        self.rows, self.notes = _read_rows(self.folder / ROWS, self.identity)
         for row in self.rows:
             check_file(self.folder / row.checkpoint, WAY_OUT)
 
     def run(self, deadline: float | None) -> Sparser:
         """All stages until there is no more to try, or no more time."""
-        original = self._measured(self.model, 0, 0.0, time.monotonic()) if not self.rows else None
-        cost, base = self._cost()
-        if original is not None:
-            self._add(original)
+        if not self.rows:
+            self._add(self._measured(self.model, 0, 0.0, time.monotonic()))
         while (following := next_weight(self.rows)) is not None:
             weight, before = following
             left = float("inf") if deadline is None else deadline - time.monotonic()
@@ -277,23 +283,21 @@ class _Search:
             if left < longest:
                 break
             try:
-                self._add(self._stage(weight, before, cost, base, time.monotonic() + left - self.rows[0].seconds))
+                self._add(self._stage(weight, before, time.monotonic() + left - self.rows[0].seconds))
             except _TimeIsUp:
                 break
         best = cheapest(self.rows)
         path = self.folder / CHECKPOINT
         write_whole(path, (self.folder / best.checkpoint).read_bytes())
-        model = load(path)
-        return Sparser(path, model, self._compiled(model).program, tuple(self.rows), best, self.notes)
+        return Sparser(path, load(path), self._compiled(best.checkpoint).program, tuple(self.rows), best, self.notes)
 
+    @cached_property
     def _cost(self) -> tuple[SpikeCost, float]:
         """The differentiable energy at the prices of the original program, and that of the original model's spikes."""
-        compiled = self._compiled(self.model)
+        compiled = self._compiled(self.rows[0].checkpoint)
         few = self._some()
         with torch.no_grad(), watched(self.model.module.eval()) as sent:
             self.model.module(few)
-        if not sent:
-            raise ModelError("model", "it has no LIFs whose spikes could be made fewer", "Give a model of LIFs.")
         assert compiled.graph is not None
         of_graph = execute(compiled.graph, few[:2])
         few_sent = {name: spikes[:, :2] for name, spikes in sent.items()}
@@ -307,10 +311,13 @@ class _Search:
         """Training images from all over a set that may be sorted by class, normalised."""
         return torch.from_numpy(self.model.preprocess.normalised(_spread(self.images.pixels, REFERENCE_IMAGES)))
 
-    def _compiled(self, model: Loaded) -> Compiled:
-        return compile_model(
-            model, self.target, calibrate_on=_spread(self.images.pixels, CALIBRATION_IMAGES), check=False
-        )
+    def _compiled(self, checkpoint: str) -> Compiled:
+        """The program of a file of the folder: a saved checkpoint compiles to what was measured."""
+        if checkpoint not in self._programs:
+            few = _spread(self.images.pixels, CALIBRATION_IMAGES)
+            loaded = load(self.folder / checkpoint)
+            self._programs[checkpoint] = compile_model(loaded, self.target, calibrate_on=few, check=False)
+        return self._programs[checkpoint]
 
     def _measured(self, model: Loaded, stage: int, weight: float, start: float) -> Tried:
         """Save a model, compile it, and run it on the validation images."""
@@ -318,11 +325,17 @@ class _Search:
         learnt = {**model.training, "sparser": {"target": self.target, "weight": weight, "stage": stage}}
         training = learnt if stage else model.training
         save(self.folder / name, model.module, model.config, model.preprocess, model.labels, training)
-        # the file itself, so that a saved checkpoint compiles to what was measured
-        found = run(self._compiled(load(self.folder / name)).program, self.validation)
+        try:
+            found = run(self._compiled(name).program, self.validation)
+        except (QuantizeError, MappingError, OverflowDetected) as error:
+            # of what was trained too far, others may do; of the original nothing can be tried
+            if not stage:
+                raise
+            seconds = time.monotonic() - start
+            return Tried(stage, weight, None, False, None, None, None, seconds, name, refused=str(error))
         assert found.accuracy is not None
         (energy,) = (e for e in found.energies if e.convention == "profile")
-        allowed = self.rows[0].accuracy - self.max_drop / 100 if self.rows else 0.0
+        allowed = (self.rows[0].accuracy or 0.0) - self.max_drop / 100 if self.rows else 0.0
         return Tried(
             stage,
             weight,
@@ -336,9 +349,10 @@ class _Search:
             name,
         )
 
-    def _stage(self, weight: float, before: Tried, cost: SpikeCost, base: float, deadline: float) -> Tried:
+    def _stage(self, weight: float, before: Tried, deadline: float) -> Tried:
         """Fine-tune from an earlier stage with this weight, and measure what comes out."""
         start = time.monotonic()
+        cost, base = self._cost
         stage = len(self.rows)
         from_file = load(self.folder / before.checkpoint)
         with_statistics_of(from_file.module, self._some())
@@ -380,7 +394,8 @@ class _Search:
 
     def _add(self, row: Tried) -> None:
         self.rows.append(row)
-        text = sealed({"identity": self.identity, "rows": [asdict(row) for row in self.rows]})
+        rows = [asdict(row) for row in self.rows]
+        text = sealed({"identity": self.identity, "rows": rows, "notes": list(self.notes)})
         write_whole(self.folder / ROWS, text.encode())
 
 
@@ -406,20 +421,21 @@ def _learnt_with(model: Loaded) -> tuple[Augment, Optimiser]:
         raise InputError("model", f"the recipe in its file is damaged: {error}", "Load its weights anew.") from None
 
 
-def _read_rows(path: Path, identity: str) -> list[Tried]:
-    """The rows of an earlier call with equal arguments; none where there was no call."""
+def _read_rows(path: Path, identity: str) -> tuple[list[Tried], tuple[str, ...]]:
+    """Rows and notes of an earlier call with equal arguments; none where there was no call."""
     if not os.path.lexists(path):
-        return []
+        return [], ()
     check_file(path, WAY_OUT)
     try:
         content = table(ROWS, parsed(path.read_bytes()))
         told = content["identity"]
         rows = [Tried(**row) for row in content["rows"]]
+        notes = tuple(map(str, content["notes"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(str(path), f"it is no readable list of stages: {error}", WAY_OUT) from None
     if told != identity:
         raise InputError(str(path), "it is of another model, of other images or options", WAY_OUT)
-    return rows
+    return rows, notes
 
 
 def _loss(module: nn.Module, teacher: nn.Module, batch: Batch, weight: float, cost: SpikeCost) -> Tensor:

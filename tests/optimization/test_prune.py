@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.deep import some
 from support.models import SIBLINGS, SMALL, model_and_images
 from torch import nn
 
@@ -47,7 +48,7 @@ def pruned(loaded: Loaded, images: np.ndarray, labels: np.ndarray, file: Path, *
     return sd.prune(loaded, (images, labels), output=file, **options)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some(("cifar", "spikingformer"), ("imagenet", "dvs", "v2")))
 def test_channels_that_never_fire_go_without_a_trace(name: str, tmp_path: Path) -> None:
     """All spikes and accumulators of what is left are equal, in floats and in integers."""
     loaded, images, labels = model_of(CASES[name])
@@ -111,19 +112,21 @@ def test_a_bound_is_kept_by_the_largest_inputs() -> None:
     assert proven[[1, 2]].all()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some(("cifar", "spikingformer"), ("imagenet", "dvs", "v2")))
 def test_a_share_of_the_channels_goes_by_their_weight(name: str, tmp_path: Path) -> None:
     loaded, images, labels = model_of(CASES[name])
     found = pruned(loaded, images, labels, tmp_path / "smaller.safetensors", share=0.5)
     (cut,) = found.cuts
-    assert cut.after == 64
-    assert cut.proven + cut.silent + cut.least == 64
-    assert cut.least > 0
+    # all that never fire go, however many they are
+    never = cut.proven + cut.silent
+    assert cut.least == max(0, 64 - never)
+    assert cut.after == 128 - never - cut.least
+    assert cut.least > 0 or name == "dvs"
     assert found.after.synops < found.before.synops
     # the original is as it was
     assert loaded.config.hidden == ()
     again = load(found.checkpoint)
-    assert again.config == found.model.config == replace(loaded.config, hidden=(64,))
+    assert again.config == found.model.config == replace(loaded.config, hidden=(cut.after,))
     state = found.model.module.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in again.module.state_dict().items())
 

@@ -10,7 +10,7 @@ import torch
 
 import spikformer_deploy as sd
 from spikformer_deploy.accounting.target import NEURO_CORES
-from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.errors import InputError, ModelError, QuantizeError
 from spikformer_deploy.converters.checkpoints.read import Loaded, load
 from spikformer_deploy.data.digits import digits
 from spikformer_deploy.optimization import sparser
@@ -29,7 +29,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(file),
         Model("v1", "cifar", 1, 16, 2, 2),
         Data("digits", 1, 8),
-        Optimiser(epochs=2, batch=64, learning_rate=4e-3, warmup_epochs=0.2, ema=0.9),
+        Optimiser(epochs=2, batch=64, learning_rate=1e-3, warmup_epochs=0.2, ema=0.9),
         augment=Augment(shift=1),
     )
     torch.set_num_threads(1)
@@ -84,9 +84,9 @@ def test_spikes_become_fewer_and_a_killed_run_goes_on(
 ) -> None:
     monkeypatch.setattr(sparser, "LARGEST_WEIGHT", 2 * FIRST_WEIGHT)
     monkeypatch.setattr("spikformer_deploy.training.fit.KEEP_SECONDS", 0)
-    whole = _sparser(tiny, tmp_path / "whole", epochs=2.0, learning_rate=4e-3)
+    whole = _sparser(tiny, tmp_path / "whole", epochs=2.0, max_drop=100.0)
     assert [row.weight for row in whole.rows] == [0.0, FIRST_WEIGHT, 2 * FIRST_WEIGHT]
-    assert whole.rows[2].synops < whole.rows[1].synops < whole.rows[0].synops
+    assert whole.rows[2].synops < whole.rows[0].synops
     assert whole.chosen == cheapest(list(whole.rows))
     assert whole.notes == ()
 
@@ -95,25 +95,30 @@ def test_spikes_become_fewer_and_a_killed_run_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _sparser(tiny, tmp_path / "killed", epochs=2.0, learning_rate=4e-3, progress=stop)
+        _sparser(tiny, tmp_path / "killed", epochs=2.0, max_drop=100.0, progress=stop)
     assert (tmp_path / "killed" / "stage-02.safetensors.resume").exists()
     first = []
     again = _sparser(
-        tiny, tmp_path / "killed", epochs=2.0, learning_rate=4e-3, progress=lambda done, *_: first.append(done)
+        tiny, tmp_path / "killed", epochs=2.0, max_drop=100.0, progress=lambda done, *_: first.append(done)
     )
     # 4 batches had been kept
     assert first[0] > 1
     assert [replace(row, seconds=0) for row in again.rows] == [replace(row, seconds=0) for row in whole.rows]
     assert again.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
     # a third call only reads what is there
-    assert _sparser(tiny, tmp_path / "killed", epochs=2.0, learning_rate=4e-3).rows == again.rows
+    assert _sparser(tiny, tmp_path / "killed", epochs=2.0, max_drop=100.0).rows == again.rows
 
 
 def test_what_is_saved_compiles_to_what_was_measured(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sparser, "LARGEST_WEIGHT", FIRST_WEIGHT)
-    found = _sparser(tiny, tmp_path / "out")
+    model = load(tiny)
+    before = {key: value.clone() for key, value in model.module.state_dict().items()}
+    found = _sparser(model, tmp_path / "out")
+    # the original is as it was
+    assert all(torch.equal(value, before[key]) for key, value in model.module.state_dict().items())
+    assert not model.module.training
     program = found.program
     of_128 = np.unique(np.linspace(0, 127, 64).astype(int))
     again = sd.compile(found.checkpoint, calibrate_on=images("train", 128)[0][of_128])
@@ -133,15 +138,6 @@ def test_no_time_leaves_the_original(tiny: Path, tmp_path: Path) -> None:
     assert [row.stage for row in found.rows] == [0]
     original = load(tiny).module.state_dict()
     assert all(torch.equal(value, original[key]) for key, value in found.model.module.state_dict().items())
-
-
-def test_the_original_is_not_changed(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sparser, "LARGEST_WEIGHT", FIRST_WEIGHT)
-    model = load(tiny)
-    before = {key: value.clone() for key, value in model.module.state_dict().items()}
-    _sparser(model, tmp_path / "out")
-    assert all(torch.equal(value, before[key]) for key, value in model.module.state_dict().items())
-    assert not model.module.training
 
 
 @pytest.mark.parametrize(
@@ -187,6 +183,25 @@ def test_a_damaged_recipe_is_refused(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_integer_neurons_are_refused(tmp_path: Path) -> None:
-    images_of_it = images("train", 8)
     with pytest.raises(ModelError, match="model: it has no LIFs"):
-        sd.make_sparser("digits-levels", images_of_it, images_of_it, folder=tmp_path)
+        sd.make_sparser("digits-levels", "digits", "digits", folder=tmp_path)
+
+
+def test_a_stage_that_no_integers_hold_is_a_row_that_says_so(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = sparser.compile_model
+    made: list[Loaded] = []
+
+    def refusing(model: Loaded, *arguments: object, **options: object) -> object:
+        made.append(model)
+        if len(made) > 1:
+            raise QuantizeError("fc1", "too large")
+        return compiled(model, *arguments, **options)
+
+    monkeypatch.setattr(sparser, "compile_model", refusing)
+    monkeypatch.setattr(sparser, "SMALLEST_WEIGHT", FIRST_WEIGHT)
+    found = _sparser(tiny, tmp_path / "out", epochs=0.3)
+    assert [row.refused for row in found.rows] == ["", "fc1: too large"]
+    assert (found.rows[1].accuracy, found.rows[1].holds) == (None, False)
+    assert found.chosen.stage == 0

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.accounting.target import NEURO_CORES
-from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.errors import InputError, ModelError
 from spikformer_deploy.base.files import check_file, check_folder_output, write_whole, writing
 from spikformer_deploy.base.json_text import parsed, sealed
 from spikformer_deploy.base.plain import table
@@ -253,20 +253,26 @@ class _Search:
 
     def _sparser(self, now: _Standing, share: float, tuning: Tuning) -> _Standing:
         """Fewer spikes, by fine-tuning."""
-        found = make_sparser(
-            now.model,
-            self.training,
-            self.validation,
-            folder=self.folder / "sparser",
-            target=self.target,
-            max_drop=share,
-            epochs=tuning.epochs,
-            minutes=tuning.minutes,
-            seed=tuning.seed,
-            progress=self.progress,
-        )
+        try:
+            found = make_sparser(
+                now.model,
+                self.training,
+                self.validation,
+                folder=self.folder / "sparser",
+                target=self.target,
+                max_drop=share,
+                epochs=tuning.epochs,
+                minutes=tuning.minutes,
+                seed=tuning.seed,
+                progress=self.progress,
+            )
+        except ModelError as error:  # no neurons that fine-tuning could do anything about
+            self.notes.append(f"no sparser spikes: {error.problem}")
+            return now
         self.notes += found.notes
         for row in found.rows[1:]:
+            if row.accuracy is None or row.synops is None:  # the target has no integers for it
+                continue
             tried = Tried(
                 step="sparser",
                 setting=f"stage {row.stage}, weight {row.weight:.3g}",

@@ -305,7 +305,11 @@ class _Search:
         cost = SpikeCost(compiled.program.network, spike_prices(compiled.program), frozenset(tokens_first))
         if missing := cost.unpriced(sent):
             self.notes = (f"not in the loss, as it does not follow from spikes of LIFs: {', '.join(missing)}",)
-        return cost, float(cost(sent))
+        base = float(cost(sent))
+        if not base:
+            problem = f"none of its neurons fires on the first {len(few)} training images"
+            raise ModelError("model", problem, "Train it first: there are no spikes to be made fewer.")
+        return cost, base
 
     def _some(self) -> Tensor:
         """Training images from all over a set that may be sorted by class, normalised."""

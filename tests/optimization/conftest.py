@@ -1,9 +1,13 @@
-"""One thread for the trainings among these tests."""
+"""One thread for the trainings among these tests, and the model that they train further."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from spikformer_deploy.training.recipe import Augment, Data, Model, Optimiser, Recipe
+from spikformer_deploy.training.supervised import train
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +17,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that knows some digits."""
+    file = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    recipe = Recipe(
+        str(file),
+        Model("v1", "cifar", 1, 16, 2, 2),
+        Data("digits", 1, 8),
+        Optimiser(epochs=2, batch=64, learning_rate=1e-3, warmup_epochs=0.2, ema=0.9),
+        augment=Augment(shift=1),
+    )
+    torch.set_num_threads(1)
+    train(recipe)
+    return file

@@ -15,26 +15,8 @@ from spikformer_deploy.converters.checkpoints.read import Loaded, load
 from spikformer_deploy.data.digits import digits
 from spikformer_deploy.optimization import sparser
 from spikformer_deploy.optimization.sparser import FIRST_WEIGHT, LARGEST_WEIGHT, Sparser, Tried, cheapest, next_weight
-from spikformer_deploy.training.recipe import Augment, Data, Model, Optimiser, Recipe
-from spikformer_deploy.training.supervised import train
 
 Images = tuple[np.ndarray, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that knows some digits."""
-    file = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
-    recipe = Recipe(
-        str(file),
-        Model("v1", "cifar", 1, 16, 2, 2),
-        Data("digits", 1, 8),
-        Optimiser(epochs=2, batch=64, learning_rate=1e-3, warmup_epochs=0.2, ema=0.9),
-        augment=Augment(shift=1),
-    )
-    torch.set_num_threads(1)
-    train(recipe)
-    return file
 
 
 def images(split: str, count: int) -> Images:
@@ -72,6 +54,15 @@ def test_the_cheapest_that_holds_is_chosen() -> None:
     rows = tried((1.0, True), (2.0, True), (4.0, False))
     assert cheapest(rows).stage == 2
     assert cheapest([*rows[:2], replace(rows[2], dynamic_mj=20.0)]).stage == 1
+
+
+def test_a_model_that_never_fires_is_refused(tiny: Path, tmp_path: Path) -> None:
+    loaded = load(tiny)
+    for name, value in loaded.module.state_dict().items():
+        if "bn" in name and name.endswith(("weight", "bias")):
+            value.zero_()
+    with pytest.raises(ModelError, match="none of its neurons fires"):
+        _sparser(loaded, tmp_path / "dead")
 
 
 def _sparser(model: Path | Loaded, folder: Path, **options: object) -> Sparser:

@@ -1,0 +1,175 @@
+"""All steps, one after the other: what is kept holds, what is written is what was found, and a call goes on."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import spikformer_deploy as sd
+from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.cli.main import cli
+from spikformer_deploy.converters.checkpoints.read import load
+from spikformer_deploy.data.digits import digits
+from spikformer_deploy.data.images import ImageSet
+from spikformer_deploy.data.read import read
+from spikformer_deploy.executors import reference
+from spikformer_deploy.optimization import optimize as optimizing
+from spikformer_deploy.optimization.optimize import STEPS, Optimized, Tried, parted
+
+Images = tuple[np.ndarray, np.ndarray]
+
+
+def images(split: str, count: int) -> Images:
+    pixels, labels = digits(split)
+    return pixels[:count, None], labels[:count]
+
+
+def optimized(tiny: Path, folder: Path, **options: object) -> Optimized:
+    options = {"max_drop": 8.0, "epochs": 0.5, "minutes": 0.001, **options}
+    return sd.optimize(tiny, images("train", 128), images("test", 60), folder=folder, **options)
+
+
+@pytest.fixture(scope="module")
+def found(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Optimized:
+    return optimized(tiny, tmp_path_factory.mktemp("optimize"))
+
+
+def test_what_is_kept_holds(found: Optimized) -> None:
+    """No row that is kept lost more than all steps may lose, and the last of them is what comes out."""
+    kept = [row for row in found.rows if row.kept]
+    assert kept[0] == found.rows[0]
+    assert all(row.drop <= 8.0 + 1e-6 for row in kept)
+    assert {row.step for row in found.rows} <= {"original", *STEPS}
+    standing = [row for row in kept if row.step != "exit"][-1]
+    assert found.run.accuracy == standing.accuracy
+    assert found.run.events.synops == standing.synaptic_ops
+    assert int(found.program.mapping.words.sum()) == standing.memory_words
+    assert found.run_before.accuracy == found.rows[0].accuracy
+    for row in found.rows:
+        assert row.drop == pytest.approx(100 * (found.rows[0].accuracy - row.accuracy))
+
+
+def test_fewer_bits_are_found(found: Optimized) -> None:
+    assert found.model.layer_bits
+    assert found.rounding == "calibrated"
+    assert found.program.mapping.words.sum() < found.run_before.program.mapping.words.sum()
+
+
+def test_the_checkpoint_compiles_to_the_program(found: Optimized) -> None:
+    """The file alone, on the images that the search compiled on; its integers are those of the reference."""
+    train = images("train", 128)[0]
+    again = sd.compile(found.folder / "model.safetensors", calibrate_on=train, rounding=found.rounding)
+    written = sd.Program.load(found.folder / "program.spk")
+    assert again.network.digest() == written.network.digest() == found.program.network.digest()
+    pixels = images("test", 20)[0]
+    accumulators = reference.execute(written.network, pixels).accumulators
+    assert np.array_equal(sd.run(written, pixels).accumulators, accumulators)
+    assert np.array_equal(found.run.accumulators[:20], accumulators)
+
+
+def test_the_front_is_what_nothing_beats(found: Optimized) -> None:
+    priced = [row for row in found.rows if row.energy_mj is not None]
+    for number, row in enumerate(found.rows):
+        beaten = any(
+            other.accuracy >= row.accuracy
+            and other.energy_mj <= row.energy_mj
+            and (other.accuracy > row.accuracy or other.energy_mj < row.energy_mj)
+            for other in priced
+            if row.energy_mj is not None
+        )
+        assert (number in found.front) is (row.energy_mj is not None and not beaten)
+
+
+def test_a_call_goes_on_and_another_is_refused(found: Optimized, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("it chooses bits again")
+
+    monkeypatch.setattr(optimizing, "choose_bits", refuse)
+    again = optimized(tiny, found.folder)
+    assert np.array_equal(again.run.accumulators, found.run.accumulators)
+    assert [row for row in again.rows if row.step == "bits"] == [row for row in found.rows if row.step == "bits"]
+    with pytest.raises(InputError, match="it is of another model, of other images or options"):
+        optimized(tiny, found.folder, max_drop=7.0)
+    (found.folder / "search.json").write_text("{}")
+    with pytest.raises(InputError, match="no readable record of a search"):
+        optimized(tiny, found.folder)
+
+
+def test_nothing_is_kept_that_loses_too_much(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were a step to bring a worse model, the search stays where it stands."""
+    found = optimized(tiny, tmp_path / "none", max_drop=0.0, steps=["steps"])
+    assert [row.kept for row in found.rows if row.step == "original"] == [True]
+    for row in found.rows[1:]:
+        assert row.kept is (row.drop <= 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"steps": ["sparse"]}, "there is no step 'sparse'"),
+        ({"steps": []}, "no step is asked for"),
+        ({"max_drop": 101.0}, "101.0 points"),
+        ({"max_drop": -1.0}, "-1.0 points"),
+    ],
+)
+def test_options_without_a_meaning(tiny: Path, tmp_path: Path, options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        optimized(tiny, tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_images_need_labels(tiny: Path, tmp_path: Path) -> None:
+    pixels = images("train", 20)[0]
+    with pytest.raises(InputError, match="no labels"):
+        sd.optimize(tiny, images("train", 20), pixels, folder=tmp_path / "new")
+
+
+# --- a share of the training images ---------------------------------------------------------------------------------
+
+
+def of_digits(tiny: Path, count: int) -> ImageSet:
+    pixels, labels = images("train", count)
+    return read((pixels, labels), load(tiny).preprocess)
+
+
+def test_a_share_is_apart(tiny: Path) -> None:
+    whole = of_digits(tiny, 50)
+    training, validation = parted(whole, 0.3, 4)
+    assert (len(training), len(validation)) == (35, 15)
+    both = np.concatenate([training.pixels_in(slice(0, 35)), validation.pixels_in(slice(0, 15))])
+    labels = np.concatenate([training.labels, validation.labels])
+    assert sorted(zip(map(bytes, both), labels.tolist(), strict=True)) == sorted(
+        zip(map(bytes, whole.pixels_in(slice(0, 50))), whole.labels.tolist(), strict=True)
+    )
+    assert parted(whole, 0.3, 4)[0].identity == training.identity != validation.identity
+    assert parted(whole, 0.3, 5)[0].identity != training.identity
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.001, -0.5, 1.5, float("nan")])
+def test_a_share_that_leaves_nothing(tiny: Path, share: float) -> None:
+    with pytest.raises(InputError, match="--validation"):
+        parted(of_digits(tiny, 50), share, 0)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_what_it_found(tiny: Path, tmp_path: Path) -> None:
+    words = ("--input", "digits", "--validation", "0.05", "--steps", "steps,bits", "--max-drop", "8")
+    run = CliRunner()
+    done = run.invoke(cli, ["optimize", str(tiny), *words, "-o", str(tmp_path / "out"), "--json"])
+    assert done.exit_code == 0, done.output
+    values = json.loads(done.stdout)
+    rows = [Tried(**row) for row in values["rows"]]
+    with (tmp_path / "out" / "tried.csv").open() as stream:
+        assert [float(row["accuracy"]) for row in csv.DictReader(stream)] == [row.accuracy for row in rows]
+    assert all((tmp_path / "out" / name).exists() for name in ("before.html", "after.html", "model.safetensors"))
+    compiled = ["compile", str(tmp_path / "out" / "model.safetensors"), "--calibrate", "digits"]
+    again = tmp_path / "again.spk"
+    assert run.invoke(cli, [*compiled, "--rounding", values["rounding"], "-o", str(again)]).exit_code == 0
+    written = sd.Program.load(tmp_path / "out" / "program.spk")
+    assert sd.Program.load(again).network.digest() == written.network.digest()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from spikformer_deploy.base.arrays import Shape
 from spikformer_deploy.network.network import Network, Population, Projection
-from spikformer_deploy.network.neurons import Or, Sum
+from spikformer_deploy.network.neurons import And
 from spikformer_deploy.network.synapses import Window
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.optimization.price import Prices
@@ -114,15 +114,18 @@ class SpikeCost:
         name = population.name
         if name in sent:
             return laid_out(sent[name], population.shape, name in self.tokens_first)
-        if not isinstance(population.neuron, Or | Sum):
+        neuron = population.neuron
+        if neuron.keeps_state or neuron.fires or neuron.sends_negative or isinstance(neuron, And):
             return None
+        # what is left passes on what arrives: as one spike, or as their number
+        as_spike = bool(neuron.sends_spikes)
         total: Tensor | None = None
         for projection in self.network.into(name):
-            part = _through(projection, isinstance(population.neuron, Or), values)
+            part = _through(projection, as_spike, values)
             if part is None or part.shape[2:] != population.shape:
                 return None
             total = part if total is None else total + part
-        return total.clamp(max=1) if total is not None and isinstance(population.neuron, Or) else total
+        return total.clamp(max=1) if total is not None and as_spike else total
 
 
 def _through(projection: Projection, largest: bool, values: Mapping[str, Tensor]) -> Tensor | None:

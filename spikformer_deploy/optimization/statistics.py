@@ -45,9 +45,15 @@ def with_statistics_of(module: nn.Module, x: Tensor) -> tuple[str, ...]:
     for hook in hooks:
         hook.remove()
     changed = []
-    for name, layer in norms.items():
-        if name in measured and _is_far(layer, *measured[name]):
-            _adapt(layer, *measured[name], _before(module, name))
+    for name, (mean, variance) in measured.items():
+        layer = norms[name]
+        varies = variance > layer.eps
+        # of channels that nothing reaches, nothing is known
+        if not bool(varies.any()):
+            continue
+        variance = torch.where(varies, variance, variance[varies].mean())
+        if _is_far(layer, mean, variance):
+            _adapt(layer, mean, variance, _before(module, name))
             changed.append(name)
     return tuple(changed)
 

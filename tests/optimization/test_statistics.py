@@ -32,7 +32,8 @@ def test_what_the_module_computes_stays(name: str) -> None:
             layer.running_var.copy_((layer.running_var + layer.eps) * factor**2 - layer.eps)
     before = copy.deepcopy(module)
     changed = with_statistics_of(module, images)
-    assert len(changed) == len(norms)
+    # nothing reaches the projection of a silent attention
+    assert len(norms) - 1 <= len(changed) <= len(norms)
     in_old, in_new = rates(before, images), rates(module, images)
     assert in_new == pytest.approx(in_old, abs=2e-3)
     # in training it sends as much, where the old one does not

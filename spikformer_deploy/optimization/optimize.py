@@ -166,8 +166,9 @@ def parted(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSe
 
     Raises InputError for a share that leaves one of the two without images.
     """
-    count = round(share * len(images))
-    if not 0 < share < 1 or not 0 < count < len(images):
+    # of NaN nothing holds
+    count = round(share * len(images)) if 0 < share < 1 else 0
+    if not 0 < count < len(images):
         problem = f"{share} of {len(images)} images"
         raise InputError("--validation", problem, "Give a share above 0 and below 1 that leaves images on both sides.")
     order = np.random.default_rng(seed).permutation(len(images))
@@ -294,7 +295,9 @@ class _Search:
     def _bits(self, now: _Standing, share: float) -> _Standing:
         """Fewer bits of weights, layer by layer, rounded together."""
         told = self._told()
-        if "layer_bits" not in told:
+        # with more minutes the steps before may have come to another model
+        of = digest([now.model.sha256, now.model.time_steps, now.row.accuracy, share])
+        if told.get("of") != of:
             # the choice allows for a drop from all bits with this rounding, and ours is from where the search stands
             rounded = self._measured("bits", "all bits", now.model, "calibrated", {})
             left = now.row.drop + share - rounded.row.drop
@@ -309,10 +312,10 @@ class _Search:
                 target=self.target,
                 progress=self.progress,
             )
-            told = {"layer_bits": found.layer_bits, "tried": list(found.tried)}
+            told = {"of": of, "layer_bits": found.layer_bits, "tried": list(found.tried)}
             self._tell(told)
         for row in told["tried"]:
-            lowered = ", ".join(f"{name} {bits}" for name, bits in row["layer_bits"].items())
+            lowered = ", ".join(f"{name} {bits}" for name, bits in sorted(row["layer_bits"].items()))
             tried = Tried(
                 step="bits",
                 setting=lowered or "all bits",

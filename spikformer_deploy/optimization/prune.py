@@ -142,7 +142,7 @@ def prune(
         of_kind = (gone & proven, gone & quiet & ~proven, gone & ~quiet)
         cuts.append(Cut(block, gone.size, int((~gone).sum()), *(int(which.sum()) for which in of_kind)))
     smaller = _built(model, state, tuple(cut.after for cut in cuts))
-    save(output, smaller.module, smaller.config, model.preprocess, model.labels, smaller.training)
+    save(output, smaller.module, smaller.config, model.preprocess, model.labels, smaller.training, model.layer_bits)
     written = load(output)
     other = _compiled(written, images, target)
     moved = moved_integers(program.network, other.network, kept)

@@ -328,7 +328,15 @@ class _Search:
         name = f"stage-{stage:02}.safetensors"
         learnt = {**model.training, "sparser": {"target": self.target, "weight": weight, "stage": stage}}
         training = learnt if stage else model.training
-        save(self.folder / name, model.module, model.config, model.preprocess, model.labels, training)
+        save(
+            self.folder / name,
+            model.module,
+            model.config,
+            model.preprocess,
+            model.labels,
+            training,
+            model.layer_bits,
+        )
         try:
             found = run(self._compiled(name).program, self.validation)
         except (QuantizeError, MappingError, OverflowDetected) as error:

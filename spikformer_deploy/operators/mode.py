@@ -6,6 +6,8 @@ What runs outside of the model's forward pass (losses, optimizers, backward pass
 from __future__ import annotations
 
 import sys
+import warnings
+import weakref
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -86,6 +88,11 @@ class Weighed:
     seen: Seen
 
 
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written to; those of inference mode do not say."""
+    return 0 if tensor.is_inference() else int(tensor._version)
+
+
 class CountingMode(TorchDispatchMode):
     """Counts what the forward passes of `model` do, into `tally`."""
 
@@ -99,6 +106,8 @@ class CountingMode(TorchDispatchMode):
         self.tally = Tally()
         self.followed = Followed()
         self.frames: list[Frame] = []
+        self.last: tuple[weakref.ref[Tensor], int] | None = None
+        self.warned = False
         self.inside_neuron: Frame | None = None
         self.weighed: Weighed | None = None
         self.lead = 0
@@ -166,7 +175,9 @@ class CountingMode(TorchDispatchMode):
         tensors = list(tensors_in(inputs))
         states = [tensor for tensor in tensors[1:] if self.followed.flags(tensor) & (ACTIVE | INPUT) == ACTIVE]
         if not self._goes_on(bool(states)):
+            self._warn_of_steps(tensors)
             self.tally.begin()
+        self.last = (weakref.ref(tensors[0]), _version(tensors[0])) if tensors else None
         self.lead = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
         self.second = tensors[0].shape[1] if tensors and tensors[0].dim() > 1 else 0
         self.batch = None
@@ -176,6 +187,19 @@ class CountingMode(TorchDispatchMode):
                 self.followed.mark(tensor, ACTIVE | INPUT)
         self.tally.passes += 1
         self.weighed = None
+
+    def _warn_of_steps(self, tensors: list[Tensor]) -> None:
+        """Warn, once, where new images are the very tensor of the pass before: they may be its next time step."""
+        if self.last is None or self.time_steps or not tensors or self.warned:
+            return
+        tensor, version = self.last
+        if tensor() is tensors[0] and _version(tensors[0]) == version:
+            self.warned = True
+            warnings.warn(
+                "the model was called again on the same input, which counts as other images: if these are its time "
+                "steps, give time_steps",
+                stacklevel=2,
+            )
 
     def _goes_on(self, states: bool) -> bool:
         """Whether this pass is another time step of the images of the pass before: states: it is given its states."""

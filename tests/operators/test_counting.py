@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 from typing import Any
 
@@ -358,3 +359,24 @@ def test_records_are_plain_and_rates_are_arrays() -> None:
     assert rates[0, 0] == np.float64(record.spikes[0] / record.updates[0])
     assert "spikformer-paper" in counting.table()
     assert counting.energy("spikformer-paper").total.nominal > 0
+
+
+def counted_calls(model: nn.Module, inputs: list[Tensor], **told: int) -> int:
+    """The images that were counted."""
+    with sd.count_operations(model, **told) as counting:
+        for x in inputs:
+            model(x)
+    return counting.counts.images
+
+
+def test_the_same_input_again_may_be_a_time_step() -> None:
+    """Neurons that are written by hand say nothing of steps: four calls on one image are not four images unsaid."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    image = torch.rand(1, 1, 8, 8)
+    with pytest.warns(UserWarning, match="if these are its time steps, give time_steps") as warned:
+        assert counted_calls(model, [image] * 4) == 4
+    assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        counted_calls(model, [image] * 4, time_steps=4)
+        assert counted_calls(model, [image, image.clone()]) == 2

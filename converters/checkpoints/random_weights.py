@@ -17,8 +17,9 @@ from torch import nn
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import write_whole
+from spikformer_deploy.base.formats import RANDOM
 from spikformer_deploy.base.words import meant
-from spikformer_deploy.converters.checkpoints.read import RANDOM, Loaded, save, usual_preprocess
+from spikformer_deploy.converters.checkpoints.read import Loaded, save, usual_preprocess
 from spikformer_deploy.converters.checkpoints.series import SERIES
 from spikformer_deploy.nn.family import ModelConfig
 from spikformer_deploy.nn.zoo import FAMILIES, build, published, stem_pooling

@@ -19,7 +19,7 @@ from torch import nn
 
 from spikformer_deploy.base.errors import InputError, ModelError
 from spikformer_deploy.base.files import check_file, write_whole
-from spikformer_deploy.base.formats import ENTRY, MOST_STEPS
+from spikformer_deploy.base.formats import ENTRY, MOST_STEPS, RANDOM, RANDOM_NOTE
 from spikformer_deploy.base.json_text import written
 from spikformer_deploy.base.plain import table, training_record
 from spikformer_deploy.converters.checkpoints.contents import OWN_CODE, VERSION, Contents, read_contents
@@ -67,9 +67,6 @@ DVS = Preprocess(2, 128, (0.0, 0.0), (1 / 255, 1 / 255))
 """Event frames are counts: a standard deviation of 1 / 255 makes the real input the count itself."""
 USUAL = {"cifar": CIFAR10, "imagenet": IMAGENET, "dvs": DVS, "gesture": DVS}
 """What the official scripts of a form do to images."""
-RANDOM = "random_weights"
-"""Among the arguments of a file, or what it says of its training: the seed of weights that nobody trained."""
-RANDOM_NOTE = "the weights are random: its accuracy and its firing rates are those of no trained model"
 OVER_255 = ("cifar10-dvs-tet",)
 """Data sets of events whose frames the official scripts take as bytes, over 255: the real input is no count."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from spikformer_deploy.accounting.energy import Duration, account
+from spikformer_deploy.base.formats import RANDOM, RANDOM_NOTE
 from spikformer_deploy.chips import profile as hardware
 from spikformer_deploy.chips.loihi.latencies import latencies
-from spikformer_deploy.converters.checkpoints.read import RANDOM, RANDOM_NOTE
 from spikformer_deploy.counts.silence import note_on_silence
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.inference.results import Run, Timing

@@ -14,6 +14,7 @@ from support.deep import some
 from support.official import OFFICIAL, V1_COUNTS, V2_MILLIONS
 
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.formats import RANDOM_NOTE
 from spikformer_deploy.cli.main import cli
 from spikformer_deploy.converters.checkpoints import random_weights, read
 from spikformer_deploy.converters.checkpoints.random_weights import (
@@ -25,7 +26,7 @@ from spikformer_deploy.converters.checkpoints.random_weights import (
     size_of,
     sizes,
 )
-from spikformer_deploy.converters.checkpoints.read import RANDOM_NOTE, load
+from spikformer_deploy.converters.checkpoints.read import load
 from spikformer_deploy.nn.lif import SPIKING
 from spikformer_deploy.nn.zoo import build, plain
 

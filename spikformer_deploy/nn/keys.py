@@ -50,10 +50,12 @@ def hidden_by_block(tensors: Tensors, weight: str, fields: Mapping[str, Any]) ->
     """ModelConfig.hidden: () where all blocks have the channels that `fields` say of `mlp_ratio` and `dim`.
 
     weight  the key of the first layer of an MLP, "block.{}.mlp.fc1_conv.weight"
-    Raises ModelError where a block lacks it.
+    Where a block lacks it, or it is no matrix, () as well: loading names all keys that are missing, and shapes.
     """
-    widths = tuple(int(required(tensors, weight.format(i)).shape[0]) for i in range(fields["depth"]))
-    return () if set(widths) <= {fields["mlp_ratio"] * fields["dim"]} else widths
+    layers = [tensors.get(weight.format(block)) for block in range(fields["depth"])]
+    widths = tuple(int(layer.shape[0]) for layer in layers if layer is not None and layer.dim() > 1)
+    usual = len(widths) < len(layers) or set(widths) <= {fields["mlp_ratio"] * fields["dim"]}
+    return () if usual else widths
 
 
 def staged(tensors: Tensors, stages: Iterable[str], blocks: Iterable[str]) -> dict[str, Any]:

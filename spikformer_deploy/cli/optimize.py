@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def optimize_command(
     from spikformer_deploy.api.optimization import optimize
     from spikformer_deploy.converters.checkpoints.read import Loaded
     from spikformer_deploy.converters.models import load
+    from spikformer_deploy.optimization.optimize import MODEL, PROGRAM
     from spikformer_deploy.report.optimize import AFTER, front_table, result_table, write_optimized
 
     loaded = load(model, **{name: options.pop(name) for name in LOADING})
@@ -77,10 +79,10 @@ def optimize_command(
         )
         return
     print_tables([result_table(found), front_table(found)])
-    compiled = f"spikdeploy compile {output}/model.safetensors --target {options['target']} --calibrate {data}"
-    print_line(f"the same program: {compiled} --rounding {found.rounding}")
+    folder = Path(output)
+    settings = ("--target", options["target"], "--calibrate", data, "--rounding", found.rounding)
+    print_line(f"the same program: {shlex.join(('spikdeploy', 'compile', str(folder / MODEL), *settings))}")
     if found.exit:
-        print_line(
-            f"early exit: spikdeploy run {output}/program.spk --input IMAGES --early-exit {found.exit.threshold}"
-        )
-    print_line(f"wrote {Path(output) / AFTER}")
+        running = ("spikdeploy", "run", str(folder / PROGRAM), "--early-exit", str(found.exit.threshold))
+        print_line(f"early exit: {shlex.join(running)} --input IMAGES")
+    print_line(f"wrote {folder / AFTER}")

@@ -36,7 +36,7 @@ from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.executors import leaving
 from spikformer_deploy.executors.execution import BATCH, Leave, Request
 from spikformer_deploy.inference.parts import Part, Source, check_sending, read_part, source
-from spikformer_deploy.inference.record import of_program
+from spikformer_deploy.inference.record import of_program, on_silence
 from spikformer_deploy.inference.run import images_for
 from spikformer_deploy.inference.seam import Pool, Work, in_order, pool
 from spikformer_deploy.inference.tallied import recorded_in, tally_of
@@ -421,7 +421,11 @@ def _record(
         energies=tuple(mixed(energies, shares) for energies in by_convention),
         seconds=seconds,
         peak_memory_mib=peak_mib,
-        notes=(*images.all_notes(brightest, lost), *of_program(program)),
+        notes=(
+            *images.all_notes(brightest, lost),
+            *of_program(program),
+            *on_silence(program, (group.tally for group in groups)),
+        ),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from spikformer_deploy.accounting.energy import Duration, account
 from spikformer_deploy.base.formats import RANDOM, RANDOM_NOTE
 from spikformer_deploy.chips import profile as hardware
@@ -48,7 +50,7 @@ def record(
         energies=account(program.network, tally.events, *mapped),
         seconds=seconds,
         peak_memory_mib=peak_memory_mib,
-        notes=(*images.all_notes(tally.brightest, tally.lost), *of_program(program), *_on_silence(program, tally)),
+        notes=(*images.all_notes(tally.brightest, tally.lost), *of_program(program), *on_silence(program, (tally,))),
     )
 
 
@@ -69,10 +71,11 @@ def _under_runtimes(program: Program, runtime: str, tally: Tally, cycle: StepTim
     return out
 
 
-def _on_silence(program: Program, tally: Tally) -> tuple[str, ...]:
-    """A note on layers of neurons that never fired."""
+def on_silence(program: Program, tallies: Iterable[Tally]) -> tuple[str, ...]:
+    """A note on layers of neurons that never fired, in none of the tallies."""
     layers = [p.name for p in program.network if p.neuron.fires]
-    silent = [name for name in layers if not tally.events.populations[name].spikes.any()]
+    fired = {name for tally in tallies for name in layers if tally.events.populations[name].spikes.any()}
+    silent = [name for name in layers if name not in fired]
     return note_on_silence(silent, len(layers))
 
 

@@ -154,11 +154,19 @@ def optimize(
             raise InputError(option, "its images have no labels", "Give folders by class, or images with labels.")
     classes = (model.labels, model.config.num_classes)
     training, validation = training_images.of_classes(*classes), validation_images.of_classes(*classes)
-    about = [model.sha256, training.identity, validation.identity, target, max_drop, asked, epochs, seed]
+    # one file may be several models, by options; and a module may have changed since
+    weights = {key: value.numpy() for key, value in model.module.state_dict().items()}
+    about = [model.config, model.preprocess.facts(), weights, training.identity, validation.identity]
+    about += [target, max_drop, asked, epochs, seed, None if calibrate_on is None else _told(calibrate_on)]
     if calibrate_on is None:
         calibrate_on = training.pixels_in(slice(0, min(len(training), MOST_CALIBRATION)))
     search = _Search(training, validation, Path(folder), target, calibrate_on, digest(about), progress)
     return search.found(model, asked, max_drop, Tuning(epochs, minutes, seed))
+
+
+def _told(images: str | Path | np.ndarray) -> Any:
+    """What tells calibration images from others: of files, as a user names them."""
+    return images if isinstance(images, np.ndarray) else str(images)
 
 
 def parted(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:

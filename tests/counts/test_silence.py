@@ -42,6 +42,7 @@ def test_a_dead_model_says_so(dead: Model, capsys: pytest.CaptureFixture[str]) -
     calibrated = sd.compile_model(dead, calibrate_on=pixels, check=False)
     assert dies(calibrated.notes, "the calibration images")
     assert dies(sd.run(compiled.program, pixels).notes, "these images")
+    assert dies(sd.run(compiled.program, pixels, early_exit=1).notes, "these images")
     assert dies(sd.verify(compiled.program, pixels, model=dead).notes, "these images")
     assert dies(sd.energy(dead, pixels, conventions=["syops"]).notes, "these images")
 

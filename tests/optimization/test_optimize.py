@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import spikformer_deploy as sd
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.cli.main import cli
-from spikformer_deploy.converters.checkpoints.read import load
+from spikformer_deploy.converters.checkpoints.read import Loaded, load
 from spikformer_deploy.data.images import ImageSet, Preprocess
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors import reference
@@ -33,9 +33,13 @@ def images(split: str, count: int) -> Images:
     return found.pixels, found.labels
 
 
-def optimized(knowing: Path, folder: Path, **options: object) -> Optimized:
-    options = {"max_drop": 8.0, "epochs": 2.0, "minutes": 0.2, **options}
-    return sd.optimize(knowing, images("train", 128), images("test", 60), folder=folder, **options)
+def optimized(knowing: Path | Loaded, folder: Path, **options: object) -> Optimized:
+    """With one stage of fine-tuning: how many fit into minutes differs from machine to machine."""
+    options = {"max_drop": 30.0, "epochs": 2.0, **options}
+    following = sparser.next_weight
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sparser, "next_weight", lambda rows: following(rows) if len(rows) < 2 else None)
+        return sd.optimize(knowing, images("train", 128), images("test", 60), folder=folder, **options)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def test_what_is_kept_holds(found: Optimized) -> None:
     kept = [row for row in found.rows if row.kept]
     assert kept[0] == found.rows[0]
     assert kept[0].accuracy > 0.4
-    assert all(row.drop <= 8.0 + 1e-6 for row in kept)
+    assert all(row.drop <= 30.0 + 1e-6 for row in kept)
     assert {row.step for row in found.rows} <= {"original", *STEPS}
     standing = [row for row in kept if row.step != "exit"][-1]
     assert found.run.accuracy == standing.accuracy
@@ -107,12 +111,13 @@ def test_a_call_goes_on_and_another_is_refused(
         raise AssertionError("it chooses bits again")
 
     monkeypatch.setattr(optimizing, "choose_bits", refuse)
-    monkeypatch.setattr(sparser, "next_weight", lambda rows: None)
     again = optimized(knowing, found.folder)
     assert np.array_equal(again.run.accumulators, found.run.accumulators)
     assert [row for row in again.rows if row.step == "bits"] == [row for row in found.rows if row.step == "bits"]
     with pytest.raises(InputError, match="it is of another model, of other images or options"):
         optimized(knowing, found.folder, max_drop=7.0)
+    with pytest.raises(InputError, match="it is of another model, of other images or options"):
+        optimized(load(knowing, time_steps=1), found.folder)
     (found.folder / "search.json").write_text("{}")
     with pytest.raises(InputError, match="no readable record of a search"):
         optimized(knowing, found.folder)

@@ -459,7 +459,7 @@ def sweep(
     limit         at most that many images; None: all
     runtime       "lava" (None) or "bare"
     arch, heads, levels, image_size, dt, allow_pickle  as of sd.load, for `models` that are paths
-    budget        what a point must keep to, as "latency<500us, cores<200"; None: nothing
+    budget        what a point must keep to, as "accuracy>=best-1%, cores<200"; None: nothing
     workers       that many processes of this machine; scheduler: the address of Dask's workers, tcp://HOST:PORT
     progress      called with (points done, points in all, a note)
     Raises InputError for what cannot be read, for options (OptionError, also a TypeError, for unknown ones) and for a

@@ -86,7 +86,7 @@ def _axis(name: str, default: str, known: tuple[str, ...] = (), help: str = "") 
 @click.option("--allow-pickle", is_flag=True, help="Load files that run code when loaded; only if you trust them.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Share the points out to N processes.")
 @click.option("--scheduler", metavar="ADDRESS", help="Share them out to the workers of a Dask scheduler.")
-@click.option("--budget", help='What a point must keep to: "energy<1mJ, accuracy>0.98".')
+@click.option("--budget", help='What a point must keep to: "energy<1mJ, accuracy>0.98", or ">=best-1%".')
 @factory_options
 @click.option("-o", "--output", default="sweep", show_default=True, help="A folder; what it has already is not run.")
 @as_json

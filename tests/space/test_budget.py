@@ -42,7 +42,22 @@ def test_conditions_are_read() -> None:
         Limit("memory", "<", 1e6),
     )
     assert parse_budget("energy<500uJ, energy<3e-3J") == (Limit("energy", "<", 0.5), Limit("energy", "<", 3.0))
+    assert parse_budget("accuracy >= best - 1%") == (Limit("accuracy", ">=", 0.01, below_best=True),)
+    assert parse_budget("accuracy>best-0.5%") == parse_budget("accuracy>best-0.005")
     assert parse_budget("") == ()
+
+
+@given(st.integers(1, 3000), st.integers(0, 3000), st.integers(0, 1000), st.booleans())
+def test_points_below_the_best_are_exact(images: int, right: int, thousandths: int, equal: bool) -> None:
+    top, other = images, min(right, images)
+    (limit,) = parse_budget(f"accuracy{'>=' if equal else '>'}best-{thousandths / 10}%")
+    found = verdicts([row(top / images, 1.0), row(other / images, 1.0), {"refused": "why"}], [limit])[1]
+    missed, allowed = 1000 * (top - other), thousandths * images
+    assert (found is Verdict.YES) == (missed <= allowed if equal else missed < allowed)
+
+
+def test_below_the_best_where_no_accuracy_is_known() -> None:
+    assert verdicts([row(None, 1.0), {"refused": "why"}], parse_budget("accuracy>=best-1%")) == [Verdict.NO] * 2
 
 
 @pytest.mark.parametrize(
@@ -56,6 +71,10 @@ def test_conditions_are_read() -> None:
         ("energy<1 s", "'s' is no unit of energy"),
         ("energy=1mJ", "is no condition"),
         ("energy<mJ", "is no condition"),
+        ("energy<best-1mJ", "only accuracy is compared with the best of all points"),
+        ("accuracy>best", "is no condition"),
+        ("accuracy>best+1%", "is no condition"),
+        ("accuracy>=best-101%", "at most 1"),
         ("energy<1mJ,", "'' is no condition"),
         ("energy<-1mJ", "is no condition"),
         ("accuracy>nan", "is no condition"),

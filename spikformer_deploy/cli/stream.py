@@ -25,7 +25,7 @@ def frame_by_frame(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--stream",
         is_flag=True,
-        help="A time step a frame, and a line a step: --input is a folder of frames, or - for .npy on standard input.",
+        help="A time step a frame, a line a step: --input is a folder of frames, an .npy, or - for .npy on a pipe.",
     )
     @click.option(
         "--reset-every", type=click.IntRange(1), metavar="N", help="Of a stream: begin anew after every N frames."
@@ -61,7 +61,7 @@ def stream_frames(program: str, data: str, limit: int | None, reset_every: int |
     if limit is not None and limit < 1:
         raise InputError("--limit", f"{limit} frames", "Give a number of at least 1.")
     from spikformer_deploy.base.json_text import written
-    from spikformer_deploy.data.frames import frames_in_folder, frames_of_pipe
+    from spikformer_deploy.data.frames import frames_at, frames_of_pipe
     from spikformer_deploy.inference.stream import Stream
 
     stream = Stream(program)
@@ -69,7 +69,7 @@ def stream_frames(program: str, data: str, limit: int | None, reset_every: int |
     if data == PIPE:
         frames = frames_of_pipe(_standard_input(), preprocess)
     else:
-        frames, notes = frames_in_folder(Path(data), preprocess)
+        frames, notes = frames_at(Path(data), preprocess)
         print_notes(notes)
     number = 0
     for number, frame in enumerate(frames, 1):

@@ -1,4 +1,4 @@
-"""Frames one after the other, of a stream that may never end: files of a folder, or .npy after .npy on a pipe."""
+"""Frames one after the other, of a stream that may never end: of a file, of a folder, or .npy after .npy on a pipe."""
 
 from __future__ import annotations
 
@@ -34,14 +34,21 @@ class Frame:
     values: NDArray[Any]
 
 
-def frames_in_folder(folder: Path, preprocess: Preprocess) -> tuple[Iterator[Frame], tuple[str, ...]]:
-    """Images and .npy of a folder, in the order of their names, numbers in them by their size; and notes.
+def frames_at(given: Path, preprocess: Preprocess) -> tuple[Iterator[Frame], tuple[str, ...]]:
+    """Those of an .npy file; images and .npy of a folder, in the order of their names, numbers by size; and notes.
 
     An .npy holds a frame, or several, (N, C, Y, X).
     Raises InputError where there are none; for a bad one, with its number, when its turn comes.
     """
-    if not folder.is_dir():
-        raise InputError(str(folder), "it is no folder", "Give a folder of frames, or - for standard input.")
+    if given.is_file() and given.suffix.lower() == NPY:
+        return _of_files([given], preprocess), ()
+    if not given.is_dir():
+        way_out = f"Give a folder of frames, an {NPY} file of frames (T, C, Y, X), or - for standard input."
+        raise InputError(str(given), "it is no folder, and no file of frames", way_out)
+    return _in_folder(given, preprocess)
+
+
+def _in_folder(folder: Path, preprocess: Preprocess) -> tuple[Iterator[Frame], tuple[str, ...]]:
     files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     chosen = sorted((path for path in files if path.suffix.lower() in (*SUFFIXES, NPY)), key=_by_number)
     if not chosen:

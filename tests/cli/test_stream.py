@@ -64,6 +64,16 @@ def test_a_folder_of_frames(here: Callable, program: Path, frames: np.ndarray, t
     assert "1 files are no frames" in done.stderr
 
 
+def test_a_file_of_frames(here: Callable, program: Path, frames: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "recording.npy", frames)
+    done = here("run", program, "--stream", "--input", tmp_path / "recording.npy", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == lines_of(frames)
+    done = here("run", program, "--stream", "--input", tmp_path / "recording.npz")
+    assert done.returncode == 2
+    assert "an .npy file of frames (T, C, Y, X)" in done.stderr
+
+
 def test_a_pipe_of_arrays(here: Callable, program: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     piped(monkeypatch, saved(frames[0], frames[1:4], np.asfortranarray(frames[4, 0]), frames[5] / np.float32(255)))
     done = here("run", program, "--stream", "--input", "-", "--json")

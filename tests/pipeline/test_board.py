@@ -101,22 +101,46 @@ def checked(folder: Path, results: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_results_are_compared_layer_by_layer(folder: Path, tmp_path: Path) -> None:
-    """Results as run.py writes them, without Lava: right ones, then one spike more."""
+def write_results(folder: Path, results: Path, images: int) -> list[dict]:
+    """Results of the first images as run.py writes them, without Lava; the facts of the layers."""
     populations = json.loads((folder / "network.json").read_text())["populations"]
     layers = []
     with np.load(folder / "expected" / "spikes.npz") as spikes:
         for number, population in enumerate(populations[:-1]):
-            sent = spikes[f"layer{number}"]
+            sent = spikes[f"layer{number}"][:images]
             facts = {"number": number, "name": population["name"], "shape": population["shape"]}
             facts |= {"time_steps": sent.shape[1], "images": len(sent), "sent": f"{number}.sent.npy"}
             layers.append(facts)
-            by_step = sent.transpose(0, 1, 3, 4, 2).reshape(-1, 1, *sent.shape[3:], sent.shape[2])
-            np.save(tmp_path / f"{number}.sent.npy", by_step.astype(np.int32))
-    (tmp_path / "layers.json").write_text(json.dumps(layers))
-    np.save(tmp_path / "accumulators.npy", np.load(folder / "expected" / "accumulators.npy"))
+            by_step = sent.transpose(0, 1, 3, 4, 2).reshape(
+                sent.shape[0] * sent.shape[1], 1, *sent.shape[3:], sent.shape[2]
+            )
+            np.save(results / f"{number}.sent.npy", by_step.astype(np.int32))
+    (results / "layers.json").write_text(json.dumps(layers))
+    np.save(results / "accumulators.npy", np.load(folder / "expected" / "accumulators.npy")[:images])
+    return layers
+
+
+def test_results_of_the_first_images_are_compared_with_these(folder: Path, tmp_path: Path) -> None:
+    populations = json.loads((folder / "network.json").read_text())["populations"]
+    write_results(folder, tmp_path, 2)
     done = checked(folder, tmp_path)
     assert (done.returncode, done.stdout.count("equal: ")) == (0, len(populations))
+    assert f"compared: 2 of {EXPECTED_IMAGES} images" in done.stdout
+    wrong = np.load(tmp_path / "accumulators.npy")
+    wrong[1, 0] += 1
+    np.save(tmp_path / "accumulators.npy", wrong)
+    assert checked(folder, tmp_path).returncode == 1
+    write_results(folder, tmp_path, 0)
+    assert checked(folder, tmp_path).returncode == 2
+
+
+def test_results_are_compared_layer_by_layer(folder: Path, tmp_path: Path) -> None:
+    """Results as run.py writes them, without Lava: right ones, then one spike more."""
+    populations = json.loads((folder / "network.json").read_text())["populations"]
+    layers = write_results(folder, tmp_path, EXPECTED_IMAGES)
+    done = checked(folder, tmp_path)
+    assert (done.returncode, done.stdout.count("equal: ")) == (0, len(populations))
+    assert f"compared: {EXPECTED_IMAGES} of {EXPECTED_IMAGES} images" in done.stdout
     wrong = np.load(tmp_path / "1.sent.npy")
     wrong.flat[5] ^= 1
     np.save(tmp_path / "1.sent.npy", wrong)

@@ -25,12 +25,17 @@ READS_SHAPE_ONLY = ("aten.full_like",)
 
 _NEURONS = "Put neurons in its place: a layer must receive spikes, or the image."
 _NORMALISE = "Use batch normalisation, whose statistics are fixed."
-_DIFFERENCE = "Differences of spikes are not supported: add the branches (x + y) instead."
+_OWN_NEURON = (
+    "If this is a neuron of your own: put LIFNode of spikingjelly, or spikformer_deploy.nn.lif.LIF, in its place; "
+    "the command `energy` takes neurons as they are."
+)
+_DIFFERENCE = f"Differences of spikes are not supported: add the branches (x + y) instead. {_OWN_NEURON}"
 _RANDOM = "The forward pass must draw no random numbers."
 WAYS_OUT = {
     **dict.fromkeys(("relu", "gelu", "sigmoid", "silu", "tanh", "leaky_relu", "prelu", "elu", "hardtanh"), _NEURONS),
     **dict.fromkeys(("layer_norm", "group_norm", "instance_norm"), _NORMALISE),
     **dict.fromkeys(("rsub", "sub"), _DIFFERENCE),
+    **dict.fromkeys(("zeros_like", "new_zeros", "ge", "gt", "heaviside", "sign", "where"), _OWN_NEURON),
     **dict.fromkeys(("rand", "randn", "rand_like", "randn_like", "bernoulli"), _RANDOM),
     "softmax": "Leave it out: it does not change the class; inside an attention, spikes need none.",
     "scaled_dot_product_attention": "Write it without softmax, (q @ k.transpose(-1, -2)) @ v * scale.",

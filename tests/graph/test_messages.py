@@ -219,6 +219,24 @@ def test_messages_are_in_the_words_of_the_user(name: str, capfd: pytest.CaptureF
     assert capfd.readouterr().err == ""
 
 
+def own_neuron(net: "Net", spikes: Tensor) -> Tensor:
+    """A LIF as people write it."""
+    potential = torch.zeros_like(spikes[0])
+    sent = []
+    for current in spikes:
+        potential = potential + (current - potential) / 2
+        sent.append((potential >= 1).float())
+        potential = potential * (1 - sent[-1])
+    return torch.stack(sent)
+
+
+def test_neurons_of_ones_own_are_told_which_there_are() -> None:
+    error = refusal(Net(own_neuron))
+    assert error is not None
+    assert "spikformer_deploy.nn.lif.LIF" in error.way_out
+    LIF()  # takes the place of one without arguments
+
+
 @pytest.mark.parametrize(("neurons", "kind"), [(Levels(), "integer neuron"), (LIF(), "LIF")])
 @pytest.mark.parametrize(("steps", "made"), [(1, "x.unsqueeze(0)"), (4, "x.unsqueeze(0).repeat(4, 1, ...)")])
 def test_neurons_without_a_time_axis_are_told_how_to_get_one(

@@ -46,12 +46,14 @@ class Sparsity:
     activation  zeros among all outputs of all these neurons, steps and images
     connection  zeros among all stored weights
     rate        share of these neurons that send something in a step, 1 - activation
+    mean_sent   mean of the integers that they send in a step, zeros included: `rate` where all send binary spikes
     silent      share of these neurons that never did; None where that is not known
     """
 
     activation: float
     connection: float
     rate: float
+    mean_sent: float
     silent: float | None
 
 
@@ -105,7 +107,8 @@ def sparsity(network: Network, events: Events) -> Sparsity:
     lifs = [(p.size, events.populations[p.name]) for p in network if p.neuron.fires]
     neurons = sum(size for size, _ in lifs)
     spikes = sum(int(counted.spikes.sum()) for _, counted in lifs)
-    rate = spikes / (neurons * events.time_steps * events.images)
+    visits = neurons * events.time_steps * events.images
+    rate = spikes / visits
     silent = [counted.silent for _, counted in lifs if counted.silent is not None]
     weights = [p.synapse.weight for p in network.projections if isinstance(p.synapse, (Conv, Readout))]
     zeros = sum(int((w == 0).sum()) for w in weights)
@@ -113,5 +116,6 @@ def sparsity(network: Network, events: Events) -> Sparsity:
         activation=1 - rate,
         connection=zeros / sum(w.size for w in weights),
         rate=rate,
+        mean_sent=sum(int(counted.values.sum()) for _, counted in lifs) / visits,
         silent=sum(silent) / neurons if len(silent) == len(lifs) else None,
     )

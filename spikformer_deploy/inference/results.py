@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spikformer_deploy.accounting.energy import Energy
 from spikformer_deploy.accounting.figures import energy_values, time_figures
+from spikformer_deploy.accounting.layers import sparsity
 from spikformer_deploy.base.notebook import as_html, as_text
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.counts.events import Events
@@ -154,9 +155,7 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """The figures of the run as plain values: the JSON of `spikdeploy run`."""
-        spiking = [p for p in self.program.network if p.max_out == 1 or p.neuron.fires]
-        counted = [self.events.populations[p.name] for p in spiking]
-        visits = sum(p.size for p in spiking) * self.events.time_steps * self.events.images
+        shares = sparsity(self.program.network, self.events)
         return {
             "images": len(self.accumulators),
             "task": self.data.task,
@@ -170,8 +169,8 @@ class Run:
             "synaptic_ops": self.events.synops,
             "synaptic_ops_as_slots": self.events.slot_synops,
             "dense_macs": self.events.dense_macs,
-            "firing_rate": sum(int(c.spikes.sum()) for c in counted) / visits,
-            "mean_sent": sum(int(c.values.sum()) for c in counted) / visits,
+            "firing_rate": shares.rate,
+            "mean_sent": shares.mean_sent,
             "time": time_facts(self),
             "energy_mj": {energy.convention: energy_values(energy) for energy in self.energies},
             "by_step": [after.to_dict() for after in self.by_step],

@@ -25,8 +25,10 @@ REGRESSION = "regression"
 NO_TARGETS = "none: the inputs come without targets"
 RUN_FACTS = ("images", "accuracy", "synaptic_ops", "dense_macs", "firing_rate", "backend", "kernels", "seconds")
 """Of the JSON of a run, what its table shows."""
-OF_NUMBERS = ("synaptic_ops_as_slots", "mean_sent")
+AS_SLOTS = "synaptic_ops_as_slots"
 """And where messages are numbers of spikes, not one each."""
+MEAN_SENT = "mean_sent"
+"""And where neurons send such numbers."""
 TIMES = {
     "step_us": "step, us",
     "latency_us": "latency, pipelined, us",
@@ -114,8 +116,10 @@ def program_table(title: str, values: dict[str, Any]) -> Table:
 def run_tables(result: Run) -> list[Table]:
     """Accuracy, the times, the layers, the energies, and what times and energies rest on."""
     values = result.to_dict()
-    numbers = OF_NUMBERS if graded_spikes(result.program.network) else ()
-    shown = {name: values[name] for name in (*RUN_FACTS, *numbers)}
+    network = result.program.network
+    numbers = (AS_SLOTS,) * bool(graded_spikes(network))
+    sent = (MEAN_SENT,) * any(p.neuron.fires and p.max_out > 1 for p in network)
+    shown = {name: values[name] for name in (*RUN_FACTS, *numbers, *sent)}
     facts = facts_table("run", with_scores(shown, values["task"], {"": values["regression"]}))
     timing = result.timing
     if timing is None:

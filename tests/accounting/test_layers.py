@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from support.durations import duration
 from support.mappings import random_mapping
 from support.networks import graded_network, random_images, random_network
+from support.runs import run_of
 
 from spikformer_deploy.accounting import layers as counts
 from spikformer_deploy.accounting.energy import account
@@ -16,6 +17,7 @@ from spikformer_deploy.executors import reference
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Accumulator, Levels, Lif, Source, Stream
 from spikformer_deploy.network.synapses import Attention, Conv, Readout
+from spikformer_deploy.report.data import report_data
 
 NETWORKS = st.builds(random_network, st.integers(0, 2**32 - 1), st.integers(1, 4), blocks=st.integers(0, 2))
 GRADED = st.builds(graded_network, st.integers(0, 2**32 - 1), st.integers(1, 2))
@@ -101,3 +103,17 @@ def test_the_papers_count_has_a_name_of_its_own(seed: int) -> None:
     parts = {part.name: part.events for energy in account(network, found) for part in energy.parts}
     assert "synaptic operations" not in parts
     assert parts["SOPs of the paper"] > 0
+
+
+def test_the_rate_of_a_network_is_that_of_its_neurons() -> None:
+    """Of LIFs and integer neurons alone, and the same in a run's JSON as in the report's."""
+    result = run_of(graded_network(3))
+    network = result.program.network
+    firing = [p.name for p in network if p.neuron.fires]
+    assert len(firing) < len(list(network)) - 1
+    recorded = reference.execute(network, random_images(network, 0, 3), record=firing).spikes
+    sent = np.concatenate([recorded[name].ravel() for name in firing])
+    values = result.to_dict()
+    assert values["firing_rate"] == pytest.approx((sent != 0).mean())
+    assert values["mean_sent"] == pytest.approx(sent.mean())
+    assert report_data(result)["sparsity"]["firing_rate"] == values["firing_rate"]

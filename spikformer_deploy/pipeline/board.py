@@ -24,9 +24,10 @@ from spikformer_deploy.executors.lava.export import images_of, process_of, summa
 from spikformer_deploy.network.heads import heads_into
 from spikformer_deploy.network.mapping import SECTIONS, Mapping, Site
 from spikformer_deploy.network.network import Network, Population
-from spikformer_deploy.network.neurons import Lif, kind_of
+from spikformer_deploy.network.neurons import Lif, Max, kind_of
 from spikformer_deploy.network.synapses import Attention
 from spikformer_deploy.pipeline.program import Program
+from spikformer_deploy.timing.layout import depths
 
 EXPECTED_IMAGES = 10
 """Enough to see every layer fire, few enough for a folder that is sent around."""
@@ -47,7 +48,7 @@ compiler, its NeuroCore models and its microcode come with access to the hardwar
     python run.py IMAGES.npy -o results/ --record spikes
 
 IMAGES.npy is a file of yours: unsigned integers {images}; pixels are taken as they are.
-`results/layers.json` says which file has the spikes of which layer, and in which order of axes.
+`results/layers.json` says which file has the spikes of which layer (`sent`), and in which order of axes.
 
 ## Check it against expected spikes
 
@@ -56,17 +57,24 @@ IMAGES.npy is a file of yours: unsigned integers {images}; pixels are taken as t
 
 *Process*: its class in Lava, in `processes/` where Lava has none. *Instructions*: of the program that a core would run
 at each visit of a neuron; "fixed" is a LIF whose function is built into the chip. *Words*: the most that one of its
-cores holds, of {words:,} words of 64 bits.
+cores holds, of {words:,} words of 64 bits. *Level*: layers on the longest way from the images to this one.
 
-| layer | | shape | Process | neuron | instructions | cores | most words a core |
-|--:|---|---|---|---|--:|--:|--:|
+| layer | | level | shape | Process | neuron | instructions | cores | most words a core |
+|--:|---|--:|---|---|---|--:|--:|--:|
 {processes}
+
+## Levels, and what has to wait
+
+In Lava here all Processes receive and send in the same time step. On a chip a spike that is sent in one time step
+arrives in the next, so that in its step s the layer at level l works on time step s - l of the images{per_step}.
+{waiting}
 
 ## Microcode that is needed
 
 In the instructions that Intel's Loihi 2 technology brief of 2021 names, one a line: a specification, not a binary. `a`
-is what arrived in the time step of the chip, `v` the potential, `sub_step` counts the time steps of the chip within one
-of the network.
+is what arrived in the time step of the chip, added up; of a `max`, which must not add, `a0`, `a1`, ... are what arrived
+from each position of its window, each in a sum of its own (the memory counts a word for each). `v` is the potential,
+`sub_step` counts the time steps of the chip within one of the network.
 
 {microcode}
 
@@ -77,6 +85,11 @@ of each box of neurons: chip and core, the site (a layer, the counters of an att
 rows and columns [first, end) that stand there, its `offset` (the neurons of the same core before it; within a box they
 are numbered channel by channel, row by row) and the words of each section of the memory. Cores count from 0 in each
 chip. Which physical core that is, Intel's tools say. The estimates of memory are fitted to what its compiler printed.
+
+Of a site, `part` is the range of source channels whose synapses stand there, where a fan-in is split ([0, 0]: all);
+`sub_steps` how many time steps of the chip one of the network takes it beyond the ordinary one; `serial` what comes
+one after the other in them, "tokens" or "channels" (else ""); `copy` which of the `copies` of an attention's counters
+it is.
 
 ## Files
 
@@ -154,6 +167,16 @@ OVER_CHANNELS = """\
 over channels: the counter (head, token n, token m) adds q[n, c] * k[m, c]; to v[m, c] answer the counters of its
   column, to channel c of the layer at token n."""
 
+WAITING = """\
+What skips levels, a residual branch, would arrive before what it is added to: it has to wait, in delays of the synapses
+or in relays, for up to {most} time steps of the chip. Neither the estimates of memory nor those of time and energy
+count what that takes.
+
+| from | to | waits for steps of the network |
+|---|---|--:|
+{lines}
+"""
+
 WITH_IMAGES = """\
 `expected/images.npy` holds {count} images; `expected/spikes.npz` what every layer sends for them, (images, T, C, Y, X),
 layer 3 of the table below under `layer3`; `expected/accumulators.npy` what each class has gathered.
@@ -161,7 +184,8 @@ layer 3 of the table below under `layer3`; `expected/accumulators.npy` what each
     python run.py expected/images.npy -o results/ --record spikes
     python check.py results/
 
-`check.py` compares every value of every layer.
+`check.py` compares every value of every layer, and says where the first one differs. Results of the first few of these
+images will do.
 """
 WITHOUT_IMAGES = """\
 There are none here: the program was exported without images. Export it again with some, and the first {count} come
@@ -229,6 +253,8 @@ def _readme(program: Program, name: str, images: np.ndarray | None) -> str:
         expected=checked,
         words=int(profile.core.memory_words),
         processes="\n".join(_row(program, site) for site in _first_copies(mapping)),
+        per_step=f"; a step is {1 + mapping.chip_sub_steps} time steps of the chip" if mapping.chip_sub_steps else "",
+        waiting=_waiting(program),
         microcode=_microcode(program),
         attention=_attention(program),
         cores=counted(mapping.cores_used, "core"),
@@ -250,6 +276,8 @@ def _row(program: Program, site: Site) -> str:
     cores = np.unique(np.concatenate([mapping.cores[mapping.slices_of(number)] for number in all_copies]))
     code = program_at(network, site, program.profile.core)
     process, neuron = process_of(network, population), _neuron(population)
+    if isinstance(population.neuron, Max):
+        process = "Largest, Sum"
     if site.kind == "attention":
         process, neuron = "Attention", "counters" + f", {site.copies} copies" * (site.copies > 1)
     if site.kind == "partial":
@@ -257,6 +285,7 @@ def _row(program: Program, site: Site) -> str:
     cells = (
         str([p.name for p in network].index(site.population)),
         _cell(site.name),
+        str(depths(network)[site.population]),
         "x".join(map(str, site.shape)),
         process,
         neuron,
@@ -265,6 +294,22 @@ def _row(program: Program, site: Site) -> str:
         f"{_words_by_core(program)[cores].max():,}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _waiting(program: Program) -> str:
+    """What arrives early at which layer, by how many time steps of the network."""
+    network, levels = program.network, depths(program.network)
+    early = {
+        (source, projection.target): wait
+        for projection in network.projections
+        for source in projection.sources
+        if (wait := levels[projection.target] - levels[source] - 1)
+    }
+    if not early:
+        return "Nothing skips a level here, so that nothing has to wait."
+    most = max(early.values()) * (1 + program.mapping.chip_sub_steps)
+    lines = "\n".join(f"| {_cell(source)} | {_cell(target)} | {wait} |" for (source, target), wait in early.items())
+    return WAITING.format(most=most, lines=lines)
 
 
 def _whose(site: Site) -> tuple[str, str, tuple[int, int]]:

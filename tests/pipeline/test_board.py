@@ -47,11 +47,11 @@ def test_every_layer_has_a_line(folder: Path) -> None:
     assert all(numbers[population.name] == n for n, population in enumerate(program.network))
     sources = "".join(path.read_text() for path in (Path(standalone).parent / "processes").glob("*.py"))
     for row in rows:
-        known = f"class {row[3]}(" in sources or row[3].startswith(("lava.proc.", "none"))
-        assert known, row
-    assert sum(int(row[6].replace(",", "")) for row in rows) == program.mapping.cores_used
+        known = all(f"class {name}(" in sources for name in row[4].split(", "))
+        assert known or row[4].startswith(("lava.proc.", "none")), row
+    assert sum(int(row[7].replace(",", "")) for row in rows) == program.mapping.cores_used
     words = np.bincount(program.mapping.cores, program.mapping.words.sum(1))
-    assert max(int(row[7].replace(",", "")) for row in rows) == words.max()
+    assert max(int(row[8].replace(",", "")) for row in rows) == words.max()
 
 
 def test_every_key_of_the_description_is_explained(folder: Path) -> None:
@@ -146,7 +146,15 @@ def test_results_are_compared_layer_by_layer(folder: Path, tmp_path: Path) -> No
     np.save(tmp_path / "1.sent.npy", wrong)
     done = checked(folder, tmp_path)
     assert done.returncode == 1
-    assert f"1 values differ: {populations[1]['name']}" in done.stdout
+    shape = populations[1]["shape"]
+    # files have their axes in the order that layers.json says, and places are told channel first
+    row, column, channel = np.unravel_index(5, (*shape[1:], shape[0]))
+    where = f"image 0, step 0, channel {channel}, row {row}, column {column}: {wrong.flat[5]}, not {wrong.flat[5] ^ 1}"
+    assert f"1 values differ, the first at {where}: {populations[1]['name']}" in done.stdout
+    (tmp_path / "2.sent.npy").unlink()
+    done = checked(folder, tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{tmp_path}: 1 of {len(populations)} files are missing, the first is 2.sent.npy\n"
     (tmp_path / "layers.json").write_text(json.dumps(layers[:1]))
     done = checked(folder, tmp_path)
     problem = f"{len(layers) - 1} of {len(layers)} layers were not recorded, the first is {populations[1]['name']}"
@@ -184,3 +192,24 @@ def test_attention_is_told_as_its_microcode_was_tried(folder: Path) -> None:
         assert (shape, copies) == ("x".join(map(str, heads.counters(site.serial))), str(site.copies))
         assert turns == f"{counting}, {answering}"
         assert due == (f"{counting - 1}, {counting}" if site.copies > 1 else "none")
+
+
+def test_what_skips_levels_is_said_to_wait(folder: Path) -> None:
+    """A branch of a residual is due when the longest way to its sum has been gone."""
+    network = program_of("digits-v1").network
+    lines = (folder / "README.md").read_text().splitlines()
+    table = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line.startswith("| ")]
+    levels = {cells[1]: int(cells[2]) for cells in table if len(cells) == 9 and cells[0].isdigit()}
+    assert levels[network.input.name] == 0
+    told = {(cells[0], cells[1]): int(cells[2]) for cells in table if len(cells) == 3 and cells[0] in levels}
+    skipping = {}
+    for projection in network.projections:
+        waits = {source: levels[projection.target] - levels[source] - 1 for source in projection.sources}
+        assert min(waits.values()) >= 0
+        skipping |= {(source, projection.target): wait for source, wait in waits.items() if wait}
+    assert told == skipping
+    assert len(told) >= 2  # at least the two residuals of its block
+    # on the longest way nothing waits
+    for population in list(network)[1:]:
+        sources = [source for projection in network.into(population.name) for source in projection.sources]
+        assert levels[population.name] == 1 + max(levels[source] for source in sources)

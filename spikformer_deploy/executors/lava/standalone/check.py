@@ -41,6 +41,11 @@ def main() -> int:
             problem = f"{len(missing)} of {len(expected.files)} layers were not recorded, the first is {first}"
             print(f"{results}: {problem}: run with --record spikes", file=sys.stderr)
             return 2
+        files = [*(layers[key]["sent"] for key in expected.files), "accumulators.npy"]
+        gone = [file for file in files if not (results / file).exists()]
+        if gone:
+            print(f"{results}: {len(gone)} of {len(files)} files are missing, the first is {gone[0]}", file=sys.stderr)
+            return 2
         for key in expected.files:
             spikes = recorded(results, layers[key])
             right = expected[key][: len(spikes)]
@@ -48,14 +53,26 @@ def main() -> int:
                 problem = f"results of other images than expected/images.npy: {spikes.shape}, not {right.shape}"
                 print(f"{results}: {problem}", file=sys.stderr)
                 return 2
-            different = int((spikes != right).sum())
-            print(f"{'equal' if not different else f'{different} values differ'}: {layers[key]['name']}")
-            wrong += bool(different)
+            print(f"{difference(spikes, right, ('image', 'step', 'channel', 'row', 'column'))}: {layers[key]['name']}")
+            wrong += not np.array_equal(spikes, right)
     accumulators, right = (np.load(folder / "accumulators.npy") for folder in (results, HERE / "expected"))
-    same = np.array_equal(accumulators, right[: len(spikes)])
-    print(f"{'equal' if same else 'different'}: what the classes have gathered")
-    print(f"compared: {len(spikes)} of {len(right)} images")
-    return int(wrong > 0 or not same)
+    right = right[: len(spikes)]
+    if accumulators.shape != right.shape:
+        print(f"{results}: accumulators.npy is {accumulators.shape}, not {right.shape}", file=sys.stderr)
+        return 2
+    print(f"{difference(accumulators, right, ('image', 'class'))}: what the classes have gathered")
+    print(f"compared: {len(right)} of {len(np.load(HERE / 'expected' / 'accumulators.npy'))} images")
+    return int(wrong > 0 or not np.array_equal(accumulators, right))
+
+
+def difference(found: np.ndarray, right: np.ndarray, axes: tuple[str, ...]) -> str:
+    """ "equal", or how many values differ, and where the first one does, in the order of images and time steps."""
+    places = np.argwhere(found != right)
+    if not len(places):
+        return "equal"
+    first = tuple(places[0])
+    where = ", ".join(f"{axis} {first[number]}" for number, axis in enumerate(axes))
+    return f"{len(places)} values differ, the first at {where}: {found[first]}, not {right[first]}"
 
 
 def recorded(results: Path, layer: dict) -> np.ndarray:

@@ -82,14 +82,18 @@ def remove_former(network: dict[str, Any], results: Path) -> None:
         (results / file).unlink(missing_ok=True)
 
 
+AXES = ("batch * time_steps + time step", "image of the batch", "Y", "X", "C")
+"""Of the files of a layer, in C order; a batch is as many images as go through side by side."""
+
+
 def layers(network: dict[str, Any], images: int, results: Path) -> list[dict[str, Any]]:
-    """Which file has what of which layer: "sent" and "potentials" are (batches * T, images at once, Y, X, C)."""
+    """Which file has what of which layer ("sent", "potentials"), and in which order of axes."""
     records = []
     for number, population in enumerate(network["populations"]):
         there = {what: file for what, file in files_of(number).items() if (results / file).exists()}
         if there:
             facts = {"number": number, "name": population["name"], "shape": population["shape"]}
-            records.append({**facts, "time_steps": network["time_steps"], "images": images, **there})
+            records.append({**facts, "time_steps": network["time_steps"], "images": images, "axes": AXES, **there})
     return records
 
 

@@ -119,7 +119,10 @@ def _target(energies: dict[str, Energy]) -> Iterator[str]:
     corners = [energy for name, energy in energies.items() if name.split(":")[0] == "profile"]
     if not corners:
         return
-    yield "Times and energies on the target are estimates from a profile, not measurements."
+    yield (
+        "Times and energies on the target are estimates from a profile, not measurements; how such estimates did beside "
+        "networks that others measured, docs/silicon.md says: times better than energies."
+    )
     # the nominal corner comes first
     energy = corners[0]
     total = energy.total

@@ -10,6 +10,7 @@ import gc
 import io
 import sys
 import warnings
+from pathlib import Path
 
 import click
 
@@ -38,6 +39,7 @@ complete_files(cli)
 
 PROGRAM = "spikdeploy"
 """What help calls it, however it was started."""
+PACKAGE = Path(__file__).parents[1]
 RARELY = 1000
 """Collections of the middle generation before old objects are looked at, 100 times as many as by default."""
 BAD_INPUT = 2
@@ -54,8 +56,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     open_streams()
     say_through(lambda note: print_notes([note]))
-    # Python's own words have the line of our source, and names as they are
-    warnings.showwarning = lambda message, *_, **__: print_error_line(f"warning: {' '.join(str(message).splitlines())}")
+    warnings.showwarning = _show_warning
     try:
         code = _code()
     except BrokenPipeError:
@@ -63,6 +64,12 @@ def main() -> None:
         to_nowhere(STDOUT, STDERR)
         code = READER_GONE
     sys.exit(code)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
+    """What Python's functions warn of is a note of a command; Python's own words have source lines, names as they are."""
+    ours = Path(filename).is_relative_to(PACKAGE)
+    print_error_line(f"{'note' if ours else 'warning'}: {' '.join(str(message).splitlines())}")
 
 
 def _code() -> int:

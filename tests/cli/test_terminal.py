@@ -266,3 +266,11 @@ def test_a_name_that_is_no_text_is_shown(tmp_path: Path, encoding: str) -> None:
         assert done.returncode == code, done.stderr
         assert done.stderr.startswith(b"error: " if code else b"")
         assert b"\x1b" not in done.stdout + done.stderr
+
+
+def test_what_our_functions_warn_of_is_a_note(tmp_path: Path) -> None:
+    """As of images of which some were not chosen; other libraries warn."""
+    warn = "import warnings; from spikformer_deploy.cli import main; "
+    warn += "main.cli.main = lambda **_: warnings.warn_explicit('less', UserWarning, main.__file__, 1); main.main()"
+    done = subprocess.run([sys.executable, "-c", warn], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "note: less\n")

@@ -120,8 +120,8 @@ def _target(energies: dict[str, Energy]) -> Iterator[str]:
     if not corners:
         return
     yield (
-        "Times and energies on the target are estimates from a profile, not measurements; how such estimates did beside "
-        "networks that others measured, docs/silicon.md says: times better than energies."
+        "Times and energies on the target are estimates from a profile, not measurements; docs/silicon.md says how "
+        "such estimates did beside networks that others measured: times better than energies."
     )
     # the nominal corner comes first
     energy = corners[0]

@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
-    """What Python's functions warn of is a note of a command; Python's own words have source lines, names as they are."""
+    """What our functions warn of is a note of a command; Python's words have source lines, and names as they are."""
     ours = Path(filename).is_relative_to(PACKAGE)
     print_error_line(f"{'note' if ours else 'warning'}: {' '.join(str(message).splitlines())}")
 

@@ -525,7 +525,8 @@ def count_operations(model: nn.Module, time_steps: int | None = None, images: in
                 between two resets
     images      that went through the model, all passes together; None: the batch of the neurons where the input leads
                 with time, else the leading dimension of the model's first argument
-    Gives a Counting, to be read within the `with` and after it: .table() .energy(name) .to_records() .firing_rates().
+    Gives a Counting, to be read within the `with` and after it: .table() .to_csv(path)
+    .to_latex(path) .energy(name) .to_records() .firing_rates().
     Raises InputError for what is no module, is compiled or scripted, and for numbers below 1.
     """
     with count.count_operations(model, time_steps, images) as counting:

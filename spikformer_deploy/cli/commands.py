@@ -294,7 +294,7 @@ def compare_command(model: str | None, targets: str, data: str, as_json: bool, *
 @click.option(
     "--convention", "conventions", metavar="NAME", multiple=True, help="May be given several times; default: all."
 )
-@click.option("--by-layer", is_flag=True, help="A row for every place of the model.")
+@click.option("--by-layer", is_flag=True, help="A row for every place of the model, too; files hold these rows alone.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the table as CSV.")
 @click.option("--latex", "latex_file", metavar="FILE", help="Write the table for a paper, with booktabs.")
 @limit_option
@@ -328,7 +328,7 @@ def energy_command(
     with progress_bar("energy", as_json) as progress:
         counted = energy(own or str(model), data, conventions=conventions, progress=progress, **options)
     print_notes(counted.notes)
-    write_tables(counted, by_layer, csv_file, latex_file)
+    write_tables(counted.counts, counted.accounts, by_layer, csv_file=csv_file, latex_file=latex_file)
     if as_json:
         print_json(counted.to_dict())
         return

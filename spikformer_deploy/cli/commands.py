@@ -71,7 +71,11 @@ def cli() -> None:
 @click.option(
     "--target", default="loihi2", show_default=True, help="A target (see `spikdeploy targets`) or a .toml file."
 )
-@click.option("--calibrate", "calibrate_on", help="Images to calibrate on (as --input of run).")
+@click.option(
+    "--calibrate",
+    "calibrate_on",
+    help="Images to calibrate on (as --input of run): the first 64; for calibrated rounding up to 1,024.",
+)
 @click.option("--weight-bits", default=8, show_default=True, type=click.IntRange(2, 8))
 @click.option("--layer-bits", help="A .toml file of weight bits by layer: a line each, as block.0.fc1 = 4.")
 @click.option("--granularity", default="group", show_default=True, type=click.Choice(["group", "tensor", "channel"]))

@@ -43,6 +43,7 @@ class Imported:
     sha256    of the file
     training  what our own checkpoint said of it
     notes     what had to be assumed
+    place     what errors call it, where it is of the user's code: "net:build"
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Imported:
     sha256: str
     training: dict[str, Any]
     notes: tuple[str, ...]
+    place: str = "MODEL"
 
     @property
     def time_steps(self) -> int:

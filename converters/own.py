@@ -99,7 +99,8 @@ def graph_of(made: Made, time_steps: int | None = None, data: Data | None = None
             graph = check(trace(made.module, shape, time_steps=known.time_steps, per_step=known.per_step))
             notes = ()
     all_notes = (*made.notes, *known.notes, *notes)
-    imported = Imported("factory", graph, known.preprocess, known.labels, digest_of(made.module), {}, all_notes)
+    sha256 = digest_of(made.module)
+    imported = Imported("factory", graph, known.preprocess, known.labels, sha256, {}, all_notes, made.place)
     if not by_layers:
         _compare(made, imported)
     return imported

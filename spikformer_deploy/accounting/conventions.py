@@ -82,7 +82,8 @@ def ann(macs: float, number: str) -> Energy:
     """The ANN that one would run instead: one pass, no time steps, every MAC dense.  number "fp32" | "int8"."""
     adder = "fp32_add" if number == "fp32" else "int32_add"
     parts = mac_parts("all layers", macs, f"{number}_multiply", adder)
-    boundary = f"Arithmetic in 45 nm {number} of the same layers in one dense pass; no memory, no static power."
+    boundary = f"Arithmetic in 45 nm {number} of the same layers in one dense pass, attention as (q k^T) v; no memory, "
+    boundary += "no static power."
     return Energy(f"ann-equivalent-{number}", {ARITHMETIC: boundary}, ARITHMETIC, parts)
 
 

@@ -80,7 +80,8 @@ def compile(
     model         a file, a bundled model by name ("digits-v2"), a torch.nn.Module, or what sd.load returned
     target        a name that `spikdeploy targets` lists, or a TOML file
     calibrate_on  images to calibrate on: a path or word as of sd.run, an array, a tensor, a Dataset or a DataLoader;
-                  None: those in the box for a bundled model, else random pixels.  At most 2,048 of them are asked for
+                  None: those in the box for a bundled model, else random pixels.  The first 64 count; with calibrated
+                  rounding up to 1,024, where maps are small.  `calibrate` of sd.sweep, --calibrate in the shell
     weight_bits   bits of a weight, 2 to 8
     layer_bits    weight bits of some layers, {"block.0.fc1": 4}, by their names in the folded graph; all others have
                   weight_bits.  None: what a checkpoint of ours says, if it does
@@ -93,7 +94,7 @@ def compile(
     check         compare the spikes of every LIF with the model's after each pass over the graph
     dump_ir       a folder that gets each stage as text; None: nothing is written
     report        called with a pipeline.stages.Step after every stage; None: nothing is said
-    time_steps    T, where neither the file nor the module tells
+    time_steps    T, whatever the file or the module says; None: as they say
     arch, heads, levels  where a checkpoint does not tell: a published size as "v1-4-384", attention heads, the largest
                   integer that integer neurons send
     dt            seconds of a time step, where a .nir does not tell
@@ -295,8 +296,8 @@ def verify(
     model         what the program was compiled from, as of sd.compile; None: backends are compared alone
     backends      what the engine is compared with: of "reference", "lava", "onnx"
     limit, labels, task, workers, scheduler, send_images, progress  as of sd.run
-    arch, heads, levels, time_steps, dt, window, variables, image_size, allow_pickle  as of sd.load, for
-                  a `model` that is a path
+    time_steps    T of the model, as of sd.compile: that of the program
+    arch, heads, levels, dt, window, variables, image_size, allow_pickle  as of sd.load, for a `model` that is a path
     Raises InputError where the model is not the one that the program was compiled from, and as sd.run and sd.load do.
     """
     ready = program_of(program)
@@ -348,7 +349,7 @@ def energy(
     data         images, as of sd.run
     conventions  a name of accounting.operators.CONVENTIONS, as "spikformer-paper", or several; none: all.
                  Energies are mJ an image
-    time_steps   T, where the model does not tell
+    time_steps   T, whatever the model says; None: as it says
     limit        at most that many images; None: all
     labels       a file of the classes of the images, for a folder or zip
     task         "classification" or "regression": what is beside the images; None: as the model says
@@ -400,8 +401,8 @@ def export(
             "pt2": torch.export, of a checkpoint
     output  the file, or for "lava" the folder, that is written whole or not at all
     data    images as of sd.run: to "lava" the first ten go along, with the spikes that are expected of them
-    arch, heads, levels, time_steps, dt, window, variables, image_size, allow_pickle  as of sd.load, for
-            a `source` that is a path
+    time_steps  T of a model, as of sd.compile
+    arch, heads, levels, dt, window, variables, image_size, allow_pickle  as of sd.load, for a `source` that is a path
     Raises InputError where the format is not for what is given or `output` cannot be written, ModelError for what the
     format cannot hold, and as sd.load does.
     """
@@ -454,7 +455,7 @@ def sweep(
     time_steps    numbers of steps; None: each model's own
     weight_bits, granularity, rounding, targets, schedule, objective  values as of sd.compile, one or several of each;
                   None: the default of sd.compile
-    calibrate     images to calibrate on, a file or a word; None: as sd.compile does it
+    calibrate     images to calibrate on, a file or a word: `calibrate_on` of sd.compile; None: as sd.compile does it
     labels        a file of the classes of the images, for a folder or zip
     limit         at most that many images; None: all
     runtime       "lava" (None) or "bare"
@@ -525,7 +526,8 @@ def count_operations(model: nn.Module, time_steps: int | None = None, images: in
                 between two resets
     images      that went through the model, all passes together; None: the batch of the neurons where the input leads
                 with time, else the leading dimension of the model's first argument
-    Gives a Counting, to be read within the `with` and after it: .table() .energy(name) .to_records() .firing_rates().
+    Gives a Counting, to be read within the `with` and after it: .table() .to_csv(path)
+    .to_latex(path) .energy(name) .to_records() .firing_rates().
     Raises InputError for what is no module, is compiled or scripted, and for numbers below 1.
     """
     with count.count_operations(model, time_steps, images) as counting:

@@ -21,6 +21,7 @@ from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
 from spikformer_deploy.inference.forward import evaluating
 from spikformer_deploy.pipeline.program import Program
+from spikformer_deploy.quantization.rounding import MOST_IMAGES
 from spikformer_deploy.space.own import Own, of_loaded, of_module
 
 AnyModel: TypeAlias = "str | Path | Model | Made | nn.Module"
@@ -30,7 +31,7 @@ OnePath: TypeAlias = "str | Path"
 Data: TypeAlias = Any
 """A path or word, an array, a tensor, (images, labels), a Dataset or DataLoader, an ImageSet: see data/given.py."""
 
-MOST_CALIBRATION = 2048
+MOST_CALIBRATION = MOST_IMAGES
 """Images that a compile asks a Dataset or a DataLoader for: as many as it ever looks at."""
 OF_FILES = "The option says what a file does not tell: leave it out."
 

@@ -58,8 +58,8 @@ def choose_bits(
     limit         at most that many validation images; None: all
     labels        a file of the classes of the images, for a folder or zip
     progress      called with (steps done, steps in all, a note)
-    arch, heads, levels, time_steps, dt, window, variables, image_size, allow_pickle  as of sd.load, for
-                  a `model` that is a path
+    time_steps    T, as of sd.compile
+    arch, heads, levels, dt, window, variables, image_size, allow_pickle  as of sd.load, for a `model` that is a path
     Gives .layer_bits for sd.compile, .program with its .accuracy on these images, and .tried, a row a setting that was
     run.
     Raises InputError for images without labels, for what cannot be read and for options (OptionError, also a TypeError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from spikformer_deploy.accounting.layers import layers
-from spikformer_deploy.accounting.operators import account
+from spikformer_deploy.accounting.operators import CONVENTIONS, Account, account
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import write_whole
 from spikformer_deploy.base.progress import Progress, silent
@@ -31,17 +32,32 @@ from spikformer_deploy.report.write import write_files, write_page, write_timeli
 
 
 class Counting(count.Counting):
-    """What was counted while a model ran (see operators.count.Counting), which makes its own table."""
+    """What was counted while a model ran (see operators.count.Counting), which makes its own tables."""
 
     __slots__ = ()
 
     def table(self, *conventions: str) -> str:
         """What each place of the model costs an image, by these conventions: `spikformer-paper` if none is named."""
-        counts, names = self.counts, conventions or ("spikformer-paper",)
-        rows = layer_rows(counts, [account(counts, name) for name in names])
+        names = conventions or ("spikformer-paper",)
+        rows = layer_rows(self.counts, self._accounts(names))
         text = StringIO()
         Console(file=text, width=200).print(table(f"An image, by {', '.join(names)}", rows))
         return text.getvalue()
+
+    def to_csv(self, path: str | Path, *conventions: str, by_layer: bool = False) -> None:
+        """Write a row for each of these conventions, or for each layer, as CSV; all that there are if none is named.
+
+        Headings hold units; the files are those of sd.energy.  Raises InputError where it cannot be written, for an
+        unknown convention, and where none of them has prices.
+        """
+        write_tables(self.counts, self._accounts(conventions), by_layer, csv_file=path)
+
+    def to_latex(self, path: str | Path, *conventions: str, by_layer: bool = False) -> None:
+        """Write the same as a LaTeX table, with the source of each convention below it; it needs booktabs."""
+        write_tables(self.counts, self._accounts(conventions), by_layer, latex_file=path)
+
+    def _accounts(self, conventions: Sequence[str]) -> list[Account]:
+        return [account(self.counts, name) for name in conventions or CONVENTIONS]
 
 
 class Counted(energy.Counted):
@@ -50,15 +66,15 @@ class Counted(energy.Counted):
     __slots__ = ()
 
     def to_csv(self, path: str | Path, *, by_layer: bool = False) -> None:
-        """Write a row for each convention, or for each layer, as CSV: headings hold units, figures are in full.
+        """Write a row for each convention, or for each layer, as CSV: headings hold units, figures 12 digits.
 
         Raises InputError where it cannot be written, or no convention has prices.
         """
-        write_tables(self, by_layer, csv_file=path)
+        write_tables(self.counts, self.accounts, by_layer, csv_file=path)
 
     def to_latex(self, path: str | Path, *, by_layer: bool = False) -> None:
         """Write the same as a LaTeX table, with the source of each convention below it; it needs booktabs."""
-        write_tables(self, by_layer, latex_file=path)
+        write_tables(self.counts, self.accounts, by_layer, latex_file=path)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

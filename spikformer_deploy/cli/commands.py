@@ -71,7 +71,11 @@ def cli() -> None:
 @click.option(
     "--target", default="loihi2", show_default=True, help="A target (see `spikdeploy targets`) or a .toml file."
 )
-@click.option("--calibrate", "calibrate_on", help="Images to calibrate on (as --input of run).")
+@click.option(
+    "--calibrate",
+    "calibrate_on",
+    help="Images to calibrate on (as --input of run): the first 64; for calibrated rounding up to 1,024.",
+)
 @click.option("--weight-bits", default=8, show_default=True, type=click.IntRange(2, 8))
 @click.option("--layer-bits", help="A .toml file of weight bits by layer: a line each, as block.0.fc1 = 4.")
 @click.option("--granularity", default="group", show_default=True, type=click.Choice(["group", "tensor", "channel"]))
@@ -294,7 +298,7 @@ def compare_command(model: str | None, targets: str, data: str, as_json: bool, *
 @click.option(
     "--convention", "conventions", metavar="NAME", multiple=True, help="May be given several times; default: all."
 )
-@click.option("--by-layer", is_flag=True, help="A row for every place of the model.")
+@click.option("--by-layer", is_flag=True, help="A row for every place of the model, too; files hold these rows alone.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the table as CSV.")
 @click.option("--latex", "latex_file", metavar="FILE", help="Write the table for a paper, with booktabs.")
 @limit_option
@@ -328,7 +332,7 @@ def energy_command(
     with progress_bar("energy", as_json) as progress:
         counted = energy(own or str(model), data, conventions=conventions, progress=progress, **options)
     print_notes(counted.notes)
-    write_tables(counted, by_layer, csv_file, latex_file)
+    write_tables(counted.counts, counted.accounts, by_layer, csv_file=csv_file, latex_file=latex_file)
     if as_json:
         print_json(counted.to_dict())
         return

@@ -107,7 +107,7 @@ MODEL_OPTIONS = (
         "--levels", type=click.IntRange(1), help="Largest integer that integer neurons send, where no file tells."
     ),
     click.option(
-        "--time-steps", type=click.IntRange(1, MOST_STEPS), help="Time steps T, where the file does not tell."
+        "--time-steps", type=click.IntRange(1, MOST_STEPS), help="Time steps T; default: what the model says."
     ),
     click.option(
         "--image-size",

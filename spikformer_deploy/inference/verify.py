@@ -173,32 +173,43 @@ def _float_graph(program: Program, model: Any) -> Graph:
     from spikformer_deploy.pipeline.stages import float_graph
 
     graph, network = float_graph(model), program.network
-    found, wanted = (graph.time_steps, graph.nodes[0].shape), (network.time_steps, network.input.shape)
+    found, wanted = graph.nodes[0].shape, network.input.shape
     if found != wanted:  # of programs of before, which do not say their structure
-        raise InputError("MODEL", f"{_taken(*found)}, and the program {_taken(*wanted)}", GIVE_IT)
+        raise InputError(_place(model), f"takes {_size(found)}, and the program takes {_size(wanted)}", GIVE_IT)
     return graph
 
 
-def _taken(steps: int, shape: tuple[int, ...]) -> str:
-    return f"takes {steps} time steps of {'x'.join(map(str, shape))}"
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _place(model: Any) -> str:
+    """What an error calls the model: by its factory where it has one."""
+    return getattr(model, "place", "MODEL")
 
 
 def _check_origin(program: Program, model: Any) -> tuple[str, ...]:
     """A note where the structure of a model is another one, and other versions read it, which may be all that differs.
 
-    Raises InputError for another file, and where the same versions read another structure: the same weights stand in
-    another model, by other code or options.
+    Raises InputError for another file, for other time steps, and where the same versions read another structure: the
+    same weights stand in another model, by other code or options.
     """
     from spikformer_deploy.pipeline.stages import digest_of_structure, versions
 
     if program.provenance.get("model_sha256") != model.sha256:
-        raise InputError("MODEL", "the program was compiled from another model file", GIVE_IT)
+        raise InputError(_place(model), "the program was compiled from another model file", GIVE_IT)
+    steps, compiled_for = model.time_steps, program.network.time_steps
+    if steps != compiled_for:
+        problem = f"its time steps are {steps}, and those of the program are {compiled_for}"
+        raise InputError(
+            _place(model), problem, f"Give --time-steps {compiled_for} with the model, or compile it for {steps}."
+        )
     stated = program.provenance.get("graph_sha256")
     if stated is None or stated == digest_of_structure(model):
         return ()
     if program.provenance.get("versions") == versions():
-        problem = "it was compiled from a model of the same weights, whose neurons, heads, layers or time steps differ"
-        raise InputError("MODEL", problem, GIVE_IT)
+        problem = "it was compiled from a model of the same weights, whose neurons, heads or layers differ"
+        raise InputError(_place(model), problem, GIVE_IT)
     return ("the graph of the model is not the one that the program was compiled from, by other versions of packages",)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from spikformer_deploy.accounting.operators import Account
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import write_whole
+from spikformer_deploy.counts.operations import OperationCounts
 from spikformer_deploy.report.operations import (
-    Row,
     caption,
     convention_rows,
     csv_text,
@@ -21,6 +23,7 @@ from spikformer_deploy.report.operations import (
     sources,
     split,
     table,
+    without_noise,
 )
 from spikformer_deploy.report.tables import facts_table, with_scores
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def energy_tables(counted: Counted, by_layer: bool) -> list[Table]:
-    """Facts, then a row a convention or a row a layer, then conventions without prices in their own names."""
+    """Facts, a row a convention, a row a layer where asked for, and conventions without prices in their own names."""
     counts = counted.counts
     facts = {
         "images": counts.images,
@@ -39,39 +42,38 @@ def energy_tables(counted: Counted, by_layer: bool) -> list[Table]:
         "not_understood": ", ".join(counts.not_understood) or None,
     }
     tables = [facts_table(counted.model, with_scores(facts, counted.task, {"": counted.regression}))]
-    rows = table_rows(counted, by_layer)
-    if rows and by_layer:
-        work, energies = split(rows)
+    if any(account.energy for account in counted.accounts):
+        tables.append(table("one image, estimated", convention_rows(counted.accounts)))
+    if by_layer:
+        work, energies = split(layer_rows(counts, counted.accounts))
         tables.append(table("operations of one image, by layer", work))
         tables += [table("energy of one image, by layer, estimated", group) for group in energies]
-    elif rows:
-        tables.append(table("one image, estimated", rows))
     return tables + [figures_table(account) for account in counted.accounts if account.energy is None]
 
 
-def table_rows(counted: Counted, by_layer: bool) -> list[Row]:
-    """The rows of the one table that files hold, too."""
-    return layer_rows(counted.counts, counted.accounts) if by_layer else convention_rows(counted.accounts)
-
-
 def write_tables(
-    counted: Counted, by_layer: bool, csv_file: str | Path | None = None, latex_file: str | Path | None = None
+    counts: OperationCounts,
+    accounts: Sequence[Account],
+    by_layer: bool,
+    *,
+    csv_file: str | Path | None = None,
+    latex_file: str | Path | None = None,
 ) -> None:
-    """The same rows as CSV and for LaTeX, with the conventions below it.
+    """A row a convention, or a row a layer, as CSV and for LaTeX, with the conventions below it.
 
     Raises InputError where no convention has prices: the table would be empty.
     """
-    rows = table_rows(counted, by_layer)
+    rows = layer_rows(counts, accounts) if by_layer else convention_rows(accounts)
     asked = next((path for path in (csv_file, latex_file) if path is not None), None)
-    unpriced = [account.convention for account in counted.accounts if account.energy is None]
-    if asked is not None and unpriced and not any(account.energy for account in counted.accounts):
+    unpriced = [account.convention for account in accounts if account.energy is None]
+    if asked is not None and unpriced and not any(account.energy for account in accounts):
         problem = f"{', '.join(unpriced)} has no prices, so that there is no table of energies"
         raise InputError(str(asked), problem, "Its counts are in --json; or name a convention with prices.")
     if csv_file is not None:
-        write_whole(Path(csv_file), csv_text(rows).encode())
+        write_whole(Path(csv_file), csv_text(without_noise(rows)).encode())
     if latex_file is not None:
-        label, note = "tab:energy-by-layer" if by_layer else "tab:energy", sources(counted.accounts)
-        write_whole(Path(latex_file), latex_text(rows, caption(counted.counts), label=label, note=note).encode())
+        label, note = "tab:energy-by-layer" if by_layer else "tab:energy", sources(accounts)
+        write_whole(Path(latex_file), latex_text(rows, caption(counts), label=label, note=note).encode())
 
 
 def sentences(counted: Counted) -> list[str]:

@@ -30,6 +30,9 @@ CONVENTION = "convention"
 MACS = "MACs (1/image)"
 ACS = "ACs (1/image)"
 MICROJOULE = "energy (uJ/image)"
+PRICED = (MACS, ACS, MICROJOULE)
+"""Headings of what a convention with prices says of a place."""
+UNSEEN = (None,) * len(PRICED)
 TEXTS = (PLACE, KIND, READS, CONVENTION)
 """Headings of columns that hold words."""
 
@@ -38,8 +41,11 @@ LOOKED_AT = ("convolution", "linear", "product", "pooling")
 
 MICRO_PER_MILLI = 1e3
 
-SIDE_BY_SIDE = 5
+SIDE_BY_SIDE = 2
 """Conventions in one table by layer on a terminal: more would cut names and figures."""
+
+DIGITS = 12
+"""Significant digits of a sum of floats in a file: behind them stands what adding left, 0.7226304000000001."""
 
 SHOWN = 3
 """Names of a kind that a sentence lists before it counts the others."""
@@ -73,28 +79,30 @@ def convention_rows(accounts: Sequence[Account]) -> list[Row]:
 
 
 def layer_rows(counts: OperationCounts, accounts: Sequence[Account]) -> list[Row]:
-    """A row for every place of the model, its energy by each convention that has a price, and a last row of sums.
+    """A row for every place of the model, its work and energy by each convention that has a price, and one of sums.
 
     reads     what its operands were seen to be (counts.operations.CLASSES), where they were looked at; of neurons:
               what they send
     not zero  share of the elements that it reads; of neurons: their firing rate
     """
     priced = [account for account in accounts if account.energy is not None]
-    energies = {a.convention: {p.name: _microjoule(a, p) for p in a.places} for a in priced}
+    works = {a.convention: {p.name: _work(a, p) for p in a.places} for a in priced}
     rows: list[Row] = [_operation_row(operation, counts.images) for operation in counts.operations]
     rows += [_neuron_row(record) for record in counts.neurons]
     for row in rows:
-        row |= {_energy_heading(name): by_place.get(row[PLACE]) for name, by_place in energies.items()}
+        for name, by_place in works.items():
+            row |= zip(_headings(name), by_place.get(row[PLACE], UNSEEN), strict=True)
     return [*rows, _sums(rows)]
 
 
-def _microjoule(account: Account, place: Place) -> float | None:
+def _work(account: Account, place: Place) -> tuple[float | None, ...]:
+    """The cells of a place that a convention sees, under its `_headings`."""
     energy = place_energy(account, place)
-    return None if energy is None else energy * MICRO_PER_MILLI
+    return place.work.macs, place.work.acs, None if energy is None else energy * MICRO_PER_MILLI
 
 
-def _energy_heading(convention: str) -> str:
-    return f"{convention} (uJ/image)"
+def _headings(convention: str) -> tuple[str, ...]:
+    return tuple(f"{convention} {heading}" for heading in PRICED)
 
 
 def _operation_row(operation: Operation, images: int) -> Row:
@@ -130,11 +138,12 @@ def _sums(rows: Sequence[Row]) -> Row:
 
 
 def split(rows: Sequence[Row]) -> tuple[list[Row], list[list[Row]]]:
-    """Rows of layers for a terminal: what each place is and meets, and its energies, SIDE_BY_SIDE each."""
+    """Rows of layers for a terminal: what each place is and meets, and its energies, SIDE_BY_SIDE conventions each."""
     headings = list(rows[0]) if rows else []
     energies = headings[headings.index(MET) + 1 :] if rows else []
     work = [{name: value for name, value in row.items() if name not in energies} for row in rows]
-    groups = [energies[first : first + SIDE_BY_SIDE] for first in range(0, len(energies), SIDE_BY_SIDE)]
+    size = SIDE_BY_SIDE * len(PRICED)
+    groups = [energies[first : first + size] for first in range(0, len(energies), size)]
     return work, [[{name: row[name] for name in (PLACE, *group)} for row in rows] for group in groups]
 
 
@@ -158,6 +167,11 @@ def figures_table(account: Account) -> Table:
     for name, value in account.figures.items():
         made.add_row(name, number(value))
     return made
+
+
+def without_noise(rows: Sequence[Row]) -> list[Row]:
+    """The rows with floats of DIGITS significant digits."""
+    return [{h: float(f"{v:.{DIGITS}g}") if isinstance(v, float) else v for h, v in row.items()} for row in rows]
 
 
 def csv_text(rows: Sequence[Row]) -> str:

@@ -312,8 +312,13 @@ def test_verify_refuses_a_module_of_the_same_weights_and_another_structure() -> 
     program = sd.compile(module, calibrate_on=images, time_steps=2, check=False)
     assert sd.verify(program, images, model=module, time_steps=2, backends=()).notes == ()
     module.lif = LIF(v_threshold=0.2, tau=3.0)
-    with pytest.raises(InputError, match="of the same weights, whose neurons, heads, layers or time steps differ"):
+    with pytest.raises(InputError, match=r"^Own: it .* of the same weights, whose neurons, heads or layers differ"):
         sd.verify(program, images, model=module, time_steps=2, backends=())
+    longer = Own(steps=3)
+    longer.load_state_dict(module.state_dict())
+    with pytest.raises(InputError, match=r"^Own: its time steps are 3, and those of the program are 2") as refused:
+        sd.verify(program, images, model=longer, time_steps=3, backends=())
+    assert "Give time_steps 2 " in refused.value.way_out
     provenance = {**program.provenance, "versions": {"torch": "1"}}
     of_others = replace(program, provenance=provenance)
     assert "other versions" in sd.verify(of_others, images, model=module, time_steps=2, backends=()).notes[0]
@@ -329,22 +334,23 @@ def test_verify_refuses_a_checkpoint_with_other_options(tmp_path: Path) -> None:
     program = sd.compile(file, heads=4, time_steps=4, calibrate_on=images, check=False)
     before = replace(program, provenance={k: v for k, v in program.provenance.items() if k != "graph_sha256"})
     assert sd.verify(program, images, model=file, heads=4, time_steps=4, backends=()).predictions_changed is not None
-    for options in ({"heads": 2, "time_steps": 4}, {"heads": 4, "time_steps": 2}):
-        with pytest.raises(InputError, match="of the same weights, whose neurons, heads, layers or time steps differ"):
-            sd.verify(program, images, model=file, backends=(), **options)
-    with pytest.raises(InputError, match="takes 2 time steps of 3x32x32, and the program takes 4 time steps"):
-        sd.verify(before, images, model=file, heads=4, time_steps=2, backends=())
+    with pytest.raises(InputError, match="of the same weights, whose neurons, heads or layers differ"):
+        sd.verify(program, images, model=file, backends=(), heads=2, time_steps=4)
+    for of_program in (program, before):
+        with pytest.raises(InputError, match=r"^model: its time steps are 2, and those of the program are 4"):
+            sd.verify(of_program, images, model=file, heads=4, time_steps=2, backends=())
 
 
 class Own(nn.Module):
     """A network of one's own, that makes two time steps of an image."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = 2) -> None:
         super().__init__()
+        self.steps = steps
         self.conv, self.lif, self.head = nn.Conv2d(1, 4, 3, padding=1), LIF(v_threshold=0.2), nn.Linear(4 * 64, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        currents = self.conv(x).unsqueeze(0).repeat(2, 1, 1, 1, 1)
+        currents = self.conv(x).unsqueeze(0).repeat(self.steps, 1, 1, 1, 1)
         return self.head(self.lif(currents).flatten(2)).mean(0)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.networks import random_images
 from support.programs import program_of
@@ -206,3 +207,26 @@ def test_energies_of_a_float_model_and_their_tables(tmp_path: Path) -> None:
     with pytest.raises(sd.SpikdeployError, match="has no prices"):
         alone.to_csv(tmp_path / "none.csv")
     assert not (tmp_path / "none.csv").exists()
+
+
+def test_a_loop_of_ones_own_writes_the_files_of_energy(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    images = torch.rand(5, 4)
+    with torch.no_grad(), sd.count_operations(model, time_steps=1) as counting:
+        model(images)
+    counting.to_csv(tmp_path / "all.csv")
+    counting.to_csv(tmp_path / "layers.csv", "spikformer-paper", by_layer=True)
+    counting.to_latex(tmp_path / "layers.tex", "spikformer-paper", by_layer=True)
+    every = csv.DictReader((tmp_path / "all.csv").read_text().splitlines())
+    assert {"spikformer-paper", "syops"} < {row["convention"] for row in every}
+    *places, sums = csv.DictReader((tmp_path / "layers.csv").read_text().splitlines())
+    energy = counting.energy("spikformer-paper").total.nominal * 1e3
+    assert float(sums["spikformer-paper energy (uJ/image)"]) == pytest.approx(energy, rel=1e-11)
+    # what stands beside an energy gives it: 4.6 pJ a MAC and 0.9 pJ an AC
+    for row in (place for place in places if place["spikformer-paper energy (uJ/image)"]):
+        macs, acs = (float(row[f"spikformer-paper {name} (1/image)"]) for name in ("MACs", "ACs"))
+        expected = 4.6e-6 * macs + 0.9e-6 * acs
+        assert float(row["spikformer-paper energy (uJ/image)"]) == pytest.approx(expected, rel=1e-11)
+    assert "Zhou et al. 2023" in (tmp_path / "layers.tex").read_text()
+    with pytest.raises(InputError, match="syop"):
+        counting.to_csv(tmp_path / "none.csv", "syop")

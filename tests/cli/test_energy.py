@@ -194,10 +194,12 @@ def test_by_layer_and_one_convention(command: Command, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "left out by spikformer-paper: 18 norm (" in done.out
     rows = list(csv.DictReader((tmp_path / "e.csv").read_text().splitlines()))
-    (heading,) = [name for name in rows[0] if name.startswith("spikformer-paper")]
+    (heading,) = [name for name in rows[0] if name.startswith("spikformer-paper") and "uJ" in name]
     energies = [float(row[heading] or 0) for row in rows]
     assert rows[-1]["place"] == "all"
     assert energies[-1] == pytest.approx(sum(energies[:-1]))
+    # the sums of the convention stand on the screen, before the layers
+    assert "one image, estimated" in done.out.partition("by layer")[0]
 
 
 @pytest.mark.parametrize("factory", ["jelly:single", "jelly:multi", "jelly:Looped", "snn_net:Net", "snn_net:hidden"])

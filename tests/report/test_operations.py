@@ -35,7 +35,7 @@ COUNTS = OperationCounts(
     (),
 )
 ACCOUNTS = [operators.account(COUNTS, name) for name in ("spikformer-paper", "syops", "neurobench")]
-PAPER = "spikformer-paper (uJ/image)"
+PAPER = "spikformer-paper energy (uJ/image)"
 
 
 def test_rows_of_layers() -> None:
@@ -51,8 +51,15 @@ def test_rows_of_layers() -> None:
     assert sums[PAPER] == pytest.approx(ACCOUNTS[0].energy.total.nominal * 1e3, rel=1e-12)
     # MACs where reals are read, additions elsewhere: no sum
     assert sums["synaptic operations (1/image)"] is None
+    # what a convention counts stands beside the energy that follows of it
+    assert (stem["spikformer-paper MACs (1/image)"], stem["spikformer-paper ACs (1/image)"]) == (1000, 0)
+    assert layer["spikformer-paper ACs (1/image)"] == 1560 / IMAGES
+    assert (layer["syops MACs (1/image)"], layer["syops ACs (1/image)"]) == (1000 / IMAGES, 900 / IMAGES)
+    for convention, row in zip(("spikformer-paper", "syops"), operations.convention_rows(ACCOUNTS), strict=True):
+        for heading in ("MACs (1/image)", "ACs (1/image)"):
+            assert sums[f"{convention} {heading}"] == row[heading]
     # a convention without prices has no column
-    assert [key for key in stem if key.endswith("(uJ/image)")] == [PAPER, "syops (uJ/image)"]
+    assert [key for key in stem if key.endswith("(uJ/image)")] == [PAPER, "syops energy (uJ/image)"]
 
 
 def test_rows_of_layers_in_parts_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +70,7 @@ def test_rows_of_layers_in_parts_lose_nothing(monkeypatch: pytest.MonkeyPatch) -
     for number, row in enumerate(rows):
         together = work[number]
         for group in energies:
-            assert len(group[number]) == 2
+            assert len(group[number]) == 1 + 3
             together = together | group[number]
         assert together == row
 
@@ -83,6 +90,11 @@ def test_csv_has_units_and_every_figure_in_full() -> None:
     for line, row in zip(lines, rows, strict=True):
         for text, value in zip(line, row.values(), strict=True):
             assert (float(text) == value) if isinstance(value, float) else text == ("" if value is None else str(value))
+
+
+def test_the_noise_of_sums_is_no_figure() -> None:
+    rows = [{"a": 0.7226304000000001, "b": 3925542.5500000003, "c": 2**60 + 1, "d": None, "e": "0.10000000000000001"}]
+    assert operations.without_noise(rows) == [rows[0] | {"a": 0.7226304, "b": 3925542.55}]
 
 
 def test_a_table_without_rows() -> None:
@@ -109,7 +121,8 @@ def test_latex_is_well_formed() -> None:
     cells = [re.split(r"(?<!\\)&", line.removesuffix(r" \\")) for line in lines if line.endswith(r" \\")]
     headings = cells.pop(0)
     assert len(headings) == len(columns[1])
-    assert headings[6].strip() == r"\shortstack[r]{spikformer-\\paper\\($\mu$J/image)}"
+    assert headings[6].strip() == r"\shortstack[r]{spikformer-\\paper\\MACs\\(1/image)}"
+    assert headings[8].strip() == r"\shortstack[r]{spikformer-\\paper\\energy\\($\mu$J/image)}"
     assert {len(row) for row in cells} == {len(columns[1])}
     # a row of dashes alone is left out
     assert [text_of(row[0]).strip() for row in cells] == ["stem", NAME, "lif", "all"]

@@ -77,7 +77,8 @@ def _sites(program: Program) -> tuple[Table, list[dict[str, Any]]]:
     sites = []
     table = Table(title="cores", title_justify="left")
     for column in ("site", "shape", "slices", "box", *(f"{s} words" for s in SECTIONS), "serial"):
-        table.add_column(column, justify="left" if column in ("site", "serial") else "right")
+        # nothing is cut: names that begin alike could not be told apart
+        table.add_column(column, justify="left" if column in ("site", "serial") else "right", overflow="fold")
     for index, site in enumerate(program.mapping.sites):
         chosen = program.mapping.slices_of(index)
         words = program.mapping.words[chosen].sum(0)
@@ -167,7 +168,7 @@ def _graph(file: str, loaded: Imported, about: dict[str, Any]) -> tuple[list[Tab
     }
     table = Table(title="layers", title_justify="left")
     for column in ("name", "operation", "shape", "parameters"):
-        table.add_column(column, justify="left" if column in ("name", "operation") else "right")
+        table.add_column(column, justify="left" if column in ("name", "operation") else "right", overflow="fold")
     for node in graph:
         shape = "x".join(map(str, node.shape))
         table.add_row(node.name, type(node.op).__name__, shape, f"{arrays[node.name]:,}" if arrays[node.name] else "")
@@ -212,7 +213,7 @@ def _netx(path: Path, file: str, time_steps: int | None) -> tuple[list[Table], A
     }
     table = Table(title="populations", title_justify="left")
     for column in ("name", "kind", "shape", "neurons", "weights"):
-        table.add_column(column, justify="left" if column in ("name", "kind") else "right")
+        table.add_column(column, justify="left" if column in ("name", "kind") else "right", overflow="fold")
     for p in network:
         shape = "x".join(map(str, p.shape))
         table.add_row(p.name, type(p.neuron).__name__, shape, f"{p.size:,}", f"{weights.get(p.name, 0):,}")

@@ -44,7 +44,7 @@ OF_VERIFY = ("limit", "task", "labels", "workers", "scheduler", "send_images")
 @task_option
 @labels_option
 @click.option("-o", "--output", default="report.html", show_default=True)
-@click.option("--title", help="Of the page; default: the model, by its recipe or the file of the program, and the target.")
+@click.option("--title", help="Of the page; default: the model (by its recipe, or the program's file) and the target.")
 @click.option("--model", metavar="MODEL", help="The float model: its accuracy, and spikes, beside the program's.")
 @click.option(
     "--json",

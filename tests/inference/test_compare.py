@@ -102,7 +102,9 @@ def _nowhere(*_: Any, **__: Any) -> None:
 
 
 def test_a_model_without_tokens_says_why_it_has_no_token_serial_row(own: tuple[str, ...]) -> None:
-    done = CliRunner().invoke(cli, ["compare", *own, "--targets", "loihi2,loihi1", "--input", "images.npy", "--json"])
+    done = CliRunner().invoke(
+        cli, ["compare", *own, "--targets", "loihi2,kapoho_point", "--input", "images.npy", "--json"]
+    )
     assert done.exit_code == 0, done.output
     values = json.loads(done.stdout)
     assert [row["schedule"] for row in values["targets"]] == ["spatial", "spatial"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import logging
 import os
 import sys
 import sysconfig
@@ -165,7 +166,7 @@ def _imported(factory: str, name: str) -> Any:
         sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _without_triton():
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         # a module that their module imports may be missing as well: that is raised in their code
@@ -177,6 +178,24 @@ def _imported(factory: str, name: str) -> Any:
         raise
     except BaseException as error:
         raise _raised(factory, f"importing {name} raises", error) from error
+
+
+@contextmanager
+def _without_triton() -> Iterator[None]:
+    """No word of torch's that there is no Triton: operators that spikingjelly registers look for its kernels.
+
+    That one message is left out, and everything else that is logged stays.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Triton not available")
+
+    logger = logging.getLogger("torch._library.triton")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _functions(module: Any) -> list[str]:

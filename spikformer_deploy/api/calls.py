@@ -40,6 +40,7 @@ from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import Step
 from spikformer_deploy.report.sweep import write_sweep
 from spikformer_deploy.space.axes import space_of
+from spikformer_deploy.space.budget import parse_budget, verdicts
 from spikformer_deploy.space.sweep import sweep_space
 
 if TYPE_CHECKING:
@@ -460,7 +461,8 @@ def sweep(
     limit         at most that many images; None: all
     runtime       "lava" (None) or "bare"
     arch, heads, levels, image_size, dt, allow_pickle  as of sd.load, for `models` that are paths
-    budget        what a point must keep to, as "accuracy>=best-1%, cores<200"; None: nothing
+    budget        what a point must keep to, as "accuracy>=best-1%, cores<200"; its rows then say it as "budget": "yes",
+                  "nominal" (its likely intervals go beyond) or "no"; None: nothing
     workers       that many processes of this machine; scheduler: the address of Dask's workers, tcp://HOST:PORT
     progress      called with (points done, points in all, a note)
     Raises InputError for what cannot be read, for options (OptionError, also a TypeError, for unknown ones) and for a
@@ -498,7 +500,10 @@ def sweep(
     )
     if folder is not None:
         write_sweep(swept, folder)
-    return swept.rows
+    if not swept.space.budget:
+        return swept.rows
+    kept = verdicts(swept.rows, parse_budget(swept.space.budget))
+    return [{**row, "budget": str(verdict)} for row, verdict in zip(swept.rows, kept, strict=True)]
 
 
 def _file(option: str, given: Any) -> str:

@@ -17,7 +17,11 @@ class SpikdeployError(Exception):
     """Something the user can mend: `place` says where, `problem` what and which limit, `way_out` what to do.
 
     str(error) is "<place>: <problem>" and, on a second, indented line, the way out.
+
+    notes  what else must be known, as that the weights are random: printed before the error
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, place: str, problem: str, way_out: str = "") -> None:
         self.place = place
@@ -27,8 +31,8 @@ class SpikdeployError(Exception):
         super().__init__(re.sub("\n(?!  )", " ", f"{place}: {problem}") + (f"\n  {way_out}" if way_out else ""))
 
     # else pickle would call the class with the one message, and an error in a worker process would be lost
-    def __reduce__(self) -> tuple[type[SpikdeployError], tuple[str, str, str]]:
-        return type(self), (self.place, self.problem, self.way_out)
+    def __reduce__(self) -> tuple[type[SpikdeployError], tuple[str, str, str], dict[str, tuple[str, ...]]]:
+        return type(self), (self.place, self.problem, self.way_out), {"notes": self.notes}
 
 
 class InputError(SpikdeployError):

@@ -280,9 +280,9 @@ def compare_command(model: str | None, targets: str, data: str, as_json: bool, *
         print_notes(own.notes)
     with progress_bar("compare", as_json) as progress:
         rows = compare(own or str(model), names, data, progress=progress, **options)
-    # all rows are of the same images
-    notes: list[str] = next(iter([row.pop("notes") for row in rows if "notes" in row]), [])
-    print_notes(notes)
+    # all rows are of the same model, and those with figures of the same images
+    notes = list(dict.fromkeys(note for row in rows for note in row.pop("notes")))
+    print_notes(note for note in notes if own is None or note not in own.notes)
     if as_json:
         print_json({"model": title, "targets": rows, "notes": notes})
         return

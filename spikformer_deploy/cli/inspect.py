@@ -15,16 +15,13 @@ from spikformer_deploy.converters.kinds import Kind, kind_of
 from spikformer_deploy.converters.models import Model, load
 from spikformer_deploy.converters.netx.read import read_network, stated_steps
 from spikformer_deploy.graph.ir import Neuron, Op
-from spikformer_deploy.mapping.partition import way_of
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.synapses import Conv, Readout, Window
 from spikformer_deploy.nn.zoo import stem_pooling
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.report.tables import facts_table, number, program_facts, program_table
+from spikformer_deploy.report.tables import facts_table, number, program_facts, program_table, way_in_words
 from spikformer_deploy.report.targets import target_tables
-
-ATTENTION = {"tokens": "KV first, tokens in series", "channels": "QK first, channels in series"}
 
 OF_SERIES = ("encoder", "positions", "position_neurons")
 """Fields of a configuration that models on images have no choice of."""
@@ -62,7 +59,9 @@ def _program(program: Program, file: str) -> tuple[list[Table], Any]:
     # both have tables of their own
     provenance = {k: str(v) for k, v in program.provenance.items() if k not in ("training", "mapping")}
     attention = _attention_table(program.provenance.get("mapping", {}))
-    of_layers = facts_table("bits of the synapses that reach it", {n: ", ".join(map(str, b)) for n, b in bits.items()})
+    of_layers = Table(title="bits of the synapses that reach it", title_justify="left", show_header=False)
+    for name, counts in bits.items():
+        of_layers.add_row(name, ", ".join(map(str, counts)))
     return [program_table(file, summary), table, of_layers, *attention, facts_table("provenance", provenance)], values
 
 
@@ -76,8 +75,9 @@ def _sites(program: Program) -> tuple[Table, list[dict[str, Any]]]:
     """Where the layers stand: slices, the largest box of each, and its memory by section."""
     sites = []
     table = Table(title="cores", title_justify="left")
-    for column in ("site", "shape", "slices", "box", *(f"{s} words" for s in SECTIONS), "serial"):
-        table.add_column(column, justify="left" if column in ("site", "serial") else "right")
+    for column in ("site", "shape", "slices", "box", *(f"{s}\nwords" for s in SECTIONS), "serial"):
+        # nothing is cut: names that begin alike could not be told apart
+        table.add_column(column, justify="left" if column in ("site", "serial") else "right", overflow="fold")
     for index, site in enumerate(program.mapping.sites):
         chosen = program.mapping.slices_of(index)
         words = program.mapping.words[chosen].sum(0)
@@ -99,7 +99,7 @@ def _attention_table(explained: dict[str, Any]) -> list[Table]:
     if not ways:
         return []
     chosen = ways.pop("chosen")
-    title = f"attention: {_way(chosen)} is chosen by the objective '{explained['objective']}'"
+    title = f"attention: {way_in_words(chosen)} is chosen by the objective '{explained['objective']}'"
     table = Table(title=title, title_justify="left")
     # nominal values, without links before placement; of the energy what depends on the cut or the way
     energy = "power, messages, sweeps, uJ"
@@ -110,16 +110,8 @@ def _attention_table(explained: dict[str, Any]) -> list[Table]:
         # a way that was refused has no figures, but says why
         numbers = [number(way[key]) if key in way else "-" for key in keys]
         remarks = ["chosen"] * (name == chosen) + ["with links"] * ("placed" in way)
-        table.add_row(_way(name), *numbers, way.get("refused", ", ".join(remarks)))
+        table.add_row(way_in_words(name), *numbers, way.get("refused", ", ".join(remarks)))
     return [table]
-
-
-def _way(name: str) -> str:
-    """A way to serialise attentions, for a person."""
-    way = way_of(name)
-    assert way is not None
-    copies = f", up to {way.copies} copies of the counters" if way.copies > 1 else ""
-    return ATTENTION[way.serial] + copies
 
 
 def inspect_model(file: str, loaded: Model) -> tuple[list[Table], Any]:
@@ -167,7 +159,7 @@ def _graph(file: str, loaded: Imported, about: dict[str, Any]) -> tuple[list[Tab
     }
     table = Table(title="layers", title_justify="left")
     for column in ("name", "operation", "shape", "parameters"):
-        table.add_column(column, justify="left" if column in ("name", "operation") else "right")
+        table.add_column(column, justify="left" if column in ("name", "operation") else "right", overflow="fold")
     for node in graph:
         shape = "x".join(map(str, node.shape))
         table.add_row(node.name, type(node.op).__name__, shape, f"{arrays[node.name]:,}" if arrays[node.name] else "")
@@ -212,7 +204,7 @@ def _netx(path: Path, file: str, time_steps: int | None) -> tuple[list[Table], A
     }
     table = Table(title="populations", title_justify="left")
     for column in ("name", "kind", "shape", "neurons", "weights"):
-        table.add_column(column, justify="left" if column in ("name", "kind") else "right")
+        table.add_column(column, justify="left" if column in ("name", "kind") else "right", overflow="fold")
     for p in network:
         shape = "x".join(map(str, p.shape))
         table.add_row(p.name, type(p.neuron).__name__, shape, f"{p.size:,}", f"{weights.get(p.name, 0):,}")

@@ -80,6 +80,7 @@ def _code() -> int:
             sys.stdout.flush()
         return code
     except SpikdeployError as error:
+        print_notes(error.notes)
         print_error_line(f"error: {error}")
         return BAD_INPUT
     except click.ClickException as error:

@@ -44,7 +44,7 @@ OF_VERIFY = ("limit", "task", "labels", "workers", "scheduler", "send_images")
 @task_option
 @labels_option
 @click.option("-o", "--output", default="report.html", show_default=True)
-@click.option("--title", help="Of the page; default: model and target.")
+@click.option("--title", help="Of the page; default: the model (by its recipe, or the program's file) and the target.")
 @click.option("--model", metavar="MODEL", help="The float model: its accuracy, and spikes, beside the program's.")
 @click.option(
     "--json",
@@ -100,7 +100,7 @@ def report_command(
     # it refuses what cannot leave early, before all steps run
     early = None if early_exit is None else early_run_of(program, data, early_exit, quiet, **of_run)
     result = run_of(program, data, quiet, **of_run)
-    values = report_data(result, title=title, verdict=verdict, early=early)
+    values = report_data(result, title=title, file=program, verdict=verdict, early=early)
     write_page(values, path)
     written = write_files(values, folders)
     if timeline:

@@ -43,9 +43,9 @@ def compare(
     """A row a target and schedule: both names, and figures or `refused`, the reason why the model cannot run there.
 
     Figures are those of the JSON of a run, under one runtime: NAME_likely is the likely interval of NAME, and the
-    energy is that of the convention "profile" with its boundaries.  Such rows have `notes` on the model and the
-    images, too.
-    Models with attention are mapped both ways, spatial and token-serial.
+    energy is that of the convention "profile" with its boundaries.  All rows have `notes` on the model, and those with
+    figures on the images, too.
+    Models whose attention has tokens are mapped both ways, spatial and token-serial; of others a note says why not.
 
     labels  a file of the classes of the images (see data/labels.py)
     objective, runtime, calibrate_on, loading  as pipeline.stages.compile_model
@@ -61,21 +61,32 @@ def compare(
     fronts: dict[CoreLimits, Front | QuantizeError] = {}
     pairs = list(product(targets, SCHEDULES))
     made: dict[tuple[str, str], Program | MappingError | QuantizeError] = {}
+    no_such_way: dict[str, str] = {}
     for done, (target, schedule) in enumerate(pairs):
         progress(done, len(pairs), f"{target}, {schedule}")
         profile = profiles[target]
         if profile.limits not in fronts:
             fronts[profile.limits] = _front(graph, sample, profile)
         found = _mapped(fronts[profile.limits], profile, objective, runtime, schedule)
-        if found is not None:
+        if isinstance(found, str):
+            no_such_way[target] = f"no {schedule} rows: {found}"
+        else:
             made[target, schedule] = found
     programs = {pair: program for pair, program in made.items() if isinstance(program, Program)}
     runs = _runs(programs, data, limit, labels, runtime)
-    of_model = {target: _notes(fronts[profile.limits]) for target, profile in profiles.items()}
+    of_model = {
+        target: (*_notes(fronts[profile.limits], loaded), *filter(None, [no_such_way.get(target)]))
+        for target, profile in profiles.items()
+    }
     rows = [
         {"target": target, "schedule": schedule, **_figures(runs[target, schedule], of_model[target])}
         if (target, schedule) in runs
-        else {"target": target, "schedule": schedule, "refused": str(made[target, schedule])}
+        else {
+            "target": target,
+            "schedule": schedule,
+            "refused": str(made[target, schedule]),
+            "notes": list(of_model[target]),
+        }
         for target, schedule in made
     ]
     return rows
@@ -93,8 +104,8 @@ def _front(graph: Graph, sample: Sample, profile: Profile) -> Front | QuantizeEr
 
 def _mapped(
     front: Front | QuantizeError, profile: Profile, objective: str, runtime: str, schedule: str
-) -> Program | MappingError | QuantizeError | None:
-    """The program, or why there is none; None of a schedule that the network cannot have on any target."""
+) -> Program | MappingError | QuantizeError | str:
+    """The program, or why there is none; in words of a schedule that the network cannot have on any target."""
     if isinstance(front, QuantizeError):
         return front
     try:
@@ -103,7 +114,7 @@ def _mapped(
         return error
     except InputError as error:
         if error.place == "--schedule":  # no attention, no tokens
-            return None
+            return error.problem
         raise
 
 
@@ -128,9 +139,9 @@ def _runs(
     return runs
 
 
-def _notes(front: Front | QuantizeError) -> tuple[str, ...]:
-    """What a user must know of the model and of what it was calibrated on."""
-    return () if isinstance(front, QuantizeError) else front.notes
+def _notes(front: Front | QuantizeError, loaded: Model) -> tuple[str, ...]:
+    """What a user must know of the model and, where it has integers, of what it was calibrated on."""
+    return loaded.notes if isinstance(front, QuantizeError) else front.notes
 
 
 def _figures(found: Run, of_model: tuple[str, ...]) -> dict[str, Any]:

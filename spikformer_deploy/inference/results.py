@@ -200,6 +200,7 @@ def _time(times: StepTimes, spread: Spread, program: Program) -> dict[str, Any]:
     return {
         "model": times.model,
         "images": times.step_ns.shape[1],
+        "depth": times.depth,
         **_figures(times, spread),
         "bound": times.bound,
         "busiest_core": times.busiest_core,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
-from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.errors import InputError, OverflowDetected
 from spikformer_deploy.base.options import named
 from spikformer_deploy.counts.events import Events, count, geometry
 from spikformer_deploy.data import arrays
@@ -78,8 +78,8 @@ class After:
             "accumulators": self.accumulators.tolist(),
             "margin": self.margin,
             "output_spikes": {name: int(np.count_nonzero(values)) for name, values in self.spikes.items()},
-            "synaptic_ops": int(self.events.synops_by_step[0]),
-            "synaptic_ops_so_far": self.synaptic_ops,
+            "synaptic_ops": self.synaptic_ops,
+            "synaptic_ops_of_step": int(self.events.synops_by_step[0]),
         }
 
 
@@ -126,8 +126,8 @@ class Stream:
 
         frame  (C, Y, X), (Y, X) of one channel or (Y, X, C): an array, a tensor or an image of Pillow; pixels as the
                program takes them in whole numbers or, where they tell, pixels / 255 or normalised as the model's
-        Raises InputError for other frames, OverflowDetected where a state leaves its bits; the stream then stands where
-        it stood before.
+        Raises InputError for other frames, OverflowDetected where a state leaves its bits, as it may in the end without
+        a reset; the stream then stands where it stood before.
         """
         pixels = self._pixels(frame)
         done = self._done + 1
@@ -136,8 +136,11 @@ class Stream:
             execution = self._stepper.step(pixels, self._seen)
             accumulators, logits = self._results(execution.accumulators[0], done)
             events = count(self._geometry, execution)
-        except BaseException:  # an interruption too
+        except BaseException as error:  # an interruption too
             self._stepper.states = before
+            steps = self.program.network.time_steps
+            if isinstance(error, OverflowDetected) and done > steps:
+                raise OverflowDetected(error.place, error.problem, _reset_after(steps, done)) from None
             raise
         self._done = done
         self._operations += int(events.synops_by_step[0])
@@ -221,6 +224,12 @@ class Stream:
         check_state(network, network.output, int(np.abs(accumulators).max(initial=0)))
         scale = np.repeat(head.scale * (network.time_steps / done), wide)
         return accumulators, accumulators * scale
+
+
+def _reset_after(steps: int, done: int) -> str:
+    """The way out where a state left its bits in frame `done` after a reset, of a program of fewer `steps`."""
+    held = f"the ranges of this program are proven or observed for {steps} frames after a reset"
+    return f"Call reset() in time, or give --reset-every {steps}: {held}, and this was frame {done}."
 
 
 def _margin(accumulators: Int) -> int | None:

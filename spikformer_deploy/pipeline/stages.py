@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from spikformer_deploy.base.errors import InputError, printable
+from spikformer_deploy.base.errors import InputError, MappingError, printable
 from spikformer_deploy.base.files import check_folder_output, write_whole, writing
 from spikformer_deploy.base.values import digest
 from spikformer_deploy.base.words import check_positive, check_word
@@ -113,7 +113,7 @@ def compile_model(
     dump_ir       a folder that gets each stage as text
     report        called after every stage
     loading       arch, heads, levels, time_steps, dt, allow_pickle: see converters.models.load
-    Raises the errors of base/errors.py, each naming the place, the limit and the way out.
+    Raises the errors of base/errors.py, each naming the place, the limit and the way out; a MappingError has the notes.
     """
     start = time.monotonic()
     check_word("--rounding", rounding, ROUNDINGS)
@@ -139,7 +139,12 @@ def compile_model(
         check_labels(place, loaded.labels, prod(graph.nodes[-1].shape))
         front = quantized(graph, sample, profile, settings, rounding, run)
         front = replace(front, notes=(*front.notes, *notes))
-    program = mapped(front, profile, objective, runtime, schedule, run)
+    try:
+        program = mapped(front, profile, objective, runtime, schedule, run)
+    except MappingError as error:
+        # what a program of it would have said: whether it fits may follow from rates of weights that are random
+        error.notes = front.notes
+        raise
     return Compiled(program, front.graph, front.notes, time.monotonic() - start, run.seconds, front.rates)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,12 +52,14 @@ def report_data(
     float_accuracy: float | None = None,
     *,
     title: str | None = None,
+    file: str | None = None,
     verdict: Verdict | None = None,
     early: ExitRun | None = None,
 ) -> dict[str, Any]:
     """All content of the report of `run`; means are over its images.
 
     title    in place of model and target
+    file     of the program: what a model is called whose program holds no recipe
     verdict  of the same images with the float model: its accuracy, and the share of equal spikes of each layer
     early    of the same images with early exit, beside `run`, which has all steps
     """
@@ -65,7 +68,7 @@ def report_data(
     program = run.program
     described = {"description": program.profile.description, "state_bits": program.network.state_bits}
     return {
-        "title": title or f"{_model_name(run)} on {program.profile.name}",
+        "title": title or f"{_model_name(run, file)} on {program.profile.name}",
         "estimate": True,
         "program": {**program_facts(program), **described},
         "accuracy": {
@@ -115,12 +118,12 @@ def _notes(run: Run) -> tuple[str, ...]:
     return notes(run.program.network, run.events, run.energies, run.cycle or run.times, run.cycle and run.times)
 
 
-def _model_name(run: Run) -> str:
-    """Family and size from the recipe, where the program has one."""
+def _model_name(run: Run, file: str | None) -> str:
+    """Family and size from the recipe, where the program has one; else its file, whatever the network may be."""
     recipe = run.program.provenance.get("training", {}).get("recipe", {})
     model = recipe.get("model", {})
     if not model:
-        return "A Spikformer"
+        return Path(file).stem if file else "A spiking network"
     return f"Spikformer {str(model.get('family')).upper()}-{model.get('depth')}-{model.get('dim')}"
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from spikformer_deploy.accounting.figures import by_boundary, interval, largest, rounded, time_figures
 from spikformer_deploy.accounting.layers import layers
 from spikformer_deploy.accounting.uncertainty import Range
+from spikformer_deploy.mapping.partition import way_of
 from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.network import graded_spikes
 from spikformer_deploy.network.neurons import Accumulator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from spikformer_deploy.pipeline.program import Program
     from spikformer_deploy.timing.times import StepTimes
 
+ATTENTION = {"tokens": "KV first, tokens in series", "channels": "QK first, channels in series"}
 REGRESSION = "regression"
 """The task of a run whose results are no classes."""
 NO_TARGETS = "none: the inputs come without targets"
@@ -108,9 +110,19 @@ def program_table(title: str, values: dict[str, Any]) -> Table:
         "execution of the integers": exact,
         "rounding to these integers": "none: exact" if rounding["exact"] else error,
     }
+    if values["attention"] is not None:
+        values["attention"] = way_in_words(values["attention"])
     at = list(values).index("readout")
     rows = list(values.items())
     return facts_table(title, dict([*rows[:at], *words.items(), *rows[at:]]))
+
+
+def way_in_words(name: str) -> str:
+    """A way to serialise attentions, as "tokens x 32" of a program, for a person."""
+    way = way_of(name)
+    assert way is not None
+    copies = f", up to {way.copies} copies of the counters" if way.copies > 1 else ""
+    return ATTENTION[way.serial] + copies
 
 
 def run_tables(result: Run) -> list[Table]:
@@ -124,6 +136,7 @@ def run_tables(result: Run) -> list[Table]:
     timing = result.timing
     if timing is None:
         return [facts, _layer_table(result), _energy_table(result)]
+    facts.add_row("depth: layers that a spike passes", number(timing.finest.depth))
     if timing.cycle is not None:
         facts.add_row("cycle / estimate, a step", number(values["time"]["ratio"]))
     return [facts, _time_table(result), _layer_table(result), _energy_table(result), _basis_table(result, timing)]

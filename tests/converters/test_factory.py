@@ -1,5 +1,6 @@
 """A model of one's own: the function that makes it, its arguments, its weights, and what is told of its images."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(sys.modules) - before:
         if name.partition(".")[0] in ("net", "broken", "script", "missing_part", "wrong_syntax"):
             del sys.modules[name]
+
+
+def test_only_the_word_on_triton_is_left_out_of_what_an_import_logs(folder: Path) -> None:
+    logger = logging.getLogger("torch._library.triton")
+    words: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: words.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    lines = ["import logging", "log = logging.getLogger('torch._library.triton').warning"]
+    lines += ["log('Triton not available, x')", "log('other')", NET]
+    (folder / "net.py").write_text("\n".join(lines))
+    make("net:build")
+    logger.warning("Triton not available, y")
+    logger.removeHandler(handler)
+    assert words == ["other", "Triton not available, y"]
 
 
 # --- the function and its arguments ---------------------------------------------------------------------------------

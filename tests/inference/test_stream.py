@@ -166,11 +166,28 @@ def test_a_step_that_overflows_in_the_head_is_not_taken() -> None:
     for _ in range(network.time_steps):
         stream.step(frame)
     before = stream.state()
-    with pytest.raises(OverflowDetected):
+    with pytest.raises(OverflowDetected, match=f"(?s)24 bits.*reset.*--reset-every {network.time_steps}:.*frame 5"):
         stream.step(frame)
     after = stream.state()
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_an_overflow_within_a_whole_run_is_one_of_calibration() -> None:
+    program = program_of("digits-v2")
+    stream = Stream(replace(program, network=replace(program.network, state_bits=6)))
+    with pytest.raises(OverflowDetected, match="Calibrate on images like these"):
+        stream.step(np.full((16, 16), 8, np.uint8))
+
+
+def test_operations_are_those_since_the_last_reset_in_a_line_too() -> None:
+    stream = Stream(program_of("digits-v2"))
+    lines = [stream.step(np.full((16, 16), 8, np.uint8)).to_dict() for _ in range(3)]
+    of_steps = np.cumsum([line["synaptic_ops_of_step"] for line in lines])
+    assert [line["synaptic_ops"] for line in lines] == of_steps.tolist()
+    stream.reset()
+    first = stream.step(np.full((16, 16), 8, np.uint8)).to_dict()
+    assert first["synaptic_ops"] == first["synaptic_ops_of_step"] > 0
 
 
 def test_a_state_in_a_damaged_file_is_refused(tmp_path: Path) -> None:

@@ -61,6 +61,19 @@ def result() -> Run:
     return run_of(random_network(4, blocks=2))
 
 
+def test_a_model_without_a_recipe_is_called_by_its_file(result: Run) -> None:
+    target = result.program.profile.name
+    assert report_data(result)["title"] == f"A spiking network on {target}"
+    assert report_data(result, file="models/sdt1.spk")["title"] == f"sdt1 on {target}"
+    assert report_data(result, title="Mine", file="models/sdt1.spk")["title"] == "Mine"
+
+
+def test_the_depth_is_beside_the_latency_that_follows_from_it(result: Run) -> None:
+    time = result.to_dict()["time"]
+    steps = result.program.network.time_steps + time["depth"] - 1
+    assert time["latency_us"] == pytest.approx(steps * time["step_us_mean"], rel=1e-12)
+
+
 def test_the_page_is_whole_and_offline(result: Run, tmp_path: Path) -> None:
     write_report(result, tmp_path / "report.html", 0.99)
     page = (tmp_path / "report.html").read_text()

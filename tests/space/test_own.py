@@ -257,6 +257,7 @@ def test_a_module_is_swept_as_it_is_compiled(tiny: Tiny) -> None:
     run = sd.run(sd.compile(tiny, weight_bits=3), "digits", limit=4)
     expected = run.to_dict()
     assert (row["model"], row["time_steps"]) == ("Tiny", 2)
+    assert "budget" not in row
     assert {name: row[name] for name in expected if name not in NOT_IN_A_ROW} == {
         name: value for name, value in json.loads(json.dumps(expected)).items() if name not in NOT_IN_A_ROW
     }
@@ -279,8 +280,9 @@ def test_what_time_steps_cannot_vary_is_swept_by_names(tiny: Tiny, tmp_path: Pat
 
 
 def test_time_steps_of_a_module_and_of_a_loaded_model(tiny: Tiny) -> None:
-    rows = sd.sweep(tiny, "digits", limit=4, time_steps=(2, 3))
+    rows = sd.sweep(tiny, "digits", limit=4, time_steps=(2, 3), budget="cores<1000")
     assert "refused" not in rows[0]
+    assert [row["budget"] for row in rows] == ["yes", "no"], "what is refused keeps to nothing"
     assert rows[1]["refused"].startswith("Tiny: it is made for 2 time steps, and not for 3 (")
     assert "Give a module for each number of steps, by names of yours: {'Tiny T=2': " in rows[1]["refused"]
     loaded = of_module("it", tiny).model(None)

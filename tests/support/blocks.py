@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ("spikdeploy", "python", "make", "pip", "torchrun", "dask", "srun", "cd", "eval", "jupytext")
 """A line that begins with one of these is typed into a shell; other lines of such a block are output."""
+FILE = re.compile(r"# (\w+\.(?:py|toml))\n")
 EXCUSE = re.compile(r"<!-- not run: (\S.*?) -->\s*", re.DOTALL)
 
 
@@ -29,7 +30,7 @@ class Block(NamedTuple):
     @property
     def file(self) -> str | None:
         """The file that a reader makes of it, which its first line names."""
-        named = re.match(r"# (\w+\.py)\n", self.text)
+        named = FILE.match(self.text)
         return named and named.group(1)
 
     @property
@@ -58,9 +59,11 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def _kind(token: Token) -> str | None:
-    """`python` or `shell`; None for what is no code: output, formulas, files."""
+    """`python`, `shell`, or `toml` of a recipe that a command takes; None for what is no code: output, formulas."""
     if token.type == "fence" and token.info.strip() == "python":
         return "python"
+    if token.info.strip() == "toml" and FILE.match(token.content):
+        return "toml"
     if token.content.startswith(("import ", "from ")):
         return "python"
     first = token.content.split(maxsplit=1)[:1]

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,7 @@ from spikformer_deploy.nn.spikformer_v2 import SpikformerV2
 from spikformer_deploy.nn.zoo import build, named
 from spikformer_deploy.pipeline.stages import compile_model
 from spikformer_deploy.training import fit
+from spikformer_deploy.training import recipe as recipes
 from spikformer_deploy.training.augment import augmented, moved
 from spikformer_deploy.training.data import Feed, Labelled, epoch, normalised, read_test, read_training
 from spikformer_deploy.training.distributed import World
@@ -32,7 +35,7 @@ from spikformer_deploy.training.mix import mixed, soft_labels
 from spikformer_deploy.training.pretrain import pretrain, visible_patches
 from spikformer_deploy.training.qat import plain_weights, round_weights
 from spikformer_deploy.training.randaugment import OPERATIONS, randaugment
-from spikformer_deploy.training.recipe import Augment, Data, Mask, Optimiser, read_recipe
+from spikformer_deploy.training.recipe import Augment, Data, Mask, Optimiser, Recipe, read_recipe
 from spikformer_deploy.training.schedule import parameter_groups
 from spikformer_deploy.training.supervised import accuracy, model_config, train
 
@@ -267,10 +270,22 @@ def test_a_bad_recipe_is_named(tmp_path: Path, old: str, new: str, message: str)
         read_recipe(tmp_path / "bad.toml")
 
 
+def test_the_document_has_every_field_of_a_recipe_and_its_default() -> None:
+    page = (EXAMPLES.parent / "docs" / "training.md").read_text().split("## Fields of a recipe")[1].split("\n## ")[0]
+    written = dict(re.findall(r"^\| `([\w.]+)` \| `?(.+?)`? \|", page, re.M))
+    known = {}
+    for part in attrs.fields(Recipe):
+        inner = getattr(recipes, part.name.capitalize(), None)
+        for field in attrs.fields(inner) if inner else (part,):
+            value = {"": '""', (): "[]", attrs.NOTHING: "needed"}.get(field.default, str(field.default).lower())
+            known[f"{part.name}.{field.name}" if inner else part.name] = value
+    assert written == known
+
+
 def test_the_recipes_of_the_examples_are_in_order() -> None:
-    recipes = [path for path in EXAMPLES.glob("*.toml") if "[optimiser]" in path.read_text()]
-    assert len(recipes) >= 11
-    for path in recipes:
+    found = [path for path in EXAMPLES.glob("*.toml") if "[optimiser]" in path.read_text()]
+    assert len(found) >= 11
+    for path in found:
         recipe = read_recipe(path)
         with torch.device("meta"):
             module = build(model_config(recipe, 10))

@@ -214,7 +214,7 @@ def _most_traffic(network: Network, mapping: Mapping) -> Nets:
     nets = nets_of(network, whole, mapping.boxes, {})
     often = np.array([len(network.into(s.population)) if s.kind == "partial" else 1 for s in mapping.sites])
     times = often[mapping.boxes[nets.source, SITE]]
-    return Nets(*(np.repeat(values, times) for values in (nets.source, nets.target, nets.messages)))
+    return Nets(np.repeat(nets.source, times), np.repeat(nets.target, times), np.repeat(nets.messages, times))
 
 
 def _check_metrics(stated: dict[str, float], most: dict[str, float]) -> None:

@@ -65,7 +65,7 @@ def bounds(name: str, target: str) -> dict[str, float]:
     assert way is not None
     choices, _ = cuts_of(network, sites_of(network, profile.core, way.serial, copies=way.copies), profile, rates)
     work = sum(float((cuts.work * cuts.cores).min()) for cuts in choices if not cuts.in_turn)
-    ways = [tried for name in found if (tried := way_of(name)) is not None]
+    ways = [tried for name, choice in found.items() if isinstance(choice, Choice) and (tried := way_of(name))]
     least = {tried.name: even(network, profile, rates, tried, mapping.chips) for tried in ways}
     best = min(least, key=least.__getitem__)
     return {

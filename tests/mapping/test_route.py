@@ -78,10 +78,10 @@ def test_windows_beside_a_split_fan_in_are_expected_where_they_are_counted(narro
         assert counted.synops[0, 0, slices].max() <= synops[0]
         assert counted.messages_in[0, 0, slices].max() <= messages[0]
     (stream,) = (p for p in network if p.name == "stream")
-    assert sum(most_windows(network, site, narrow) for site in mapping.sites) == stream.size
+    assert sum(windows_at(network, site) for site in mapping.sites) == stream.size
 
 
-def most_windows(network: Network, site: Site, channels: int) -> int:
+def windows_at(network: Network, site: Site) -> int:
     """Synaptic operations that windows are expected to bring to a site whose box is the whole site."""
     if site.population != "target":
         return 0

@@ -6,6 +6,7 @@ For mappings that come from files, and for what compile itself has made.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from spikformer_deploy.chips.loihi.memory import box_words, token_wise
 from spikformer_deploy.chips.loihi.rules import first_violation, fits
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.mapping.partition import COPIES, SCHEDULES, SERIALS, check_answers, sites_of
-from spikformer_deploy.mapping.route import destinations, metrics, nets_of
+from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
 from spikformer_deploy.network.mapping import BOX, SECTIONS, SITE, Mapping, Site, edges_of, sizes_of
 from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import Levels, needs_microcode
@@ -193,13 +194,27 @@ def _check_traffic(mapping: Mapping, network: Network, profile: Profile) -> None
 
     The rates that they come from are not in the program; what they count is linear in the rates.
     """
-    most = nets_of(network, mapping.sites, mapping.boxes, {})  # without a rate a neuron fires in every step
+    most = _most_traffic(network, mapping)
     least = nets_of(network, mapping.sites, mapping.boxes, {population.name: 0.0 for population in network})
     slices = len(mapping.boxes)
     stated = mapping.words[:, AXONS]
     if (stated < destinations(least, slices)).any() or (stated > destinations(most, slices)).any():
         raise MappingError("mapping", "its words of axon memory are not those of the cores that it sends to")
     _check_metrics(mapping.metrics, metrics(most, mapping.cores, profile))
+
+
+def _most_traffic(network: Network, mapping: Mapping) -> Nets:
+    """The nets of neurons that all fire in every step, as any version has counted them.
+
+    Where a fan-in is split, programs of before have the windows beside it at each of its parts, and the sums of the
+    parts once for each projection into the neurons.
+    """
+    whole = tuple(replace(site, part=(0, LARGEST_SITE)) if site.part[1] else site for site in mapping.sites)
+    # without a rate a neuron fires in every step
+    nets = nets_of(network, whole, mapping.boxes, {})
+    often = np.array([len(network.into(s.population)) if s.kind == "partial" else 1 for s in mapping.sites])
+    times = often[mapping.boxes[nets.source, SITE]]
+    return Nets(np.repeat(nets.source, times), np.repeat(nets.target, times), np.repeat(nets.messages, times))
 
 
 def _check_metrics(stated: dict[str, float], most: dict[str, float]) -> None:

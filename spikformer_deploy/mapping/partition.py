@@ -336,10 +336,15 @@ def _received(
             return rate * taps * box.neurons, _positions(rate * (end - first) * met, box, rows, columns, source.shape)
         case Window() as window:
             rows, columns = axes_of(window, source.shape)
-            synops = rate * rows.kernel * columns.kernel * box.neurons
-            return synops, _positions(rate * box.channels, box, rows, columns, source.shape)
+            # where a fan-in is split, a part has the windows of its own channels, however many the box has
+            first, end = site.channels(source.shape[0])
+            channels = np.minimum(box.channels, end - first)
+            synops = rate * rows.kernel * columns.kernel * channels * box.positions
+            return synops, _positions(rate * channels, box, rows, columns, source.shape)
         case Readout():
-            return rate * source.size * box.channels, np.full(len(box.channels), rate * source.size)
+            first, end = site.channels(source.shape[0])
+            spikes = rate * (end - first) * source.shape[1] * source.shape[2]
+            return spikes * box.channels, np.full(len(box.channels), spikes)
         case Attention():
             return _answers(projection, heads_of(network, projection), box, rates, serial)
         case DualSpike():

@@ -88,10 +88,12 @@ def nets_of(network: Network, sites: tuple[Site, ...], boxes: Int, rates: dict[s
                 alike = _from_the_same(network, projection)
                 parts.append(_ordinary(shape, alike, sources[0], target, sites[receiver], sent[0]))
                 for index in _sites_of(sites, "partial", projection.target):
-                    part = slices[index]
-                    parts.append(_ordinary(shape, alike, sources[0], part, sites[index], sent[0]))
-                    # a partial sum goes on to the neuron of the same place, in every step
-                    parts.append(_overlapping(part, target, target.first, target.end, 1.0))
+                    parts.append(_ordinary(shape, alike, sources[0], slices[index], sites[index], sent[0]))
+    for part, site in zip(slices, sites, strict=True):
+        if site.kind == "partial":
+            # a partial sum goes on to the neuron of the same place, in every step
+            target = slices[site_of["population", site.population]]
+            parts.append(_overlapping(part, target, target.first, target.end, 1.0))
     return replace(_joined(parts), middles=_middles(sites, boxes))
 
 
@@ -170,10 +172,10 @@ def _seen(shape: Shape, synapse: Conv | Window | Readout, target: _Slices, site:
     low = np.empty_like(target.first)
     high = np.empty_like(target.end)
     low[:, CHANNEL], high[:, CHANNEL] = channels_read(synapse, shape, target.first[:, CHANNEL], target.end[:, CHANNEL])
-    if isinstance(synapse, Conv):  # of which a fan-in that is split has some in each part
-        first, end = site.channels(shape[CHANNEL])
-        low[:, CHANNEL] = np.maximum(low[:, CHANNEL], first)
-        high[:, CHANNEL] = np.minimum(high[:, CHANNEL], end)
+    # a fan-in that is split has some channels in each part
+    first, end = site.channels(shape[CHANNEL])
+    low[:, CHANNEL] = np.maximum(low[:, CHANNEL], first)
+    high[:, CHANNEL] = np.minimum(high[:, CHANNEL], end)
     rows, columns = axes_of(synapse, shape)
     low[:, ROW], high[:, ROW] = read_by(target.first[:, ROW], target.end[:, ROW], rows)
     low[:, COLUMN], high[:, COLUMN] = read_by(target.first[:, COLUMN], target.end[:, COLUMN], columns)

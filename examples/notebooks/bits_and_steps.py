@@ -29,7 +29,8 @@ for row in rows:
 # The smallest that keeps 95 % of these images. They choose the setting: the number to publish comes from others.
 
 # %%
-best = min((row for row in rows if row["accuracy"] > 0.95), key=lambda row: row["memory_words"])
+good = [row for row in rows if "refused" not in row and row["accuracy"] > 0.95]
+best = min(good, key=lambda row: row["memory_words"])
 program = sd.compile("digits-v1", weight_bits=best["weight_bits"], time_steps=best["time_steps"])
 program
 

@@ -121,7 +121,8 @@ def _target(energies: dict[str, Energy]) -> Iterator[str]:
         return
     yield (
         "Times and energies on the target are estimates from a profile, not measurements; docs/silicon.md says how "
-        "such estimates did beside networks that others measured: times better than energies."
+        "such estimates did beside networks that others measured: times better than energies, of which none of Loihi 2 "
+        "is confirmed."
     )
     # the nominal corner comes first
     energy = corners[0]

@@ -55,7 +55,8 @@ def _expand(call: Call) -> Value:
             shape = ", ".join(map(axes.show_size, call.shape))
             raise call.refuse(
                 f"a repetition of {axes.show(value.dims)} to ({shape}) is no time axis of {call.builder.time_steps}",
-                "Give the number of time steps that the model was built with (--time-steps), or build it with this.",
+                "Give the number of time steps that the model was built with (--time-steps), or build it with this "
+                "(--arg T=..., where your function has such an argument).",
             )
         else:
             dims.append(axis("T", extent))

@@ -92,7 +92,9 @@ class Run:
             low, high = step.likely
             facts["step"] = f"{step.nominal:.3g} us, likely {low:.3g} to {high:.3g} (estimate)"
         for energy in self.energies:
-            facts[energy.convention] = f"{energy.total.nominal:.4g} mJ an image"
+            low, high = energy.total.likely
+            likely = f", likely {low:.3g} to {high:.3g}" if high > low else ""
+            facts[energy.convention] = f"{energy.total.nominal:.4g} mJ an image{likely}, within {energy.scope}"
         facts["ran"] = f"{self.backend} ({self.kernels}) in {self.seconds:.3g} s"
         return facts
 

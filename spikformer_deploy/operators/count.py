@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from spikformer_deploy.accounting.operators import energy
 from spikformer_deploy.accounting.uncertainty import Energy
@@ -85,10 +87,12 @@ def count_operations(model: nn.Module, time_steps: int | None = None, images: in
                 ran between two resets
     images      that went through the model, all passes together.  Without it: the batch of the neurons where the input
                 leads with time, else the leading dimension of the model's first argument
+    Warns where batch normalisation is in training mode: then spikes are others than those of the trained model.
     Raises InputError for a model that is compiled or scripted (its operators do not run one by one), for what is no
     module, and for numbers below 1.
     """
     _check(model)
+    _warn_of_training(model)
     for name, number in (("time_steps", time_steps), ("images", images)):
         if number is not None and not (type(number) is int and number >= 1):
             raise InputError(
@@ -124,6 +128,17 @@ def _hooks(mode: CountingMode, path: str, module: nn.Module) -> list[Any]:
         module.register_forward_pre_hook(enter, with_kwargs=True),
         module.register_forward_hook(leave, always_call=True),
     ]
+
+
+def _warn_of_training(model: nn.Module) -> None:
+    """Warn where the statistics of a batch, and not those that were learnt, decide what fires."""
+    learning = [path for path, module in model.named_modules() if isinstance(module, _BatchNorm) and module.training]
+    if learning:
+        warnings.warn(
+            f"{learning[0]} is in training mode and takes the statistics of each batch, so that other neurons fire "
+            "than in the trained model: for its figures call model.eval() first",
+            stacklevel=4,
+        )
 
 
 def _check(model: nn.Module) -> None:

@@ -73,8 +73,9 @@ arrives in the next, so that in its step s the layer at level l works on time st
 
 In the instructions that Intel's Loihi 2 technology brief of 2021 names, one a line: a specification, not a binary. `a`
 is what arrived in the time step of the chip, added up; of a `max`, which must not add, `a0`, `a1`, ... are what arrived
-from each position of its window, each in a sum of its own (the memory counts a word for each). `v` is the potential,
-`sub_step` counts the time steps of the chip within one of the network.
+from each position of its window, each in a sum of its own (the memory counts a word for each). Positions beyond the
+border are left out, and are no zeros: a neuron there compares those that it has. `v` is the potential, `sub_step`
+counts the time steps of the chip within one of the network.
 
 {microcode}
 
@@ -131,6 +132,7 @@ C order, channels C first, then rows Y, then columns X. A LIF is of the kind `pr
 | weight | conv | (C_out, C_in / groups, KY, KX), a cross-correlation with zero padding; groups are runs of channels |
 | weight | readout | (O, C), from every position of channel C to target O |
 | stride, padding, kernel, offset | conv, window, largest | [y, x] each; offset moves every window |
+| padding | window, largest | beyond the border there are zeros, and for `largest` nothing: it is left out |
 | groups, shift | conv | a synapse weighs weight * 2^shift |
 | heads, factor | attention | heads are runs of channels; factor multiplies the product |
 | heads, over_tokens | dual_spike | as there; whether the product is taken over tokens |

@@ -61,6 +61,7 @@ def program_facts(program: Program) -> dict[str, Any]:
         "target": program.profile.name,
         "cores": mapping.cores_used,
         "chips": mapping.chips,
+        "time_steps": network.time_steps,
         "neurons": sum(p.size for p in network),
         "weights": sum(w.size for w in weights_of(program)),
         "memory_words": int(mapping.words.sum()),

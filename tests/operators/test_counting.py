@@ -380,3 +380,17 @@ def test_the_same_input_again_may_be_a_time_step() -> None:
         warnings.simplefilter("error")
         counted_calls(model, [image] * 4, time_steps=4)
         assert counted_calls(model, [image, image.clone()]) == 2
+
+
+def test_training_mode_is_told() -> None:
+    """Batch normalisation by the batch lets other neurons fire: a figure would be of no trained model."""
+    model = sequential()
+    with (
+        pytest.warns(UserWarning, match=r"^1 is in training mode .* call model\.eval\(\) first"),
+        sd.count_operations(model),
+    ):
+        model(IMAGES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with sd.count_operations(model.eval()):
+            model(IMAGES)

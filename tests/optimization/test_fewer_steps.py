@@ -121,11 +121,10 @@ def test_a_killed_stage_goes_on(tiny: Path, tmp_path: Path, monkeypatch: pytest.
 def test_models_that_have_no_fewer_steps_are_refused(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="model: it has one time step"):
         fewer(load(tiny, time_steps=1), tmp_path / "out")
-    module, frames = model_and_images(SMALL["dvs"])
     config = SMALL["dvs"]
-    preprocess = Preprocess(
-        config.in_channels, config.image_size, (0.0,) * config.in_channels, (1.0,) * config.in_channels
-    )
+    module, _ = model_and_images(config)
+    channels = config.in_channels
+    preprocess = Preprocess(channels, config.image_size, (0.0,) * channels, (1.0,) * channels)
     loaded = Loaded(module, config, preprocess, (), "0" * 64, {}, ())
     with pytest.raises(ModelError, match="model: its images are frames"):
         sd.fewer_steps(loaded, images("train", 8), images("test", 8), folder=tmp_path / "out")

@@ -17,8 +17,8 @@ from spikformer_deploy.converters.checkpoints.read import Loaded, load
 from spikformer_deploy.data.images import ImageSet, Preprocess
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors import reference
+from spikformer_deploy.optimization import fewer_channels, sparser
 from spikformer_deploy.optimization import optimize as optimizing
-from spikformer_deploy.optimization import sparser
 from spikformer_deploy.optimization.optimize import STEPS, Optimized, Tried, parted
 from spikformer_deploy.training.recipe import Data, Model, Optimiser, Recipe
 from spikformer_deploy.training.supervised import train
@@ -34,11 +34,12 @@ def images(split: str, count: int) -> Images:
 
 
 def optimized(knowing: Path | Loaded, folder: Path, **options: object) -> Optimized:
-    """With one stage of fine-tuning: how many fit into minutes differs from machine to machine."""
+    """With one stage of each fine-tuning: how many fit into minutes differs from machine to machine."""
     options = {"max_drop": 30.0, "epochs": 2.0, **options}
-    following = sparser.next_weight
+    weight, share = sparser.next_weight, fewer_channels.next_share
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sparser, "next_weight", lambda rows: following(rows) if len(rows) < 2 else None)
+        patch.setattr(sparser, "next_weight", lambda rows: weight(rows) if len(rows) < 2 else None)
+        patch.setattr(fewer_channels, "next_share", lambda rows: share(rows) if len(rows) < 3 else None)
         return sd.optimize(knowing, images("train", 128), images("test", 60), folder=folder, **options)
 
 

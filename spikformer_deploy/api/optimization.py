@@ -123,7 +123,7 @@ def make_sparser(
     folder: str | Path,
     target: str | Path = "loihi2",
     max_drop: float = 0.5,
-    epochs: float = 2.0,
+    epochs: float | None = None,
     minutes: float | None = None,
     batch: int | None = None,
     learning_rate: float = 1e-3,
@@ -138,7 +138,8 @@ def make_sparser(
     folder           gets a checkpoint a stage, their rows, and the result; equal arguments go on from what is there
     target           whose prices count: a name that `spikdeploy targets` lists, or a TOML file
     max_drop         points of accuracy of the integers on the validation images that may be lost
-    epochs           passes over the training images of each stage; parts of one too
+    epochs           passes over the training images of each stage, parts of one too; None: 2, and as many as make 600
+                     batches
     minutes          no stage begins that would take longer, one that does is left; None: all is tried
     batch            images of one; None: as the model learnt with
     learning_rate    the largest of a stage
@@ -175,7 +176,7 @@ def fewer_steps(
     folder: str | Path,
     target: str | Path = "loihi2",
     max_drop: float = 0.5,
-    epochs: float = 2.0,
+    epochs: float | None = None,
     minutes: float | None = None,
     batch: int | None = None,
     learning_rate: float = 1e-3,
@@ -222,7 +223,7 @@ def fewer_channels(
     folder: str | Path,
     target: str | Path = "loihi2",
     max_drop: float = 0.5,
-    epochs: float = 2.0,
+    epochs: float | None = None,
     minutes: float | None = None,
     batch: int | None = None,
     learning_rate: float = 1e-3,
@@ -297,7 +298,7 @@ def optimize(
     target: str | Path = "loihi2",
     max_drop: float = 0.5,
     steps: Sequence[str] = STEPS,
-    epochs: float = 2.0,
+    epochs: float | None = None,
     minutes: float | None = None,
     seed: int = 0,
     calibrate_on: Data = None,
@@ -313,7 +314,8 @@ def optimize(
     target           a name that `spikdeploy targets` lists, or a TOML file
     max_drop         points of accuracy on the validation images that all steps together may lose
     steps            of "steps", "prune", "sparser", "bits", "exit" those to take, in that order
-    epochs           passes over the training images of each stage of fine-tuning; parts of one too
+    epochs           passes over the training images of each stage of fine-tuning, parts of one too; None: 2, and as
+                     many as make 600 batches
     minutes          that fine-tuning may take; None: until there is no more to try
     seed             of the order of images, their augmentation, and of a share of them
     calibrate_on     as of sd.compile; None: the first training images

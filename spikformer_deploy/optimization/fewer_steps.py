@@ -21,7 +21,7 @@ def fewer_steps(
     folder: str | Path,
     target: str = "loihi2",
     max_drop: float = 0.5,
-    epochs: float = 2.0,
+    epochs: float | None = None,
     minutes: float | None = None,
     batch: int | None = None,
     learning_rate: float = 1e-3,

@@ -1,8 +1,8 @@
 """From a trained model to one that costs less on a target at nearly the same accuracy: all steps, one after the other.
 
 Each step starts from what those before it left.  It may lose an even share of the accuracy that is left of the allowed
-drop; what a step does not use up, the following ones have.  What it finds is compiled and run on the validation images,
-and kept where it holds and costs less there.  Test images are none of its business.
+drop, or one image where that is more; what a step does not use up, the following ones have.  What it finds is compiled
+and run on the validation images, and kept where it holds and costs less there.  Test images are none of its business.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Optimized:
 class Training(NamedTuple):
     """How steps fine-tune: see make_sparser."""
 
-    epochs: float
+    epochs: float | None
     minutes: float | None
     seed: int
 
@@ -136,7 +136,7 @@ def optimize(
     target: str = "loihi2",
     max_drop: float = 0.5,
     steps: Sequence[str] = STEPS,
-    epochs: float = 2.0,
+    epochs: float | None = None,
     minutes: float | None = None,
     seed: int = 0,
     calibrate_on: str | Path | np.ndarray | None = None,
@@ -195,6 +195,11 @@ def parted(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSe
     return picked(images, np.sort(order[count:])), picked(images, np.sort(order[:count]))
 
 
+def _share(points: float, steps: int, images: int) -> float:
+    """What the next of so many steps may lose of the points that are left: an even share, or one image if that is more."""
+    return min(points, max(points / steps, 100 / images))
+
+
 def _asked(steps: Sequence[str]) -> tuple[str, ...]:
     """The steps in their order.  Raises InputError for unknown ones, and for none."""
     known = f"Known: {', '.join(STEPS)}."
@@ -238,7 +243,7 @@ class _Search:
         exits: ChosenExit | None = None
         minutes = training.minutes
         for number, step in enumerate(steps):
-            share = max(0.0, max_drop - now.row.drop) / (len(steps) - number)
+            share = _share(max(0.0, max_drop - now.row.drop), len(steps) - number, len(self.validation))
             to_train = sum(later in TRAINED for later in steps[number:])
             match step:
                 case "bits":

@@ -44,7 +44,7 @@ def make_sparser(
     folder: str | Path,
     target: str = "loihi2",
     max_drop: float = 0.5,
-    epochs: float = 2.0,
+    epochs: float | None = None,
     minutes: float | None = None,
     batch: int | None = None,
     learning_rate: float = 1e-3,
@@ -58,7 +58,7 @@ def make_sparser(
     folder          gets a checkpoint a stage, the rows, and the result; a call with equal arguments goes on from there
     target          a name of a profile or a TOML file: whose prices count
     max_drop        points of accuracy on the validation images that may be lost
-    epochs          of each stage, a part of one too
+    epochs          of each stage, a part of one too; None: 2, and as many as make 600 batches
     minutes         no stage begins that would not be done by then, and one that is not is left; None: all is tried
     batch           images of one; None: as the model learnt with
     learning_rate   the largest of a stage

@@ -56,6 +56,11 @@ BATCH = 64
 """Of a model whose file does not say what it learnt with."""
 REFERENCE_IMAGES = 256
 """Training images on which the original model's energy of spikes and statistics of normalisation are taken."""
+UPDATES = 600
+"""Batches of a stage whose epochs nobody told, at least: what wins accuracy back is steps of the optimiser, of which 2
+epochs of some thousand images have a few dozen."""
+LEAST_EPOCHS = 2.0
+"""Of such a stage."""
 EPOCHS_OF_A_STAGE = 1000
 """More than any stage has: epochs of all stages see other augmentations and another order."""
 WAY_OUT = "Give another folder, or the same arguments as before."
@@ -116,7 +121,7 @@ class Tuning:
     folder          gets a checkpoint a stage, the rows, and the result; one with equal arguments goes on from there
     target          a name of a profile or a TOML file
     max_drop        points of accuracy on the validation images that may be lost
-    epochs          of each stage, a part of one too
+    epochs          of each stage, a part of one too; None: 2, and as many as make UPDATES batches
     minutes         no stage begins that would not be done by then, and one that is not is left; None: all is tried
     batch           images of one; None: as the model learnt with
     learning_rate   the largest of a stage
@@ -126,7 +131,7 @@ class Tuning:
     folder: Path
     target: str
     max_drop: float
-    epochs: float
+    epochs: float | None
     minutes: float | None
     batch: int | None
     learning_rate: float
@@ -200,7 +205,8 @@ class Search:
             ema=AVERAGED,
             seed=tuning.seed,
         )
-        self.steps = max(1, round(tuning.epochs * len(self.images) / batch))
+        epochs = LEAST_EPOCHS if tuning.epochs is None else tuning.epochs
+        self.steps = max(1 if tuning.epochs else UPDATES, round(epochs * len(self.images) / batch))
         about = [model.config, model.preprocess.facts(), training.identity, self.validation.identity]
         about += [name, tuning.target, tuning.max_drop]
         weights = {key: value.numpy() for key, value in model.module.state_dict().items()}
@@ -384,7 +390,7 @@ def _check_numbers(tuning: Tuning) -> None:
         raise InputError("--max-drop", f"{tuning.max_drop} points of accuracy", "Give 0 to 100.")
     largest = (("epochs", tuning.epochs, EPOCHS_OF_A_STAGE), ("learning-rate", tuning.learning_rate, 1.0))
     for name, value, most in largest:
-        if not 0 < value <= most:
+        if value is not None and not 0 < value <= most:
             raise InputError(f"--{name}", f"{value}, and it is above 0 and at most {most:g}")
     if tuning.minutes is not None and not tuning.minutes > 0:
         raise InputError("--minutes", f"{tuning.minutes}, and it is above 0", "Give a larger one.")

@@ -153,6 +153,14 @@ def test_images_need_labels(knowing: Path, tmp_path: Path) -> None:
         sd.optimize(knowing, images("train", 20), pixels, folder=tmp_path / "new")
 
 
+@pytest.mark.parametrize(
+    ("points", "steps", "images", "share"),
+    [(2.0, 4, 1000, 0.5), (1.0, 4, 200, 0.5), (0.3, 4, 200, 0.3), (0.0, 4, 200, 0.0), (1.0, 1, 10, 1.0)],
+)
+def test_a_step_may_lose_one_image_if_there_is_one(points: float, steps: int, images: int, share: float) -> None:
+    assert optimizing._share(points, steps, images) == share
+
+
 # --- a share of the training images ---------------------------------------------------------------------------------
 
 
@@ -184,7 +192,7 @@ def test_a_share_that_leaves_nothing(knowing: Path, share: float) -> None:
 
 
 def test_the_command_writes_what_it_found(knowing: Path, tmp_path: Path) -> None:
-    words = ("--input", "digits", "--validation", "0.05", "--steps", "steps,bits", "--max-drop", "8")
+    words = ("--input", "digits", "--validation", "0.05", "--steps", "steps,bits", "--max-drop", "8", "--epochs", "1")
     run = CliRunner()
     done = run.invoke(cli, ["optimize", str(knowing), *words, "-o", str(tmp_path / "out"), "--json"])
     assert done.exit_code == 0, done.output

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=300, help="training images that are kept apart")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--max-drop", type=float, default=0.5, help="points of accuracy")
-    parser.add_argument("--epochs", type=float, default=2.0, help="of a stage")
+    parser.add_argument("--epochs", type=float, help="of a stage")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--minutes", type=float, help="of a seed")

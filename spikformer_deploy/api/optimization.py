@@ -128,6 +128,7 @@ def make_sparser(
     batch: int | None = None,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    teacher: AnyModel | None = None,
     progress: Progress = silent,
 ) -> Tuned:
     """Fine-tune a model so that its spikes cost less on a target, at nearly the same accuracy; see docs/optimize.md.
@@ -144,6 +145,8 @@ def make_sparser(
     batch            images of one; None: as the model learnt with
     learning_rate    the largest of a stage
     seed             of the order of images and of their augmentation
+    teacher          a model as `model`, of the same images and classes, whose outputs half of the loss is against;
+                     None: `model` itself
     progress         called with (batches of the stage done, in all, a note)
     Gives .checkpoint, a file, .model and .program of the cheapest stage that holds, .chosen, its row, and .rows of all;
     a row's setting is its weight of the energy in the loss.
@@ -163,6 +166,7 @@ def make_sparser(
         batch=batch,
         learning_rate=learning_rate,
         seed=seed,
+        teacher=None if teacher is None else checkpoint_of(teacher),
         progress=progress,
     )
 
@@ -181,6 +185,7 @@ def fewer_steps(
     batch: int | None = None,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    teacher: AnyModel | None = None,
     progress: Progress = silent,
 ) -> Tuned:
     """Find the fewest time steps with which a model keeps nearly its accuracy, fine-tuned; see docs/optimize.md.
@@ -191,7 +196,7 @@ def fewer_steps(
     folder           gets a checkpoint a stage, their rows, and the result; equal arguments go on from what is there
     target           a name that `spikdeploy targets` lists, or a TOML file
     max_drop         points of accuracy of the integers on the validation images that may be lost
-    epochs, minutes, batch, learning_rate, seed, progress  as of sd.make_sparser
+    epochs, minutes, batch, learning_rate, seed, teacher, progress  as of sd.make_sparser
     Gives what sd.make_sparser gives; a row's setting is its number of time steps.
     Raises InputError for what cannot be read, images without labels, numbers that make no sense, the folder of another
     call, and for options (OptionError, also a TypeError, for unknown ones), ModelError for a model of frames or of one
@@ -210,6 +215,7 @@ def fewer_steps(
         batch=batch,
         learning_rate=learning_rate,
         seed=seed,
+        teacher=None if teacher is None else checkpoint_of(teacher),
         progress=progress,
     )
 
@@ -228,6 +234,7 @@ def fewer_channels(
     batch: int | None = None,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    teacher: AnyModel | None = None,
     progress: Progress = silent,
 ) -> Tuned:
     """Cut as many hidden channels of a model's MLPs as keep nearly its accuracy, fine-tuned; see docs/optimize.md.
@@ -238,7 +245,7 @@ def fewer_channels(
     folder           gets a checkpoint a stage, their rows, and the result; equal arguments go on from what is there
     target           a name that `spikdeploy targets` lists, or a TOML file
     max_drop         points of accuracy of the integers on the validation images that may be lost
-    epochs, minutes, batch, learning_rate, seed, progress  as of sd.make_sparser
+    epochs, minutes, batch, learning_rate, seed, teacher, progress  as of sd.make_sparser
     Gives what sd.make_sparser gives; a row's setting is the share of hidden channels that are gone at least.
     Raises InputError for what cannot be read, images without labels, numbers that make no sense, the folder of another
     call, and for options (OptionError, also a TypeError, for unknown ones), ModelError for a model of another family.
@@ -256,6 +263,7 @@ def fewer_channels(
         batch=batch,
         learning_rate=learning_rate,
         seed=seed,
+        teacher=None if teacher is None else checkpoint_of(teacher),
         progress=progress,
     )
 

@@ -29,6 +29,7 @@ def fewer_channels(
     batch: int | None = None,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    teacher: Loaded | None = None,
     progress: Progress = silent,
 ) -> Tuned:
     """Cut as many hidden channels of a model's MLPs away as accuracy allows, fine-tuned where that needs it.
@@ -38,11 +39,11 @@ def fewer_channels(
     folder          gets a checkpoint a stage, the rows, and the result; a call with equal arguments goes on from there
     target          a name of a profile or a TOML file: whose energies are told
     max_drop        points of accuracy on the validation images that may be lost
-    epochs, minutes, batch, learning_rate, seed, progress  as of make_sparser
+    epochs, minutes, batch, learning_rate, seed, teacher, progress  as of make_sparser
     Up to 2,048 training images say which channels go (see prune).  Which shares of them are tried: see next_share.
     Raises InputError as make_sparser, and ModelError for another family.
     """
-    tuning = Tuning(Path(folder), target, max_drop, epochs, minutes, batch, learning_rate, seed, progress)
+    tuning = Tuning(Path(folder), target, max_drop, epochs, minutes, batch, learning_rate, seed, teacher, progress)
     search = Search("fewer_channels", model, training_images, validation_images, 0.0, tuning)
     search.open()
     judging = picked(search.training, spread(len(search.training), JUDGING))

@@ -125,6 +125,7 @@ class Training(NamedTuple):
     epochs: float | None
     minutes: float | None
     seed: int
+    teacher: Loaded
 
 
 def optimize(
@@ -173,7 +174,7 @@ def optimize(
     if calibrate_on is None:
         calibrate_on = training.pixels_in(slice(0, min(len(training), MOST_CALIBRATION)))
     search = _Search(training, validation, Path(folder), target, calibrate_on, digest(about), progress)
-    return search.found(model, asked, max_drop, Training(epochs, minutes, seed))
+    return search.found(model, asked, max_drop, Training(epochs, minutes, seed, model))
 
 
 def _told(images: str | Path | np.ndarray) -> Any:
@@ -196,7 +197,7 @@ def parted(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSe
 
 
 def _share(points: float, steps: int, images: int) -> float:
-    """What the next of so many steps may lose of the points that are left: an even share, or one image if that is more."""
+    """What the next of so many steps may lose of the points that are left: an even share, or one image if more."""
     return min(points, max(points / steps, 100 / images))
 
 
@@ -278,6 +279,7 @@ class _Search:
                 epochs=training.epochs,
                 minutes=minutes,
                 seed=training.seed,
+                teacher=training.teacher,
                 progress=self.progress,
             )
         except ModelError as error:  # there is nothing that it could do about this model

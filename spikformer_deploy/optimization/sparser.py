@@ -49,6 +49,7 @@ def make_sparser(
     batch: int | None = None,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    teacher: Loaded | None = None,
     progress: Progress = silent,
 ) -> Tuned:
     """Fine-tune a model so that its spikes cost less on a target, at nearly the same accuracy.
@@ -62,6 +63,7 @@ def make_sparser(
     minutes         no stage begins that would not be done by then, and one that is not is left; None: all is tried
     batch           images of one; None: as the model learnt with
     learning_rate   the largest of a stage
+    teacher         whose outputs half of the cross-entropy is against, of the same classes and images; None: the model
     progress        called with (batches of the stage done, in all, a note)
     Augmentation and weight decay are those that the model learnt with, where its file says so.
     Raises InputError for images without labels, numbers that make no sense and a folder of another call, ModelError for
@@ -69,7 +71,7 @@ def make_sparser(
     """
     if not any(isinstance(layer, LIF) for layer in model.module.modules()):
         raise ModelError("model", "it has no LIFs whose spikes could be made fewer", "Give a model of LIFs.")
-    tuning = Tuning(Path(folder), target, max_drop, epochs, minutes, batch, learning_rate, seed, progress)
+    tuning = Tuning(Path(folder), target, max_drop, epochs, minutes, batch, learning_rate, seed, teacher, progress)
     search = Search("sparser", model, training_images, validation_images, 0.0, tuning)
     search.open()
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spikformer_deploy.accounting.target import NEURO_CORES
-from spikformer_deploy.base.errors import InputError, MappingError, OverflowDetected, QuantizeError
+from spikformer_deploy.base.errors import InputError, MappingError, ModelError, OverflowDetected, QuantizeError
 from spikformer_deploy.base.files import check_file, check_folder_output, write_whole, writing
 from spikformer_deploy.base.json_text import parsed, sealed
 from spikformer_deploy.base.plain import table
@@ -125,6 +125,7 @@ class Tuning:
     minutes         no stage begins that would not be done by then, and one that is not is left; None: all is tried
     batch           images of one; None: as the model learnt with
     learning_rate   the largest of a stage
+    teacher         whose outputs half of the cross-entropy is against; None: the model that the search begins with
     progress        called with (batches of the stage done, in all, a note)
     """
 
@@ -136,6 +137,7 @@ class Tuning:
     batch: int | None
     learning_rate: float
     seed: int
+    teacher: Loaded | None
     progress: Progress
 
 
@@ -191,6 +193,8 @@ class Search:
         self.model = model
         self.original = original
         self.images = Labelled(training.pixels.astype("uint8", copy=False), training.labels)
+        self.teacher = tuning.teacher or model
+        _check_teacher(self.teacher, model)
         self.validation = _labelled("validation_images", validation_images, model)
         self.tuning = tuning
         self.folder = tuning.folder
@@ -208,10 +212,9 @@ class Search:
         epochs = LEAST_EPOCHS if tuning.epochs is None else tuning.epochs
         self.steps = max(1 if tuning.epochs else UPDATES, round(epochs * len(self.images) / batch))
         about = [model.config, model.preprocess.facts(), training.identity, self.validation.identity]
-        about += [name, tuning.target, tuning.max_drop]
-        weights = {key: value.numpy() for key, value in model.module.state_dict().items()}
+        about += [name, tuning.target, tuning.max_drop, self.teacher.config, _weights(self.teacher)]
         how = [attrs.asdict(self.settings), attrs.asdict(self.augment), self.steps]
-        self.identity = digest([about, how, weights])
+        self.identity = digest([about, how, _weights(model)])
         self.rows: list[Tried] = []
         self.notes: tuple[str, ...] = ()
         self._programs: dict[str, Compiled] = {}
@@ -328,7 +331,7 @@ class Search:
         with_statistics_of(model.module, self.some())
         module = model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teacher = copy.deepcopy(self.model.module).eval().to(device)
+        teacher = copy.deepcopy(self.teacher.module).eval().to(device)
         job = Job(
             self.settings,
             self.steps,
@@ -382,6 +385,18 @@ def picked(images: ImageSet, numbers: NDArray[np.int64]) -> ImageSet:
     return replace(
         images, count=len(numbers), labels=labels, identity=identity, _read=lambda part: pixels[part], lost=None
     )
+
+
+def _weights(model: Loaded) -> dict[str, NDArray[np.generic]]:
+    return {key: value.numpy() for key, value in model.module.state_dict().items()}
+
+
+def _check_teacher(teacher: Loaded, model: Loaded) -> None:
+    """Raise ModelError for a teacher that takes other images, or knows other classes."""
+    same = (teacher.config.num_classes, teacher.labels, teacher.preprocess.facts(), teacher.per_step)
+    if same != (model.config.num_classes, model.labels, model.preprocess.facts(), model.per_step):
+        problem = "it takes other images than the model, or knows other classes"
+        raise ModelError("teacher", problem, "Give one that learnt from the same images.")
 
 
 def _check_numbers(tuning: Tuning) -> None:

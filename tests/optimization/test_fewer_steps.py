@@ -126,6 +126,8 @@ def test_models_that_have_no_fewer_steps_are_refused(tiny: Path, tmp_path: Path)
     channels = config.in_channels
     preprocess = Preprocess(channels, config.image_size, (0.0,) * channels, (1.0,) * channels)
     loaded = Loaded(module, config, preprocess, (), "0" * 64, {}, ())
+    shape = (8, config.time_steps, channels, config.image_size, config.image_size)
+    frames = (np.zeros(shape, np.uint8), np.zeros(8, np.int64))
     with pytest.raises(ModelError, match="model: its images are frames"):
-        sd.fewer_steps(loaded, images("train", 8), images("test", 8), folder=tmp_path / "out")
+        sd.fewer_steps(loaded, frames, frames, folder=tmp_path / "out")
     assert not (tmp_path / "out").exists()

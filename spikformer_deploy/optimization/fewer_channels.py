@@ -7,7 +7,7 @@ from pathlib import Path
 from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.data.images import ImageSet
-from spikformer_deploy.optimization.prune import prune
+from spikformer_deploy.optimization.prune import check_widths, prune
 from spikformer_deploy.optimization.stages import Kind, Search, Tried, Tuned, Tuning, picked, spread
 
 JUDGING = 2048
@@ -43,6 +43,7 @@ def fewer_channels(
     Up to 2,048 training images say which channels go (see prune).  Which shares of them are tried: see next_share.
     Raises InputError as make_sparser, and ModelError for another family.
     """
+    check_widths(model)
     tuning = Tuning(Path(folder), target, max_drop, epochs, minutes, batch, learning_rate, seed, teacher, progress)
     search = Search("fewer_channels", model, training_images, validation_images, 0.0, tuning)
     search.open()

@@ -41,7 +41,7 @@ STEPS = ("steps", "prune", "sparser", "bits", "exit")
 What makes an image cheaper to train on comes first."""
 TRAINED: dict[str, tuple[Callable[..., Tuned], str]] = {
     "steps": (fewer_steps, "T = {:g}"),
-    "prune": (fewer_channels, "{:.3g} of the hidden channels"),
+    "prune": (fewer_channels, "{:.3g} of the hidden channels cut"),
     "sparser": (make_sparser, "weight {:.3g}"),
 }
 """The steps that fine-tune, and what each of their stages tries in words."""

@@ -102,16 +102,16 @@ def test_a_killed_stage_goes_on(tiny: Path, tmp_path: Path, monkeypatch: pytest.
     told = iter([0.9, 0.5, 0.6, 0.9, 0.5, 0.5, 0.6])
     running = stages.run
     monkeypatch.setattr(stages, "run", lambda *given: _Told(running(*given), next(told)))
-    whole = fewer(tiny, tmp_path / "whole", epochs=3.0, max_drop=100.0)
+    whole = fewer(tiny, tmp_path / "whole", epochs=5.0, max_drop=100.0)
 
     def stop(done: int, *_: object) -> None:
         if done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fewer(tiny, tmp_path / "killed", epochs=3.0, max_drop=100.0, progress=stop)
+        fewer(tiny, tmp_path / "killed", epochs=5.0, max_drop=100.0, progress=stop)
     first: list[int] = []
-    again = fewer(tiny, tmp_path / "killed", epochs=3.0, max_drop=100.0, progress=lambda done, *_: first.append(done))
+    again = fewer(tiny, tmp_path / "killed", epochs=5.0, max_drop=100.0, progress=lambda done, *_: first.append(done))
     assert first[0] > 1
     assert [replace(row, seconds=0) for row in again.rows] == [replace(row, seconds=0) for row in whole.rows]
     assert again.checkpoint.read_bytes() == whole.checkpoint.read_bytes()

@@ -23,7 +23,7 @@ from spikformer_deploy.api.records import Run
 from spikformer_deploy.converters.checkpoints.read import load
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.data.read import read
-from spikformer_deploy.optimization.sparser import Tried
+from spikformer_deploy.optimization.stages import Tried
 from spikformer_deploy.training.data import VALIDATION_SEED
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=300, help="training images that are kept apart")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--max-drop", type=float, default=0.5, help="points of accuracy")
-    parser.add_argument("--epochs", type=float, default=2.0, help="of a stage")
+    parser.add_argument("--epochs", type=float, help="of a stage")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--minutes", type=float, help="of a seed")
@@ -80,11 +80,11 @@ def split(images: ImageSet, validation: int) -> tuple[tuple[np.ndarray, np.ndarr
 def row_of(row: Tried) -> str:
     """A stage as a row of a table."""
     if row.refused:
-        return f"| {row.stage} | {row.weight:.3g} | {row.refused}"
+        return f"| {row.stage} | {row.setting:.3g} | {row.refused}"
     assert row.accuracy is not None
     assert row.synops is not None
     figures = f"{100 * row.accuracy:.2f} | {row.synops / 1e6:.3f} M | {row.dynamic_mj:.4f} | {row.total_mj:.4f}"
-    return f"| {row.stage} | {row.weight:.3g} | {figures} | {row.seconds:.0f} s | {'holds' if row.holds else ''} |"
+    return f"| {row.stage} | {row.setting:.3g} | {figures} | {row.seconds:.0f} s | {'holds' if row.holds else ''} |"
 
 
 def compared(before: Run, after: Run) -> str:

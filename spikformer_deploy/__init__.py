@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from spikformer_deploy.api.calls import verify as verify
     from spikformer_deploy.api.optimization import choose_bits as choose_bits
     from spikformer_deploy.api.optimization import choose_exit as choose_exit
+    from spikformer_deploy.api.optimization import fewer_channels as fewer_channels
+    from spikformer_deploy.api.optimization import fewer_steps as fewer_steps
     from spikformer_deploy.api.optimization import make_sparser as make_sparser
     from spikformer_deploy.api.optimization import optimize as optimize
     from spikformer_deploy.api.optimization import prune as prune
@@ -54,6 +56,8 @@ _PUBLIC = {
     "load": "api.calls",
     "count_operations": "api.calls",
     "optimize": "api.optimization",
+    "fewer_steps": "api.optimization",
+    "fewer_channels": "api.optimization",
     "make_sparser": "api.optimization",
     "prune": "api.optimization",
     "choose_bits": "api.optimization",

@@ -13,13 +13,15 @@ from spikformer_deploy.data.given import gathered
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.inference.given import AnyProgram, program_of
 from spikformer_deploy.optimization import bits, exits, sparser
+from spikformer_deploy.optimization import fewer_channels as cutting
+from spikformer_deploy.optimization import fewer_steps as reducing
 from spikformer_deploy.optimization import optimize as optimizing
 from spikformer_deploy.optimization import prune as pruning
 from spikformer_deploy.optimization.bits import ChosenBits
 from spikformer_deploy.optimization.exits import ChosenExit
 from spikformer_deploy.optimization.optimize import STEPS, Optimized
 from spikformer_deploy.optimization.prune import Pruned
-from spikformer_deploy.optimization.sparser import Sparser
+from spikformer_deploy.optimization.stages import Tuned
 
 
 @named
@@ -121,13 +123,14 @@ def make_sparser(
     folder: str | Path,
     target: str | Path = "loihi2",
     max_drop: float = 0.5,
-    epochs: float = 2.0,
+    epochs: float | None = None,
     minutes: float | None = None,
     batch: int | None = None,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    teacher: AnyModel | None = None,
     progress: Progress = silent,
-) -> Sparser:
+) -> Tuned:
     """Fine-tune a model so that its spikes cost less on a target, at nearly the same accuracy; see docs/optimize.md.
 
     model            a checkpoint, a bundled model by name, or what sd.load returned of one
@@ -136,13 +139,17 @@ def make_sparser(
     folder           gets a checkpoint a stage, their rows, and the result; equal arguments go on from what is there
     target           whose prices count: a name that `spikdeploy targets` lists, or a TOML file
     max_drop         points of accuracy of the integers on the validation images that may be lost
-    epochs           passes over the training images of each stage; parts of one too
+    epochs           passes over the training images of each stage, parts of one too; None: 2, and as many as make 600
+                     batches
     minutes          no stage begins that would take longer, one that does is left; None: all is tried
     batch            images of one; None: as the model learnt with
     learning_rate    the largest of a stage
     seed             of the order of images and of their augmentation
+    teacher          a model as `model`, of the same images and classes, whose outputs half of the loss is against;
+                     None: `model` itself
     progress         called with (batches of the stage done, in all, a note)
-    Gives .checkpoint, a file, .model and .program of the cheapest stage that holds, .chosen, its row, and .rows of all.
+    Gives .checkpoint, a file, .model and .program of the cheapest stage that holds, .chosen, its row, and .rows of all;
+    a row's setting is its weight of the energy in the loss.
     Raises InputError for what cannot be read, images without labels, numbers that make no sense, the folder of another
     call, and for options (OptionError, also a TypeError, for unknown ones), ModelError for a model without LIFs.
     """
@@ -159,6 +166,104 @@ def make_sparser(
         batch=batch,
         learning_rate=learning_rate,
         seed=seed,
+        teacher=None if teacher is None else checkpoint_of(teacher),
+        progress=progress,
+    )
+
+
+@named
+def fewer_steps(
+    model: AnyModel,
+    training_images: Data,
+    validation_images: Data,
+    *,
+    folder: str | Path,
+    target: str | Path = "loihi2",
+    max_drop: float = 0.5,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    batch: int | None = None,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    teacher: AnyModel | None = None,
+    progress: Progress = silent,
+) -> Tuned:
+    """Find the fewest time steps with which a model keeps nearly its accuracy, fine-tuned; see docs/optimize.md.
+
+    model            a checkpoint of images, a bundled model by name, or what sd.load returned of one
+    training_images  images with labels: as of sd.run; of what has splits those to train on
+    validation_images  others, by which stages are judged: of what has splits the test images
+    folder           gets a checkpoint a stage, their rows, and the result; equal arguments go on from what is there
+    target           a name that `spikdeploy targets` lists, or a TOML file
+    max_drop         points of accuracy of the integers on the validation images that may be lost
+    epochs, minutes, batch, learning_rate, seed, teacher, progress  as of sd.make_sparser
+    Gives what sd.make_sparser gives; a row's setting is its number of time steps.
+    Raises InputError for what cannot be read, images without labels, numbers that make no sense, the folder of another
+    call, and for options (OptionError, also a TypeError, for unknown ones), ModelError for a model of frames or of one
+    time step.
+    """
+    loaded = checkpoint_of(model)
+    return reducing.fewer_steps(
+        loaded,
+        labelled_of(loaded, training_images, "train"),
+        labelled_of(loaded, validation_images, "test"),
+        folder=folder,
+        target=str(target),
+        max_drop=max_drop,
+        epochs=epochs,
+        minutes=minutes,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+        teacher=None if teacher is None else checkpoint_of(teacher),
+        progress=progress,
+    )
+
+
+@named
+def fewer_channels(
+    model: AnyModel,
+    training_images: Data,
+    validation_images: Data,
+    *,
+    folder: str | Path,
+    target: str | Path = "loihi2",
+    max_drop: float = 0.5,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    batch: int | None = None,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    teacher: AnyModel | None = None,
+    progress: Progress = silent,
+) -> Tuned:
+    """Cut as many hidden channels of a model's MLPs as keep nearly its accuracy, fine-tuned; see docs/optimize.md.
+
+    model            as of sd.prune
+    training_images  images with labels: as of sd.run; of what has splits those to train on
+    validation_images  others, by which stages are judged: of what has splits the test images
+    folder           gets a checkpoint a stage, their rows, and the result; equal arguments go on from what is there
+    target           a name that `spikdeploy targets` lists, or a TOML file
+    max_drop         points of accuracy of the integers on the validation images that may be lost
+    epochs, minutes, batch, learning_rate, seed, teacher, progress  as of sd.make_sparser
+    Gives what sd.make_sparser gives; a row's setting is the share of hidden channels that are gone at least.
+    Raises InputError for what cannot be read, images without labels, numbers that make no sense, the folder of another
+    call, and for options (OptionError, also a TypeError, for unknown ones), ModelError for a model of another family.
+    """
+    loaded = checkpoint_of(model)
+    return cutting.fewer_channels(
+        loaded,
+        labelled_of(loaded, training_images, "train"),
+        labelled_of(loaded, validation_images, "test"),
+        folder=folder,
+        target=str(target),
+        max_drop=max_drop,
+        epochs=epochs,
+        minutes=minutes,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+        teacher=None if teacher is None else checkpoint_of(teacher),
         progress=progress,
     )
 
@@ -201,13 +306,13 @@ def optimize(
     target: str | Path = "loihi2",
     max_drop: float = 0.5,
     steps: Sequence[str] = STEPS,
-    epochs: float = 2.0,
+    epochs: float | None = None,
     minutes: float | None = None,
     seed: int = 0,
     calibrate_on: Data = None,
     progress: Progress = silent,
 ) -> Optimized:
-    """Make a model cheaper on a target: fewer time steps, sparser spikes, fewer bits; see docs/optimize.md.
+    """Make a model cheaper on a target: fewer time steps, channels, spikes and bits; see docs/optimize.md.
 
     model            a checkpoint, a bundled model by name, or what sd.load returned of one
     training_images  images with labels: as of sd.run; of what has splits those to train on
@@ -216,9 +321,10 @@ def optimize(
     folder           gets the program, its checkpoint and all that was tried; equal arguments go on from what is there
     target           a name that `spikdeploy targets` lists, or a TOML file
     max_drop         points of accuracy on the validation images that all steps together may lose
-    steps            of "steps", "sparser", "bits", "exit" those to take, in that order
-    epochs           passes over the training images of each stage of "sparser"; parts of one too
-    minutes          that "sparser" may take; None: until there is no more to try
+    steps            of "steps", "prune", "sparser", "bits", "exit" those to take, in that order
+    epochs           passes over the training images of each stage of fine-tuning, parts of one too; None: 2, and as
+                     many as make 600 batches
+    minutes          that fine-tuning may take; None: until there is no more to try
     seed             of the order of images, their augmentation, and of a share of them
     calibrate_on     as of sd.compile; None: the first training images
     progress         called with (done, of, a note) of the step that runs

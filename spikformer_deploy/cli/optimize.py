@@ -36,8 +36,8 @@ def share_or_images(_context: click.Context, _parameter: click.Parameter, value:
 )
 @click.option("--target", default="loihi2", show_default=True, help="Its prices count; a name or a .toml file.")
 @click.option("--max-drop", default=0.5, show_default=True, help="Points of accuracy that all steps together may lose.")
-@click.option("--steps", callback=words, metavar="A,B,...", help="Of steps, sparser, bits, exit. Default: all.")
-@click.option("--epochs", default=2.0, show_default=True, help="Of each stage of fine-tuning.")
+@click.option("--steps", callback=words, metavar="A,B,...", help="Of steps, prune, sparser, bits, exit. Default: all.")
+@click.option("--epochs", type=float, help="Of each stage of fine-tuning. Default: 2, and as many as make 600 batches.")
 @click.option("--minutes", type=float, help="That fine-tuning may take. Default: until there is no more to try.")
 @click.option("--seed", default=0, show_default=True, help="Of images, their order and augmentation.")
 @click.option("-o", "--output", default="optimized", show_default=True, help="A folder; an equal call goes on there.")
@@ -46,7 +46,7 @@ def share_or_images(_context: click.Context, _parameter: click.Parameter, value:
 def optimize_command(
     model: str, data: str, validation: float | str, output: str, as_json: bool, **options: Any
 ) -> None:
-    """Make MODEL cheaper on a target at nearly the same accuracy: fewer steps, sparser spikes, fewer bits.
+    """Make MODEL cheaper on a target at nearly the same accuracy: fewer steps, channels, spikes, bits.
 
     MODEL is a checkpoint or a bundled model.  What is found is kept where the validation images say so.  OUTPUT gets
     program.spk, model.safetensors, before.html, after.html, and tried.csv with all that was tried.

@@ -1,19 +1,19 @@
 """From a trained model to one that costs less on a target at nearly the same accuracy: all steps, one after the other.
 
 Each step starts from what those before it left.  It may lose an even share of the accuracy that is left of the allowed
-drop; what a step does not use up, the following ones have.  What it finds is compiled and run on the validation images,
-and kept where it holds and costs less there.  Test images are none of its business.
+drop, or one image where that is more; what a step does not use up, the following ones have.  What it finds is compiled
+and run on the validation images, and kept where it holds and costs less there.  Test images are none of its business.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spikformer_deploy.accounting.target import NEURO_CORES
 from spikformer_deploy.base.errors import InputError, ModelError
@@ -27,18 +27,29 @@ from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.inference.results import Run
 from spikformer_deploy.inference.run import run
 from spikformer_deploy.network.exits import check_exit
-from spikformer_deploy.nn.zoo import build
 from spikformer_deploy.optimization.bits import choose_bits
 from spikformer_deploy.optimization.exits import ChosenExit, choose_exit
+from spikformer_deploy.optimization.fewer_channels import fewer_channels
+from spikformer_deploy.optimization.fewer_steps import fewer_steps
 from spikformer_deploy.optimization.sparser import make_sparser
+from spikformer_deploy.optimization.stages import Tuned, picked
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import compile_model
 
-STEPS = ("steps", "sparser", "bits", "exit")
-"""In this order: fewer time steps, fewer spikes, fewer bits of weights, fewer time steps for images that are clear."""
+STEPS = ("steps", "prune", "sparser", "bits", "exit")
+"""In this order: fewer time steps, fewer channels, fewer spikes, fewer bits of weights, fewer steps for clear images.
+What makes an image cheaper to train on comes first."""
+TRAINED: dict[str, tuple[Callable[..., Tuned], str]] = {
+    "steps": (fewer_steps, "T = {:g}"),
+    "prune": (fewer_channels, "{:.3g} of the hidden channels cut"),
+    "sparser": (make_sparser, "weight {:.3g}"),
+}
+"""The steps that fine-tune, and what each of their stages tries in words."""
 ORIGINAL = "original"
 PROGRAM, MODEL, TRIED, SEARCH = "program.spk", "model.safetensors", "tried.json", "search.json"
 WAY_OUT = "Give another folder, or the same arguments as before."
+NO_TIME = 1e-9
+"""Minutes, in which no stage begins; what an earlier call found stands."""
 MOST_CALIBRATION = 2048
 """Training images that a compile looks at, at most."""
 NEARLY = 1e-7
@@ -108,12 +119,13 @@ class Optimized:
         ]
 
 
-class Tuning(NamedTuple):
-    """How "sparser" trains: see make_sparser."""
+class Training(NamedTuple):
+    """How steps fine-tune: see make_sparser."""
 
-    epochs: float
+    epochs: float | None
     minutes: float | None
     seed: int
+    teacher: Loaded
 
 
 def optimize(
@@ -125,7 +137,7 @@ def optimize(
     target: str = "loihi2",
     max_drop: float = 0.5,
     steps: Sequence[str] = STEPS,
-    epochs: float = 2.0,
+    epochs: float | None = None,
     minutes: float | None = None,
     seed: int = 0,
     calibrate_on: str | Path | np.ndarray | None = None,
@@ -140,7 +152,8 @@ def optimize(
     target          a name of a profile or a TOML file
     max_drop        points of accuracy on the validation images that all steps together may lose
     steps           some of STEPS, which are taken in that order
-    epochs, seed    of each stage of "sparser"; minutes: that it may take, None: until there is no more to try
+    epochs, seed    of each stage of fine-tuning ("steps", "prune", "sparser"); minutes: that these steps may take
+                    together, each an even share of what is left; None: until there is no more to try
     calibrate_on    images to compile on, as of compile_model; None: the first training images
     progress        called with (done, of, a note) of the step that runs
     Raises InputError for images without labels, unknown steps, numbers that make no sense and a folder of another call,
@@ -161,7 +174,7 @@ def optimize(
     if calibrate_on is None:
         calibrate_on = training.pixels_in(slice(0, min(len(training), MOST_CALIBRATION)))
     search = _Search(training, validation, Path(folder), target, calibrate_on, digest(about), progress)
-    return search.found(model, asked, max_drop, Tuning(epochs, minutes, seed))
+    return search.found(model, asked, max_drop, Training(epochs, minutes, seed, model))
 
 
 def _told(images: str | Path | np.ndarray) -> Any:
@@ -180,17 +193,12 @@ def parted(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSe
         problem = f"{share} of {len(images)} images"
         raise InputError("--validation", problem, "Give a share above 0 and below 1 that leaves images on both sides.")
     order = np.random.default_rng(seed).permutation(len(images))
-    return _some(images, np.sort(order[count:])), _some(images, np.sort(order[:count]))
+    return picked(images, np.sort(order[count:])), picked(images, np.sort(order[:count]))
 
 
-def _some(images: ImageSet, numbers: NDArray[np.int64]) -> ImageSet:
-    """The images of these numbers, in memory."""
-    pixels = images.pixels_in(slice(0, len(images)))[numbers]
-    labels = None if images.labels is None else images.labels[numbers]
-    identity = digest([images.identity, numbers])
-    return replace(
-        images, count=len(numbers), labels=labels, identity=identity, _read=lambda part: pixels[part], lost=None
-    )
+def _share(points: float, steps: int, images: int) -> float:
+    """What the next of so many steps may lose of the points that are left: an even share, or one image if more."""
+    return min(points, max(points / steps, 100 / images))
 
 
 def _asked(steps: Sequence[str]) -> tuple[str, ...]:
@@ -228,63 +236,62 @@ class _Search:
     rows: list[Tried] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def found(self, model: Loaded, steps: tuple[str, ...], max_drop: float, tuning: Tuning) -> Optimized:
+    def found(self, model: Loaded, steps: tuple[str, ...], max_drop: float, training: Training) -> Optimized:
         """All steps, one after the other, and what they end with."""
         self._open()
         before = now = self._measured(ORIGINAL, "as it is", model, "nearest", {})
         self.rows.append(replace(before.row, kept=True))
         exits: ChosenExit | None = None
+        minutes = training.minutes
         for number, step in enumerate(steps):
-            share = max(0.0, max_drop - now.row.drop) / (len(steps) - number)
+            share = _share(max(0.0, max_drop - now.row.drop), len(steps) - number, len(self.validation))
+            to_train = sum(later in TRAINED for later in steps[number:])
             match step:
-                case "steps":
-                    now = self._fewer_steps(now, share)
-                case "sparser":
-                    now = self._sparser(now, share, tuning)
                 case "bits":
                     now = self._bits(now, share)
-                case _:
+                case "exit":
                     exits = self._exit(now, share)
+                case _:
+                    left = None if minutes is None else max(NO_TIME, minutes / to_train)
+                    start = time.monotonic()
+                    now = self._tuned(step, now, share, training, left)
+                    minutes = None if minutes is None else minutes - (time.monotonic() - start) / 60
         now = self._write(now, exits)
         rows, notes = tuple(self.rows), tuple(self.notes)
         return Optimized(self.folder, now.model, now.rounding, now.run, before.run, exits, rows, notes)
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
-    def _fewer_steps(self, now: _Standing, share: float) -> _Standing:
-        """The fewest time steps that hold: one run says what a program of each number gives."""
-        lost = [100 * (now.row.accuracy - (after.accuracy or 0.0)) for after in now.run.by_step]
-        holding = [after + 1 for after, points in enumerate(lost) if points <= share + NEARLY]
-        if now.model.per_step or not holding or holding[0] == now.model.time_steps:
-            return now
-        fewer = self._measured("steps", f"T = {holding[0]}", _of_steps(now.model, holding[0]), now.rounding, {})
-        return self._better(now, fewer, share, lambda row: row.energy_mj)
-
-    def _sparser(self, now: _Standing, share: float, tuning: Tuning) -> _Standing:
-        """Fewer spikes, by fine-tuning."""
+    def _tuned(self, step: str, now: _Standing, share: float, training: Training, minutes: float | None) -> _Standing:
+        """A search by fine-tuning."""
+        search, words = TRAINED[step]
+        # with more minutes the steps before may have come to another model, of which this is another search
+        weights = {key: value.numpy() for key, value in now.model.module.state_dict().items()}
+        of = digest([weights, now.model.time_steps, share])
         try:
-            found = make_sparser(
+            found = search(
                 now.model,
                 self.training,
                 self.validation,
-                folder=self.folder / "sparser",
+                folder=self.folder / f"{step}-{of[:8]}",
                 target=self.target,
                 max_drop=share,
-                epochs=tuning.epochs,
-                minutes=tuning.minutes,
-                seed=tuning.seed,
+                epochs=training.epochs,
+                minutes=minutes,
+                seed=training.seed,
+                teacher=training.teacher,
                 progress=self.progress,
             )
-        except ModelError as error:  # no neurons that fine-tuning could do anything about
-            self.notes.append(f"no sparser spikes: {error.problem}")
+        except ModelError as error:  # there is nothing that it could do about this model
+            self.notes.append(f"without '{step}': {error.problem}")
             return now
         self.notes += found.notes
         for row in found.rows[1:]:
             if row.accuracy is None or row.synops is None:  # the target has no integers for it
                 continue
             tried = Tried(
-                step="sparser",
-                setting=f"stage {row.stage}, weight {row.weight:.3g}",
+                step=step,
+                setting=f"{words.format(row.setting)}{', fine-tuned' if row.trained else ''}",
                 accuracy=row.accuracy,
                 drop=self._drop(row.accuracy),
                 synaptic_ops=row.synops,
@@ -292,12 +299,13 @@ class _Search:
                 energy_mj=row.total_mj,
                 memory_words=None,
                 cores=None,
-                mean_steps=now.row.mean_steps,
+                mean_steps=row.setting if step == "steps" else now.row.mean_steps,
             )
             self.rows.append(tried)
         if found.chosen is found.rows[0]:
             return now
-        fewer = self._measured("sparser", f"stage {found.chosen.stage}, compiled", found.model, "nearest", {})
+        setting = f"{words.format(found.chosen.setting)}, compiled"
+        fewer = self._measured(step, setting, found.model, "nearest", {})
         return self._better(now, fewer, share, lambda row: row.neuro_cores_mj)
 
     def _bits(self, now: _Standing, share: float) -> _Standing:
@@ -455,11 +463,3 @@ class _Search:
         done = run(compiled.program, self.validation)
         assert np.array_equal(done.accumulators, now.run.accumulators)
         return _Standing(written, now.rounding, done, now.row)
-
-
-def _of_steps(model: Loaded, time_steps: int) -> Loaded:
-    """The same weights for another number of time steps."""
-    config = replace(model.config, time_steps=time_steps)
-    module = build(config).eval()
-    module.load_state_dict(model.module.state_dict())
-    return replace(model, module=module, config=config)

@@ -119,9 +119,7 @@ def prune(
         raise InputError("--share", f"{share} of the channels", "Give 0 to below 1.")
     if not len(images):
         raise InputError("images", "there are none", "Give at least one.")
-    if not FAMILIES[model.config.family].hidden_by_block or model.config.levels:
-        titles = ", ".join(family.title for family in FAMILIES.values() if family.hidden_by_block)
-        raise ModelError("model", "its MLPs are all of one width, or send integers", f"Give one of {titles}.")
+    check_widths(model)
     check_output(Path(output))
     images = images.of_classes(model.labels, model.config.num_classes)
     hidden = list(_hidden_layers(model.module))
@@ -190,6 +188,13 @@ def moved_integers(before: Network, after: Network, kept: Mapping[str, Int]) -> 
         if not same:
             out.append(population.name)
     return tuple(out)
+
+
+def check_widths(model: Loaded) -> None:
+    """Raise ModelError for a model whose MLPs cannot have widths of their own."""
+    if not FAMILIES[model.config.family].hidden_by_block or model.config.levels:
+        titles = ", ".join(family.title for family in FAMILIES.values() if family.hidden_by_block)
+        raise ModelError("model", "its MLPs are all of one width, or send integers", f"Give one of {titles}.")
 
 
 def _same_neurons(before: object, after: object, kept: Int) -> bool:

@@ -24,14 +24,14 @@ from spikformer_deploy.data.given import gathered, whole
 from spikformer_deploy.inference import energy, run, verify
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.operators import count
-from spikformer_deploy.optimization import bits, exits, sparser
+from spikformer_deploy.optimization import bits, exits, fewer_channels, fewer_steps, sparser
 from spikformer_deploy.optimization import prune as pruning
 from spikformer_deploy.pipeline import export, stages
 from spikformer_deploy.space.axes import Space
 from spikformer_deploy.space.sweep import sweep_space
 
 CALLS = [sd.compile, sd.choose_bits, sd.run, sd.choose_exit, sd.verify, sd.energy, sd.export, sd.sweep, sd.load]
-CALLS += [sd.count_operations, sd.make_sparser, sd.prune]
+CALLS += [sd.count_operations, sd.make_sparser, sd.fewer_steps, sd.fewer_channels, sd.prune]
 
 
 def options_of(*functions: Callable[..., Any]) -> dict[str, Any]:
@@ -53,6 +53,8 @@ def options_of(*functions: Callable[..., Any]) -> dict[str, Any]:
         (sd.load, (models.load,), set()),
         (sd.count_operations, (count.count_operations,), set()),
         (sd.make_sparser, (sparser.make_sparser,), set()),
+        (sd.fewer_steps, (fewer_steps.fewer_steps,), set()),
+        (sd.fewer_channels, (fewer_channels.fewer_channels,), set()),
         (sd.prune, (pruning.prune,), set()),
     ],
 )

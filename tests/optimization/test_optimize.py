@@ -17,8 +17,8 @@ from spikformer_deploy.converters.checkpoints.read import Loaded, load
 from spikformer_deploy.data.images import ImageSet, Preprocess
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors import reference
+from spikformer_deploy.optimization import fewer_channels, sparser
 from spikformer_deploy.optimization import optimize as optimizing
-from spikformer_deploy.optimization import sparser
 from spikformer_deploy.optimization.optimize import STEPS, Optimized, Tried, parted
 from spikformer_deploy.training.recipe import Data, Model, Optimiser, Recipe
 from spikformer_deploy.training.supervised import train
@@ -34,11 +34,12 @@ def images(split: str, count: int) -> Images:
 
 
 def optimized(knowing: Path | Loaded, folder: Path, **options: object) -> Optimized:
-    """With one stage of fine-tuning: how many fit into minutes differs from machine to machine."""
+    """With one stage of each fine-tuning: how many fit into minutes differs from machine to machine."""
     options = {"max_drop": 30.0, "epochs": 2.0, **options}
-    following = sparser.next_weight
+    weight, share = sparser.next_weight, fewer_channels.next_share
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sparser, "next_weight", lambda rows: following(rows) if len(rows) < 2 else None)
+        patch.setattr(sparser, "next_weight", lambda rows: weight(rows) if len(rows) < 2 else None)
+        patch.setattr(fewer_channels, "next_share", lambda rows: share(rows) if len(rows) < 3 else None)
         return sd.optimize(knowing, images("train", 128), images("test", 60), folder=folder, **options)
 
 
@@ -152,6 +153,14 @@ def test_images_need_labels(knowing: Path, tmp_path: Path) -> None:
         sd.optimize(knowing, images("train", 20), pixels, folder=tmp_path / "new")
 
 
+@pytest.mark.parametrize(
+    ("points", "steps", "images", "share"),
+    [(2.0, 4, 1000, 0.5), (1.0, 4, 200, 0.5), (0.3, 4, 200, 0.3), (0.0, 4, 200, 0.0), (1.0, 1, 10, 1.0)],
+)
+def test_a_step_may_lose_one_image_if_there_is_one(points: float, steps: int, images: int, share: float) -> None:
+    assert optimizing._share(points, steps, images) == share
+
+
 # --- a share of the training images ---------------------------------------------------------------------------------
 
 
@@ -183,7 +192,7 @@ def test_a_share_that_leaves_nothing(knowing: Path, share: float) -> None:
 
 
 def test_the_command_writes_what_it_found(knowing: Path, tmp_path: Path) -> None:
-    words = ("--input", "digits", "--validation", "0.05", "--steps", "steps,bits", "--max-drop", "8")
+    words = ("--input", "digits", "--validation", "0.05", "--steps", "steps,bits", "--max-drop", "8", "--epochs", "1")
     run = CliRunner()
     done = run.invoke(cli, ["optimize", str(knowing), *words, "-o", str(tmp_path / "out"), "--json"])
     assert done.exit_code == 0, done.output

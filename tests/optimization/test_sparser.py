@@ -13,8 +13,9 @@ from spikformer_deploy.accounting.target import NEURO_CORES
 from spikformer_deploy.base.errors import InputError, ModelError, QuantizeError
 from spikformer_deploy.converters.checkpoints.read import Loaded, load
 from spikformer_deploy.data.digits import digits
-from spikformer_deploy.optimization import sparser
-from spikformer_deploy.optimization.sparser import FIRST_WEIGHT, LARGEST_WEIGHT, Sparser, Tried, cheapest, next_weight
+from spikformer_deploy.optimization import sparser, stages
+from spikformer_deploy.optimization.sparser import FIRST_WEIGHT, LARGEST_WEIGHT, next_weight
+from spikformer_deploy.optimization.stages import Tried, Tuned, cheapest
 
 Images = tuple[np.ndarray, np.ndarray]
 
@@ -25,7 +26,8 @@ def images(split: str, count: int) -> Images:
 
 
 def tried(*stages: tuple[float, bool]) -> list[Tried]:
-    return [Tried(i, w, 0.9, h, 1.0, 10.0 - i, 1.0, 1.0, f"{i}") for i, (w, h) in enumerate([(0.0, True), *stages])]
+    rows = enumerate([(0.0, True), *stages])
+    return [Tried(i, weight, i > 0, 0.9, holds, 1.0, 10.0 - i, 1.0, 1.0, f"{i}") for i, (weight, holds) in rows]
 
 
 def test_weights_double_until_one_does_not_hold_and_then_lie_between() -> None:
@@ -65,7 +67,7 @@ def test_a_model_that_never_fires_is_refused(tiny: Path, tmp_path: Path) -> None
         _sparser(loaded, tmp_path / "dead")
 
 
-def _sparser(model: Path | Loaded, folder: Path, **options: object) -> Sparser:
+def _sparser(model: Path | Loaded, folder: Path, **options: object) -> Tuned:
     options = {"max_drop": 20.0, "epochs": 0.5, "batch": 32, "minutes": None, **options}
     return sd.make_sparser(model, images("train", 128), images("test", 60), folder=folder, **options)
 
@@ -76,7 +78,7 @@ def test_spikes_become_fewer_and_a_killed_run_goes_on(
     monkeypatch.setattr(sparser, "LARGEST_WEIGHT", 2 * FIRST_WEIGHT)
     monkeypatch.setattr("spikformer_deploy.training.fit.KEEP_SECONDS", 0)
     whole = _sparser(tiny, tmp_path / "whole", epochs=2.0, max_drop=100.0)
-    assert [row.weight for row in whole.rows] == [0.0, FIRST_WEIGHT, 2 * FIRST_WEIGHT]
+    assert [row.setting for row in whole.rows] == [0.0, FIRST_WEIGHT, 2 * FIRST_WEIGHT]
     assert whole.rows[2].synops < whole.rows[0].synops
     assert whole.chosen == cheapest(list(whole.rows))
     assert whole.notes == ()
@@ -121,7 +123,7 @@ def test_what_is_saved_compiles_to_what_was_measured(
     assert measured == (run.accuracy, run.events.synops, energy.within(NEURO_CORES).nominal, energy.total.nominal)
     verdict = sd.verify(program, images("test", 20), model=found.model, backends=("reference",))
     assert verdict.backends == {"reference": True}
-    assert found.model.training["sparser"]["weight"] == chosen.weight if chosen.stage else True
+    assert found.model.training["sparser"]["setting"] == chosen.setting if chosen.stage else True
 
 
 def test_no_time_leaves_the_original(tiny: Path, tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_integer_neurons_are_refused(tmp_path: Path) -> None:
 def test_a_stage_that_no_integers_hold_is_a_row_that_says_so(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled = sparser.compile_model
+    compiled = stages.compile_model
     made: list[Loaded] = []
 
     def refusing(model: Loaded, *arguments: object, **options: object) -> object:
@@ -190,7 +192,7 @@ def test_a_stage_that_no_integers_hold_is_a_row_that_says_so(
             raise QuantizeError("fc1", "too large")
         return compiled(model, *arguments, **options)
 
-    monkeypatch.setattr(sparser, "compile_model", refusing)
+    monkeypatch.setattr(stages, "compile_model", refusing)
     monkeypatch.setattr(sparser, "SMALLEST_WEIGHT", FIRST_WEIGHT)
     found = _sparser(tiny, tmp_path / "out", epochs=0.3)
     assert [row.refused for row in found.rows] == ["", "fc1: too large"]

@@ -96,6 +96,7 @@ class _Told:
         self.accuracy, self.events, self.energies = accuracy, run.events, run.energies
 
 
+@pytest.mark.deep  # of every run is that of make_sparser, whose stages these are
 def test_a_killed_stage_goes_on(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spikformer_deploy.training.fit.KEEP_SECONDS", 0)
     # the original, T = 1 as it is, and trained; the killed call sees the first two, the one after it the others

@@ -1,5 +1,7 @@
 """Bits by layer are chosen on validation images: within the drop, the same every time, and what was run."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -49,10 +51,11 @@ def test_what_is_chosen_was_run_and_holds(images: tuple) -> None:
     assert sd.run(again, validation, timing="none").accuracy == chosen.accuracy
 
 
-def test_without_a_drop_nothing_is_lost_and_twice_is_the_same(images: tuple) -> None:
-    calibration, (pixels, labels) = images
-    few = (pixels[:40], labels[:40])
-    one, other = (sd.choose_bits("digits-v1", few, calibrate_on=calibration, max_drop=0.0) for _ in range(2))
+def test_without_a_drop_nothing_is_lost_and_twice_is_the_same(tiny: Path) -> None:
+    training = read("digits", load(tiny).preprocess, split="train", limit=CALIBRATION + 40)
+    assert training.labels is not None
+    calibration, few = training.pixels[:CALIBRATION], (training.pixels[CALIBRATION:], training.labels[CALIBRATION:])
+    one, other = (sd.choose_bits(tiny, few, calibrate_on=calibration, max_drop=0.0) for _ in range(2))
     assert one.accuracy >= one.tried[0]["accuracy"]
     assert one.layer_bits == other.layer_bits
     assert one.tried == other.tried

@@ -79,9 +79,14 @@ def on_silence(program: Program, tallies: Iterable[Tally]) -> tuple[str, ...]:
     return note_on_silence(silent, len(layers))
 
 
+def of_weights(program: Program) -> tuple[str, ...]:
+    """A note where a program is of random weights."""
+    return (RANDOM_NOTE,) if RANDOM in program.provenance.get("training", {}) else ()
+
+
 def of_program(program: Program) -> tuple[str, ...]:
     """Notes on what a program is of: random weights, and an earlier release, whose times and energies are others."""
-    notes = (RANDOM_NOTE,) if RANDOM in program.provenance.get("training", {}) else ()
+    notes = of_weights(program)
     if not hardware.of_before(program.profile):
         return notes
     return (

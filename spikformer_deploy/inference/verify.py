@@ -18,6 +18,7 @@ from spikformer_deploy.data.read import read
 from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import BATCH, Execution, Executor, Request
 from spikformer_deploy.inference.parts import Part, check_sending, read_part, source
+from spikformer_deploy.inference.record import of_weights
 from spikformer_deploy.inference.regression import scores
 from spikformer_deploy.inference.results import Verdict
 from spikformer_deploy.inference.seam import Work, in_order, pool
@@ -73,7 +74,7 @@ def verify(
             found += compared
             note_batch(0, 0, "")
     verdict = _verdict(images, work, found)
-    verdict.notes = (*of_model, *verdict.notes)
+    verdict.notes = (*of_weights(program), *of_model, *verdict.notes)
     return verdict
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import printable
+from spikformer_deploy.base.formats import RANDOM, RANDOM_NOTE
 from spikformer_deploy.base.json_text import written
 from spikformer_deploy.base.words import counted
 from spikformer_deploy.chips.loihi.microcode import operand_bits
@@ -38,7 +39,7 @@ README = """\
 # {name}: a spiking network for {target}
 
 {summary}
-Everything here is integers: every spike and every potential is that of the program that was exported. Intel's
+{warnings}Everything here is integers: every spike and every potential is that of the program that was exported. Intel's
 compiler, its NeuroCore models and its microcode come with access to the hardware; this says what they have to do.
 
 ## Run it on a CPU
@@ -251,6 +252,7 @@ def _readme(program: Program, name: str, images: np.ndarray | None) -> str:
         name=_cell(name),
         target=_cell(profile.name),
         summary=summary_of(network),
+        warnings="".join(f"**{warning}**\n" for warning in _warnings(program)),
         images=images_of(network),
         expected=checked,
         words=int(profile.core.memory_words),
@@ -263,6 +265,15 @@ def _readme(program: Program, name: str, images: np.ndarray | None) -> str:
         chips=counted(mapping.chips, "chip"),
         per_chip=mapping.cores_per_chip,
     )
+
+
+def _warnings(program: Program) -> Iterator[str]:
+    """What a port has to know before all else."""
+    if RANDOM in program.provenance.get("training", {}):
+        yield f"{RANDOM_NOTE[0].upper()}{RANDOM_NOTE[1:]}."
+    if program.network.bounds == "observed":
+        bits = program.network.state_bits
+        yield f"Not all states are proven to fit {bits} bits: some ranges were only observed; images may leave them."
 
 
 def _first_copies(mapping: Mapping) -> list[Site]:

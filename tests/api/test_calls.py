@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import spikformer_deploy as sd
 from spikformer_deploy.base.errors import InputError, ModelError, QuantizeError
+from spikformer_deploy.base.formats import RANDOM, RANDOM_NOTE
 from spikformer_deploy.converters import models
 from spikformer_deploy.data.given import gathered, whole
 from spikformer_deploy.inference import energy, run, verify
@@ -394,3 +395,11 @@ def test_paths_are_no_options_and_lists_have_their_names(tmp_path: Path) -> None
         sd.verify(program, "digits", model="digits-v1", backends=(), limit=1)
     with pytest.raises(InputError, match=r"^x --limit\.npz: "):
         sd.run(program, "x --limit.npz")
+
+
+def test_a_comparison_says_that_weights_are_random() -> None:
+    program = program_of("digits-v1")
+    images = random_images(program.network, 0, 2)
+    assert RANDOM_NOTE not in sd.verify(program, images, backends=()).notes
+    of_random = replace(program, provenance={**program.provenance, "training": {RANDOM: 0}})
+    assert RANDOM_NOTE in sd.verify(of_random, images, backends=()).notes

@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +15,7 @@ from support.programs import program_of
 
 import spikformer_deploy as sd
 from spikformer_deploy.base.errors import InputError
+from spikformer_deploy.base.formats import RANDOM, RANDOM_NOTE
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.lava.standalone import __file__ as standalone
@@ -167,6 +168,15 @@ def test_without_images_it_says_how_to_get_them() -> None:
     assert files.keys() == {"README.md", "mapping.json"}
     assert "--input IMAGES" in files["README.md"].decode()
     assert "# a \\| b c: a spiking network for loihi2" in files["README.md"].decode()
+
+
+def test_a_port_is_warned_of_random_weights_and_of_ranges_that_were_only_seen() -> None:
+    program = program_of("digits-v1")
+    assert "**The weights are random" not in board_files(program, "a", None)["README.md"].decode()
+    provenance = {**program.provenance, "training": {RANDOM: 0}}
+    network = replace(program.network, bounds="observed")
+    said = board_files(replace(program, network=network, provenance=provenance), "a", None)["README.md"].decode()
+    assert f"\n**The{RANDOM_NOTE[3:]}.**\n**Not all states are proven to fit 24 bits" in said
 
 
 def test_images_go_along_to_lava_alone(tmp_path: Path) -> None:

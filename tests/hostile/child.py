@@ -55,6 +55,8 @@ def _memory(name: str) -> int:
 
 
 def run() -> None:
+    import torch  # noqa: F401  on a busy machine its import alone takes longer than a command may
+
     from spikformer_deploy.cli.main import main
 
     def late(*_: object) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from spikformer_deploy.api.given import AnyModel, Data, calibration_of, checkpoint_of, images_of, labelled_of, model_of
 from spikformer_deploy.base.options import named
 from spikformer_deploy.base.progress import Progress, silent
+from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.data.given import gathered
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.inference.given import AnyProgram, program_of
@@ -21,7 +22,7 @@ from spikformer_deploy.optimization.bits import ChosenBits
 from spikformer_deploy.optimization.exits import ChosenExit
 from spikformer_deploy.optimization.optimize import STEPS, Optimized
 from spikformer_deploy.optimization.prune import Pruned
-from spikformer_deploy.optimization.stages import Tuned
+from spikformer_deploy.optimization.stages import Tuned, Tuning
 
 
 @named
@@ -153,22 +154,9 @@ def make_sparser(
     Raises InputError for what cannot be read, images without labels, numbers that make no sense, the folder of another
     call, and for options (OptionError, also a TypeError, for unknown ones), ModelError for a model without LIFs.
     """
-    loaded = checkpoint_of(model)
-    return sparser.make_sparser(
-        loaded,
-        labelled_of(loaded, training_images, "train"),
-        labelled_of(loaded, validation_images, "test"),
-        folder=folder,
-        target=str(target),
-        max_drop=max_drop,
-        epochs=epochs,
-        minutes=minutes,
-        batch=batch,
-        learning_rate=learning_rate,
-        seed=seed,
-        teacher=None if teacher is None else checkpoint_of(teacher),
-        progress=progress,
-    )
+    known = None if teacher is None else checkpoint_of(teacher)
+    tuning = Tuning(Path(folder), str(target), max_drop, epochs, minutes, batch, learning_rate, seed, known, progress)
+    return _searched(sparser.make_sparser, model, training_images, validation_images, tuning)
 
 
 @named
@@ -202,22 +190,9 @@ def fewer_steps(
     call, and for options (OptionError, also a TypeError, for unknown ones), ModelError for a model of frames or of one
     time step.
     """
-    loaded = checkpoint_of(model)
-    return reducing.fewer_steps(
-        loaded,
-        labelled_of(loaded, training_images, "train"),
-        labelled_of(loaded, validation_images, "test"),
-        folder=folder,
-        target=str(target),
-        max_drop=max_drop,
-        epochs=epochs,
-        minutes=minutes,
-        batch=batch,
-        learning_rate=learning_rate,
-        seed=seed,
-        teacher=None if teacher is None else checkpoint_of(teacher),
-        progress=progress,
-    )
+    known = None if teacher is None else checkpoint_of(teacher)
+    tuning = Tuning(Path(folder), str(target), max_drop, epochs, minutes, batch, learning_rate, seed, known, progress)
+    return _searched(reducing.fewer_steps, model, training_images, validation_images, tuning)
 
 
 @named
@@ -250,22 +225,22 @@ def fewer_channels(
     Raises InputError for what cannot be read, images without labels, numbers that make no sense, the folder of another
     call, and for options (OptionError, also a TypeError, for unknown ones), ModelError for a model of another family.
     """
+    known = None if teacher is None else checkpoint_of(teacher)
+    tuning = Tuning(Path(folder), str(target), max_drop, epochs, minutes, batch, learning_rate, seed, known, progress)
+    return _searched(cutting.fewer_channels, model, training_images, validation_images, tuning)
+
+
+def _searched(
+    search: Callable[[Loaded, ImageSet, ImageSet, Tuning], Tuned],
+    model: AnyModel,
+    training_images: Data,
+    validation_images: Data,
+    tuning: Tuning,
+) -> Tuned:
+    """A search by fine-tuning, of what a caller gives."""
     loaded = checkpoint_of(model)
-    return cutting.fewer_channels(
-        loaded,
-        labelled_of(loaded, training_images, "train"),
-        labelled_of(loaded, validation_images, "test"),
-        folder=folder,
-        target=str(target),
-        max_drop=max_drop,
-        epochs=epochs,
-        minutes=minutes,
-        batch=batch,
-        learning_rate=learning_rate,
-        seed=seed,
-        teacher=None if teacher is None else checkpoint_of(teacher),
-        progress=progress,
-    )
+    images = (labelled_of(loaded, training_images, "train"), labelled_of(loaded, validation_images, "test"))
+    return search(loaded, *images, tuning)
 
 
 @named
@@ -326,7 +301,8 @@ def optimize(
                      many as make 600 batches
     minutes          that fine-tuning may take; None: until there is no more to try
     seed             of the order of images, their augmentation, and of a share of them
-    calibrate_on     as of sd.compile; None: the first training images
+    calibrate_on     as of sd.compile; None: `training_images`, as if they were given here, so that sd.compile on them
+                     makes the same program of the checkpoint
     progress         called with (done, of, a note) of the step that runs
     Gives .program and .model, .exit (the margin of early exit, where it is worth it), .run and .run_before on the
     validation images, .rows of all that was tried, .front of them, and .notes.
@@ -351,6 +327,6 @@ def optimize(
         epochs=epochs,
         minutes=minutes,
         seed=seed,
-        calibrate_on=calibration_of(calibrate_on),
+        calibrate_on=calibration_of(training_images if calibrate_on is None else calibrate_on),
         progress=progress,
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.optimization.prune import check_widths, prune
@@ -20,37 +17,22 @@ def fewer_channels(
     model: Loaded,
     training_images: ImageSet,
     validation_images: ImageSet,
-    *,
-    folder: str | Path,
-    target: str = "loihi2",
-    max_drop: float = 0.5,
-    epochs: float | None = None,
-    minutes: float | None = None,
-    batch: int | None = None,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-    teacher: Loaded | None = None,
-    progress: Progress = silent,
+    tuning: Tuning,
 ) -> Tuned:
     """Cut as many hidden channels of a model's MLPs away as accuracy allows, fine-tuned where that needs it.
 
     model           of a family that prune takes
     training_images, validation_images  with labels; nothing is learnt from the latter
-    folder          gets a checkpoint a stage, the rows, and the result; a call with equal arguments goes on from there
-    target          a name of a profile or a TOML file: whose energies are told
-    max_drop        points of accuracy on the validation images that may be lost
-    epochs, minutes, batch, learning_rate, seed, teacher, progress  as of make_sparser
     Up to 2,048 training images say which channels go (see prune).  Which shares of them are tried: see next_share.
     Raises InputError as make_sparser, and ModelError for another family.
     """
     check_widths(model)
-    tuning = Tuning(Path(folder), target, max_drop, epochs, minutes, batch, learning_rate, seed, teacher, progress)
     search = Search("fewer_channels", model, training_images, validation_images, 0.0, tuning)
     search.open()
     judging = picked(search.training, spread(len(search.training), JUDGING))
 
     def begun(before: Loaded, share: float) -> Loaded:
-        return prune(before, judging, output=search.folder / "cut.safetensors", share=share, target=target).model
+        return prune(before, judging, output=search.folder / "cut.safetensors", share=share, target=tuning.target).model
 
     return search.run(Kind("share", next_share, begun, None))
 

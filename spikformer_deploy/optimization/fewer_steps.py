@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from spikformer_deploy.base.errors import ModelError
-from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.nn.zoo import build
@@ -17,26 +15,12 @@ def fewer_steps(
     model: Loaded,
     training_images: ImageSet,
     validation_images: ImageSet,
-    *,
-    folder: str | Path,
-    target: str = "loihi2",
-    max_drop: float = 0.5,
-    epochs: float | None = None,
-    minutes: float | None = None,
-    batch: int | None = None,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-    teacher: Loaded | None = None,
-    progress: Progress = silent,
+    tuning: Tuning,
 ) -> Tuned:
     """Find the fewest time steps with which a model keeps nearly the same accuracy, fine-tuned where that needs it.
 
     model           from a checkpoint, of images: frames of event data stand for a time step each
     training_images, validation_images  with labels; nothing is learnt from the latter
-    folder          gets a checkpoint a stage, the rows, and the result; a call with equal arguments goes on from there
-    target          a name of a profile or a TOML file: whose energies are told
-    max_drop        points of accuracy on the validation images that may be lost
-    epochs, minutes, batch, learning_rate, seed, teacher, progress  as of make_sparser
     Half of the loss is against the outputs of the model with all its time steps.  Which T are tried: see next_steps.
     Raises InputError as make_sparser, ModelError for a model of frames, and for one of a single time step.
     """
@@ -44,7 +28,6 @@ def fewer_steps(
         raise ModelError("model", "its images are frames, one for each time step", "Give it fewer frames.")
     if model.time_steps == 1:
         raise ModelError("model", "it has one time step, and none has less", "Give a model of more.")
-    tuning = Tuning(Path(folder), target, max_drop, epochs, minutes, batch, learning_rate, seed, teacher, progress)
     search = Search("fewer_steps", model, training_images, validation_images, float(model.time_steps), tuning)
     search.open()
     return search.run(Kind("T", next_steps, lambda before, setting: of_steps(before, int(setting)), None))

@@ -32,7 +32,7 @@ from spikformer_deploy.optimization.exits import ChosenExit, choose_exit
 from spikformer_deploy.optimization.fewer_channels import fewer_channels
 from spikformer_deploy.optimization.fewer_steps import fewer_steps
 from spikformer_deploy.optimization.sparser import make_sparser
-from spikformer_deploy.optimization.stages import Tuned, picked
+from spikformer_deploy.optimization.stages import Tuned, Tuning, arrays_of, picked
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import compile_model
 
@@ -50,8 +50,6 @@ PROGRAM, MODEL, TRIED, SEARCH = "program.spk", "model.safetensors", "tried.json"
 WAY_OUT = "Give another folder, or the same arguments as before."
 NO_TIME = 1e-9
 """Minutes, in which no stage begins; what an earlier call found stands."""
-MOST_CALIBRATION = 2048
-"""Training images that a compile looks at, at most."""
 NEARLY = 1e-7
 """Points: accuracies are shares of images, and no exact numbers."""
 
@@ -140,7 +138,7 @@ def optimize(
     epochs: float | None = None,
     minutes: float | None = None,
     seed: int = 0,
-    calibrate_on: str | Path | np.ndarray | None = None,
+    calibrate_on: str | Path | np.ndarray,
     progress: Progress = silent,
 ) -> Optimized:
     """Make a model cheaper on a target: fewer time steps, sparser spikes, fewer bits.
@@ -154,7 +152,7 @@ def optimize(
     steps           some of STEPS, which are taken in that order
     epochs, seed    of each stage of fine-tuning ("steps", "prune", "sparser"); minutes: that these steps may take
                     together, each an even share of what is left; None: until there is no more to try
-    calibrate_on    images to compile on, as of compile_model; None: the first training images
+    calibrate_on    images to compile on, as of compile_model
     progress        called with (done, of, a note) of the step that runs
     Raises InputError for images without labels, unknown steps, numbers that make no sense and a folder of another call,
     ModelError, QuantizeError and MappingError as compile_model.
@@ -168,11 +166,8 @@ def optimize(
     classes = (model.labels, model.config.num_classes)
     training, validation = training_images.of_classes(*classes), validation_images.of_classes(*classes)
     # one file may be several models, by options; and a module may have changed since
-    weights = {key: value.numpy() for key, value in model.module.state_dict().items()}
-    about = [model.config, model.preprocess.facts(), weights, training.identity, validation.identity]
-    about += [target, max_drop, asked, epochs, seed, None if calibrate_on is None else _told(calibrate_on)]
-    if calibrate_on is None:
-        calibrate_on = training.pixels_in(slice(0, min(len(training), MOST_CALIBRATION)))
+    about = [model.config, model.preprocess.facts(), arrays_of(model), training.identity, validation.identity]
+    about += [target, max_drop, asked, epochs, seed, _told(calibrate_on)]
     search = _Search(training, validation, Path(folder), target, calibrate_on, digest(about), progress)
     return search.found(model, asked, max_drop, Training(epochs, minutes, seed, model))
 
@@ -266,22 +261,19 @@ class _Search:
         """A search by fine-tuning."""
         search, words = TRAINED[step]
         # with more minutes the steps before may have come to another model, of which this is another search
-        weights = {key: value.numpy() for key, value in now.model.module.state_dict().items()}
-        of = digest([weights, now.model.time_steps, share])
+        of = digest([arrays_of(now.model), now.model.time_steps, share])
+        tuning = Tuning(
+            self.folder / f"{step}-{of[:8]}",
+            self.target,
+            share,
+            epochs=training.epochs,
+            minutes=minutes,
+            seed=training.seed,
+            teacher=training.teacher,
+            progress=self.progress,
+        )
         try:
-            found = search(
-                now.model,
-                self.training,
-                self.validation,
-                folder=self.folder / f"{step}-{of[:8]}",
-                target=self.target,
-                max_drop=share,
-                epochs=training.epochs,
-                minutes=minutes,
-                seed=training.seed,
-                teacher=training.teacher,
-                progress=self.progress,
-            )
+            found = search(now.model, self.training, self.validation, tuning)
         except ModelError as error:  # there is nothing that it could do about this model
             self.notes.append(f"without '{step}': {error.problem}")
             return now

@@ -12,13 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from math import sqrt
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from spikformer_deploy.base.errors import ModelError
-from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.graph.execute import execute
@@ -40,38 +38,19 @@ def make_sparser(
     model: Loaded,
     training_images: ImageSet,
     validation_images: ImageSet,
-    *,
-    folder: str | Path,
-    target: str = "loihi2",
-    max_drop: float = 0.5,
-    epochs: float | None = None,
-    minutes: float | None = None,
-    batch: int | None = None,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-    teacher: Loaded | None = None,
-    progress: Progress = silent,
+    tuning: Tuning,
 ) -> Tuned:
     """Fine-tune a model so that its spikes cost less on a target, at nearly the same accuracy.
 
     model           of spiking neurons (LIF), from a checkpoint
     training_images, validation_images  with labels; nothing is learnt from the latter
-    folder          gets a checkpoint a stage, the rows, and the result; a call with equal arguments goes on from there
-    target          a name of a profile or a TOML file: whose prices count
-    max_drop        points of accuracy on the validation images that may be lost
-    epochs          of each stage, a part of one too; None: 2, and as many as make 600 batches
-    minutes         no stage begins that would not be done by then, and one that is not is left; None: all is tried
-    batch           images of one; None: as the model learnt with
-    learning_rate   the largest of a stage
-    teacher         whose outputs half of the cross-entropy is against, of the same classes and images; None: the model
-    progress        called with (batches of the stage done, in all, a note)
+    tuning          its target is the one whose prices count
     Augmentation and weight decay are those that the model learnt with, where its file says so.
     Raises InputError for images without labels, numbers that make no sense and a folder of another call, ModelError for
     a model without LIFs.
     """
     if not any(isinstance(layer, LIF) for layer in model.module.modules()):
         raise ModelError("model", "it has no LIFs whose spikes could be made fewer", "Give a model of LIFs.")
-    tuning = Tuning(Path(folder), target, max_drop, epochs, minutes, batch, learning_rate, seed, teacher, progress)
     search = Search("sparser", model, training_images, validation_images, 0.0, tuning)
     search.open()
 

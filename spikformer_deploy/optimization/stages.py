@@ -28,7 +28,7 @@ from spikformer_deploy.base.errors import InputError, MappingError, ModelError, 
 from spikformer_deploy.base.files import check_file, check_folder_output, write_whole, writing
 from spikformer_deploy.base.json_text import parsed, sealed
 from spikformer_deploy.base.plain import table
-from spikformer_deploy.base.progress import Progress
+from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.base.values import digest
 from spikformer_deploy.base.words import check_positive
 from spikformer_deploy.converters.checkpoints.read import Loaded, load, save
@@ -130,15 +130,15 @@ class Tuning:
     """
 
     folder: Path
-    target: str
-    max_drop: float
-    epochs: float | None
-    minutes: float | None
-    batch: int | None
-    learning_rate: float
-    seed: int
-    teacher: Loaded | None
-    progress: Progress
+    target: str = "loihi2"
+    max_drop: float = 0.5
+    epochs: float | None = None
+    minutes: float | None = None
+    batch: int | None = None
+    learning_rate: float = 1e-3
+    seed: int = 0
+    teacher: Loaded | None = None
+    progress: Progress = silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +212,9 @@ class Search:
         epochs = LEAST_EPOCHS if tuning.epochs is None else tuning.epochs
         self.steps = max(1 if tuning.epochs else UPDATES, round(epochs * len(self.images) / batch))
         about = [model.config, model.preprocess.facts(), training.identity, self.validation.identity]
-        about += [name, tuning.target, tuning.max_drop, self.teacher.config, _weights(self.teacher)]
+        about += [name, tuning.target, tuning.max_drop, self.teacher.config, arrays_of(self.teacher)]
         how = [attrs.asdict(self.settings), attrs.asdict(self.augment), self.steps]
-        self.identity = digest([about, how, _weights(model)])
+        self.identity = digest([about, how, arrays_of(model)])
         self.rows: list[Tried] = []
         self.notes: tuple[str, ...] = ()
         self._programs: dict[str, Compiled] = {}
@@ -387,7 +387,8 @@ def picked(images: ImageSet, numbers: NDArray[np.int64]) -> ImageSet:
     )
 
 
-def _weights(model: Loaded) -> dict[str, NDArray[np.generic]]:
+def arrays_of(model: Loaded) -> dict[str, NDArray[np.generic]]:
+    """All that a model has learnt, by name: what tells it from others of the same structure."""
     return {key: value.numpy() for key, value in model.module.state_dict().items()}
 
 

@@ -27,6 +27,7 @@ from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.operators import count
 from spikformer_deploy.optimization import bits, exits, fewer_channels, fewer_steps, sparser
 from spikformer_deploy.optimization import prune as pruning
+from spikformer_deploy.optimization.stages import Tuning
 from spikformer_deploy.pipeline import export, stages
 from spikformer_deploy.space.axes import Space
 from spikformer_deploy.space.sweep import sweep_space
@@ -53,9 +54,9 @@ def options_of(*functions: Callable[..., Any]) -> dict[str, Any]:
         (sd.export, (export.export, models.load), {"path"}),
         (sd.load, (models.load,), set()),
         (sd.count_operations, (count.count_operations,), set()),
-        (sd.make_sparser, (sparser.make_sparser,), set()),
-        (sd.fewer_steps, (fewer_steps.fewer_steps,), set()),
-        (sd.fewer_channels, (fewer_channels.fewer_channels,), set()),
+        (sd.make_sparser, (sparser.make_sparser, Tuning), {"tuning"}),
+        (sd.fewer_steps, (fewer_steps.fewer_steps, Tuning), {"tuning"}),
+        (sd.fewer_channels, (fewer_channels.fewer_channels, Tuning), {"tuning"}),
         (sd.prune, (pruning.prune,), set()),
     ],
 )

@@ -99,7 +99,7 @@ def slots(network: Network, events: Events) -> Slots:
     firing = [p for p in network if p.neuron.fires]
     count = events.time_steps * max((p.max_out for p in firing), default=1)
     spikes = sum(int(events.populations[p.name].values.sum()) for p in firing)
-    return Slots(count, spikes / (sum(p.size for p in firing) * count * events.images))
+    return Slots(count, _share(spikes, sum(p.size for p in firing) * count * events.images))
 
 
 def sparsity(network: Network, events: Events) -> Sparsity:
@@ -108,7 +108,7 @@ def sparsity(network: Network, events: Events) -> Sparsity:
     neurons = sum(size for size, _ in lifs)
     spikes = sum(int(counted.spikes.sum()) for _, counted in lifs)
     visits = neurons * events.time_steps * events.images
-    rate = spikes / visits
+    rate = _share(spikes, visits)
     silent = [counted.silent for _, counted in lifs if counted.silent is not None]
     weights = [p.synapse.weight for p in network.projections if isinstance(p.synapse, (Conv, Readout))]
     zeros = sum(int((w == 0).sum()) for w in weights)
@@ -116,6 +116,11 @@ def sparsity(network: Network, events: Events) -> Sparsity:
         activation=1 - rate,
         connection=zeros / sum(w.size for w in weights),
         rate=rate,
-        mean_sent=sum(int(counted.values.sum()) for _, counted in lifs) / visits,
-        silent=sum(silent) / neurons if len(silent) == len(lifs) else None,
+        mean_sent=_share(sum(int(counted.values.sum()) for _, counted in lifs), visits),
+        silent=_share(sum(silent), neurons) if len(silent) == len(lifs) else None,
     )
+
+
+def _share(part: int, whole: int) -> float:
+    """0 of a network without neurons: a linear classifier is one, and nothing in it fires."""
+    return part / whole if whole else 0.0

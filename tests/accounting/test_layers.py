@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.durations import duration
@@ -9,6 +10,7 @@ from support.mappings import random_mapping
 from support.networks import graded_network, random_images, random_network
 from support.runs import run_of
 
+import spikformer_deploy as sd
 from spikformer_deploy.accounting import layers as counts
 from spikformer_deploy.accounting.energy import account
 from spikformer_deploy.chips.profile import load_profile
@@ -117,3 +119,26 @@ def test_the_rate_of_a_network_is_that_of_its_neurons() -> None:
     assert values["firing_rate"] == pytest.approx((sent != 0).mean())
     assert values["mean_sent"] == pytest.approx(sent.mean())
     assert report_data(result)["sparsity"]["firing_rate"] == values["firing_rate"]
+
+
+class Classifier(torch.nn.Module):
+    """Nothing in it fires."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(64, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(images.flatten(1))
+
+
+def test_a_network_without_neurons_has_rates_of_nothing() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8)).astype(np.uint8)
+    with pytest.warns(UserWarning, match="pixels / 255"):
+        program = sd.compile(Classifier(), calibrate_on=pixels, time_steps=2)
+    result = sd.run(program, pixels)
+    values = result.to_dict()
+    assert (values["firing_rate"], values["mean_sent"]) == (0.0, 0.0)
+    right = reference.execute(program.network, pixels).accumulators
+    np.testing.assert_array_equal(result.accumulators, right)
+    assert report_data(result)["sparsity"]["firing_rate"] == 0.0

@@ -137,7 +137,8 @@ def _warn_of_training(model: nn.Module) -> None:
         warnings.warn(
             f"{learning[0]} is in training mode and takes the statistics of each batch, so that other neurons fire "
             "than in the trained model: for its figures call model.eval() first",
-            stacklevel=4,
+            # past this function and two context managers that contextlib enters: the line of the user's `with`
+            stacklevel=6,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -386,11 +387,14 @@ def test_training_mode_is_told() -> None:
     """Batch normalisation by the batch lets other neurons fire: a figure would be of no trained model."""
     model = sequential()
     with (
-        pytest.warns(UserWarning, match=r"^1 is in training mode .* call model\.eval\(\) first"),
-        sd.count_operations(model),
+        pytest.warns(UserWarning, match=r"^1 is in training mode .* call model\.eval\(\) first") as told,
+        sd.count_operations(model) as training,
     ):
         model(IMAGES)
+    assert [Path(warning.filename).name for warning in told] == ["test_counting.py"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with sd.count_operations(model.eval()):
+        with sd.count_operations(model.eval()) as evaluating:
             model(IMAGES)
+    fired = [counting.counts.neurons[0].spikes.sum() for counting in (training, evaluating)]
+    assert fired[0] != fired[1], "of another number of spikes, which is why it must be told"

@@ -151,3 +151,28 @@ def test_messages_of_the_troubleshooting_page_are_those_of_the_code() -> None:
     missing = sorted(part for part in parts if part and part.lower() not in code.lower())
     assert len(messages) > 25
     assert missing == []
+
+
+def test_what_silicon_confirms_is_what_its_table_says() -> None:
+    """How many of the times and of the energies that set no constant are held, in all places that say so."""
+    page, readme = ((ROOT / name).read_text() for name in ("docs/silicon.md", "README.md"))
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if "| validates" in line
+    ]
+    energies = [row for row in rows if re.search(r"\b[un]J\b", row[2])]
+    times = [row for row in rows if row not in energies]
+    held = {name: (sum(row[-1] == "yes" for row in kind), len(kind)) for name, kind in (("t", times), ("e", energies))}
+    (of_times, all_times), (of_energies, all_energies) = held["t"], held["e"]
+    assert (
+        f"{of_times} of {all_times} are times and orders of times, and {of_energies} of {all_energies} are energies"
+        in page
+    )
+    assert (
+        f"{of_times} of {all_times} validating times inside it, and {of_energies} of {all_energies} energies" in readme
+    )
+    assert f"{of_times + of_energies} of {len(rows)} that validate" in page
+    # "No energy of Loihi 2 is validated": the cases with one are told to be of Loihi 1
+    for case in {row[0] for row in energies}:
+        assert re.search(rf"\*\*{case}\*\* \(Loihi 1,", page), case
+    # a note of every run says "times better than energies"
+    assert of_times / all_times > of_energies / all_energies

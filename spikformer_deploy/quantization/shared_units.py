@@ -7,7 +7,7 @@ own, so that none loses bits to a layer with larger ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -38,8 +38,8 @@ MOST_LOST_BITS = 4
 """Weights give up no more bits than this where the range does not fit."""
 THRESHOLD_HEADROOM_BITS = 5
 """Bits of the state that the threshold of a reader leaves free for the sums (one of them is the sign)."""
-HEADROOM = 2
-"""The potential of a neuron that reads the stream may be larger by this factor (decay 1/2: 1 + 1/2 + 1/4 + ...)."""
+LEAST_HEADROOM = 2.0
+"""States have room for twice what is sent, for readers of any decay up to 1/2 (1 + 1/2 + 1/4 + ...)."""
 FACTOR_BITS = 2
 """Bits of a neuron's input above a current: the spike that it is multiplied with, and the sign of both."""
 ROUNDING_HEADROOM = 1.05
@@ -85,6 +85,7 @@ def plan_shared_units(
             anchor.addends,
             _message_bits(anchor, limits),
             limits.state_bits - _bits_of_readers(graph, settings),
+            _headroom(graph, members),
         )
         unit = _shared_unit(names[0], feeders, anchor, room, limits, settings)
         planned |= dict.fromkeys(members, unit)
@@ -102,11 +103,38 @@ def _bits_of_readers(graph: ir.Graph, settings: Settings) -> int:
     return STOCK_SHIFT + graph.time_steps - 1 if settings.neuron == LifKind.STOCK else 0
 
 
+def _headroom(graph: ir.Graph, members: frozenset[str]) -> float:
+    """How much larger than what it receives in one step the potential of a reader may be: of decay d, 1 + d + d^2 + ...
+
+    Spikes do not lower it: what is received may be negative in all steps, and then none is sent.
+    """
+    decays = [_decay(neuron.op) for neuron in _readers(graph, members)]
+    return max([LEAST_HEADROOM, *(sum(decay**step for step in range(graph.time_steps)) for decay in decays)])
+
+
+def _readers(graph: ir.Graph, members: frozenset[str]) -> Iterator[ir.Node]:
+    """The neurons that read a stream, or what is pooled or multiplied of it."""
+    carriers = set(members)
+    for node in graph:
+        if carriers.isdisjoint(node.inputs):
+            continue
+        if isinstance(node.op, ir.Neuron):
+            yield node
+        else:
+            carriers.add(node.name)
+
+
+def _decay(neuron: ir.Neuron) -> float:
+    """The share of a potential that a time step leaves."""
+    return neuron.keep if isinstance(neuron, ir.Levels) else 1 - 1 / neuron.tau
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Room:
     """Largest real value seen in a stream, and in what its readers sum of it; the bits that must hold them.
 
-    addends  of the sums that a product with spikes makes of it; 0 where there is none
+    addends   of the sums that a product with spikes makes of it; 0 where there is none
+    headroom  the potential of a reader over what it receives in one step
     """
 
     seen: float
@@ -114,10 +142,11 @@ class _Room:
     addends: int
     message_bits: int
     state_bits: int
+    headroom: float
 
     def holds(self, most: float, summed: float) -> bool:
         """Whether messages hold values up to `most`, and states those and sums up to `summed`."""
-        states = HEADROOM * max(most, summed) < 2 ** (self.state_bits - 1)
+        states = self.headroom * max(most, summed) < 2 ** (self.state_bits - 1)
         return states and most < 2 ** (self.message_bits - 1) - 1
 
 

@@ -270,3 +270,60 @@ def test_a_stream_that_sends_more_than_it_says_is_an_error() -> None:
     for executor in (engine, reference):
         with pytest.raises(OverflowDetected, match="a current of"):
             executor.execute(tight, images[:1])
+
+
+def counting_readers(rng: np.random.Generator, neuron: ir.Neuron, time_steps: int) -> tuple[Graph, Pixels]:
+    """A stream of currents that mostly pull down, read by neurons that keep what they are given, at and over positions.
+
+    Weights need no rounding.
+    """
+    shape = (4, 8, 8)
+    unit = 2.0 / 2**6
+
+    def conv(inputs: int, kernel: int, size: float = 1.0) -> ir.Conv2d:
+        weight = rng.integers(-127, 32, (4, inputs, kernel, kernel)).astype(float)
+        weight[:, 0, 0, 0] = 127
+        return ir.Conv2d(weight * unit * size, np.zeros(4), padding=(kernel // 2, kernel // 2))
+
+    nodes = [
+        Node("input", ir.Input(), (), (2, 8, 8)),
+        Node("conv", conv(2, 3), ("input",), shape),
+        Node("lif", ir.Lif(), ("conv",), shape),
+        Node("conv1", conv(4, 3, 2.0 ** int(rng.integers(0, 3))), ("lif",), shape),
+        Node("lif1", neuron, ("conv1",), shape),
+        Node("conv2", conv(4, 1), ("lif1",), shape),
+        Node("add", ir.Add(), ("conv1", "conv2"), shape),
+        Node("lif2", neuron, ("add",), shape),
+        Node("conv3", conv(4, 1), ("lif2",), shape),
+        Node("add1", ir.Add(), ("add", "conv3"), shape),
+        Node("mean", ir.Mean(), ("add1",), (4, 1, 1)),
+        Node("head_lif", neuron, ("mean",), (4, 1, 1)),
+        Node("head", ir.Linear(rng.normal(0, 1, (3, 4)), rng.normal(0, 1, 3)), ("head_lif",), (3, 1, 1)),
+        Node("output", ir.Output(), ("head",), (3, 1, 1)),
+    ]
+    return check(Graph(tuple(nodes), time_steps)), Pixels((0.0, 0.0), (1.0 / 255,) * 2)
+
+
+COUNTERS = [ir.Levels(4, 1.0, 1.0), ir.Levels(8, 1.0, 1.0, half_even=False), ir.Lif(float("inf"), decay_input=False)]
+
+
+@examples(20, 200)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.sampled_from(COUNTERS), st.sampled_from([18, 24, 30]))
+def test_a_stream_leaves_room_for_neurons_that_keep_what_they_are_given(
+    seed: int, steps: int, neuron: ir.Neuron, bits: int
+) -> None:
+    """What pulls them down in every step adds up: of 8 steps to 8 times what the stream sends."""
+    rng = np.random.default_rng(seed)
+    graph, pixels = counting_readers(rng, neuron, steps)
+    images = rng.integers(0, 3, (2, 2, 8, 8)).astype(np.uint8)
+    real = torch.from_numpy(images.astype(np.float64))
+    limits = replace(LIMITS, state_bits=bits, message_bits=bits)
+    network = quantize(graph, pixels, Calibration(graph, real.float()), limits, Settings())
+    check_network(network)
+    names = [p.name for p in network]
+    integers = reference.execute(network, images, record=names)
+    assert_equal_executions(engine.execute(network, images, record=names), integers)
+    if network.exact and not network.rounding:
+        floats = execute(graph, real, dtype=torch.float64)
+        for name in ("lif1", "lif2", "head_lif"):
+            np.testing.assert_array_equal(integers.spikes[name], floats[name].numpy(), err_msg=name)

@@ -57,8 +57,9 @@ IMAGES.npy is a file of yours: unsigned integers {images}; pixels are taken as t
 ## Processes
 
 *Process*: its class in Lava, in `processes/` where Lava has none. *Instructions*: of the program that a core would run
-at each visit of a neuron; "fixed" is a LIF whose function is built into the chip. *Words*: the most that one of its
-cores holds, of {words:,} words of 64 bits. *Level*: layers on the longest way from the images to this one.
+for a neuron that works{works}; "fixed" is a LIF whose function is
+built into the chip. *Words*: the most that one of its cores holds, of {words:,} words of 64 bits. *Level*: layers on
+the longest way from the images to this one.
 
 | layer | | level | shape | Process | neuron | instructions | cores | most words a core |
 |--:|---|--:|---|---|---|--:|--:|--:|
@@ -68,14 +69,15 @@ cores holds, of {words:,} words of 64 bits. *Level*: layers on the longest way f
 
 In Lava here all Processes receive and send in the same time step. On a chip a spike that is sent in one time step
 arrives in the next, so that in its step s the layer at level l works on time step s - l of the images{per_step}.
+An image begins for that layer l steps after its first frame: its states are set to 0 then.{partial}
 {waiting}
-
+{turns}
 ## Microcode that is needed
 
 In the instructions that Intel's Loihi 2 technology brief of 2021 names, one a line: a specification, not a binary. `a`
-is what arrived in the time step of the chip, added up; of a `max`, which must not add, `a0`, `a1`, ... are what arrived
-from each position of its window, each in a sum of its own (the memory counts a word for each). Positions beyond the
-border are left out, and are no zeros: a neuron there compares those that it has. `v` is the potential, `sub_step`
+is what has arrived since the neuron last worked, added up; of a `max`, which must not add, `a0`, `a1`, ... are what
+arrived from each position of its window, each in a sum of its own (the memory counts a word for each). Positions beyond
+the border are left out, and are no zeros: a neuron there compares those that it has. `v` is the potential, `sub_step`
 counts the time steps of the chip within one of the network.
 
 {microcode}
@@ -85,11 +87,14 @@ counts the time steps of the chip within one of the network.
 {cores} on {chips} of `{target}`, with {per_chip:,} cores a chip for programs. `mapping.json` has a record
 of each box of neurons: chip and core, the site (a layer, the counters of an attention, or partial sums), the channels,
 rows and columns [first, end) that stand there, its `offset` (the neurons of the same core before it; within a box they
-are numbered channel by channel, row by row) and the words of each section of the memory. Cores count from 0 in each
-chip. Which physical core that is, Intel's tools say. The estimates of memory are fitted to what its compiler printed.
+are numbered channel by channel, row by row) and the words of each section of the memory. Chip c stands in column
+c mod {columns}, row c // {columns} of the board that the mapping had in mind; some places may be empty. Cores count from
+0 in each chip. Which physical core that is, Intel's tools say. The estimates of memory are fitted to what its compiler
+printed.
 
 Of a site, `part` is the range of source channels whose synapses stand there, where a fan-in is split ([0, 0]: all);
-`sub_steps` how many time steps of the chip one of the network takes it beyond the ordinary one; `serial` what comes
+`sub_steps` how many time steps of the chip one of the network takes it beyond the ordinary one (in one more, counters
+answer last); `serial` what comes
 one after the other in them, "tokens" or "channels" (else ""); `copy` which of the `copies` of an attention's counters
 it is.
 
@@ -180,6 +185,23 @@ count what that takes.
 {lines}
 """
 
+PARTIAL = """
+Partial sums take a time step of the chip to arrive where the others are added up: that neuron has to work later by as
+much, which neither these levels nor any estimate count."""
+TURNS = """
+## Who works when
+
+A step of the network is {steps} time steps of the chip: number 0, and the sub-steps 1 to {last}. The chip visits every
+neuron in each of them; a visit that this table does not name changes nothing, neither `v` nor what is gathered in `a`,
+and sends nothing.
+
+| neurons | from | to | what they do |
+|---|--:|--:|---|
+{rows}
+
+"""
+"""Of programs with sub-steps."""
+
 WITH_IMAGES = """\
 `expected/images.npy` holds {count} images; `expected/spikes.npz` what every layer sends for them, (images, T, C, Y, X),
 layer 3 of the table below under `layer3`; `expected/accumulators.npy` what each class has gathered.
@@ -257,6 +279,9 @@ def _readme(program: Program, name: str, images: np.ndarray | None) -> str:
         expected=checked,
         words=int(profile.core.memory_words),
         processes="\n".join(_row(program, site) for site in _first_copies(mapping)),
+        works="" if not mapping.chip_sub_steps else " (once a step of the network, but for counters: below)",
+        partial=PARTIAL if any(site.kind == "partial" for site in mapping.sites) else "",
+        turns=_turns(program),
         per_step=f"; a step is {1 + mapping.chip_sub_steps} time steps of the chip" if mapping.chip_sub_steps else "",
         waiting=_waiting(program),
         microcode=_microcode(program),
@@ -264,6 +289,7 @@ def _readme(program: Program, name: str, images: np.ndarray | None) -> str:
         cores=counted(mapping.cores_used, "core"),
         chips=counted(mapping.chips, "chip"),
         per_chip=mapping.cores_per_chip,
+        columns=int(profile.board.columns),
     )
 
 
@@ -325,6 +351,45 @@ def _waiting(program: Program) -> str:
     return WAITING.format(most=most, lines=lines)
 
 
+def _turns(program: Program) -> str:
+    """Who works in which time step of the chip; empty where one of the network is one of the chip."""
+    mapping = program.mapping
+    if not mapping.chip_sub_steps:
+        return ""
+    rows = [
+        "| all but counters | 0 | 0 | run their program once, on all that has arrived since the last 0; "
+        "what fires sends to layers now, and what it has for counters in its turn |"
+    ]
+    for site in _first_copies(mapping):
+        if site.kind == "attention":
+            rows += _turns_of_counters(program.network, site)
+        elif site.sub_steps:
+            serial = "token" if site.token_serial else "pair of factors"
+            rows.append(f"| {_cell(site.name)} | 1 | {site.sub_steps} | a {serial} each: run their program in each |")
+    return TURNS.format(steps=1 + mapping.chip_sub_steps, last=mapping.chip_sub_steps, rows="\n".join(rows))
+
+
+def _turns_of_counters(network: Network, site: Site) -> Iterator[str]:
+    """The lines of one attention: its operands, its counters, and the layer that they answer to."""
+    first, second = heads_into(network, site.population).turns(site.serial, site.copies)
+    begin = 1 + first + (site.copies > 1)
+    q, k, v = (_cell(source) for source in _operands(network, site))
+    counted, asked = (f"{k}, {v}", q) if site.serial == "tokens" else (f"{q}, {k}", v)
+    counters = _cell(site.name)
+    turns = f"send to {counters}, each in its turn, what they found in 0"
+    yield f"| {counted} | 1 | {first} | {turns} |"
+    yield f"| {asked} | {begin} | {begin + second - 1} | {turns} |"
+    yield (
+        f"| {counters} | 2 | {begin + second} | run their program in each, on what was sent in the one before; "
+        "their `sub_step` is this number less 2 |"
+    )
+
+
+def _operands(network: Network, site: Site) -> tuple[str, ...]:
+    """q, k and v of the attention of these counters."""
+    return next(p.sources for p in network.into(site.population) if isinstance(p.synapse, Attention))
+
+
 def _whose(site: Site) -> tuple[str, str, tuple[int, int]]:
     return site.kind, site.population, site.part
 
@@ -380,7 +445,7 @@ def _counters(network: Network, site: Site) -> str:
     """The line of the counters of one attention."""
     heads = heads_into(network, site.population)
     first, second = heads.turns(site.serial, site.copies)
-    sources = next(p.sources for p in network.into(site.population) if isinstance(p.synapse, Attention))
+    sources = _operands(network, site)
     over = "tokens" if site.serial == "tokens" else "channels of a head"
     operands = ("k and v", "q") if site.serial == "tokens" else ("k and q", "v")
     counts = heads.rounds(site.serial)

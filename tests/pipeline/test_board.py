@@ -16,6 +16,7 @@ from support.programs import program_of
 import spikformer_deploy as sd
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.formats import RANDOM, RANDOM_NOTE
+from spikformer_deploy.counts.slices import geometry
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.lava.standalone import __file__ as standalone
@@ -24,6 +25,7 @@ from spikformer_deploy.network.mapping import SECTIONS
 from spikformer_deploy.network.neurons import Neuron
 from spikformer_deploy.network.synapses import Conv, Window
 from spikformer_deploy.pipeline.board import EXPECTED_IMAGES, board_files
+from spikformer_deploy.timing.traffic import traffic
 
 FIRST = "**What this is not: it holds no NeuroCore models and no microcode."
 
@@ -135,6 +137,16 @@ def test_results_of_the_first_images_are_compared_with_these(folder: Path, tmp_p
     assert checked(folder, tmp_path).returncode == 2
 
 
+def test_a_layer_of_fewer_images_is_not_equal(folder: Path, tmp_path: Path) -> None:
+    layers = write_results(folder, tmp_path, 3)
+    stopped = np.load(tmp_path / "4.sent.npy")
+    np.save(tmp_path / "4.sent.npy", stopped[: 2 * layers[4]["time_steps"]])
+    done = checked(folder, tmp_path)
+    assert done.returncode == 2
+    problem = f"accumulators.npy has 3 images, and 4.sent.npy has 2, of {layers[4]['name']}"
+    assert done.stderr == f"{tmp_path}: {problem}\n"
+
+
 def test_results_are_compared_layer_by_layer(folder: Path, tmp_path: Path) -> None:
     """Results as run.py writes them, without Lava: right ones, then one spike more."""
     populations = json.loads((folder / "network.json").read_text())["populations"]
@@ -202,6 +214,43 @@ def test_attention_is_told_as_its_microcode_was_tried(folder: Path) -> None:
         assert (shape, copies) == ("x".join(map(str, heads.counters(site.serial))), str(site.copies))
         assert turns == f"{counting}, {answering}"
         assert due == (f"{counting - 1}, {counting}" if site.copies > 1 else "none")
+
+
+def test_who_works_when_is_as_the_model_of_time_has_it(folder: Path) -> None:
+    """Of every attention: in which sub-steps its operands send, and its counters exchange and answer."""
+    program = program_of("digits-v1")
+    lines = (folder / "README.md").read_text().splitlines()
+    at = lines.index("| neurons | from | to | what they do |")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[at + 2 :]]
+    rows = [row for row in itertools.takewhile(lambda row: len(row) == 4, rows)]
+    told = {(name, row[3]): range(int(row[1]), int(row[2]) + 1) for row in rows for name in row[0].split(", ")}
+    last = max(max(steps) for steps in told.values())
+    assert f"A step of the network is {1 + last} time steps of the chip" in "\n".join(lines)
+    assert last == program.mapping.chip_sub_steps
+    made = traffic(geometry(program.network, program.mapping), program.profile)
+    sites = {site.population: site.name for site in program.mapping.sites if site.kind == "attention" and not site.copy}
+    assert sites
+    for target, counters in sites.items():
+        (works,) = [steps for (name, what), steps in told.items() if name == counters and "less 2" in what]
+        sources = program.network.into(target)[0].sources
+        operands = {
+            source: set(told[source, f"send to {counters}, each in its turn, what they found in 0"])
+            for source in sources
+        }
+        sent: dict[str, set[int]] = {source: set() for source in sources}
+        answered: set[int] = set()
+        for sender in made.senders:
+            when = set(np.unique(sender.sub_step).tolist()) - {0}
+            # answers are of the population that asks, and stand on the counters' places
+            of_counters = np.isin(made.sweep.slice_at[sender.place], np.flatnonzero(made.counters)).any()
+            if when and of_counters:
+                answered |= when if sender.population in (*sources, target) else set()
+            elif sender.population in sent:
+                sent[sender.population] |= when
+        assert sent == operands
+        assert answered <= set(works)
+        assert max(works) == max(answered)
+        assert min(works) == 1 + min(set.union(*operands.values()))
 
 
 def test_what_skips_levels_is_said_to_wait(folder: Path) -> None:

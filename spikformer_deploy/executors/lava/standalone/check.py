@@ -46,8 +46,13 @@ def main() -> int:
         if gone:
             print(f"{results}: {len(gone)} of {len(files)} files are missing, the first is {gone[0]}", file=sys.stderr)
             return 2
+        images = len(np.load(results / "accumulators.npy"))
         for key in expected.files:
             spikes = recorded(results, layers[key])
+            if len(spikes) != images:
+                problem = f"accumulators.npy has {images} images, and {layers[key]['sent']} has {len(spikes)}"
+                print(f"{results}: {problem}, of {layers[key]['name']}", file=sys.stderr)
+                return 2
             right = expected[key][: len(spikes)]
             if spikes.shape != right.shape:
                 problem = f"results of other images than expected/images.npy: {spikes.shape}, not {right.shape}"

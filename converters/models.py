@@ -78,7 +78,11 @@ def load(
         case Kind.NETX:
             raise InputError(str(path), "it holds integers already, and no float model", "Compile it.")
         case Kind.PROGRAM:
-            raise InputError(str(path), "it is a program already, not a model", "Run it: spikdeploy run.")
+            raise InputError(
+                str(path),
+                "it is a program already, not a model",
+                "Run it: spikdeploy run, or sd.run and sd.Stream in Python.",
+            )
         case _:
             raise InputError(str(path), f"it is {kind.value}, not a model", "Give a model.")
 

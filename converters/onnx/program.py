@@ -386,7 +386,11 @@ def _update(onnx: Any, lif: Lif, bias: str, threshold: str, *, watched: int) -> 
     """
     node = onnx.helper.make_node
     integer = onnx.TensorProto.INT64
-    parameters = {"decay": lif.decay, "current": lif.current, "one": DECAY_ONE, "zero": 0, "round_up": lif.round_up}
+    parameters = {"decay": lif.decay, "one": DECAY_ONE, "zero": 0}
+    if lif.kind == LifKind.PROGRAMMABLE:
+        parameters["round_up"] = lif.round_up
+    else:
+        parameters["current"] = lif.current
     constants = [onnx.numpy_helper.from_array(np.array(value, np.int64), name) for name, value in parameters.items()]
     if lif.kind == LifKind.PROGRAMMABLE:
         # ONNX's Div rounds toward zero, and its Mod of a positive divisor is never negative: together they floor

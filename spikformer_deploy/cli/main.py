@@ -89,7 +89,9 @@ def _code() -> int:
         print_error_line(message.getvalue().rstrip("\n"))
         return BAD_INPUT
     except (click.Abort, KeyboardInterrupt):
-        print_error_line("interrupted: no file is half-written; a run with -o goes on with --resume, a sweep as it is")
+        print_error_line(
+            "interrupted: no file is half-written; a run with -o goes on with --resume, a sweep with the same line"
+        )
         return INTERRUPTED
     except BrokenPipeError:  # an OSError, too, but no mistake: `main` deals with it
         raise

@@ -51,6 +51,7 @@ class After:
     prediction    the class with the largest logit, the first of equals; class_name: as the program calls it, or None
     events        of this step, with T = 1
     synaptic_ops  of all steps since the last reset
+    output_spikes  by layer that the head reads, how many of its neurons sent something in this step
     """
 
     step: int
@@ -63,6 +64,7 @@ class After:
     class_name: str | None
     events: Events
     synaptic_ops: int
+    output_spikes: dict[str, int]
 
     def __repr__(self) -> str:
         name = f" ({self.class_name})" if self.class_name else ""
@@ -77,7 +79,7 @@ class After:
             "logits": self.logits.tolist(),
             "accumulators": self.accumulators.tolist(),
             "margin": self.margin,
-            "output_spikes": {name: int(np.count_nonzero(values)) for name, values in self.spikes.items()},
+            "output_spikes": self.output_spikes,
             "synaptic_ops": self.synaptic_ops,
             "synaptic_ops_of_step": int(self.events.synops_by_step[0]),
         }
@@ -100,7 +102,8 @@ class Stream:
             problem = "it takes windows of a time series, and each of its time steps sees a whole window"
             raise InputError("program", problem, "Give whole windows to sd.run.")
         self._record = check_layers(network, record)
-        self._seen = tuple(dict.fromkeys((*_read_by_head(network), *self._record)))
+        self._outputs = _read_by_head(network)
+        self._seen = tuple(dict.fromkeys((*self._outputs, *self._record)))
         self._request = ImageRequest(self.program.preprocess, 0, None, "test", None)
         single = _of_one_step(network)
         self._geometry = geometry(single, self.program.mapping)
@@ -146,9 +149,10 @@ class Stream:
         self._operations += int(events.synops_by_step[0])
         prediction = int(logits.argmax())
         network, names = self.program.network, self.program.labels
+        spikes = {name: execution.spikes[name][0, 0] for name in self._seen}
         return After(
             step=done,
-            spikes={name: execution.spikes[name][0, 0] for name in self._seen},
+            spikes=spikes,
             potentials={n: execution.membranes[n][0, 0] for n in self._record if has_potential(network[n])},
             accumulators=accumulators,
             logits=logits,
@@ -157,6 +161,7 @@ class Stream:
             class_name=names[prediction] if names else None,
             events=events,
             synaptic_ops=self._operations,
+            output_spikes={name: int(np.count_nonzero(spikes[name])) for name in self._outputs},
         )
 
     def state(self) -> dict[str, NDArray[Any]]:

@@ -88,9 +88,9 @@ counts the time steps of the chip within one of the network.
 of each box of neurons: chip and core, the site (a layer, the counters of an attention, or partial sums), the channels,
 rows and columns [first, end) that stand there, its `offset` (the neurons of the same core before it; within a box they
 are numbered channel by channel, row by row) and the words of each section of the memory. Chip c stands in column
-c mod {columns}, row c // {columns} of the board that the mapping had in mind; some places may be empty. Cores count from
-0 in each chip. Which physical core that is, Intel's tools say. The estimates of memory are fitted to what its compiler
-printed.
+c mod {columns}, row c // {columns} of the board that the mapping had in mind; some places may be empty. Cores count
+from 0 in each chip. Which physical core that is, Intel's tools say. The estimates of memory are fitted to what its
+compiler printed.
 
 Of a site, `part` is the range of source channels whose synapses stand there, where a fan-in is split ([0, 0]: all);
 `sub_steps` how many time steps of the chip one of the network takes it beyond the ordinary one (in one more, counters

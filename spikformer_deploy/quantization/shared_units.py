@@ -108,18 +108,18 @@ def _headroom(graph: ir.Graph, members: frozenset[str]) -> float:
 
     Spikes do not lower it: what is received may be negative in all steps, and then none is sent.
     """
-    decays = [_decay(neuron.op) for neuron in _readers(graph, members)]
+    decays = [_decay(neuron) for neuron in _readers(graph, members)]
     return max([LEAST_HEADROOM, *(sum(decay**step for step in range(graph.time_steps)) for decay in decays)])
 
 
-def _readers(graph: ir.Graph, members: frozenset[str]) -> Iterator[ir.Node]:
+def _readers(graph: ir.Graph, members: frozenset[str]) -> Iterator[ir.Neuron]:
     """The neurons that read a stream, or what is pooled or multiplied of it."""
     carriers = set(members)
     for node in graph:
         if carriers.isdisjoint(node.inputs):
             continue
         if isinstance(node.op, ir.Neuron):
-            yield node
+            yield node.op
         else:
             carriers.add(node.name)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,6 +164,20 @@ def test_the_file_stands_for_itself(tmp_path: Path) -> None:
         right = reference.execute(program.network, pixels).accumulators
         np.testing.assert_array_equal(accumulators, right)
         np.testing.assert_array_equal(logits, right * program.network.output.neuron.scale)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_constant_is_left_over(seed: int) -> None:
+    """ONNX Runtime warns of each, at every start, of the main graph and of the bodies of its loops."""
+
+    def unused(graph: Any) -> set[str]:
+        inner = {i for n in graph.node for a in n.attribute if a.HasField("g") for m in a.g.node for i in m.input}
+        read = {i for n in graph.node for i in n.input} | {o.name for o in graph.output} | inner
+        bodies = [a.g for n in graph.node for a in n.attribute if a.HasField("g")]
+        left = {i.name for i in graph.initializer} - read
+        return left.union(*(unused(body) for body in bodies))
+
+    assert not unused(to_model(random_network(seed, 3)).graph)
 
 
 def test_equal_networks_give_equal_files(tmp_path: Path) -> None:

@@ -132,6 +132,17 @@ def test_a_saved_state_goes_on_where_it_was(tmp_path: Path) -> None:
         np.testing.assert_array_equal(again.spikes[name], after.spikes[name])
 
 
+def test_what_the_head_reads_is_told_whatever_is_recorded() -> None:
+    program = program_of("digits-v2")
+    frames = random_images(program.network, 1, 2)
+    few, all_layers = Stream(program), Stream(program, record=[population.name for population in program.network])
+    for frame in frames:
+        told = few.step(frame).to_dict()
+        assert told == all_layers.step(frame).to_dict()
+        (head,) = program.network.into(program.network.output.name)
+        assert told["output_spikes"].keys() == set(head.sources)
+
+
 def test_a_state_that_is_not_its_own_is_refused() -> None:
     stream = Stream(program_of("digits-v2"))
     stream.step(np.zeros((16, 16), np.uint8))

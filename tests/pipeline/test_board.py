@@ -261,7 +261,7 @@ def test_what_skips_levels_is_said_to_wait(folder: Path) -> None:
     levels = {cells[1]: int(cells[2]) for cells in table if len(cells) == 9 and cells[0].isdigit()}
     assert levels[network.input.name] == 0
     told = {(cells[0], cells[1]): int(cells[2]) for cells in table if len(cells) == 3 and cells[0] in levels}
-    skipping = {}
+    skipping: dict[tuple[str, str], int] = {}
     for projection in network.projections:
         waits = {source: levels[projection.target] - levels[source] - 1 for source in projection.sources}
         assert min(waits.values()) >= 0

@@ -56,7 +56,7 @@ def make_sparser(
 
     @cache
     def cost() -> tuple[SpikeCost, float]:
-        return _cost(search)
+        return cost_of_spikes(search)
 
     def beside(sent: Mapping[str, Tensor], weight: float) -> Tensor:
         energy, of_original = cost()
@@ -82,8 +82,11 @@ def next_weight(rows: list[Tried]) -> tuple[float, Tried] | None:
     return (sqrt(least * holding.setting), holding) if least / holding.setting > NEAREST else None
 
 
-def _cost(search: Search) -> tuple[SpikeCost, float]:
-    """The differentiable energy at the prices of the original program, and that of the original model's spikes."""
+def cost_of_spikes(search: Search) -> tuple[SpikeCost, float]:
+    """The differentiable energy at the prices of the original program, and that of the original model's spikes.
+
+    Raises ModelError for a model that sends none.
+    """
     compiled = search.compiled(search.rows[0])
     few = search.some()
     with torch.no_grad(), watched(search.model.module.eval()) as sent:

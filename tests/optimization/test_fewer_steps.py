@@ -16,6 +16,7 @@ from spikformer_deploy.data.images import Preprocess
 from spikformer_deploy.executors import reference
 from spikformer_deploy.optimization import stages
 from spikformer_deploy.optimization.fewer_steps import next_steps
+from spikformer_deploy.optimization.spike_cost import watched
 from spikformer_deploy.optimization.stages import Tried, Tuned
 
 Images = tuple[np.ndarray, np.ndarray]
@@ -63,6 +64,26 @@ def test_the_checkpoint_compiles_to_the_program(tiny: Path, tmp_path: Path) -> N
     assert sd.run(found.program, images("test", 30)).accuracy == found.chosen.accuracy
     assert fewer(tiny, tmp_path / "out", max_drop=100.0).rows == found.rows
     assert found.model.training["fewer_steps"]["setting"] == 1
+
+
+def test_spikes_that_cost_more_than_those_of_as_many_steps_are_in_the_loss(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original's own cost nothing at its T, and as many at half its T once what they should be."""
+    loss: dict[float, float] = {}
+
+    def looked_at(search: stages.Search, kind: stages.Kind) -> Tuned:
+        assert kind.beside is not None
+        for share in (1.0, 0.5, 2.0):
+            with torch.no_grad(), watched(search.model.module.eval()) as sent:
+                search.model.module(search.some())
+            loss[share] = float(kind.beside(sent, share * search.model.time_steps))
+        return running(search, kind)
+
+    running = stages.Search.run
+    monkeypatch.setattr(stages.Search, "run", looked_at)
+    fewer(tiny, tmp_path, max_drop=0.0)
+    assert loss == {1.0: pytest.approx(0.0, abs=1e-6), 0.5: pytest.approx(1.0, abs=1e-5), 2.0: 0.0}
 
 
 @pytest.mark.parametrize("wins", [True, False])

@@ -73,6 +73,8 @@ def map_explained(
     _check_schedule(network, schedule)
     # all attentions of a network work alike: their sub-steps are steps of the whole chip
     ways = attention_choices(network, profile, rates, objective, schedule)
+    if ways and all(isinstance(way, MappingError) for way in ways.values()):
+        raise _why_none_fits(network, profile, rates, schedule, ways)
     expected = dict(ways)
     if not ways:
         expected[SERIALS[0]] = expected_choice(network, profile, rates, objective, schedule, Way(SERIALS[0]))
@@ -100,6 +102,20 @@ def map_explained(
         shown = {name: _shown(way) for name, way in ways.items()}
         explained["attention"] = {"chosen": best.way, **shown}
     return mapping, explained
+
+
+def _why_none_fits(
+    network: Network, profile: Profile, rates: dict[str, float], schedule: str, ways: dict[str, Choice | MappingError]
+) -> MappingError:
+    """Why no way fits, and whether tokens in series would, which need fewer cores."""
+    error = next(way for way in ways.values() if isinstance(way, MappingError))
+    if schedule == "spatial" and token_wise(network):
+        in_series = attention_choices(network, profile, rates, "cores", "token-serial")
+        cores = [choice.cores for choice in in_series.values() if isinstance(choice, Choice)]
+        if cores:
+            way_out = f"With --schedule token-serial some {min(cores):,} cores would do, in a longer step."
+            return MappingError(error.place, error.problem, f"{error.way_out} {way_out}".strip())
+    return error
 
 
 def _best_first(

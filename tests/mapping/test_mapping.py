@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.networks import random_images, random_network
 from support.profiles import smaller
+from support.programs import program_of
 
 from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.loihi.memory import BoxSizes, list_words, token_wise, words
-from spikformer_deploy.chips.profile import from_dict, load_profile, to_dict
+from spikformer_deploy.chips.profile import Profile, from_dict, load_profile, to_dict
 from spikformer_deploy.counts.slices import geometry
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
@@ -160,6 +161,31 @@ def test_too_big_names_the_layer_and_the_board() -> None:
         MappingError, match=r"the network needs [\d,]+ cores on [\d,]+ chips, and target 'hala_point' has 8 on 1 chip;"
     ):
         map_network(network, from_dict(raw), {})
+
+
+def test_too_big_says_whether_tokens_in_series_would_fit() -> None:
+    """A board just large enough for them holds them, in no more cores than was said; one core less is only refused."""
+    network = program_of("digits-v1").network
+
+    def board(cores: int) -> Profile:
+        raw = to_dict(LOIHI2)
+        raw["board"]["chips"] |= {"value": 1.0}
+        total = (
+            raw["chip"]["tiles_x"]["value"] * raw["chip"]["tiles_y"]["value"] * raw["chip"]["cores_per_tile"]["value"]
+        )
+        raw["chip"]["reserved_cores"] |= {"value": total - cores, "range": None}
+        return from_dict(raw)
+
+    def said(cores: int) -> str:
+        with pytest.raises(MappingError, match="the network needs") as refused:
+            map_network(network, board(cores), {}, "cores")
+        return refused.value.way_out
+
+    fewest = map_network(network, LOIHI2, {}, "cores", schedule="token-serial").cores_used
+    assert fewest < map_network(network, LOIHI2, {}, "cores").cores_used
+    assert f"With --schedule token-serial some {fewest} cores would do" in said(fewest)
+    assert map_network(network, board(fewest), {}, "cores", schedule="token-serial").cores_used == fewest
+    assert "token-serial" not in said(fewest - 1)
 
 
 def test_loihi1_has_no_attention() -> None:

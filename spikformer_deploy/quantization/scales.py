@@ -34,6 +34,11 @@ def gain_of(neuron: ir.Neuron) -> float:
     return (1 / lif.tau if lif.decay_input else 1.0) / lif.v_threshold
 
 
+def kept_by(neuron: ir.Neuron) -> float:
+    """The share of its potential that a time step leaves a neuron, 0 to 1."""
+    return neuron.keep if isinstance(neuron, ir.Levels) else 1 - 1 / neuron.tau
+
+
 def check_units(name: str, units: Float) -> None:
     """Raise QuantizeError where a stream or a count stands for no positive number: no threshold is in its units."""
     if np.any(units <= 0):

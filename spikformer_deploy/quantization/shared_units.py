@@ -22,7 +22,7 @@ from spikformer_deploy.network.neurons import STOCK_SHIFT, LifKind
 from spikformer_deploy.network.synapses import DualSpike
 from spikformer_deploy.quantization.fitting import OBSERVED_MARGIN, Observed
 from spikformer_deploy.quantization.residuals import Feeder, Feeders, check_readers, residual_streams
-from spikformer_deploy.quantization.scales import check_units, gain_of, largest_thresholds, scale_groups
+from spikformer_deploy.quantization.scales import check_units, gain_of, kept_by, largest_thresholds, scale_groups
 from spikformer_deploy.quantization.settings import Settings
 from spikformer_deploy.quantization.signals import Signal
 from spikformer_deploy.quantization.weights import wider
@@ -108,7 +108,7 @@ def _headroom(graph: ir.Graph, members: frozenset[str]) -> float:
 
     Spikes do not lower it: what is received may be negative in all steps, and then none is sent.
     """
-    decays = [_decay(neuron) for neuron in _readers(graph, members)]
+    decays = [kept_by(neuron) for neuron in _readers(graph, members)]
     return max([LEAST_HEADROOM, *(sum(decay**step for step in range(graph.time_steps)) for decay in decays)])
 
 
@@ -122,11 +122,6 @@ def _readers(graph: ir.Graph, members: frozenset[str]) -> Iterator[ir.Neuron]:
             yield node.op
         else:
             carriers.add(node.name)
-
-
-def _decay(neuron: ir.Neuron) -> float:
-    """The share of a potential that a time step leaves."""
-    return neuron.keep if isinstance(neuron, ir.Levels) else 1 - 1 / neuron.tau
 
 
 @dataclass(frozen=True, slots=True, eq=False)

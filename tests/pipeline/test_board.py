@@ -190,14 +190,15 @@ def test_attention_is_told_as_its_microcode_was_tried(folder: Path) -> None:
     lines = (folder / "README.md").read_text().splitlines()
     at = lines.index(next(line for line in lines if line.startswith("| counters |")))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[at + 2 :]]
-    told = {row[0]: row for row in itertools.takewhile(lambda row: len(row) == 8, rows)}
+    told = {row[0]: row for row in itertools.takewhile(lambda row: len(row) == 9, rows)}
     sites = [site for site in program.mapping.sites if site.kind == "attention" and site.copy == 0]
     assert told.keys() == {site.name for site in sites}
     assert sites
     for site in sites:
         heads = heads_into(program.network, site.population)
         counting, answering = heads.turns(site.serial, site.copies)
-        _, sources, shape, *_, copies, turns, due = told[site.name]
+        _, target, sources, shape, *_, copies, turns, due = told[site.name]
+        assert target == site.population
         assert sources == ", ".join(program.network.into(site.population)[0].sources)
         assert (shape, copies) == ("x".join(map(str, heads.counters(site.serial))), str(site.copies))
         assert turns == f"{counting}, {answering}"

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.deep import examples
-from support.in_lava import assert_equal
+from support.in_lava import Line, assert_equal, processes_of
 from support.mappings import random_mapping
 from support.networks import Builder, graded_network, random_images
 from support.profiles import two_chips
 
 from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference
-from spikformer_deploy.executors.lava.standalone import shim
+from spikformer_deploy.executors.fast import engine
 from spikformer_deploy.mapping.partition import COPIES, SERIALS
 from spikformer_deploy.network.heads import Heads, heads_into
 from spikformer_deploy.network.mapping import Mapping, Way
@@ -26,28 +26,8 @@ from spikformer_deploy.timing.steps import falling_through, recorded_image
 from spikformer_deploy.timing.traffic import Traffic
 from spikformer_deploy.timing.wave import Wave
 
-pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
-shim.make_importable()
-from spikformer_deploy.executors.lava.standalone.processes.attention import (  # noqa: E402
-    AnswersModel,
-    CountersModel,
-)
-
+processes = processes_of("attention")
 Int = np.ndarray
-
-
-class Line:
-    """A port that keeps what is sent for those who receive."""
-
-    def __init__(self, shape: tuple[int, ...], *waiting: Int) -> None:
-        self.shape, self.waiting = shape, list(waiting)
-
-    def send(self, message: Int) -> None:
-        assert message.shape == self.shape
-        self.waiting.append(message)
-
-    def recv(self) -> Int:
-        return self.waiting.pop(0)
 
 
 class Ran(NamedTuple):
@@ -55,7 +35,7 @@ class Ran(NamedTuple):
 
     out      (N, C, Y, X)
     arrived  (sub-steps,) operations at the counters; sent: their messages
-    answers  that the sums have got, and how many of them are not zero
+    answers  of what the sums have got, how many are not zero
     """
 
     out: Int
@@ -68,7 +48,8 @@ def ran(way: Way, attention: Attention, operands: list[Int], shift: int = 0) -> 
     """The models of both Processes without Lava's runtime; operands: q, k and v, (N, C, Y, X) each."""
     maps = [x.transpose(0, 2, 3, 1) for x in operands]
     given = {"maps": (maps[0].shape, maps[2].shape), "heads": attention.heads, **way._asdict()}
-    counters, sums = CountersModel(given), AnswersModel({**given, "weight": attention.weight, "shift": shift})
+    counters = processes.CountersModel(given)
+    sums = processes.AnswersModel({**given, "weight": attention.weight, "shift": shift})
     counters.q_in, counters.k_in, counters.v_in = (Line(x.shape, x.astype(np.int32)) for x in maps)
     counters.answers_out = sums.answers_in = line = Line(counters.shape)
     heads = Heads(
@@ -241,4 +222,4 @@ def test_every_way_is_equal_in_lava(serial: str, graded: bool) -> None:
     products = [np.logical_and.reduce([sent[name].any() for name in network.into(way)[0].sources]) for way in ways]
     assert all(products)
     assert sum(sent[name].any() for name in ways) >= len(ways) // 2
-    assert_equal(network, images, ways=ways)
+    assert_equal(network, images, engine, ways=ways)

@@ -205,6 +205,25 @@ def test_attention_is_told_as_its_microcode_was_tried(folder: Path) -> None:
         assert due == (f"{counting - 1}, {counting}" if site.copies > 1 else "none")
 
 
+def test_counters_and_sums_are_named(folder: Path) -> None:
+    """In mapping.json, by the Processes that they are in Lava; network.json has the way that the mapping chose."""
+    program = program_of("digits-v1")
+    sites = json.loads((folder / "mapping.json").read_text())["sites"]
+    described = json.loads((folder / "network.json").read_text())["projections"]
+    attentions = [projection for projection in described if projection["kind"] == "attention"]
+    assert attentions
+    for attention in attentions:
+        way = program.mapping.ways[attention["target"]]
+        assert (attention["serial"], attention["copies"]) == way
+        counters = [s for s in sites if s["kind"] == "attention" and s["population"] == attention["target"]]
+        assert [site["copy"] for site in counters] == list(range(way.copies))
+        assert {site["process"] for site in counters} == {"Counters"}
+        (sums,) = (s for s in sites if s["kind"] == "population" and s["population"] == attention["target"])
+        assert sums["process"] == "Answers, ProgrammableLif"
+    named = [site["population"] for site in sites if "Answers" in site["process"]]
+    assert named == [attention["target"] for attention in attentions]
+
+
 def test_what_skips_levels_is_said_to_wait(folder: Path) -> None:
     """A branch of a residual is due when the longest way to its sum has been gone."""
     network = program_of("digits-v1").network

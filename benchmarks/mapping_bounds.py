@@ -31,9 +31,9 @@ from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.loihi.steps import barrier, barrier_before_placement, link_ns, pause_ns
 from spikformer_deploy.chips.profile import Profile, load_profile
 from spikformer_deploy.mapping.objective import Choice, Cuts
-from spikformer_deploy.mapping.partition import Way, cuts_of, sites_of, way_of
+from spikformer_deploy.mapping.partition import cuts_of, sites_of, way_of
 from spikformer_deploy.mapping.ways import attention_choices
-from spikformer_deploy.network.mapping import Mapping, sizes_of
+from spikformer_deploy.network.mapping import Mapping, Way, sizes_of
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.pipeline.stages import compile_model
 

@@ -246,7 +246,7 @@ def run(
             progress=progress,
         )
     check_room(ready.network, layers, len(images), memory_limit)
-    second = recorder(ready.network, layers, backend, device, memory_limit)
+    second = recorder(ready, layers, backend, device, memory_limit)
     found = runs.run(
         ready,
         images,

@@ -193,7 +193,7 @@ def count(geometry: Geometry, execution: Execution) -> Events:
     if mapping is not None:
         slices = slice_events(geometry, sent, received, execution.activity)
         messages, gathered = _between_cores(geometry, slices)
-        serial = {site.population: site.serial for site in mapping.sites if site.kind == "attention"}
+        serial = {target: way.serial for target, way in mapping.ways.items()}
     none = np.zeros(network.time_steps, np.int64)
     populations = {
         p.name: _population(p, execution, [of_all.get(p.name, none) for of_all in (spikes, messages, gathered)], images)
@@ -381,8 +381,7 @@ def _projection(
         return events
     messages, numbers = ([of_all[source] for source in projection.sources] for of_all in sent)
     heads = heads_of(network, projection)
-    # without a mapping: the order of the products that has fewer counters
-    tokens_in_series = serial == "tokens" if serial else heads.depth * heads.width <= heads.tokens**2
+    tokens_in_series = (serial or heads.fewest_counters) == "tokens"
     synops, delivered = _at_counters(heads, tokens_in_series, messages)
     at_counters, answered = _at_counters(heads, tokens_in_series, numbers)
     return replace(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from spikformer_deploy.base.errors import InputError, OverflowDetected
 from spikformer_deploy.base.memory import peak_memory_mib
 from spikformer_deploy.base.progress import Progress, silent
+from spikformer_deploy.network.mapping import Way
 from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import Source, most_current
 
@@ -139,6 +140,7 @@ class Request:
     cells         the grids of Activity.messages, by population; one cell each where nothing is said
     memory_limit  bytes that the process may take
     progress      called with how far a batch is, by executors that take long for one
+    ways          how the cores of a mapping take attentions, by target: for executors that do it that way
     """
 
     network: Network
@@ -146,6 +148,7 @@ class Request:
     device: str = "cpu"
     memory_limit: int | None = None
     progress: Progress = silent
+    ways: Mapping[str, Way] | None = None
 
     def images_at_once(self, image_bytes: int, most_bytes: int, fixed_bytes: int = 0) -> int:
         """Images a batch, where each takes `image_bytes` beside the `fixed_bytes` of all.

@@ -44,7 +44,10 @@ class Batches(Work):
     @cached_property
     def executor(self) -> Executor:
         """Prepared where the work is done."""
-        request = Request(self.program.network, self.geometry.cells, self.device, self.memory_limit, self.progress)
+        network, mapping = self.program.network, self.program.mapping
+        request = Request(
+            network, self.geometry.cells, self.device, self.memory_limit, self.progress, ways=mapping.ways
+        )
         return prepare(self.backend, request)
 
     @cached_property

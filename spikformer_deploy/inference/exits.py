@@ -326,7 +326,8 @@ class ExitBatches(Work):
     @cached_property
     def executor(self) -> Leave:
         """Prepared where the work is done."""
-        request = Request(self.program.network, self.geometry.cells, self.device, self.memory_limit)
+        network, mapping = self.program.network, self.program.mapping
+        request = Request(network, self.geometry.cells, self.device, self.memory_limit, ways=mapping.ways)
         return leaving.prepare(self.backend, request, self.margin)
 
     @cached_property

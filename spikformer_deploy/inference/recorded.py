@@ -20,6 +20,7 @@ from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import Executor, Request
 from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import Accumulator
+from spikformer_deploy.pipeline.program import Program
 
 Kept = TypeVar("Kept", bound=np.integer)
 
@@ -81,13 +82,16 @@ def check_room(network: Network, layers: Sequence[str], images: int, memory_limi
         raise InputError("record", problem, f"Give fewer layers{fewer}.")
 
 
-def recorder(network: Network, layers: Sequence[str], backend: str, device: str, memory: int | None) -> Executor | None:
+def recorder(program: Program, layers: Sequence[str], backend: str, device: str, memory: int | None) -> Executor | None:
     """The executor of the second pass, one of executors.choose.EXECUTORS; None where nothing is to be recorded.
 
     It is made before the run, after which `memory`, the bytes that the process may take, may be taken already.
     Raises InputError where they are too few.
     """
-    return prepare(backend, Request(network, device=device, memory_limit=memory)) if layers else None
+    if not layers:
+        return None
+    request = Request(program.network, device=device, memory_limit=memory, ways=program.mapping.ways)
+    return prepare(backend, request)
 
 
 def recorded(network: Network, images: ImageSet, layers: Sequence[str], executor: Executor) -> Recorded:

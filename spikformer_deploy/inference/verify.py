@@ -121,7 +121,7 @@ class _Comparison(Work):
     @cached_property
     def executors(self) -> dict[str, Executor]:
         """By name, the engine first."""
-        request = Request(self.program.network, progress=self.progress)
+        request = Request(self.program.network, progress=self.progress, ways=self.program.mapping.ways)
         return {name: prepare(name, request) for name in ("engine", *self.backends)}
 
     @cached_property

@@ -15,11 +15,11 @@ from spikformer_deploy.chips.loihi.rules import first_violation, fits
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.mapping.law import check_neurons, verify_mapping
 from spikformer_deploy.mapping.objective import OBJECTIVES, Aim, Choice, better, placed
-from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, Way, partition, sites_of, way_of
+from spikformer_deploy.mapping.partition import SCHEDULES, SERIALS, partition, sites_of, way_of
 from spikformer_deploy.mapping.place import NONE, Constraints, Placer, refined
 from spikformer_deploy.mapping.route import Nets, destinations, metrics, nets_of
 from spikformer_deploy.mapping.ways import Try, attention_choices, cheaper, cheapest_with_links, expected_choice, tries
-from spikformer_deploy.network.mapping import SECTIONS, SITE, Mapping, Site
+from spikformer_deploy.network.mapping import SECTIONS, SITE, Mapping, Site, Way
 from spikformer_deploy.network.network import Network
 
 MOST_CUTS = 8

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise, product
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from spikformer_deploy.chips.loihi.steps import Work, core_ns, loads_ns
 from spikformer_deploy.chips.profile import Core, Profile, load_profile, profile_names
 from spikformer_deploy.mapping.objective import Aim, Choice, Cuts, choose
 from spikformer_deploy.network.heads import Heads, factors_of, heads_into, heads_of, product_into
-from spikformer_deploy.network.mapping import OPERANDS, SECTIONS, Site, columns_at_home
+from spikformer_deploy.network.mapping import OPERANDS, SECTIONS, Site, Way, columns_at_home
 from spikformer_deploy.network.network import Network, Projection
 from spikformer_deploy.network.reach import Axis, axes_of, most_groups, most_read
 from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
@@ -48,18 +48,6 @@ WORDS_A_LIST = 3
 """A split fan-in leaves room in the synapse section for at least this many words a list."""
 EVERY_NEURON_FIRES = 1.0
 """Messages a neuron and step of populations whose rate is not given."""
-
-
-class Way(NamedTuple):
-    """A way to serialise the attentions of a network: one of SERIALS, and how many copies of their counters."""
-
-    serial: str
-    copies: int = 1
-
-    @property
-    def name(self) -> str:
-        """ "tokens", "channels", and with copies "tokens x 4"."""
-        return self.serial if self.copies == 1 else f"{self.serial} x {self.copies}"
 
 
 def way_of(name: str) -> Way | None:

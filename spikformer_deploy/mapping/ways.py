@@ -14,8 +14,9 @@ from spikformer_deploy.chips.draws import nominal
 from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.mapping.objective import LADDER, Aim, Choice, better, offers, with_link
-from spikformer_deploy.mapping.partition import COPIES, SERIALS, Way, cuts_of, partition, sites_of, way_of
+from spikformer_deploy.mapping.partition import COPIES, SERIALS, cuts_of, partition, sites_of, way_of
 from spikformer_deploy.network.heads import heads_of
+from spikformer_deploy.network.mapping import Way
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.synapses import Attention
 

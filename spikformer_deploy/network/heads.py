@@ -37,6 +37,11 @@ class Heads:
             return self.heads * self.depth, 1, self.width
         return self.heads, self.tokens, self.tokens
 
+    @property
+    def fewest_counters(self) -> str:
+        """The serial that has fewer counters: where no mapping says which."""
+        return "tokens" if self.depth * self.width <= self.tokens**2 else "channels"
+
     def rounds(self, serial: str) -> tuple[int, int]:
         """Sub-steps in which the counters count, and in which they answer: a token each, or a channel of each head."""
         return (self.tokens, self.tokens) if serial == "tokens" else (self.depth, self.width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,18 @@ def sizes_of(boxes: Int) -> Int:
 def columns_at_home(columns: Int, copy: Int | int, copies: Int | int) -> Int:
     """How many of the first `columns` columns of counters have their home in a copy."""
     return (columns + copies - 1 - copy) // copies
+
+
+class Way(NamedTuple):
+    """A way to serialise an attention: `serial` as in a Site, and how many copies of its counters there are."""
+
+    serial: str
+    copies: int = 1
+
+    @property
+    def name(self) -> str:
+        """ "tokens", "channels", and with copies "tokens x 4"."""
+        return self.serial if self.copies == 1 else f"{self.serial} x {self.copies}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +125,11 @@ class Mapping:
     def slices_of(self, site: int) -> NDArray[np.int64]:
         """Indices of the slices of site number `site`."""
         return np.flatnonzero(self.boxes[:, SITE] == site)
+
+    @property
+    def ways(self) -> dict[str, Way]:
+        """By target of an attention: the way that its counters work in."""
+        return {site.population: Way(site.serial, site.copies) for site in self.sites if site.kind == "attention"}
 
     @property
     def swept(self) -> NDArray[np.int64]:

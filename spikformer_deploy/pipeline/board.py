@@ -92,11 +92,12 @@ c mod {columns}, row c // {columns} of the board that the mapping had in mind; s
 from 0 in each chip. Which physical core that is, Intel's tools say. The estimates of memory are fitted to what its
 compiler printed.
 
-Of a site, `part` is the range of source channels whose synapses stand there, where a fan-in is split ([0, 0]: all);
-`sub_steps` how many time steps of the chip one of the network takes it beyond the ordinary one (in one more, counters
-answer last); `serial` what comes
-one after the other in them, "tokens" or "channels" (else ""); `copy` which of the `copies` of an attention's counters
-it is.
+Of a site, `kind` is "population" (the neurons of a layer; where an attention leads to it, they sum up what its
+counters answer), "attention" (the counters of the one that leads to `population`) or "partial" (partial sums of it),
+and `process` its Processes in Lava. `part` is the range of source channels whose synapses stand there, where a fan-in
+is split ([0, 0]: all); `sub_steps` how many time steps of the chip one of the network takes it beyond the ordinary one
+(in one more, counters answer last); `serial` what comes one after the other in them, "tokens" or "channels" (else ""); `copy` which of the `copies` of an
+attention's counters it is.
 
 ## Files
 
@@ -141,6 +142,7 @@ C order, channels C first, then rows Y, then columns X. A LIF is of the kind `pr
 | padding | window, largest | beyond the border there are zeros, and for `largest` nothing: it is left out |
 | groups, shift | conv | a synapse weighs weight * 2^shift |
 | heads, factor | attention | heads are runs of channels; factor multiplies the product |
+| serial, copies | attention | the way that its counters work in, as of a site |
 | heads, over_tokens | dual_spike | as there; whether the product is taken over tokens |
 | float, dense | projection | for assemble.py: which floats hold its sums, whether lava.proc.dense may serve |
 """
@@ -153,8 +155,8 @@ arrives in the next. For its counters `sub_step` is 0 where the first turn arriv
 copies, each takes a share of both rounds, and sums are exchanged between the rounds: the home of a counter is the copy
 whose number is its column modulo the copies; `home` is 1 there, and 0 in the others.
 
-| counters | of q, k, v | shape | first round | second round | copies | turns of both | `due`, away and at home |
-|---|---|---|---|---|--:|--:|--:|
+| counters | sums at | of q, k, v | shape | first round | second round | copies | both turns | `due`, away and at home |
+|---|---|---|---|---|---|--:|--:|--:|
 {rows}
 
 - First round, turn t of copy g: both operands of item g * turns + t, while there are any, arrive at its counters in
@@ -166,6 +168,10 @@ whose number is its column modulo the copies; `home` is 1 there, and 0 in the ot
   its sum (times the operand, of integers), to one neuron.
 - {tokens}
 - {channels}
+- In Lava here, sub-steps are passes of loops within a time step, in `processes/attention.py`: `Counters` are all copies
+  of the counters, and `Answers` the sums of what they answer, which on a chip the neurons of the layer do. The Vars of
+  `Counters` say, of each sub-step of its last time step, how many operations arrive there (`arrived`) and how many
+  messages counters send (`sent`, zeros among them): sums over the images that go side by side.
 
 """
 OVER_TOKENS = """\
@@ -314,25 +320,36 @@ def _row(program: Program, site: Site) -> str:
     all_copies = [n for n, s in enumerate(mapping.sites) if _whose(s) == _whose(site)]
     cores = np.unique(np.concatenate([mapping.cores[mapping.slices_of(number)] for number in all_copies]))
     code = program_at(network, site, program.profile.core)
-    process, neuron = process_of(network, population), _neuron(population)
-    if isinstance(population.neuron, Max):
-        process = "Largest, Sum"
+    neuron = _neuron(population)
     if site.kind == "attention":
-        process, neuron = "Attention", "counters" + f", {site.copies} copies" * (site.copies > 1)
+        neuron = "counters" + f", {site.copies} copies" * (site.copies > 1)
     if site.kind == "partial":
-        process, neuron = "none: its port adds up", "partial sums"
+        neuron = "partial sums"
     cells = (
         str([p.name for p in network].index(site.population)),
         _cell(site.name),
         str(depths(network)[site.population]),
         "x".join(map(str, site.shape)),
-        process,
+        _process(network, site),
         neuron,
         "fixed" if code is None else str(code.length),
         f"{len(cores):,}",
         f"{_words_by_core(program)[cores].max():,}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _process(network: Network, site: Site) -> str:
+    """The Processes in Lava that are a site; those of synapses where they add up what a chip's neurons do."""
+    if site.kind == "attention":
+        return "Counters"
+    if site.kind == "partial":
+        return "none: its port adds up"
+    population = network[site.population]
+    if isinstance(population.neuron, Max):
+        return "Largest, Sum"
+    attended = any(isinstance(p.synapse, Attention) for p in network.into(population.name))
+    return "Answers, " * attended + process_of(network, population)
 
 
 def _waiting(program: Program) -> str:
@@ -451,6 +468,7 @@ def _counters(network: Network, site: Site) -> str:
     counts = heads.rounds(site.serial)
     cells = (
         _cell(site.name),
+        _cell(site.population),
         _cell(", ".join(sources)),
         "x".join(map(str, heads.counters(site.serial))),
         f"{operands[0]}, {counts[0]} {over}",
@@ -475,13 +493,16 @@ def _cell(text: str) -> str:
 
 
 def _mapping(program: Program) -> str:
-    mapping = program.mapping
+    network, mapping = program.network, program.mapping
     about = {
         "target": program.profile.name,
         "chips": mapping.chips,
         "cores_per_chip": mapping.cores_per_chip,
         "words_per_core": int(program.profile.core.memory_words),
-        "sites": [{**asdict(site), "shape": list(site.shape), "part": list(site.part)} for site in mapping.sites],
+        "sites": [
+            {**asdict(site), "shape": list(site.shape), "part": list(site.part), "process": _process(network, site)}
+            for site in mapping.sites
+        ],
         "boxes": list(_boxes(program)),
     }
     return written(about, indent=1) + "\n"

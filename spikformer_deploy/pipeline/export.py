@@ -67,7 +67,7 @@ def _lava(program: Program, path: Path, data: str | Path | np.ndarray | None) ->
     images = None
     if data is not None:
         images = read(data, program.preprocess, limit=EXPECTED_IMAGES, frames=program.frames).pixels
-    write(program.network, path, board_files(program, path.name, images))
+    write(program.network, path, board_files(program, path.name, images), program.mapping.ways)
 
 
 def _netx(network: Network, path: Path) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from support import thermometers
 from support.deep import some
-from support.executions import assert_equal_activities, with_state_bits
+from support.executions import with_state_bits
+from support.in_lava import assert_equal
+from support.mappings import random_mapping
 from support.networks import (
     Builder,
     dual_network,
@@ -40,31 +42,17 @@ NETWORKS, IN_ONE = 200, 5
 FEW = 3
 
 
-def assert_equal(network: Network, images: np.ndarray, *others: object) -> None:
-    """Lava's execution is that of the reference, and of `others`."""
-    names = [p.name for p in network]
-    ours = lava.execute(network, images, record=names)
-    for other in (reference, *others):
-        theirs = other.execute(network, images, record=names)
-        np.testing.assert_array_equal(ours.accumulators, theirs.accumulators)
-        for name in names:
-            np.testing.assert_array_equal(ours.spikes[name], theirs.spikes[name], err_msg=f"spikes of {name}")
-            np.testing.assert_array_equal(ours.membranes[name], theirs.membranes[name], err_msg=f"potentials of {name}")
-        for name, activity in theirs.activity.items():
-            assert_equal_activities(ours.activity[name], activity, name)
-
-
 @pytest.mark.parametrize("seed", some(range(FEW), range(FEW, NETWORKS // IN_ONE)))
 def test_random_networks_are_equal(seed: int) -> None:
     """Small networks of both kinds of LIF, many side by side, as Lava takes a second to start."""
     network = random_networks_in_one(seed, IN_ONE)
-    assert_equal(network, random_images(network, seed, 1 + seed % 3))
+    assert_equal(network, random_images(network, seed, 1 + seed % 3), ways=random_mapping(network, seed).ways)
 
 
 def test_integer_neurons_and_wide_attention_are_equal() -> None:
     network = graded_networks_in_one(0, 2)
     assert len({p.neuron.decay for p in network if isinstance(p.neuron, Levels)}) > 2
-    assert_equal(network, random_images(network, 0, 3), onnx)
+    assert_equal(network, random_images(network, 0, 3), onnx, ways=random_mapping(network, 0).ways)
 
 
 def test_products_of_currents_and_spikes_are_equal() -> None:
@@ -91,7 +79,7 @@ def test_more_images_than_go_at_once() -> None:
 def test_bundled_models_are_equal(model: str, neuron: str) -> None:
     program = program_of(model, neuron)
     pixels = next(read("digits", program.preprocess, limit=2).batches(2))[0]
-    assert_equal(program.network, pixels, engine)
+    assert_equal(program.network, pixels, engine, ways=program.mapping.ways)
 
 
 def test_v1_at_32x32_is_equal() -> None:
@@ -102,9 +90,9 @@ def test_v1_at_32x32_is_equal() -> None:
     config = named("v1-4-384", dim=64, depth=2, heads=4)
     loaded = Loaded(model_and_images(config)[0], config, CIFAR10, (), "", {}, ())
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 32, 32)).astype(np.uint8)
-    network = compile_model(loaded, "loihi2", calibrate_on=pixels, check=False).program.network
-    assert network.time_steps == 4
-    assert_equal(network, pixels, engine)
+    program = compile_model(loaded, "loihi2", calibrate_on=pixels, check=False).program
+    assert program.network.time_steps == 4
+    assert_equal(program.network, pixels, engine, ways=program.mapping.ways)
 
 
 def test_stock_neurons_that_stand_for_integers_are_equal() -> None:
@@ -227,7 +215,7 @@ def test_a_bias_that_lava_cannot_hold_is_refused() -> None:
 
 def test_a_failing_process_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
     network = random_network(0, 2, blocks=0)
-    monkeypatch.setattr(lava, "write", lambda network, folder: (write(network, folder), spoil(folder)))
+    monkeypatch.setattr(lava, "write", lambda network, folder, ways: (write(network, folder, ways), spoil(folder)))
     write = __import__("spikformer_deploy.executors.lava.export", fromlist=["write"]).write
 
     def spoil(folder: Path) -> None:

@@ -202,14 +202,15 @@ def test_attention_is_told_as_its_microcode_was_tried(folder: Path) -> None:
     lines = (folder / "README.md").read_text().splitlines()
     at = lines.index(next(line for line in lines if line.startswith("| counters |")))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[at + 2 :]]
-    told = {row[0]: row for row in itertools.takewhile(lambda row: len(row) == 8, rows)}
+    told = {row[0]: row for row in itertools.takewhile(lambda row: len(row) == 9, rows)}
     sites = [site for site in program.mapping.sites if site.kind == "attention" and site.copy == 0]
     assert told.keys() == {site.name for site in sites}
     assert sites
     for site in sites:
         heads = heads_into(program.network, site.population)
         counting, answering = heads.turns(site.serial, site.copies)
-        _, sources, shape, *_, copies, turns, due = told[site.name]
+        _, target, sources, shape, *_, copies, turns, due = told[site.name]
+        assert target == site.population
         assert sources == ", ".join(program.network.into(site.population)[0].sources)
         assert (shape, copies) == ("x".join(map(str, heads.counters(site.serial))), str(site.copies))
         assert turns == f"{counting}, {answering}"
@@ -251,6 +252,25 @@ def test_who_works_when_is_as_the_model_of_time_has_it(folder: Path) -> None:
         assert answered <= set(works)
         assert max(works) == max(answered)
         assert min(works) == 1 + min(set.union(*operands.values()))
+
+
+def test_counters_and_sums_are_named(folder: Path) -> None:
+    """In mapping.json, by the Processes that they are in Lava; network.json has the way that the mapping chose."""
+    program = program_of("digits-v1")
+    sites = json.loads((folder / "mapping.json").read_text())["sites"]
+    described = json.loads((folder / "network.json").read_text())["projections"]
+    attentions = [projection for projection in described if projection["kind"] == "attention"]
+    assert attentions
+    for attention in attentions:
+        way = program.mapping.ways[attention["target"]]
+        assert (attention["serial"], attention["copies"]) == way
+        counters = [s for s in sites if s["kind"] == "attention" and s["population"] == attention["target"]]
+        assert [site["copy"] for site in counters] == list(range(way.copies))
+        assert {site["process"] for site in counters} == {"Counters"}
+        (sums,) = (s for s in sites if s["kind"] == "population" and s["population"] == attention["target"])
+        assert sums["process"] == "Answers, ProgrammableLif"
+    named = [site["population"] for site in sites if "Answers" in site["process"]]
+    assert named == [attention["target"] for attention in attentions]
 
 
 def test_what_skips_levels_is_said_to_wait(folder: Path) -> None:

@@ -24,6 +24,7 @@ from spikformer_deploy.base.progress import Progress, silent
 from spikformer_deploy.executors.execution import Cells, Execution, Executor, Request, frames
 from spikformer_deploy.executors.lava.export import write
 from spikformer_deploy.executors.recorded import execution
+from spikformer_deploy.network.mapping import Way
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import may_idle
 
@@ -54,7 +55,7 @@ def prepare(request: Request) -> Executor:
     batch = max(1, RECORDED_BYTES // (4 * network.time_steps * sum(p.size for p in network)))
     return Executor(
         lambda images, record=(): execute(
-            network, images, record=record, cells=request.cells, progress=request.progress
+            network, images, record=record, cells=request.cells, ways=request.ways, progress=request.progress
         ),
         batch,
     )
@@ -66,9 +67,10 @@ def execute(
     *,
     record: Sequence[str] = (),
     cells: Mapping[str, Cells] | None = None,
+    ways: Mapping[str, Way] | None = None,
     progress: Progress = silent,
 ) -> Execution:
-    """Run `images` in Lava; arguments and result as reference.execute.
+    """Run `images` in Lava; arguments and result as reference.execute, ways as of export.export.
 
     peak_state is the largest potential after a reset, of the accumulator, of recorded populations and of those that
     `may_idle`, and the largest value that streams, sums and maxima send.
@@ -79,7 +81,7 @@ def execute(
     frames(network, images)
     with tempfile.TemporaryDirectory(prefix="spk-lava-") as name:
         folder = Path(name)
-        write(network, folder / "network")
+        write(network, folder / "network", ways)
         np.save(folder / "images.npy", images)
         # an accumulator sends its state: it is known without its potential
         named = set(record) - {network.output.name}

@@ -19,6 +19,8 @@ from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.base.files import check_new_folder, writing
 from spikformer_deploy.base.json_text import written
 from spikformer_deploy.network.bounds import largest_sum
+from spikformer_deploy.network.heads import heads_of
+from spikformer_deploy.network.mapping import Way
 from spikformer_deploy.network.network import Network, Population, Projection
 from spikformer_deploy.network.neurons import Lif, LifKind, Max, Source, kind_of
 from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Readout, Window
@@ -57,10 +59,13 @@ PROCESSES = {
 """The classes that standalone/assemble.py makes of neurons, by their kind; of LIFs see process_of."""
 
 
-def export(network: Network, folder: Path, beside: Mapping[str, bytes] | None = None) -> None:
+def export(
+    network: Network, folder: Path, beside: Mapping[str, bytes] | None = None, ways: Mapping[str, Way] | None = None
+) -> None:
     """Write the folder, whole or not at all.
 
     beside  other files in it, or in place of those that it has: path in the folder -> content
+    ways    of its attentions, by target, as a mapping has them; the one with the fewest counters where nothing is said
     Raises InputError where it exists and is not empty, or cannot be written.
     """
     check_new_folder(folder)
@@ -68,7 +73,7 @@ def export(network: Network, folder: Path, beside: Mapping[str, bytes] | None = 
         folder.parent.mkdir(parents=True, exist_ok=True)
     with writing(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:40]}.") as name:
         whole = Path(name) / "whole"
-        write(network, whole)
+        write(network, whole, ways)
         for path, content in (beside or {}).items():
             (whole / path).parent.mkdir(exist_ok=True)
             (whole / path).write_bytes(content)
@@ -77,8 +82,8 @@ def export(network: Network, folder: Path, beside: Mapping[str, bytes] | None = 
         whole.rename(folder)
 
 
-def write(network: Network, folder: Path) -> None:
-    """The files of an export, into a new folder."""
+def write(network: Network, folder: Path, ways: Mapping[str, Way] | None = None) -> None:
+    """The files of an export, into a new folder; ways: as of `export`."""
     shutil.copytree(STANDALONE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "__init__.py").unlink()
     arrays: dict[str, np.ndarray] = {}
@@ -87,7 +92,9 @@ def write(network: Network, folder: Path) -> None:
         "state_bits": network.state_bits,
         "bounds": network.bounds,
         "populations": [_population(p, f"population{i}", arrays) for i, p in enumerate(network)],
-        "projections": [_projection(network, p, f"projection{i}", arrays) for i, p in enumerate(network.projections)],
+        "projections": [
+            _projection(network, p, f"projection{i}", arrays, ways or {}) for i, p in enumerate(network.projections)
+        ],
     }
     (folder / "network.json").write_text(written(description, indent=1) + "\n")
     buffer = io.BytesIO()
@@ -121,7 +128,9 @@ def _check_bias(name: str, lif: Lif) -> None:
         raise InputError(name, problem, "Compile with fewer weight bits, or with other neurons.")
 
 
-def _projection(network: Network, projection: Projection, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _projection(
+    network: Network, projection: Projection, prefix: str, arrays: dict[str, np.ndarray], ways: Mapping[str, Way]
+) -> dict[str, Any]:
     facts: dict[str, Any] = {"sources": list(projection.sources), "target": projection.target}
     match projection.synapse:
         case Conv() as conv:
@@ -147,8 +156,9 @@ def _projection(network: Network, projection: Projection, prefix: str, arrays: d
             arrays[f"{prefix}.weight"] = readout.weight
             return {**facts, "kind": "readout", "weight": f"{prefix}.weight"}
         case Attention() as attention:
+            way = ways.get(projection.target) or Way(heads_of(network, projection).fewest_counters)
             parameters = {"heads": attention.heads, "factor": attention.weight}
-            return {**facts, "kind": "attention", "float": _exact(network, projection), **parameters}
+            return {**facts, "kind": "attention", **parameters, "serial": way.serial, "copies": way.copies}
         case DualSpike(heads, over_tokens):
             exact = _exact(network, projection)
             return {**facts, "kind": "dual_spike", "float": exact, "heads": heads, "over_tokens": over_tokens}

@@ -13,7 +13,7 @@ import numpy as np
 from lava.proc.dense.process import Dense
 from lava.proc.lif.process import LIFReset
 from lava.utils.weightutils import SignMode
-from processes.attention import Attention
+from processes.attention import Answers, Counters
 from processes.convolution import Convolution
 from processes.dual_spike import DualSpike
 from processes.frames import Frames
@@ -200,24 +200,36 @@ def _connect(
             port.connect(waiting.a_in)
             port = waiting.s_out
         ports.append(port)
-    synapse = _synapse(projection, populations, arrays, images)
-    if synapse is None:
-        ports[0].connect(target.a_in)
-        return
-    for port, entry in zip(ports, _entries(synapse, projection["kind"]), strict=True):
+    entries: tuple[Any, ...]
+    if projection["kind"] == "attention":
+        entries, out = _attention(projection, populations, images)
+    else:
+        synapse = _synapse(projection, populations, arrays, images)
+        if synapse is None:
+            ports[0].connect(target.a_in)
+            return
+        entries = (synapse.y_in, synapse.s_in) if projection["kind"] == "dual_spike" else (synapse.s_in,)
+        out = synapse.a_out
+    for port, entry in zip(ports, entries, strict=True):
         port.connect(entry)
-    synapse.a_out.connect(target.a_in)
+    out.connect(target.a_in)
 
 
-def _entries(synapse: Any, kind: str) -> tuple[Any, ...]:
-    """The ports of a Process of synapses, one for each source."""
-    match kind:
-        case "attention":
-            return synapse.q_in, synapse.k_in, synapse.v_in
-        case "dual_spike":
-            return synapse.y_in, synapse.s_in
-        case _:
-            return (synapse.s_in,)
+def _attention(
+    projection: Description, populations: dict[str, Description], images: int
+) -> tuple[tuple[Any, Any, Any], Any]:
+    """The ports of an attention for q, k and v, and that of what goes out: its counters, and the sums of their answers.
+
+    The first source is q: k has its shape, and v the target's.
+    """
+    source, target = populations[projection["sources"][0]], populations[projection["target"]]
+    shapes = port_shape(source, images), port_shape(target, images)
+    way = {key: projection[key] for key in ("heads", "serial", "copies")}
+    way["maps"] = _map_shape(source, images), _map_shape(target, images)
+    counters = Counters(shapes=shapes, **way)
+    answers = Answers(shape=shapes[1], weight=projection["factor"], shift=target["shift"], **way)
+    counters.answers_out.connect(answers.answers_in)
+    return (counters.q_in, counters.k_in, counters.v_in), answers.a_out
 
 
 def _synapse(projection: Description, populations: dict[str, Description], arrays: Arrays, images: int) -> Any:
@@ -244,16 +256,6 @@ def _synapse(projection: Description, populations: dict[str, Description], array
                 return None
             kind = Window if projection["kind"] == "window" else Largest
             return kind(shapes=shapes, maps=maps, shift=target["shift"], **geometry)
-        case "attention":
-            # the first source is q: k has its shape, and v the target's
-            return Attention(
-                shapes=shapes,
-                maps=maps,
-                heads=projection["heads"],
-                weight=projection["factor"],
-                shift=target["shift"],
-                kind=projection["float"],
-            )
         case "dual_spike":
             spikes = populations[projection["sources"][1]]
             return DualSpike(

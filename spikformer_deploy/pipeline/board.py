@@ -96,8 +96,8 @@ Of a site, `kind` is "population" (the neurons of a layer; where an attention le
 counters answer), "attention" (the counters of the one that leads to `population`) or "partial" (partial sums of it),
 and `process` its Processes in Lava. `part` is the range of source channels whose synapses stand there, where a fan-in
 is split ([0, 0]: all); `sub_steps` how many time steps of the chip one of the network takes it beyond the ordinary one
-(in one more, counters answer last); `serial` what comes one after the other in them, "tokens" or "channels" (else ""); `copy` which of the `copies` of an
-attention's counters it is.
+(in one more, counters answer last); `serial` what comes one after the other in them, "tokens" or "channels" (else "");
+`copy` which of the `copies` of an attention's counters it is.
 
 ## Files
 

@@ -56,7 +56,7 @@ def _steps(sizes: Float, largest: int) -> Float:
 
 
 def _candidates(few: Float, peaks: Float, largest: int) -> list[int]:
-    """Numbers of steps at the peak for which the few magnitudes (R, N) of some row are whole, of all up to `largest`."""
+    """Of 1, 2, ... `largest` steps at the peak, those for which the magnitudes (R, N) of some row are whole numbers."""
     most = np.arange(1, largest + 1)
     rows = peaks > 0
     scaled = few[rows, :, None] * (most / peaks[rows, None])[:, None]

@@ -14,6 +14,8 @@ SAME = 2.0**-21
 """Relative distance of numbers that went through a few roundings to fp32, as weights in files have."""
 FIRST_LOOK = 64
 """Weights of a channel that are looked at before all of them: they tell nearly always that there is no grid."""
+FEW = 4
+"""The largest of them, which leave few numbers of steps to try: all numbers are tried on them at once."""
 
 
 def grid_steps(weights: Float, largest: int) -> Float | None:
@@ -42,7 +44,7 @@ def _steps(sizes: Float, largest: int) -> Float:
     # The largest weights have the most room to miss a grid: they are looked at first, and are nearly always enough.
     order = np.argsort(-sizes[:, : 4 * FIRST_LOOK], 1)[:, :FIRST_LOOK]
     first = np.take_along_axis(sizes, order, 1)
-    for most in range(1, largest + 1):
+    for most in _candidates(first[:, :FEW], peaks, largest):
         # a row that has its step, or that is all zeros, is done
         rows = np.flatnonzero((steps == 0) & (peaks > 0))
         rows = rows[_on_grid(first[rows], most / peaks[rows], most)]
@@ -51,6 +53,14 @@ def _steps(sizes: Float, largest: int) -> Float:
         # least squares over all weights: nearer to the step that was meant than one weight is
         steps[rows] = (sizes[rows] * whole).sum(1) / (whole**2).sum(1)
     return steps
+
+
+def _candidates(few: Float, peaks: Float, largest: int) -> list[int]:
+    """Of 1, 2, ... `largest` steps at the peak, those for which the magnitudes (R, N) of some row are whole numbers."""
+    most = np.arange(1, largest + 1)
+    rows = peaks > 0
+    scaled = few[rows, :, None] * (most / peaks[rows, None])[:, None]
+    return [int(n) for n in most[(np.abs(scaled - np.rint(scaled)) <= most * SAME).all(1).any(0)]]
 
 
 def _on_grid(sizes: Float, per_step: Float, most: int) -> NDArray[np.bool_]:

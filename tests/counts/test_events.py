@@ -226,7 +226,7 @@ def test_counts_of_small_integers_equal_a_walk_over_every_synapse(network: Netwo
     check_counts(network, seed)
 
 
-@settings(max_examples=6, deadline=None)
+@examples(3, 20)
 @given(DUAL, SEEDS)
 def test_counts_of_products_of_currents_equal_a_walk_over_every_synapse(network: Network, seed: int) -> None:
     check_counts(network, seed)

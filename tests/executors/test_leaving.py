@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.deep import examples
 from support.networks import random_images, random_network
 
 from spikformer_deploy.counts.events import count, geometry
@@ -87,7 +88,7 @@ def assert_same(ours: list[Left], theirs: list[Left], network: Network, names: l
 
 
 @given(seed=st.integers(0, 10**6), quantile=st.sampled_from([0.0, 0.3, 0.5, 0.8, 1.0]))
-@settings(max_examples=40, deadline=None)
+@examples(15, 100)
 def test_the_engine_that_lets_images_go_equals_the_reference(seed: int, quantile: float) -> None:
     network = network_of(seed)
     assert fast.carries(network)

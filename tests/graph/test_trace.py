@@ -135,7 +135,7 @@ def test_nan_weights_are_refused() -> None:
         trace(module, (3, 8, 8), time_steps=2)
 
 
-@pytest.mark.parametrize("name", some(["v1-4-384", "v1-2-256-dvs", "v2-8-512"], ["v1-8-512"]))
+@pytest.mark.parametrize("name", some(["v1-4-384"], ["v1-2-256-dvs", "v2-8-512", "v1-8-512"]))
 def test_published_sizes_trace(name: str) -> None:
     """One of each form at its real size; the graph has every layer of the model once."""
     config = named(name)

@@ -42,7 +42,7 @@ NETWORKS = {
 }
 SECTIONS = ("network", "mapping", "profile", "preprocess", "labels", "provenance", "arrays")
 CASES = [*product(NETWORKS, SECTIONS)]
-ALIKE = [("attention", "profile"), ("attention", "provenance"), ("shortcuts", "provenance")]
+ALIKE = [("attention", "profile"), ("stock", "profile"), ("attention", "provenance"), ("shortcuts", "provenance")]
 ALIKE += [("products", section) for section in SECTIONS if section not in ("network", "mapping")]
 """What does not depend on the network, which "shortcuts" or "stock" have too."""
 

@@ -19,7 +19,7 @@ if not sys.platform.startswith("linux"):
     pytest.skip("memory is limited by Linux's means", allow_module_level=True)
 
 CHILD = Path(__file__).parent / "child.py"
-FLIPS = 12
+FLIPS = 4
 SECONDS = 10
 MIB = 700
 

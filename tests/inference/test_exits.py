@@ -197,6 +197,7 @@ def test_what_cannot_leave_early_is_refused_by_name() -> None:
     assert run_with_exit(loihi1, images, 5, timing="none").latency is None
 
 
+@pytest.mark.deep  # of every run are those of all steps, in test_seam.py
 def test_workers_find_the_same() -> None:
     program = bundled("digits-v1")
     ours = sd.run(program, "digits", limit=70, early_exit=9000)

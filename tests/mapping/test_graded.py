@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.deep import examples
 from support.networks import graded_network
 from support.profiles import smaller
 
@@ -22,7 +23,7 @@ LOIHI2 = load_profile("loihi2")
 GRADED = st.builds(graded_network, st.integers(0, 10**6), st.integers(1, 2))
 
 
-@settings(deadline=None, max_examples=25)
+@examples(8, 60)
 @given(GRADED, st.integers(600, 4000), st.sampled_from(OBJECTIVES), st.sampled_from(SCHEDULES))
 def test_every_core_satisfies_every_cap(network: Network, memory: int, objective: str, schedule: str) -> None:
     profile = smaller(memory, 200, memory // 2)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.deep import examples
 from support.networks import random_images, random_network
 from support.profiles import smaller
 from support.programs import program_of
@@ -29,7 +30,7 @@ ROWS = list(csv.DictReader(line for line in (Path(__file__).parent / "core_rows.
 LOIHI2 = load_profile("loihi2")
 
 
-@settings(deadline=None, max_examples=50)
+@examples(15, 100)
 @given(
     st.integers(0, 10**6),
     st.integers(0, 2),
@@ -57,7 +58,7 @@ def test_every_core_satisfies_every_cap(
     np.testing.assert_array_equal(again.cores, mapping.cores)
 
 
-@settings(deadline=None, max_examples=15)
+@examples(6, 40)
 @given(st.integers(0, 10**6), st.integers(0, 2), st.booleans(), st.sampled_from(OBJECTIVES))
 def test_a_mapping_changes_no_spike(seed: int, blocks: int, shortcuts: bool, objective: str) -> None:
     network = random_network(seed, blocks=blocks, shortcuts=shortcuts)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.programs import program_of
 
 import spikformer_deploy as sd
 from spikformer_deploy.base.errors import InputError
@@ -12,72 +13,91 @@ from spikformer_deploy.chips.profile import load_profile
 from spikformer_deploy.converters.models import load
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors import reference
-from spikformer_deploy.optimization.bits import _filled, _losses, _path, _rise
+from spikformer_deploy.optimization.bits import ChosenBits, _filled, _losses, _path, _rise
 from spikformer_deploy.pipeline.sample import Sample
 from spikformer_deploy.pipeline.stages import float_graph
 from spikformer_deploy.quantization.settings import Settings
 
-CALIBRATION, VALIDATION = 64, 96
+CALIBRATION, VALIDATION = 64, 40
+
+Images = tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]
 
 
-@pytest.fixture(scope="module")
-def images() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    training = read("digits", load("digits-v1").preprocess, split="train", limit=CALIBRATION + VALIDATION)
+def images_of(model: str | Path, validation: int) -> Images:
+    """Images to calibrate on, and others with labels."""
+    training = read("digits", load(model).preprocess, split="train", limit=CALIBRATION + validation)
     pixels = np.asarray(training.pixels)
     assert training.labels is not None
     return pixels[:CALIBRATION], (pixels[CALIBRATION:], training.labels[CALIBRATION:])
 
 
-def test_what_is_chosen_was_run_and_holds(images: tuple) -> None:
+@pytest.fixture(scope="module")
+def images(tiny: Path) -> Images:
+    return images_of(tiny, VALIDATION)
+
+
+@pytest.fixture(scope="module")
+def lossless(tiny: Path, images: Images) -> ChosenBits:
+    return sd.choose_bits(tiny, images[1], calibrate_on=images[0], max_drop=0.0)
+
+
+def assert_was_run_and_holds(chosen: ChosenBits, model: str | Path, images: Images, max_drop: float) -> None:
     calibration, validation = images
-    notes = []
-    chosen = sd.choose_bits(
-        "digits-v1", validation, calibrate_on=calibration, max_drop=1.1, progress=lambda *step: notes.append(step)
-    )
     first, *others = chosen.tried
     assert first["layer_bits"] == {}
     assert others
     row = next(row for row in chosen.tried if row["layer_bits"] == chosen.layer_bits)
-    assert row["accuracy"] == chosen.accuracy >= first["accuracy"] - 0.011 - 1e-9
+    assert row["accuracy"] == chosen.accuracy >= first["accuracy"] - max_drop / 100 - 1e-9
     assert row["memory_words"] < first["memory_words"]
     assert all(2 <= bits < 8 for bits in chosen.layer_bits.values())
-    assert all(done <= steps for done, steps, _ in notes)
     # the same program by the calls that a user has
     again = sd.compile(
-        "digits-v1", layer_bits=chosen.layer_bits, calibrate_on=calibration, rounding="calibrated", check=False
+        model, layer_bits=chosen.layer_bits, calibrate_on=calibration, rounding="calibrated", check=False
     )
     assert again.network.digest() == chosen.program.network.digest()
     assert again.mapping.words.sum() == row["memory_words"]
     assert sd.run(again, validation, timing="none").accuracy == chosen.accuracy
 
 
-def test_without_a_drop_nothing_is_lost_and_twice_is_the_same(tiny: Path) -> None:
-    training = read("digits", load(tiny).preprocess, split="train", limit=CALIBRATION + 40)
-    assert training.labels is not None
-    calibration, few = training.pixels[:CALIBRATION], (training.pixels[CALIBRATION:], training.labels[CALIBRATION:])
-    one, other = (sd.choose_bits(tiny, few, calibrate_on=calibration, max_drop=0.0) for _ in range(2))
-    assert one.accuracy >= one.tried[0]["accuracy"]
-    assert one.layer_bits == other.layer_bits
-    assert one.tried == other.tried
-    assert one.damage == other.damage
+def test_what_is_chosen_was_run_and_holds(lossless: ChosenBits, tiny: Path, images: Images) -> None:
+    assert_was_run_and_holds(lossless, tiny, images, 0.0)
 
 
-def test_images_without_labels_are_refused(images: tuple) -> None:
+@pytest.mark.deep
+def test_what_is_chosen_with_a_drop_was_run_and_holds() -> None:
+    images = images_of("digits-v1", 96)
+    chosen = sd.choose_bits("digits-v1", images[1], calibrate_on=images[0], max_drop=1.1)
+    assert_was_run_and_holds(chosen, "digits-v1", images, 1.1)
+
+
+def test_twice_is_the_same(lossless: ChosenBits, tiny: Path, images: Images) -> None:
+    notes: list[tuple[int, int, str]] = []
+    again = sd.choose_bits(
+        tiny, images[1], calibrate_on=images[0], max_drop=0.0, progress=lambda *step: notes.append(step)
+    )
+    assert again.layer_bits == lossless.layer_bits
+    assert again.tried == lossless.tried
+    assert again.damage == lossless.damage
+    assert notes
+    assert all(done <= steps for done, steps, _ in notes)
+
+
+def test_images_without_labels_are_refused(tiny: Path, images: Images) -> None:
     with pytest.raises(InputError, match="data: validation images without labels"):
-        sd.choose_bits("digits-v1", images[0])
+        sd.choose_bits(tiny, images[0])
     with pytest.raises(InputError, match="max_drop: -1 points"):
-        sd.choose_bits("digits-v1", images[1], max_drop=-1)
+        sd.choose_bits(tiny, images[1], max_drop=-1)
 
 
-def test_labels_that_the_model_has_not_are_refused(images: tuple) -> None:
+def test_labels_that_the_model_has_not_are_refused(tiny: Path, images: Images) -> None:
     pixels, labels = images[1]
     with pytest.raises(InputError, match="10"):
-        sd.choose_bits("digits-v1", (pixels, labels + 1), calibrate_on=images[0])
+        sd.choose_bits(tiny, (pixels, labels + 1), calibrate_on=images[0])
 
 
-def test_what_is_remembered_is_what_would_be_rounded(images: tuple) -> None:
+def test_what_is_remembered_is_what_would_be_rounded(tiny: Path, images: Images) -> None:
     """One layer's bits after the other, back and forth: the integers of a sample that remembers nothing."""
-    loaded = load("digits-v1")
+    loaded = load(tiny)
     graph, limits = float_graph(loaded), load_profile("loihi2").limits
     remembers, forgets = Sample(loaded, images[0], remember=True), Sample(loaded, images[0])
     for bits in ({}, {"head": 3, "block.0.mlp.fc1_linear": 4}, {"block.0.mlp.fc1_linear": 3}, {}):
@@ -85,9 +105,9 @@ def test_what_is_remembered_is_what_would_be_rounded(images: tuple) -> None:
         assert networks[0].digest() == networks[1].digest()
 
 
-def test_the_loss_is_that_of_torch(images: tuple) -> None:
-    network = sd.compile("digits-v1", check=False).network
-    pixels, labels = images[1][0][:8], images[1][1][:8]
+def test_the_loss_is_that_of_torch() -> None:
+    network = program_of("digits-v1").network
+    pixels, labels = (found[:8] for found in images_of("digits-v1", 8)[1])
     logits = reference.execute(network, pixels).accumulators.reshape(8, -1) * network.output.neuron.scale
     right = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), reduction="none")
     np.testing.assert_allclose(_losses(network, pixels, labels), right.numpy(), rtol=1e-12, atol=1e-12)

@@ -62,7 +62,7 @@ def unexplained(program: Program, images: np.ndarray) -> tuple[float, float]:
 
 
 @given(NETWORKS, st.integers(0, 2**32 - 1), st.booleans())
-@examples(25, 300)
+@examples(10, 300)
 def test_spikes_at_their_price_are_the_energy_of_the_accounting(network: Network, seed: int, random: bool) -> None:
     try:
         mapping = random_mapping(network, seed) if random else map_network(network, LOIHI2, {})

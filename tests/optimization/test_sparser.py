@@ -72,45 +72,60 @@ def _sparser(model: Path | Loaded, folder: Path, **options: object) -> Tuned:
     return sd.make_sparser(model, images("train", 128), images("test", 60), folder=folder, **options)
 
 
-def test_spikes_become_fewer_and_a_killed_run_goes_on(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def two_stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     monkeypatch.setattr(sparser, "LARGEST_WEIGHT", 2 * FIRST_WEIGHT)
+    return {"epochs": 2.0, "max_drop": 100.0}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Tuned]:
+    """A model, and what two stages made of it."""
+    model = load(tiny)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sparser, "LARGEST_WEIGHT", 2 * FIRST_WEIGHT)
+        return model, _sparser(model, tmp_path_factory.mktemp("whole") / "out", epochs=2.0, max_drop=100.0)
+
+
+def test_spikes_become_fewer(whole: tuple[Loaded, Tuned]) -> None:
+    _, found = whole
+    assert [row.setting for row in found.rows] == [0.0, FIRST_WEIGHT, 2 * FIRST_WEIGHT]
+    assert found.rows[2].synops < found.rows[0].synops
+    assert found.chosen == cheapest(list(found.rows))
+    assert found.notes == ()
+
+
+def test_a_killed_run_goes_on(
+    whole: tuple[Loaded, Tuned],
+    tiny: Path,
+    tmp_path: Path,
+    two_stages: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("spikformer_deploy.training.fit.KEEP_SECONDS", 0)
-    whole = _sparser(tiny, tmp_path / "whole", epochs=2.0, max_drop=100.0)
-    assert [row.setting for row in whole.rows] == [0.0, FIRST_WEIGHT, 2 * FIRST_WEIGHT]
-    assert whole.rows[2].synops < whole.rows[0].synops
-    assert whole.chosen == cheapest(list(whole.rows))
-    assert whole.notes == ()
 
     def stop(done: int, total: int, note: str) -> None:
         if note.startswith("stage 2") and done == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _sparser(tiny, tmp_path / "killed", epochs=2.0, max_drop=100.0, progress=stop)
+        _sparser(tiny, tmp_path / "killed", **two_stages, progress=stop)
     assert (tmp_path / "killed" / "stage-02.safetensors.resume").exists()
     first = []
-    again = _sparser(
-        tiny, tmp_path / "killed", epochs=2.0, max_drop=100.0, progress=lambda done, *_: first.append(done)
-    )
+    again = _sparser(tiny, tmp_path / "killed", **two_stages, progress=lambda done, *_: first.append(done))
     # 4 batches had been kept
     assert first[0] > 1
-    assert [replace(row, seconds=0) for row in again.rows] == [replace(row, seconds=0) for row in whole.rows]
-    assert again.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
+    assert [replace(row, seconds=0) for row in again.rows] == [replace(row, seconds=0) for row in whole[1].rows]
+    assert again.checkpoint.read_bytes() == whole[1].checkpoint.read_bytes()
     # a third call only reads what is there
-    assert _sparser(tiny, tmp_path / "killed", epochs=2.0, max_drop=100.0).rows == again.rows
+    assert _sparser(tiny, tmp_path / "killed", **two_stages).rows == again.rows
 
 
-def test_what_is_saved_compiles_to_what_was_measured(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sparser, "LARGEST_WEIGHT", FIRST_WEIGHT)
-    model = load(tiny)
-    before = {key: value.clone() for key, value in model.module.state_dict().items()}
-    found = _sparser(model, tmp_path / "out")
+def test_what_is_saved_compiles_to_what_was_measured(whole: tuple[Loaded, Tuned], tiny: Path) -> None:
+    model, found = whole
     # the original is as it was
-    assert all(torch.equal(value, before[key]) for key, value in model.module.state_dict().items())
+    original = load(tiny).module.state_dict()
+    assert all(torch.equal(value, original[key]) for key, value in model.module.state_dict().items())
     assert not model.module.training
     program = found.program
     of_128 = np.unique(np.linspace(0, 127, 64).astype(int))

@@ -9,6 +9,7 @@ import pytest
 from hostile.forging import opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.deep import examples
 from support.networks import graded_network, preprocess_of, random_images, random_network
 
 from spikformer_deploy.base.errors import InputError, ProgramError
@@ -33,7 +34,7 @@ def program_of(seed: int, blocks: int = 1) -> Program:
 SMALL = to_bytes(program_of(1, blocks=0))
 
 
-@settings(deadline=None, max_examples=25)
+@examples(8, 60)
 @given(st.integers(0, 10**6), st.integers(0, 2))
 def test_everything_comes_back(seed: int, blocks: int) -> None:
     program = program_of(seed, blocks)

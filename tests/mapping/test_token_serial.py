@@ -190,3 +190,5 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     told = CliRunner().invoke(cli, ["report", str(path), "--input", "digits", "--limit", "4", "-o", str(page)])
     assert told.exit_code == 0, told.output
     assert page.stat().st_size > 10_000
+    # tokens in series take their sub-steps whatever the attention is
+    assert "no sub-steps of attention" not in page.read_text()

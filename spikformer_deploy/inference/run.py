@@ -29,7 +29,7 @@ from spikformer_deploy.inference.results import Run
 from spikformer_deploy.inference.seam import Pool, in_order, pool
 from spikformer_deploy.inference.tally import Tally
 from spikformer_deploy.pipeline.program import Program
-from spikformer_deploy.timing.traffic import check_spatial
+from spikformer_deploy.timing.traffic import check_timed
 
 SAVE_SECONDS = 5.0
 """Between two writings of what has been found so far: little is lost, and little time is spent."""
@@ -84,7 +84,7 @@ def run(
     of_file = program
     program = replace(program, profile=hardware.under(program.profile, runtime))
     if timing == "cycle":
-        check_spatial(program.mapping)
+        check_timed(program.mapping)
     saved = _Saved(unfinished, resume, of_file, images, backend, timing, runtime)
     with pool(workers, scheduler) as crew:
         origin = source(images, crew, send_images)

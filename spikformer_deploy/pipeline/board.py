@@ -328,7 +328,7 @@ def _row(program: Program, site: Site) -> str:
     cells = (
         str([p.name for p in network].index(site.population)),
         _cell(site.name),
-        str(depths(network)[site.population]),
+        str(depths(network, mapping)[site.population]),
         "x".join(map(str, site.shape)),
         _process(network, site),
         neuron,
@@ -354,7 +354,7 @@ def _process(network: Network, site: Site) -> str:
 
 def _waiting(program: Program) -> str:
     """What arrives early at which layer, by how many time steps of the network."""
-    network, levels = program.network, depths(program.network)
+    network, levels = program.network, depths(program.network, program.mapping)
     early = {
         (source, projection.target): wait
         for projection in network.projections

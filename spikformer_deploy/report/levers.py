@@ -114,11 +114,12 @@ def _latency_of_first(run: Run, steps: int) -> float | None:
 
 
 def _no_sub_steps(run: Run, energy: Energy) -> Iterator[Lever]:
-    """Nothing that takes sub-steps of the chip."""
+    """Nothing that takes sub-steps of the chip; where tokens come in series, they stay whatever the attention is."""
     assert run.timing is not None
     times = run.timing.finest
     step_us = float(times.step_us_mean[NOMINAL])
-    if not run.program.mapping.chip_sub_steps or step_us == 0:
+    mapping = run.program.mapping
+    if not mapping.chip_sub_steps or any(site.token_serial for site in mapping.sites) or step_us == 0:
         return
     rest = max(0.0, 1 - times.parts_ns["sub_steps"] / NS_PER_US / step_us)
     yield Lever(

@@ -44,7 +44,7 @@ def estimate(events: Events, network: Network, mapping: Mapping, profile: Profil
         depth=layout.depth,
         runtime_ns=chip.table.runtime,
         chip_steps=1 + chip.sub_steps,
-        chip_steps_falling=sum(1 + _sub_steps_of(layout, level) for level in range(layout.depth + 1)),
+        chip_steps_falling=1 + layout.depth + sum(layout.sub_steps_after.values()),
     )
 
 
@@ -211,7 +211,7 @@ def _fall_through(work: SliceWork, chip: _Chip) -> Times:
         total = (
             total
             + np.maximum(busy[..., level] + end, _of_steps(chip.pause))
-            + _of_steps(_sub_steps_of(layout, level) * chip.pause)
+            + _of_steps(layout.sub_steps_after.get(level, 0) * chip.pause)
         )
     return total
 
@@ -230,8 +230,3 @@ def _most_of_levels(work: SliceWork, *loads: Times, below: int = 0) -> Times:
     most = np.zeros((*of_cores.shape[:-1], below + layout.depth + 1))
     most[..., present] = np.maximum.reduceat(of_cores, first, axis=-1)
     return most[..., below:]
-
-
-def _sub_steps_of(layout: SliceLayout, level: int) -> int:
-    """Sub-steps that follow the chip-wide step of a level: those of what its messages reach."""
-    return int(layout.sub_steps[layout.level == level + 1].max(initial=0))

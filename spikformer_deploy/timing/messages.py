@@ -24,7 +24,7 @@ from spikformer_deploy.timing.mesh import Followed
 from spikformer_deploy.timing.state import MachineAtRest, Records, at_rest, entries_of
 from spikformer_deploy.timing.steps import Recorded, falling_through, pipelined
 from spikformer_deploy.timing.times import StepTimes
-from spikformer_deploy.timing.traffic import Traffic, check_spatial, traffic
+from spikformer_deploy.timing.traffic import Traffic, check_timed, traffic
 from spikformer_deploy.timing.wave import Wave, WaveTimes
 
 MOST_IMAGES = 8
@@ -86,7 +86,7 @@ def timer(geometry: Geometry, profile: Profile) -> Timer:
     """What timing the network of `geometry`, which must have a mapping, on `profile` needs."""
     mapping = geometry.mapping
     assert mapping is not None
-    check_spatial(mapping)
+    check_timed(mapping)
     sent = traffic(geometry, profile)
     chips = machine(profile, mapping)
     return Timer(sent, chips, at_rest(chips), entries_of(chips, sent.routes))

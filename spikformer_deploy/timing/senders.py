@@ -5,6 +5,7 @@ Routing tables are kept by cell (see execution.Cells): all neurons of a cell sen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class Sender:
     row       (..., n) the row of `table` that holds the messages of each
     level     the layer whose chip-wide step they belong to
     sub_step  (neurons,) when: in that chip-wide step itself (0), or in a sub-step after it (1, 2, ...)
+    own       whether the visit that updates a neuron also sends: else a visit of its own does
     always    in every step, spikes or not: the partial sums of a split fan-in, what copies of counters exchange
     """
 
@@ -38,6 +40,7 @@ class Sender:
     table: Table
     level: int
     sub_step: Int
+    own: bool = False
     always: bool = False
 
 
@@ -81,7 +84,10 @@ def _of_population(wiring: Wiring, index: int) -> Iterator[Sender]:
     cells = wiring.geometry.cells[name]
     place = wiring.sweep.place[index].reshape(-1, 1)
     row = rows_of_cells(cells).reshape(-1, 1)
+    level = wiring.level[name]
+    turn = _own_turn(site)
     ordinary: list[Weights] = []
+    in_turn: list[Weights] = []
     to_counters: list[tuple[Site, Weights]] = []
     for weights in wiring.geometry.arriving[name]:
         goal = wiring.mapping.sites[wiring.mapping.boxes[weights.inlet.slices[0], 0]]
@@ -89,20 +95,36 @@ def _of_population(wiring: Wiring, index: int) -> Iterator[Sender]:
             to_counters.append((goal, weights))
         elif not weights.inlet.unicast:
             # what is unicast is sent by counters, not by this population: see _answers
-            ordinary.append(weights)
+            late = goal.token_serial and not site.token_serial
+            (in_turn if late else ordinary).append(weights)
     if ordinary:
-        table = wiring.tables.table(cells, ordinary)
-        yield Sender(name, place, row, table, wiring.level[name], np.zeros(len(place), np.int64))
+        yield Sender(name, place, row, wiring.tables.table(cells, ordinary), level, turn, own=True)
+    if in_turn:
+        # all tokens have fired at once, and each is sent in its turn
+        yield Sender(name, place, row, wiring.tables.table(cells, in_turn), level, _token_turn(site.shape))
     for counters, weights in to_counters:
         table = wiring.tables.table(cells, [weights])
         # the first sub-steps fill the counters, those after them have them answer
         heads = heads_into(wiring.geometry.network, counters.population)
         filling = heads.turns(counters.serial, counters.copies)
-        turn = _turns(counters, heads, site.shape) % filling[weights.inlet.replay]
-        sub_step = 1 + turn + (filling[0] + (counters.copies > 1)) * weights.inlet.replay
-        yield Sender(name, place, row, table, _level_before(wiring, counters), sub_step.ravel())
+        of_round = _turns(counters, heads, site.shape) % filling[weights.inlet.replay]
+        sub_step = 1 + of_round + (filling[0] + (counters.copies > 1)) * weights.inlet.replay
+        before = _level_before(wiring, counters)
+        own = site.token_serial and before == level and np.array_equal(sub_step.ravel(), turn)
+        yield Sender(name, place, row, table, before, sub_step.ravel(), own)
         if weights.inlet.replay:
             yield _answers(wiring, counters, name, sub_step + 1)
+
+
+def _own_turn(site: Site) -> Int:
+    """(neurons,) the sub-step in which each neuron of a site is updated: 0, or that of its token."""
+    return _token_turn(site.shape) if site.token_serial else np.zeros(math.prod(site.shape), np.int64)
+
+
+def _token_turn(shape: Shape) -> Int:
+    """(neurons,) of a population: the sub-step of each neuron's token, row after row; the step itself is 0."""
+    channels, height, width = shape
+    return np.tile(1 + np.arange(height * width), channels)
 
 
 def _level_before(wiring: Wiring, counters: Site) -> int:
@@ -183,11 +205,12 @@ def _partial_sums(wiring: Wiring, index: int) -> Sender:
     """The partial sums of site `index`, each on its way to its neuron."""
     name = wiring.mapping.sites[index].population
     place = wiring.sweep.place[index].reshape(-1, 1)
+    turn = _own_turn(wiring.mapping.sites[index])
     own_site = _own_site(wiring.mapping, name)
     slices = wiring.mapping.slices_of(own_site)
     row = _row_of_neuron(wiring, own_site, slices).reshape(-1, 1)
     table = wiring.tables.one_each(slices)
-    return Sender(name, place, row, table, wiring.level[name], np.zeros(len(place), np.int64), always=True)
+    return Sender(name, place, row, table, wiring.level[name], turn, own=True, always=True)
 
 
 def _own_site(mapping: Mapping, population: str) -> int:

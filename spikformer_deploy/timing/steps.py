@@ -1,6 +1,7 @@
 """From a recorded image to the messages of every chip-wide step: which core sends what, when in its sweep, where to.
 
-A time step is one chip-wide step in which all neurons are visited, and then the sub-steps of its attentions.
+A time step is one chip-wide step in which all neurons are visited, and then the sub-steps of its attentions and of the
+tokens that come one after the other.
 """
 
 from __future__ import annotations
@@ -43,15 +44,17 @@ class Firings:
 
     place   (firings,) in the sweeps
     routes  (firings, 2) first entry and end in Routes
+    own     (firings,) whether the visit that updates the neuron sends it: see Sender
     """
 
     place: Int
     routes: Int
+    own: NDArray[np.bool_]
 
 
 SUB_STEPS_AT_ONCE = 16
 """Sub-steps whose firings are in memory together: those of all sub-steps are several times the step's own."""
-NOBODY = Firings(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
+NOBODY = Firings(np.zeros(0, np.int64), np.zeros((0, 2), np.int64), np.zeros(0, bool))
 
 
 def recorded_image(network: Network, execution: Execution, number: int) -> Recorded:
@@ -81,20 +84,53 @@ def _waves(
 ) -> Iterator[Wave]:
     """The chip-wide step in which the layers at `levels` work, each on its own time step, and its sub-steps.
 
-    In a sub-step nothing is updated but the neurons that send.  Waves are made while they are read.
+    In a sub-step nothing is updated but the neurons whose token comes in it, and those that send.  Waves are made while
+    they are read.
     """
-    costs = traffic.costs
-    sweep = traffic.sweep
     yield _first_wave(traffic, image, levels, time_of)
-    begin = costs.idle * sweep.begin
-    # sub-steps in which nobody sends are all the same, and many
-    quiet = _wave(traffic, NOBODY, begin, NOBODY.place, 0)
+    # sub-steps in which nobody works are all the same, and many
+    quiet = _sub_step(traffic, NOBODY, NOBODY.place)
     for first in range(1, sub_steps + 1, SUB_STEPS_AT_ONCE):
         within = range(first, min(first + SUB_STEPS_AT_ONCE, sub_steps + 1))
-        for sent in _firings(traffic, image, levels, time_of, within):
-            added = costs.spike + costs.update[sweep.slice_at[sent.place]] - costs.idle
-            visited = costs.idle * (sent.place + 1)
-            yield _wave(traffic, sent, begin, visited, added) if len(sent.place) else quiet
+        for number, sent in zip(within, _firings(traffic, image, levels, time_of, within), strict=True):
+            updated = _updated(traffic, image, levels, time_of, number)
+            yield _sub_step(traffic, sent, updated) if len(sent.place) or len(updated) else quiet
+
+
+def _sub_step(traffic: Traffic, sent: Firings, updated: Int) -> Wave:
+    """A sub-step; updated: places of the neurons whose token comes, ascending."""
+    costs = traffic.costs
+    sweep = traffic.sweep
+
+    def longer(places: Int) -> Int:
+        """Ticks that an update takes more than an idle visit."""
+        return costs.update[sweep.slice_at[places]] - costs.idle
+
+    # by how much the first of the updates delay all visits behind them
+    delay = np.concatenate([[0], np.cumsum(longer(updated))])
+    begin = costs.idle * sweep.begin + delay[np.searchsorted(updated, sweep.begin)]
+    visited = costs.idle * (sent.place + 1) + delay[np.searchsorted(updated, sent.place, side="right")]
+    added = costs.spike + longer(sent.place)
+    own = np.flatnonzero(sent.own)
+    # one visit sends all that a neuron has to send, by however many tables
+    _, first = np.unique(sent.place[own], return_index=True)
+    added[own] = 0
+    added[own[first]] = costs.spike
+    return _wave(traffic, sent, begin, visited, added)
+
+
+def _updated(traffic: Traffic, image: Recorded, levels: Collection[int], time_of: TimeOf, sub_step: int) -> Int:
+    """The places, ascending, of the neurons at `levels` whose token comes in a sub-step, but of those that are idle."""
+    token = sub_step - 1
+    found = [NOBODY.place]
+    for stream in traffic.streams:
+        if stream.level not in levels or token >= stream.tokens:
+            continue
+        works = np.ones(len(stream.place), bool)
+        if not stream.sums and stream.population in image.idle:
+            works = ~image.idle[stream.population][time_of(stream.level)].reshape(len(works), -1)[:, token]
+        found.append(stream.place[works])
+    return np.sort(np.concatenate(found))
 
 
 def _first_wave(traffic: Traffic, image: Recorded, levels: Collection[int], time_of: TimeOf) -> Wave:
@@ -110,7 +146,7 @@ def _clock(traffic: Traffic, image: Recorded, levels: Collection[int], time_of: 
     At `levels` a visit is an update, but of neurons that are idle there.
     """
     costs = traffic.costs
-    works = np.isin(traffic.layout.level, list(levels)) & ~traffic.counters
+    works = np.isin(traffic.layout.level, list(levels)) & ~traffic.layout.in_turn
     clock = np.zeros(len(traffic.sweep.slice_at) + 1, np.int64)
     visits = clock[1:]
     visits[:] = np.where(works, costs.update, costs.idle)[traffic.sweep.slice_at]
@@ -128,6 +164,7 @@ def _firings(
     when = [NOBODY.place]
     places = [NOBODY.place]
     routes = [NOBODY.routes]
+    own = [NOBODY.own]
     for sender in traffic.senders:
         if sender.level not in levels:
             continue
@@ -143,9 +180,9 @@ def _firings(
         when.append(sub_step)
         places.append(sent.place)
         routes.append(sent.routes)
-    return _by_sub_step(
-        traffic, np.concatenate(when), Firings(np.concatenate(places), np.concatenate(routes)), sub_steps
-    )
+        own.append(sent.own)
+    sent = Firings(np.concatenate(places), np.concatenate(routes), np.concatenate(own))
+    return _by_sub_step(traffic, np.concatenate(when), sent, sub_steps)
 
 
 def _sent(sender: Sender, fired: Int) -> tuple[Int, Firings]:
@@ -159,7 +196,7 @@ def _sent(sender: Sender, fired: Int) -> tuple[Int, Firings]:
     routes = np.stack([sender.table[row], sender.table[row + 1]], -1)
     sub_step = np.broadcast_to(sender.sub_step[fired][:, None], place.shape)
     sends = routes[..., 1] > routes[..., 0]
-    return sub_step[sends], Firings(place[sends], routes[sends])
+    return sub_step[sends], Firings(place[sends], routes[sends], np.full(int(sends.sum()), sender.own))
 
 
 def _by_sub_step(traffic: Traffic, when: Int, sent: Firings, sub_steps: range) -> list[Firings]:
@@ -168,7 +205,7 @@ def _by_sub_step(traffic: Traffic, when: Int, sent: Firings, sub_steps: range) -
     order = np.argsort(when * len(traffic.sweep.slice_at) + sent.place, kind="stable")
     edges = np.searchsorted(when[order], np.arange(sub_steps.start, sub_steps.stop + 1)).tolist()
     found = [order[first:end] for first, end in pairwise(edges)]
-    return [Firings(sent.place[chosen], sent.routes[chosen]) for chosen in found]
+    return [Firings(sent.place[chosen], sent.routes[chosen], sent.own[chosen]) for chosen in found]
 
 
 def _wave(traffic: Traffic, firings: Firings, begin: Int, visited: Int, added: int | Int) -> Wave:

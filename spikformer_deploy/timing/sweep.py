@@ -16,7 +16,7 @@ from spikformer_deploy.timing.ranges import starts_of
 class Sweep:
     """Core after core, the slices of a core in the order of the mapping, each slice channel by channel.
 
-    place     by site number: (C, Y, X) the place of each neuron
+    place     by site number: (C, Y, X) the place of each neuron; where tokens come in series, that of its channel's
     slice_at  (places,) the slice of each place
     core      (slices,) index into Machine.cores
     begin     (cores + 1,) the place of each core's first neuron, and the number of places
@@ -32,7 +32,8 @@ def sweep_of(mapping: Mapping) -> Sweep:
     """The sweeps of all cores of `mapping`."""
     edges = mapping.boxes[:, 1:].reshape(-1, 3, 2)
     extents = edges[:, :, 1] - edges[:, :, 0]
-    neurons = extents.prod(1)
+    # where tokens come in series, a visit serves the one neuron of a channel
+    neurons = mapping.swept
     core = np.unique(mapping.cores, return_inverse=True)[1].ravel()
     # stable, so that the slices of a core keep the order of the mapping
     order = np.argsort(core, kind="stable")
@@ -41,7 +42,8 @@ def sweep_of(mapping: Mapping) -> Sweep:
     place = tuple(np.empty(site.shape, np.int64) for site in mapping.sites)
     for number, (site, c0, c1, y0, y1, x0, x1) in enumerate(mapping.boxes.tolist()):
         places = first[number] + np.arange(neurons[number])
-        place[site][c0:c1, y0:y1, x0:x1] = places.reshape(extents[number])
+        shape = (-1, 1, 1) if mapping.sites[site].token_serial else extents[number]
+        place[site][c0:c1, y0:y1, x0:x1] = places.reshape(shape)
     slice_at = np.repeat(order, neurons[order]).astype(np.int32)
     begin = np.searchsorted(core[slice_at], np.arange(core.max() + 2))
     return Sweep(place, slice_at, core, begin)

@@ -5,10 +5,10 @@ timing/steps.py makes the messages of every chip-wide step from it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.base.errors import InputError
@@ -42,14 +42,29 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """Neurons, one a channel, to which tokens come in series: token n in the sub-step n + 1.
+
+    place   (C,) of each neuron in the sweeps
+    level   of their population; tokens: how many
+    sums    whether they are partial sums, which have something to do for every token
+    """
+
+    population: str
+    place: Int
+    level: int
+    tokens: int
+    sums: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Traffic:
     """A network on its cores, ready to turn spikes into messages.
 
     own         by population: (C, Y, X) the places of its neurons in the sweeps
     level       by population: layers on the longest way from the Source
-    layout      of each slice: its level, the kind of its synapses
-    counters    (slices,) whether it is a slice of attention counters
-    sub_steps   by level: the sub-steps that follow its chip-wide step
+    layout      of each slice: its level, the kind of its synapses, whether it works in sub-steps; of each level those
+    streams     what works token by token
     message_in  ticks of the axon-in unit for a message
     cores       number of cores in use
     """
@@ -61,8 +76,7 @@ class Traffic:
     own: dict[str, Int]
     level: dict[str, int]
     layout: SliceLayout
-    counters: NDArray[np.bool_]
-    sub_steps: dict[int, int]
+    streams: tuple[Stream, ...]
     costs: Costs
     message_in: int
     cores: int
@@ -73,8 +87,13 @@ class Traffic:
         return self.layout.depth + 1
 
     @property
+    def sub_steps(self) -> dict[int, int]:
+        """By level: the sub-steps that follow its chip-wide step where it alone works."""
+        return self.layout.sub_steps_after
+
+    @property
     def sub_steps_pipelined(self) -> int:
-        """The sub-steps that follow a chip-wide step of the pipeline: attentions have theirs together."""
+        """The sub-steps that follow a chip-wide step of the pipeline: attentions and tokens have theirs together."""
         return max(self.sub_steps.values(), default=0)
 
 
@@ -87,7 +106,7 @@ def traffic(geometry: Geometry, profile: Profile) -> Traffic:
     synop = np.array([ticks(ns) for ns in table.synop[NOMINAL]])[layout.synapse]
     message_in = ticks(table.message_in[NOMINAL])
     tables = TableBuilder(mapping, synop, message_in)
-    level = depths(geometry.network)
+    level = depths(geometry.network, mapping)
     wiring = Wiring(geometry, mapping, sweep_of(mapping), tables, level)
     sending = tuple(senders(wiring))
     return Traffic(
@@ -99,8 +118,7 @@ def traffic(geometry: Geometry, profile: Profile) -> Traffic:
         own=_own_places(mapping, wiring.sweep),
         level=level,
         layout=layout,
-        counters=np.array([site.kind == "attention" for site in mapping.sites])[mapping.boxes[:, 0]],
-        sub_steps=_sub_steps(mapping, level),
+        streams=tuple(_streams(mapping, wiring.sweep, level)),
         costs=Costs(
             idle=ticks(table.idle_neuron[NOMINAL]),
             update=_updates(layout, table),
@@ -124,22 +142,19 @@ def _updates(layout: SliceLayout, table: Latencies) -> Int:
     return np.array([ticks(ns) for ns in loads_ns(visit, table)["neurons"][NOMINAL]], np.int64)
 
 
-def check_spatial(mapping: Mapping) -> None:
-    """Raise InputError where tokens come in series: which message waits for which is not modelled there."""
-    if any(site.token_serial for site in mapping.sites):
-        problem = "a token-serial program is not timed message by message"
-        raise InputError("--timing", problem, "Use --timing estimate, or compile with --schedule spatial.")
+def _streams(mapping: Mapping, sweep: Sweep, level: dict[str, int]) -> Iterator[Stream]:
+    """The sites whose tokens come in series."""
+    for site, place in zip(mapping.sites, sweep.place, strict=True):
+        if site.token_serial:
+            # all tokens of a channel have the place of its one neuron
+            yield Stream(
+                site.population, place[:, 0, 0], level[site.population], site.sub_steps, site.kind == "partial"
+            )
+
+
+def check_timed(mapping: Mapping) -> None:
+    """Raise InputError where it is not modelled which message waits for which."""
     product = next((site.name for site in mapping.sites if site.serial == OPERANDS), None)
     if product:
         problem = f"{product} sums products of currents and spikes, which are not timed message by message"
         raise InputError("--timing", problem, "Use --timing estimate.")
-
-
-def _sub_steps(mapping: Mapping, level: dict[str, int]) -> dict[int, int]:
-    """By level: the sub-steps of the attentions that follow it."""
-    longest: dict[int, int] = {}
-    for site in mapping.sites:
-        if site.kind == "attention":
-            before = level[site.population] - 1
-            longest[before] = max(longest.get(before, 0), site.chip_sub_steps)
-    return longest

@@ -20,7 +20,7 @@ from spikformer_deploy.network.heads import factors_of, product_into
 from spikformer_deploy.network.mapping import OPERANDS
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import Levels
-from spikformer_deploy.timing.traffic import check_spatial
+from spikformer_deploy.timing.traffic import check_timed
 
 LOIHI2 = load_profile("loihi2")
 
@@ -84,4 +84,4 @@ def test_the_widest_current_that_fits_is_accepted() -> None:
 def test_they_are_not_timed_message_by_message() -> None:
     mapping = map_network(spiking(0), LOIHI2, {})
     with pytest.raises(InputError, match=r"dual\.scores sums products .*\n  Use --timing estimate"):
-        check_spatial(mapping)
+        check_timed(mapping)

@@ -6,8 +6,8 @@ from spikformer_deploy.chips.loihi.microcode import RELAY, counter_program, prog
 from spikformer_deploy.chips.profile import Profile
 from spikformer_deploy.counts.events import Events
 from spikformer_deploy.network.mapping import Mapping, Site
-from spikformer_deploy.network.network import Network
-from spikformer_deploy.network.synapses import Conv, Readout, Window
+from spikformer_deploy.network.network import Network, Projection
+from spikformer_deploy.network.synapses import Attention, Conv, Readout, Window
 
 
 def synapse_ns(network: Network, site: Site, profile: Profile) -> float:
@@ -38,6 +38,14 @@ def visit_ns(network: Network, site: Site, profile: Profile) -> float:
     return max(program.share * time.neuron_programmable.value, time.neuron_idle.value)
 
 
+def _all_tokens_first(mapping: Mapping, projection: Projection, source: str) -> bool:
+    """Whether tokens come in series to a population whose channels then go to counters in series."""
+    if not isinstance(projection.synapse, Attention):
+        return False
+    counters = [s.serial for s in mapping.sites if (s.kind, s.population) == ("attention", projection.target)]
+    return counters == ["channels"] and any(s.token_serial for s in mapping.sites if s.population == source)
+
+
 def plain_step(
     events: Events, network: Network, mapping: Mapping, profile: Profile, barrier: float, n: int, step: int
 ) -> tuple[float, float]:
@@ -48,8 +56,9 @@ def plain_step(
     steps = network.time_steps
     level = {}
     for population in network:
-        sources = [s for projection in network.into(population.name) for s in projection.sources]
-        level[population.name] = max((level[s] + 1 for s in sources), default=0)
+        name = population.name
+        into = [(p, s) for p in network.into(name) for s in p.sources]
+        level[name] = max((level[s] + 1 + _all_tokens_first(mapping, p, s) for p, s in into), default=0)
     waits = {s.population: s.sub_steps + 1 for s in mapping.sites if s.kind == "attention"}
     end = barrier + time.step_runtime.value
 
@@ -82,6 +91,13 @@ def plain_step(
         busy["falling sending", depth][core] += sending
         busy["falling service", depth - 1][core] += service
 
+    def in_step(site: Site, depth: int) -> bool:
+        """Whether the sub-steps of a site follow the step in which the layer at a depth alone works."""
+        if not site.token_serial:
+            return level[site.population] == depth + 1
+        ordinary = [p for p in network.into(site.population) if not isinstance(p.synapse, Attention)]
+        return depth in {level[site.population], *(level[s] for p in ordinary for s in p.sources)}
+
     def most(*key: object) -> float:
         return max(busy[key].values(), default=0.0)
 
@@ -92,7 +108,6 @@ def plain_step(
     passing = 0.0
     for depth in range(max(level.values()) + 1):
         own = max(most(f"falling {name}", depth) for name in ("sweep", "sending", "service"))
-        above = [s for s in mapping.sites if level[s.population] == depth + 1]
-        more = max((max(waits.get(s.population, 0), s.sub_steps + (s.kind == "attention")) for s in above), default=0)
+        more = max((n for site, n in zip(mapping.sites, sub_steps, strict=True) if in_step(site, depth)), default=0)
         passing += max(own + end, pause) + more * pause
     return pipelined, passing

@@ -107,7 +107,7 @@ def by_counters(traffic: Traffic, image: Recorded) -> Iterator[tuple[int, int, i
         for neuron, when in enumerate(sender.sub_step.tolist()):
             if sender.always or spikes[neuron]:
                 for at, row in zip(places[neuron].tolist(), rows[neuron].tolist(), strict=True):
-                    if traffic.counters[traffic.sweep.slice_at[at]]:
+                    if traffic.layout.in_turn[traffic.sweep.slice_at[at]]:
                         for target in traffic.routes.target[sender.table[row] : sender.table[row + 1]].tolist():
                             yield when, at, target
 

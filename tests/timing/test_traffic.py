@@ -155,7 +155,7 @@ def plain_sweeps(
         for index in np.flatnonzero(mapping.cores == core):
             number_of_site, c0, c1, y0, y1, x0, x1 = mapping.boxes[index].tolist()
             site = mapping.sites[number_of_site]
-            step = None if site.kind == "attention" else step_of(depths(network)[site.population])
+            step = None if site.kind == "attention" else step_of(depths(network, mapping)[site.population])
             for c, y, x in np.ndindex(c1 - c0, y1 - y0, x1 - x0):
                 where = (c0 + c, y0 + y, x0 + x)
                 rests = step is None or finds_nothing(network[site.population], execution, (number, step), where)
@@ -226,7 +226,7 @@ def test_sweeps_are_as_long_as_the_events_say(network: Network, seed: int) -> No
     _, neurons = slices.by_core(slices.neurons)
     # a core has one slice
     _, longer_visit = slices.by_core(traffic.costs.update - idle)
-    _, visits = slices.by_core(np.where(traffic.counters, 0, slices.neurons - slices.idle))
+    _, visits = slices.by_core(np.where(traffic.layout.in_turn, 0, slices.neurons - slices.idle))
     for n, image in enumerate(images):
         for t in range(network.time_steps):
             steps = [list(falling_through(traffic, image, level, t)) for level in range(traffic.levels)]

@@ -23,7 +23,7 @@ from spikformer_deploy.executors.choose import prepare
 from spikformer_deploy.executors.execution import Request
 from spikformer_deploy.executors.lava.export import images_of, process_of, summary_of
 from spikformer_deploy.network.heads import heads_into
-from spikformer_deploy.network.mapping import SECTIONS, Mapping, Site
+from spikformer_deploy.network.mapping import OPERANDS, SECTIONS, Mapping, Site
 from spikformer_deploy.network.network import Network, Population
 from spikformer_deploy.network.neurons import Lif, Max, kind_of
 from spikformer_deploy.network.synapses import Attention
@@ -373,29 +373,46 @@ def _turns(program: Program) -> str:
     mapping = program.mapping
     if not mapping.chip_sub_steps:
         return ""
+    in_series = {site.population for site in mapping.sites if site.token_serial}
+    later = ", and to layers whose tokens come in series," * bool(in_series)
+    alone = in_series or any(site.serial == OPERANDS for site in mapping.sites)
+    others = "all but counters" + " and layers that run their program in sub-steps" * bool(alone)
     rows = [
-        "| all but counters | 0 | 0 | run their program once, on all that has arrived since the last 0; "
-        "what fires sends to layers now, and what it has for counters in its turn |"
+        f"| {others} | 0 | 0 | run their program once, on all that has arrived since the last 0; "
+        f"what fires sends to layers now, and what it has for counters{later} in its turn |"
     ]
     for site in _first_copies(mapping):
         if site.kind == "attention":
-            rows += _turns_of_counters(program.network, site)
+            rows += _turns_of_counters(program.network, site, in_series)
+        elif site.token_serial:
+            what = "run their program for token n in n + 1, and send in the same visit"
+            rows.append(f"| {_cell(site.name)} | 1 | {site.sub_steps} | {what} |")
         elif site.sub_steps:
-            serial = "token" if site.token_serial else "pair of factors"
-            rows.append(f"| {_cell(site.name)} | 1 | {site.sub_steps} | a {serial} each: run their program in each |")
+            rows.append(f"| {_cell(site.name)} | 1 | {site.sub_steps} | a pair of factors each: run their program |")
     return TURNS.format(steps=1 + mapping.chip_sub_steps, last=mapping.chip_sub_steps, rows="\n".join(rows))
 
 
-def _turns_of_counters(network: Network, site: Site) -> Iterator[str]:
-    """The lines of one attention: its operands, its counters, and the layer that they answer to."""
+def _turns_of_counters(network: Network, site: Site, in_series: set[str]) -> Iterator[str]:
+    """The lines of one attention: its operands, and its counters.
+
+    in_series  layers whose tokens come in series, where a channel's turn needs all of them: a step later
+    """
     first, second = heads_into(network, site.population).turns(site.serial, site.copies)
     begin = 1 + first + (site.copies > 1)
-    q, k, v = (_cell(source) for source in _operands(network, site))
-    counted, asked = (f"{k}, {v}", q) if site.serial == "tokens" else (f"{q}, {k}", v)
+    q, k, v = _operands(network, site)
     counters = _cell(site.name)
-    turns = f"send to {counters}, each in its turn, what they found in 0"
-    yield f"| {counted} | 1 | {first} | {turns} |"
-    yield f"| {asked} | {begin} | {begin + second - 1} | {turns} |"
+    for sources, start, turns in (
+        ((k, v) if site.serial == "tokens" else (q, k), 1, first),
+        ((q,) if site.serial == "tokens" else (v,), begin, second),
+    ):
+        for source in dict.fromkeys(sources):
+            found = "in 0"
+            if site.serial == "channels" and not in_series.isdisjoint((q, k, v)):
+                found = "in the step of the network before"
+            elif source in in_series:
+                found = "in their token's visit"
+            what = f"send to {counters}, each in its turn, what they found {found}"
+            yield f"| {_cell(source)} | {start} | {start + turns - 1} | {what} |"
     yield (
         f"| {counters} | 2 | {begin + second} | run their program in each, on what was sent in the one before; "
         "their `sub_step` is this number less 2 |"

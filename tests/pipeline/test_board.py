@@ -231,6 +231,8 @@ def test_who_works_when_is_as_the_model_of_time_has_it(folder: Path) -> None:
     made = traffic(geometry(program.network, program.mapping), program.profile)
     sites = {site.population: site.name for site in program.mapping.sites if site.kind == "attention" and not site.copy}
     assert sites
+    of_attention = [n for n, site in enumerate(program.mapping.sites) if site.kind == "attention"]
+    slices = np.concatenate([program.mapping.slices_of(number) for number in of_attention])
     for target, counters in sites.items():
         (works,) = [steps for (name, what), steps in told.items() if name == counters and "less 2" in what]
         sources = program.network.into(target)[0].sources
@@ -243,7 +245,7 @@ def test_who_works_when_is_as_the_model_of_time_has_it(folder: Path) -> None:
         for sender in made.senders:
             when = set(np.unique(sender.sub_step).tolist()) - {0}
             # answers are of the population that asks, and stand on the counters' places
-            of_counters = np.isin(made.sweep.slice_at[sender.place], np.flatnonzero(made.counters)).any()
+            of_counters = np.isin(made.sweep.slice_at[sender.place], slices).any()
             if when and of_counters:
                 answered |= when if sender.population in (*sources, target) else set()
             elif sender.population in sent:

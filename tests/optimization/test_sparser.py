@@ -41,6 +41,9 @@ def test_weights_double_until_one_does_not_hold_and_then_lie_between() -> None:
     assert next_weight(rows)[0] == pytest.approx(2 * 2**0.25)
     assert next_weight(tried((2.0, True), (2.3, False))) is None
     assert next_weight(tried((LARGEST_WEIGHT, True))) is None
+    assert next_weight(tried(), 0.25, 0.5)[0] == 0.25
+    assert next_weight(tried((0.25, True)), 0.25, 0.5)[0] == 0.5
+    assert next_weight(tried((0.25, True), (0.5, True)), 0.25, 0.5) is None
     # nothing holds: smaller ones, until training itself costs too much
     rows = tried((1.0, False))
     weights = []
@@ -75,9 +78,9 @@ def _sparser(model: Path | Loaded, folder: Path, **options: object) -> Tuned:
 def test_spikes_become_fewer_and_a_killed_run_goes_on(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sparser, "LARGEST_WEIGHT", 2 * FIRST_WEIGHT)
+    options = {"epochs": 2.0, "max_drop": 100.0, "largest_weight": 2.0}
     monkeypatch.setattr("spikformer_deploy.training.fit.KEEP_SECONDS", 0)
-    whole = _sparser(tiny, tmp_path / "whole", epochs=2.0, max_drop=100.0)
+    whole = _sparser(tiny, tmp_path / "whole", **options)
     assert [row.setting for row in whole.rows] == [0.0, FIRST_WEIGHT, 2 * FIRST_WEIGHT]
     assert whole.rows[2].synops < whole.rows[0].synops
     assert whole.chosen == cheapest(list(whole.rows))
@@ -88,27 +91,22 @@ def test_spikes_become_fewer_and_a_killed_run_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _sparser(tiny, tmp_path / "killed", epochs=2.0, max_drop=100.0, progress=stop)
+        _sparser(tiny, tmp_path / "killed", **options, progress=stop)
     assert (tmp_path / "killed" / "stage-02.safetensors.resume").exists()
     first = []
-    again = _sparser(
-        tiny, tmp_path / "killed", epochs=2.0, max_drop=100.0, progress=lambda done, *_: first.append(done)
-    )
+    again = _sparser(tiny, tmp_path / "killed", **options, progress=lambda done, *_: first.append(done))
     # 4 batches had been kept
     assert first[0] > 1
     assert [replace(row, seconds=0) for row in again.rows] == [replace(row, seconds=0) for row in whole.rows]
     assert again.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
     # a third call only reads what is there
-    assert _sparser(tiny, tmp_path / "killed", epochs=2.0, max_drop=100.0).rows == again.rows
+    assert _sparser(tiny, tmp_path / "killed", **options).rows == again.rows
 
 
-def test_what_is_saved_compiles_to_what_was_measured(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sparser, "LARGEST_WEIGHT", FIRST_WEIGHT)
+def test_what_is_saved_compiles_to_what_was_measured(tiny: Path, tmp_path: Path) -> None:
     model = load(tiny)
     before = {key: value.clone() for key, value in model.module.state_dict().items()}
-    found = _sparser(model, tmp_path / "out")
+    found = _sparser(model, tmp_path / "out", largest_weight=1)
     # the original is as it was
     assert all(torch.equal(value, before[key]) for key, value in model.module.state_dict().items())
     assert not model.module.training
@@ -193,7 +191,7 @@ def test_a_stage_that_no_integers_hold_is_a_row_that_says_so(
         return compiled(model, *arguments, **options)
 
     monkeypatch.setattr(stages, "compile_model", refusing)
-    monkeypatch.setattr(sparser, "SMALLEST_WEIGHT", FIRST_WEIGHT)
+    monkeypatch.setattr(sparser, "SMALLEST", 1.0)
     found = _sparser(tiny, tmp_path / "out", epochs=0.3)
     assert [row.refused for row in found.rows] == ["", "fc1: too large"]
     assert (found.rows[1].accuracy, found.rows[1].holds) == (None, False)

@@ -219,6 +219,7 @@ def fewer_channels(
     seed: int = 0,
     teacher: AnyModel | None = None,
     shares: Sequence[float] = (),
+    stems: bool = False,
     progress: Progress = silent,
 ) -> Tuned:
     """Cut as many hidden channels of a model's MLPs as keep nearly its accuracy, fine-tuned; see docs/optimize.md.
@@ -231,13 +232,15 @@ def fewer_channels(
     max_drop         points of accuracy of the integers on the validation images that may be lost
     epochs, minutes, batch, learning_rate, seed, teacher, progress  as of sd.make_sparser
     shares           those to try, each 0 to below 1, ascending until one does not hold; (): by bisection
+    stems            whether a share is that of the layers inside the stem, too; else those go there that never fire
     Gives what sd.make_sparser gives; a row's setting is the share of hidden channels that are gone at least.
     Raises InputError for what cannot be read, images without labels, numbers that make no sense, the folder of another
     call, and for options (OptionError, also a TypeError, for unknown ones), ModelError for a model of another family.
     """
     known = None if teacher is None else checkpoint_of(teacher)
     tuning = Tuning(Path(folder), str(target), max_drop, epochs, minutes, batch, learning_rate, seed, known, progress)
-    return _searched(cutting.fewer_channels, model, training_images, validation_images, tuning, shares=shares)
+    which: dict[str, Any] = {"shares": shares, "stems": stems}
+    return _searched(cutting.fewer_channels, model, training_images, validation_images, tuning, **which)
 
 
 def _searched(
@@ -261,25 +264,31 @@ def prune(
     *,
     output: str | Path,
     share: float = 0.0,
+    stem_share: float = 0.0,
     target: str | Path = "loihi2",
     progress: Progress = silent,
 ) -> Pruned:
-    """Cut hidden channels of a model's MLPs away, those that never fire first; see docs/optimize.md.
+    """Cut hidden channels of a model's MLPs and stem away, those that never fire first; see docs/optimize.md.
 
-    model     a checkpoint of Spikformer V1 or V2 or of Spikingformer, a bundled model by name, or what sd.load returned
-    images    what channels are judged by, as of sd.run: those that the model learnt from
-    output    the file of the smaller model
-    share     of the hidden channels of each block that go at least: those that matter least after those that never
-              fire; 0: those that never fire only
-    target    a name that `spikdeploy targets` lists, or a TOML file
-    progress  called with (images done, in all, a note)
-    Gives .checkpoint and .model, .cuts, a row a block, .before and .after, and .moved: layers whose integers changed.
+    model       a checkpoint of Spikformer V1 or V2 or of Spikingformer, a bundled model by name, or what sd.load
+                returned
+    images      what channels are judged by, as of sd.run: those that the model learnt from
+    output      the file of the smaller model
+    share       of the hidden channels of each block that go at least: those that matter least after those that never
+                fire; 0: those that never fire only
+    stem_share  the same of each layer inside the stem
+    target      a name that `spikdeploy targets` lists, or a TOML file
+    progress    called with (images done, in all, a note)
+    Gives .checkpoint and .model, .cuts, a row a block, .stem, a row a layer inside the stem, .before and .after, and
+    .moved: layers whose integers changed.
     Raises InputError for what cannot be read or written and for options (OptionError, also a TypeError, for unknown
     ones), ModelError for a model of another family.
     """
     loaded = checkpoint_of(model)
     chosen = labelled_of(loaded, images, "train")
-    return pruning.prune(loaded, chosen, output=output, share=share, target=str(target), progress=progress)
+    return pruning.prune(
+        loaded, chosen, output=output, share=share, stem_share=stem_share, target=str(target), progress=progress
+    )
 
 
 @named
@@ -301,6 +310,7 @@ def optimize(
     first_weight: float = FIRST_WEIGHT,
     largest_weight: float = LARGEST_WEIGHT,
     shares: Sequence[float] = (),
+    stems: bool = False,
     least_bits: int = LEAST_BITS,
     progress: Progress = silent,
 ) -> Optimized:
@@ -321,7 +331,7 @@ def optimize(
     calibrate_on     as of sd.compile; None: `training_images`, as if they were given here, so that sd.compile on them
                      makes the same program of the checkpoint
     learning_rate, batch, first_weight, largest_weight  as of sd.make_sparser: of all fine-tuning, and of "sparser"
-    shares           as of sd.fewer_channels, of "prune"
+    shares, stems    as of sd.fewer_channels, of "prune"
     least_bits       of the weights of a layer, 2 to 8, of "bits"
     progress         called with (done, of, a note) of the step that runs
     Gives .program and .model, .exit (the margin of early exit, where it is worth it), .run and .run_before on the
@@ -336,6 +346,7 @@ def optimize(
         first_weight=float(first_weight),
         largest_weight=float(largest_weight),
         shares=tuple(map(float, shares)),
+        stems=stems,
         least_bits=least_bits,
     )
     loaded = checkpoint_of(model)

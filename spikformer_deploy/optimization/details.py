@@ -33,6 +33,7 @@ class Details:
     learning_rate  the largest of a stage of fine-tuning; batch: images of one, None: as the model learnt with
     first_weight   of the energy in the loss, in the first stage of "sparser"; largest_weight: no stage has more
     shares         of the hidden channels that "prune" tries to cut, ascending until one does not hold; (): by bisection
+    stems          whether "prune" cuts shares inside the stem, too
     least_bits     of a layer's weights, in "bits"
     """
 
@@ -41,6 +42,7 @@ class Details:
     first_weight: float = FIRST_WEIGHT
     largest_weight: float = LARGEST_WEIGHT
     shares: tuple[float, ...] = ()
+    stems: bool = False
     least_bits: int = LEAST_BITS
 
     def check(self) -> None:

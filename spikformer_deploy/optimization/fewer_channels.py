@@ -1,4 +1,4 @@
-"""Fewer hidden channels of the MLPs, with fine-tuning: those that never fire, then those that matter least."""
+"""Fewer hidden channels of MLPs and of the stem, fine-tuned: those that never fire, then those that matter least."""
 
 from __future__ import annotations
 
@@ -23,26 +23,31 @@ def fewer_channels(
     tuning: Tuning,
     *,
     shares: Sequence[float] = (),
+    stems: bool = False,
 ) -> Tuned:
     """Cut as many hidden channels of a model's MLPs away as accuracy allows, fine-tuned where that needs it.
 
     model           of a family that prune takes
     training_images, validation_images  with labels; nothing is learnt from the latter
     shares          those to try; (): by bisection
+    stems           whether a share is that of the layers inside the stem, too, of which else those go that never fire
     Up to 2,048 training images say which channels go (see prune).  Which shares of them are tried: see next_share.
     Raises InputError as make_sparser, and ModelError for another family.
     """
     check_shares(shares)
     check_widths(model)
-    asked = tuple(sorted(map(float, shares)))
+    in_order = tuple(sorted(map(float, shares)))
+    asked = (in_order, stems)
     search = Search("fewer_channels", model, training_images, validation_images, 0.0, tuning, asked)
     search.open()
     judging = picked(search.training, spread(len(search.training), JUDGING))
 
     def begun(before: Loaded, share: float) -> Loaded:
-        return prune(before, judging, output=search.folder / "cut.safetensors", share=share, target=tuning.target).model
+        of_stem = share if stems else 0.0
+        file = search.folder / "cut.safetensors"
+        return prune(before, judging, output=file, share=share, stem_share=of_stem, target=tuning.target).model
 
-    return search.run(Kind("share", lambda rows: next_share(rows, asked), begun, None))
+    return search.run(Kind("share", lambda rows: next_share(rows, in_order), begun, None))
 
 
 def check_shares(shares: Sequence[float]) -> None:

@@ -131,7 +131,7 @@ class Training(NamedTuple):
         """The options of its own that the search of a step takes."""
         match step:
             case "prune":
-                return {"shares": self.details.shares}
+                return {"shares": self.details.shares, "stems": self.details.stems}
             case "sparser":
                 weights = ("first_weight", "largest_weight")
                 return {name: getattr(self.details, name) for name in weights}

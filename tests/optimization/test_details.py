@@ -35,7 +35,7 @@ def test_the_example_of_the_page_is_read(tmp_path: Path) -> None:
 def test_the_page_has_every_detail_and_its_default() -> None:
     section = PAGE.read_text().split("### Details in a file")[1].split("\n### ")[0]
     written = dict(re.findall(r"^\| `(\w+)` \| `?(.+?)`? \|", section, re.M))
-    usual = {"()": "[]", "None": "the recipe's"}
+    usual = {"()": "[]", "None": "the recipe's", "False": "false"}
     assert written == {
         f.name: usual.get(f"{f.default}", f"{f.default:g}" if f.default else "") for f in fields(Details)
     }

@@ -22,6 +22,7 @@ from spikformer_deploy.base.files import check_file, write_whole
 from spikformer_deploy.base.formats import ENTRY, MOST_STEPS, RANDOM, RANDOM_NOTE
 from spikformer_deploy.base.json_text import written
 from spikformer_deploy.base.plain import table, training_record
+from spikformer_deploy.base.values import SAID_IF_SET
 from spikformer_deploy.converters.checkpoints.contents import OWN_CODE, VERSION, Contents, read_contents
 from spikformer_deploy.converters.checkpoints.refused import refuse_known
 from spikformer_deploy.converters.checkpoints.series import SERIES, of_series, series_notes, series_preprocess
@@ -37,6 +38,8 @@ LARGEST_SIZE = 2**20
 """Of a whole number in a configuration: larger than any model's, and small enough for products of two."""
 MOST_STEM_STAGES = 16
 """Each halves the image."""
+FEW_SAY = tuple(member.name for member in fields(ModelConfig) if member.metadata.get(SAID_IF_SET))
+"""Fields of a ModelConfig that a file says where they are set."""
 SHOWN_KEYS = 8
 """Keys that an error lists, of all that are wrong."""
 LONGEST_PROBLEM = 300
@@ -201,7 +204,7 @@ def save(
         "kind": "checkpoint",
         "version": VERSION,
         # what few models have is said of these alone: other files stay readable by earlier releases
-        "config": {k: v for k, v in asdict(config).items() if k != "hidden" or v},
+        "config": {name: value for name, value in asdict(config).items() if value or name not in FEW_SAY},
         "preprocess": preprocess.facts(),
         "labels": list(labels),
         "training": training,

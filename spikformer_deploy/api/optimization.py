@@ -9,7 +9,6 @@ from typing import Any
 from spikformer_deploy.api.given import AnyModel, Data, calibration_of, checkpoint_of, images_of, labelled_of, model_of
 from spikformer_deploy.base.options import named
 from spikformer_deploy.base.progress import Progress, silent
-from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.data.given import gathered
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.inference.given import AnyProgram, program_of
@@ -19,10 +18,13 @@ from spikformer_deploy.optimization import fewer_steps as reducing
 from spikformer_deploy.optimization import optimize as optimizing
 from spikformer_deploy.optimization import prune as pruning
 from spikformer_deploy.optimization.bits import ChosenBits
+from spikformer_deploy.optimization.details import Details
 from spikformer_deploy.optimization.exits import ChosenExit
 from spikformer_deploy.optimization.optimize import STEPS, Optimized
 from spikformer_deploy.optimization.prune import Pruned
+from spikformer_deploy.optimization.sparser import FIRST_WEIGHT, LARGEST_WEIGHT
 from spikformer_deploy.optimization.stages import Tuned, Tuning
+from spikformer_deploy.quantization.build import LEAST_BITS
 
 
 @named
@@ -34,6 +36,7 @@ def choose_bits(
     max_drop: float = 0.5,
     target: str | Path = "loihi2",
     weight_bits: int = 8,
+    least_bits: int = LEAST_BITS,
     rounding: str = "calibrated",
     objective: str = "energy",
     limit: int | None = None,
@@ -56,7 +59,7 @@ def choose_bits(
     calibrate_on  as of sd.compile
     max_drop      points of accuracy that may be lost against `weight_bits` for all layers
     target, objective  as of sd.compile
-    weight_bits   the most that a layer has, 2 to 8
+    weight_bits   the most that a layer has, 2 to 8; least_bits: the fewest
     rounding      "calibrated" or "nearest"; give sd.compile the same
     limit         at most that many validation images; None: all
     labels        a file of the classes of the images, for a folder or zip
@@ -79,6 +82,7 @@ def choose_bits(
         max_drop=max_drop,
         target=str(target),
         weight_bits=weight_bits,
+        least_bits=least_bits,
         rounding=rounding,
         objective=objective,
         limit=limit,
@@ -130,6 +134,8 @@ def make_sparser(
     learning_rate: float = 1e-3,
     seed: int = 0,
     teacher: AnyModel | None = None,
+    first_weight: float = FIRST_WEIGHT,
+    largest_weight: float = LARGEST_WEIGHT,
     progress: Progress = silent,
 ) -> Tuned:
     """Fine-tune a model so that its spikes cost less on a target, at nearly the same accuracy; see docs/optimize.md.
@@ -148,6 +154,7 @@ def make_sparser(
     seed             of the order of images and of their augmentation
     teacher          a model as `model`, of the same images and classes, whose outputs half of the loss is against;
                      None: `model` itself
+    first_weight     of the energy in the loss, in the first stage; largest_weight: no stage has more
     progress         called with (batches of the stage done, in all, a note)
     Gives .checkpoint, a file, .model and .program of the cheapest stage that holds, .chosen, its row, and .rows of all;
     a row's setting is its weight of the energy in the loss.
@@ -156,7 +163,8 @@ def make_sparser(
     """
     known = None if teacher is None else checkpoint_of(teacher)
     tuning = Tuning(Path(folder), str(target), max_drop, epochs, minutes, batch, learning_rate, seed, known, progress)
-    return _searched(sparser.make_sparser, model, training_images, validation_images, tuning)
+    weights = {"first_weight": first_weight, "largest_weight": largest_weight}
+    return _searched(sparser.make_sparser, model, training_images, validation_images, tuning, **weights)
 
 
 @named
@@ -210,6 +218,8 @@ def fewer_channels(
     learning_rate: float = 1e-3,
     seed: int = 0,
     teacher: AnyModel | None = None,
+    shares: Sequence[float] = (),
+    stems: bool = False,
     progress: Progress = silent,
 ) -> Tuned:
     """Cut as many hidden channels of a model's MLPs as keep nearly its accuracy, fine-tuned; see docs/optimize.md.
@@ -221,26 +231,30 @@ def fewer_channels(
     target           a name that `spikdeploy targets` lists, or a TOML file
     max_drop         points of accuracy of the integers on the validation images that may be lost
     epochs, minutes, batch, learning_rate, seed, teacher, progress  as of sd.make_sparser
+    shares           those to try, each 0 to below 1, ascending until one does not hold; (): by bisection
+    stems            whether a share is that of the layers inside the stem, too; else those go there that never fire
     Gives what sd.make_sparser gives; a row's setting is the share of hidden channels that are gone at least.
     Raises InputError for what cannot be read, images without labels, numbers that make no sense, the folder of another
     call, and for options (OptionError, also a TypeError, for unknown ones), ModelError for a model of another family.
     """
     known = None if teacher is None else checkpoint_of(teacher)
     tuning = Tuning(Path(folder), str(target), max_drop, epochs, minutes, batch, learning_rate, seed, known, progress)
-    return _searched(cutting.fewer_channels, model, training_images, validation_images, tuning)
+    which: dict[str, Any] = {"shares": shares, "stems": stems}
+    return _searched(cutting.fewer_channels, model, training_images, validation_images, tuning, **which)
 
 
 def _searched(
-    search: Callable[[Loaded, ImageSet, ImageSet, Tuning], Tuned],
+    search: Callable[..., Tuned],
     model: AnyModel,
     training_images: Data,
     validation_images: Data,
     tuning: Tuning,
+    **of_search: Any,
 ) -> Tuned:
-    """A search by fine-tuning, of what a caller gives."""
+    """A search by fine-tuning, of what a caller gives.  of_search: options of its own."""
     loaded = checkpoint_of(model)
     images = (labelled_of(loaded, training_images, "train"), labelled_of(loaded, validation_images, "test"))
-    return search(loaded, *images, tuning)
+    return search(loaded, *images, tuning, **of_search)
 
 
 @named
@@ -250,25 +264,31 @@ def prune(
     *,
     output: str | Path,
     share: float = 0.0,
+    stem_share: float = 0.0,
     target: str | Path = "loihi2",
     progress: Progress = silent,
 ) -> Pruned:
-    """Cut hidden channels of a model's MLPs away, those that never fire first; see docs/optimize.md.
+    """Cut hidden channels of a model's MLPs and stem away, those that never fire first; see docs/optimize.md.
 
-    model     a checkpoint of Spikformer V1 or V2 or of Spikingformer, a bundled model by name, or what sd.load returned
-    images    what channels are judged by, as of sd.run: those that the model learnt from
-    output    the file of the smaller model
-    share     of the hidden channels of each block that go at least: those that matter least after those that never
-              fire; 0: those that never fire only
-    target    a name that `spikdeploy targets` lists, or a TOML file
-    progress  called with (images done, in all, a note)
-    Gives .checkpoint and .model, .cuts, a row a block, .before and .after, and .moved: layers whose integers changed.
+    model       a checkpoint of Spikformer V1 or V2 or of Spikingformer, a bundled model by name, or what sd.load
+                returned
+    images      what channels are judged by, as of sd.run: those that the model learnt from
+    output      the file of the smaller model
+    share       of the hidden channels of each block that go at least: those that matter least after those that never
+                fire; 0: those that never fire only
+    stem_share  the same of each layer inside the stem
+    target      a name that `spikdeploy targets` lists, or a TOML file
+    progress    called with (images done, in all, a note)
+    Gives .checkpoint and .model, .cuts, a row a block, .stem, a row a layer inside the stem, .before and .after, and
+    .moved: layers whose integers changed.
     Raises InputError for what cannot be read or written and for options (OptionError, also a TypeError, for unknown
     ones), ModelError for a model of another family.
     """
     loaded = checkpoint_of(model)
     chosen = labelled_of(loaded, images, "train")
-    return pruning.prune(loaded, chosen, output=output, share=share, target=str(target), progress=progress)
+    return pruning.prune(
+        loaded, chosen, output=output, share=share, stem_share=stem_share, target=str(target), progress=progress
+    )
 
 
 @named
@@ -285,6 +305,13 @@ def optimize(
     minutes: float | None = None,
     seed: int = 0,
     calibrate_on: Data = None,
+    learning_rate: float = 1e-3,
+    batch: int | None = None,
+    first_weight: float = FIRST_WEIGHT,
+    largest_weight: float = LARGEST_WEIGHT,
+    shares: Sequence[float] = (),
+    stems: bool = False,
+    least_bits: int = LEAST_BITS,
     progress: Progress = silent,
 ) -> Optimized:
     """Make a model cheaper on a target: fewer time steps, channels, spikes and bits; see docs/optimize.md.
@@ -303,6 +330,9 @@ def optimize(
     seed             of the order of images, their augmentation, and of a share of them
     calibrate_on     as of sd.compile; None: `training_images`, as if they were given here, so that sd.compile on them
                      makes the same program of the checkpoint
+    learning_rate, batch, first_weight, largest_weight  as of sd.make_sparser: of all fine-tuning, and of "sparser"
+    shares, stems    as of sd.fewer_channels, of "prune"
+    least_bits       of the weights of a layer, 2 to 8, of "bits"
     progress         called with (done, of, a note) of the step that runs
     Gives .program and .model, .exit (the margin of early exit, where it is worth it), .run and .run_before on the
     validation images, .rows of all that was tried, .front of them, and .notes.
@@ -310,6 +340,15 @@ def optimize(
     call, and for options (OptionError, also a TypeError, for unknown ones), ModelError, QuantizeError and MappingError
     as sd.compile.
     """
+    details = Details(
+        learning_rate=float(learning_rate),
+        batch=batch,
+        first_weight=float(first_weight),
+        largest_weight=float(largest_weight),
+        shares=tuple(map(float, shares)),
+        stems=stems,
+        least_bits=least_bits,
+    )
     loaded = checkpoint_of(model)
     training = labelled_of(loaded, training_images, "train")
     if isinstance(validation_images, float):
@@ -328,5 +367,6 @@ def optimize(
         minutes=minutes,
         seed=seed,
         calibrate_on=calibration_of(training_images if calibrate_on is None else calibrate_on),
+        details=details,
         progress=progress,
     )

@@ -31,6 +31,8 @@ class ModelConfig:
     mlp_ratio    hidden channels of an MLP for each of its inputs
     hidden       "v1", "v2", "spikingformer": hidden channels of the MLP of each block, where they are fewer than
                  `mlp_ratio` says; (): as it says
+    stem_hidden  channels inside the stem, where they are fewer than `dim` says; (): as it says.  "v1", "spikingformer":
+                 of each convolution but the last; "v2": between the two of each stage
     stem_stages  stages of V2's stem, each halving the image
     distilled    "sdt2", "sdt3-large": there is a second head, of its distillation
     pooling      "v1", "sdt1": after which of the stem's four stages a 3x3 max-pooling halves the map ("0011": after
@@ -71,6 +73,7 @@ class ModelConfig:
     position_neurons: int = 1
     rep_width: int = 0
     hidden: tuple[int, ...] = field(default=(), metadata={SAID_IF_SET: True})
+    stem_hidden: tuple[int, ...] = field(default=(), metadata={SAID_IF_SET: True})
 
     def hidden_of(self, block: int) -> int:
         """Hidden channels of the MLP of that block, where all blocks have `dim` channels."""
@@ -119,6 +122,7 @@ class Family:
     recognise  None where there is no official code
     pooling    the value that ModelConfig.pooling has in each form; empty where the stem has no such choice
     hidden_by_block  whether ModelConfig.hidden is known there
+    stem_hidden  ModelConfig.stem_hidden as `dim` says it; None: it is not known there
     unread     keys of parameters that no forward pass reads: a file may lack them
     """
 
@@ -130,3 +134,4 @@ class Family:
     pooling: Mapping[str, str] = field(default_factory=dict)
     unread: re.Pattern[str] | None = None
     hidden_by_block: bool = False
+    stem_hidden: Callable[[ModelConfig], tuple[int, ...]] | None = None

@@ -50,12 +50,19 @@ def hidden_by_block(tensors: Tensors, weight: str, fields: Mapping[str, Any]) ->
     """ModelConfig.hidden: () where all blocks have the channels that `fields` say of `mlp_ratio` and `dim`.
 
     weight  the key of the first layer of an MLP, "block.{}.mlp.fc1_conv.weight"
-    Where a block lacks it, or it is no matrix, () as well: loading names all keys that are missing, and shapes.
     """
-    layers = [tensors.get(weight.format(block)) for block in range(fields["depth"])]
-    widths = tuple(int(layer.shape[0]) for layer in layers if layer is not None and layer.dim() > 1)
-    usual = len(widths) < len(layers) or set(widths) <= {fields["mlp_ratio"] * fields["dim"]}
-    return () if usual else widths
+    names = [weight.format(block) for block in range(fields["depth"])]
+    return unusual_widths(tensors, names, (fields["mlp_ratio"] * fields["dim"],) * len(names))
+
+
+def unusual_widths(tensors: Tensors, names: Iterable[str], usual: tuple[int, ...]) -> tuple[int, ...]:
+    """Output channels of each of the layers whose weights have these names; () where they are the usual ones.
+
+    Where one is missing, is no matrix or has none, () as well: loading names all keys that are missing, and shapes.
+    """
+    layers = [tensors.get(name) for name in names]
+    found = tuple(int(layer.shape[0]) for layer in layers if layer is not None and layer.dim() > 1)
+    return () if len(found) < len(layers) or not all(found) or found == usual else found
 
 
 def staged(tensors: Tensors, stages: Iterable[str], blocks: Iterable[str]) -> dict[str, Any]:

@@ -47,14 +47,15 @@ class SPS(nn.Module):
     in     (T, B, C, Y, X)
     out    (T, B, D, Y', X') integers 0..2: spikes of the position convolution + its input spikes
     pools  for each of the four stages, whether a 3x3 max-pooling of stride 2 follows
+    hidden  channels of the first three
     Source: Zhou et al. 2023, section 3.2, and the official code.
     """
 
-    def __init__(self, in_channels: int, dim: int, pools: tuple[bool, ...]) -> None:
+    def __init__(self, in_channels: int, dim: int, pools: tuple[bool, ...], hidden: tuple[int, ...]) -> None:
         super().__init__()
         self.pools = pools
         inputs = in_channels
-        for suffix, outputs, pool in zip(STAGES, (dim // 8, dim // 4, dim // 2, dim), pools, strict=True):
+        for suffix, outputs, pool in zip(STAGES, (*hidden, dim), pools, strict=True):
             add_unit(self, f"proj_{{}}{suffix}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), LIF())
             if pool:
                 self.add_module(f"maxpool{suffix}", nn.MaxPool2d(3, 2, 1))
@@ -105,7 +106,7 @@ class Spikformer(nn.Module):
         self.per_step = config.per_step
         dim = config.dim
         pools = pooled_stages(config.pooling or POOLING[config.form])
-        self.patch_embed = SPS(config.in_channels, dim, pools)
+        self.patch_embed = SPS(config.in_channels, dim, pools, config.stem_hidden or _stem_hidden(config))
         if self.per_step:
             side = config.image_size // 2 ** sum(pools)
             self.pos_embed = nn.Parameter(torch.zeros(1, side**2, dim))
@@ -126,6 +127,11 @@ class Spikformer(nn.Module):
             x = block(x)
         mean = x.mean(2) if self.form == "cifar" else token_mean(x)
         return self.head(mean.mean(0))
+
+
+def _stem_hidden(config: ModelConfig) -> tuple[int, ...]:
+    """Channels of the stem's first three convolutions."""
+    return (config.dim // 8, config.dim // 4, config.dim // 2)
 
 
 def _block(config: ModelConfig, hidden: int) -> Block:
@@ -164,6 +170,8 @@ def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Rec
     fields["depth"] = keys.count(tensors, "block")
     layer = "fc1_linear" if form == "cifar" else "fc1_conv"
     fields["hidden"] = keys.hidden_by_block(tensors, f"block.{{}}.mlp.{layer}.weight", fields)
+    stem = [f"patch_embed.proj_conv{suffix}.weight" for suffix in STAGES[:3]]
+    fields["stem_hidden"] = keys.unusual_widths(tensors, stem, _stem_hidden(replace(_CIFAR, dim=fields["dim"])))
     if "pos_embed" in tensors:
         # one position a token, and a token stands for 16 x 16 pixels
         fields["image_size"] = 16 * isqrt(tensors["pos_embed"].shape[1])
@@ -195,6 +203,7 @@ FAMILY = Family(
     recognise=_recognise,
     pooling=POOLING,
     hidden_by_block=True,
+    stem_hidden=_stem_hidden,
     unread=re.compile(r"block\.\d+\.norm[12]\.(weight|bias)|pos_embed|norm\.(weight|bias)"),
 )
 """Sizes of the paper's tables (ImageNet) and of the official configurations (CIFAR-10, CIFAR10-DVS)."""

@@ -18,15 +18,14 @@ from spikformer_deploy.nn.lif import LIF
 
 
 class SCSStage(nn.Module):
-    """One stage of the SCS: a 2x2 convolution of stride 2, then 3x3 convolutions C -> 4C -> C around a residual.
+    """One stage of the SCS: a 2x2 convolution of stride 2, then 3x3 convolutions C -> hidden -> C around a residual.
 
     in   (T, B, C', Y, X)
     out  (T, B, C, Y / 2, X / 2) integers 0..2
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, hidden: int) -> None:
         super().__init__()
-        hidden = 4 * channels
         add_unit(self, "down_{}", nn.Conv2d(in_channels, channels, 2, stride=2, bias=False), LIF())
         add_unit(self, "{}1", nn.Conv2d(channels, hidden, 3, padding=1, bias=False), LIF())
         add_unit(self, "{}2", nn.Conv2d(hidden, channels, 3, padding=1, bias=False), LIF())
@@ -39,20 +38,22 @@ class SCSStage(nn.Module):
 
 
 class SCS(nn.Module):
-    """Spiking convolutional stem: `stages` stages of widths D / 2^(stages - 1), ..., D, each halving the image.
+    """Spiking convolutional stem: stages of widths ..., D / 4, D / 2, D, each halving the image.
 
     in   (T, B, C, Y, X)
     out  (T, B, D, Y', X') integers 0..2
+    hidden  channels between the two 3x3 convolutions of each stage: 4 times its width in the paper
     The widths and the convolutions are those whose parameter counts match the paper's tables (29.11 M, 51.55 M, 172 M
-    for `stages` = 4).  The kernel of the first convolution (2x2), the order Conv -> BN -> LIF and the residual
+    for four stages).  The kernel of the first convolution (2x2), the order Conv -> BN -> LIF and the residual
     spike + spike are OUR choices: the order and residual are V1's, and the kernel is that of the other stages.
     Source: Zhou et al. 2024, the section on the SCS.
     """
 
-    def __init__(self, in_channels: int, dim: int, stages: int = 4) -> None:
+    def __init__(self, in_channels: int, dim: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        widths = [in_channels, *(dim >> i for i in reversed(range(stages)))]
-        self.stages = nn.Sequential(*(SCSStage(inputs, outputs) for inputs, outputs in pairwise(widths)))
+        widths = [in_channels, *_widths(dim, len(hidden))]
+        sizes = zip(pairwise(widths), hidden, strict=True)
+        self.stages = nn.Sequential(*(SCSStage(*ends, inner) for ends, inner in sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Sums of two spikes."""
@@ -82,7 +83,7 @@ class SpikformerV2(nn.Module):
         super().__init__()
         dim = config.dim
         self.time_steps = config.time_steps
-        self.patch_embed = SCS(config.in_channels, dim, config.stem_stages)
+        self.patch_embed = SCS(config.in_channels, dim, config.stem_hidden or _stem_hidden(config))
         self.block = nn.ModuleList(
             PartBlock(ConvAttention(dim, config.heads), MLP(dim, config.mlp_ratio, hidden=config.hidden_of(i)))
             for i in range(config.depth)
@@ -96,6 +97,16 @@ class SpikformerV2(nn.Module):
         for block in self.block:
             x = block(x)
         return self.head(token_mean(x).mean(0))
+
+
+def _widths(dim: int, stages: int) -> tuple[int, ...]:
+    """Of the stages of the stem."""
+    return tuple(dim >> i for i in reversed(range(stages)))
+
+
+def _stem_hidden(config: ModelConfig) -> tuple[int, ...]:
+    """Channels between the 3x3 convolutions of each stage of the stem."""
+    return tuple(4 * width for width in _widths(config.dim, config.stem_stages))
 
 
 # Heads are not published: they keep the 64 channels a head of V1-8-512.
@@ -112,5 +123,6 @@ FAMILY = Family(
     },
     build=SpikformerV2,
     hidden_by_block=True,
+    stem_hidden=_stem_hidden,
 )
 """Sizes of the paper's tables (ImageNet)."""

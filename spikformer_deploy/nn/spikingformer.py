@@ -33,6 +33,9 @@ from spikformer_deploy.nn.lif import LIF
 
 TAU = {"cifar": 2.0, "imagenet": 2.0, "dvs": 1.5}
 """Time constant of all neurons in the official code, in time steps."""
+_NUMBERED = ("proj", "proj1", "proj2", "proj3", "proj4")
+NAMES = {"cifar": ("block0", "block1", "block2", "block3", "block4"), "imagenet": _NUMBERED, "dvs": _NUMBERED}
+"""Of the tokenizer's convolutions in the official state_dicts."""
 
 
 class Tokenizer(nn.Module):
@@ -42,15 +45,24 @@ class Tokenizer(nn.Module):
     out    (T, B, D, Y', X') currents
     names  of the convolutions, as in the official state_dicts
     pools  whether the spikes before each are pooled
+    hidden  channels of all but the last
     """
 
-    def __init__(self, in_channels: int, dim: int, names: tuple[str, ...], pools: tuple[bool, ...], tau: float) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        names: tuple[str, ...],
+        pools: tuple[bool, ...],
+        tau: float,
+        hidden: tuple[int, ...],
+    ) -> None:
         super().__init__()
         self.names = names
         self.pools = pools
         self.pool = nn.MaxPool2d(3, 2, 1)
         inputs = in_channels
-        for i, (name, outputs) in enumerate(zip(names, (dim // 8, dim // 4, dim // 2, dim, dim), strict=True)):
+        for i, (name, outputs) in enumerate(zip(names, (*hidden, dim), strict=True)):
             # the neurons stand before their convolution, and the first convolution sees the image itself
             lif = LIF(tau) if i else None
             add_unit(self, f"{name}_{{}}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), lif)
@@ -96,11 +108,16 @@ class Spikingformer(nn.Module):
 
 def _tokenizer(config: ModelConfig) -> Tokenizer:
     tau = TAU[config.form]
+    names = NAMES[config.form]
+    hidden = config.stem_hidden or _stem_hidden(config)
     if config.form == "cifar":
-        names = ("block0", "block1", "block2", "block3", "block4")
-        return Tokenizer(config.in_channels, config.dim, names, (False, False, False, True, True), tau)
-    names = ("proj", "proj1", "proj2", "proj3", "proj4")
-    return Tokenizer(config.in_channels, config.dim, names, (False, True, True, True, True), tau)
+        return Tokenizer(config.in_channels, config.dim, names, (False, False, False, True, True), tau, hidden)
+    return Tokenizer(config.in_channels, config.dim, names, (False, True, True, True, True), tau, hidden)
+
+
+def _stem_hidden(config: ModelConfig) -> tuple[int, ...]:
+    """Channels of the tokenizer's first four convolutions."""
+    return (config.dim // 8, config.dim // 4, config.dim // 2, config.dim)
 
 
 def _block(config: ModelConfig, hidden: int) -> Block:
@@ -129,6 +146,8 @@ def _recognise(path: str, tensors: Tensors, arguments: Mapping[str, Any]) -> Rec
     fields = keys.sizes(tensors, form, hidden, in_channels)
     fields["depth"] = keys.count(tensors, "block")
     fields["hidden"] = keys.hidden_by_block(tensors, "block.{}.mlp.mlp1_conv.weight", fields)
+    stem = [f"patch_embed.{name}_conv.weight" for name in NAMES[form][:-1]]
+    fields["stem_hidden"] = keys.unusual_widths(tensors, stem, _stem_hidden(replace(_CIFAR, dim=fields["dim"])))
     return Recognised(fields, _usual(form, fields["dim"]))
 
 
@@ -158,6 +177,7 @@ FAMILY = Family(
     build=Spikingformer,
     recognise=_recognise,
     hidden_by_block=True,
+    stem_hidden=_stem_hidden,
     unread=re.compile(r"block\.\d+\.norm[12]\.(weight|bias)"),
 )
 """Sizes of the official configurations."""

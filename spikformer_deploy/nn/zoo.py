@@ -100,6 +100,11 @@ def build(config: ModelConfig) -> nn.Module:
     if config.hidden and not (family.hidden_by_block and len(config.hidden) == config.depth):
         problem = f"hidden channels of {len(config.hidden)} blocks, and {config.family} has {config.depth}"
         raise InputError("hidden", problem if family.hidden_by_block else f"{config.family} has one width for all")
+    if config.stem_hidden:
+        usual = family.stem_hidden(config) if family.stem_hidden else ()
+        if len(config.stem_hidden) != len(usual):
+            problem = f"{len(config.stem_hidden)} widths in the stem, and that of {config.family} has {len(usual)}"
+            raise InputError("stem_hidden", problem if usual else f"the stem of {config.family} has none of its own")
     return family.build(config)
 
 

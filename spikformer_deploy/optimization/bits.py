@@ -77,6 +77,7 @@ def choose_bits(
     max_drop: float = 0.5,
     target: str = "loihi2",
     weight_bits: int = 8,
+    least_bits: int = LEAST_BITS,
     rounding: str = "calibrated",
     objective: str = "energy",
     limit: int | None = None,
@@ -86,7 +87,7 @@ def choose_bits(
 ) -> ChosenBits:
     """Bits of each layer with which accuracy on labelled images drops by `max_drop` points at most.
 
-    weight_bits   the most that a layer has
+    weight_bits   the most that a layer has; least_bits: the fewest
     data          validation images with labels, as of data.read.read: none that the result is reported on
     calibrate_on  images to calibrate on, as of compile_model
     max_drop      points of accuracy that may be lost against `weight_bits` for all
@@ -99,6 +100,7 @@ def choose_bits(
     """
     if not max_drop >= 0:
         raise InputError("--max-drop", f"{max_drop} points", "Give 0 or more.")
+    check_least(least_bits, weight_bits)
     profile = hardware.load_profile(target)
     name = str(model) if isinstance(model, (str, Path)) else "model"
     loaded = load(model, **loading) if isinstance(model, (str, Path)) else model
@@ -113,8 +115,14 @@ def choose_bits(
     graph = float_graph(loaded)
     check_labels(name, loaded.labels, graph.nodes[-1].shape[0])
     sample = Sample(loaded, calibrate_on, remember=True)
-    search = _Search(graph, sample, profile, weight_bits, rounding, objective, images, progress)
+    search = _Search(graph, sample, profile, weight_bits, least_bits, rounding, objective, images, progress)
     return search.chosen(max_drop)
+
+
+def check_least(least_bits: int, weight_bits: int) -> None:
+    """Raise InputError, by the option's name, for fewest bits that are more than the most, or than no layer has."""
+    if least_bits not in range(LEAST_BITS, max(LEAST_BITS, weight_bits) + 1):
+        raise InputError("--least-bits", f"{least_bits} bits", f"Give {LEAST_BITS} to {weight_bits}.")
 
 
 class _Search:
@@ -126,6 +134,7 @@ class _Search:
         sample: Sample,
         profile: Profile,
         weight_bits: int,
+        least_bits: int,
         rounding: str,
         objective: str,
         images: ImageSet,
@@ -135,23 +144,23 @@ class _Search:
             raise InputError("data", "validation images without labels", "Give images with labels.")
         self.graph, self.sample, self.profile = graph, sample, profile
         self.settings = Settings(weight_bits, neuron=profile.limits.neuron)
-        self.rounding, self.objective = rounding, objective
+        self.least, self.rounding, self.objective = least_bits, rounding, objective
         self.images = images.of_classes(sample.loaded.labels, prod(graph.nodes[-1].shape))
         self.tried: list[dict[str, Any]] = []
         self.programs: list[Program] = []
         self.weighted = [n.name for n in graph.of(ir.Conv2d, ir.Linear)]
         # an attention has no weights to round: its synapses are ones, and fewer bits change no spike
-        self.free = {n: LEAST_BITS for n in layers_with_bits(graph) if n not in self.weighted}
+        self.free = {n: self.least for n in layers_with_bits(graph) if n not in self.weighted}
         self.steps = 1 + len(self.weighted)
         self.done, self.progress = 0, progress
 
     def chosen(self, max_drop: float) -> ChosenBits:
         """The furthest setting on the path that was found within `max_drop` points."""
         # steps of the bisection are not known before: at most as many as halve all settings
-        self.steps += (len(self.weighted) * (self.settings.weight_bits - LEAST_BITS) + 1).bit_length()
+        self.steps += (len(self.weighted) * (self.settings.weight_bits - self.least) + 1).bit_length()
         self._validated({})
         damage, words = self._probed()
-        path = _path(damage, words, self.settings.weight_bits)
+        path = _path(damage, words, self.settings.weight_bits, self.least)
         best, low, high = 0, -1, len(path)
         # bisection: accuracy falls along the path, but for noise; only what was run and held counts
         while high - low > 1:
@@ -207,7 +216,7 @@ class _Search:
             self._step(f"probes {layer}")
             seen: dict[int, float] = {}
             own: tuple[int, ...] = ()
-            for bits in (b for b in (*PROBED, LEAST_BITS) if b < self.settings.weight_bits):
+            for bits in (b for b in (*PROBED, self.least) if self.least <= b < self.settings.weight_bits):
                 if bits not in PROBED and seen:
                     continue
                 try:
@@ -217,7 +226,7 @@ class _Search:
                     continue
                 own = tuple(i for i, p in enumerate(network.projections) if p.weight_bits)
                 seen[bits] = _rise(right, self._losses(network))
-            damage[layer] = _filled(seen, self.settings.weight_bits)
+            damage[layer] = _filled(seen, self.settings.weight_bits, self.least)
             words[layer] = {bits: _words(first, own, bits) for bits in (*damage[layer], self.settings.weight_bits)}
         return damage, words
 
@@ -258,14 +267,15 @@ def _rise(before: Float, after: Float) -> float:
     return float(max(0.0, more.mean()) + more.std() / np.sqrt(len(more)))
 
 
-def _filled(seen: Mapping[int, float], most: int) -> dict[int, float]:
-    """The damage of all bits below `most`, the most bits first: between two that were seen the geometric mean's line.
+def _filled(seen: Mapping[int, float], most: int, least: int = LEAST_BITS) -> dict[int, float]:
+    """The damage of all bits below `most` down to `least`, the most bits first.
 
+    Between two that were seen it is the geometric mean's line.
     Never less for fewer bits: what looks so is noise.
     """
     known = sorted(seen)
     out: dict[int, float] = {}
-    for bits in range(most - 1, LEAST_BITS - 1, -1):
+    for bits in range(most - 1, least - 1, -1):
         below = [b for b in known if b <= bits]
         above = [b for b in known if b >= bits]
         if below and above:
@@ -283,7 +293,10 @@ def _filled(seen: Mapping[int, float], most: int) -> dict[int, float]:
 
 
 def _path(
-    damage: Mapping[str, Mapping[int, float]], words: Mapping[str, Mapping[int, int]], most: int
+    damage: Mapping[str, Mapping[int, float]],
+    words: Mapping[str, Mapping[int, int]],
+    most: int,
+    least: int = LEAST_BITS,
 ) -> list[dict[str, int]]:
     """Settings from all bits to the fewest: each lowers the layer that saves the most words for its damage.
 
@@ -295,7 +308,7 @@ def _path(
         best: tuple[float, str, int] | None = None
         for layer, now in bits.items():
             before = damage[layer][now] if now < most else 0.0
-            for fewer in range(now - 1, LEAST_BITS - 1, -1):
+            for fewer in range(now - 1, least - 1, -1):
                 saved = words[layer][now] - words[layer][fewer]
                 if saved <= 0 or np.isinf(damage[layer][fewer]):
                     continue

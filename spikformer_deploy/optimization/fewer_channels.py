@@ -1,7 +1,10 @@
-"""Fewer hidden channels of the MLPs, with fine-tuning: those that never fire, then those that matter least."""
+"""Fewer hidden channels of MLPs and of the stem, fine-tuned: those that never fire, then those that matter least."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.optimization.prune import check_widths, prune
@@ -18,31 +21,52 @@ def fewer_channels(
     training_images: ImageSet,
     validation_images: ImageSet,
     tuning: Tuning,
+    *,
+    shares: Sequence[float] = (),
+    stems: bool = False,
 ) -> Tuned:
     """Cut as many hidden channels of a model's MLPs away as accuracy allows, fine-tuned where that needs it.
 
     model           of a family that prune takes
     training_images, validation_images  with labels; nothing is learnt from the latter
+    shares          those to try; (): by bisection
+    stems           whether a share is that of the layers inside the stem, too, of which else those go that never fire
     Up to 2,048 training images say which channels go (see prune).  Which shares of them are tried: see next_share.
     Raises InputError as make_sparser, and ModelError for another family.
     """
+    check_shares(shares)
     check_widths(model)
-    search = Search("fewer_channels", model, training_images, validation_images, 0.0, tuning)
+    in_order = tuple(sorted(map(float, shares)))
+    asked = (in_order, stems)
+    search = Search("fewer_channels", model, training_images, validation_images, 0.0, tuning, asked)
     search.open()
     judging = picked(search.training, spread(len(search.training), JUDGING))
 
     def begun(before: Loaded, share: float) -> Loaded:
-        return prune(before, judging, output=search.folder / "cut.safetensors", share=share, target=tuning.target).model
+        of_stem = share if stems else 0.0
+        file = search.folder / "cut.safetensors"
+        return prune(before, judging, output=file, share=share, stem_share=of_stem, target=tuning.target).model
 
-    return search.run(Kind("share", next_share, begun, None))
+    return search.run(Kind("share", lambda rows: next_share(rows, in_order), begun, None))
 
 
-def next_share(rows: list[Tried]) -> tuple[float, Tried] | None:
+def check_shares(shares: Sequence[float]) -> None:
+    """Raise InputError, by the option's name, for shares of which one makes no sense."""
+    for share in shares:
+        if not 0 <= share < 1:
+            raise InputError("--shares", f"{share} of the channels", "Give 0 to below 1.")
+
+
+def next_share(rows: list[Tried], shares: Sequence[float] = ()) -> tuple[float, Tried] | None:
     """The share of the next stage and the stage that it starts from; None where there is no more to try.
 
-    First 0: the channels that never fire.  Then by bisection between the largest share that holds and the smallest one
-    that does not; each starts from the original.
+    Of `shares`, ascending, one after the other until one does not hold.  Without them first 0: the channels that never
+    fire; then by bisection between the largest share that holds and the smallest one that does not.  Each starts from
+    the original.
     """
+    if shares:
+        left = [share for share in shares if share not in {row.setting for row in rows[1:]}]
+        return (left[0], rows[0]) if left and all(row.holds for row in rows) else None
     if len(rows) == 1:
         return 0.0, rows[0]
     holding = max(row.setting for row in rows if row.holds)

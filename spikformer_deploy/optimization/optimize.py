@@ -28,11 +28,12 @@ from spikformer_deploy.inference.results import Run
 from spikformer_deploy.inference.run import run
 from spikformer_deploy.network.exits import check_exit
 from spikformer_deploy.optimization.bits import choose_bits
+from spikformer_deploy.optimization.details import AS_USUAL, Details
 from spikformer_deploy.optimization.exits import ChosenExit, choose_exit
 from spikformer_deploy.optimization.fewer_channels import fewer_channels
 from spikformer_deploy.optimization.fewer_steps import fewer_steps
 from spikformer_deploy.optimization.sparser import make_sparser
-from spikformer_deploy.optimization.stages import Tuned, Tuning, arrays_of, picked
+from spikformer_deploy.optimization.stages import Tuned, Tuning, arrays_of, check_numbers, picked
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import compile_model
 
@@ -118,12 +119,24 @@ class Optimized:
 
 
 class Training(NamedTuple):
-    """How steps fine-tune: see make_sparser."""
+    """How steps search and fine-tune: see make_sparser and Details."""
 
     epochs: float | None
     minutes: float | None
     seed: int
     teacher: Loaded
+    details: Details
+
+    def of_step(self, step: str) -> dict[str, Any]:
+        """The options of its own that the search of a step takes."""
+        match step:
+            case "prune":
+                return {"shares": self.details.shares, "stems": self.details.stems}
+            case "sparser":
+                weights = ("first_weight", "largest_weight")
+                return {name: getattr(self.details, name) for name in weights}
+            case _:
+                return {}
 
 
 def optimize(
@@ -139,6 +152,7 @@ def optimize(
     minutes: float | None = None,
     seed: int = 0,
     calibrate_on: str | Path | np.ndarray,
+    details: Details = AS_USUAL,
     progress: Progress = silent,
 ) -> Optimized:
     """Make a model cheaper on a target: fewer time steps, sparser spikes, fewer bits.
@@ -153,13 +167,15 @@ def optimize(
     epochs, seed    of each stage of fine-tuning ("steps", "prune", "sparser"); minutes: that these steps may take
                     together, each an even share of what is left; None: until there is no more to try
     calibrate_on    images to compile on, as of compile_model
+    details         what steps do beyond that
     progress        called with (done, of, a note) of the step that runs
     Raises InputError for images without labels, unknown steps, numbers that make no sense and a folder of another call,
     ModelError, QuantizeError and MappingError as compile_model.
     """
     asked = _asked(steps)
-    if not 0 <= max_drop <= 100:
-        raise InputError("--max-drop", f"{max_drop} points of accuracy", "Give 0 to 100.")
+    numbers = (max_drop, epochs, minutes, details.batch, details.learning_rate, seed)
+    check_numbers(Tuning(Path(folder), target, *numbers))
+    details.check()
     for option, images in (("--input", training_images), ("--validation", validation_images)):
         if images.labels is None:
             raise InputError(option, "its images have no labels", "Give folders by class, or images with labels.")
@@ -167,9 +183,9 @@ def optimize(
     training, validation = training_images.of_classes(*classes), validation_images.of_classes(*classes)
     # one file may be several models, by options; and a module may have changed since
     about = [model.config, model.preprocess.facts(), arrays_of(model), training.identity, validation.identity]
-    about += [target, max_drop, asked, epochs, seed, _told(calibrate_on)]
+    about += [target, max_drop, asked, epochs, seed, _told(calibrate_on), details]
     search = _Search(training, validation, Path(folder), target, calibrate_on, digest(about), progress)
-    return search.found(model, asked, max_drop, Training(epochs, minutes, seed, model))
+    return search.found(model, asked, max_drop, Training(epochs, minutes, seed, model, details))
 
 
 def _told(images: str | Path | np.ndarray) -> Any:
@@ -180,13 +196,14 @@ def _told(images: str | Path | np.ndarray) -> Any:
 def parted(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """Images without a share of them, drawn with a seed, and these: to train on, and to decide by.
 
-    Raises InputError for a share that leaves one of the two without images.
+    Raises InputError for a share that leaves one of the two without images, and a seed below 0.
     """
     # of NaN nothing holds
     count = round(share * len(images)) if 0 < share < 1 else 0
     if not 0 < count < len(images):
         problem = f"{share} of {len(images)} images"
         raise InputError("--validation", problem, "Give a share above 0 and below 1 that leaves images on both sides.")
+    check_numbers(Tuning(Path(), seed=seed))
     order = np.random.default_rng(seed).permutation(len(images))
     return picked(images, np.sort(order[count:])), picked(images, np.sort(order[:count]))
 
@@ -243,7 +260,7 @@ class _Search:
             to_train = sum(later in TRAINED for later in steps[number:])
             match step:
                 case "bits":
-                    now = self._bits(now, share)
+                    now = self._bits(now, share, training.details.least_bits)
                 case "exit":
                     exits = self._exit(now, share)
                 case _:
@@ -268,12 +285,14 @@ class _Search:
             share,
             epochs=training.epochs,
             minutes=minutes,
+            batch=training.details.batch,
+            learning_rate=training.details.learning_rate,
             seed=training.seed,
             teacher=training.teacher,
             progress=self.progress,
         )
         try:
-            found = search(now.model, self.training, self.validation, tuning)
+            found = search(now.model, self.training, self.validation, tuning, **training.of_step(step))
         except ModelError as error:  # there is nothing that it could do about this model
             self.notes.append(f"without '{step}': {error.problem}")
             return now
@@ -300,7 +319,7 @@ class _Search:
         fewer = self._measured(step, setting, found.model, "nearest", {})
         return self._better(now, fewer, share, lambda row: row.neuro_cores_mj)
 
-    def _bits(self, now: _Standing, share: float) -> _Standing:
+    def _bits(self, now: _Standing, share: float, least_bits: int) -> _Standing:
         """Fewer bits of weights, layer by layer, rounded together."""
         told = self._told()
         # with more minutes the steps before may have come to another model
@@ -318,6 +337,7 @@ class _Search:
                 calibrate_on=self.calibrate_on,
                 max_drop=left,
                 target=self.target,
+                least_bits=least_bits,
                 progress=self.progress,
             )
             told = {"of": of, "layer_bits": found.layer_bits, "tried": list(found.tried)}

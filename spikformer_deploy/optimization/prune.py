@@ -1,13 +1,19 @@
-"""Fewer channels: those of the MLPs' hidden layers that never fire, and on request those that matter least, go.
+"""Fewer channels: those inside MLPs and stems that never fire, and on request those that matter least, go.
 
 A channel that never fires adds nothing to any sum, so that without it all others do what they did: in floats but for
 the order of sums, in integers exactly, where the scale groups of the two layers stay.  Whether they did is said.
+
+Of a channel that fires the mean goes into the next layer's bias, or out of the mean that the next normalisation takes
+off.  It is the mean over the positions of what the layer made of the channel, at its borders too, where a part of a
+3x3 kernel sees padding alone: so the mean current of a map stays, and where a constant is wrong, in the middle of the
+map it is a little too small and along the border too large.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spikformer_deploy.accounting.target import NEURO_CORES
 from spikformer_deploy.base.arrays import Int
@@ -27,10 +34,12 @@ from spikformer_deploy.inference.run import run
 from spikformer_deploy.network.bounds import weighted_range
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import DECAY_BITS, Lif, LifKind
-from spikformer_deploy.network.synapses import Conv
+from spikformer_deploy.network.synapses import Conv, Window
 from spikformer_deploy.nn.layers import MembraneMLP
+from spikformer_deploy.nn.spikformer import SPS, STAGES
+from spikformer_deploy.nn.spikformer_v2 import SCS
+from spikformer_deploy.nn.spikingformer import Tokenizer
 from spikformer_deploy.nn.zoo import FAMILIES, build
-from spikformer_deploy.optimization.spike_cost import watched
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES
 from spikformer_deploy.pipeline.stages import compile_model
@@ -41,17 +50,19 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The hidden channels of one block.
+    """The hidden channels of one layer.
 
-    before, after  how many there are
+    lif     the neurons that fire for them, by the name of their population
+    before, after  how many there are; kept: which are left
     proven   gone: their integers reach no threshold, whatever the input (bounds of the program)
     silent   gone: neither the integers nor the float model fired on any of the images
     least    gone: they did fire, and matter least
     """
 
-    block: int
+    lif: str
     before: int
     after: int
+    kept: tuple[int, ...]
     proven: int
     silent: int
     least: int
@@ -71,7 +82,7 @@ class Pruned:
     """What prune found.
 
     checkpoint  the file of the smaller model; model: what is in it
-    cuts        a row a block
+    cuts        a row a block: its MLP; stem: a row a layer inside the stem
     before, after  the programs on the images
     moved       populations whose integers of what is left are others than before, as a scale group changed; () where
                 all spikes and accumulators of what is left are equal, if no channel that fired has gone
@@ -80,17 +91,19 @@ class Pruned:
     checkpoint: Path
     model: Loaded
     cuts: tuple[Cut, ...]
+    stem: tuple[Cut, ...]
     before: Measured
     after: Measured
     moved: tuple[str, ...]
 
 
 class _Hidden(NamedTuple):
-    """The hidden layer of a block: keys of its layers, and the LIF that fires in it."""
+    """A hidden layer: the layers in front of its neurons and behind them, by name, and these neurons."""
 
     into: str
     norm: str
     out: str
+    norm_out: str
     lif: str
 
 
@@ -100,51 +113,61 @@ def prune(
     *,
     output: str | Path,
     share: float = 0.0,
+    stem_share: float = 0.0,
     target: str = "loihi2",
     progress: Progress = silent,
 ) -> Pruned:
-    """Cut hidden channels of MLPs away and write the smaller checkpoint, which loads and compiles as any.
+    """Cut hidden channels of MLPs and of the stem away and write the smaller checkpoint, which loads as any.
 
-    model     of a family whose blocks may have widths of their own: Spikformer V1 and V2, Spikingformer
-    images    what channels are judged by: those that the model learnt from
-    output    the file of the smaller model
-    share     of the hidden channels of each block that go at least, those first that never fire, then those whose
-              spikes weigh least in the next layer, whose mean goes into its bias; 0: those that never fire alone
-    target    a name of a profile or a TOML file
-    progress  called with (images done, in all, a note)
+    model       of a family whose layers may have widths of their own: Spikformer V1 and V2, Spikingformer
+    images      what channels are judged by: those that the model learnt from
+    output      the file of the smaller model
+    share       of the hidden channels of each block that go at least, those first that never fire, then those whose
+                spikes weigh least in the next layer, whose mean goes into its bias; 0: those that never fire alone
+    stem_share  the same of each layer inside the stem
+    target      a name of a profile or a TOML file
+    progress    called with (images done, in all, a note)
     Raises ModelError for another family, InputError for no images, a share that makes no sense, and an output that
     cannot be written.
     """
-    if not 0 <= share < 1:
-        raise InputError("--share", f"{share} of the channels", "Give 0 to below 1.")
+    for option, value in (("--share", share), ("--stem-share", stem_share)):
+        if not 0 <= value < 1:
+            raise InputError(option, f"{value} of the channels", "Give 0 to below 1.")
     if not len(images):
         raise InputError("images", "there are none", "Give at least one.")
     check_widths(model)
     check_output(Path(output))
     images = images.of_classes(model.labels, model.config.num_classes)
-    hidden = list(_hidden_layers(model.module))
+    stem = list(_stem_layers(model.module.get_submodule("patch_embed")))
+    blocks = list(_hidden_layers(model.module))
     program = _compiled(model, images, target)
-    fired = _mean_spikes(model, images, hidden, progress)
+    means = _mean_inputs(model, images, [layer.out for layer in (*stem, *blocks)], progress)
     done = run(program, images)
-    kept: dict[str, Int] = {}
-    cuts = []
     state = dict(model.module.state_dict())
-    for block, layer in enumerate(hidden):
+
+    def cut(layer: _Hidden, share: float) -> Cut:
+        mean = means[layer.out]
+        fired = mean.flatten(1).mean(1).numpy()
         active = done.events.populations[layer.lif].active
         assert active is not None
         proven = never_fires(program.network, layer.lif)
-        quiet = proven | (~active.any((1, 2)) & (fired[layer.lif] == 0))
-        gone = _gone(quiet, _weight_in_next(state[f"{layer.out}.weight"], fired[layer.lif]), share)
-        kept[layer.lif] = np.flatnonzero(~gone)
-        _cut(state, layer, gone, fired[layer.lif])
+        quiet = proven | (~active.any((1, 2)) & (fired == 0))
+        gone = _gone(quiet, _weight_in_next(state[f"{layer.out}.weight"], fired), share)
+        brought = _current(model.module.get_submodule(layer.out), mean * torch.from_numpy(gone).view(-1, 1, 1))
+        _cut(state, layer, gone, brought)
+        kept = tuple(np.flatnonzero(~gone).tolist())
         of_kind = (gone & proven, gone & quiet & ~proven, gone & ~quiet)
-        cuts.append(Cut(block, gone.size, int((~gone).sum()), *(int(which.sum()) for which in of_kind)))
-    smaller = _built(model, state, tuple(cut.after for cut in cuts))
+        return Cut(layer.lif, gone.size, len(kept), kept, *(int(which.sum()) for which in of_kind))
+
+    of_stem = tuple(cut(layer, stem_share) for layer in stem)
+    cuts = tuple(cut(layer, share) for layer in blocks)
+    smaller = _built(model, state, [cut.after for cut in cuts], [cut.after for cut in of_stem])
     save(output, smaller.module, smaller.config, model.preprocess, model.labels, smaller.training, model.layer_bits)
     written = load(output)
     other = _compiled(written, images, target)
+    kept = {cut.lif: np.array(cut.kept) for cut in (*of_stem, *cuts)}
     moved = moved_integers(program.network, other.network, kept)
-    return Pruned(Path(output), written, tuple(cuts), _measured(program, images), _measured(other, images), moved)
+    return Pruned(Path(output), written, cuts, of_stem, _measured(program, images), _measured(other, images), moved)
 
 
 def never_fires(network: Network, name: str) -> NDArray[np.bool_]:
@@ -176,11 +199,16 @@ def moved_integers(before: Network, after: Network, kept: Mapping[str, Int]) -> 
     kept  by population: the channels of `before` that are left, ascending; all of the others
     """
     out = []
+    kept = dict(kept)
     for population in after:
         old = before[population.name]
+        former_into = before.into(population.name)
+        # a pool has the channels of what it sees
+        if former_into and isinstance(former_into[0].synapse, Window) and former_into[0].sources[0] in kept:
+            kept.setdefault(population.name, kept[former_into[0].sources[0]])
         mine = kept.get(population.name, np.arange(old.shape[0]))
         same = _same_neurons(old.neuron, population.neuron, mine)
-        for new, former in zip(after.into(population.name), before.into(population.name), strict=True):
+        for new, former in zip(after.into(population.name), former_into, strict=True):
             if isinstance(new.synapse, Conv) and isinstance(former.synapse, Conv):
                 theirs = kept.get(new.sources[0], np.arange(former.synapse.weight.shape[1]))
                 same &= np.array_equal(new.synapse.weight, former.synapse.weight[mine][:, theirs])
@@ -191,7 +219,7 @@ def moved_integers(before: Network, after: Network, kept: Mapping[str, Int]) -> 
 
 
 def check_widths(model: Loaded) -> None:
-    """Raise ModelError for a model whose MLPs cannot have widths of their own."""
+    """Raise ModelError for a model whose MLPs and stem cannot have widths of their own."""
     if not FAMILIES[model.config.family].hidden_by_block or model.config.levels:
         titles = ", ".join(family.title for family in FAMILIES.values() if family.hidden_by_block)
         raise ModelError("model", "its MLPs are all of one width, or send integers", f"Give one of {titles}.")
@@ -215,12 +243,33 @@ def _hidden_layers(module: nn.Module) -> Iterator[_Hidden]:
         place = f"block.{number}.mlp."
         # a membrane shortcut has its neurons in front of the layers
         firing = second if isinstance(mlp, MembraneMLP) else first
-        yield _Hidden(
-            into=place + first.format(layer),
-            norm=place + first.format("bn"),
-            out=place + second.format(layer),
-            lif=place + firing.format("lif"),
-        )
+        yield _between(place, first, second, firing, layer)
+
+
+def _stem_layers(stem: nn.Module) -> Iterator[_Hidden]:
+    """The hidden layers of a stem, in their order; of those whose channels are a residual's none."""
+    match stem:
+        case SPS():
+            for first, second in pairwise(f"proj_{{}}{suffix}" for suffix in STAGES):
+                yield _between("patch_embed.", first, second, first)
+        case SCS():
+            for number, _ in enumerate(stem.stages):
+                yield _between(f"patch_embed.stages.{number}.", "{}1", "{}2", "{}1")
+        case Tokenizer():
+            for first, second in pairwise(f"{name}_{{}}" for name in stem.names):
+                # its neurons stand in front of the convolutions
+                yield _between("patch_embed.", first, second, second)
+
+
+def _between(place: str, first: str, second: str, firing: str, layer: str = "conv") -> _Hidden:
+    """The hidden layer between two units of the module at `place`; firing: the unit that its neurons are of."""
+    return _Hidden(
+        into=place + first.format(layer),
+        norm=place + first.format("bn"),
+        out=place + second.format(layer),
+        norm_out=place + second.format("bn"),
+        lif=place + firing.format("lif"),
+    )
 
 
 def _compiled(model: Loaded, images: ImageSet, target: str) -> Program:
@@ -229,23 +278,39 @@ def _compiled(model: Loaded, images: ImageSet, target: str) -> Program:
 
 
 @torch.no_grad()
-def _mean_spikes(
-    model: Loaded, images: ImageSet, hidden: list[_Hidden], progress: Progress
-) -> dict[str, NDArray[np.float64]]:
-    """By hidden LIF: (C,) spikes of the float model a neuron and step, mean over the images."""
+def _mean_inputs(model: Loaded, images: ImageSet, layers: list[str], progress: Progress) -> dict[str, Tensor]:
+    """By layer: (C, Y, X) what it sees in the float model, mean over steps and images; of tokens (C, 1, N)."""
     sums: dict[str, Tensor] = {}
-    for first in range(0, len(images), BATCH):
-        pixels = images.pixels_in(slice(first, min(first + BATCH, len(images))))
-        with watched(model.module) as sent:
+
+    def add(name: str, layer: nn.Module, x: Tensor) -> None:
+        # tokens stand before the channels of a Linear; Conv1d has no rows
+        x = x.transpose(1, 2) if isinstance(layer, nn.Linear) else x
+        x = x.unsqueeze(2) if x.ndim == 3 else x
+        sums[name] = sums.get(name, 0.0) + x.double().sum(0) / (model.time_steps * len(images))
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, inputs, name=name: add(name, layer, inputs[0]))
+        for name, layer in ((name, model.module.get_submodule(name)) for name in layers)
+    ]
+    try:
+        for first in range(0, len(images), BATCH):
+            pixels = images.pixels_in(slice(first, min(first + BATCH, len(images))))
             model.module(torch.from_numpy(model.preprocess.normalised(pixels)))
-        for layer in hidden:
-            spikes = sent[layer.lif]
-            # tokens stand before the channels where the layer is a Linear
-            by_channel = spikes.transpose(2, 3) if layer.into.endswith("linear") else spikes.flatten(3)
-            mean = by_channel.double().mean(3).sum((0, 1)) / (spikes.shape[0] * len(images))
-            sums[layer.lif] = sums.get(layer.lif, torch.zeros(())) + mean
-        progress(min(first + BATCH, len(images)), len(images), "spikes of hidden channels")
-    return {name: mean.numpy() for name, mean in sums.items()}
+            progress(min(first + BATCH, len(images)), len(images), "spikes of hidden channels")
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sums
+
+
+@torch.no_grad()
+def _current(layer: nn.Module, mean: Tensor) -> Tensor:
+    """(D,) what a layer without its bias makes of a mean input (C, Y, X), mean over the positions of its output."""
+    weight = layer.get_parameter("weight").double()
+    if isinstance(layer, nn.Conv2d):
+        # with its padding, which sees nothing
+        return F.conv2d(mean[None], weight, None, layer.stride, layer.padding)[0].mean((1, 2))
+    return weight.flatten(1) @ mean.mean((1, 2))
 
 
 def _weight_in_next(out: Tensor, fired: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -266,25 +331,35 @@ def _gone(quiet: NDArray[np.bool_], weight: NDArray[np.float64], share: float) -
     return gone
 
 
-def _cut(state: dict[str, Tensor], layer: _Hidden, gone: NDArray[np.bool_], fired: NDArray[np.float64]) -> None:
-    """Take channels out of a state_dict; their mean in the next layer goes into its bias."""
+def _cut(state: dict[str, Tensor], layer: _Hidden, gone: NDArray[np.bool_], brought: Tensor) -> None:
+    """Take channels out of a state_dict.
+
+    brought  (D,) their mean current in the next layer, which goes into its bias, or without one out of the mean that
+             the normalisation behind it takes off
+    """
     keep = torch.from_numpy(np.flatnonzero(~gone))
-    out = state[f"{layer.out}.weight"]
-    lost = torch.from_numpy(fired * gone)
-    bias = f"{layer.out}.bias"
+    bias, mean = f"{layer.out}.bias", f"{layer.norm_out}.running_mean"
     if bias in state:
-        state[bias] = state[bias] + (out.double().flatten(1) @ lost).to(out.dtype)
-    state[f"{layer.out}.weight"] = out[:, keep].contiguous()
+        state[bias] = state[bias] + brought.to(state[bias].dtype)
+    else:
+        state[mean] = state[mean] - brought.to(state[mean].dtype)
+    state[f"{layer.out}.weight"] = state[f"{layer.out}.weight"][:, keep].contiguous()
     for key in [key for key in state if key.startswith((f"{layer.into}.", f"{layer.norm}."))]:
         if state[key].ndim:
             state[key] = state[key][keep].contiguous()
 
 
-def _built(model: Loaded, state: dict[str, Tensor], hidden: tuple[int, ...]) -> Loaded:
-    """The model with so many hidden channels a block."""
+def _built(model: Loaded, state: dict[str, Tensor], hidden: list[int], stem_hidden: list[int]) -> Loaded:
+    """The model with so many hidden channels a block, and so many in each layer inside the stem."""
     config = model.config
-    as_it_was = set(hidden) == {config.mlp_ratio * config.dim}
-    config = replace(config, hidden=() if as_it_was else hidden)
+    usual = FAMILIES[config.family].stem_hidden
+    assert usual is not None
+    blocks, stem = tuple(hidden), tuple(stem_hidden)
+    config = replace(
+        config,
+        hidden=() if set(blocks) == {config.mlp_ratio * config.dim} else blocks,
+        stem_hidden=() if stem == usual(config) else stem,
+    )
     module = build(config)
     module.load_state_dict(state)
     return replace(model, module=module.eval(), config=config)

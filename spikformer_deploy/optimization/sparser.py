@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from torch import Tensor
 
-from spikformer_deploy.base.errors import ModelError
+from spikformer_deploy.base.errors import InputError, ModelError
+from spikformer_deploy.base.words import check_positive
 from spikformer_deploy.converters.checkpoints.read import Loaded
 from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.graph.execute import execute
@@ -28,8 +29,8 @@ from spikformer_deploy.optimization.stages import Kind, Search, Tried, Tuned, Tu
 FIRST_WEIGHT = 1.0
 """Of the energy in the loss, in the first stage."""
 LARGEST_WEIGHT = 64.0
-SMALLEST_WEIGHT = FIRST_WEIGHT / 8
-"""Where even a smaller weight costs more than the allowed drop, training itself does."""
+SMALLEST = 1 / 8
+"""Of the first weight: where even a smaller one costs more than the allowed drop, training itself does."""
 NEAREST = 1.2
 """Two weights, of which one holds and one does not, are not told apart below this ratio."""
 
@@ -39,19 +40,25 @@ def make_sparser(
     training_images: ImageSet,
     validation_images: ImageSet,
     tuning: Tuning,
+    *,
+    first_weight: float = FIRST_WEIGHT,
+    largest_weight: float = LARGEST_WEIGHT,
 ) -> Tuned:
     """Fine-tune a model so that its spikes cost less on a target, at nearly the same accuracy.
 
     model           of spiking neurons (LIF), from a checkpoint
     training_images, validation_images  with labels; nothing is learnt from the latter
     tuning          its target is the one whose prices count
+    first_weight    of the energy in the loss, in the first stage; largest_weight: no stage has more
     Augmentation and weight decay are those that the model learnt with, where its file says so.
     Raises InputError for images without labels, numbers that make no sense and a folder of another call, ModelError for
     a model without LIFs.
     """
+    check_weights(first_weight, largest_weight)
     if not any(isinstance(layer, LIF) for layer in model.module.modules()):
         raise ModelError("model", "it has no LIFs whose spikes could be made fewer", "Give a model of LIFs.")
-    search = Search("sparser", model, training_images, validation_images, 0.0, tuning)
+    weights = (float(first_weight), float(largest_weight))
+    search = Search("sparser", model, training_images, validation_images, 0.0, tuning, weights)
     search.open()
 
     @cache
@@ -62,23 +69,34 @@ def make_sparser(
         energy, of_original = cost()
         return weight / of_original * energy(sent)
 
-    return search.run(Kind("weight", next_weight, None, beside))
+    return search.run(Kind("weight", lambda rows: next_weight(rows, *weights), None, beside))
 
 
-def next_weight(rows: list[Tried]) -> tuple[float, Tried] | None:
+def check_weights(first: float, largest: float) -> None:
+    """Raise InputError, by the option's name, for weights of the energy that make no sense."""
+    check_positive(first_weight=first)
+    # of NaN nothing holds
+    if not first <= largest < inf:
+        raise InputError("--largest-weight", f"{largest}, and the first is {first:g}", "Give no less.")
+
+
+def next_weight(
+    rows: list[Tried], first: float = FIRST_WEIGHT, largest: float = LARGEST_WEIGHT
+) -> tuple[float, Tried] | None:
     """The weight of the next stage and the stage that it starts from; None where there is no more to try.
 
-    The weight doubles while stages hold.  Once one does not, the next lies between: its geometric mean with the largest
-    one below that holds, until these are close.
+    The first stage has the weight `first`, and none more than `largest`.  The weight doubles while stages hold.  Once
+    one does not, the next lies between: its geometric mean with the largest one below that holds, until these are
+    close.
     """
     holding = max((row for row in rows if row.holds), key=lambda row: row.setting)
     failed = [row.setting for row in rows if not row.holds and row.setting > holding.setting]
     if not failed:
-        weight = 2 * holding.setting or FIRST_WEIGHT
-        return (weight, holding) if weight <= LARGEST_WEIGHT else None
+        weight = 2 * holding.setting or first
+        return (weight, holding) if weight <= largest else None
     least = min(failed)
     if not holding.setting:
-        return (least / 2, holding) if least / 2 >= SMALLEST_WEIGHT else None
+        return (least / 2, holding) if least / 2 >= SMALLEST * first else None
     return (sqrt(least * holding.setting), holding) if least / holding.setting > NEAREST else None
 
 

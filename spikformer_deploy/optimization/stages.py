@@ -172,6 +172,7 @@ class Search:
 
     name      of its files, and in the header of its checkpoints
     original  the setting of the original model
+    asked     what else tells one search of that name from another
     Raises InputError for images without labels, numbers that make no sense and a damaged recipe in the model's file.
     """
 
@@ -183,9 +184,10 @@ class Search:
         validation_images: ImageSet,
         original: float,
         tuning: Tuning,
+        asked: tuple[Any, ...] = (),
     ) -> None:
         self.start = time.monotonic()
-        _check_numbers(tuning)
+        check_numbers(tuning)
         training = _labelled("training_images", training_images, model)
         assert training.labels is not None
         self.name = name
@@ -212,7 +214,7 @@ class Search:
         epochs = LEAST_EPOCHS if tuning.epochs is None else tuning.epochs
         self.steps = max(1 if tuning.epochs else UPDATES, round(epochs * len(self.images) / batch))
         about = [model.config, model.preprocess.facts(), training.identity, self.validation.identity]
-        about += [name, tuning.target, tuning.max_drop, self.teacher.config, arrays_of(self.teacher)]
+        about += [name, tuning.target, tuning.max_drop, self.teacher.config, arrays_of(self.teacher), asked]
         how = [attrs.asdict(self.settings), attrs.asdict(self.augment), self.steps]
         self.identity = digest([about, how, arrays_of(model)])
         self.rows: list[Tried] = []
@@ -400,7 +402,7 @@ def _check_teacher(teacher: Loaded, model: Loaded) -> None:
         raise ModelError("teacher", problem, "Give one that learnt from the same images.")
 
 
-def _check_numbers(tuning: Tuning) -> None:
+def check_numbers(tuning: Tuning) -> None:
     """Raise InputError, by the option's name, for a number that makes no sense."""
     if not 0 <= tuning.max_drop <= 100:
         raise InputError("--max-drop", f"{tuning.max_drop} points of accuracy", "Give 0 to 100.")

@@ -122,6 +122,7 @@ def test_a_rise_has_its_standard_error_and_is_never_less_than_nothing() -> None:
 
 def test_damage_between_what_was_probed_never_falls() -> None:
     filled = _filled({6: 1e-4, 4: 1e-2, 3: 5e-3}, 8)
+    assert _filled({6: 1e-4, 4: 1e-2}, 8, 5) == {bits: filled[bits] for bits in (7, 6, 5)}
     assert list(filled) == [7, 6, 5, 4, 3, 2]
     assert list(filled.values()) == pytest.approx([2.5e-5, 1e-4, 1e-3, 1e-2, 1e-2, 2e-2])
     assert _filled({6: 0.0, 4: np.inf, 3: np.inf}, 8)[2] == np.inf
@@ -132,4 +133,5 @@ def test_the_path_lowers_what_saves_most_for_its_damage_first() -> None:
     """By hand: 'a' saves 10 words a bit, 'b' one; 'c' saves none with one bit less, and cannot have two less."""
     damage = {"a": {3: 1.0, 2: 100.0}, "b": {3: 1.0, 2: 2.0}, "c": {3: 0.1, 2: np.inf}}
     words = {"a": {4: 40, 3: 30, 2: 20}, "b": {4: 40, 3: 39, 2: 38}, "c": {4: 40, 3: 40, 2: 30}}
+    assert _path(damage, words, 4, 3) == [{}, {"a": 3}, {"a": 3, "b": 3}]
     assert _path(damage, words, 4) == [{}, {"a": 3}, {"a": 3, "b": 3}, {"a": 3, "b": 2}, {"a": 2, "b": 2}]

@@ -40,6 +40,18 @@ def test_silent_channels_first_and_then_shares_between() -> None:
     assert next_share(rows)[1] is rows[0]
 
 
+def test_shares_that_are_given_are_tried_until_one_does_not_hold() -> None:
+    shares = (0.25, 0.5)
+    original = (0.0, True)
+    assert next_share(tried(original), shares) == (0.25, tried(original)[0])
+    rows = tried(original, (0.25, True))
+    assert next_share(rows, shares) == (0.5, rows[0])
+    assert next_share(tried(original, (0.25, False)), shares) is None
+    assert next_share(tried(original, (0.25, True), (0.5, True)), shares) is None
+    # the original is no share of 0
+    assert next_share(tried(original), (0.0, 0.5))[0] == 0.0
+
+
 def silenced(model: Path) -> Loaded:
     """The model with hidden channels that never fire: a gain of 0 and a bias below everything."""
     loaded = load(model)

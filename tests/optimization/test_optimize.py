@@ -17,8 +17,8 @@ from spikformer_deploy.converters.checkpoints.read import Loaded, load
 from spikformer_deploy.data.images import ImageSet, Preprocess
 from spikformer_deploy.data.read import read
 from spikformer_deploy.executors import reference
-from spikformer_deploy.optimization import fewer_channels, sparser
 from spikformer_deploy.optimization import optimize as optimizing
+from spikformer_deploy.optimization import sparser
 from spikformer_deploy.optimization.optimize import STEPS, Optimized, Tried, parted
 from spikformer_deploy.training.recipe import Data, Model, Optimiser, Recipe
 from spikformer_deploy.training.supervised import train
@@ -35,11 +35,10 @@ def images(split: str, count: int) -> Images:
 
 def optimized(knowing: Path | Loaded, folder: Path, **options: object) -> Optimized:
     """With one stage of each fine-tuning: how many fit into minutes differs from machine to machine."""
-    options = {"max_drop": 8.0, "epochs": 2.0, **options}
-    weight, share = sparser.next_weight, fewer_channels.next_share
+    options = {"max_drop": 8.0, "epochs": 2.0, "first_weight": 0.75, "shares": (0.0, 0.5), "least_bits": 3, **options}
+    weight = sparser.next_weight
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sparser, "next_weight", lambda rows: weight(rows) if len(rows) < 2 else None)
-        patch.setattr(fewer_channels, "next_share", lambda rows: share(rows) if len(rows) < 3 else None)
+        patch.setattr(sparser, "next_weight", lambda rows, *of: weight(rows, *of) if len(rows) < 2 else None)
         return sd.optimize(knowing, images("train", 128), images("test", 60), folder=folder, **options)
 
 
@@ -72,6 +71,14 @@ def test_what_is_kept_holds(found: Optimized) -> None:
     assert found.run_before.accuracy == found.rows[0].accuracy
     for row in found.rows:
         assert row.drop == pytest.approx(100 * (found.rows[0].accuracy - row.accuracy))
+
+
+def test_details_reach_their_steps(found: Optimized) -> None:
+    tried = {(row.step, row.setting.partition(",")[0]) for row in found.rows}
+    assert ("sparser", "weight 0.75") in tried
+    shares = {setting for step, setting in tried if step == "prune"}
+    assert "0 of the hidden channels cut" in shares <= {f"{share} of the hidden channels cut" for share in ("0", "0.5")}
+    assert min(found.model.layer_bits.values()) >= 3
 
 
 def test_fewer_bits_are_found(found: Optimized) -> None:
@@ -192,12 +199,16 @@ def test_a_share_that_leaves_nothing(knowing: Path, share: float) -> None:
 
 
 def test_the_command_writes_what_it_found(knowing: Path, tmp_path: Path) -> None:
-    words = ("--input", "digits", "--validation", "0.05", "--steps", "steps,bits", "--max-drop", "8", "--epochs", "1")
+    asked = 'input = "digits"\nvalidation = 0.05\nsteps = ["steps", "bits"]\nmax_drop = 1\nleast_bits = 4\n'
+    (tmp_path / "asked.toml").write_text(f"[optimize]\n{asked}")
+    words = ("--config", str(tmp_path / "asked.toml"), "--max-drop", "8", "--epochs", "1")
     run = CliRunner()
     done = run.invoke(cli, ["optimize", str(knowing), *words, "-o", str(tmp_path / "out"), "--json"])
     assert done.exit_code == 0, done.output
     values = json.loads(done.stdout)
     rows = [Tried(**row) for row in values["rows"]]
+    assert {row.step for row in rows} == {"original", "steps", "bits"}
+    assert set(load(tmp_path / "out" / "model.safetensors").layer_bits.values()) <= {4, 5, 6, 7, 8}
     with (tmp_path / "out" / "tried.csv").open() as stream:
         assert [float(row["accuracy"]) for row in csv.DictReader(stream)] == [row.accuracy for row in rows]
     assert all((tmp_path / "out" / name).exists() for name in ("before.html", "after.html", "model.safetensors"))

@@ -41,6 +41,9 @@ def test_weights_double_until_one_does_not_hold_and_then_lie_between() -> None:
     assert next_weight(rows)[0] == pytest.approx(2 * 2**0.25)
     assert next_weight(tried((2.0, True), (2.3, False))) is None
     assert next_weight(tried((LARGEST_WEIGHT, True))) is None
+    assert next_weight(tried(), 0.25, 0.5)[0] == 0.25
+    assert next_weight(tried((0.25, True)), 0.25, 0.5)[0] == 0.5
+    assert next_weight(tried((0.25, True), (0.5, True)), 0.25, 0.5) is None
     # nothing holds: smaller ones, until training itself costs too much
     rows = tried((1.0, False))
     weights = []
@@ -72,19 +75,14 @@ def _sparser(model: Path | Loaded, folder: Path, **options: object) -> Tuned:
     return sd.make_sparser(model, images("train", 128), images("test", 60), folder=folder, **options)
 
 
-@pytest.fixture
-def two_stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    monkeypatch.setattr(sparser, "LARGEST_WEIGHT", 2 * FIRST_WEIGHT)
-    return {"epochs": 2.0, "max_drop": 100.0}
+TWO_STAGES = {"epochs": 2.0, "max_drop": 100.0, "largest_weight": 2 * FIRST_WEIGHT}
 
 
 @pytest.fixture(scope="module")
 def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Tuned]:
     """A model, and what two stages made of it."""
     model = load(tiny)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sparser, "LARGEST_WEIGHT", 2 * FIRST_WEIGHT)
-        return model, _sparser(model, tmp_path_factory.mktemp("whole") / "out", epochs=2.0, max_drop=100.0)
+    return model, _sparser(model, tmp_path_factory.mktemp("whole") / "out", **TWO_STAGES)
 
 
 def test_spikes_become_fewer(whole: tuple[Loaded, Tuned]) -> None:
@@ -99,7 +97,6 @@ def test_a_killed_run_goes_on(
     whole: tuple[Loaded, Tuned],
     tiny: Path,
     tmp_path: Path,
-    two_stages: dict[str, float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("spikformer_deploy.training.fit.KEEP_SECONDS", 0)
@@ -109,16 +106,16 @@ def test_a_killed_run_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _sparser(tiny, tmp_path / "killed", **two_stages, progress=stop)
+        _sparser(tiny, tmp_path / "killed", **TWO_STAGES, progress=stop)
     assert (tmp_path / "killed" / "stage-02.safetensors.resume").exists()
     first = []
-    again = _sparser(tiny, tmp_path / "killed", **two_stages, progress=lambda done, *_: first.append(done))
+    again = _sparser(tiny, tmp_path / "killed", **TWO_STAGES, progress=lambda done, *_: first.append(done))
     # 4 batches had been kept
     assert first[0] > 1
     assert [replace(row, seconds=0) for row in again.rows] == [replace(row, seconds=0) for row in whole[1].rows]
     assert again.checkpoint.read_bytes() == whole[1].checkpoint.read_bytes()
     # a third call only reads what is there
-    assert _sparser(tiny, tmp_path / "killed", **two_stages).rows == again.rows
+    assert _sparser(tiny, tmp_path / "killed", **TWO_STAGES).rows == again.rows
 
 
 def test_what_is_saved_compiles_to_what_was_measured(whole: tuple[Loaded, Tuned], tiny: Path) -> None:
@@ -208,7 +205,7 @@ def test_a_stage_that_no_integers_hold_is_a_row_that_says_so(
         return compiled(model, *arguments, **options)
 
     monkeypatch.setattr(stages, "compile_model", refusing)
-    monkeypatch.setattr(sparser, "SMALLEST_WEIGHT", FIRST_WEIGHT)
+    monkeypatch.setattr(sparser, "SMALLEST", 1.0)
     found = _sparser(tiny, tmp_path / "out", epochs=0.3)
     assert [row.refused for row in found.rows] == ["", "fc1: too large"]
     assert (found.rows[1].accuracy, found.rows[1].holds) == (None, False)

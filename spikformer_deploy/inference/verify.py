@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 GIVE_IT = "Give that one, or compile it."
 """The way out where a model is not the one that the program is of."""
+RANDOM_AGREEMENT = (
+    "equal spikes of random weights say nothing of trained ones: behind many layers, floats and integers may agree no more "
+    "than chance has it"
+)
 AT_ONCE = 8
 """Images at once: what is recorded of them takes memory, and so does the float model."""
 
@@ -74,7 +78,10 @@ def verify(
             found += compared
             note_batch(0, 0, "")
     verdict = _verdict(images, work, found)
-    verdict.notes = (*of_weights(program), *of_model, *verdict.notes)
+    of_random = of_weights(program)
+    if of_random and model is not None:
+        of_random += (RANDOM_AGREEMENT,)
+    verdict.notes = (*of_random, *of_model, *verdict.notes)
     return verdict
 
 

@@ -23,6 +23,7 @@ from spikformer_deploy.base.formats import RANDOM, RANDOM_NOTE
 from spikformer_deploy.converters import models
 from spikformer_deploy.data.given import gathered, whole
 from spikformer_deploy.inference import energy, run, verify
+from spikformer_deploy.inference.verify import RANDOM_AGREEMENT
 from spikformer_deploy.nn.lif import LIF
 from spikformer_deploy.operators import count
 from spikformer_deploy.optimization import bits, exits, fewer_channels, fewer_steps, sparser
@@ -404,3 +405,6 @@ def test_a_comparison_says_that_weights_are_random() -> None:
     assert RANDOM_NOTE not in sd.verify(program, images, backends=()).notes
     of_random = replace(program, provenance={**program.provenance, "training": {RANDOM: 0}})
     assert RANDOM_NOTE in sd.verify(of_random, images, backends=()).notes
+    assert RANDOM_AGREEMENT not in sd.verify(of_random, images, backends=()).notes
+    assert RANDOM_AGREEMENT in sd.verify(of_random, images, model="digits-v1", backends=()).notes
+    assert RANDOM_AGREEMENT not in sd.verify(program, images, model="digits-v1", backends=()).notes

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 GIVE_IT = "Give that one, or compile it."
 """The way out where a model is not the one that the program is of."""
 RANDOM_AGREEMENT = (
-    "equal spikes of random weights say nothing of trained ones: behind many layers, floats and integers may agree no more "
-    "than chance has it"
+    "equal spikes of random weights say nothing of trained ones: behind many layers, floats and integers may agree "
+    "no more than chance has it"
 )
 AT_ONCE = 8
 """Images at once: what is recorded of them takes memory, and so does the float model."""

@@ -10,7 +10,8 @@ Shapes: T time steps, B images, C or D channels, Y and X rows and columns of a m
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -22,6 +23,26 @@ Synapses: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d
 
 ATTENTION_NEURONS = "attn_lif"
 """What the neurons behind an attention are called, in its module."""
+
+
+class InnerChannels(NamedTuple):
+    """Channels of a stem that only the next convolution sees: patterns of its units' names, from the stem on.
+
+    before, behind  the units that make them and read them; lif: that whose neurons send them
+    """
+
+    before: str
+    behind: str
+    lif: str
+
+
+@runtime_checkable
+class Stem(Protocol):
+    """A convolutional stem whose layers may have widths of their own, but for those of residuals."""
+
+    def inner_channels(self) -> Iterator[InnerChannels]:
+        """In their order."""
+        ...
 
 
 def add_unit(module: nn.Module, unit: str, synapses: Synapses, lif: nn.Module | None = None) -> None:

@@ -9,8 +9,9 @@ Source: Zhou et al. 2023 (ICLR), arXiv 2209.15425, and its code (ZK-Zhou/spikfor
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from math import isqrt
 from typing import Any
 
@@ -24,6 +25,7 @@ from spikformer_deploy.nn.keys import Tensors
 from spikformer_deploy.nn.layers import (
     MLP,
     Block,
+    InnerChannels,
     add_unit,
     conv_bn_lif,
     linear_bn_lif,
@@ -61,6 +63,11 @@ class SPS(nn.Module):
                 self.add_module(f"maxpool{suffix}", nn.MaxPool2d(3, 2, 1))
             inputs = outputs
         add_unit(self, "rpe_{}", nn.Conv2d(dim, dim, 3, padding=1, bias=False), LIF())
+
+    def inner_channels(self) -> Iterator[InnerChannels]:
+        """Those of the first three convolutions."""
+        for before, behind in pairwise(f"proj_{{}}{suffix}" for suffix in STAGES):
+            yield InnerChannels(before, behind, before)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sums (T, B, D, Y', X') of two spikes."""

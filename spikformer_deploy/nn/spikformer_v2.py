@@ -6,6 +6,7 @@ Source: Zhou et al. 2024, arXiv 2401.02020.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,7 +14,16 @@ from torch import Tensor, nn
 
 from spikformer_deploy.nn.attention import ConvAttention
 from spikformer_deploy.nn.family import Family, ModelConfig
-from spikformer_deploy.nn.layers import MLP, Block, add_unit, conv_bn_lif, repeated, send_integers, token_mean
+from spikformer_deploy.nn.layers import (
+    MLP,
+    Block,
+    InnerChannels,
+    add_unit,
+    conv_bn_lif,
+    repeated,
+    send_integers,
+    token_mean,
+)
 from spikformer_deploy.nn.lif import LIF
 
 
@@ -54,6 +64,12 @@ class SCS(nn.Module):
         widths = [in_channels, *_widths(dim, len(hidden))]
         sizes = zip(pairwise(widths), hidden, strict=True)
         self.stages = nn.Sequential(*(SCSStage(*ends, inner) for ends, inner in sizes))
+
+    def inner_channels(self) -> Iterator[InnerChannels]:
+        """Those between the two 3x3 convolutions of each stage."""
+        for number, _ in enumerate(self.stages):
+            first, second = f"stages.{number}.{{}}1", f"stages.{number}.{{}}2"
+            yield InnerChannels(first, second, first)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sums of two spikes."""

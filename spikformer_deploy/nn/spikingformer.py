@@ -9,8 +9,9 @@ Source: Zhou et al. 2023, arXiv 2304.11954, and its code (zhouchenlin2096/Spikin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from spikformer_deploy.nn.family import Family, ModelConfig, Recognised
 from spikformer_deploy.nn.keys import Tensors
 from spikformer_deploy.nn.layers import (
     Block,
+    InnerChannels,
     MembraneMLP,
     add_unit,
     conv_bn,
@@ -67,6 +69,11 @@ class Tokenizer(nn.Module):
             lif = LIF(tau) if i else None
             add_unit(self, f"{name}_{{}}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), lif)
             inputs = outputs
+
+    def inner_channels(self) -> Iterator[InnerChannels]:
+        """Those of all convolutions but the last."""
+        for before, behind in pairwise(f"{name}_{{}}" for name in self.names):
+            yield InnerChannels(before, behind, behind)
 
     def forward(self, x: Tensor) -> Tensor:
         """Currents (T, B, D, Y', X')."""

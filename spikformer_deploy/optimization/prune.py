@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,10 +34,7 @@ from spikformer_deploy.network.bounds import weighted_range
 from spikformer_deploy.network.network import Network
 from spikformer_deploy.network.neurons import DECAY_BITS, Lif, LifKind
 from spikformer_deploy.network.synapses import Conv, Window
-from spikformer_deploy.nn.layers import MembraneMLP
-from spikformer_deploy.nn.spikformer import SPS, STAGES
-from spikformer_deploy.nn.spikformer_v2 import SCS
-from spikformer_deploy.nn.spikingformer import Tokenizer
+from spikformer_deploy.nn.layers import MembraneMLP, Stem
 from spikformer_deploy.nn.zoo import FAMILIES, build
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES
@@ -248,17 +244,9 @@ def _hidden_layers(module: nn.Module) -> Iterator[_Hidden]:
 
 def _stem_layers(stem: nn.Module) -> Iterator[_Hidden]:
     """The hidden layers of a stem, in their order; of those whose channels are a residual's none."""
-    match stem:
-        case SPS():
-            for first, second in pairwise(f"proj_{{}}{suffix}" for suffix in STAGES):
-                yield _between("patch_embed.", first, second, first)
-        case SCS():
-            for number, _ in enumerate(stem.stages):
-                yield _between(f"patch_embed.stages.{number}.", "{}1", "{}2", "{}1")
-        case Tokenizer():
-            for first, second in pairwise(f"{name}_{{}}" for name in stem.names):
-                # its neurons stand in front of the convolutions
-                yield _between("patch_embed.", first, second, second)
+    if isinstance(stem, Stem):
+        for inner in stem.inner_channels():
+            yield _between("patch_embed.", inner.before, inner.behind, inner.lif)
 
 
 def _between(place: str, first: str, second: str, firing: str, layer: str = "conv") -> _Hidden:

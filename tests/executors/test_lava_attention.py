@@ -13,6 +13,7 @@ from support.mappings import random_mapping
 from support.networks import Builder, graded_network, random_images
 from support.profiles import two_chips
 
+from spikformer_deploy.base.arrays import Int
 from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference
 from spikformer_deploy.executors.fast import engine
@@ -27,7 +28,6 @@ from spikformer_deploy.timing.traffic import Traffic
 from spikformer_deploy.timing.wave import Wave
 
 processes = processes_of("attention")
-Int = np.ndarray
 
 
 class Ran(NamedTuple):
@@ -103,10 +103,10 @@ def spread(network: Network, seed: int, copies: int) -> Mapping:
     return replace(mapping, cores=cores, cores_per_chip=16, chips=len(np.unique(cores // 16)))
 
 
-def at_counters(traffic: Traffic, wave: Wave) -> tuple[int, int]:
-    """(operations of what a wave sends to counters, messages that counters send in it)."""
+def at_counters(traffic: Traffic, wave: Wave, counters: Int) -> tuple[int, int]:
+    """(operations of what a wave sends to counters, messages that counters send in it); counters: their slices."""
     on_core = np.zeros(traffic.cores, bool)
-    on_core[traffic.sweep.core[traffic.counters]] = True
+    on_core[traffic.sweep.core[counters]] = True
     source = np.repeat(np.arange(traffic.cores), np.diff(wave.first))
     operations = messages = 0
     for core, (first, end) in zip(source.tolist(), wave.routes.tolist(), strict=True):
@@ -144,7 +144,9 @@ def test_messages_are_those_of_the_accounting_and_of_the_message_level_model(
     traffic = timer(geometry, two_chips()).traffic
     image = recorded_image(network, execution, 0)
     waves = list(falling_through(traffic, image, traffic.level[target] - 1, 0))
-    arriving, sending = np.array([at_counters(traffic, wave) for wave in waves]).T
+    of_counters = [index for index, site in enumerate(mapping.sites) if site.kind == "attention"]
+    slices = np.flatnonzero(np.isin(mapping.boxes[:, 0], of_counters))
+    arriving, sending = np.array([at_counters(traffic, wave, slices) for wave in waves]).T
     # what is sent in a wave arrives in the visits of the next one; the first sub-step is that of the first operands
     np.testing.assert_array_equal(found.arrived, arriving[1:-1])
     np.testing.assert_array_equal(found.sent, sending[2:])
@@ -155,7 +157,6 @@ def test_messages_are_those_of_the_accounting_and_of_the_message_level_model(
     exchanged = counted.populations[target].gathered
     assert found.arrived.sum() == (of_projection.synops + exchanged).sum()
     assert found.sent.sum() == (of_projection.delivered + exchanged).sum()
-    of_counters = [index for index, site in enumerate(mapping.sites) if site.kind == "attention"]
     assert counted.slices is not None
     own = np.isin(counted.slices.sites, of_counters)
     assert found.sent.sum() == counted.slices.messages_out[..., own].sum()

@@ -123,13 +123,13 @@ def _updated(traffic: Traffic, image: Recorded, levels: Collection[int], time_of
     """The places, ascending, of the neurons at `levels` whose token comes in a sub-step, but of those that are idle."""
     token = sub_step - 1
     found = [NOBODY.place]
-    for stream in traffic.streams:
-        if stream.level not in levels or token >= stream.tokens:
+    for series in traffic.series:
+        if series.level not in levels or token >= series.tokens:
             continue
-        works = np.ones(len(stream.place), bool)
-        if not stream.sums and stream.population in image.idle:
-            works = ~image.idle[stream.population][time_of(stream.level)].reshape(len(works), -1)[:, token]
-        found.append(stream.place[works])
+        works = np.ones(len(series.place), bool)
+        if not series.sums and series.population in image.idle:
+            works = ~image.idle[series.population][time_of(series.level)].reshape(len(works), -1)[:, token]
+        found.append(series.place[works])
     return np.sort(np.concatenate(found))
 
 

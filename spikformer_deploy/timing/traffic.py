@@ -42,7 +42,7 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stream:
+class TokenSeries:
     """Neurons, one a channel, to which tokens come in series: token n in the sub-step n + 1.
 
     place   (C,) of each neuron in the sweeps
@@ -64,7 +64,7 @@ class Traffic:
     own         by population: (C, Y, X) the places of its neurons in the sweeps
     level       by population: layers on the longest way from the Source
     layout      of each slice: its level, the kind of its synapses, whether it works in sub-steps; of each level those
-    streams     what works token by token
+    series      what works token by token
     message_in  ticks of the axon-in unit for a message
     cores       number of cores in use
     """
@@ -76,7 +76,7 @@ class Traffic:
     own: dict[str, Int]
     level: dict[str, int]
     layout: SliceLayout
-    streams: tuple[Stream, ...]
+    series: tuple[TokenSeries, ...]
     costs: Costs
     message_in: int
     cores: int
@@ -118,7 +118,7 @@ def traffic(geometry: Geometry, profile: Profile) -> Traffic:
         own=_own_places(mapping, wiring.sweep),
         level=level,
         layout=layout,
-        streams=tuple(_streams(mapping, wiring.sweep, level)),
+        series=tuple(_series(mapping, wiring.sweep, level)),
         costs=Costs(
             idle=ticks(table.idle_neuron[NOMINAL]),
             update=_updates(layout, table),
@@ -142,12 +142,12 @@ def _updates(layout: SliceLayout, table: Latencies) -> Int:
     return np.array([ticks(ns) for ns in loads_ns(visit, table)["neurons"][NOMINAL]], np.int64)
 
 
-def _streams(mapping: Mapping, sweep: Sweep, level: dict[str, int]) -> Iterator[Stream]:
+def _series(mapping: Mapping, sweep: Sweep, level: dict[str, int]) -> Iterator[TokenSeries]:
     """The sites whose tokens come in series."""
     for site, place in zip(mapping.sites, sweep.place, strict=True):
         if site.token_serial:
             # all tokens of a channel have the place of its one neuron
-            yield Stream(
+            yield TokenSeries(
                 site.population, place[:, 0, 0], level[site.population], site.sub_steps, site.kind == "partial"
             )
 

@@ -90,7 +90,28 @@ def test_scale_groups_that_stay_are_told_from_those_that_move(tmp_path: Path) ->
         loaded.module.get_submodule("block.0.mlp.fc1_bn").bias[3] = -1e6
     found = pruned(loaded, images, labels, tmp_path / "smaller.safetensors")
     assert found.cuts[0].proven >= 1
-    assert isinstance(found.moved, tuple)
+    assert "block.0.mlp.fc1_lif" in found.moved
+
+
+@pytest.mark.parametrize("name", ["cifar", "v2"])
+def test_integers_are_equal_where_scale_groups_stay(name: str, tmp_path: Path) -> None:
+    """Few channels have a scale each, and one that fires nothing and weighs nothing takes no bits from the others."""
+    loaded, images, labels = model_of(replace(CASES[name], hidden=(7,)))
+    mlp = loaded.module.get_submodule("block.0.mlp")
+    with torch.no_grad():
+        mlp.get_submodule("fc1_bn").bias[2] = -2.0
+        for part, layer in mlp.named_children():
+            if part in ("fc2_conv", "fc2_linear"):
+                layer.weight[:, 2] = 0.0
+    found = pruned(loaded, images, labels, tmp_path / "smaller.safetensors")
+    assert (found.cuts[0].after, found.moved) == (6, ())
+    programs = [sd.compile(m, calibrate_on=images, check=False) for m in (loaded, found.model)]
+    names = [p.name for p in programs[1].network if p is not programs[1].network.output]
+    before, after = (reference.execute(p.network, images, record=names) for p in programs)
+    np.testing.assert_array_equal(before.accumulators, after.accumulators)
+    for other in names:
+        kept = np.delete(before.spikes[other], 2, 2) if other == found.cuts[0].lif else before.spikes[other]
+        np.testing.assert_array_equal(kept, after.spikes[other], err_msg=other)
 
 
 def test_a_bound_is_kept_by_the_largest_inputs() -> None:

@@ -12,6 +12,7 @@ from support.deep import DEEP, examples
 from support.networks import Builder, random_images, random_network
 from support.profiles import smaller, two_chips
 from support.token_serial import Twin, levels_of, random_streams
+from support.waves import totals
 
 from spikformer_deploy.chips.draws import NOMINAL
 from spikformer_deploy.chips.loihi.latencies import latencies
@@ -29,7 +30,7 @@ from spikformer_deploy.timing.estimate import estimate
 from spikformer_deploy.timing.hops import hop_table, hops_of_images
 from spikformer_deploy.timing.layout import depths
 from spikformer_deploy.timing.steps import Recorded, falling_through, pipelined, recorded_image
-from spikformer_deploy.timing.traffic import Costs, Traffic
+from spikformer_deploy.timing.traffic import Costs
 from spikformer_deploy.timing.wave import Log, Routes, Wave, WaveTimes
 
 PROFILE = two_chips()
@@ -119,18 +120,6 @@ def test_ticks_are_those_of_the_plain_twin(network: Network, serial: str, seed: 
             assert_same(times, expected)
             assert log is not None
             assert messages_of(log, traffic.routes) == messages_of(plain_log, routes)
-
-
-def totals(traffic: Traffic, waves: list[Wave]) -> tuple[np.ndarray, ...]:
-    """(cores,) messages sent, messages received and synaptic operations, of all the waves."""
-    sent, received, synops = (np.zeros(traffic.cores, np.int64) for _ in range(3))
-    for wave in waves:
-        source = np.repeat(np.arange(traffic.cores), np.diff(wave.first))
-        for core, (first, end) in zip(source.tolist(), wave.routes.tolist(), strict=True):
-            sent[core] += end - first
-            np.add.at(received, traffic.routes.target[first:end], 1)
-            np.add.at(synops, traffic.routes.target[first:end], traffic.routes.synops[first:end])
-    return sent, received, synops
 
 
 @examples(12, 200)

@@ -13,6 +13,7 @@ from support.executions import finds_nothing
 from support.mappings import random_mapping
 from support.networks import graded_network, random_images, random_network
 from support.profiles import two_chips
+from support.waves import totals
 
 from spikformer_deploy.counts import events
 from spikformer_deploy.executors import reference as engine
@@ -64,20 +65,6 @@ def prepared(network: Network, seed: int) -> tuple[timing.Timer, events.Events, 
     counts = events.count(geometry, execution)
     images = [recorded_image(network, execution, n) for n in range(counts.images)]
     return timing.timer(geometry, PROFILE), counts, images
-
-
-def totals(traffic: Traffic, waves: list[Wave]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(cores,) messages sent, messages received and synaptic operations, of all the waves."""
-    sent = np.zeros(traffic.cores, np.int64)
-    received = np.zeros(traffic.cores, np.int64)
-    synops = np.zeros(traffic.cores, np.int64)
-    for wave in waves:
-        source = np.repeat(np.arange(traffic.cores), np.diff(wave.first))
-        for core, (first, end) in zip(source.tolist(), wave.routes.tolist(), strict=True):
-            sent[core] += end - first
-            np.add.at(received, traffic.routes.target[first:end], 1)
-            np.add.at(synops, traffic.routes.target[first:end], traffic.routes.synops[first:end])
-    return sent, received, synops
 
 
 @settings(max_examples=20, deadline=None)

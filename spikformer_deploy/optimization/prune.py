@@ -3,10 +3,8 @@
 A channel that never fires adds nothing to any sum, so that without it all others do what they did: in floats but for
 the order of sums, in integers exactly, where the scale groups of the two layers stay.  Whether they did is said.
 
-Of a channel that fires the mean goes into the next layer's bias, or out of the mean that the next normalisation takes
-off.  It is the mean over the positions of what the layer made of the channel, at its borders too, where a part of a
-3x3 kernel sees padding alone: so the mean current of a map stays, and where a constant is wrong, in the middle of the
-map it is a little too small and along the border too large.
+What channels that fire tell the next layer, its other weights tell it from then on as well as they can, with a constant
+in its bias, or out of the mean that the next normalisation takes off (refit.py).  Those go that are missed the least.
 """
 
 from __future__ import annotations
@@ -20,10 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from spikformer_deploy.accounting.target import NEURO_CORES
-from spikformer_deploy.base.arrays import Int
+from spikformer_deploy.base.arrays import Float, Int
 from spikformer_deploy.base.errors import InputError, ModelError
 from spikformer_deploy.base.files import check_output
 from spikformer_deploy.base.progress import Progress, silent
@@ -36,6 +33,7 @@ from spikformer_deploy.network.neurons import DECAY_BITS, Lif, LifKind
 from spikformer_deploy.network.synapses import Conv, Window
 from spikformer_deploy.nn.layers import MembraneMLP, Stem
 from spikformer_deploy.nn.zoo import FAMILIES, build
+from spikformer_deploy.optimization.refit import POSITIONS, as_maps, moments, without
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.sample import CALIBRATION_IMAGES
 from spikformer_deploy.pipeline.stages import compile_model
@@ -118,8 +116,8 @@ def prune(
     model       of a family whose layers may have widths of their own: Spikformer V1 and V2, Spikingformer
     images      what channels are judged by: those that the model learnt from
     output      the file of the smaller model
-    share       of the hidden channels of each block that go at least, those first that never fire, then those whose
-                spikes weigh least in the next layer, whose mean goes into its bias; 0: those that never fire alone
+    share       of the hidden channels of each block that go at least: those first that never fire, then those without
+                which the next layer's currents can be kept closest to what they are; 0: those that never fire alone
     stem_share  the same of each layer inside the stem
     target      a name of a profile or a TOML file
     progress    called with (images done, in all, a note)
@@ -137,20 +135,24 @@ def prune(
     stem = list(_stem_layers(model.module.get_submodule("patch_embed")))
     blocks = list(_hidden_layers(model.module))
     program = _compiled(model, images, target)
-    means = _mean_inputs(model, images, [layer.out for layer in (*stem, *blocks)], progress)
+    firing = [layer.out for layer in stem if stem_share] + [layer.out for layer in blocks if share]
+    fired, together = _inputs_of(model, images, [layer.out for layer in (*stem, *blocks)], firing, progress)
     done = run(program, images)
     state = dict(model.module.state_dict())
 
     def cut(layer: _Hidden, share: float) -> Cut:
-        mean = means[layer.out]
-        fired = mean.flatten(1).mean(1).numpy()
         active = done.events.populations[layer.lif].active
         assert active is not None
         proven = never_fires(program.network, layer.lif)
-        quiet = proven | (~active.any((1, 2)) & (fired == 0))
-        gone = _gone(quiet, _weight_in_next(state[f"{layer.out}.weight"], fired), share)
-        brought = _current(model.module.get_submodule(layer.out), mean * torch.from_numpy(gone).view(-1, 1, 1))
-        _cut(state, layer, gone, brought)
+        quiet = proven | (~active.any((1, 2)) & ~fired[layer.out])
+        gone = _all_but_one(quiet)
+        count = min(int(share * gone.size), gone.size - 1)
+        if count > gone.sum():
+            weight = state[f"{layer.out}.weight"]
+            gone, chosen, constant = without(_by_channel(weight), together[layer.out], gone, count)
+            state[f"{layer.out}.weight"] = torch.from_numpy(chosen).reshape(weight.shape).to(weight.dtype)
+            _add_constant(state, layer, constant)
+        _cut(state, layer, gone)
         kept = tuple(np.flatnonzero(~gone).tolist())
         of_kind = (gone & proven, gone & quiet & ~proven, gone & ~quiet)
         return Cut(layer.lif, gone.size, len(kept), kept, *(int(which.sum()) for which in of_kind))
@@ -266,15 +268,21 @@ def _compiled(model: Loaded, images: ImageSet, target: str) -> Program:
 
 
 @torch.no_grad()
-def _mean_inputs(model: Loaded, images: ImageSet, layers: list[str], progress: Progress) -> dict[str, Tensor]:
-    """By layer: (C, Y, X) what it sees in the float model, mean over steps and images; of tokens (C, 1, N)."""
-    sums: dict[str, Tensor] = {}
+def _inputs_of(
+    model: Loaded, images: ImageSet, layers: list[str], refitted: list[str], progress: Progress
+) -> tuple[dict[str, NDArray[np.bool_]], dict[str, Float]]:
+    """What layers see in the float model: by layer (C,) whether a channel ever fires, and moments of those refitted."""
+    fired: dict[str, NDArray[np.bool_]] = {}
+    together: dict[str, Float] = {}
+    # a seed of its own: the same model and images give the same file
+    generator = torch.Generator().manual_seed(0)
 
     def add(name: str, layer: nn.Module, x: Tensor) -> None:
-        # tokens stand before the channels of a Linear; Conv1d has no rows
-        x = x.transpose(1, 2) if isinstance(layer, nn.Linear) else x
-        x = x.unsqueeze(2) if x.ndim == 3 else x
-        sums[name] = sums.get(name, 0.0) + x.double().sum(0) / (model.time_steps * len(images))
+        maps = as_maps(layer, x)
+        fired[name] = fired.get(name, False) | maps.any(0).flatten(1).any(1).numpy()
+        if name in refitted:
+            positions = max(1, POSITIONS * len(maps) // (model.time_steps * len(images)))
+            together[name] = together.get(name, 0.0) + moments(layer, maps, positions, generator)
 
     hooks = [
         layer.register_forward_pre_hook(lambda layer, inputs, name=name: add(name, layer, inputs[0]))
@@ -288,49 +296,35 @@ def _mean_inputs(model: Loaded, images: ImageSet, layers: list[str], progress: P
     finally:
         for hook in hooks:
             hook.remove()
-    return sums
+    return fired, together
 
 
-@torch.no_grad()
-def _current(layer: nn.Module, mean: Tensor) -> Tensor:
-    """(D,) what a layer without its bias makes of a mean input (C, Y, X), mean over the positions of its output."""
-    weight = layer.get_parameter("weight").double()
-    if isinstance(layer, nn.Conv2d):
-        # with its padding, which sees nothing
-        return F.conv2d(mean[None], weight, None, layer.stride, layer.padding)[0].mean((1, 2))
-    return weight.flatten(1) @ mean.mean((1, 2))
-
-
-def _weight_in_next(out: Tensor, fired: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(C,) what the spikes of each hidden channel weigh in the next layer: their mean times the norm of the weights.
-
-    out  (D, C, ...) the weights of that layer
-    """
-    norms: NDArray[np.float64] = out.detach().double().reshape(*out.shape[:2], -1).norm(dim=(0, 2)).numpy()
-    return norms * fired
-
-
-def _gone(quiet: NDArray[np.bool_], weight: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
-    """(C,) which channels go: all that are quiet, and others by weight until the share is reached; one always stays."""
-    order = np.lexsort((weight, ~quiet))
-    count = min(max(int(quiet.sum()), int(share * quiet.size)), quiet.size - 1)
-    gone = np.zeros(quiet.size, bool)
-    gone[order[:count]] = True
+def _all_but_one(quiet: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(C,) the channels that are quiet, but for the last one where all are: a layer without any is none."""
+    gone = quiet.copy()
+    gone[-1] &= not quiet.all()
     return gone
 
 
-def _cut(state: dict[str, Tensor], layer: _Hidden, gone: NDArray[np.bool_], brought: Tensor) -> None:
-    """Take channels out of a state_dict.
+def _by_channel(weight: Tensor) -> Float:
+    """(D, C, K) weights of a layer, of D outputs, C channels and K taps."""
+    by_channel: Float = weight.detach().double().reshape(*weight.shape[:2], -1).numpy()
+    return by_channel
 
-    brought  (D,) their mean current in the next layer, which goes into its bias, or without one out of the mean that
-             the normalisation behind it takes off
-    """
-    keep = torch.from_numpy(np.flatnonzero(~gone))
+
+def _add_constant(state: dict[str, Tensor], layer: _Hidden, constant: Float) -> None:
+    """(D,) to each current, in the bias, or without one out of the mean that the normalisation behind it takes off."""
     bias, mean = f"{layer.out}.bias", f"{layer.norm_out}.running_mean"
+    more = torch.from_numpy(constant)
     if bias in state:
-        state[bias] = state[bias] + brought.to(state[bias].dtype)
+        state[bias] = state[bias] + more.to(state[bias].dtype)
     else:
-        state[mean] = state[mean] - brought.to(state[mean].dtype)
+        state[mean] = state[mean] - more.to(state[mean].dtype)
+
+
+def _cut(state: dict[str, Tensor], layer: _Hidden, gone: NDArray[np.bool_]) -> None:
+    """Take channels out of a state_dict."""
+    keep = torch.from_numpy(np.flatnonzero(~gone))
     state[f"{layer.out}.weight"] = state[f"{layer.out}.weight"][:, keep].contiguous()
     for key in [key for key in state if key.startswith((f"{layer.into}.", f"{layer.norm}."))]:
         if state[key].ndim:

@@ -134,7 +134,7 @@ def test_a_bound_is_kept_by_the_largest_inputs() -> None:
 
 
 @pytest.mark.parametrize("name", some(("cifar", "spikingformer"), ("imagenet", "dvs", "v2")))
-def test_a_share_of_the_channels_goes_by_their_weight(name: str, tmp_path: Path) -> None:
+def test_a_share_of_the_channels_goes(name: str, tmp_path: Path) -> None:
     loaded, images, labels = model_of(CASES[name])
     found = pruned(loaded, images, labels, tmp_path / "smaller.safetensors", share=0.5)
     (cut,) = found.cuts

@@ -232,7 +232,8 @@ def fewer_channels(
     max_drop         points of accuracy of the integers on the validation images that may be lost
     epochs, minutes, batch, learning_rate, seed, teacher, progress  as of sd.make_sparser
     shares           those to try, each 0 to below 1, ascending until one does not hold; (): by bisection
-    stems            whether a share is that of the layers inside the stem, too; else those go there that never fire
+    stems            whether a share is that of each layer inside the stem, instead of each MLP; of the others those go
+                     that never fire
     Gives what sd.make_sparser gives; a row's setting is the share of hidden channels that are gone at least.
     Raises InputError for what cannot be read, images without labels, numbers that make no sense, the folder of another
     call, and for options (OptionError, also a TypeError, for unknown ones), ModelError for a model of another family.
@@ -310,7 +311,7 @@ def optimize(
     first_weight: float = FIRST_WEIGHT,
     largest_weight: float = LARGEST_WEIGHT,
     shares: Sequence[float] = (),
-    stems: bool = False,
+    stem_shares: Sequence[float] = (),
     least_bits: int = LEAST_BITS,
     progress: Progress = silent,
 ) -> Optimized:
@@ -323,7 +324,7 @@ def optimize(
     folder           gets the program, its checkpoint and all that was tried; equal arguments go on from what is there
     target           a name that `spikdeploy targets` lists, or a TOML file
     max_drop         points of accuracy on the validation images that all steps together may lose
-    steps            of "steps", "prune", "sparser", "bits", "exit" those to take, in that order
+    steps            of "steps", "prune", "stems", "sparser", "bits", "exit" those to take, in that order
     epochs           passes over the training images of each stage of fine-tuning, parts of one too; None: 2, and as
                      many as make 600 batches
     minutes          that fine-tuning may take; None: until there is no more to try
@@ -331,7 +332,7 @@ def optimize(
     calibrate_on     as of sd.compile; None: `training_images`, as if they were given here, so that sd.compile on them
                      makes the same program of the checkpoint
     learning_rate, batch, first_weight, largest_weight  as of sd.make_sparser: of all fine-tuning, and of "sparser"
-    shares, stems    as of sd.fewer_channels, of "prune"
+    shares           as of sd.fewer_channels, of "prune"; stem_shares: with stems=True, of "stems"
     least_bits       of the weights of a layer, 2 to 8, of "bits"
     progress         called with (done, of, a note) of the step that runs
     Gives .program and .model, .exit (the margin of early exit, where it is worth it), .run and .run_before on the
@@ -346,7 +347,7 @@ def optimize(
         first_weight=float(first_weight),
         largest_weight=float(largest_weight),
         shares=tuple(map(float, shares)),
-        stems=stems,
+        stem_shares=tuple(map(float, stem_shares)),
         least_bits=least_bits,
     )
     loaded = checkpoint_of(model)

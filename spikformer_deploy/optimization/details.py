@@ -33,7 +33,7 @@ class Details:
     learning_rate  the largest of a stage of fine-tuning; batch: images of one, None: as the model learnt with
     first_weight   of the energy in the loss, in the first stage of "sparser"; largest_weight: no stage has more
     shares         of the hidden channels that "prune" tries to cut, ascending until one does not hold; (): by bisection
-    stems          whether "prune" cuts shares inside the stem, too
+    stem_shares    the same of the channels inside the stem, of "stems"
     least_bits     of a layer's weights, in "bits"
     """
 
@@ -42,13 +42,14 @@ class Details:
     first_weight: float = FIRST_WEIGHT
     largest_weight: float = LARGEST_WEIGHT
     shares: tuple[float, ...] = ()
-    stems: bool = False
+    stem_shares: tuple[float, ...] = ()
     least_bits: int = LEAST_BITS
 
     def check(self) -> None:
         """Raise InputError, by the option's name, for what makes no sense; of fine-tuning check_numbers does."""
         check_weights(self.first_weight, self.largest_weight)
-        check_shares(self.shares)
+        check_shares("--shares", self.shares)
+        check_shares("--stem-shares", self.stem_shares)
         check_least(self.least_bits, DEFAULT_BITS)
 
 

@@ -25,36 +25,40 @@ def fewer_channels(
     shares: Sequence[float] = (),
     stems: bool = False,
 ) -> Tuned:
-    """Cut as many hidden channels of a model's MLPs away as accuracy allows, fine-tuned where that needs it.
+    """Cut as many hidden channels of a model's MLPs, or of its stem, away as accuracy allows.
+
+    What loses accuracy is fine-tuned.
 
     model           of a family that prune takes
     training_images, validation_images  with labels; nothing is learnt from the latter
     shares          those to try; (): by bisection
-    stems           whether a share is that of the layers inside the stem, too, of which else those go that never fire
+    stems           whether a share is that of each layer inside the stem, instead of each MLP; of the others those go
+                    that never fire
     Up to 2,048 training images say which channels go (see prune).  Which shares of them are tried: see next_share.
     Raises InputError as make_sparser, and ModelError for another family.
     """
-    check_shares(shares)
+    check_shares("--shares", shares)
     check_widths(model)
     in_order = tuple(sorted(map(float, shares)))
     asked = (in_order, stems)
-    search = Search("fewer_channels", model, training_images, validation_images, 0.0, tuning, asked)
+    images = (training_images, validation_images)
+    search = Search("fewer_channels", model, *images, 0.0, tuning, asked, vector_factor=1.0)
     search.open()
     judging = picked(search.training, spread(len(search.training), JUDGING))
 
     def begun(before: Loaded, share: float) -> Loaded:
-        of_stem = share if stems else 0.0
+        of_blocks, of_stem = (0.0, share) if stems else (share, 0.0)
         file = search.folder / "cut.safetensors"
-        return prune(before, judging, output=file, share=share, stem_share=of_stem, target=tuning.target).model
+        return prune(before, judging, output=file, share=of_blocks, stem_share=of_stem, target=tuning.target).model
 
     return search.run(Kind("share", lambda rows: next_share(rows, in_order), begun, None))
 
 
-def check_shares(shares: Sequence[float]) -> None:
+def check_shares(option: str, shares: Sequence[float]) -> None:
     """Raise InputError, by the option's name, for shares of which one makes no sense."""
     for share in shares:
         if not 0 <= share < 1:
-            raise InputError("--shares", f"{share} of the channels", "Give 0 to below 1.")
+            raise InputError(option, f"{share} of the channels", "Give 0 to below 1.")
 
 
 def next_share(rows: list[Tried], shares: Sequence[float] = ()) -> tuple[float, Tried] | None:

@@ -37,12 +37,13 @@ from spikformer_deploy.optimization.stages import Tuned, Tuning, arrays_of, chec
 from spikformer_deploy.pipeline.program import Program
 from spikformer_deploy.pipeline.stages import compile_model
 
-STEPS = ("steps", "prune", "sparser", "bits", "exit")
-"""In this order: fewer time steps, fewer channels, fewer spikes, fewer bits of weights, fewer steps for clear images.
+STEPS = ("steps", "prune", "stems", "sparser", "bits", "exit")
+"""In this order: fewer time steps, channels of MLPs and of stems, spikes and bits, fewer steps for clear images.
 What makes an image cheaper to train on comes first."""
 TRAINED: dict[str, tuple[Callable[..., Tuned], str]] = {
     "steps": (fewer_steps, "T = {:g}"),
     "prune": (fewer_channels, "{:.3g} of the hidden channels cut"),
+    "stems": (fewer_channels, "{:.3g} of the channels inside the stem cut"),
     "sparser": (make_sparser, "weight {:.3g}"),
 }
 """The steps that fine-tune, and what each of their stages tries in words."""
@@ -131,7 +132,9 @@ class Training(NamedTuple):
         """The options of its own that the search of a step takes."""
         match step:
             case "prune":
-                return {"shares": self.details.shares, "stems": self.details.stems}
+                return {"shares": self.details.shares}
+            case "stems":
+                return {"shares": self.details.stem_shares, "stems": True}
             case "sparser":
                 weights = ("first_weight", "largest_weight")
                 return {name: getattr(self.details, name) for name in weights}
@@ -164,7 +167,7 @@ def optimize(
     target          a name of a profile or a TOML file
     max_drop        points of accuracy on the validation images that all steps together may lose
     steps           some of STEPS, which are taken in that order
-    epochs, seed    of each stage of fine-tuning ("steps", "prune", "sparser"); minutes: that these steps may take
+    epochs, seed    of each stage of fine-tuning (TRAINED); minutes: that these steps may take
                     together, each an even share of what is left; None: until there is no more to try
     calibrate_on    images to compile on, as of compile_model
     details         what steps do beyond that

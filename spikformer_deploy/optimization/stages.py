@@ -173,6 +173,7 @@ class Search:
     name      of its files, and in the header of its checkpoints
     original  the setting of the original model
     asked     what else tells one search of that name from another
+    vector_factor  of the learning rate of biases and normalisation
     Raises InputError for images without labels, numbers that make no sense and a damaged recipe in the model's file.
     """
 
@@ -185,6 +186,7 @@ class Search:
         original: float,
         tuning: Tuning,
         asked: tuple[Any, ...] = (),
+        vector_factor: float = VECTOR_FACTOR,
     ) -> None:
         self.start = time.monotonic()
         check_numbers(tuning)
@@ -207,7 +209,7 @@ class Search:
             batch=batch,
             learning_rate=tuning.learning_rate,
             warmup_epochs=WARM_UP,
-            vector_factor=VECTOR_FACTOR,
+            vector_factor=vector_factor,
             ema=AVERAGED,
             seed=tuning.seed,
         )
@@ -331,9 +333,11 @@ class Search:
         """Fine-tune a model and measure what comes out."""
         stage = len(self.rows)
         with_statistics_of(model.module, self.some())
-        module = model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teacher = copy.deepcopy(self.teacher.module).eval().to(device)
+        module, teacher = (
+            one.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for one in (model.module, copy.deepcopy(self.teacher.module).eval().to(device))
+        )
         job = Job(
             self.settings,
             self.steps,

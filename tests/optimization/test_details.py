@@ -29,6 +29,7 @@ def test_the_example_of_the_page_is_read(tmp_path: Path) -> None:
     assert asked.options["input"] == "train/"
     assert set(asked.options["steps"]) < set(STEPS)
     assert asked.details.shares == (0.0, 0.25, 0.5)
+    assert asked.details.stem_shares == (0.25,)
     assert asked.details != Details()
 
 
@@ -92,6 +93,7 @@ SAID = 'input = "digits"\nvalidation = 0.1\nsteps = ["bits"]\n'
         (f"{SAID}largest_weight = 0.5", (), "a.toml: largest_weight: 0.5, and the first is 1"),
         (f"{SAID}first_weight = 0", (), "a.toml: first_weight: 0.0, and it is above 0"),
         (f"{SAID}shares = [1]", (), "a.toml: shares: 1.0 of the channels"),
+        (f"{SAID}stem_shares = [-1]", (), "a.toml: stem_shares: -1.0 of the channels"),
         (f"{SAID}least_bits = 9", (), "a.toml: least_bits: 9 bits"),
         (f"{SAID}learning_rate = 2", (), "a.toml: learning_rate: 2.0, and it is above 0 and at most 1"),
         (f"{SAID}batch = 0", (), "a.toml: batch: 0, and it is above 0"),

@@ -1,6 +1,7 @@
 """Fewer channels with fine-tuning: which shares are tried, and what comes out."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,12 @@ import spikformer_deploy as sd
 from spikformer_deploy.base.errors import ModelError
 from spikformer_deploy.converters.checkpoints.read import Loaded, load
 from spikformer_deploy.data.digits import digits
+from spikformer_deploy.data.images import ImageSet
 from spikformer_deploy.executors import reference
+from spikformer_deploy.nn.zoo import FAMILIES
+from spikformer_deploy.optimization import fewer_channels as searching
 from spikformer_deploy.optimization.fewer_channels import next_share
+from spikformer_deploy.optimization.prune import Pruned, prune
 from spikformer_deploy.optimization.stages import Tried
 
 Images = tuple[np.ndarray, np.ndarray]
@@ -89,6 +94,28 @@ def test_a_share_is_cut_and_compiles_to_what_was_measured(tiny: Path, tmp_path: 
     assert loaded.config.hidden == ()
     again = sd.fewer_channels(loaded, images("train", 48), images("test", 30), folder=folder, **options)
     assert again.rows == found.rows
+
+
+def test_shares_of_the_stem_are_not_those_of_blocks(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def told(model: Loaded, judging: ImageSet, **options: Any) -> Pruned:
+        asked.append((options["share"], options["stem_share"]))
+        return prune(model, judging, **options)
+
+    monkeypatch.setattr(searching, "prune", told)
+    options = {"max_drop": 100.0, "epochs": 0.5, "batch": 32, "shares": [0.5], "stems": True}
+    found = sd.fewer_channels(tiny, images("train", 48), images("test", 30), folder=tmp_path / "out", **options)
+    assert asked == [(0.0, 0.5)]
+    assert [row.setting for row in found.rows] == [0.0, 0.5]
+    before = load(tiny).config
+    inside = FAMILIES[before.family].stem_hidden
+    assert inside is not None
+    widths = load(tmp_path / "out" / found.rows[1].checkpoint).config.stem_hidden
+    assert all(after <= width // 2 for after, width in zip(widths, inside(before), strict=True))
+    assert found.rows[1].synops < found.rows[0].synops
 
 
 def test_families_of_one_width_are_refused(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def images(split: str, count: int) -> Images:
 
 def optimized(knowing: Path | Loaded, folder: Path, **options: object) -> Optimized:
     """With one stage of each fine-tuning: how many fit into minutes differs from machine to machine."""
-    options = {"max_drop": 8.0, "epochs": 2.0, "first_weight": 0.75, "shares": (0.0, 0.5), "least_bits": 3, **options}
+    options = {"max_drop": 8.0, "epochs": 2.0, "first_weight": 0.75, "least_bits": 3, **options}
+    options = {"shares": (0.0, 0.5), "stem_shares": (0.5,), **options}
     weight = sparser.next_weight
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sparser, "next_weight", lambda rows, *of: weight(rows, *of) if len(rows) < 2 else None)
@@ -77,6 +78,7 @@ def test_details_reach_their_steps(found: Optimized) -> None:
     tried = {(row.step, row.setting.partition(",")[0]) for row in found.rows}
     assert ("sparser", "weight 0.75") in tried
     shares = {setting for step, setting in tried if step == "prune"}
+    assert [setting for step, setting in tried if step == "stems"] == ["0.5 of the channels inside the stem cut"]
     assert "0 of the hidden channels cut" in shares <= {f"{share} of the hidden channels cut" for share in ("0", "0.5")}
     assert min(found.model.layer_bits.values()) >= 3
 

@@ -1,6 +1,8 @@
 """What each step of `spikdeploy optimize` gives by itself, and all together.
 
     python benchmarks/optimize_ablation.py digits-v2 --seeds 0 1 --max-drop 1 --epochs 30
+    python benchmarks/optimize_ablation.py cifar10 --data cifar10.zip --validation 1000 --minutes 60 --rows all \
+        --config optimize.toml
 
 Training and validation images are of the training split; those of the test are looked at once for each row, by what was
 chosen.  A run that is killed goes on from its folder.
@@ -10,19 +12,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from optimize_sparser import split
 
 import spikformer_deploy as sd
 from spikformer_deploy.accounting.target import NEURO_CORES
 from spikformer_deploy.api.records import Run
-from spikformer_deploy.converters.checkpoints.read import load
 from spikformer_deploy.data.read import read
 from spikformer_deploy.inference.exits import ExitRun
+from spikformer_deploy.optimization.details import Asked, read_asked
 from spikformer_deploy.optimization.optimize import STEPS
 
 ALL = "all"
+CALIBRATED_ON = 1024
+"""Images."""
 HEADINGS = [
     *("seed", "steps", "kept", "synaptic operations, M", "neuro cores, mJ", "chips, mJ"),
     *("words", "validation, %", "right of the test"),
@@ -39,14 +45,18 @@ def main() -> None:
     parser.add_argument("--max-drop", type=float, default=0.5, help="points of accuracy, of each row")
     parser.add_argument("--epochs", type=float, help="of a stage")
     parser.add_argument("--minutes", type=float, help="of fine-tuning, of each row")
+    parser.add_argument("--config", help="a TOML file, of whose [optimize] steps and details are taken")
     parser.add_argument("--rows", nargs="+", default=[*STEPS, ALL], help="steps by themselves, and all")
     parser.add_argument("--folder", type=Path, default=Path("ablation"))
     given = parser.parse_args()
-    model = load(given.model)
+    asked = read_asked(given.config) if given.config else Asked()
+    model = sd.load(given.model)
     images = read(given.data, model.preprocess, split="train")
     training, validation = split(images, given.validation)
     print(f"| {' | '.join(HEADINGS)} |\n|{'--:|' * len(HEADINGS)}")
-    original = sd.compile(model, calibrate_on=training[0], check=False)
+    # of all classes, in whatever order they stand
+    few = np.random.default_rng(0).permutation(training[0])[:CALIBRATED_ON]
+    original = sd.compile(model, calibrate_on=few, check=False)
     print(row_of("", "original", "", sd.run(original, validation), sd.run(original, given.data)), flush=True)
     for seed in given.seeds:
         for row in given.rows:
@@ -56,10 +66,12 @@ def main() -> None:
                 validation,
                 folder=given.folder / f"{Path(given.model).stem}-{seed}-{row}",
                 max_drop=given.max_drop,
-                steps=STEPS if row == ALL else (row,),
+                steps=(asked.steps or STEPS) if row == ALL else (row,),
                 epochs=given.epochs,
                 minutes=given.minutes,
                 seed=seed,
+                calibrate_on=few,
+                **asdict(asked.details),
                 progress=note,
             )
             margin = found.exit.threshold if found.exit else None

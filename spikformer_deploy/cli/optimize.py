@@ -76,7 +76,7 @@ def naming(context: click.Context, file: str | None, asked: Asked | None) -> Ite
 @click.option("--target", default="loihi2", show_default=True, help="Its prices count; a name or a .toml file.")
 @click.option("--max-drop", default=0.5, show_default=True, help="Points of accuracy that all steps together may lose.")
 @click.option(
-    "--steps", callback=words, metavar="A,B,...", help="Of steps, prune, stems, sparser, bits, exit; else all."
+    "--steps", callback=words, metavar="A,B,...", help="Of steps, prune, stems, sparser, bits, exit. Default: all."
 )
 @click.option("--epochs", type=float, help="Of each stage of fine-tuning. Default: 2, and as many as make 600 batches.")
 @click.option("--minutes", type=float, help="That fine-tuning may take. Default: until there is no more to try.")

@@ -42,6 +42,7 @@ def fewer_channels(
     in_order = tuple(sorted(map(float, shares)))
     asked = (in_order, stems)
     images = (training_images, validation_images)
+    # biases are faster where spikes have a price, which they have not here
     search = Search("fewer_channels", model, *images, 0.0, tuning, asked, vector_factor=1.0)
     search.open()
     judging = picked(search.training, spread(len(search.training), JUDGING))

@@ -135,8 +135,8 @@ def prune(
     stem = list(_stem_layers(model.module.get_submodule("patch_embed")))
     blocks = list(_hidden_layers(model.module))
     program = _compiled(model, images, target)
-    firing = [layer.out for layer in stem if stem_share] + [layer.out for layer in blocks if share]
-    fired, together = _inputs_of(model, images, [layer.out for layer in (*stem, *blocks)], firing, progress)
+    refitted = [layer.out for layer in stem if stem_share] + [layer.out for layer in blocks if share]
+    fired, together = _inputs_of(model, images, [layer.out for layer in (*stem, *blocks)], refitted, progress)
     done = run(program, images)
     state = dict(model.module.state_dict())
 

@@ -26,8 +26,6 @@ DAMPING = 1e-4
 LEAST_DAMPING = 1e-12
 """Added where nothing fires at all."""
 
-Layer = nn.Conv2d | nn.Conv1d | nn.Linear
-
 
 def as_maps(layer: nn.Module, x: Tensor) -> Tensor:
     """(B, C, Y, X) what a layer is given; of tokens (B, C, 1, N)."""

@@ -143,6 +143,16 @@ def test_of_a_channel_that_fires_the_mean_current_stays(tmp_path: Path) -> None:
     torch.testing.assert_close(*means, rtol=1e-4, atol=1e-5)
 
 
+def test_positions_that_are_drawn_give_the_same_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, images, labels = model_of("v2")
+    every = sd.prune(loaded, (images, labels), output=tmp_path / "every.safetensors", stem_share=0.5)
+    monkeypatch.setattr(pruning, "POSITIONS", 50)
+    files = [tmp_path / f"{name}.safetensors" for name in ("first", "again")]
+    for file in files:
+        sd.prune(loaded, (images, labels), output=file, stem_share=0.5)
+    assert files[0].read_bytes() == files[1].read_bytes() != every.checkpoint.read_bytes()
+
+
 def _mean_of_second(module: nn.Module, x: Tensor) -> Tensor:
     """(C,) what the normalisation behind the first stage's hidden layer is left with, mean over all positions."""
     norm = module.get_submodule("patch_embed.stages.0.bn2")

@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-deep docs lint clean
+.PHONY: setup demo test test-long test-deep docs lint clean
 
 setup: .venv/.ready
 
@@ -34,7 +34,12 @@ test: setup
 	-$(BIN)/python -m spikformer_deploy.inference.first_use
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-# files and networks by the thousand, and more cases of what every run has a few of
+# what takes seconds by itself, whole journeys, and the other cases of what every run has a few of
+test-long: setup
+	-$(BIN)/python -m spikformer_deploy.inference.first_use
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "long and not deep"
+
+# files and networks by the thousand, and many more cases
 # SEED=... makes others, MUTANTS=... more or fewer
 test-deep: setup
 	DEEP=1 $(BIN)/python -m pytest --numprocesses 0 -m deep

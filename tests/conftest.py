@@ -1,10 +1,15 @@
-"""What all tests share: a loaded machine fails no property test for its time, garbage is looked for rarely, and a model
-that compiles again is not traced again."""
+"""What all tests share: processors are shared out, a loaded machine fails no property test for its time, garbage is
+looked for rarely, and a model that compiles again is not traced again."""
 
 import gc
+import os
 
 import pytest
 from hypothesis import settings
+
+# processes of tests that stand beside each other share the processors, and do not take all of them each
+if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 settings.register_profile("unhurried", parent=settings.default, deadline=None)
 settings.load_profile("unhurried")

@@ -12,11 +12,19 @@ from typing import Any
 import pytest
 from support import scene
 from support.blocks import PAGES, ROOT, Block, blocks
+from support.deep import some
 
 from spikformer_deploy.cli.main import main
 
 FOUND = [block for page in PAGES for block in blocks(page)]
 RUN = {page: [b for b in FOUND if b.page == page and not b.excuse] for page in sorted({b.page for b in FOUND})}
+SHOWN = [page for page, run in RUN.items() if run]
+SLOW = ("formats", "index", "integer-spikes", "lava", "optimize", "python", "sweep", "tutorials")
+"""How pages of docs/ begin that take five seconds and more; README does, too."""
+
+
+def is_slow(page: str) -> bool:
+    return page == "README.md" or page.removeprefix("docs/").startswith(SLOW)
 
 
 @pytest.fixture
@@ -31,7 +39,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("net", None)
 
 
-@pytest.mark.parametrize("page", [page for page, run in RUN.items() if run])
+@pytest.mark.parametrize("page", some([page for page in SHOWN if not is_slow(page)], long=filter(is_slow, SHOWN)))
 def test_what_a_page_shows_runs(
     page: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.long
 def test_every_page_is_in_the_site(site: Path) -> None:
     pages = {page.relative_to(DOCS).with_suffix(".html") for page in DOCS.rglob("*.md")}
     index = (site / "index.html").read_text()
@@ -31,6 +32,7 @@ def test_every_page_is_in_the_site(site: Path) -> None:
     assert [page for page in missing if page != "index.html"] == []
 
 
+@pytest.mark.long
 def test_every_public_name_and_command_has_its_place(site: Path) -> None:
     python = (site / "reference" / "python.html").read_text()
     assert [name for name in sd.__all__ if f'id="spikformer_deploy.{name}"' not in python] == []
@@ -38,6 +40,7 @@ def test_every_public_name_and_command_has_its_place(site: Path) -> None:
     assert [name for name in cli.commands if f'id="spikdeploy-{name}"' not in shell] == []
 
 
+@pytest.mark.long
 def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
     loading = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["'](?:https?:)?//[^"']+""")
     found = {match for page in site.rglob("*.html") for match in loading.findall(page.read_text())}

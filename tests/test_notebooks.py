@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.deep import thinned
 
 FOLDER = Path(__file__).parents[1] / "examples" / "notebooks"
 SMALLER = {"EPOCHS": "1", "LIMIT": "20", "BITS": "(3,)"}
 """What a test puts in place of the sizes that a notebook names in capitals."""
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", thinned(sorted(FOLDER.glob("*.py")), 3), ids=lambda file: file.stem)
 def test_a_notebook_runs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = re.sub(r"^([A-Z]+) = .*$", lambda m: f"{m[1]} = {SMALLER[m[1]]}", file.read_text(), flags=re.MULTILINE)

@@ -97,6 +97,7 @@ def test_issue_templates_are_forms() -> None:
         assert all(field["type"] in ("textarea", "input") and field["attributes"]["label"] for field in said["body"])
 
 
+@pytest.mark.long
 def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()

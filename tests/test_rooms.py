@@ -117,6 +117,7 @@ assert {name: getattr(sd, name) for name in reversed(names)} == first
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_every_step_works_twice(tmp_path: Path) -> None:
     """What the names do, called twice in one process."""
 

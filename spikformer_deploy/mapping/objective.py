@@ -286,15 +286,29 @@ def _frontiers(search: _Search) -> list[_Frontier]:
         most = max(int(most / SWEPT_LADDER), least)
         limits.add(most)
     distinct, alike = search.distinct
-    orders = [np.lexsort((cuts.work, cuts.cores)) for cuts in distinct]
+    ascending = sorted(limits)
+    tables = [_least_works(cuts, ascending) for cuts in distinct]
     out = []
-    for limit in sorted(limits):
+    for number, limit in enumerate(ascending):
         steps: tuple[list[tuple[Float, Int]], list[tuple[Float, Int]]] = [], []
-        for cuts, order, count in zip(distinct, orders, alike, strict=True):
-            work, changes = _least_work(cuts, order[cuts.swept[order] <= limit])
+        for cuts, table_of_cuts, count in zip(distinct, tables, alike, strict=True):
+            work, changes = table_of_cuts[number]
             steps[cuts.in_turn].append((work, changes * count))
         out.append(_Frontier(limit, _together(steps[False]), _together(steps[True])))
     return out
+
+
+def _least_works(cuts: Cuts, limits: list[int]) -> list[tuple[Float, Int]]:
+    """For each limit on the neurons that are swept what `_least_work` says; limits ascending."""
+    order = np.lexsort((cuts.work, cuts.cores))
+    swept = cuts.swept[order]
+    # most sites are small, and many limits leave them the same cuts
+    allowed = np.searchsorted(np.sort(swept), limits, side="right").tolist()
+    by_count: dict[int, tuple[Float, Int]] = {}
+    for limit, count in zip(limits, allowed, strict=True):
+        if count not in by_count:
+            by_count[count] = _least_work(cuts, order[swept <= limit])
+    return [by_count[count] for count in allowed]
 
 
 def _least_work(cuts: Cuts, order: Int) -> tuple[Float, Int]:
@@ -302,7 +316,7 @@ def _least_work(cuts: Cuts, order: Int) -> tuple[Float, Int]:
     work = cuts.work[order]
     least = np.minimum.accumulate(work)
     # where more cores first allow less work; of equals the first has the fewest cores
-    first = np.flatnonzero(np.diff(least, prepend=np.inf) < 0)[::-1]
+    first = np.flatnonzero(np.concatenate([least[:1] < np.inf, least[1:] < least[:-1]]))[::-1]
     return work[first], np.diff(cuts.cores[order[first]], prepend=0)
 
 
@@ -351,12 +365,12 @@ def _fewest_messages(search: _Search, allowed: list[NDArray[np.bool_]], budget: 
     choosable = list(zip(distinct, allowed, strict=True))
     # the fewest cores suffice at any price
     best = [int(np.lexsort((cuts.messages, cuts.cores, ~may))[0]) for cuts, may in choosable]
+    messages = [np.where(may, cuts.messages, np.inf) for cuts, may in choosable]
     low = LOWEST_PRICE
     high = max(float(cuts.messages.max()) for cuts in search.sites) + 1.0  # no core saves as many messages
     for _ in range(PRICE_STEPS):
         price = float(np.sqrt(low * high))
-        costs = [np.where(may, cuts.messages + price * cuts.cores, np.inf) for cuts, may in choosable]
-        picks = [int(cost.argmin()) for cost in costs]
+        picks = [int((sent + price * cuts.cores).argmin()) for sent, cuts in zip(messages, distinct, strict=True)]
         taken = zip(distinct, picks, alike, strict=True)
         if sum(int(cuts.cores[pick]) * count for cuts, pick, count in taken) <= budget:
             best = picks

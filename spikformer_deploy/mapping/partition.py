@@ -34,6 +34,8 @@ from spikformer_deploy.network.synapses import Attention, Conv, DualSpike, Reado
 
 Expected: TypeAlias = tuple[Array, Array]
 """(synaptic operations, messages received) of a core in a step."""
+CutsKey: TypeAlias = tuple[Site, int, str]
+"""Of cuts: a site, the words of axon memory that are kept free, and how attentions work (SERIALS)."""
 
 SERIALS = ("tokens", "channels")
 """The two ways of an attention: KV first with tokens in series, QK first with channels in series."""
@@ -146,16 +148,24 @@ def cuts_of(
     profile: Profile,
     rates: dict[str, float],
     reserved: dict[str, int] | None = None,
+    known: dict[CutsKey, Cuts] | None = None,
 ) -> tuple[list[Cuts], int]:
-    """(the cuts of each site, chip-wide sub-steps in a step); arguments and errors as of `partition`."""
+    """(the cuts of each site, chip-wide sub-steps in a step); arguments and errors as of `partition`.
+
+    known  of calls before with the same network, profile and rates, and filled by this one
+    """
     serial = next((site.serial for site in sites if site.serial not in ("", OPERANDS)), "tokens")
     kept_free = reserved or {}
+    cuts_by_key = {} if known is None else known
     choices: list[Cuts] = []
     for number, site in enumerate(sites):
         room = kept_free.get(site.name, 0)
         # copies of counters are cut alike, unless one needs more room
         again = site.copy > 0 and room == kept_free.get(sites[number - 1].name, 0)
-        choices.append(choices[-1] if again else cuts(network, site, profile, rates, room, serial))
+        key = site, room, serial
+        if not again and key not in cuts_by_key:
+            cuts_by_key[key] = cuts(network, site, profile, rates, room, serial)
+        choices.append(choices[-1] if again else cuts_by_key[key])
     _check_board(sites, [int(choice.cores.min()) for choice in choices], profile)
     return choices, max((site.chip_sub_steps for site in sites), default=0)
 

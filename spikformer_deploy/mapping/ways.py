@@ -13,8 +13,8 @@ from spikformer_deploy.base.errors import MappingError
 from spikformer_deploy.chips.draws import nominal
 from spikformer_deploy.chips.loihi.latencies import latencies
 from spikformer_deploy.chips.profile import Profile
-from spikformer_deploy.mapping.objective import LADDER, Aim, Choice, better, offers, with_link
-from spikformer_deploy.mapping.partition import COPIES, SERIALS, cuts_of, partition, sites_of, way_of
+from spikformer_deploy.mapping.objective import LADDER, Aim, Choice, Cuts, better, choose, offers, with_link
+from spikformer_deploy.mapping.partition import COPIES, SERIALS, CutsKey, cuts_of, sites_of, way_of
 from spikformer_deploy.network.heads import heads_of
 from spikformer_deploy.network.mapping import Way
 from spikformer_deploy.network.network import Network
@@ -47,9 +47,10 @@ def attention_choices(
     sub-steps.  A MappingError says why one of the ways does not fit.
     """
     out: dict[str, Choice | MappingError] = {}
+    known: dict[CutsKey, Cuts] = {}
     attentions = [projection for projection in network.projections if isinstance(projection.synapse, Attention)]
     for serial in SERIALS if attentions else ():
-        best = out[serial] = expected_choice(network, profile, rates, objective, schedule, Way(serial))
+        best = out[serial] = expected_choice(network, profile, rates, objective, schedule, Way(serial), known)
         most = max(heads_of(network, projection).most_copies(serial) for projection in attentions)
         # where cores are what counts, or tokens come one by one whatever the counters do, copies have nothing to give
         useful = schedule == "spatial" and objective in ("energy", "latency")
@@ -57,7 +58,7 @@ def attention_choices(
             if isinstance(best, MappingError) or copies > most:
                 break
             way = Way(serial, copies)
-            found = out[way.name] = expected_choice(network, profile, rates, objective, schedule, way)
+            found = out[way.name] = expected_choice(network, profile, rates, objective, schedule, way, known)
             if isinstance(found, MappingError) or not better(found, best, objective):
                 break
             best = found
@@ -65,12 +66,19 @@ def attention_choices(
 
 
 def expected_choice(
-    network: Network, profile: Profile, rates: dict[str, float], objective: str, schedule: str, way: Way
+    network: Network,
+    profile: Profile,
+    rates: dict[str, float],
+    objective: str,
+    schedule: str,
+    way: Way,
+    known: dict[CutsKey, Cuts] | None = None,
 ) -> Choice | MappingError:
-    """What the network costs with its attentions in one way, or why it does not fit."""
+    """What the network costs with its attentions in one way, or why it does not fit; known: as in `cuts_of`."""
     try:
         sites = sites_of(network, profile.core, way.serial, schedule, way.copies)
-        return partition(network, sites, profile, rates, None, objective)[1]
+        choices, sub_steps = cuts_of(network, sites, profile, rates, known=known)
+        return choose(choices, profile, objective, sub_steps)
     except MappingError as error:
         return error
 

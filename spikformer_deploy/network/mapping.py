@@ -49,7 +49,7 @@ class Way(NamedTuple):
         return self.serial if self.copies == 1 else f"{self.serial} x {self.copies}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Site:
     """Something that occupies cores.
 

@@ -107,6 +107,7 @@ def test_the_papers_count_has_a_name_of_its_own(seed: int) -> None:
     assert parts["SOPs of the paper"] > 0
 
 
+@pytest.mark.long
 def test_the_rate_of_a_network_is_that_of_its_neurons() -> None:
     """Of LIFs and integer neurons alone, and the same in a run's JSON as in the report's."""
     result = run_of(graded_network(3))
@@ -132,6 +133,7 @@ class Classifier(torch.nn.Module):
         return self.fc(images.flatten(1))
 
 
+@pytest.mark.long
 def test_a_network_without_neurons_has_rates_of_nothing() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8)).astype(np.uint8)
     with pytest.warns(UserWarning, match="pixels / 255"):

@@ -331,6 +331,7 @@ def test_verify_refuses_a_module_of_the_same_weights_and_another_structure() -> 
     assert sd.verify(of_others, images, model=module, time_steps=2, backends=()).notes == ()
 
 
+@pytest.mark.long
 def test_verify_refuses_a_checkpoint_with_other_options(tmp_path: Path) -> None:
     """Weights of an official file fit other heads and other time steps as well."""
     module, _ = model_and_images(CONFIG)
@@ -399,6 +400,7 @@ def test_paths_are_no_options_and_lists_have_their_names(tmp_path: Path) -> None
         sd.run(program, "x --limit.npz")
 
 
+@pytest.mark.long
 def test_a_comparison_says_that_weights_are_random() -> None:
     program = program_of("digits-v1")
     images = random_images(program.network, 0, 2)

@@ -43,6 +43,7 @@ def finite(value: object) -> object:
     return value
 
 
+@pytest.mark.long
 @given(VALUES, st.sampled_from([None, 1, 2]), st.booleans())
 def test_what_is_written_is_json(value: object, indent: int | None, compact: bool) -> None:
     text = written(value, indent=indent, compact=compact)

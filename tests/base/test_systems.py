@@ -50,6 +50,7 @@ print(len(found))
 """
 
 
+@pytest.mark.long
 def test_every_module_is_imported_without_what_only_unix_has() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

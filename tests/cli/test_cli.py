@@ -245,6 +245,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.count("Usage: spikdeploy") == len(loaded) - 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "unneeded"),
     some(

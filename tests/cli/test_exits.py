@@ -48,6 +48,7 @@ def test_tables_say_mean_steps_and_that_deciding_is_derived(here: Callable, prog
     assert f"{mean:.3f} of 4" in without.stdout
 
 
+@pytest.mark.long
 def test_a_report_has_early_exit_beside_all_steps(here: Callable, program: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     shown = ("report", program, "--input", "digits", "--limit", 10, "-o", page)

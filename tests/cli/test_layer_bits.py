@@ -10,6 +10,7 @@ import pytest
 BITS = {"block.0.mlp.fc1_linear": 4, "head": 6}
 
 
+@pytest.mark.long
 def test_a_file_of_bits_is_used_and_shown(tmp_path: Path, here: Callable[..., Any]) -> None:
     """Quotes around names make no difference, and inspect shows what reaches each population."""
     summaries = []

@@ -24,6 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.long
 def test_commands_of_the_page_do_what_it_says(
     folder: Path, here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,7 @@ def test_options_of_a_whole_run_are_refused(
     assert problem in done.stderr
 
 
+@pytest.mark.long
 def test_a_reader_that_is_gone_ends_a_stream(program: Path, frames: np.ndarray) -> None:
     """As `head -1` does: 141, and not a word."""
     command = [sys.executable, "-m", "spikformer_deploy", "run", str(program), "--stream", "--input", "-"]

@@ -18,6 +18,7 @@ import pytest
 from hostile.corpus import good_program
 from hypothesis import given
 from hypothesis import strategies as st
+from support.deep import some
 from support.networks import preprocess_of, random_network
 
 from spikformer_deploy.base.errors import InputError, printable
@@ -84,7 +85,7 @@ def renamed(network: Network) -> Network:
 # --- streams ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", some([""], long=["1"]))
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
@@ -109,6 +110,7 @@ def test_streams(tmp_path: Path, line: str, code: int, message: str, unbuffered:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_reader_that_goes_early_ends_no_work(folder: Path) -> None:
     """What is written to a file is whole, though nobody hears of it."""
     done = shell("$X run good.spk --input images.npy --json -o run.json 2>&1 | true", folder)
@@ -116,6 +118,7 @@ def test_a_reader_that_goes_early_ends_no_work(folder: Path) -> None:
     assert json.loads((folder / "run.json").read_text())["images"] == 1
 
 
+@pytest.mark.long
 def test_a_closed_stream_gets_no_file(folder: Path, here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Descriptor 1 is free where standard output is closed: the next file must not get what is printed."""
     done = shell("$X export good.spk --to onnx -o closed.onnx >&- 2>&-", folder)
@@ -157,6 +160,7 @@ def unsafe(text: str) -> set[str]:
     return {c for c in text if not c.isprintable() and c != "\n"}
 
 
+@pytest.mark.long
 def test_names_of_a_program_reach_no_terminal(folder: Path) -> None:
     shown = shell("$X inspect hostile.spk", folder, PYTHONIOENCODING="utf-8")
     assert shown.returncode == 0, shown.stderr

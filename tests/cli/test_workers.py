@@ -91,6 +91,7 @@ def resumed(program: Path, folder: Path, workers: int) -> dict:
     return figures(found)
 
 
+@pytest.mark.long
 def test_a_run_whose_client_was_killed_goes_on_with_another_worker(program: Path, whole: dict, tmp_path: Path) -> None:
     with client(program, tmp_path, stop_after=100) as process:
         while not (tmp_path / "ready").exists():

@@ -42,6 +42,7 @@ def test_ours_comes_back_with_everything(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.long
 def test_pooling_comes_back_and_runs_in_integers(tmp_path: Path) -> None:
     """Early pooling, in the CIFAR form: the compiled program has its tokens, and the engine equals the reference."""
     config = replace(SMALL["cifar"], pooling="1100")

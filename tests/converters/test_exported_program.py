@@ -36,6 +36,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_it_compiles_to_the_same_program(good: Path, tmp_path: Path) -> None:
     """Apart from its provenance, byte for byte."""
     model = read_model(good)
@@ -68,7 +69,7 @@ def test_torch_reads_what_is_written(good: Path) -> None:
         assert torch.equal(program.module()(images), module(images))
 
 
-@pytest.mark.parametrize("form", some(["dvs", "qkformer"], ["imagenet", "spikingformer", "sdt1-dvs", "sdt2"]))
+@pytest.mark.parametrize("form", some(["dvs"], ["imagenet", "spikingformer", "sdt1-dvs", "sdt2"], long=["qkformer"]))
 def test_every_form_of_the_models(form: str, tmp_path: Path) -> None:
     config = {**SMALL, **SIBLINGS}[form]
     size = config.image_size
@@ -291,6 +292,7 @@ def test_damaged_files(good: Path, tmp_path: Path, member: str, old: str, new: s
         read_model(path)
 
 
+@pytest.mark.long
 def test_the_command_line(tmp_path: Path) -> None:
     model = str(tmp_path / "a.pt2")
     program = str(tmp_path / "a.spk")

@@ -57,6 +57,7 @@ def saved(folder: Path, name: str, state: State | None = None) -> Loaded:
     return replace(loaded, config=config, preprocess=replace(loaded.preprocess, size=config.image_size))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", some(["qsd"], [name for name in INTEGERS if name != "qsd"]))
 def test_checkpoints_are_compiled_and_run(name: str, tmp_path: Path) -> None:
     """No pass changes an integer (compile checks), the program fits cores, and the executors agree."""

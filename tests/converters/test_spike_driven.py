@@ -141,6 +141,7 @@ def small(path: Path) -> Loaded:
     return replace(loaded, config=config, preprocess=replace(loaded.preprocess, size=SMALL["image_size"]))
 
 
+@pytest.mark.long
 def test_learnt_time_constants_are_exact_where_they_halve(tmp_path: Path) -> None:
     arguments = {"dataset": "cifar10-dvs", "time_steps": 3}
     path = saved(tmp_path, "sdt1-2-256-dvs", arguments, plif=True)
@@ -151,6 +152,7 @@ def test_learnt_time_constants_are_exact_where_they_halve(tmp_path: Path) -> Non
     assert not compile_model(small(path)).program.network.exact
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["statten-2-512", "statten-2-256-dvs"])
 def test_chunks_of_one_step_run_and_others_look_ahead(name: str, tmp_path: Path) -> None:
     """The threshold of an attention within a step is whole; with events it and the shortcut add up to 0, 1 and 2."""

@@ -35,6 +35,7 @@ def dies(notes: tuple[str, ...], images: str) -> bool:
     return any(note.startswith(f"no neuron fires on {images}, in any of") for note in notes)
 
 
+@pytest.mark.long
 def test_a_dead_model_says_so(dead: Model, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 17, (3, 1, 16, 16)).astype(np.uint8)
     compiled = sd.compile_model(dead, check=False)
@@ -47,6 +48,7 @@ def test_a_dead_model_says_so(dead: Model, capsys: pytest.CaptureFixture[str]) -
     assert dies(sd.energy(dead, pixels, conventions=["syops"]).notes, "these images")
 
 
+@pytest.mark.long
 def test_layers_that_random_pixels_do_not_wake_are_no_news(dead: Model) -> None:
     with torch.no_grad():
         dead.module.state_dict()["patch_embed.stages.0.down_bn.bias"].fill_(5.0)

@@ -88,6 +88,7 @@ def test_a_toy_executor_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) 
     assert verdict.backends == {"toy": False, "reference": True}
 
 
+@pytest.mark.long
 def test_the_command_line_knows_a_toy_executor(tmp_path: Path) -> None:
     program = program_of(11)
     program.save(tmp_path / "a.spk")

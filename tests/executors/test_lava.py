@@ -42,7 +42,7 @@ NETWORKS, IN_ONE = 200, 5
 FEW = 3
 
 
-@pytest.mark.parametrize("seed", some(range(FEW), range(FEW, NETWORKS // IN_ONE)))
+@pytest.mark.parametrize("seed", some([0], range(FEW, NETWORKS // IN_ONE), long=range(1, FEW)))
 def test_random_networks_are_equal(seed: int) -> None:
     """Small networks of both kinds of LIF, many side by side, as Lava takes a second to start."""
     network = random_networks_in_one(seed, IN_ONE)
@@ -60,6 +60,7 @@ def test_products_of_currents_and_spikes_are_equal() -> None:
     assert_equal(network, random_images(network, 3, 3))
 
 
+@pytest.mark.long
 def test_more_images_than_go_at_once() -> None:
     """Neurons and attention of both kinds begin each batch at rest."""
     network = random_networks_in_one(50, 3, 4)
@@ -69,6 +70,7 @@ def test_more_images_than_go_at_once() -> None:
     assert_equal(network, random_images(network, 50, lava.AT_ONCE + 1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "neuron"),
     some(
@@ -82,6 +84,7 @@ def test_bundled_models_are_equal(model: str, neuron: str) -> None:
     assert_equal(program.network, pixels, engine, ways=program.mapping.ways)
 
 
+@pytest.mark.long
 def test_v1_at_32x32_is_equal() -> None:
     from support.models import model_and_images
 
@@ -95,6 +98,7 @@ def test_v1_at_32x32_is_equal() -> None:
     assert_equal(program.network, pixels, engine, ways=program.mapping.ways)
 
 
+@pytest.mark.long
 def test_stock_neurons_that_stand_for_integers_are_equal() -> None:
     """A population for each level of integer neurons, whose layers read all of them."""
     frames = thermometers.images(1)
@@ -111,12 +115,14 @@ def chain_with_shortcut(seed: int) -> Network:
     return b.finish(b.conv("last", b.window("add", Sum(), [x, y], Window()), 4, 1), 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", some([0], [1, 2]))
 def test_branches_of_unequal_delay_meet(seed: int) -> None:
     network = chain_with_shortcut(seed)
     assert_equal(network, random_images(network, seed, 3))
 
 
+@pytest.mark.long
 def test_integers_go_through_a_dense_of_lava_s_own() -> None:
     """Single positions: stock neurons read integers a step later, and a branch of integers waits for them."""
     b = Builder(np.random.default_rng(1), 3, "stock")
@@ -131,6 +137,7 @@ def test_integers_go_through_a_dense_of_lava_s_own() -> None:
     assert_equal(network, random_images(network, 0, 1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", some([1, 8], range(2, 8)))
 def test_stock_neurons_are_the_real_valued_ones(steps: int) -> None:
     """V = V / 2 + a, fire at V >= theta, in doubles that hold every V; lava.proc.lif with E = T - 1 more bits."""
@@ -155,7 +162,7 @@ def test_stock_neurons_are_the_real_valued_ones(steps: int) -> None:
     np.testing.assert_array_equal(found, np.stack(right, 1))
 
 
-@pytest.mark.parametrize("kind", ["programmable", "stock"])
+@pytest.mark.parametrize("kind", some(["programmable"], long=["stock"]))
 def test_overflow_is_an_error_that_names_the_population(kind: str) -> None:
     network = with_state_bits(random_network(0, 3, kind), 6)
     with pytest.raises(OverflowDetected, match=r"stem\.0\.lif: a potential of .* leaves the state") as caught:
@@ -163,6 +170,7 @@ def test_overflow_is_an_error_that_names_the_population(kind: str) -> None:
     assert "fewer weight bits" in caught.value.way_out
 
 
+@pytest.mark.long
 def test_overflow_of_integer_neurons_names_the_population() -> None:
     b = Builder(np.random.default_rng(0), 2, "")
     source = b.source((2, 3, 3), 255, False)
@@ -178,6 +186,7 @@ def test_an_export_says_what_kinds_of_neurons_it_has(tmp_path: Path) -> None:
     assert "spiking neurons (levels, programmable LIF), 2 time steps" in (tmp_path / "net" / "README.md").read_text()
 
 
+@pytest.mark.long
 def test_a_stream_that_sends_more_than_it_says_is_an_error() -> None:
     b = Builder(np.random.default_rng(0), 2, "programmable")
     source = b.source((2, 3, 3), 255, False)
@@ -193,6 +202,7 @@ def test_a_stream_that_sends_more_than_it_says_is_an_error() -> None:
             executor.execute(narrow, images)
 
 
+@pytest.mark.long
 def test_stock_neurons_are_guarded_where_ranges_are_only_observed() -> None:
     """Lava's LIF would wrap a current and clip a potential; the guard lets what fits pass as it is."""
     network = random_network(3, 4, "stock")
@@ -213,6 +223,7 @@ def test_a_bias_that_lava_cannot_hold_is_refused() -> None:
         lava.execute(network, random_images(network, 0))
 
 
+@pytest.mark.long
 def test_a_failing_process_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
     network = random_network(0, 2, blocks=0)
     monkeypatch.setattr(lava, "write", lambda network, folder, ways: (write(network, folder, ways), spoil(folder)))
@@ -287,6 +298,7 @@ def processes_in(session: int) -> list[str]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to look for processes in")
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_nothing_is_left_behind(interrupted: bool, monkeypatch: pytest.MonkeyPatch) -> None:

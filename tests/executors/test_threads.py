@@ -24,6 +24,7 @@ with threads.as_many_as_torch() as count:
 """
 
 
+@pytest.mark.long
 def test_the_first_loop_does_not_change_the_threads_of_torch() -> None:
     """In a process of its own: numba starts its threads once."""
     done = subprocess.run([sys.executable, "-c", COUNTED.format(given=1)], capture_output=True, text=True, check=True)
@@ -41,6 +42,7 @@ def test_threads_wait_passively_unless_the_user_says_otherwise(said: dict[str, s
     assert done.stdout.split() == [expected, "False"], done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("first", "passive"), [("spikformer_deploy", True), ("torch", False)])
 def test_openmp_reads_it_when_torch_is_loaded(first: str, passive: bool) -> None:
     """GNU OpenMP says what it has read: no turn of a waiting loop, unless torch was there before."""

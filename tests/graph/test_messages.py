@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from support.deep import thinned
 from torch import Tensor, library, nn
 from torch.nn import functional as F
 
@@ -207,7 +208,7 @@ def refusal(module: nn.Module) -> ModelError | None:
     return None
 
 
-@pytest.mark.parametrize("name", HABITS)
+@pytest.mark.parametrize("name", thinned(HABITS, 3))
 def test_messages_are_in_the_words_of_the_user(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     error = refusal(Net(HABITS[name]))
     assert error is not None, "it compiles"

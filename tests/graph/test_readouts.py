@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.deep import thinned
 from torch import Tensor, nn
 
 import spikformer_deploy as sd
@@ -73,7 +74,7 @@ GOOD: dict[str, Callable[[Net, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("name", thinned(GOOD, 2))
 def test_means_and_sums_over_time(name: str) -> None:
     model = Net(GOOD[name]).eval()
     images = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(1)) * 2
@@ -114,7 +115,7 @@ LAST: dict[str, Callable[[Net, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", LAST)
+@pytest.mark.parametrize("name", thinned(LAST, 2))
 def test_the_last_time_step(name: str) -> None:
     """In every spelling it is one readout; the mean would be something else."""
     model = Net(LAST[name]).eval()
@@ -137,7 +138,7 @@ MEANS: dict[str, Callable[[Net, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", MEANS)
+@pytest.mark.parametrize("name", thinned(MEANS, 3))
 def test_the_logits_of_a_sum_are_the_time_steps_times_those_of_the_mean(name: str) -> None:
     """A linear layer behind the sum adds its bias once, one before it in every step."""
     preprocess = Preprocess(2, 6, (0.0, 0.0), (1.0, 1.0), 15)
@@ -198,7 +199,7 @@ class WithTwo(Net):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", thinned(BAD, 3))
 def test_what_is_no_mean_of_linear_layers_is_refused(name: str) -> None:
     readout, message = BAD[name]
     with pytest.raises(ModelError, match=message) as caught:
@@ -225,7 +226,7 @@ CHANGED: dict[str, tuple[Callable[[Net, Tensor], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGED)
+@pytest.mark.parametrize("name", thinned(CHANGED, 3))
 def test_arguments_and_types_that_are_not_understood(name: str, tmp_path: Any) -> None:
     """In the module and in a file of it: nothing that torch is told is left out."""
     change, message = CHANGED[name]

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from support.deep import some
+from support.deep import some, thinned
 from support.models import SMALL, model_and_images
 from torch import nn
 
@@ -34,7 +34,7 @@ def eager_spikes(module: nn.Module, images: torch.Tensor) -> tuple[dict[str, tor
         return spikes, module(images)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", thinned(SMALL, 2))
 def test_graph_equals_the_model(name: str) -> None:
     config = SMALL[name]
     module, images = model_and_images(config)
@@ -53,7 +53,7 @@ def test_graph_equals_the_model(name: str) -> None:
     torch.testing.assert_close(values["output"], logits, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", thinned(SMALL, 2))
 def test_passes_flip_no_spike_in_float64(name: str) -> None:
     config = SMALL[name]
     module, images = model_and_images(config)
@@ -81,6 +81,7 @@ def test_forced_spikes_stop_a_cascade() -> None:
     assert int(silent[names[-1]].sum()) != int(spikes[names[-1]].sum())
 
 
+@pytest.mark.long
 def test_dump_names_every_node() -> None:
     module, _ = model_and_images(SMALL["cifar"])
     graph = traced(module, SMALL["cifar"])
@@ -135,6 +136,7 @@ def test_nan_weights_are_refused() -> None:
         trace(module, (3, 8, 8), time_steps=2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", some(["v1-4-384"], ["v1-2-256-dvs", "v2-8-512", "v1-8-512"]))
 def test_published_sizes_trace(name: str) -> None:
     """One of each form at its real size; the graph has every layer of the model once."""
@@ -244,10 +246,14 @@ WIDTHS = [(1, 1), (4, 4), (4, 1), (4, 2)]
 ATTENTIONS = [(s, *w, *order) for s, w, order in product(SIZES, WIDTHS, product([True, False], repeat=2))]
 
 
-# every third has each value, and nearly each pair of two
+# of those that are not deep each value, and nearly each pair of two
 @pytest.mark.parametrize(
     ("size", "channels", "heads", "scores_first", "channels_first"),
-    some(ATTENTIONS[::3], [case for number, case in enumerate(ATTENTIONS) if number % 3]),
+    some(
+        ATTENTIONS[::9],
+        [case for number, case in enumerate(ATTENTIONS) if number % 3],
+        long=[*ATTENTIONS[3::9], *ATTENTIONS[6::9]],
+    ),
 )
 def test_attention_of_one_token_or_one_channel(
     size: tuple[int, int], channels: int, heads: int, scores_first: bool, channels_first: bool

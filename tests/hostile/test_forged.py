@@ -42,6 +42,7 @@ NETWORKS = {
 }
 SECTIONS = ("network", "mapping", "profile", "preprocess", "labels", "provenance", "arrays")
 CASES = [*product(NETWORKS, SECTIONS)]
+FEW = [("attention", section) for section in ("network", "mapping", "preprocess", "labels")]
 ALIKE = [("attention", "profile"), ("stock", "profile"), ("attention", "provenance"), ("shortcuts", "provenance")]
 ALIKE += [("products", section) for section in SECTIONS if section not in ("network", "mapping")]
 """What does not depend on the network, which "shortcuts" or "stock" have too."""
@@ -100,7 +101,9 @@ def assert_reports(program: Program, what: str) -> None:
     assert json.dumps(values, allow_nan=False), what
 
 
-@pytest.mark.parametrize(("name", "section"), some([c for c in CASES if c not in ALIKE], ALIKE))
+@pytest.mark.parametrize(
+    ("name", "section"), some(FEW, ALIKE, long=[c for c in CASES if c not in ALIKE and c not in FEW])
+)
 def test_every_field_has_a_law(name: str, section: str) -> None:
     content, rng = content_of(name), np.random.default_rng(len(name) + len(section))
     original = from_bytes(content, "file")

@@ -69,6 +69,7 @@ def outcomes(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_hostile_files(tmp_path: Path) -> None:
     """One test, since one process runs them all."""
     results = outcomes(tmp_path)

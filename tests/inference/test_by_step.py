@@ -110,6 +110,7 @@ def assert_equal_events(ours: object, theirs: object) -> None:
             np.testing.assert_array_equal(one, other, err_msg=field.name)
 
 
+@pytest.mark.long
 def test_a_compiled_program_of_fewer_steps_is_the_first_steps_of_one_of_more() -> None:
     """Of a bundled model in few bits: the same integers, but for the rounding of the head's bias.
 

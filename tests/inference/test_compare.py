@@ -54,6 +54,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.long
 def test_targets_side_by_side() -> None:
     arguments = ("compare", "digits-v2", "--targets", "loihi2,kapoho_point,loihi1", "--input", "digits", "--limit", "8")
     done = CliRunner().invoke(cli, [*arguments, "--json"])

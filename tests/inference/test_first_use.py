@@ -38,6 +38,7 @@ for loop in used:
 """
 
 
+@pytest.mark.long
 def test_ordinary_runs_compile_nothing_that_is_not_made_ahead(tmp_path: Path) -> None:
     files = [tmp_path / f"{name}.spk" for name in ("digits-v2", "digits-levels")]
     for file in files:
@@ -46,6 +47,7 @@ def test_ordinary_runs_compile_nothing_that_is_not_made_ahead(tmp_path: Path) ->
     assert done.stdout == ""
 
 
+@pytest.mark.long
 def test_loops_are_made_once() -> None:
     heard: list[tuple[int, int, str]] = []
     first_use.prepare(lambda *news: heard.append(news))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from support.deep import some
 from support.programs import program_of
 
 import spikformer_deploy as sd
@@ -42,7 +43,7 @@ def spikdeploy(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli, list(map(str, arguments)), catch_exceptions=True)
 
 
-@pytest.mark.parametrize("command", ["run", "report", "verify", "compare"])
+@pytest.mark.parametrize("command", some(["run", "verify"], long=["report", "compare"]))
 def test_labels_and_notes_of_every_command(
     command: str, program: Path, images: tuple[Path, Path, list[int]], tmp_path: Path
 ) -> None:

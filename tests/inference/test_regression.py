@@ -80,6 +80,7 @@ def test_results_of_a_run_are_in_the_units_of_the_targets(tmp_path: Path) -> Non
     assert verdict.float_regression == pytest.approx(scores(images.forecast.of(logits), once + 0.5), rel=1e-4)
 
 
+@pytest.mark.long
 def test_commands_print_errors_in_the_place_of_accuracy(tmp_path: Path) -> None:
     """The commands of docs/time-series.md, on what the example generates."""
     runpy.run_path(str(EXAMPLE))["main"](tmp_path)

@@ -96,6 +96,7 @@ def test_batches_change_no_figure(program: Program, monkeypatch: pytest.MonkeyPa
     assert parts.times.parts_ns == whole.times.parts_ns
 
 
+@pytest.mark.long
 def test_notes_are_those_of_all_images(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupted run whose bright images came first is not called dark, and its lost events are counted once."""
     monkeypatch.setattr(execution, "BATCH", 3)

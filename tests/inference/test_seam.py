@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from support.deep import some
 from support.networks import random_images, random_network
 from support.work import Squares
 
@@ -186,7 +187,7 @@ def test_what_goes_wrong_with_workers_is_said(error: BaseException, said: str) -
         _Cluster(None, WORKERS)._result(Failed())
 
 
-@pytest.mark.parametrize("sent", ["pixels", "names", "files"])
+@pytest.mark.parametrize("sent", some(["names", "files"], long=["pixels"]))
 def test_workers_change_no_figure(
     sent: str, cluster: Any, program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

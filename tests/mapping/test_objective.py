@@ -70,6 +70,7 @@ def test_expected_work_follows_the_rates() -> None:
     np.testing.assert_allclose(quiet.messages, 0.01 * found.messages)
 
 
+@pytest.mark.long
 def test_a_narrow_head_takes_its_channels_in_series() -> None:
     """Sub-steps rule the time: 2 d of them where tokens are many and heads narrow, 2 N in the other case."""
     profile = smaller(4000, 1000, 3000)
@@ -98,6 +99,7 @@ def test_an_unknown_objective_is_an_error() -> None:
         partition(network, sites_of(network, profile.core), profile, {}, None, "speed")
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=15)
 @given(NETWORKS, MACHINES, st.integers(0, 99))
 @example(random_network(0, blocks=2, shortcuts=False), smaller(600, 64, 400), 52)

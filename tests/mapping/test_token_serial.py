@@ -168,6 +168,7 @@ def test_refusals(tmp_path: Path) -> None:
         map_network(plain, LOIHI2, {}, schedule="diagonal")
 
 
+@pytest.mark.long
 def test_from_the_command_line(tmp_path: Path) -> None:
     """Compile, inspect, run and report, as a user does."""
     path, page = tmp_path / "digits.spk", tmp_path / "report.html"

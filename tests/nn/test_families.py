@@ -86,6 +86,7 @@ TOY = Family(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TOY.published)
 def test_a_new_family_is_a_module_and_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From its official state_dict to the classes of images, and no other file knows of it."""

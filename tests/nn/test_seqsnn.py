@@ -178,6 +178,7 @@ def test_integers_are_the_same_everywhere(case: str, tmp_path: Path) -> None:
     assert again.preprocess == program.preprocess
 
 
+@pytest.mark.long
 def test_lava_gives_the_same(tmp_path: Path) -> None:
     pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
     program = sd.compile(loaded(tmp_path, "variables, delta"), check=False)
@@ -302,6 +303,7 @@ def test_relatives_are_refused_by_name(tmp_path: Path) -> None:
     refused({**state_of("points"), "network.more": torch.ones(1)}, "unknown keys: network.more")
 
 
+@pytest.mark.long
 def test_our_checkpoint_and_exports_keep_it(tmp_path: Path) -> None:
     """The layout of windows goes along: with marks, and as fine as it was."""
     model = fitted_to(loaded(tmp_path, "points, marks added"), windows() / 10)

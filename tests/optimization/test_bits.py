@@ -59,6 +59,7 @@ def assert_was_run_and_holds(chosen: ChosenBits, model: str | Path, images: Imag
     assert sd.run(again, validation, timing="none").accuracy == chosen.accuracy
 
 
+@pytest.mark.long
 def test_what_is_chosen_was_run_and_holds(lossless: ChosenBits, tiny: Path, images: Images) -> None:
     assert_was_run_and_holds(lossless, tiny, images, 0.0)
 
@@ -70,6 +71,7 @@ def test_what_is_chosen_with_a_drop_was_run_and_holds() -> None:
     assert_was_run_and_holds(chosen, "digits-v1", images, 1.1)
 
 
+@pytest.mark.long
 def test_twice_is_the_same(lossless: ChosenBits, tiny: Path, images: Images) -> None:
     notes: list[tuple[int, int, str]] = []
     again = sd.choose_bits(

@@ -68,6 +68,7 @@ def silenced(model: Path) -> Loaded:
     return loaded
 
 
+@pytest.mark.long
 def test_a_share_is_cut_and_compiles_to_what_was_measured(tiny: Path, tmp_path: Path) -> None:
     loaded = silenced(tiny)
     folder = tmp_path / "out"
@@ -96,6 +97,7 @@ def test_a_share_is_cut_and_compiles_to_what_was_measured(tiny: Path, tmp_path: 
     assert again.rows == found.rows
 
 
+@pytest.mark.long
 def test_shares_of_the_stem_are_not_those_of_blocks(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

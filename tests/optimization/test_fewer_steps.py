@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.deep import some
 from support.models import SMALL, model_and_images
 
 import spikformer_deploy as sd
@@ -49,6 +50,7 @@ def fewer(model: Path | Loaded, folder: Path, **options: object) -> Tuned:
     return sd.fewer_steps(model, images("train", 48), images("test", 30), folder=folder, **options)
 
 
+@pytest.mark.long
 def test_the_checkpoint_compiles_to_the_program(tiny: Path, tmp_path: Path) -> None:
     """Of fewer steps, fine-tuned; its integers are the reference's, and a second call reads what is there."""
     found = fewer(tiny, tmp_path / "out", max_drop=100.0)
@@ -86,7 +88,7 @@ def test_spikes_that_cost_more_than_those_of_as_many_steps_are_in_the_loss(
     assert loss == {1.0: pytest.approx(0.0, abs=1e-6), 0.5: pytest.approx(1.0, abs=1e-5), 2.0: 0.0}
 
 
-@pytest.mark.parametrize("wins", [True, False])
+@pytest.mark.parametrize("wins", some([False], long=[True]))
 def test_training_is_for_what_loses_accuracy_and_kept_where_it_wins(
     wins: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

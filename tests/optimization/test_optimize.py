@@ -58,6 +58,7 @@ def found(knowing: Path, tmp_path_factory: pytest.TempPathFactory) -> Optimized:
     return optimized(knowing, tmp_path_factory.mktemp("optimize"))
 
 
+@pytest.mark.long
 def test_what_is_kept_holds(found: Optimized) -> None:
     """No row that is kept lost more than all steps may lose, and the last of them is what comes out."""
     kept = [row for row in found.rows if row.kept]
@@ -74,6 +75,7 @@ def test_what_is_kept_holds(found: Optimized) -> None:
         assert row.drop == pytest.approx(100 * (found.rows[0].accuracy - row.accuracy))
 
 
+@pytest.mark.long
 def test_details_reach_their_steps(found: Optimized) -> None:
     tried = {(row.step, row.setting.partition(",")[0]) for row in found.rows}
     assert ("sparser", "weight 0.75") in tried
@@ -83,12 +85,14 @@ def test_details_reach_their_steps(found: Optimized) -> None:
     assert min(found.model.layer_bits.values()) >= 3
 
 
+@pytest.mark.long
 def test_fewer_bits_are_found(found: Optimized) -> None:
     assert found.model.layer_bits
     assert found.rounding == "calibrated"
     assert found.program.mapping.words.sum() < found.run_before.program.mapping.words.sum()
 
 
+@pytest.mark.long
 def test_the_checkpoint_compiles_to_the_program(found: Optimized) -> None:
     """The file alone, on the images that the search compiled on; its integers are those of the reference."""
     train = images("train", 128)[0]
@@ -101,6 +105,7 @@ def test_the_checkpoint_compiles_to_the_program(found: Optimized) -> None:
     assert np.array_equal(found.run.accumulators[:20], accumulators)
 
 
+@pytest.mark.long
 def test_the_front_is_what_nothing_beats(found: Optimized) -> None:
     priced = [row for row in found.rows if row.energy_mj is not None]
     for number, row in enumerate(found.rows):
@@ -114,6 +119,7 @@ def test_the_front_is_what_nothing_beats(found: Optimized) -> None:
         assert (number in found.front) is (row.energy_mj is not None and not beaten)
 
 
+@pytest.mark.long
 def test_a_call_goes_on_and_another_is_refused(
     found: Optimized, knowing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +139,7 @@ def test_a_call_goes_on_and_another_is_refused(
         optimized(knowing, found.folder)
 
 
+@pytest.mark.long
 def test_nothing_is_kept_that_loses_too_much(knowing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were a step to bring a worse model, the search stays where it stands."""
     found = optimized(knowing, tmp_path / "none", max_drop=0.0, steps=["steps"])
@@ -141,6 +148,7 @@ def test_nothing_is_kept_that_loses_too_much(knowing: Path, tmp_path: Path, monk
         assert row.kept is (row.drop <= 1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
@@ -156,6 +164,7 @@ def test_options_without_a_meaning(knowing: Path, tmp_path: Path, options: dict[
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.long
 def test_images_need_labels(knowing: Path, tmp_path: Path) -> None:
     pixels = images("train", 20)[0]
     with pytest.raises(InputError, match="no labels"):
@@ -178,6 +187,7 @@ def of_digits(knowing: Path, count: int) -> ImageSet:
     return read((pixels, labels), load(knowing).preprocess)
 
 
+@pytest.mark.long
 def test_a_share_is_apart(knowing: Path) -> None:
     whole = of_digits(knowing, 50)
     training, validation = parted(whole, 0.3, 4)
@@ -191,6 +201,7 @@ def test_a_share_is_apart(knowing: Path) -> None:
     assert parted(whole, 0.3, 5)[0].identity != training.identity
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", [0.0, 1.0, 0.001, -0.5, 1.5, float("nan")])
 def test_a_share_that_leaves_nothing(knowing: Path, share: float) -> None:
     with pytest.raises(InputError, match="--validation"):
@@ -200,6 +211,7 @@ def test_a_share_that_leaves_nothing(knowing: Path, share: float) -> None:
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_command_writes_what_it_found(knowing: Path, tmp_path: Path) -> None:
     asked = 'input = "digits"\nvalidation = 0.05\nsteps = ["steps", "bits"]\nmax_drop = 1\nleast_bits = 4\n'
     (tmp_path / "asked.toml").write_text(f"[optimize]\n{asked}")

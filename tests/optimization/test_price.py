@@ -61,6 +61,7 @@ def unexplained(program: Program, images: np.ndarray) -> tuple[float, float]:
     return dynamic + saved - of_spikes, dynamic
 
 
+@pytest.mark.long
 @given(NETWORKS, st.integers(0, 2**32 - 1), st.booleans())
 @examples(10, 300)
 def test_spikes_at_their_price_are_the_energy_of_the_accounting(network: Network, seed: int, random: bool) -> None:

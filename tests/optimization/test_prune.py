@@ -48,6 +48,7 @@ def pruned(loaded: Loaded, images: np.ndarray, labels: np.ndarray, file: Path, *
     return sd.prune(loaded, (images, labels), output=file, **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", some(("cifar", "spikingformer"), ("imagenet", "dvs", "v2")))
 def test_channels_that_never_fire_go_without_a_trace(name: str, tmp_path: Path) -> None:
     """All spikes and accumulators of what is left are equal, in floats and in integers."""
@@ -78,6 +79,7 @@ def test_channels_that_never_fire_go_without_a_trace(name: str, tmp_path: Path) 
     assert found.after.synops < found.before.synops
 
 
+@pytest.mark.long
 def test_scale_groups_that_stay_are_told_from_those_that_move(tmp_path: Path) -> None:
     loaded, images, labels = model_of(SMALL["v2"])
     silence(loaded.module, [3])
@@ -93,6 +95,7 @@ def test_scale_groups_that_stay_are_told_from_those_that_move(tmp_path: Path) ->
     assert "block.0.mlp.fc1_lif" in found.moved
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["cifar", "v2"])
 def test_integers_are_equal_where_scale_groups_stay(name: str, tmp_path: Path) -> None:
     """Few channels have a scale each, and one that fires nothing and weighs nothing takes no bits from the others."""
@@ -133,6 +136,7 @@ def test_a_bound_is_kept_by_the_largest_inputs() -> None:
     assert proven[[1, 2]].all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", some(("cifar", "spikingformer"), ("imagenet", "dvs", "v2")))
 def test_a_share_of_the_channels_goes(name: str, tmp_path: Path) -> None:
     loaded, images, labels = model_of(CASES[name])

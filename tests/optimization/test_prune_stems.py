@@ -67,7 +67,7 @@ def hidden(module: nn.Module, family: str) -> list[tuple[nn.Module, nn.Module]]:
     return [(module.get_submodule(norm), module.get_submodule(out)) for norm, out in places]
 
 
-@pytest.fixture(scope="module", params=some(("cifar", "v2", "spikingformer"), ()))
+@pytest.fixture(scope="module", params=some(("v2",), long=("cifar", "spikingformer")))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     loaded, images, labels = model_of(request.param)
     with torch.no_grad():
@@ -130,6 +130,7 @@ def test_all_else_is_equal_in_floats_and_integers(case: Case) -> None:
     assert case.found.stem[0].lif in smaller
 
 
+@pytest.mark.long
 def test_of_a_channel_that_fires_the_mean_current_stays(tmp_path: Path) -> None:
     """Twin of the convolution of means: currents of the whole model before and after, borders included."""
     loaded, images, labels = model_of("v2")

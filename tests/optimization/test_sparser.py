@@ -93,6 +93,7 @@ def test_spikes_become_fewer(whole: tuple[Loaded, Tuned]) -> None:
     assert found.notes == ()
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on(
     whole: tuple[Loaded, Tuned],
     tiny: Path,

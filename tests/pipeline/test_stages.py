@@ -49,6 +49,7 @@ def test_the_integers_run_once_and_the_float_graph_never(
         assert network.output.bounds == (-2 * done.peak_state["output"], 2 * done.peak_state["output"])
 
 
+@pytest.mark.long
 def test_threads_do_not_change_a_byte(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:

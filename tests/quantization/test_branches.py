@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.deep import examples
+from support.deep import examples, thinned
 from support.executions import assert_equal_executions
 from support.layers import STEPS, assert_deployed, by_step, compiled, dyadic, frames_of
 from torch import Tensor, nn
@@ -111,7 +111,7 @@ BODIES: dict[str, Body] = {
 }
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("body", thinned(BODIES, 3))
 @FEW
 @given(st.tuples(*[st.integers(1, 4)] * 3), st.integers(0, 99))
 def test_joined_branches(body: str, sizes: tuple[int, int, int], seed: int) -> None:
@@ -200,7 +200,7 @@ STREAMS: dict[str, Callable[[Placed, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", thinned(PLACES, 3))
 @FEW
 @given(st.integers(0, 99))
 def test_constants_are_biases(place: str, seed: int) -> None:

@@ -105,6 +105,7 @@ def test_logits_are_those_of_each_position(head: str, last: bool) -> None:
     assert low <= run.accumulators.min() <= run.accumulators.max() <= high
 
 
+@pytest.mark.long
 def test_lava_gives_the_same() -> None:
     pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
     network = compiled("sum", True).network

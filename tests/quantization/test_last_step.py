@@ -119,7 +119,7 @@ def frames_of(steps: int, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("neuron", ["programmable", "stock"])
-@pytest.mark.parametrize("steps", some([1, 4], [2, 3, 5]))
+@pytest.mark.parametrize("steps", some([4], [2, 3, 5], long=[1]))
 @pytest.mark.parametrize("head", HEADS)
 def test_logits_are_those_of_the_last_step(head: str, steps: int, neuron: str) -> None:
     """Of weights that need no rounding, in all executors and kernels; the other steps leave nothing behind."""
@@ -304,6 +304,7 @@ def test_formats_that_cannot_say_it_refuse_it(tmp_path: Path) -> None:
         write_network(replace(network, populations=(*lifs[:-1], *stock)), tmp_path / "a.net")
 
 
+@pytest.mark.long
 def test_lava_forgets_too() -> None:
     pytest.importorskip("lava")
     for neuron in ("programmable", "stock"):

@@ -77,6 +77,7 @@ def test_random_graphs_of_mixed_bits(seed: int, make: Any, rounding: str) -> Non
         assert chosen <= {program.network.bits_of(p) for p in program.network.projections}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", some(["spikingformer"], ["v2", "cifar", "sdt1"]))
 def test_families_of_mixed_bits(name: str, tmp_path: Path) -> None:
     """Streams, pools, attention and heads; the file says the bits of each, and comes back as it was."""
@@ -106,6 +107,7 @@ def test_families_of_mixed_bits(name: str, tmp_path: Path) -> None:
     assert not any(p.weight_bits for p in fewer.program.network.projections)
 
 
+@pytest.mark.long
 def test_lava_has_the_same_integers() -> None:
     pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
     from spikformer_deploy.executors.lava import execute as lava
@@ -184,6 +186,7 @@ def test_bits_of_a_damaged_file_are_refused(bits: int) -> None:
         check_network(replace(network, projections=few))
 
 
+@pytest.mark.long
 def test_attention_has_bits_and_no_weights() -> None:
     """Its synapses are ones: fewer bits take fewer words, and change no integer."""
     few = sd.compile("digits-v2", layer_bits={"block.0.attn.matmul": 2}, check=False).network

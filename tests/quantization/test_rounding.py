@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,6 +99,7 @@ def test_a_layer_is_shown_more_positions_than_it_has_inputs() -> None:
         assert positions > (ROWS_PER_INPUT - 1) * node.op.weight[0].size or images == MOST_IMAGES
 
 
+@pytest.mark.long
 def test_four_bits_are_as_good_as_the_float_model() -> None:
     """Through the compiled program, on the held-out digits: the goal is one point."""
     accuracy = run(compiled(4, "calibrated").program, "digits", timing="none").accuracy

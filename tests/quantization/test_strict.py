@@ -70,6 +70,7 @@ def test_strictness_changes_spikes() -> None:
     assert (spikes[0] != spikes[1]).any()
 
 
+@pytest.mark.long
 def test_lava_agrees_on_strict_neurons() -> None:
     pytest.importorskip("lava", reason="lava-nc is not installed: see the Makefile")
     from spikformer_deploy.executors.lava import execute as lava

@@ -122,6 +122,7 @@ def test_a_row_is_what_the_commands_of_the_factory_give(folder: Path) -> None:
         assert {name: row[name] for name in expected} == expected
 
 
+@pytest.mark.long
 def test_a_sweep_of_a_factory_goes_on_while_its_code_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert swept("--factory", "ournet:build", "--time-steps", "2").exit_code == 0
     whole = (folder / "sweep" / RESULTS).read_bytes()
@@ -144,6 +145,7 @@ def test_a_sweep_of_a_factory_goes_on_while_its_code_is_the_same(folder: Path, m
     assert swept("--factory", "ournet:build", "--time-steps", "2", folder="other").exit_code == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("function", "way_out"),
     [
@@ -291,6 +293,7 @@ def test_time_steps_of_a_module_and_of_a_loaded_model(tiny: Tiny) -> None:
     assert "refused" not in rows[1]
 
 
+@pytest.mark.long
 def test_spikingjelly_layers_have_any_number_of_steps(folder: Path) -> None:
     pytest.importorskip("spikingjelly")
     scene.make(folder)
@@ -327,6 +330,7 @@ def test_a_module_that_does_not_say_its_images_is_taken_with_a_warning(tiny: Tin
 # --- workers ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_workers_need_no_code_of_the_user(folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker is sent are graphs: a study that was pickled gives the same rows where the code is gone."""
     class_of_nowhere = type("Nowhere", (Tiny,), {"__module__": "not_there"})()

@@ -83,6 +83,7 @@ def test_a_row_is_what_its_command_gives(swept: Path, tmp_path: Path, monkeypatc
     assert {name: row[name] for name in expected} == expected
 
 
+@pytest.mark.long
 def test_an_interrupted_sweep_gives_the_same_rows(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = (swept / RESULTS).read_bytes()
 
@@ -106,6 +107,7 @@ def test_an_interrupted_sweep_gives_the_same_rows(swept: Path, tmp_path: Path, m
     assert (tmp_path / RESULTS).read_bytes() == whole
 
 
+@pytest.mark.long
 def test_a_network_runs_once_and_is_quantized_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """In 3 bits the networks of 2 and 4 steps share a run: one serves all points, of both boards."""
     runs: list[int] = []

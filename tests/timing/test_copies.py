@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from support.deep import some
 from support.mappings import random_mapping
 from support.networks import Builder, random_images
 from support.profiles import two_chips
@@ -21,7 +22,7 @@ from spikformer_deploy.timing.steps import Recorded, pipelined, recorded_image
 from spikformer_deploy.timing.traffic import Traffic
 
 PROFILE = two_chips()
-CASES = 36
+CASES = 12
 """Networks, of six chip-wide steps and sub-steps each or more."""
 DEEP_CASES = 330
 
@@ -62,13 +63,14 @@ def check_ticks(seeds: range) -> int:
     return waves
 
 
-def test_ticks_are_those_of_the_specification() -> None:
-    assert check_ticks(range(CASES)) > 200
+@pytest.mark.parametrize("first", some([0], long=[CASES, 2 * CASES]))
+def test_ticks_are_those_of_the_specification(first: int) -> None:
+    assert check_ticks(range(first, first + CASES)) > 70
 
 
 @pytest.mark.deep
 def test_ticks_of_many_networks() -> None:
-    assert check_ticks(range(CASES, CASES + DEEP_CASES)) > 2000
+    assert check_ticks(range(3 * CASES, 3 * CASES + DEEP_CASES)) > 2000
 
 
 Answer = tuple[int, tuple[int, ...], tuple[int, ...]]

@@ -100,7 +100,7 @@ def assert_same(ours: WaveTimes, theirs: WaveTimes) -> None:
         np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name), field.name)
 
 
-@examples(24, 400)
+@examples(10, 400)
 @given(NETWORKS, SERIALS, SEEDS)
 def test_ticks_are_those_of_the_plain_twin(network: Network, serial: str, seed: int) -> None:
     """In the pipeline and falling through: every sweep, every message, every link of every sub-step."""
@@ -122,6 +122,7 @@ def test_ticks_are_those_of_the_plain_twin(network: Network, serial: str, seed: 
             assert messages_of(log, traffic.routes) == messages_of(plain_log, routes)
 
 
+@pytest.mark.long
 @examples(12, 200)
 @given(NETWORKS, SERIALS, SEEDS)
 def test_counts_over_sub_steps_are_those_of_the_events(network: Network, serial: str, seed: int) -> None:

@@ -67,6 +67,7 @@ def prepared(network: Network, seed: int) -> tuple[timing.Timer, events.Events, 
     return timing.timer(geometry, PROFILE), counts, images
 
 
+@pytest.mark.long
 @settings(max_examples=20, deadline=None)
 @given(NETWORKS | GRADED, st.integers(0, 2**32 - 1))
 def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
@@ -84,6 +85,7 @@ def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
         np.testing.assert_array_equal(totals(traffic, stream)[1], slices.by_core(slices.messages_in)[1][n].sum(0))
 
 
+@pytest.mark.long
 @settings(max_examples=2, deadline=None)
 @given(
     st.builds(random_network, st.integers(0, 2**32 - 1), st.just(2), blocks=st.just(0))

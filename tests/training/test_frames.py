@@ -58,6 +58,7 @@ def bars(count: int, seed: int) -> dict[str, np.ndarray]:
     return {"images": images, "labels": labels}
 
 
+@pytest.mark.long
 def test_from_recordings_to_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained, compiled and run: it has learnt, and engine and reference have the spikes of the float model."""
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from click.testing import CliRunner
 from store_integers import integers, main, network_of
@@ -13,6 +14,7 @@ from spikformer_deploy.converters.checkpoints.read import bundled, load, save
 from spikformer_deploy.data.images import Preprocess
 
 
+@pytest.mark.long
 def test_the_program_keeps_its_integers_and_the_file_has_them(tmp_path: Path) -> None:
     config = replace(SMALL["imagenet"], time_steps=1, pooling="0111")
     module, _ = model_and_images(config)

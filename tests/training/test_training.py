@@ -93,7 +93,7 @@ def read_log(path: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in line.items() if key != "time"} for line in lines]
 
 
-@pytest.mark.parametrize("keep_seconds", [1e9, 0.0])
+@pytest.mark.parametrize("keep_seconds", some([0.0], long=[1e9]))
 def test_a_killed_run_ends_as_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_seconds: float
 ) -> None:
@@ -168,6 +168,7 @@ def test_more_time_steps_start_from_a_trained_checkpoint(tmp_path: Path) -> None
         train(recipe, tmp_path / "third.safetensors")
 
 
+@pytest.mark.long
 def test_an_encoder_is_pretrained_and_fine_tuned(tmp_path: Path) -> None:
     """Without its decoder and with a new head; a killed pre-training ends as an uninterrupted one."""
     recipe = tmp_path / "tiny.toml"
@@ -190,6 +191,7 @@ def test_an_encoder_is_pretrained_and_fine_tuned(tmp_path: Path) -> None:
     assert not torch.allclose(tuned.head.weight, encoder.head.weight)
 
 
+@pytest.mark.long
 def test_the_compiled_integers_are_those_that_were_trained(tmp_path: Path) -> None:
     """Fine-tuning to 3 bits: the program's weights equal the rounded ones of the training, and the frozen statistics
     those of the start."""
@@ -325,6 +327,7 @@ def test_an_image_is_cropped_mirrored_and_erased_within_its_borders() -> None:
         assert 1 <= changed[0].sum() <= 0.5 * 30
 
 
+@pytest.mark.long
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     """torchrun on the CPU: gradients are shared, so both processes end with the weights that the first one writes."""
     (tmp_path / "tiny.toml").write_text(smaller(TINY).replace("epochs = 3", "epochs = 2"))
@@ -474,6 +477,7 @@ def test_the_models_in_the_box_know_their_digits(name: str) -> None:
     assert (loaded.config.levels, loaded.config.time_steps) == (recipe.model.levels, recipe.model.time_steps)
 
 
+@pytest.mark.long
 def test_the_recipe_of_integer_neurons_learns(tmp_path: Path) -> None:
     """In three of its epochs; what is saved is a model of integers, and runs as one."""
     recipe = read_recipe(EXAMPLES / "digits_levels.toml")
@@ -496,6 +500,7 @@ def test_rounding_in_training_knows_no_integer_neurons(tmp_path: Path) -> None:
         train(tmp_path / "tiny.toml", tmp_path / "out")
 
 
+@pytest.mark.long
 def test_the_model_in_the_box_knows_cifar10() -> None:
     """On a thousand test images, JPEG-compressed copies: what its file says, give or take three deviations."""
     source = EXAMPLES.parents[1] / "shared" / "data" / "cifar10-jpeg.zip"

@@ -12,6 +12,7 @@ SMALLER = {"EPOCHS": "1", "LIMIT": "20", "BITS": "(3,)"}
 """What a test puts in place of the sizes that a notebook names in capitals."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", thinned(sorted(FOLDER.glob("*.py")), 3), ids=lambda file: file.stem)
 def test_a_notebook_runs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

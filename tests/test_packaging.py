@@ -48,6 +48,7 @@ def test_every_package_is_listed() -> None:
     assert listed == found
 
 
+@pytest.mark.long
 def test_the_wheel_holds_every_file_of_the_packages_and_no_tests(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -64,6 +65,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_tests(wheel: Path) ->
     assert {name.split("/")[0] for name in names} == {"spikformer_deploy", "spikformer_deploy-0.1.0.dist-info"}
 
 
+@pytest.mark.long
 def test_the_wheel_is_small(wheel: Path) -> None:
     assert wheel.stat().st_size < 6 * 2**20
 

@@ -97,6 +97,7 @@ def test_no_public_name_is_a_module() -> None:
     assert not modules & set(sd.__all__)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", some([0], [1, 2]))
 def test_public_names_stay_what_they_are(seed: int) -> None:
     """In any order, with every module of the package imported in between."""

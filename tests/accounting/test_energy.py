@@ -309,6 +309,7 @@ def test_bounds_multiply_and_the_weakest_kind_wins() -> None:
     assert energy.rulers == {"x": 1.0}
 
 
+@pytest.mark.long
 @settings(max_examples=10, deadline=None)
 @given(NETWORKS, st.integers(0, 2**32 - 1))
 def test_energies_add_over_layers_and_double_with_the_steps(network: Network, seed: int) -> None:

@@ -94,6 +94,7 @@ def test_unknown_options_are_refused_with_the_nearest(call: Callable) -> None:
         call("digits-v2", zzz=1)
 
 
+@pytest.mark.long
 def test_errors_name_the_options_of_the_call() -> None:
     with pytest.raises(InputError, match=r"^limit: 0 images"):
         sd.run(program_of("digits-v2"), "digits", limit=0)
@@ -103,6 +104,7 @@ def test_errors_name_the_options_of_the_call() -> None:
         sd.compile("digits-v2", neuron="x")
 
 
+@pytest.mark.long
 def test_words_and_numbers_without_a_meaning_are_refused() -> None:
     program, image = program_of("digits-v2"), np.ones((1, 1, 16, 16), np.uint8)
     for call, problem in (

@@ -37,6 +37,7 @@ def one_loop(cache: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="another system has its cache elsewhere")
 def test_a_loop_is_compiled_once_says_so_and_leaves_the_package_alone(tmp_path: Path) -> None:
     beside = {file for file in Path(compiled.__file__).parents[1].rglob("*.nb?")}

@@ -44,6 +44,7 @@ def check(seed: int) -> str:
     return "equal"
 
 
+@pytest.mark.long
 def test_lava_agrees() -> None:
     assert "equal" in [check(seed) for seed in range(FEW)]
 

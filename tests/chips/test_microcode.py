@@ -162,7 +162,7 @@ def inputs(neuron: Neuron, rng: np.random.Generator, steps: int, channels: int) 
     return np.abs(drawn) if isinstance(neuron, Or | Sum | And) else drawn
 
 
-@pytest.mark.parametrize("name", thinned(KINDS, 4))
+@pytest.mark.parametrize("name", thinned(KINDS, 8))
 def test_a_program_is_its_neuron(name: str) -> None:
     neuron = KINDS[name]
     channels, steps = 5, 400

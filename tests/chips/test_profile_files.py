@@ -170,6 +170,7 @@ def judged(value: Any) -> list[str]:
     return wrong
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_profile_keeps_the_schema(path: Path) -> None:
     assert judged(tomllib.loads(path.read_text())) == []

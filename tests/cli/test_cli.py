@@ -121,6 +121,7 @@ def test_run_report_verify_inspect(compiled: tuple[Path, dict], tmp_path: Path, 
     assert printed("inspect", "digits-v1", "--json", run=here)["kind"] == "model"
 
 
+@pytest.mark.long
 def test_integer_accuracy_is_near_the_float_model(compiled: tuple[Path, dict]) -> None:
     """Within 0.5 points on the whole held-out split, for the three models in the box."""
     from spikformer_deploy.converters.checkpoints.read import load

@@ -22,6 +22,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_json_and_file_are_what_python_finds(here: Callable, program: Path, tmp_path: Path) -> None:
     shown = ("run", program, "--input", "digits", "--limit", 40, "--early-exit", MARGIN)
     done = here(*shown, "--json", "-o", tmp_path / "run.json")
@@ -37,6 +38,7 @@ def test_json_and_file_are_what_python_finds(here: Callable, program: Path, tmp_
     assert found["time"]["schedule"] == "fall-through"
 
 
+@pytest.mark.long
 def test_tables_say_mean_steps_and_that_deciding_is_derived(here: Callable, program: Path) -> None:
     done = here("run", program, "--input", "digits", "--limit", 10, "--early-exit", MARGIN)
     mean = run_with_exit(program_of(PROGRAM), "digits", MARGIN, limit=10, timing="none").mean_steps
@@ -68,6 +70,7 @@ def test_a_report_has_early_exit_beside_all_steps(here: Callable, program: Path,
     assert here(*shown, "--early-exit", 0).returncode == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

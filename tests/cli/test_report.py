@@ -43,6 +43,7 @@ def test_commands_of_the_page_do_what_it_says(
     assert json.loads((folder / "report.json").read_text())["time"]["runtime"] == "bare"
 
 
+@pytest.mark.long
 def test_the_float_model_is_compared_on_the_same_images(folder: Path, here: Callable[..., Any], tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     of_digits = ("--input", "digits", "--limit", "3", "--model", "digits-v2")

@@ -57,6 +57,7 @@ def test_it_compiles_to_the_same_program(good: Path, tmp_path: Path) -> None:
     assert str(Path(__file__).parents[2]).encode() not in good.read_bytes()
 
 
+@pytest.mark.long
 def test_torch_reads_what_is_written(good: Path) -> None:
     """The LIFs are single nodes there, and the logits those of the module."""
     with good.open("rb") as stream:
@@ -69,6 +70,7 @@ def test_torch_reads_what_is_written(good: Path) -> None:
         assert torch.equal(program.module()(images), module(images))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", some(["dvs"], ["imagenet", "spikingformer", "sdt1-dvs", "sdt2"], long=["qkformer"]))
 def test_every_form_of_the_models(form: str, tmp_path: Path) -> None:
     config = {**SMALL, **SIBLINGS}[form]
@@ -191,6 +193,7 @@ def pickled(content: Any) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.long
 def test_sample_inputs_are_never_looked_at(good: Path, tmp_path: Path) -> None:
     """torch.export.load would run them."""
     evil = pickled((Payload(tmp_path / "executed"),))
@@ -243,6 +246,7 @@ def with_pickled_weight(good: Path, path: Path, content: bytes) -> Path:
     return changed(path.with_suffix(".first"), path, **{name: lambda _: content})
 
 
+@pytest.mark.long
 def test_pickled_weights_only_where_the_user_says_so(good: Path, tmp_path: Path) -> None:
     evil = with_pickled_weight(good, tmp_path / "evil.pt2", pickled(Payload(tmp_path / "executed")))
     with pytest.raises(InputError, match=r"the weight head.bias is a pickle, which would call (posix|nt)\.system"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from support.deep import thinned
 from support.models import SMALL, graph_of, model_and_images
 
 from spikformer_deploy.cli.main import cli
@@ -46,7 +47,7 @@ def test_bundled_models_fire_as_in_torch(model: str) -> None:
     assert worst < 1e-5
 
 
-@pytest.mark.parametrize("form", SMALL)
+@pytest.mark.parametrize("form", thinned(SMALL, 4))
 def test_every_form_of_the_models_can_be_written(form: str) -> None:
     """All operations of graphs before folding too; random weights put some sums within rounding of a threshold."""
     config = SMALL[form]

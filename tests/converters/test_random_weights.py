@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from support.deep import some
+from support.deep import some, thinned
 from support.official import OFFICIAL, V1_COUNTS, V2_MILLIONS
 
 from spikformer_deploy.base.errors import InputError
@@ -63,7 +63,7 @@ def test_a_small_size_comes_back_from_its_file(name: str, tmp_path: Path) -> Non
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sizes())
+@pytest.mark.parametrize("name", thinned(sizes(), 4))
 def test_what_a_file_of_any_size_tells(name: str) -> None:
     config = size_of(name)
     with torch.device("meta"):

@@ -84,6 +84,7 @@ def test_checkpoints_are_compiled_and_run(name: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(ours.membranes[population], theirs.membranes[population])
 
 
+@pytest.mark.long
 def test_targets_of_binary_spikes_refuse_streams(tmp_path: Path) -> None:
     loaded = saved(tmp_path, "spikingformer-dvs")
     with pytest.raises((QuantizeError, MappingError), match="stream"):

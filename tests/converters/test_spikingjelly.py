@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.deep import some
+from support.deep import some, thinned
 from torch import Tensor, nn
 
 import spikformer_deploy as sd
@@ -150,7 +150,7 @@ NEURONS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [*((name, "m") for name in NEURONS), ("lif", "s"), ("lif-soft", "s"), ("plif", "s")]
+    ("name", "mode"), thinned([*((name, "m") for name in NEURONS), ("lif", "s"), ("lif-soft", "s"), ("plif", "s")], 3)
 )
 def test_swapped_neurons_give_the_logits_of_the_model(name: str, mode: str) -> None:
     model = chain(NEURONS[name](mode), NEURONS[name](mode))
@@ -305,7 +305,7 @@ STEP_BY_STEP: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", STEP_BY_STEP)
+@pytest.mark.parametrize("name", thinned(STEP_BY_STEP, 2))
 def test_nets_that_work_step_by_step_may_end_in_any_layer(name: str) -> None:
     """Logits of T calls, whatever stands between the last convolution and the result."""
     torch.manual_seed(0)

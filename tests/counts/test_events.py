@@ -220,6 +220,7 @@ def test_counts_equal_a_walk_over_every_synapse(network: Network, seed: int) -> 
     check_counts(network, seed)
 
 
+@pytest.mark.long
 @settings(max_examples=6, deadline=None)
 @given(GRADED, SEEDS)
 def test_counts_of_small_integers_equal_a_walk_over_every_synapse(network: Network, seed: int) -> None:
@@ -273,6 +274,7 @@ def idle_visits(network: Network, mapping: Mapping, execution: Execution) -> np.
     return out
 
 
+@pytest.mark.long
 @settings(max_examples=20, deadline=None)
 @given(
     st.builds(
@@ -297,6 +299,7 @@ def test_idle_visits_equal_a_walk_over_every_visit(network: Network, seed: int) 
             np.testing.assert_array_equal(alone.populations[site.population].idle, of_slices)
 
 
+@pytest.mark.long
 @settings(max_examples=20, deadline=None)
 @given(NETWORKS | GRADED | DUAL, SEEDS)
 def test_network_counts_do_not_depend_on_the_mapping(network: Network, seed: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.deep import some
+from support.deep import thinned
 
 from spikformer_deploy.base.errors import InputError
 from spikformer_deploy.data.images import ImageSet, Preprocess
@@ -168,10 +168,11 @@ SOURCES = (
     cifar_batch,
     cifar_folder,
     cifar_archive,
+    camera_recordings,
 )
 
 
-@pytest.mark.parametrize("source", some(SOURCES, long=[camera_recordings]))
+@pytest.mark.parametrize("source", thinned(SOURCES, 3))
 def test_a_set_reads_the_same_pixels_in_another_process(source: Callable[[Path], ImageSet], tmp_path: Path) -> None:
     """It is sent before it is read here, and in a batch in which it stands twice."""
     images = source(tmp_path)

@@ -82,6 +82,7 @@ def test_batches_are_the_same_for_any_number_of_workers(folder: Path, packed: Pa
     assert not torch.equal(next(epoch(Feed(images, preprocess, changes, 4, 7), 1, 1))[0], found[0][0][0])
 
 
+@pytest.mark.long
 def test_a_killed_run_on_files_ends_as_an_uninterrupted_one(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from spikformer_deploy.network.neurons import Or
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int32])
 @pytest.mark.parametrize("largest", [1, 200])
-@pytest.mark.parametrize("seed", some([0, 7], [1, 2, 4, 5, 6], long=[3]))
+@pytest.mark.parametrize("seed", some([0], [1, 2, 4, 5, 6], long=[3, 7]))
 def test_counting_equals_the_reference_whatever_the_cells(kind: type, largest: int, seed: int) -> None:
     """From one position to 900 of them a cell (bytes would be full); from one channel to all of them."""
     rng = np.random.default_rng(seed)

@@ -49,12 +49,14 @@ def test_random_networks_are_equal(seed: int) -> None:
     assert_equal(network, random_images(network, seed, 1 + seed % 3), ways=random_mapping(network, seed).ways)
 
 
+@pytest.mark.long
 def test_integer_neurons_and_wide_attention_are_equal() -> None:
     network = graded_networks_in_one(0, 2)
     assert len({p.neuron.decay for p in network if isinstance(p.neuron, Levels)}) > 2
     assert_equal(network, random_images(network, 0, 3), onnx, ways=random_mapping(network, 0).ways)
 
 
+@pytest.mark.long
 def test_products_of_currents_and_spikes_are_equal() -> None:
     network = dual_network(3)
     assert_equal(network, random_images(network, 3, 3))
@@ -162,6 +164,7 @@ def test_stock_neurons_are_the_real_valued_ones(steps: int) -> None:
     np.testing.assert_array_equal(found, np.stack(right, 1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", some(["programmable"], long=["stock"]))
 def test_overflow_is_an_error_that_names_the_population(kind: str) -> None:
     network = with_state_bits(random_network(0, 3, kind), 6)

@@ -125,6 +125,7 @@ def spiking_network(seed: int) -> Network:
     return b.finish(b.lif("attention", qkv[2].shape, (Attention(2, 1), tuple(p.name for p in qkv))), 3)
 
 
+@pytest.mark.long
 @examples(30, 400)
 @given(st.booleans(), st.integers(0, 2**32 - 1), st.integers(1, 5))
 def test_messages_are_those_of_the_accounting_and_of_the_message_level_model(
@@ -189,6 +190,7 @@ SHAPES = [(1, 3, 3), (3, 2, 5), (2, 3, 1), (2, 1, 1)]
 """Heads, channels of a head of q and k, and of v."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("serial", "graded"), some([("tokens", False)], long=[("tokens", True), ("channels", False), ("channels", True)])
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.deep import thinned
 from support.executions import assert_equal_executions, random_cells, with_state_bits
 from support.networks import Builder, graded_network, random_images
 
@@ -50,6 +51,7 @@ def test_engine_equals_reference(seed: int, time_steps: int, kind: str, sums: in
         in_engine(graded_network(seed, time_steps), seed)
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4))
 def test_torch_equals_reference(seed: int, time_steps: int) -> None:
@@ -193,7 +195,7 @@ def readers_of_many(most: int, decay: int, seed: int = 0) -> Network:
 
 
 @pytest.mark.parametrize("decay", [0, 2048])
-@pytest.mark.parametrize("most", [1, 2, 7, MOST_LEVELS])
+@pytest.mark.parametrize("most", thinned([1, 2, 7, MOST_LEVELS], 3))
 @pytest.mark.parametrize("kind", KERNELS)
 def test_every_reader_takes_messages_of_more_than_one(kind: str, most: int, decay: int) -> None:
     """With extreme weights: sums of bytes, of 16 bits and of chunks of rows would wrap if anything were taken for 1."""

@@ -74,11 +74,13 @@ def test_what_keeps_nothing_from_step_to_step_needs_no_scan() -> None:
         assert [n.op_type for n in model.graph.node].count("Scan") == len(keeping) > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "neuron"),
     some(
-        [("digits-v1", "programmable"), ("digits-v2", "stock"), ("digits-levels", "programmable")],
+        [("digits-levels", "programmable")],
         [("digits-v1", "stock"), ("digits-v2", "programmable")],
+        long=[("digits-v1", "programmable"), ("digits-v2", "stock")],
     ),
 )
 def test_bundled_models_are_equal(model: str, neuron: str) -> None:
@@ -127,6 +129,7 @@ def test_a_stream_that_sends_more_than_it_says_is_an_error() -> None:
             executor.execute(narrow, images)
 
 
+@pytest.mark.long
 def test_states_of_every_population_are_checked() -> None:
     """Sums, currents and accumulators too: the narrowest state that overflows is the reference's."""
     binary = [random_network(s, 3, ("programmable", "stock")[s % 2], 1, shortcuts=s % 3 == 0) for s in range(6)]

@@ -208,7 +208,7 @@ def refusal(module: nn.Module) -> ModelError | None:
     return None
 
 
-@pytest.mark.parametrize("name", thinned(HABITS, 3))
+@pytest.mark.parametrize("name", thinned(HABITS, 8))
 def test_messages_are_in_the_words_of_the_user(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     error = refusal(Net(HABITS[name]))
     assert error is not None, "it compiles"

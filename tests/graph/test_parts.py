@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from support.deep import thinned
 from torch import Tensor, nn
 
 from spikformer_deploy.base.errors import ModelError
@@ -49,7 +50,7 @@ CUTS: dict[str, Callable[[Tensor], tuple[Tensor, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("name", thinned(CUTS, 3))
 def test_parts_of_a_layer_are_layers(name: str) -> None:
     model = Fused(CUTS[name]).eval()
     graph = check(trace(model, (3, 6, 6), time_steps=STEPS))

@@ -74,7 +74,7 @@ GOOD: dict[str, Callable[[Net, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", thinned(GOOD, 2))
+@pytest.mark.parametrize("name", thinned(GOOD, 4))
 def test_means_and_sums_over_time(name: str) -> None:
     model = Net(GOOD[name]).eval()
     images = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(1)) * 2
@@ -115,7 +115,7 @@ LAST: dict[str, Callable[[Net, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", thinned(LAST, 2))
+@pytest.mark.parametrize("name", thinned(LAST, 4))
 def test_the_last_time_step(name: str) -> None:
     """In every spelling it is one readout; the mean would be something else."""
     model = Net(LAST[name]).eval()
@@ -138,7 +138,7 @@ MEANS: dict[str, Callable[[Net, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", thinned(MEANS, 3))
+@pytest.mark.parametrize("name", thinned(MEANS, 4))
 def test_the_logits_of_a_sum_are_the_time_steps_times_those_of_the_mean(name: str) -> None:
     """A linear layer behind the sum adds its bias once, one before it in every step."""
     preprocess = Preprocess(2, 6, (0.0, 0.0), (1.0, 1.0), 15)
@@ -199,7 +199,7 @@ class WithTwo(Net):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("name", thinned(BAD, 3))
+@pytest.mark.parametrize("name", thinned(BAD, 5))
 def test_what_is_no_mean_of_linear_layers_is_refused(name: str) -> None:
     readout, message = BAD[name]
     with pytest.raises(ModelError, match=message) as caught:

@@ -104,6 +104,7 @@ def test_mutants(child: Child, kind: str) -> None:
     assert not wrong, "\n\n".join(wrong)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", some([10**6], long=[10**6 + 1]))
 def test_some_mutants_of_every_kind(child: Child, first: int) -> None:
     """A few in every run of the tests, and what is good is taken: else nothing would be looked at."""

@@ -169,6 +169,7 @@ def test_biases_beyond_the_state(name: str, kind: str, bias: int) -> None:
         from_bytes(changed(name, kind, "bias", bias), "file")
 
 
+@pytest.mark.long
 def test_a_bias_that_just_fits_is_the_same_for_all() -> None:
     """Of a network whose ranges are observed: at the limit, either all report an overflow or all agree."""
     pytest.importorskip("onnxruntime")

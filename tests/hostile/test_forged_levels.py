@@ -70,6 +70,7 @@ def test_a_network_of_integers_comes_back() -> None:
     assert "Levels[" in network.dump()
 
 
+@pytest.mark.long
 def test_every_field_has_a_law() -> None:
     taken = refused = 0
     for what, file in forged():

@@ -69,6 +69,7 @@ def read_or_refused(read: Any, path: Path, what: str) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", some([2], [len(IN_HDF5)]))
 def test_nir_graphs(changes: int, tmp_path: Path) -> None:
     good = tmp_path / "good.nir"

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.deep import some
 from support.models import SMALL
 from torch import Tensor, nn
 
@@ -316,7 +317,7 @@ def test_a_model_in_doubles_is_given_doubles() -> None:
 # --- models that the compiler knows -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["digits-v1", "digits-v2"])
+@pytest.mark.parametrize("name", some(["digits-v1"], long=["digits-v2"]))
 def test_a_graph_as_a_module_computes_the_same_and_has_its_neurons(name: str) -> None:
     graph = float_graph(sd.load(name))
     x = torch.rand(3, *sd.load(name).input_shape)
@@ -331,6 +332,7 @@ def test_a_graph_as_a_module_computes_the_same_and_has_its_neurons(name: str) ->
     assert not counting.not_understood
 
 
+@pytest.mark.long
 def test_a_graph_from_a_file_counts_as_the_module_does(tmp_path) -> None:
     """Folded batch normalisation adds no synapse.  A graph's head reads every step, and V2's the mean over them."""
     sd.export(sd.load("digits-v2"), "onnx", tmp_path / "m.onnx")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.deep import some
 from support.networks import random_images, random_network
 from support.programs import program_of as bundled
 
@@ -65,7 +66,7 @@ def figures(found: ExitRun) -> dict[str, Any]:
     return {name: value for name, value in found.to_dict().items() if name not in NOT_OF_IMAGES}
 
 
-@pytest.mark.parametrize(("seed", "quantile"), [(4, 0.5), (5, 0.3), (11, 0.8)])
+@pytest.mark.parametrize(("seed", "quantile"), some([(4, 0.5)], long=[(5, 0.3), (11, 0.8)]))
 def test_every_group_is_a_run_of_a_program_of_so_many_steps(seed: int, quantile: float) -> None:
     program, pixels = program_of(seed)
     margin = a_margin(program, pixels, quantile)
@@ -110,6 +111,7 @@ def test_executors_that_run_all_steps_find_the_same(backend: str) -> None:
     assert figures(run_with_exit(program, images_of(pixels), margin, backend=backend)) == figures(ours)
 
 
+@pytest.mark.long
 def test_batches_and_margins_at_the_ends() -> None:
     program, pixels = program_of(5)
     network = program.network
@@ -155,6 +157,7 @@ def test_pairs_and_their_readers_decide_as_margins_do() -> None:
         assert fires.sum() <= classes * (classes - 1) // 2
 
 
+@pytest.mark.long
 def test_what_a_decision_takes_grows_with_the_classes_and_is_said_to_be_derived() -> None:
     program = bundled("digits-v2")
     decision = deciding(program.network, program.profile)

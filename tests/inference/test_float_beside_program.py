@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.deep import some
 from support.programs import program_of
 
 import spikformer_deploy as sd
@@ -25,7 +26,7 @@ MESSAGES = "spikformer-paper-messages"
 Pair = tuple[Loaded, Program]
 
 
-@pytest.fixture(scope="module", params=["digits-v1", "digits-v2"])
+@pytest.fixture(scope="module", params=some(["digits-v2"], long=["digits-v1"]))
 def pair(request: pytest.FixtureRequest) -> Pair:
     return sd.load(request.param), program_of(request.param)
 
@@ -63,6 +64,7 @@ def products(program: Program, target: str, spikes: dict[str, np.ndarray], by_st
     return int(depth * (np.minimum(k, v) + q).sum())
 
 
+@pytest.mark.long
 def test_with_the_spikes_of_the_program_the_counts_are_its_own(pair: Pair) -> None:
     """Every layer, exactly: two executors, two ways of counting, one number."""
     loaded, program = pair

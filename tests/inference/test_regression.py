@@ -55,6 +55,7 @@ def test_windows_are_undone_variable_by_variable() -> None:
     np.testing.assert_array_equal(Forecast(None, mean, std).of(logits), [[1, 2, 11, -98]])
 
 
+@pytest.mark.long
 def test_results_of_a_run_are_in_the_units_of_the_targets(tmp_path: Path) -> None:
     """A window that is another one times 7, plus 3, is forecast so; float model, program and command agree."""
     torch.save(state_of("variables, conv"), tmp_path / "m.pkl")

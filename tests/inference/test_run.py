@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.deep import some
 from support.networks import random_images, random_network
 
 from spikformer_deploy.base.errors import InputError
@@ -56,7 +57,7 @@ def interrupted_after(images: int, program: Program, unfinished: Path) -> None:
         run(program, image_set(program, 11), unfinished=unfinished, progress=stop)
 
 
-@pytest.mark.parametrize("images", [3, 6, 11])
+@pytest.mark.parametrize("images", some([6], long=[3, 11]))
 def test_an_interrupted_run_goes_on(
     program: Program, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

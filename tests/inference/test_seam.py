@@ -136,6 +136,7 @@ def test_items_are_taken_as_workers_come_free(cluster: Any, tmp_path: Path) -> N
             assert len(taken) <= done + 2 * 2 + 1
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_costs_its_items_alone(cluster: Any, tmp_path: Path) -> None:
     work = Squares(tmp_path, dies_at=13)
     with pool(scheduler=cluster.scheduler_address) as crew:
@@ -187,7 +188,7 @@ def test_what_goes_wrong_with_workers_is_said(error: BaseException, said: str) -
         _Cluster(None, WORKERS)._result(Failed())
 
 
-@pytest.mark.parametrize("sent", some(["names", "files"], long=["pixels"]))
+@pytest.mark.parametrize("sent", some(["files"], long=["names", "pixels"]))
 def test_workers_change_no_figure(
     sent: str, cluster: Any, program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_run_outlives_a_worker(cluster: Any, program: Program, monkeypatch: py
     assert not psutil.pid_exists(victims[0])
 
 
+@pytest.mark.long
 def test_verification_is_the_same(cluster: Any, program: Program) -> None:
     ours = verify(program, in_memory(program), scheduler=cluster.scheduler_address)
     assert ours.to_dict() == verify(program, in_memory(program)).to_dict()

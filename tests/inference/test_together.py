@@ -52,6 +52,7 @@ def figures(found: Run | OverflowDetected) -> dict[str, Any]:
     return {k: v for k, v in found.to_dict().items() if k not in ("seconds", "peak_memory_mib")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", some([11], long=[4]))
 def test_each_record_is_that_of_a_run_by_itself(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "BATCH", 3)
@@ -86,6 +87,7 @@ def test_cells_in_common_lie_within_those_of_each() -> None:
             assert all(len(set(other[own == number])) == 1 for number in range(own.max() + 1))
 
 
+@pytest.mark.long
 def test_a_state_that_overflows_in_a_later_step_is_no_error_of_fewer_steps() -> None:
     network = random_network(11, blocks=1)
     *others, output = network.populations

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.deep import some
 from support.networks import Builder, graded_network, random_network
 
 from spikformer_deploy.base.errors import MappingError
@@ -74,7 +75,7 @@ def slow_links_between_small_chips() -> Profile:
     return from_dict(raw)
 
 
-@pytest.mark.parametrize(("seed", "copies"), [(3, True), (6, False), (9, True)])
+@pytest.mark.parametrize(("seed", "copies"), some([(3, True)], long=[(6, False), (9, True)]))
 def test_links_between_chips_have_a_say(seed: int, copies: bool) -> None:
     """What looks cheapest is placed, one cut after the other; what its links make cheapest is taken."""
     profile = slow_links_between_small_chips()

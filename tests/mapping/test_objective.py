@@ -45,6 +45,7 @@ def test_every_objective_is_best_in_what_it_is_for(network, profile, seed, seria
             assert best["energy"].energy_pj <= best["latency"].energy_pj
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=25)
 @given(
     NETWORKS, MACHINES, st.integers(0, 99), st.sampled_from(SERIALS), st.sampled_from(OBJECTIVES),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.deep import thinned
 from support.models import model_and_images
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from spikformer_deploy.nn.layers import MLP, Block, add_unit, conv_bn_lif, repea
 from spikformer_deploy.nn.lif import LIF
 
 
-@pytest.mark.parametrize("name", zoo.published())
+@pytest.mark.parametrize("name", thinned(zoo.published(), 4))
 def test_one_family_recognises_a_state_dict(name: str) -> None:
     """So that the order of the table decides nothing."""
     config = zoo.named(name)

@@ -156,10 +156,10 @@ def test_parameters_are_those_of_the_official_code() -> None:
 # --- integers --------------------------------------------------------------------------------------------------------
 
 
-FEW = ["points, marks beside", "variables, conv", "variables, delta"]
+FEW, LONG = ["variables, conv"], ["points, marks beside", "variables, delta"]
 
 
-@pytest.mark.parametrize("case", some(FEW, [case for case in CASES if case not in FEW]))
+@pytest.mark.parametrize("case", some(FEW, [case for case in CASES if case not in [*FEW, *LONG]], long=LONG))
 def test_integers_are_the_same_everywhere(case: str, tmp_path: Path) -> None:
     """Engine and its kernels, reference, ONNX, files, counts; spikes nearly all those of the float model."""
     model = loaded(tmp_path, case)
@@ -212,6 +212,7 @@ def test_frames_hold_the_integers_of_one_step_each() -> None:
         assert not by_block[:, t, :VARIABLES, 6].any()
 
 
+@pytest.mark.long
 def test_scale_follows_the_data(tmp_path: Path) -> None:
     """The finest power of two that holds the calibration windows; what is beyond it is noted, and not wrapped."""
     assert [fitting_scale(x) for x in (15.9, 16.0, 1.0, 1e9, 1e-9, 0.0)] == [32, 16, 256, 1, 256, 32]
@@ -226,6 +227,7 @@ def test_scale_follows_the_data(tmp_path: Path) -> None:
     assert all(pixels.max() == LARGEST for pixels, _ in beyond.batches(1))
 
 
+@pytest.mark.long
 def test_arrays_of_another_kind_are_refused(tmp_path: Path) -> None:
     model = loaded(tmp_path, "points")
     program = sd.compile(model, check=False)
@@ -247,6 +249,7 @@ def test_arrays_of_another_kind_are_refused(tmp_path: Path) -> None:
         sd.run(program, windows(), labels="labels.csv")
 
 
+@pytest.mark.long
 def test_forged_series_are_refused(tmp_path: Path) -> None:
     content = to_bytes(sd.compile(loaded(tmp_path, "points, marks beside"), check=False))
     forged = {"scale": 10**9, "points": 0, "tokens": "x", "steps": 3, "marks": 4, "table": "00", "before": 7}

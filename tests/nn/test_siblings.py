@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from support.deep import thinned
 from support.models import HIERARCHIES, SIBLINGS, model_and_images
 from support.official import OFFICIAL
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from spikformer_deploy.nn.zoo import build, named, published
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", thinned(OFFICIAL, 3))
 def test_state_dicts_are_the_official_ones(name: str) -> None:
     with torch.device("meta"):
         module = build(named(name))

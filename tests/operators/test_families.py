@@ -48,9 +48,7 @@ class Case:
     network: Network
 
 
-@pytest.fixture(
-    scope="module", params=some(("cifar", "v2"), MORE, long=[name for name in FEW if name not in ("cifar", "v2")])
-)
+@pytest.fixture(scope="module", params=some(["v2"], MORE, long=[name for name in FEW if name != "v2"]))
 def case(request: pytest.FixtureRequest) -> Case:
     config = FAMILIES[request.param]
     module, images = model_and_images(config)

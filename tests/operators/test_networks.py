@@ -199,6 +199,7 @@ def total(operation: Operation, field: str) -> float:
     return sum(getattr(counted, field) for counted in operation.counted)
 
 
+@pytest.mark.long
 @given(
     spec=st.lists(layers(), min_size=1, max_size=3),
     time_steps=st.integers(1, 8),

@@ -84,6 +84,7 @@ def test_twice_is_the_same(lossless: ChosenBits, tiny: Path, images: Images) -> 
     assert all(done <= steps for done, steps, _ in notes)
 
 
+@pytest.mark.long
 def test_images_without_labels_are_refused(tiny: Path, images: Images) -> None:
     with pytest.raises(InputError, match="data: validation images without labels"):
         sd.choose_bits(tiny, images[0])
@@ -91,12 +92,14 @@ def test_images_without_labels_are_refused(tiny: Path, images: Images) -> None:
         sd.choose_bits(tiny, images[1], max_drop=-1)
 
 
+@pytest.mark.long
 def test_labels_that_the_model_has_not_are_refused(tiny: Path, images: Images) -> None:
     pixels, labels = images[1]
     with pytest.raises(InputError, match="10"):
         sd.choose_bits(tiny, (pixels, labels + 1), calibrate_on=images[0])
 
 
+@pytest.mark.long
 def test_what_is_remembered_is_what_would_be_rounded(tiny: Path, images: Images) -> None:
     """One layer's bits after the other, back and forth: the integers of a sample that remembers nothing."""
     loaded = load(tiny)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.deep import some
 from support.networks import random_images, random_network
 
 from spikformer_deploy.base.errors import InputError
@@ -35,7 +36,7 @@ def images_of(program: Program, seed: int, count: int, labelled: bool = True) ->
     return ImageSet(count, labels, (), "", lambda part: pixels[part])
 
 
-@pytest.mark.parametrize("seed", [4, 11])
+@pytest.mark.parametrize("seed", some([4], long=[11]))
 @pytest.mark.parametrize("runtime", ["lava", "bare"])
 def test_the_curve_is_what_runs_with_early_exit_find(seed: int, runtime: str) -> None:
     program = program_of(random_network(seed, blocks=1))

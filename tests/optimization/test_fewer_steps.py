@@ -68,6 +68,7 @@ def test_the_checkpoint_compiles_to_the_program(tiny: Path, tmp_path: Path) -> N
     assert found.model.training["fewer_steps"]["setting"] == 1
 
 
+@pytest.mark.long
 def test_spikes_that_cost_more_than_those_of_as_many_steps_are_in_the_loss(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +89,7 @@ def test_spikes_that_cost_more_than_those_of_as_many_steps_are_in_the_loss(
     assert loss == {1.0: pytest.approx(0.0, abs=1e-6), 0.5: pytest.approx(1.0, abs=1e-5), 2.0: 0.0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wins", some([False], long=[True]))
 def test_training_is_for_what_loses_accuracy_and_kept_where_it_wins(
     wins: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -104,6 +106,7 @@ def test_training_is_for_what_loses_accuracy_and_kept_where_it_wins(
     assert same is not wins
 
 
+@pytest.mark.long
 def test_what_loses_nothing_is_not_trained(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     running = stages.run
     monkeypatch.setattr(stages, "run", lambda *given: _Told(running(*given), 0.9))

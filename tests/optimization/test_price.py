@@ -78,6 +78,7 @@ def test_spikes_at_their_price_are_the_energy_of_the_accounting(network: Network
     assert constant > 0
 
 
+@pytest.mark.long
 def test_a_bundled_model_has_prices_by_neuron() -> None:
     program = program_of("digits-v2")
     prices = spike_prices(program)

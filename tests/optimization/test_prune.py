@@ -220,6 +220,7 @@ def test_what_cannot_be_pruned_is_refused(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+@pytest.mark.long
 def test_every_channel_may_be_silent_and_one_stays(tmp_path: Path) -> None:
     loaded, images, labels = model_of(SMALL["v2"])
     silence(loaded.module, list(range(128)))

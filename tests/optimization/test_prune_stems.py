@@ -67,7 +67,7 @@ def hidden(module: nn.Module, family: str) -> list[tuple[nn.Module, nn.Module]]:
     return [(module.get_submodule(norm), module.get_submodule(out)) for norm, out in places]
 
 
-@pytest.fixture(scope="module", params=some(("v2",), long=("cifar", "spikingformer")))
+@pytest.fixture(scope="module", params=some((), long=("cifar", "v2", "spikingformer")))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     loaded, images, labels = model_of(request.param)
     with torch.no_grad():
@@ -144,6 +144,7 @@ def test_of_a_channel_that_fires_the_mean_current_stays(tmp_path: Path) -> None:
     torch.testing.assert_close(*means, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_positions_that_are_drawn_give_the_same_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, images, labels = model_of("v2")
     every = sd.prune(loaded, (images, labels), output=tmp_path / "every.safetensors", stem_share=0.5)

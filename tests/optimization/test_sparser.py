@@ -61,6 +61,7 @@ def test_the_cheapest_that_holds_is_chosen() -> None:
     assert cheapest([*rows[:2], replace(rows[2], dynamic_mj=20.0)]).stage == 1
 
 
+@pytest.mark.long
 def test_a_model_that_never_fires_is_refused(tiny: Path, tmp_path: Path) -> None:
     loaded = load(tiny)
     for name, value in loaded.module.state_dict().items():
@@ -85,6 +86,7 @@ def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded,
     return model, _sparser(model, tmp_path_factory.mktemp("whole") / "out", **TWO_STAGES)
 
 
+@pytest.mark.long
 def test_spikes_become_fewer(whole: tuple[Loaded, Tuned]) -> None:
     _, found = whole
     assert [row.setting for row in found.rows] == [0.0, FIRST_WEIGHT, 2 * FIRST_WEIGHT]
@@ -119,6 +121,7 @@ def test_a_killed_run_goes_on(
     assert _sparser(tiny, tmp_path / "killed", **TWO_STAGES).rows == again.rows
 
 
+@pytest.mark.long
 def test_what_is_saved_compiles_to_what_was_measured(whole: tuple[Loaded, Tuned], tiny: Path) -> None:
     model, found = whole
     # the original is as it was
@@ -139,6 +142,7 @@ def test_what_is_saved_compiles_to_what_was_measured(whole: tuple[Loaded, Tuned]
     assert found.model.training["sparser"]["setting"] == chosen.setting if chosen.stage else True
 
 
+@pytest.mark.long
 def test_no_time_leaves_the_original(tiny: Path, tmp_path: Path) -> None:
     found = _sparser(tiny, tmp_path / "out", minutes=1e-6)
     assert [row.stage for row in found.rows] == [0]

@@ -33,7 +33,7 @@ def compiled_of(config: ModelConfig) -> tuple[Loaded, Compiled, np.ndarray]:
     return loaded, compile_model(loaded, calibrate_on=images, check=False), images
 
 
-@pytest.mark.parametrize("name", some(("cifar", "spikingformer"), ("imagenet", "dvs", "v2")))
+@pytest.mark.parametrize("name", some(("cifar",), ("imagenet", "dvs", "v2"), long=("spikingformer",)))
 def test_the_energy_is_that_of_the_integer_spikes(name: str) -> None:
     _, compiled, images = compiled_of(CASES[name])
     network, prices = compiled.program.network, spike_prices(compiled.program)
@@ -53,7 +53,7 @@ def test_the_energy_is_that_of_the_integer_spikes(name: str) -> None:
     assert cost.messages(sent).keys() == set(counted)
 
 
-@pytest.mark.parametrize("name", some(("cifar", "spikingformer"), ("imagenet", "dvs", "v2")))
+@pytest.mark.parametrize("name", some(("cifar",), ("imagenet", "dvs", "v2"), long=("spikingformer",)))
 def test_spikes_of_a_module_are_laid_out_as_its_graph(name: str) -> None:
     loaded, compiled, images = compiled_of(CASES[name])
     x = torch.from_numpy(loaded.preprocess.normalised(images))
@@ -72,6 +72,7 @@ def test_spikes_of_a_module_are_laid_out_as_its_graph(name: str) -> None:
         assert float((ours != like).float().mean()) < 1e-3
 
 
+@pytest.mark.long
 def test_the_gradient_is_what_one_spike_less_saves() -> None:
     """Of a residual sum, too: where two spikes meet, one less saves its own price only."""
     _, compiled, images = compiled_of(SMALL["v2"])

@@ -26,6 +26,7 @@ source = "this test"
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("bits", "bounds"), some([(20, "observed")], [(24, "static")]))
 def test_the_integers_run_once_and_the_float_graph_never(
     bits: int, bounds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

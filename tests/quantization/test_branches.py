@@ -111,7 +111,7 @@ BODIES: dict[str, Body] = {
 }
 
 
-@pytest.mark.parametrize("body", thinned(BODIES, 3))
+@pytest.mark.parametrize("body", thinned(BODIES, 6))
 @FEW
 @given(st.tuples(*[st.integers(1, 4)] * 3), st.integers(0, 99))
 def test_joined_branches(body: str, sizes: tuple[int, int, int], seed: int) -> None:
@@ -200,14 +200,14 @@ STREAMS: dict[str, Callable[[Placed, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("place", thinned(PLACES, 3))
+@pytest.mark.parametrize("place", thinned(PLACES, 5))
 @FEW
 @given(st.integers(0, 99))
 def test_constants_are_biases(place: str, seed: int) -> None:
     assert_deployed(placed(PLACES[place], seed), (2, *SIZE), seed)
 
 
-@pytest.mark.parametrize("place", STREAMS)
+@pytest.mark.parametrize("place", thinned(STREAMS, 3))
 @FEW
 @given(st.integers(0, 99))
 def test_constants_of_residual_streams(place: str, seed: int) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.deep import thinned
 from support.models import SMALL, graph_of, model_and_images
 
 from spikformer_deploy.base.errors import QuantizeError
@@ -94,7 +95,7 @@ def network_of(name: str, kind: str = "programmable", granularity: str = "group"
     return quantize(graph, pixels, Calibration(graph, images), LIMITS, Settings(bits, granularity, kind))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", thinned(SMALL, 4))
 @pytest.mark.parametrize("granularity", ["group", "tensor", "channel"])
 def test_models_become_lawful_networks(name: str, granularity: str) -> None:
     network = network_of(name, granularity=granularity)
@@ -115,6 +116,7 @@ def test_padding_of_a_normalised_image_is_exact() -> None:
     assert (bias[:, 0, :] != bias[:, 1, :]).any()
 
 
+@pytest.mark.long
 def test_binary_targets_distribute_the_residual() -> None:
     """Events on a target without graded spikes: no Sum population, every branch projects on its own."""
     config = SMALL["dvs"]

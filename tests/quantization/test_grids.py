@@ -37,7 +37,7 @@ GRIDS = {
 """Integers of layers of 12 channels: more than a core's parameter sets."""
 
 
-@pytest.mark.parametrize("grid", thinned(GRIDS, 2))
+@pytest.mark.parametrize("grid", thinned(GRIDS, 4))
 @pytest.mark.parametrize("by_channel", [False, True])
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-3, 3.0))

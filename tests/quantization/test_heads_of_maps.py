@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.deep import some
+from support.deep import some, thinned
 from support.executions import assert_equal_executions
 from torch import nn
 
@@ -62,16 +62,19 @@ def whole_map(kind: str, height: int, width: int) -> nn.Module:
 @pytest.mark.parametrize("size", some([(5, 7)], long=[((4, 8),)]))
 @pytest.mark.parametrize(
     "kind",
-    [
-        "adaptive mean, LIF",
-        "mean alone",
-        "mean of sums alone",
-        "pooled, LIF",
-        "flat head",
-        "flat head of sums",
-        "padded convolution of a mean",
-        "grouped convolution of a mean",
-    ],
+    thinned(
+        [
+            "adaptive mean, LIF",
+            "mean alone",
+            "mean of sums alone",
+            "pooled, LIF",
+            "flat head",
+            "flat head of sums",
+            "padded convolution of a mean",
+            "grouped convolution of a mean",
+        ],
+        3,
+    ),
 )
 def test_whole_maps_give_the_logits_of_the_model(kind: str, size: tuple[int, int]) -> None:
     module = dyadic(whole_map(kind, *size), sum(size))

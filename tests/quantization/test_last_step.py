@@ -118,7 +118,7 @@ def frames_of(steps: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 2, (4, steps, *SHAPE)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("neuron", ["programmable", "stock"])
+@pytest.mark.parametrize("neuron", some(["programmable"], long=["stock"]))
 @pytest.mark.parametrize("steps", some([4], [2, 3, 5], long=[1]))
 @pytest.mark.parametrize("head", HEADS)
 def test_logits_are_those_of_the_last_step(head: str, steps: int, neuron: str) -> None:
@@ -136,6 +136,7 @@ def test_logits_are_those_of_the_last_step(head: str, steps: int, neuron: str) -
     np.testing.assert_allclose(run.accumulators * head_of(network).scale, wanted, atol=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", HEADS)
 def test_the_mean_counts_the_same(head: str) -> None:
     """Every step is computed, sent and counted; of the integers only the head differs, and its range is of one step."""

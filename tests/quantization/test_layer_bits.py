@@ -126,6 +126,7 @@ def test_lava_has_the_same_integers() -> None:
         np.testing.assert_array_equal(ours.membranes[name], right.membranes[name])
 
 
+@pytest.mark.long
 def test_the_bits_of_all_layers_are_those_of_weight_bits() -> None:
     """Five bits for each layer by its name, or for all at once: the same integers and words."""
     names = layers_with_bits(float_graph(load("digits-v2")))

@@ -19,7 +19,7 @@ from spikformer_deploy.network.neurons import Stream
 from spikformer_deploy.network.synapses import Conv
 from spikformer_deploy.nn.lif import LIF
 
-FEW = examples(3, 12)
+FEW = examples(2, 12)
 """Compiling and running in three executors takes seconds."""
 
 
@@ -38,6 +38,7 @@ pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 sizes = st.tuples(st.integers(5, 9), st.integers(5, 9))
 
 
+@pytest.mark.long
 @FEW
 @given(sizes, st.tuples(st.integers(1, 4), st.integers(1, 4)), pairs, st.sampled_from([1, 2]), st.integers(0, 99))
 def test_dilated_and_same(
@@ -47,6 +48,7 @@ def test_dilated_and_same(
     assert_deployed(network_of(conv, LIF(v_threshold=0.5)), (2, *size), seed)
 
 
+@pytest.mark.long
 @FEW
 @given(sizes, pairs, pairs, st.tuples(*[st.integers(0, 3)] * 4), st.integers(0, 99))
 def test_unequal_padding(
@@ -119,6 +121,7 @@ def test_average_pools(
     assert_deployed(network_of(pool), (2, *size), seed)
 
 
+@pytest.mark.long
 @FEW
 @given(sizes, st.tuples(st.integers(1, 10), st.integers(1, 10)), st.booleans(), st.integers(0, 99))
 def test_adaptive_pools(size: tuple[int, int], to: tuple[int, int], neurons: bool, seed: int) -> None:
@@ -190,6 +193,7 @@ def test_convolutions_of_lines(length: int, kernel: int, stride: int, dilation: 
     assert_deployed(module, (2, length, 1) if upright else (2, 1, length), seed)
 
 
+@pytest.mark.long
 @FEW
 @given(st.integers(7, 12), st.integers(2, 3), st.integers(0, 1), st.booleans(), st.integers(1, 8), st.integers(0, 99))
 def test_pools_of_lines(length: int, kernel: int, padding: int, up: bool, to: int, seed: int) -> None:

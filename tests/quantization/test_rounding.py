@@ -107,6 +107,7 @@ def test_four_bits_are_as_good_as_the_float_model() -> None:
     assert accuracy >= load("digits-v1").training["test_accuracy"] - 0.01
 
 
+@pytest.mark.long
 def test_two_bits_stay_two_and_exact() -> None:
     program = compiled(2, "calibrated").program
     weights = [p.synapse.weight for p in program.network.projections if isinstance(p.synapse, Conv | Readout)]
@@ -115,5 +116,6 @@ def test_two_bits_stay_two_and_exact() -> None:
     assert verify(program, "digits", limit=2).passed
 
 
+@pytest.mark.long
 def test_the_program_says_how_it_was_rounded() -> None:
     assert compiled(4, "calibrated").program.provenance["settings"]["rounding"] == "calibrated"

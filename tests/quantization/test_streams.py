@@ -191,7 +191,11 @@ def network_of(name: str, limits: CoreLimits = LIMITS) -> tuple[Network, np.ndar
     return quantize(graph, pixels, Calibration(graph, real), limits, Settings()), values
 
 
-@pytest.mark.parametrize("name", some([n for n in FEW if n in SIBLINGS], [n for n in SIBLINGS if n not in FEW]))
+OFTEN = ("spikingformer", "sdt1-imagenet")
+LONG = [name for name in FEW if name in SIBLINGS and name not in OFTEN]
+
+
+@pytest.mark.parametrize("name", some(OFTEN, [name for name in SIBLINGS if name not in FEW], long=LONG))
 def test_siblings_become_lawful_networks(name: str) -> None:
     """Engine = reference, in every spike and potential; only the residual of QKFormer is one of spikes."""
     network, images = network_of(name)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.deep import examples
+from support.deep import examples, thinned
 from support.executions import assert_equal_executions
 from support.networks import networks, random_images, random_network
 
@@ -112,7 +112,7 @@ def nir_file(path: Path, weights: np.ndarray, threshold: float, leaky: bool) -> 
 
 
 @pytest.mark.parametrize("leaky", [False, True])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", thinned(range(12), 3))
 def test_ties_of_nir_are_nirs(seed: int, leaky: bool, tmp_path: Path) -> None:
     """Integer, ternary and dyadic weights meet the threshold exactly, again and again: v > v_threshold decides."""
     rng = np.random.default_rng(seed)

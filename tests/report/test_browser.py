@@ -17,7 +17,7 @@ from spikformer_deploy.report.figures import figures
 from spikformer_deploy.report.html import render
 from spikformer_deploy.report.write import write_files
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.long]
 HOSTILE = '</script><img src="http://example.invalid/x" onerror="alert(1)">=1+1'
 SCRIPT = r"""
 const clicked = [];

@@ -96,6 +96,7 @@ def rows_in(folder: Path) -> list[dict[str, Any]]:
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_row_is_what_the_commands_of_the_factory_give(folder: Path) -> None:
     torch.manual_seed(1)
     namespace: dict[str, Any] = {}
@@ -265,6 +266,7 @@ def test_a_module_is_swept_as_it_is_compiled(tiny: Tiny) -> None:
     }
 
 
+@pytest.mark.long
 def test_what_time_steps_cannot_vary_is_swept_by_names(tiny: Tiny, tmp_path: Path) -> None:
     four = Tiny(4)
     four.load_state_dict(tiny.state_dict())

@@ -68,6 +68,7 @@ def test_rows_come_in_order_and_refusals_are_rows(swept: Path) -> None:
     assert of_4_bits[0]["logits_sha256"] == of_4_bits[1]["logits_sha256"]
 
 
+@pytest.mark.long
 def test_a_row_is_what_its_command_gives(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     row = next(row for row in rows_in(swept) if row["time_steps"] == 2 and row["target"] == "kapoho_point")
@@ -120,6 +121,7 @@ def test_a_network_runs_once_and_is_quantized_once(monkeypatch: pytest.MonkeyPat
     assert (len(runs), len(fronts)) == (1, 2)
 
 
+@pytest.mark.long
 def test_a_graph_is_that_of_one_time_step() -> None:
     """Why a published architecture is traced once for all numbers of steps."""
     one, four = (float_graph(sd.load("digits-v2", time_steps=steps)) for steps in (1, 4))
@@ -133,6 +135,7 @@ def test_a_folder_of_another_sweep_is_refused(swept: Path) -> None:
         sweep_space(space(runtime="bare"), swept)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("line", "problem"),
     [

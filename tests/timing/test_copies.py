@@ -22,7 +22,7 @@ from spikformer_deploy.timing.steps import Recorded, pipelined, recorded_image
 from spikformer_deploy.timing.traffic import Traffic
 
 PROFILE = two_chips()
-CASES = 12
+CASES = 9
 """Networks, of six chip-wide steps and sub-steps each or more."""
 DEEP_CASES = 330
 
@@ -63,14 +63,14 @@ def check_ticks(seeds: range) -> int:
     return waves
 
 
-@pytest.mark.parametrize("first", some([0], long=[CASES, 2 * CASES]))
+@pytest.mark.parametrize("first", some([0], long=range(CASES, 4 * CASES, CASES)))
 def test_ticks_are_those_of_the_specification(first: int) -> None:
-    assert check_ticks(range(first, first + CASES)) > 70
+    assert check_ticks(range(first, first + CASES)) > 50
 
 
 @pytest.mark.deep
 def test_ticks_of_many_networks() -> None:
-    assert check_ticks(range(3 * CASES, 3 * CASES + DEEP_CASES)) > 2000
+    assert check_ticks(range(4 * CASES, 4 * CASES + DEEP_CASES)) > 2000
 
 
 Answer = tuple[int, tuple[int, ...], tuple[int, ...]]

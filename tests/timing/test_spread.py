@@ -102,6 +102,7 @@ def test_a_bare_runtime_is_the_same_network_without_it(network: Network, seed: i
     np.testing.assert_allclose(lava.step_ns[1] - bare.step_ns[1], (1 + sub_steps) * 1090, rtol=1e-9)
 
 
+@pytest.mark.long
 @settings(max_examples=10, deadline=None)
 @given(NETWORKS, SEEDS)
 def test_two_networks_side_by_side_take_at_least_the_longer_time(network: Network, seed: int) -> None:

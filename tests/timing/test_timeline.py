@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.chips import random_machine, random_wave
@@ -31,6 +32,7 @@ def test_stalls_add_up(seed: int) -> None:
         np.testing.assert_array_equal(np.bincount(core, end - start, len(machine.cores)), times.stalled)
 
 
+@pytest.mark.long
 def test_trace_of_the_bundled_model(tmp_path: Path) -> None:
     """Slices of a track follow one another, stalls lie within sweeps, counters are shares."""
     program = program_of("digits-v2")

@@ -41,6 +41,7 @@ def test_the_model_in_the_box_is_stored_so() -> None:
         assert bool(((weight == torch.round(weight)) | (weight.abs() == peaks)).all())
 
 
+@pytest.mark.long
 def test_another_model_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [str(bundled("digits-levels")), str(tmp_path / "stored.safetensors")])
     assert done.exit_code == 2

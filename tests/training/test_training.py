@@ -374,6 +374,7 @@ def pretraining(settings: str) -> str:
     return text + settings + "[mask]\nratio = 0.5\ndecoder_dim = 16\ndecoder_depth = 1\ndecoder_heads = 2\n"
 
 
+@pytest.mark.long
 def test_recomputed_activations_change_nothing_in_pretraining(tmp_path: Path) -> None:
     """Where attention is scaled by the tokens that are seen, on the way back too."""
     for name, settings in (("kept", ""), ("recomputed", "checkpointing = true\n")):

@@ -37,7 +37,7 @@ test: setup
 # what takes seconds by itself, whole journeys, and the other cases of what every run has a few of
 test-long: setup
 	-$(BIN)/python -m spikformer_deploy.inference.first_use
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "long and not deep"
+	LONG=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "long and not deep"
 
 # files and networks by the thousand, and many more cases
 # SEED=... makes others, MUTANTS=... more or fewer

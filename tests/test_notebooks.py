@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.deep import thinned
 
 FOLDER = Path(__file__).parents[1] / "examples" / "notebooks"
 SMALLER = {"EPOCHS": "1", "LIMIT": "20", "BITS": "(3,)"}
@@ -13,7 +12,7 @@ SMALLER = {"EPOCHS": "1", "LIMIT": "20", "BITS": "(3,)"}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("file", thinned(sorted(FOLDER.glob("*.py")), 3), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda file: file.stem)
 def test_a_notebook_runs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = re.sub(r"^([A-Z]+) = .*$", lambda m: f"{m[1]} = {SMALLER[m[1]]}", file.read_text(), flags=re.MULTILINE)

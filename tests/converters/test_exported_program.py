@@ -71,7 +71,7 @@ def test_torch_reads_what_is_written(good: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("form", some(["dvs"], ["imagenet", "spikingformer", "sdt1-dvs", "sdt2"], long=["qkformer"]))
+@pytest.mark.parametrize("form", some(["dvs", "qkformer"], ["imagenet", "spikingformer", "sdt1-dvs", "sdt2"]))
 def test_every_form_of_the_models(form: str, tmp_path: Path) -> None:
     config = {**SMALL, **SIBLINGS}[form]
     size = config.image_size

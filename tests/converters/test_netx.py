@@ -447,7 +447,7 @@ def test_what_netx_cannot_hold_is_refused(layer: str, message: str, tmp_path: Pa
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", some([1], [4, 5], long=[2]))
+@pytest.mark.parametrize("seed", some([1, 2], [4, 5]))
 def test_lava_dl_reads_what_is_written(seed: int, tmp_path: Path) -> None:
     """Convolutions and dense layers in lava-dl's own reader: the spikes of the last layer are ours."""
     pytest.importorskip("lava")

@@ -1,15 +1,5 @@
-"""Two threads here, whatever the other tests have: kernels that share out positions and images are looked at."""
+"""Two threads here, as on the smallest machine that shares out positions and images: kernels that do are looked at."""
 
-from collections.abc import Iterator
+from support.threads import threads
 
-import pytest
-import torch
-
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    """As on the smallest machine that shares out."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+two_threads = threads(2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.deep import examples, some
+from support.deep import examples
 from support.in_lava import Line, assert_equal, processes_of
 from support.mappings import random_mapping
 from support.networks import Builder, graded_network, random_images
@@ -191,9 +191,8 @@ SHAPES = [(1, 3, 3), (3, 2, 5), (2, 3, 1), (2, 1, 1)]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("serial", "graded"), some([("tokens", False)], long=[("tokens", True), ("channels", False), ("channels", True)])
-)
+@pytest.mark.parametrize("graded", [False, True])
+@pytest.mark.parametrize("serial", SERIALS)
 def test_every_way_is_equal_in_lava(serial: str, graded: bool) -> None:
     """Attentions of all sizes beside each other, with one copy of the counters, with some, and with one for each turn.
 

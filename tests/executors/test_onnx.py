@@ -78,9 +78,8 @@ def test_what_keeps_nothing_from_step_to_step_needs_no_scan() -> None:
 @pytest.mark.parametrize(
     ("model", "neuron"),
     some(
-        [("digits-levels", "programmable")],
+        [("digits-v1", "programmable"), ("digits-v2", "stock"), ("digits-levels", "programmable")],
         [("digits-v1", "stock"), ("digits-v2", "programmable")],
-        long=[("digits-v1", "programmable"), ("digits-v2", "stock")],
     ),
 )
 def test_bundled_models_are_equal(model: str, neuron: str) -> None:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from support.deep import some
 from support.programs import program_of
 
 import spikformer_deploy as sd
@@ -26,7 +25,7 @@ MESSAGES = "spikformer-paper-messages"
 Pair = tuple[Loaded, Program]
 
 
-@pytest.fixture(scope="module", params=some(["digits-v2"], long=["digits-v1"]))
+@pytest.fixture(scope="module", params=["digits-v1", "digits-v2"])
 def pair(request: pytest.FixtureRequest) -> Pair:
     return sd.load(request.param), program_of(request.param)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.deep import some
 from support.networks import random_images, random_network
 
 from spikformer_deploy.base.errors import OverflowDetected
@@ -53,7 +52,7 @@ def figures(found: Run | OverflowDetected) -> dict[str, Any]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", some([11], long=[4]))
+@pytest.mark.parametrize("seed", [11, 4])
 def test_each_record_is_that_of_a_run_by_itself(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "BATCH", 3)
     network = random_network(seed, blocks=1)

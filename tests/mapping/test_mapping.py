@@ -30,7 +30,7 @@ ROWS = list(csv.DictReader(line for line in (Path(__file__).parent / "core_rows.
 LOIHI2 = load_profile("loihi2")
 
 
-@examples(6, 100)
+@examples(6, 100, long=15)
 @given(
     st.integers(0, 10**6),
     st.integers(0, 2),

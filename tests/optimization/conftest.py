@@ -1,22 +1,16 @@
 """One thread for the trainings among these tests, and the model that they train further."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from support.threads import threads
 
 from spikformer_deploy.training.recipe import Augment, Data, Model, Optimiser, Recipe
 from spikformer_deploy.training.supervised import train
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models: threads would wait for each other most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# tiny models: threads would wait for each other most of the time
+one_thread = threads(1)
 
 
 @pytest.fixture(scope="session")

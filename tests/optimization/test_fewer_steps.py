@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.deep import some
 from support.models import SMALL, model_and_images
 
 import spikformer_deploy as sd
@@ -90,7 +89,7 @@ def test_spikes_that_cost_more_than_those_of_as_many_steps_are_in_the_loss(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("wins", some([False], long=[True]))
+@pytest.mark.parametrize("wins", [True, False])
 def test_training_is_for_what_loses_accuracy_and_kept_where_it_wins(
     wins: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

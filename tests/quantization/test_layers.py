@@ -19,7 +19,7 @@ from spikformer_deploy.network.neurons import Stream
 from spikformer_deploy.network.synapses import Conv
 from spikformer_deploy.nn.lif import LIF
 
-FEW = examples(2, 12)
+FEW = examples(2, 12, long=3)
 """Compiling and running in three executors takes seconds."""
 
 

@@ -106,7 +106,7 @@ def assert_equal(graph: ir.Graph, network: Network, frames: np.ndarray) -> int:
     return sum(int(ran.spikes[name].any()) for name in names)
 
 
-@examples(15, 300)
+@examples(15, 300, long=30)
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.integers(1, 8), st.sampled_from([0.25, 0.5, 1.0, 2.0]))
 def test_stateless_neurons_send_what_the_model_sends(seed: int, half_even: bool, count: int, threshold: float) -> None:
     graph = dyadic_graph(seed, 2, lambda: ir.Levels(count, threshold, 0.0, half_even))
@@ -116,7 +116,7 @@ def test_stateless_neurons_send_what_the_model_sends(seed: int, half_even: bool,
     assert assert_equal(graph, network, frames)
 
 
-@examples(15, 300)
+@examples(15, 300, long=30)
 @given(
     st.integers(0, 2**32 - 1),
     st.booleans(),

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+LONG = "LONG" in os.environ
+"""Whether this is a run of `make test-long`."""
 DEEP = "DEEP" in os.environ
 """Whether this is a run of `make test-deep`."""
 
@@ -31,11 +33,15 @@ def _marked(cases: Iterable[Any], mark: Any) -> list[Any]:
     return [pytest.param(*row, marks=mark) for row in rows]
 
 
-def examples(few: int, many: int) -> Callable[[Any], Any]:
-    """Settings of a property: `few` examples in every run, the first of them the simplest; `many` in the deep one."""
+def examples(few: int, many: int, *, long: int = 0) -> Callable[[Any], Any]:
+    """Settings of a property: `few` examples in `make test`, the first of them the simplest; `many` in the deep run,
+    and `long`, unless it is 0, in the long one."""
 
     def decorate(test: Any) -> Any:
-        limited = settings(max_examples=many if DEEP else few, deadline=None)(test)
-        return pytest.mark.deep(limited) if DEEP else limited
+        if DEEP:
+            return pytest.mark.deep(settings(max_examples=many, deadline=None)(test))
+        if LONG and long:
+            return pytest.mark.long(settings(max_examples=long, deadline=None)(test))
+        return settings(max_examples=few, deadline=None)(test)
 
     return decorate

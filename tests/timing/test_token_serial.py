@@ -100,7 +100,7 @@ def assert_same(ours: WaveTimes, theirs: WaveTimes) -> None:
         np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name), field.name)
 
 
-@examples(6, 400)
+@examples(6, 400, long=24)
 @given(NETWORKS, SERIALS, SEEDS)
 def test_ticks_are_those_of_the_plain_twin(network: Network, serial: str, seed: int) -> None:
     """In the pipeline and falling through: every sweep, every message, every link of every sub-step."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.closed_form import visit_ns
-from support.deep import examples
+from support.deep import DEEP, examples
 from support.executions import finds_nothing
 from support.mappings import random_mapping
 from support.networks import graded_network, random_images, random_network
@@ -34,7 +34,7 @@ GRADED = st.builds(graded_network, st.integers(0, 2**32 - 1), st.integers(1, 2))
 
 PROFILE = two_chips()
 MOST_MESSAGES = 1500
-"""Of an image that the twin follows: with five times as many it takes minutes."""
+"""Of an image that the twin follows but in the deep run: with five times as many it takes minutes."""
 
 
 def spread(network: Network, seed: int) -> Mapping:
@@ -88,7 +88,7 @@ def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=2, deadline=None)
+@examples(2, 8)
 @given(
     st.builds(random_network, st.integers(0, 2**32 - 1), st.just(2), blocks=st.just(0))
     | st.builds(graded_network, st.integers(0, 2**32 - 1), st.just(1)),
@@ -97,7 +97,7 @@ def test_messages_are_those_of_the_events(network: Network, seed: int) -> None:
 def test_an_image_takes_what_the_specification_says(network: Network, seed: int) -> None:
     timer, _, images = prepared(network, seed)
     followed = [wave for t in range(network.time_steps) for wave in pipelined(timer.traffic, images[0], t)]
-    assume(totals(timer.traffic, followed)[1].sum() <= MOST_MESSAGES)
+    assume(DEEP or totals(timer.traffic, followed)[1].sum() <= MOST_MESSAGES)
     times = timing.time_image(timer, images[0])
     end = timer.machine.barrier + timer.machine.runtime
     ns = timing.TICK_PS / 1000

@@ -1,15 +1,5 @@
-"""One thread for all of training's tests."""
+"""One thread for all of training's tests: models are tiny, and threads would wait for each other most of the time."""
 
-from collections.abc import Iterator
+from support.threads import threads
 
-import pytest
-import torch
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models: threads would wait for each other most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+one_thread = threads(1)
